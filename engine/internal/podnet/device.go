@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podnet
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"github.com/tailscale/wireguard-go/tun"
+	"golang.org/x/sys/unix"
+)
+
+// batchSize is the number of packets that cross the [Device] in one call. A
+// 64 KB frame makes 54 segments at our MTU; 128 is also the batch of
+// WireGuard's UDP side (conn.IdealBatchSize).
+const batchSize = 128
+
+// Size in bytes asked for each direction of the socket. A full receive buffer
+// drops frames, it does not push back on the pod.
+const socketBuffer = 8 << 20
+
+// Device is the host end of a link as a packet socket: what a pod sends is
+// read from it, what is written to it reaches the pod. It is a [tun.Device]
+// whose packets begin with the IP header.
+//
+// Read is called from one goroutine at a time, Write from any number.
+type Device struct {
+	name   string
+	file   *os.File
+	conn   syscall.RawConn
+	events chan tun.Event
+
+	frame []byte // read buffer: virtio_net_hdr, Ethernet header, packet
+
+	writeMu sync.Mutex
+	out     *sender
+
+	// Dropped counts frames from the pod that did not hold together.
+	Dropped atomic.Uint64
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+var _ tun.Device = (*Device)(nil)
+
+// Open opens a packet socket on the link's host end. Every Device on a link
+// gets every frame, so there must be one at a time.
+func (l *Link) Open() (*Device, error) {
+	fd, err := openPacketSocket(l.hostIndex)
+	if err != nil {
+		return nil, fmt.Errorf("opening a packet socket on %s: %w", l.Host, goneIfNotFound(err))
+	}
+	file := os.NewFile(uintptr(fd), "packet:"+l.Host)
+	conn, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("polling the packet socket on %s: %w", l.Host, err)
+	}
+	d := &Device{
+		name:   l.Host,
+		file:   file,
+		conn:   conn,
+		events: make(chan tun.Event, 1),
+		frame:  make([]byte, headerLen+maxIPPacket),
+		out:    newSender(l.podMAC, l.hostMAC, kernelAtLeast(6, 9)),
+	}
+	d.events <- tun.EventUp
+	return d, nil
+}
+
+// openPacketSocket returns a non-blocking socket that receives all that
+// arrives at the interface, and only that.
+func openPacketSocket(ifindex int) (fd int, err error) {
+	// Protocol 0: it hears nothing until it is bound to its interface.
+	fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+		}
+	}()
+	for _, o := range []struct {
+		name string
+		opt  int
+	}{
+		{"PACKET_VNET_HDR", unix.PACKET_VNET_HDR},
+		{"PACKET_IGNORE_OUTGOING", unix.PACKET_IGNORE_OUTGOING},
+		{"PACKET_QDISC_BYPASS", unix.PACKET_QDISC_BYPASS}, // see buildWall
+	} {
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, o.opt, 1); err != nil {
+			return -1, fmt.Errorf("setting %s: %w", o.name, err)
+		}
+	}
+	setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
+	setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
+	err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: bigEndian16(unix.ETH_P_ALL), Ifindex: ifindex})
+	if err != nil {
+		return -1, fmt.Errorf("binding: %w", err)
+	}
+	return fd, nil
+}
+
+// setBuffer asks for socketBuffer bytes; without CAP_NET_ADMIN in the first
+// user namespace it gets what the sysctl allows.
+func setBuffer(fd, force, plain int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, socketBuffer)
+	}
+}
+
+func bigEndian16(v uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
+}
+
+// Read returns the packets of one frame from the pod, cut to the MTU and with
+// their checksums filled in. It returns an error that wraps [ErrGone] once
+// the link is gone or down, and [os.ErrClosed] after Close.
+func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	for {
+		n, err := d.receive()
+		if err != nil {
+			return 0, err
+		}
+		var h vnetHdr
+		if n < headerLen || h.decode(d.frame) != nil || !isIP(d.frame[vnetHdrLen:]) {
+			d.Dropped.Add(1)
+			continue
+		}
+		count, err := split(h, d.frame[headerLen:n], bufs, sizes, offset)
+		if err != nil {
+			d.Dropped.Add(1)
+			continue
+		}
+		return count, nil
+	}
+}
+
+func isIP(frame []byte) bool {
+	switch binary.BigEndian.Uint16(frame[12:]) {
+	case unix.ETH_P_IP:
+		return frame[ethHdrLen]>>4 == 4
+	case unix.ETH_P_IPV6:
+		return frame[ethHdrLen]>>4 == 6
+	}
+	return false
+}
+
+// receive reads one frame into d.frame and returns its length in bytes.
+func (d *Device) receive() (n int, err error) {
+	cerr := d.conn.Read(func(fd uintptr) bool {
+		n, err = unix.Read(int(fd), d.frame)
+		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+	})
+	return n, d.socketError(cerr, err)
+}
+
+// Write sends packets to the pod, coalesced into as few frames as their flows
+// allow. It may change the packets' headers. A frame that the kernel refuses
+// is lost, as on any link; the error is that of a link that is gone or closed.
+func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
+	d.writeMu.Lock()
+	defer d.writeMu.Unlock()
+	d.out.reset()
+	for _, b := range bufs {
+		d.out.add(b[offset:])
+	}
+	msgs := d.out.messages()
+	for len(msgs) > 0 {
+		n, err := d.send(msgs)
+		switch {
+		case err == nil:
+			msgs = msgs[n:]
+		case errors.Is(err, unix.EINVAL) && d.out.coalesce:
+			// Some kernels refuse segmentation on this path. TCP sends the
+			// lost frame again, and gets it through uncoalesced.
+			d.out.coalesce = false
+			msgs = msgs[1:]
+		case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EMSGSIZE):
+			msgs = msgs[1:]
+		default:
+			return 0, err
+		}
+	}
+	return len(bufs), nil
+}
+
+// send returns how many of the messages were sent, at least one without an
+// error.
+func (d *Device) send(msgs []mmsghdr) (n int, err error) {
+	cerr := d.conn.Write(func(fd uintptr) bool {
+		r, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd,
+			uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), 0, 0, 0)
+		n, err = int(r), nil
+		if errno != 0 {
+			err = errno
+		}
+		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+	})
+	return n, d.socketError(cerr, err)
+}
+
+// socketError tells the end of the link from other errors. ENETDOWN is what a
+// packet socket reports when its interface goes (net/packet/af_packet.c,
+// packet_notifier); ENXIO is what it says from then on.
+func (d *Device) socketError(closed, err error) error {
+	switch {
+	case closed != nil:
+		return fmt.Errorf("packet socket on %s: %w", d.name, os.ErrClosed)
+	case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+		return fmt.Errorf("%w: packet socket on %s: %w", ErrGone, d.name, err)
+	case err != nil:
+		return fmt.Errorf("packet socket on %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// File returns nil: the socket's descriptor has one owner, which is the
+// Device.
+func (d *Device) File() *os.File { return nil }
+
+// MTU returns the link's MTU in bytes.
+func (d *Device) MTU() (int, error) { return MTU, nil }
+
+// Name returns the name of the host end.
+func (d *Device) Name() (string, error) { return d.name, nil }
+
+// Events returns a channel with the one event "up". It is closed by Close.
+func (d *Device) Events() <-chan tun.Event { return d.events }
+
+// BatchSize returns the number of packets that one Read may return.
+func (d *Device) BatchSize() int { return batchSize }
+
+// Close closes the socket and ends a Read that waits. The link stays.
+func (d *Device) Close() error {
+	d.closeOnce.Do(func() {
+		d.closeErr = d.file.Close()
+		close(d.events)
+	})
+	return d.closeErr
+}
+
+var _ io.Closer = (*Device)(nil)
+
+// ethernetHeaders returns the headers of a frame for IPv4 and for IPv6.
+func ethernetHeaders(dst, src net.HardwareAddr) (v4, v6 [ethHdrLen]byte) {
+	for _, h := range []*[ethHdrLen]byte{&v4, &v6} {
+		copy(h[:6], dst)
+		copy(h[6:12], src)
+	}
+	binary.BigEndian.PutUint16(v4[12:], unix.ETH_P_IP)
+	binary.BigEndian.PutUint16(v6[12:], unix.ETH_P_IPV6)
+	return v4, v6
+}

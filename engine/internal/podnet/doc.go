@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Package podnet is the kernel side of a pod's tailnet node, and nothing but
+// the kernel.
+//
+//	pod's netns                │  this process's netns
+//	                           │
+//	ts0   100.x/32  fd7a::/128 │  ts<sandbox>   no address, no route
+//	      MTU 1280  NOARP  ════╪════ veth       tc ingress and egress: drop
+//	                           │        │
+//	                           │     packet socket (Device, a tun.Device)
+//
+// [Ensure] makes the link, or adopts the one that an earlier process left.
+// [Link.Open] gives its host end as a [Device] that a WireGuard engine reads
+// and writes, in super-packets of up to 64 KB. [Link.Router] programs addresses and
+// routes on ts0. [Remove] takes the link away.
+//
+// The link outlives the process: a new process opens a new packet socket on
+// it, and ts0 keeps its addresses, its routes and the pod's connections.
+//
+// A pod's netns is named by a [Namespace]: paths and an inode number. It is
+// opened for one operation, compared with its inode, and closed again, for two
+// reasons. An open descriptor keeps a dead pod's netns alive, and with it
+// the link, whose end is how we learn of the pod's. And a descriptor number that
+// was closed and used anew would silently point at another pod.
+//
+// What this package does not do: it knows no pods, no tailnet and no
+// container runtime, it keeps no state, it starts no goroutine, it changes no
+// route, rule, sysctl or firewall of its own netns, and it never enters a
+// netns with a thread that anyone else will use.
+package podnet

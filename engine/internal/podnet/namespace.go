@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podnet
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// ErrGone reports that a network namespace, or the link in it, no longer
+// exists: the pod has ended.
+var ErrGone = errors.New("the pod's network namespace is gone")
+
+// Namespace names a network namespace. It is a plain value: it holds no
+// descriptor, so it keeps nothing alive, and it can be written to disk.
+type Namespace struct {
+	// Paths are tried in order: /var/run/netns/cni-…, /proc/PID/ns/net.
+	Paths []string `json:"paths"`
+	// Dev and Ino are the namespace's identity (stat(2) of the nsfs file;
+	// see ioctl_ns(2)). They are unique while the namespace lives.
+	Dev uint64 `json:"dev"`
+	Ino uint64 `json:"ino"`
+}
+
+// FindNamespace returns the namespace found at the first of paths that leads
+// to one. It returns an error that wraps [ErrGone] if none does.
+func FindNamespace(paths ...string) (Namespace, error) {
+	n := Namespace{Paths: paths}
+	h, err := n.open()
+	if err != nil {
+		return Namespace{}, err
+	}
+	defer h.Close()
+	st, err := statNS(h)
+	if err != nil {
+		return Namespace{}, err
+	}
+	n.Dev, n.Ino = uint64(st.Dev), st.Ino
+	return n, nil
+}
+
+// Alive reports whether the namespace can still be reached.
+func (n Namespace) Alive() bool {
+	h, err := n.open()
+	if err != nil {
+		return false
+	}
+	h.Close()
+	return true
+}
+
+// open returns a descriptor of the namespace. The caller closes it as soon as
+// its one operation is done.
+func (n Namespace) open() (netns.NsHandle, error) {
+	var errs []error
+	for _, path := range n.Paths {
+		h, err := n.openPath(path)
+		if err == nil {
+			return h, nil
+		}
+		errs = append(errs, err)
+	}
+	return netns.None(), fmt.Errorf("%w: %w", ErrGone, errors.Join(errs...))
+}
+
+func (n Namespace) openPath(path string) (netns.NsHandle, error) {
+	h, err := netns.GetFromPath(path)
+	if err != nil {
+		return h, fmt.Errorf("opening netns %s: %w", path, err)
+	}
+	st, err := statNS(h)
+	if err == nil && n.Ino != 0 && (st.Ino != n.Ino || uint64(st.Dev) != n.Dev) {
+		err = fmt.Errorf("netns %s has inode %d, want %d", path, st.Ino, n.Ino)
+	}
+	if err != nil {
+		h.Close()
+		return netns.None(), err
+	}
+	return h, nil
+}
+
+// statNS returns the identity of the namespace behind h. The path of a netns
+// whose mount is gone is an ordinary file, which must not pass for one.
+func statNS(h netns.NsHandle) (st unix.Stat_t, err error) {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(h), &fs); err != nil {
+		return st, fmt.Errorf("statfs of netns: %w", err)
+	}
+	if fs.Type != unix.NSFS_MAGIC {
+		return st, errors.New("not a namespace (its mount is gone)")
+	}
+	if err := unix.Fstat(int(h), &st); err != nil {
+		return st, fmt.Errorf("stat of netns: %w", err)
+	}
+	return st, nil
+}
+
+// withHandle calls fn with a netlink handle inside the namespace.
+func (n Namespace) withHandle(fn func(*netlink.Handle) error) error {
+	ns, err := n.open()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("opening netlink in the pod's netns: %w", err)
+	}
+	defer h.Close()
+	return fn(h)
+}
+
+// do calls fn on a thread inside the namespace. The thread is never used
+// again: it ends with its goroutine, which does not unlock it.
+func (n Namespace) do(fn func() error) error {
+	ns, err := n.open()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	errc := make(chan error)
+	go onSpareThread(func() {
+		if err := netns.Set(ns); err != nil {
+			errc <- fmt.Errorf("entering the pod's netns: %w", err)
+			return
+		}
+		errc <- fn()
+	})
+	return <-errc
+}
+
+// onSpareThread runs fn on a thread that ends afterwards. The process's first
+// thread cannot end: it would stay in the pod's netns and keep it alive.
+func onSpareThread(fn func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		fn()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onSpareThread(fn)
+	}()
+	<-done
+	runtime.UnlockOSThread()
+}
