@@ -15,6 +15,8 @@ package nstest
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -34,8 +36,8 @@ const inside = "TSNRI_TEST_NETNS"
 // Main is to be called by TestMain, with its result as the exit status.
 func Main(m *testing.M) int {
 	if os.Getenv(inside) != "" {
-		if err := raiseLoopback(); err != nil {
-			fmt.Fprintln(os.Stderr, "raising lo in the tests' netns:", err)
+		if err := errors.Join(raiseLoopback(), addUplink()); err != nil {
+			fmt.Fprintln(os.Stderr, "setting up the tests' netns:", err)
 			return 1
 		}
 		return m.Run()
@@ -67,6 +69,33 @@ func raiseLoopback() error {
 		return err
 	}
 	return netlink.LinkSetUp(lo)
+}
+
+// HostAddr is an address of the tests' netns that is not on lo: Tailscale
+// takes a machine that has nothing else for one without a network.
+var HostAddr = netip.MustParseAddr("198.51.100.1")
+
+// addUplink gives the tests' netns HostAddr, on an interface that leads
+// nowhere.
+func addUplink() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "uplink"
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "nowhere"}); err != nil {
+		return fmt.Errorf("creating an uplink: %w", err)
+	}
+	for _, name := range []string{"nowhere", "uplink"} {
+		link, err := netlink.LinkByName(name)
+		if err == nil {
+			err = netlink.LinkSetUp(link)
+		}
+		if err == nil && name == "uplink" {
+			err = netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: HostAddr.AsSlice(), Mask: net.CIDRMask(24, 32)}})
+		}
+		if err != nil {
+			return fmt.Errorf("setting up %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // Pod is a pod's network namespace.

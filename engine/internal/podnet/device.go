@@ -43,6 +43,9 @@ type Device struct {
 	writeMu sync.Mutex
 	out     *sender
 
+	gone     chan struct{} // closed when the link has ended
+	goneOnce sync.Once
+
 	// Dropped counts frames from the pod that did not hold together.
 	Dropped atomic.Uint64
 
@@ -70,6 +73,7 @@ func (l *Link) Open() (*Device, error) {
 		file:   file,
 		conn:   conn,
 		events: make(chan tun.Event, 1),
+		gone:   make(chan struct{}),
 		frame:  make([]byte, headerLen+maxIPPacket),
 		out:    newSender(l.podMAC, l.hostMAC, kernelAtLeast(6, 9)),
 	}
@@ -218,12 +222,17 @@ func (d *Device) socketError(closed, err error) error {
 	case closed != nil:
 		return fmt.Errorf("packet socket on %s: %w", d.name, os.ErrClosed)
 	case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+		d.goneOnce.Do(func() { close(d.gone) })
 		return fmt.Errorf("%w: packet socket on %s: %w", ErrGone, d.name, err)
 	case err != nil:
 		return fmt.Errorf("packet socket on %s: %w", d.name, err)
 	}
 	return nil
 }
+
+// Gone returns a channel that is closed once a Read or Write has found the link
+// gone or down.
+func (d *Device) Gone() <-chan struct{} { return d.gone }
 
 // File returns nil: the socket's descriptor has one owner, which is the
 // Device.

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/tailscale/wireguard-go/tun"
+	"tailscale.com/control/controlclient"
+	"tailscale.com/ipn"
+	"tailscale.com/ipn/ipnlocal"
+	"tailscale.com/ipn/store"
+	"tailscale.com/net/netmon"
+	"tailscale.com/net/tsdial"
+	"tailscale.com/tsd"
+	"tailscale.com/types/logger"
+	"tailscale.com/types/preftype"
+	"tailscale.com/wgengine"
+	"tailscale.com/wgengine/router"
+)
+
+// backend is a LocalBackend with all that it stands on. Nothing of it touches
+// this process's own network but UDP and TCP sockets.
+type backend struct {
+	*ipnlocal.LocalBackend
+	sys     *tsd.System
+	closers closers
+}
+
+// openBackend wires a backend for the record, with its state in the file at
+// statePath. It takes over device and router, which may both be nil: then the
+// node has an identity but no packets. The backend is not started.
+func openBackend(r record, statePath string, device tun.Device, rt router.Router, logf logger.Logf) (_ *backend, err error) {
+	b := &backend{sys: tsd.NewSystem()}
+	defer func() {
+		if err != nil {
+			b.closers.close()
+		}
+	}()
+	bus := b.sys.Bus.Get()
+	b.closers.push(bus.Close)
+	monitor, err := netmon.New(bus, logf)
+	if err != nil {
+		return nil, fmt.Errorf("watching this machine's network: %w", err)
+	}
+	b.closers.push(func() { monitor.Close() })
+	dialer := &tsdial.Dialer{Logf: logf}
+	dialer.SetBus(bus)
+	b.closers.push(func() { dialer.Close() })
+
+	engine, err := b.openEngine(r, monitor, dialer, device, rt, logf)
+	if err != nil {
+		return nil, err
+	}
+	b.sys.HealthTracker.Get().SetMetricsRegistry(b.sys.UserMetricsRegistry())
+	state, err := store.NewFileStore(logf, statePath)
+	if err != nil {
+		engine.Close()
+		return nil, fmt.Errorf("opening the node's state %s: %w", statePath, err)
+	}
+	b.sys.Set(state)
+	b.sys.Tun.Get().Start()
+
+	b.LocalBackend, err = ipnlocal.NewLocalBackend(logf, r.LogID.Public(), b.sys, controlclient.LoginDefault)
+	if err != nil {
+		engine.Close()
+		return nil, fmt.Errorf("creating the backend: %w", err)
+	}
+	// Shutdown closes the engine, and the engine its router and device.
+	b.closers.push(b.Shutdown)
+	return b, nil
+}
+
+// openEngine creates the WireGuard engine. It closes device if that fails.
+func (b *backend) openEngine(r record, monitor *netmon.Monitor, dialer *tsdial.Dialer,
+	device tun.Device, rt router.Router, logf logger.Logf,
+) (wgengine.Engine, error) {
+	engine, err := wgengine.NewUserspaceEngine(logf, wgengine.Config{
+		EventBus:      b.sys.Bus.Get(),
+		NetMon:        monitor,
+		Dialer:        dialer,
+		Tun:           device,
+		Router:        rt,
+		ListenPort:    r.Port,
+		SetSubsystem:  b.sys.Set,
+		ControlKnobs:  b.sys.ControlKnobs(),
+		HealthTracker: b.sys.HealthTracker.Get(),
+		Metrics:       b.sys.UserMetricsRegistry(),
+	})
+	if err != nil {
+		if device != nil {
+			device.Close()
+		}
+		return nil, fmt.Errorf("creating the WireGuard engine: %w", err)
+	}
+	b.sys.Set(engine)
+	return engine, nil
+}
+
+// close ends the backend. The device in the tailnet, the link and what is on
+// disk stay.
+func (b *backend) close() { b.closers.close() }
+
+// start brings the backend up, logging in with authKey unless that is "".
+func (b *backend) start(pod Pod, controlURL, authKey string) error {
+	if err := b.Start(ipn.Options{AuthKey: authKey, UpdatePrefs: prefs(pod, controlURL)}); err != nil {
+		return fmt.Errorf("starting the backend: %w", err)
+	}
+	if authKey == "" {
+		return nil
+	}
+	// "Interactive" is the backend's word for "now": with an auth key nobody
+	// is asked anything.
+	if err := b.StartLoginInteractive(context.Background()); err != nil {
+		return fmt.Errorf("logging in: %w", err)
+	}
+	return nil
+}
+
+// prefs are the preferences of every node. What is not named is off: no
+// accepted routes, no DNS, no firewall, no Serve, no SSH, no updates.
+func prefs(pod Pod, controlURL string) *ipn.Prefs {
+	p := ipn.NewPrefs()
+	p.ControlURL = controlURL
+	p.Hostname = pod.Hostname
+	p.AdvertiseTags = pod.Tags
+	p.WantRunning = true
+	p.RouteAll = false
+	p.CorpDNS = false
+	p.NetfilterMode = preftype.NetfilterOff
+	p.NoSNAT = true
+	p.AutoUpdate.Check = false
+	return p
+}
+
+// hasNodeKey reports whether the state names a node that was logged in
+// before.
+func (b *backend) hasNodeKey() bool { return b.StatusWithoutPeers().HaveNodeKey }

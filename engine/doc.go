@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Package engine runs one Tailscale node per pod.
+//
+//	Attach ──▶ record on disk ──▶ link (ts0 up, no address) ──▶ return
+//	                                        │
+//	              ┌──────────── node.run ◀──┘   serve; back off; repeat
+//	              │
+//	            serve   [no node key? a fresh auth key] ─▶ backend ─▶ watch
+//	                                                          │
+//	   pod ◀── ts0 ◀── Router.Set ◀── wgengine ◀── netmap ◀───┘
+//
+// A node is named by its pod's UID: it keeps its key, its addresses and its
+// UDP port when the sandbox is made anew, and when this process restarts. The
+// verbs come in pairs: [Engine.Attach] and [Engine.Detach] for the link and
+// the running backend, [Engine.Forget] for the identity. [Engine.Sync] is
+// Attach and Forget in a loop; there is no other recovery.
+//
+// # Goroutines
+//
+//   - one per attached node, node.run, which owns the backend: what serve
+//     opens, serve closes;
+//   - one per node that watches its backend, started and joined by serve;
+//   - one per node that leaves the tailnet, node.leave;
+//   - those of tailscale.com and wireguard-go, about 48 per backend.
+//
+// # Locks
+//
+// Engine.mu guards the map of nodes and is never held across I/O. node.op
+// makes Attach, Detach and Forget of one pod take turns; it is held across
+// local work only, never across the network. node.mu guards the node's fields
+// and is held across nothing.
+//
+// # What lies on disk
+//
+// One directory per pod below [Config.StateDir], 0700, by UID: pod.json, what
+// was asked for and how to find the link, and tailscaled.state, the node's
+// keys as tailscale.com stores them. Both are 0600. Auth keys are never
+// stored.
+//
+// What this package does not do: it knows no container runtime and no
+// Kubernetes API, it runs neither Serve nor Tailscale SSH nor a PeerAPI server
+// for a pod (all three would act in this process's namespaces), and it changes
+// nothing outside the pod's netns and its own end of the link.
+package engine

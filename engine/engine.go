@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/tailnet"
+	"tailscale.com/net/netns"
+)
+
+// Pod is a pod sandbox that opted in.
+type Pod struct {
+	SandboxID string `json:"sandboxID"`
+	UID       string `json:"uid"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	// NetNS is the path of the sandbox's network namespace.
+	NetNS string `json:"netns"`
+	// PID is the pause process, 0 if unknown. Its /proc/PID/ns/net is the
+	// second way into the namespace, for nodes whose mounts are private.
+	PID uint32 `json:"pid,omitempty"`
+	// Hostname is one DNS label of at most 63 characters.
+	Hostname string   `json:"hostname"`
+	Tags     []string `json:"tags,omitempty"` // "tag:…"
+}
+
+// Config is what an Engine needs.
+type Config struct {
+	// StateDir holds a directory for each pod. It is created, 0700.
+	StateDir string
+	// Tailnet lets nodes in and out.
+	Tailnet tailnet.Tailnet
+	// Logger; nil discards.
+	Logger *slog.Logger
+
+	// AttachTimeout ends an attempt to bring a node up that has not led to
+	// an address on ts0; the next one follows after a pause. 0 means one
+	// minute.
+	AttachTimeout time.Duration
+	// Grace is how long a pod that has disappeared without a word is
+	// remembered, for its sandbox to be made anew. 0 means one minute.
+	Grace time.Duration
+}
+
+// Engine runs the nodes of one machine's pods.
+type Engine struct {
+	cfg  Config
+	log  *slog.Logger
+	ctx  context.Context // of all nodes
+	stop context.CancelFunc
+	wg   sync.WaitGroup // all goroutines of nodes
+
+	mu    sync.Mutex
+	nodes map[string]*node // by pod UID
+}
+
+// New returns an Engine with the nodes that an earlier process recorded. They
+// start with [Engine.Run].
+func New(cfg Config) (*Engine, error) {
+	if err := checkFeatures(); err != nil {
+		return nil, err
+	}
+	if cfg.Tailnet == nil {
+		return nil, errors.New("engine.Config.Tailnet is not set")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.AttachTimeout = cmp.Or(cfg.AttachTimeout, time.Minute)
+	cfg.Grace = cmp.Or(cfg.Grace, time.Minute)
+	if err := checkStateDir(cfg.StateDir); err != nil {
+		return nil, err
+	}
+	// Nothing of ours routes this process's own traffic into a tailnet, so
+	// its sockets need no mark to stay out (net/netns, process-wide).
+	netns.SetEnabled(false)
+
+	e := &Engine{cfg: cfg, log: cfg.Logger, nodes: map[string]*node{}}
+	e.ctx, e.stop = context.WithCancel(context.Background())
+	records, err := loadRecords(cfg.StateDir, func(dir string, err error) {
+		e.log.Error("a pod's state cannot be used and was set aside; its device, if any, must be deleted by hand",
+			"dir", dir+".damaged", "err", err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for dir, r := range records {
+		e.nodes[r.Pod.UID] = newNode(e, dir, r)
+	}
+	return e, nil
+}
+
+// checkStateDir makes the directory, and finds out now rather than at the
+// first pod that nothing can be written there.
+func checkStateDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("creating the state directory: %w", err)
+	}
+	probe := filepath.Join(dir, ".writable")
+	if err := os.WriteFile(probe, nil, 0o600); err != nil {
+		return fmt.Errorf("the state directory %s cannot be written: %w", dir, err)
+	}
+	return os.Remove(probe)
+}
+
+// Run resumes the recorded nodes and keeps all nodes up until ctx is done.
+// Then it stops them, which leaves links, addresses and identities as they
+// are, and returns nil.
+func (e *Engine) Run(ctx context.Context) error {
+	for _, n := range e.snapshot() {
+		n.resume()
+	}
+	<-ctx.Done()
+	e.stop()
+	e.wg.Wait()
+	return nil
+}
+
+// Attach gives the pod its link and starts its node. It does local work only,
+// a few milliseconds of it; the node comes up by itself, as soon as the
+// tailnet lets it. Attaching a sandbox again changes nothing.
+//
+// After an error nothing is left of the attempt, in the kernel or on disk.
+func (e *Engine) Attach(ctx context.Context, pod Pod) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !validUID.MatchString(pod.UID) || pod.SandboxID == "" {
+		return fmt.Errorf("pod UID %q, sandbox %q: not usable as names", pod.UID, pod.SandboxID)
+	}
+	for {
+		err := e.nodeOf(pod).attach(pod)
+		if !errors.Is(err, errRetired) {
+			return err
+		}
+	}
+}
+
+// Detach stops the sandbox's node and returns at once. The identity stays for
+// the pod's next sandbox. It returns nil for a sandbox that it does not know.
+func (e *Engine) Detach(ctx context.Context, sandboxID string) error {
+	if n := e.find(sandboxID); n != nil {
+		n.detach(sandboxID)
+	}
+	return ctx.Err()
+}
+
+// Forget makes the sandbox's node leave the tailnet and forgets it, unless
+// the pod has another sandbox by now. It returns once that is on disk; the
+// device is deleted in the background, for as long as it takes. It returns
+// nil for a sandbox that it does not know.
+func (e *Engine) Forget(ctx context.Context, sandboxID string) error {
+	n := e.find(sandboxID)
+	if n == nil {
+		return ctx.Err()
+	}
+	return n.forget(sandboxID)
+}
+
+// Sync attaches the live pods that are not attached, and forgets those that
+// are not live and do not come back within the grace period. It returns at
+// once and works afterwards.
+func (e *Engine) Sync(ctx context.Context, live []Pod) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	sandboxes := map[string]bool{}
+	for _, pod := range live {
+		sandboxes[pod.SandboxID] = true
+	}
+	for _, n := range e.snapshot() {
+		if id := n.sandboxID(); !sandboxes[id] {
+			e.wg.Go(func() { n.forgetUnlessBack(id) })
+		}
+	}
+	e.wg.Go(func() { e.attachAll(live) })
+	return nil
+}
+
+// attachAll attaches the pods one after the other: it is a few milliseconds
+// each, and the first to be served is served soonest.
+func (e *Engine) attachAll(pods []Pod) {
+	for _, pod := range pods {
+		err := e.Attach(e.ctx, pod)
+		switch {
+		case e.ctx.Err() != nil:
+			return
+		case errors.Is(err, podnet.ErrGone):
+			e.log.Debug("the pod ended before it was attached", "pod", pod.Namespace+"/"+pod.Name, "sandbox", pod.SandboxID)
+		case err != nil:
+			e.log.Error("attaching late", "pod", pod.Namespace+"/"+pod.Name, "sandbox", pod.SandboxID, "err", err)
+		}
+	}
+}
+
+// Status returns a snapshot of every node, by namespace and pod.
+func (e *Engine) Status() []NodeStatus {
+	nodes := e.snapshot()
+	out := make([]NodeStatus, len(nodes))
+	for i, n := range nodes {
+		out[i] = n.snapshot()
+	}
+	slices.SortFunc(out, func(a, b NodeStatus) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.UID, b.UID))
+	})
+	return out
+}
+
+func (e *Engine) snapshot() []*node {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Collect(maps.Values(e.nodes))
+}
+
+// nodeOf returns the pod's node, a new one if it has none.
+func (e *Engine) nodeOf(pod Pod) *node {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.nodes[pod.UID]
+	if n == nil {
+		n = newNode(e, filepath.Join(e.cfg.StateDir, pod.UID), record{Pod: pod})
+		e.nodes[pod.UID] = n
+	}
+	return n
+}
+
+// find returns the node whose current sandbox it is, nil if there is none.
+func (e *Engine) find(sandboxID string) *node {
+	for _, n := range e.snapshot() {
+		if n.sandboxID() == sandboxID {
+			return n
+		}
+	}
+	return nil
+}
+
+// drop removes the node from the map.
+func (e *Engine) drop(n *node) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.nodes[n.uid] == n {
+		delete(e.nodes, n.uid)
+	}
+}

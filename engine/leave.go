@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"tailscale-nri/engine/tailnet"
+	"tailscale.com/ipn/ipnauth"
+	"tailscale.com/tailcfg"
+)
+
+// leave makes the node leave the tailnet, and then forgets it: the device
+// first, then, once that is done, the state. It tries for as long as it
+// takes, over restarts too. If the pod comes back meanwhile, it stops.
+func (n *node) leave(ctx context.Context) {
+	n.removeLink()
+	n.setState(Leaving, "")
+	for pause := newBackoff(); ; {
+		err := n.leaveOnce(ctx)
+		if err == nil {
+			n.retireAfter(ctx)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		n.setState(Leaving, err.Error())
+		n.log.Warn("leaving the tailnet, trying again", "err", err)
+		if !sleep(ctx, pause.next()) {
+			return
+		}
+	}
+}
+
+// leaveOnce deletes every device that the node has had, or logs it out where
+// devices cannot be deleted.
+func (n *node) leaveOnce(ctx context.Context) error {
+	r := n.record()
+	devices := r.Former
+	if r.NodeID != "" {
+		devices = append(slices.Clone(devices), r.NodeID)
+	}
+	for _, id := range devices {
+		err := n.e.cfg.Tailnet.Delete(ctx, string(id))
+		if errors.Is(err, tailnet.ErrNoDelete) {
+			return n.logOut(ctx, r)
+		}
+		if err != nil {
+			return fmt.Errorf("deleting device %s: %w", id, err)
+		}
+		n.log.Info("device deleted", "node", id)
+	}
+	return nil
+}
+
+// logOut tells the control plane that the node is gone. It brings up a backend
+// without packets for that: the one that ran ended with the pod.
+func (n *node) logOut(ctx context.Context, r record) error {
+	if _, err := os.Stat(n.statePath()); errors.Is(err, os.ErrNotExist) {
+		return nil // it was never logged in
+	}
+	b, err := openBackend(r, n.statePath(), nil, nil, bridge(n.log, nil))
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	if !b.hasNodeKey() {
+		return nil
+	}
+	if err := b.start(r.Pod, n.e.cfg.Tailnet.ControlURL(), ""); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.e.cfg.AttachTimeout)
+	defer cancel()
+	if err := b.Logout(ctx, ipnauth.Self); err != nil {
+		return fmt.Errorf("logging out: %w", err)
+	}
+	n.log.Info("logged out; the tailnet may still list the device", "node", r.NodeID)
+	return nil
+}
+
+// retireAfter retires the node, unless its pod came back at the last moment.
+func (n *node) retireAfter(ctx context.Context) {
+	n.op.Lock()
+	defer n.op.Unlock()
+	if ctx.Err() == nil {
+		n.retire()
+		n.log.Info("forgotten")
+	}
+}
+
+// identified records which device the node is, and which it was before: a
+// node that had to register anew leaves its old device behind.
+func (n *node) identified(id tailcfg.StableNodeID) {
+	n.mu.Lock()
+	n.status.NodeID = string(id)
+	n.mu.Unlock()
+	n.update(func(r *record) {
+		if r.NodeID != "" && r.NodeID != id && !slices.Contains(r.Former, r.NodeID) {
+			r.Former = append(r.Former, r.NodeID)
+		}
+		r.NodeID = id
+	})
+}

@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"tailscale-nri/engine/internal/podnet"
+	"tailscale.com/types/logid"
+)
+
+// errRetired is attach's answer on a node that has left the map: the caller
+// takes the one that is there now.
+var errRetired = errors.New("node has been retired")
+
+// node is the tailnet node of one pod. It does one thing at a time, run or
+// leave, in a goroutine of its own: see become.
+type node struct {
+	e   *Engine
+	uid string
+	dir string
+
+	op      sync.Mutex // attach, detach, forget and the record take turns
+	rec     record
+	fresh   bool // nothing is on disk yet
+	retired bool // the directory is gone, and so is the node
+	log     *slog.Logger
+
+	mu     sync.Mutex
+	cancel context.CancelFunc // of what the node does
+	done   chan struct{}      // closed when it has ended
+	status NodeStatus
+	warned string // the reason last logged
+	anew   bool   // the tailnet has thrown the node out: log in again
+}
+
+// newNode returns the node of a record, which is new if the record names no
+// link.
+func newNode(e *Engine, dir string, r record) *node {
+	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, fresh: r.Link == ""}
+	n.adopt(r.Pod)
+	n.status.State, n.status.Since = Stopped, time.Now()
+	n.status.NodeID = string(r.NodeID)
+	return n
+}
+
+// adopt makes the pod's values those of the node.
+func (n *node) adopt(pod Pod) {
+	n.rec.Pod = pod
+	n.log = n.e.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID, "sandbox", shortID(pod.SandboxID))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.status.SandboxID, n.status.UID = pod.SandboxID, pod.UID
+	n.status.Namespace, n.status.Pod, n.status.Hostname = pod.Namespace, pod.Name, pod.Hostname
+}
+
+func shortID(id string) string { return id[:min(len(id), 12)] }
+
+func (n *node) sandboxID() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.status.SandboxID
+}
+
+func (n *node) snapshot() NodeStatus {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.status
+	s.Addresses = slices.Clone(s.Addresses)
+	return s
+}
+
+// attach records the pod, makes its link and starts the node.
+func (n *node) attach(pod Pod) error {
+	n.op.Lock()
+	defer n.op.Unlock()
+	if n.retired {
+		return errRetired
+	}
+	if n.rec.Pod.SandboxID == pod.SandboxID && n.active() && !n.rec.Forgotten {
+		return nil
+	}
+	start := time.Now()
+	before := n.rec
+	if err := n.prepare(pod); err != nil {
+		n.undo(before, pod)
+		return err
+	}
+	n.fresh = false
+	n.mu.Lock()
+	n.status.AttachedAt, n.status.ReadyIn = start, 0
+	n.mu.Unlock()
+	n.setState(Pending, "starting")
+	n.log.Info("attached", "link", n.rec.Link, "took", time.Since(start))
+	n.become(n.run)
+	return nil
+}
+
+// prepare writes the intent, then makes the link.
+func (n *node) prepare(pod Pod) error {
+	paths := []string{pod.NetNS}
+	if pod.PID != 0 {
+		paths = append(paths, fmt.Sprintf("/proc/%d/ns/net", pod.PID))
+	}
+	ns, err := podnet.FindNamespace(paths...)
+	if err != nil {
+		return err
+	}
+	n.adopt(pod)
+	n.rec.NetNS, n.rec.Link, n.rec.Forgotten = ns, podnet.HostLink(pod.SandboxID), false
+	if n.rec.LogID.IsZero() {
+		if n.rec.LogID, err = logid.NewPrivateID(); err != nil {
+			return fmt.Errorf("making a log ID: %w", err)
+		}
+	}
+	if err := n.rec.save(n.dir); err != nil {
+		return err
+	}
+	_, err = podnet.Ensure(ns, n.rec.Link)
+	return err
+}
+
+// undo takes a failed attach back.
+func (n *node) undo(before record, pod Pod) {
+	if err := podnet.Remove(podnet.HostLink(pod.SandboxID)); err != nil {
+		n.log.Warn("undoing an attach", "err", err)
+	}
+	if n.fresh {
+		n.retire()
+		return
+	}
+	n.rec = before
+	n.adopt(before.Pod)
+	if err := n.rec.save(n.dir); err != nil {
+		n.log.Warn("undoing an attach", "err", err)
+	}
+}
+
+// retire removes the node from disk and from the engine. n.op is held.
+func (n *node) retire() {
+	n.retired = true
+	if err := os.RemoveAll(n.dir); err != nil {
+		n.log.Error("removing the pod's state", "dir", n.dir, "err", err)
+	}
+	n.e.drop(n)
+}
+
+// resume takes up what an earlier process was doing.
+func (n *node) resume() {
+	n.op.Lock()
+	defer n.op.Unlock()
+	switch {
+	case n.retired || n.active():
+		// Attach or Forget was faster.
+	case n.rec.Forgotten:
+		n.setState(Leaving, "")
+		n.become(n.leave)
+	default:
+		n.setState(Pending, "starting again")
+		n.become(n.run)
+	}
+}
+
+// detach stops the node of an ended sandbox.
+func (n *node) detach(sandboxID string) {
+	n.op.Lock()
+	defer n.op.Unlock()
+	if n.rec.Pod.SandboxID != sandboxID || n.rec.Forgotten {
+		return
+	}
+	n.become(func(context.Context) {
+		n.removeLink()
+		n.setState(Stopped, "")
+	})
+}
+
+// forget makes the node leave the tailnet.
+func (n *node) forget(sandboxID string) error {
+	n.op.Lock()
+	defer n.op.Unlock()
+	return n.forgetLocked(sandboxID)
+}
+
+func (n *node) forgetLocked(sandboxID string) error {
+	if n.retired || n.rec.Pod.SandboxID != sandboxID || n.rec.Forgotten {
+		return nil
+	}
+	n.rec.Forgotten = true
+	if err := n.rec.save(n.dir); err != nil {
+		n.rec.Forgotten = false
+		return err
+	}
+	n.become(n.leave)
+	return nil
+}
+
+// forgetUnlessBack forgets a sandbox that the runtime no longer knows, or
+// whose link has gone, once the grace period is over and its netns is gone
+// too: two witnesses, since an identity cannot be had back.
+func (n *node) forgetUnlessBack(sandboxID string) {
+	for sleep(n.e.ctx, n.e.cfg.Grace) {
+		n.op.Lock()
+		back := n.retired || n.rec.Forgotten || n.rec.Pod.SandboxID != sandboxID
+		gone := !back && !n.rec.NetNS.Alive()
+		var err error
+		if gone {
+			n.log.Info("the pod has gone without a word: forgetting it")
+			err = n.forgetLocked(sandboxID)
+		}
+		n.op.Unlock()
+		if err != nil {
+			n.log.Error("forgetting the pod", "err", err)
+		}
+		if back || gone && err == nil {
+			return
+		}
+	}
+}
+
+// become ends what the node does and starts act, once that has ended. act
+// runs until its context is done, or it has nothing left to do. n.op is held.
+func (n *node) become(act func(context.Context)) {
+	ctx, cancel := context.WithCancel(n.e.ctx)
+	done := make(chan struct{})
+	n.mu.Lock()
+	previous := n.done
+	if n.cancel != nil {
+		n.cancel()
+	}
+	n.cancel, n.done = cancel, done
+	n.mu.Unlock()
+	n.e.wg.Go(func() {
+		defer close(done)
+		defer cancel()
+		if previous != nil {
+			<-previous
+		}
+		if ctx.Err() == nil {
+			act(ctx)
+		}
+	})
+}
+
+// active reports whether the node is doing something.
+func (n *node) active() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.done == nil {
+		return false
+	}
+	select {
+	case <-n.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// run keeps the node up until ctx is done or the pod has ended. It is the one
+// place of retry: all below is straight-line and returns errors.
+func (n *node) run(ctx context.Context) {
+	for pause := newBackoff(); ; {
+		start := time.Now()
+		err := n.serve(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, podnet.ErrGone):
+			n.log.Debug("the link is gone", "err", err)
+			n.setState(Stopped, "the pod's network namespace is gone")
+			id := n.sandboxID()
+			n.e.wg.Go(func() { n.forgetUnlessBack(id) })
+			return
+		}
+		if time.Since(start) > longEnough {
+			pause = newBackoff()
+		}
+		n.pending(err)
+		if !sleep(ctx, pause.next()) {
+			return
+		}
+	}
+}
+
+// longEnough is how long a node must have been served for the next failure to
+// be a new one.
+const longEnough = 5 * time.Minute
+
+// backoff grows from one second to five minutes, with jitter: fifty pods of a
+// node fail together.
+type backoff struct{ d time.Duration }
+
+func newBackoff() *backoff { return &backoff{time.Second} }
+
+func (b *backoff) next() time.Duration {
+	d := b.d
+	b.d = min(2*b.d, 5*time.Minute)
+	return d/2 + rand.N(d)
+}
+
+// sleep reports whether d has passed before ctx was done.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// setState publishes what the node is up to.
+func (n *node) setState(s State, why string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.status.State != s {
+		n.status.State, n.status.Since = s, time.Now()
+	}
+	n.status.Reason = why
+	if s != Running && s != Pending {
+		n.status.Addresses = nil
+	}
+}
+
+// pending publishes why the node is not up, and logs it: once, and again when
+// it changes.
+func (n *node) pending(err error) {
+	why := err.Error()
+	n.setState(Pending, why)
+	n.mu.Lock()
+	again := n.warned == why
+	n.warned = why
+	n.mu.Unlock()
+	if !again {
+		n.log.Warn("not in the tailnet yet, trying again", "reason", why)
+	}
+}
+
+// running publishes that the node is up.
+func (n *node) running(p *progress) {
+	n.mu.Lock()
+	s := &n.status
+	if s.State != Running {
+		s.State, s.Since = Running, time.Now()
+	}
+	s.Reason, s.Addresses, s.DNSName = "", slices.Clone(p.addrs), p.dnsName
+	if s.ReadyIn == 0 && !s.AttachedAt.IsZero() {
+		s.ReadyIn = time.Since(s.AttachedAt)
+	}
+	readyIn, wished := s.ReadyIn, s.Hostname
+	n.warned, n.anew = "", false
+	n.mu.Unlock()
+	n.log.Info("running", "name", p.dnsName, "addresses", p.addrs, "node", p.nodeID, "readyIn", readyIn.Round(time.Millisecond))
+	if label, _, _ := strings.Cut(p.dnsName, "."); label != wished {
+		n.log.Warn("the tailnet gave the node another name than it asked for: a device with that name exists",
+			"wished", wished, "given", label)
+	}
+}
+
+func (n *node) loginNeeded() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.anew
+}
+
+func (n *node) setLoginNeeded() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.anew = true
+}
+
+// update changes the record, on disk too, on behalf of what the node does.
+func (n *node) update(change func(*record)) {
+	n.op.Lock()
+	defer n.op.Unlock()
+	if n.retired {
+		return
+	}
+	change(&n.rec)
+	if err := n.rec.save(n.dir); err != nil {
+		n.log.Error("the node's record is not up to date", "err", err)
+	}
+}
+
+func (n *node) removeLink() {
+	n.op.Lock()
+	defer n.op.Unlock()
+	if err := podnet.Remove(n.rec.Link); err != nil {
+		n.log.Error("removing the link", "err", err)
+	}
+}
+
+// record returns a copy of the record.
+func (n *node) record() record {
+	n.op.Lock()
+	defer n.op.Unlock()
+	return n.rec
+}
+
+// statePath is where tailscale.com keeps the node's keys.
+func (n *node) statePath() string { return filepath.Join(n.dir, stateFile) }

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"tailscale-nri/engine/internal/podnet"
+	"tailscale.com/atomicfile"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/logid"
+)
+
+// recordVersion is the version of pod.json. A file of another version is set
+// aside, not read.
+const recordVersion = 1
+
+const (
+	recordFile = "pod.json"
+	stateFile  = "tailscaled.state"
+)
+
+// record is what a node needs to be found again: its pod, its link and what
+// it is called in the tailnet. It is written before the step that it
+// describes is taken.
+type record struct {
+	Version int              `json:"version"`
+	Pod     Pod              `json:"pod"`
+	NetNS   podnet.Namespace `json:"netns"`
+	Link    string           `json:"link"` // host end
+
+	// LogID names the node to Tailscale's control plane. No log is ever
+	// sent anywhere.
+	LogID logid.PrivateID `json:"logID"`
+	// Port is the node's UDP port, 0 until it has one. A peer with a
+	// session finds the node there after a restart.
+	Port uint16 `json:"port,omitempty"`
+	// NodeID is the device in the tailnet, "" until it is one.
+	NodeID tailcfg.StableNodeID `json:"nodeID,omitempty"`
+	// Former are devices that the node was before it had to register anew.
+	// They are deleted with it.
+	Former []tailcfg.StableNodeID `json:"former,omitempty"`
+	// Recent are the peers with a WireGuard session: they are greeted
+	// first after a restart.
+	Recent []tailcfg.StableNodeID `json:"recent,omitempty"`
+	// Forgotten is set once the pod is gone for good: all that is left to
+	// do is to leave the tailnet.
+	Forgotten bool `json:"forgotten,omitempty"`
+}
+
+// validUID is what may name a directory. Kubernetes' UIDs are UUIDs; those of
+// static pods are hashes.
+var validUID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+
+// save writes the record to dir, which it creates if need be. It does not
+// sync: the record outlives this process, and a pod does not outlive the
+// machine.
+func (r *record) save(dir string) error {
+	r.Version = recordVersion
+	data, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", recordFile, err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("creating the pod's state directory: %w", err)
+	}
+	if err := atomicfile.WriteFile(filepath.Join(dir, recordFile), data, 0o600); err != nil {
+		return fmt.Errorf("writing the pod's record: %w", err)
+	}
+	return nil
+}
+
+func loadRecord(dir string) (record, error) {
+	var r record
+	data, err := os.ReadFile(filepath.Join(dir, recordFile))
+	if err != nil {
+		return r, fmt.Errorf("reading the pod's record: %w", err)
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("%s is damaged: %w", filepath.Join(dir, recordFile), err)
+	}
+	if r.Version != recordVersion {
+		return r, fmt.Errorf("%s has version %d, want %d", filepath.Join(dir, recordFile), r.Version, recordVersion)
+	}
+	if r.Pod.UID != filepath.Base(dir) {
+		return r, fmt.Errorf("%s is of pod %q", filepath.Join(dir, recordFile), r.Pod.UID)
+	}
+	return r, nil
+}
+
+// loadRecords returns the records below stateDir by directory. One that
+// cannot be read is reported by bad and set aside: it keeps no other pod from
+// its node.
+func loadRecords(stateDir string, bad func(dir string, err error)) (map[string]record, error) {
+	entries, err := os.ReadDir(stateDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the state directory: %w", err)
+	}
+	records := map[string]record{}
+	for _, entry := range entries {
+		dir := filepath.Join(stateDir, entry.Name())
+		if !entry.IsDir() || !validUID.MatchString(entry.Name()) || filepath.Ext(dir) == ".damaged" {
+			continue
+		}
+		r, err := loadRecord(dir)
+		if err == nil {
+			records[dir] = r
+			continue
+		}
+		if renameErr := os.Rename(dir, dir+".damaged"); renameErr != nil {
+			err = errors.Join(err, fmt.Errorf("setting it aside: %w", renameErr))
+		}
+		bad(dir, err)
+	}
+	return records, nil
+}

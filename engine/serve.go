@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/tailnet"
+	"tailscale.com/ipn"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/netmap"
+)
+
+// settleTime bounds how long a node that is just being registered is kept up
+// after its end was asked for: a device that we have no ID of cannot be
+// deleted.
+const settleTime = 20 * time.Second
+
+// serve brings the node up and keeps it up until ctx is done, which is no
+// error, or something is wrong. The link stays in either case.
+func (n *node) serve(ctx context.Context) error {
+	r := n.record()
+	link, err := podnet.Ensure(r.NetNS, r.Link)
+	if err != nil {
+		return err
+	}
+	device, err := link.Open()
+	if err != nil {
+		return err
+	}
+	s := newSession(n, device)
+	b, err := openBackend(r, n.statePath(), device, link.Router(n.log, s.addressed), bridge(n.log, s.observe))
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	s.b = b
+	n.keepPort(r, b.sys.MagicSock.Get().LocalPort())
+
+	authKey, err := n.authKey(ctx, b)
+	if err != nil {
+		return err
+	}
+	s.registering = authKey != ""
+	watching, stop := context.WithCancel(context.Background())
+	watched := make(chan struct{})
+	defer func() { stop(); <-watched }()
+	go s.watchBackend(watching, watched)
+	if err := b.start(r.Pod, n.e.cfg.Tailnet.ControlURL(), authKey); err != nil {
+		return err
+	}
+	return s.loop(ctx, r.Recent)
+}
+
+func (n *node) keepPort(r record, port uint16) {
+	if port != 0 && port != r.Port {
+		n.update(func(r *record) { r.Port = port })
+	}
+}
+
+// authKey returns a fresh auth key for a node without a node key, and "" for
+// one that has one.
+func (n *node) authKey(ctx context.Context, b *backend) (string, error) {
+	if b.hasNodeKey() && !n.loginNeeded() {
+		return "", nil
+	}
+	pod := n.record().Pod
+	key, err := n.e.cfg.Tailnet.NewAuthKey(ctx, tailnet.Node{
+		Hostname:    pod.Hostname,
+		Tags:        pod.Tags,
+		Description: pod.Namespace + " " + pod.Name,
+	})
+	if err != nil {
+		return "", fmt.Errorf("getting an auth key: %w", err)
+	}
+	return key, nil
+}
+
+// session is one serve: what it waits for, and what it hears.
+type session struct {
+	n      *node
+	b      *backend
+	device *podnet.Device
+
+	registering bool // an auth key is under way, and the node has no ID yet
+
+	// What the backend's own goroutines report. Each is a channel of one:
+	// the latest counts.
+	addrs     chan []netip.Addr
+	notify    chan *ipn.Notify
+	published chan struct{}
+
+	endpoints endpointsWatch
+}
+
+func newSession(n *node, device *podnet.Device) *session {
+	return &session{
+		n:         n,
+		device:    device,
+		addrs:     make(chan []netip.Addr, 1),
+		notify:    make(chan *ipn.Notify, 64),
+		published: make(chan struct{}, 1),
+	}
+}
+
+// addressed is told by the router what ts0 has.
+func (s *session) addressed(addrs []netip.Addr) {
+	select {
+	case <-s.addrs:
+	default:
+	}
+	s.addrs <- addrs
+}
+
+// observe reads the backend's log for the one thing that it does not say
+// elsewhere: that our endpoints have arrived at the control plane.
+func (s *session) observe(format string, args []any) {
+	if s.endpoints.published(format, args, time.Now()) {
+		select {
+		case s.published <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// watchBackend passes the backend's notifications on until ctx is done.
+func (s *session) watchBackend(ctx context.Context, done chan<- struct{}) {
+	defer close(done)
+	mask := ipn.NotifyInitialState | ipn.NotifyPeerWireGuardState
+	s.b.WatchNotifications(ctx, mask, nil, func(n *ipn.Notify) bool {
+		select {
+		case s.notify <- n:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	})
+}
+
+// loop reacts to what the backend reports until ctx is done or something is
+// wrong.
+func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error {
+	var p progress
+	watchdog := time.NewTimer(s.n.e.cfg.AttachTimeout)
+	defer watchdog.Stop()
+	end := ctx.Done()
+	var settled <-chan time.Time
+	for {
+		select {
+		case <-end:
+			if !s.registering {
+				return nil
+			}
+			end, settled = nil, time.After(settleTime)
+		case <-settled:
+			return nil
+		case <-s.n.e.ctx.Done():
+			return nil
+		case <-s.device.Gone():
+			return podnet.ErrGone
+		case <-watchdog.C:
+			if p.addrs == nil {
+				return s.late()
+			}
+			s.ready(&p) // without word that the endpoints are out
+		case p.addrs = <-s.addrs:
+		case <-s.published:
+			p.published = true
+		case note := <-s.notify:
+			if err := s.hear(note, &p); err != nil {
+				return err
+			}
+		}
+		if s.registering && p.nodeID != "" {
+			s.registering = false
+			if end == nil {
+				return nil
+			}
+		}
+		if p.running && p.addrs != nil && recent != nil {
+			s.greet(ctx, recent)
+			recent = nil
+		}
+		if p.complete() {
+			s.ready(&p)
+		}
+	}
+}
+
+// progress is what is known of a node's way up.
+type progress struct {
+	running   bool         // the backend's state
+	addrs     []netip.Addr // on ts0
+	published bool         // our endpoints are at the control plane
+	nodeID    tailcfg.StableNodeID
+	dnsName   string
+	reported  string // what ready last told the world
+}
+
+// complete reports whether a peer's first packet would be answered. A peer
+// that learns of the node before it learns where it is loses its first
+// handshake, and five seconds with it.
+func (p *progress) complete() bool { return p.running && p.published && p.addrs != nil }
+
+// hear takes in one notification.
+func (s *session) hear(note *ipn.Notify, p *progress) error {
+	if note.ErrMessage != nil {
+		return fmt.Errorf("the control plane refused the node: %s", *note.ErrMessage)
+	}
+	if note.State != nil {
+		p.running = *note.State == ipn.Running
+		if !p.running && p.reported != "" {
+			p.reported = ""
+			s.n.setState(Pending, "the backend is in state "+note.State.String())
+		}
+		if err := s.stateChanged(*note.State); err != nil {
+			return err
+		}
+	}
+	if nm := s.b.NetMapNoPeers(); nm != nil && nm.SelfNode.Valid() {
+		s.identify(nm, p)
+	}
+	if len(note.PeerState) > 0 {
+		s.remember(note.PeerState)
+	}
+	return nil
+}
+
+var errLoginNeeded = errors.New("the tailnet no longer knows this node (deleted, expired or logged out): it registers anew")
+
+// stateChanged tells a node that is not yet in from one that was thrown out.
+func (s *session) stateChanged(state ipn.State) error {
+	if state == ipn.NeedsMachineAuth {
+		s.n.pending(errors.New("the device waits for approval in the admin console"))
+	}
+	if state != ipn.NeedsLogin || s.registering || !s.b.hasNodeKey() {
+		return nil
+	}
+	s.n.setLoginNeeded()
+	return errLoginNeeded
+}
+
+// identify records who the node is as soon as that is known.
+func (s *session) identify(nm *netmap.NetworkMap, p *progress) {
+	self := nm.SelfNode
+	p.dnsName = strings.TrimSuffix(self.Name(), ".")
+	if id := self.StableID(); id != p.nodeID {
+		p.nodeID = id
+		s.n.identified(id)
+	}
+}
+
+// remember keeps the peers that have a session, for the greeting after a
+// restart.
+func (s *session) remember(states map[tailcfg.StableNodeID]ipn.PeerState) {
+	s.n.update(func(r *record) {
+		for id, state := range states {
+			i := slices.Index(r.Recent, id)
+			has := state.PeerWireGuardState == ipn.PeerWireGuardStateEstablished
+			switch {
+			case has && i < 0:
+				r.Recent = append(r.Recent, id)
+			case state.PeerWireGuardState == ipn.PeerWireGuardStateNone && i >= 0:
+				r.Recent = slices.Delete(r.Recent, i, i+1)
+			}
+		}
+	})
+}
+
+// greet pings the peers that had a session with an earlier process. Their
+// sessions ended with it, and they would find out only by a timeout of many
+// seconds: a handshake from our side tells them now.
+func (s *session) greet(ctx context.Context, peers []tailcfg.StableNodeID) {
+	nm := s.b.NetMapWithPeers()
+	if nm == nil {
+		return
+	}
+	for _, peer := range nm.Peers {
+		if peer.Addresses().Len() == 0 || !slices.Contains(peers, peer.StableID()) {
+			continue
+		}
+		addr := peer.Addresses().At(0).Addr()
+		s.n.e.wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			for _, kind := range []tailcfg.PingType{tailcfg.PingDisco, tailcfg.PingTSMP} {
+				if _, err := s.b.Ping(ctx, addr, kind, 0); err != nil {
+					return
+				}
+			}
+		})
+	}
+}
+
+// ready publishes that the node is up, and logs it: once, and again when its
+// addresses or its name change.
+func (s *session) ready(p *progress) {
+	what := fmt.Sprint(p.addrs, p.dnsName)
+	if p.reported == what {
+		return
+	}
+	p.reported = what
+	s.n.running(p)
+}
+
+// late is the watchdog's error, with what is known of the cause.
+func (s *session) late() error {
+	what := "state " + s.b.State().String()
+	if h := s.b.StatusWithoutPeers().Health; len(h) > 0 {
+		what += ": " + strings.Join(h, "; ")
+	}
+	return fmt.Errorf("no address from the control plane after %v (%s)", s.n.e.cfg.AttachTimeout, what)
+}
+
+// endpointsWatch finds the moment when a node's endpoints are known to the
+// control plane: an update that was begun after the client had learnt of
+// them has been answered. Only the client's log tells
+// (control/controlclient/direct.go, newEndpoints; auto.go, updateRoutine).
+type endpointsWatch struct {
+	mu    sync.Mutex
+	known time.Time // when the client learnt of endpoints
+}
+
+const (
+	formatNewEndpoints = "[v2] client.newEndpoints(%v)"
+	formatUpdated      = "[v1] successful lite map update in %v"
+)
+
+// published reports whether the log line says so.
+func (w *endpointsWatch) published(format string, args []any, now time.Time) bool {
+	switch {
+	case strings.HasSuffix(format, formatNewEndpoints):
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if eps, ok := args[len(args)-1].([]tailcfg.Endpoint); ok && len(eps) > 0 {
+			w.known = now
+		}
+	case strings.HasSuffix(format, formatUpdated):
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		took, ok := args[len(args)-1].(time.Duration)
+		return ok && !w.known.IsZero() && !now.Add(-took).Before(w.known)
+	}
+	return false
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"net/netip"
+	"time"
+)
+
+// State is what a node is up to.
+type State string
+
+const (
+	// Pending: the link is there, the node is not in the tailnet, or not
+	// ready. NodeStatus.Reason says why.
+	Pending State = "Pending"
+	// Running: ts0 has its addresses and the node's endpoints are
+	// published, so that a peer's first packet is answered.
+	Running State = "Running"
+	// Stopped: the sandbox has ended; the identity is kept for the next.
+	Stopped State = "Stopped"
+	// Leaving: the pod is gone, its device is being deleted.
+	Leaving State = "Leaving"
+)
+
+// NodeStatus is a snapshot of one node. It is encoded as JSON for the status
+// command.
+type NodeStatus struct {
+	SandboxID string `json:"sandboxID"`
+	UID       string `json:"uid"`
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	Hostname  string `json:"hostname"` // as wished
+
+	State     State        `json:"state"`
+	Reason    string       `json:"reason,omitempty"` // why it is not Running
+	Addresses []netip.Addr `json:"addresses"`        // on ts0, IPv4 first
+	NodeID    string       `json:"nodeID,omitempty"`
+	DNSName   string       `json:"dnsName,omitempty"` // as given, without the final dot
+
+	Since      time.Time     `json:"since"`      // of the last change of State
+	AttachedAt time.Time     `json:"attachedAt"` // of the last Attach in this process
+	ReadyIn    time.Duration `json:"readyIn"`    // from Attach to the first Running, 0 until then
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package tailnet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	tailscale "tailscale.com/client/tailscale/v2"
+)
+
+// Tailscale's API documents these bounds for a key's expirySeconds and
+// description.
+const (
+	maxAuthKeyTTL     = 90 * 24 * time.Hour
+	maxDescriptionLen = 50
+)
+
+// OAuthConfig says how to reach a tailnet's API. Only the client's ID and secret
+// are required.
+type OAuthConfig struct {
+	ClientID     string // TS_OAUTH_CLIENT_ID
+	ClientSecret string `json:"-"` // TS_OAUTH_CLIENT_SECRET
+
+	BaseURL    string // of the API; "" is https://api.tailscale.com
+	ControlURL string // the login server; "" is Tailscale's own
+	Tailnet    string // "" is "-", the client's own
+
+	// Tags go to nodes that bring none. A key that an OAuth client makes must
+	// have a tag, since no user owns the node.
+	Tags []string
+
+	// AuthKeyTTL is how long a minted key works; 0 is 5 min. The API counts
+	// seconds: 1 s at least, 90 days at most.
+	AuthKeyTTL time.Duration
+
+	// Calls bounds what the API has to bear from this process.
+	Calls CallLimits
+
+	Logger    *slog.Logger      // nil drops what is logged: retries, at level debug
+	Transport http.RoundTripper // nil is http.DefaultTransport
+}
+
+// String keeps the secret out of logs.
+func (c OAuthConfig) String() string {
+	return fmt.Sprintf("{ClientID:%s ClientSecret:(secret) BaseURL:%s ControlURL:%s Tailnet:%s Tags:%v AuthKeyTTL:%v}",
+		c.ClientID, c.BaseURL, c.ControlURL, c.Tailnet, c.Tags, c.AuthKeyTTL)
+}
+
+// OAuth lets nodes in with keys that Tailscale's API mints for an OAuth client:
+// single-use, preauthorized, tagged, not ephemeral (an ephemeral node that is
+// cut off for a while is deleted, and does not come back by itself).
+//
+// The client needs the scopes auth_keys and devices:core, and to be allowed each
+// tag.
+type OAuth struct {
+	controlURL string
+	baseURL    string
+	tags       []string
+	ttl        time.Duration
+	calls      *calls
+	api        *tailscale.Client
+}
+
+var _ Tailnet = (*OAuth)(nil)
+
+// NewOAuth checks cfg; it does not ask the API. An access token is fetched at
+// the first call that needs one, and kept until it expires.
+func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
+	cfg.BaseURL = strings.TrimSuffix(cmp.Or(cfg.BaseURL, "https://api.tailscale.com"), "/")
+	cfg.AuthKeyTTL = cmp.Or(cfg.AuthKeyTTL, 5*time.Minute)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Transport == nil {
+		cfg.Transport = http.DefaultTransport
+	}
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	base, err := url.Parse(cfg.BaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("parsing the API's URL: %w", err)
+	}
+	calls := newCalls(cfg)
+	return &OAuth{
+		controlURL: cfg.ControlURL,
+		baseURL:    cfg.BaseURL,
+		tags:       slices.Clone(cfg.Tags),
+		ttl:        cfg.AuthKeyTTL,
+		calls:      calls,
+		api: &tailscale.Client{
+			BaseURL:   base,
+			UserAgent: "tailscale-nri",
+			Tailnet:   cmp.Or(cfg.Tailnet, "-"),
+			HTTP:      &http.Client{Transport: newBearer(cfg, calls)},
+		},
+	}, nil
+}
+
+// check names the variable that is missing or wrong.
+func (c *OAuthConfig) check() error {
+	switch {
+	case c.ClientID == "":
+		return errors.New("no OAuth client: set TS_OAUTH_CLIENT_ID")
+	case c.ClientSecret == "":
+		return errors.New("no secret for the OAuth client: set TS_OAUTH_CLIENT_SECRET")
+	case c.AuthKeyTTL < time.Second || c.AuthKeyTTL > maxAuthKeyTTL:
+		return fmt.Errorf("AUTH_KEY_TTL: %v is out of bounds: choose from 1s to %v", c.AuthKeyTTL, maxAuthKeyTTL)
+	}
+	for _, tag := range c.Tags {
+		if !strings.HasPrefix(tag, "tag:") {
+			return fmt.Errorf("TS_TAGS: %q is no tag: write it as tag:%s", tag, tag)
+		}
+	}
+	return errors.Join(checkURL("the API's URL", c.BaseURL), checkURL("TS_LOGIN_SERVER", c.ControlURL))
+}
+
+// String keeps secrets out of logs.
+func (o *OAuth) String() string { return "tailnet with an OAuth client at " + o.baseURL }
+
+// ControlURL implements Tailnet.
+func (o *OAuth) ControlURL() string { return o.controlURL }
+
+// NewAuthKey mints a key for n. Errors are *Error, or wrap ctx's.
+func (o *OAuth) NewAuthKey(ctx context.Context, n Node) (string, error) {
+	op := "minting auth key for " + n.Hostname
+	tags := n.Tags
+	if len(tags) == 0 {
+		tags = o.tags
+	}
+	if len(tags) == 0 {
+		return "", &Error{
+			Op:     op,
+			Reason: "a node that comes in over an OAuth client needs a tag, and has none",
+			Remedy: "set TS_TAGS, or the annotation tailscale.com/tags",
+		}
+	}
+	req := tailscale.CreateKeyRequest{
+		ExpirySeconds: int64(o.ttl / time.Second),
+		Description:   describe(cmp.Or(n.Description, n.Hostname)),
+	}
+	create := &req.Capabilities.Devices.Create
+	create.Preauthorized = true
+	create.Tags = tags
+	key, err := o.api.Keys().CreateAuthKey(ctx, req)
+	if err != nil {
+		return "", o.explain(ctx, op, tags, err)
+	}
+	if key.Key == "" {
+		return "", &Error{Op: op, Reason: "the API at " + o.baseURL + " answered without a key", Temporary: true}
+	}
+	return key.Key, nil
+}
+
+// Delete removes a device; one that is gone already is no error. Errors are
+// *Error, or wrap ctx's.
+func (o *OAuth) Delete(ctx context.Context, nodeID string) error {
+	op := "deleting device " + nodeID
+	if nodeID == "" {
+		return &Error{Op: op, Reason: "it has no ID"} // and DELETE /device/ is not ours to try
+	}
+	err := o.api.Devices().Delete(ctx, nodeID)
+	if err == nil || tailscale.IsNotFound(err) {
+		return nil
+	}
+	return o.explain(ctx, op, nil, err)
+}
+
+// describe makes a text that the API takes as a key's description: letters,
+// digits, hyphens and spaces, 50 at most.
+func describe(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == ' ':
+			b.WriteRune(r)
+		default:
+			b.WriteByte('-')
+		}
+	}
+	out := b.String()
+	return strings.Trim(out[:min(len(out), maxDescriptionLen)], " -")
+}

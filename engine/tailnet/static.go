@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package tailnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+)
+
+// StaticConfig is a key that somebody made beforehand.
+type StaticConfig struct {
+	AuthKey    string `json:"-"` // required; TS_AUTHKEY
+	ControlURL string // TS_LOGIN_SERVER; "" means Tailscale's own
+}
+
+// String keeps the key out of logs.
+func (c StaticConfig) String() string {
+	return fmt.Sprintf("{AuthKey:(secret) ControlURL:%s}", c.ControlURL)
+}
+
+// Static lets every node in with one and the same key. What that costs, next to
+// OAuth:
+//
+//   - The key is a standing secret that can let anyone in, where a minted key
+//     works once and for minutes. It has to be reusable, or the second node is
+//     refused; and it expires (on Tailscale after 90 days at most), from when on
+//     no new node comes up.
+//   - Tags are those of the key, whatever a pod asks for. (Headscale and
+//     Tailscale both let a tagged key fix the tags.)
+//   - No device can be deleted. A node that ends is logged out: on Headscale
+//     and Tailscale an ephemeral node vanishes by that, any other stays in the
+//     list, expired, until somebody deletes it. A node that ends while the
+//     control plane is away stays too. So the key had better be an ephemeral
+//     one where pods come and go.
+type Static struct {
+	authKey    string
+	controlURL string
+}
+
+var _ Tailnet = (*Static)(nil)
+
+// NewStatic checks cfg; it does not ask the tailnet.
+func NewStatic(cfg StaticConfig) (*Static, error) {
+	if cfg.AuthKey == "" {
+		return nil, errors.New("no auth key: set TS_AUTHKEY")
+	}
+	if err := checkURL("TS_LOGIN_SERVER", cfg.ControlURL); err != nil {
+		return nil, err
+	}
+	return &Static{authKey: cfg.AuthKey, controlURL: cfg.ControlURL}, nil
+}
+
+// String keeps the key out of logs.
+func (*Static) String() string { return "tailnet with a static auth key" }
+
+// ControlURL implements Tailnet.
+func (s *Static) ControlURL() string { return s.controlURL }
+
+// NewAuthKey returns the key, whatever the node. Its error is ctx's.
+func (s *Static) NewAuthKey(ctx context.Context, _ Node) (string, error) {
+	return s.authKey, ctx.Err()
+}
+
+// Delete returns ErrNoDelete.
+func (*Static) Delete(context.Context, string) error { return ErrNoDelete }
+
+// checkURL says what is wrong with the URL in a variable; "" is fine.
+func checkURL(variable, value string) error {
+	if value == "" {
+		return nil
+	}
+	u, err := url.Parse(value)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", variable, err)
+	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
+		return fmt.Errorf("%s: %q is no URL of a server: write it as https://host", variable, u.Redacted())
+	case u.User != nil:
+		return fmt.Errorf("%s: the URL carries a user name or password: leave it out", variable)
+	}
+	return nil
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Package tailnet is the door of a tailnet: it gets a node in, with an auth key,
+// and out again, by deleting its device.
+//
+// There are two ways. OAuth asks Tailscale's API, as an OAuth client, for a key
+// just before a node needs it, and deletes the device at the end. Static hands
+// out one key that somebody made beforehand, for Headscale and for tailnets
+// where an OAuth client is too much; it cannot delete.
+//
+// Every call honours its context, and returns within the time that its
+// configuration bounds even if the context has no end. What goes wrong is an
+// *Error where there is more to say than that the context ended: why, what to
+// do about it, and whether waiting helps.
+//
+// The package starts no goroutine, and keeps no key: each is returned and
+// forgotten. It does not log a node in (the engine's control client does),
+// does not know which devices are whose, and does not retry beyond its bounds:
+// whoever calls keeps the intent and comes back.
+package tailnet
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+)
+
+// Tailnet lets nodes into a tailnet and out of it again. Its methods may be
+// called concurrently.
+type Tailnet interface {
+	// ControlURL is the login server; "" means Tailscale's own.
+	ControlURL() string
+
+	// NewAuthKey returns a key with which n can log in now. It is a secret,
+	// may work once only, and is not to be kept.
+	NewAuthKey(ctx context.Context, n Node) (string, error)
+
+	// Delete removes the device with a tailcfg.StableNodeID. A device that is
+	// already gone is no error. ErrNoDelete means that this way has no API for
+	// it; the node is then to be logged out.
+	Delete(ctx context.Context, nodeID string) error
+}
+
+// Node is what a tailnet is told of a node before it lets it in.
+type Node struct {
+	Hostname    string
+	Tags        []string // "tag:…"; none means the defaults of the way taken
+	Description string   // for the list of keys in the admin console; "" makes it the hostname
+}
+
+// ErrNoDelete says that devices cannot be deleted in this way.
+var ErrNoDelete = errors.New("this tailnet is reached with a static auth key, which cannot delete devices")
+
+// Error is a refusal by a tailnet, or its silence.
+type Error struct {
+	Op     string // "minting auth key for web-1", "deleting device n123"
+	Reason string // why; the same text for the same cause, so that it can be logged on change
+	Remedy string // what somebody can do about it; "" if there is nothing but waiting
+
+	// Temporary is true if it heals by itself, as an outage or a rate limit
+	// does; false if someone has to change something first, in the tailnet or
+	// in the configuration.
+	Temporary bool
+
+	// RetryAfter is how long the tailnet asked not to be called; 0 if it did
+	// not say.
+	RetryAfter time.Duration
+
+	Err error // the cause, with details that differ from time to time; may be nil
+}
+
+// Error is one line: operation, reason, remedy.
+func (e *Error) Error() string {
+	parts := []string{e.Op, e.Reason}
+	if e.Remedy != "" {
+		parts = append(parts, e.Remedy)
+	}
+	return strings.Join(parts, ": ")
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }

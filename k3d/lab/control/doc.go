@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Package control runs a tailnet of its own in one process: control plane,
+// DERP, STUN and the few calls of Tailscale's API that hand out auth keys and
+// delete devices.
+//
+//	             ┌──────────────── Server ────────────────────┐
+//	node ──Noise─┤ front: keys, register, map ── testcontrol  │
+//	node ──TLS───┤ DERP                          (registrar)  │
+//	node ──UDP───┤ STUN                                       │
+//	engine ─HTTP─┤ API: oauth/token, keys, device, devices    │
+//	             └────────────────────────────────────────────┘
+//
+// The registrar is tailscale.com/tstest/integration/testcontrol: it gives a
+// node its ID, its addresses and its login, and makes the frame of a netmap.
+// It knows one auth key at most, deletes nothing, sends whole netmaps, and ends
+// the process at a request that it does not know. So a front ends the Noise
+// connections itself. What it decides as production does:
+//
+//   - An auth key works once (unless reusable), for as long as it lives, and
+//     its tags become the node's.
+//   - A deleted device leaves the other nodes' netmaps at once, and its own
+//     poll gets 404 "node not found" from then on, as production's does. It has
+//     to log in anew.
+//   - A netmap stream is whole at first and deltas from there, each made of all
+//     that changed since the last: a burst of N nodes costs N², not N³.
+//
+// Two goroutines per listener and one per map poll. One mutex guards the tables;
+// it is never held over a write to the network.
+//
+// The package does not persist anything, does not check policy files (who may
+// talk to whom: all may talk to all), approves no routes, and has no tailnet
+// lock, no SSH and no web login: a node without a key is told a URL that nobody
+// can visit.
+package control

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package control
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"tailscale.com/types/key"
+	"tailscale.com/util/rands"
+)
+
+// AuthKey is a key that lets nodes into the tailnet, without its secret.
+type AuthKey struct {
+	ID            string // the middle part of the key
+	Reusable      bool
+	Ephemeral     bool
+	Preauthorized bool // recorded only: this tailnet approves all devices
+	Tags          []string
+	Description   string
+	Created       time.Time
+	Expires       time.Time
+	UsedBy        key.NodePublic // the last node that came in with it; zero until used
+}
+
+// authKey is an AuthKey with its secret.
+type authKey struct {
+	AuthKey
+	secret string // the whole key, which ends in it
+}
+
+// keyring holds the keys that were minted.
+type keyring struct {
+	mu       sync.Mutex
+	byID     map[string]*authKey
+	bySecret map[string]*authKey
+}
+
+func newKeyring() *keyring {
+	return &keyring{byID: map[string]*authKey{}, bySecret: map[string]*authKey{}}
+}
+
+// mint adds k under a new ID and secret.
+func (r *keyring) mint(key AuthKey) authKey {
+	k := authKey{AuthKey: key}
+	k.ID = "k" + rands.HexString(10) + "CNTRL"
+	k.secret = "tskey-auth-" + k.ID + "-" + rands.HexString(32)
+	k.Created = time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.byID[k.ID], r.bySecret[k.secret] = &k, &k
+	return k
+}
+
+// get returns a key by ID.
+func (r *keyring) get(id string) (authKey, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if k := r.byID[id]; k != nil {
+		return *k, true
+	}
+	return authKey{}, false
+}
+
+// revoke forgets a key and reports whether there was one.
+func (r *keyring) revoke(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.byID[id]
+	if k == nil {
+		return false
+	}
+	delete(r.byID, id)
+	delete(r.bySecret, k.secret)
+	return true
+}
+
+// use spends a key on a node. The errors are production's: the texts that the
+// public threads on failed logins quote.
+func (r *keyring) use(secret string, by key.NodePublic) (authKey, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.bySecret[secret]
+	switch {
+	case k == nil:
+		return authKey{}, fmt.Errorf("invalid key: API key does not exist")
+	case time.Now().After(k.Expires):
+		return authKey{}, fmt.Errorf("invalid key: API key %s not valid", k.ID)
+	case !k.Reusable && !k.UsedBy.IsZero() && k.UsedBy != by:
+		return authKey{}, fmt.Errorf("invalid key: API key %s not valid", k.ID)
+	}
+	k.UsedBy = by
+	return *k, nil
+}
+
+// Key returns what is known of a key by its secret.
+func (s *Server) Key(secret string) (AuthKey, bool) {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	k := s.keys.bySecret[secret]
+	if k == nil {
+		return AuthKey{}, false
+	}
+	return k.AuthKey, true
+}

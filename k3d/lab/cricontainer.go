@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package lab
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// ContainerSpec is a container of a pod.
+type ContainerSpec struct {
+	Name  string
+	Image string            // "" means ToolImage
+	Args  []string          // instead of the image's own
+	Env   map[string]string // beside the image's own
+}
+
+// RunContainer makes a container in a pod, starts it and returns its ID.
+func (c *CRI) RunContainer(ctx context.Context, podID string, spec ContainerSpec) (string, error) {
+	pod, err := c.PodStatus(ctx, podID)
+	if err != nil {
+		return "", err
+	}
+	sandbox := c.config(pod.Spec)
+	made, err := c.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{
+		PodSandboxId: podID, SandboxConfig: sandbox, Config: spec.config(sandbox),
+	})
+	if err != nil {
+		return "", fmt.Errorf("creating container %s: %w", spec.Name, err)
+	}
+	if _, err := c.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: made.ContainerId}); err != nil {
+		return "", fmt.Errorf("starting container %s: %w", spec.Name, err)
+	}
+	return made.ContainerId, nil
+}
+
+func (s ContainerSpec) config(sandbox *cri.PodSandboxConfig) *cri.ContainerConfig {
+	if s.Image == "" {
+		s.Image = ToolImage
+	}
+	labels := map[string]string{labelContainer: s.Name}
+	for _, key := range []string{labelName, labelNamespace, labelUID} {
+		labels[key] = sandbox.Labels[key]
+	}
+	config := &cri.ContainerConfig{
+		Metadata: &cri.ContainerMetadata{Name: s.Name}, Image: &cri.ImageSpec{Image: s.Image},
+		Args: s.Args, Labels: labels, LogPath: s.Name + ".log",
+		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
+			NamespaceOptions: sandbox.Linux.SecurityContext.NamespaceOptions,
+		}},
+	}
+	for key, value := range s.Env {
+		config.Envs = append(config.Envs, &cri.KeyValue{Key: key, Value: []byte(value)})
+	}
+	return config
+}
+
+// StopContainer ends a container; its process has grace seconds between TERM and KILL.
+func (c *CRI) StopContainer(ctx context.Context, id string, grace int64) error {
+	_, err := c.runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: id, Timeout: grace})
+	if err != nil {
+		return fmt.Errorf("stopping container %s: %w", id, err)
+	}
+	return nil
+}
+
+// Exec runs a command in a container to its end and returns what it wrote to standard output. An exit code other
+// than 0 is an error that holds its standard error.
+func (c *CRI) Exec(ctx context.Context, containerID string, cmd ...string) (string, error) {
+	answer, err := c.runtime.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: containerID, Cmd: cmd})
+	if err != nil {
+		return "", fmt.Errorf("executing %q: %w", cmd, err)
+	}
+	if answer.ExitCode != 0 {
+		return string(answer.Stdout), fmt.Errorf("executing %q: exit code %d: %s", cmd, answer.ExitCode,
+			bytes.TrimSpace(answer.Stderr))
+	}
+	return string(answer.Stdout), nil
+}

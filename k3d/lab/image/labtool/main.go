@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Command labtool is all that the lab's pods run: one static binary that serves and asks, for the tests and the demo
+// to see what passes through the tailnet. It is no tool for anything else: it trusts its input and has no TLS.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+const usage = `labtool COMMAND [FLAGS] [ARGUMENT]
+  all                      serve, echo and sink on their ports, until a signal comes
+  serve [ADDR]             HTTP on ADDR (:8080): who asks whom, and the interfaces' addresses, as JSON
+  echo [ADDR]              TCP and UDP echo on ADDR (:7)
+  sink [ADDR]              receives TCP on ADDR (:5201) and tells each sender what came
+  get [-timeout D] URL     HTTP GET; prints the body
+  stream [-every D] [-for D] ADDR
+                           one TCP connection to an echo: a line for each answer, exit 1 when it breaks
+  send [-for D] [-streams N] ADDR
+                           TCP to a sink, as fast as it goes; prints bytes and seconds as JSON
+  udp [-count N] [-size N] [-every D] ADDR
+                           UDP to an echo; prints how many came back, as JSON
+  ping [-count N] [-size N] [-timeout D] ADDR
+                           ICMP echo; a line for each answer, exit 1 when one is missing
+  sleep [DURATION]         until the time is over or a signal comes
+`
+
+// options are the flags of all commands; each reads its own.
+type options struct {
+	timeout, every, span time.Duration
+	count, size, streams int
+	out                  io.Writer
+}
+
+// command runs until it is done or ctx is.
+type command struct {
+	run        func(ctx context.Context, opt options, arg string) error
+	defaultArg string // "" where there is none
+}
+
+const servePort, echoPort, sinkPort = ":8080", ":7", ":5201"
+
+var commands = map[string]command{
+	"all":    {all, " "},
+	"serve":  {serve, servePort},
+	"echo":   {echo, echoPort},
+	"sink":   {sink, sinkPort},
+	"get":    {get, ""},
+	"stream": {stream, ""},
+	"send":   {send, ""},
+	"udp":    {udp, ""},
+	"ping":   {ping, ""},
+	"sleep":  {sleep, "8760h"},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "labtool:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 || commands[args[0]].run == nil {
+		return fmt.Errorf("no such command\n%s", usage)
+	}
+	cmd := commands[args[0]]
+	opt := options{out: os.Stdout}
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	flags.DurationVar(&opt.timeout, "timeout", 5*time.Second, "how long to wait for an answer")
+	flags.DurationVar(&opt.every, "every", 100*time.Millisecond, "pause between two messages")
+	flags.DurationVar(&opt.span, "for", 0, "how long to go on; 0 means until a signal comes")
+	flags.IntVar(&opt.count, "count", 1, "number of messages")
+	flags.IntVar(&opt.size, "size", 56, "payload in bytes")
+	flags.IntVar(&opt.streams, "streams", 1, "number of connections")
+	if err := flags.Parse(args[1:]); err != nil {
+		return err
+	}
+	arg := cmp.Or(flags.Arg(0), cmd.defaultArg)
+	if arg == "" {
+		return fmt.Errorf("%s: argument missing\n%s", args[0], usage)
+	}
+	return cmd.run(ctx, opt, arg)
+}
+
+// all serves everything on the usual ports.
+func all(ctx context.Context, opt options, _ string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error)
+	servers := []func() error{
+		func() error { return serve(ctx, opt, servePort) },
+		func() error { return echo(ctx, opt, echoPort) },
+		func() error { return sink(ctx, opt, sinkPort) },
+	}
+	for _, server := range servers {
+		go func() { ended <- server() }()
+	}
+	err := <-ended
+	cancel()
+	for range servers[1:] {
+		err = errors.Join(err, <-ended)
+	}
+	return err
+}
+
+func sleep(ctx context.Context, _ options, arg string) error {
+	d, err := time.ParseDuration(arg)
+	if err != nil {
+		return err
+	}
+	pause(ctx, d)
+	return nil
+}
+
+// pause returns after d, or when ctx is done.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

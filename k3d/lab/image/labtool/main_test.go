@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+// serving runs a server command on a free port of host until the test ends, and returns its address.
+func serving(t *testing.T, name, host string) string {
+	t.Helper()
+	addr := freeAddr(t, host)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- commands[name].run(ctx, options{out: io.Discard}, addr) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("%s ended with %v", name, err)
+		}
+	})
+	awaitListener(t, addr)
+	return addr
+}
+
+func freeAddr(t *testing.T, host string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func awaitListener(t *testing.T, addr string) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// ask runs a client command and returns what it printed.
+func asking(t *testing.T, opt options, name, arg string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	opt.out = &out
+	if opt.timeout == 0 {
+		opt.timeout = 10 * time.Second
+	}
+	err := commands[name].run(t.Context(), opt, arg)
+	return out.String(), err
+}
+
+var hosts = []string{"127.0.0.1", "::1"}
+
+func TestServe(t *testing.T) {
+	for _, host := range hosts {
+		addr := serving(t, "serve", host)
+		out, err := asking(t, options{}, "get", "http://"+addr+"/")
+		var a answer
+		if err := errors.Join(err, json.Unmarshal([]byte(out), &a)); err != nil {
+			t.Fatal(err)
+		}
+		if a.Local != addr || a.Remote == "" || len(a.Addrs["lo"]) == 0 {
+			t.Errorf("asked %s, answered %+v", addr, a)
+		}
+		if out, err := asking(t, options{}, "get", "http://"+addr+"/bytes"); err != nil || len(out) != 1<<20 {
+			t.Errorf("got %d bytes: %v", len(out), err)
+		}
+	}
+}
+
+func TestStream(t *testing.T) {
+	addr := serving(t, "echo", "127.0.0.1")
+	out, err := asking(t, options{span: 50 * time.Millisecond, every: time.Millisecond}, "stream", addr)
+	if lines := strings.Count(out, "\n"); err != nil || lines < 2 {
+		t.Errorf("%d lines: %v\n%s", lines, err, out)
+	}
+}
+
+// TestStreamBreaks has an echo that answers twice and is gone, and one that answers wrongly.
+func TestStreamBreaks(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		serve func(net.Conn)
+	}{
+		{"connection ends", func(c net.Conn) { io.CopyN(c, c, int64(len("1\n2\n"))) }},
+		{"wrong answer", func(c net.Conn) { io.WriteString(c, "1\nnonsense\n"); io.Copy(io.Discard, c) }},
+	} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			defer l.Close()
+			if conn, err := l.Accept(); err == nil {
+				defer conn.Close()
+				c.serve(conn)
+			}
+		}()
+		out, err := asking(t, options{every: time.Millisecond}, "stream", l.Addr().String())
+		if err == nil || !strings.Contains(err.Error(), "line ") {
+			t.Errorf("%s: %v\n%s", c.name, err, out)
+		}
+	}
+}
+
+func TestSend(t *testing.T) {
+	for _, host := range hosts {
+		addr := serving(t, "sink", host)
+		out, err := asking(t, options{span: 100 * time.Millisecond, streams: 2}, "send", addr)
+		var r result
+		if err := errors.Join(err, json.Unmarshal([]byte(out), &r)); err != nil {
+			t.Fatal(err)
+		}
+		if r.Bytes < 2*256<<10 || r.Seconds <= 0 {
+			t.Errorf("sent %+v", r)
+		}
+	}
+}
+
+func TestUDP(t *testing.T) {
+	addr := serving(t, "echo", "127.0.0.1")
+	out, err := asking(t, options{count: 3, size: 1200}, "udp", addr)
+	var r result
+	if err := errors.Join(err, json.Unmarshal([]byte(out), &r)); err != nil {
+		t.Fatal(err)
+	}
+	if r.Sent != 3 || r.Received != 3 || r.Bytes != 3*1200 {
+		t.Errorf("echoed %+v", r)
+	}
+}
+
+// TestUDPLoses asks a socket that never answers.
+func TestUDPLoses(t *testing.T) {
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	out, err := asking(t, options{count: 2, size: 1, timeout: 20 * time.Millisecond}, "udp", silent.LocalAddr().String())
+	if err != nil || !strings.Contains(out, `"sent":2`) || strings.Contains(out, "received") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func TestPing(t *testing.T) {
+	for _, host := range hosts {
+		out, err := asking(t, options{count: 2, size: 1252}, "ping", host)
+		if err != nil || strings.Count(out, "\n") != 2 {
+			t.Errorf("pinging %s: %v: %s", host, err, out)
+		}
+	}
+	if _, err := asking(t, options{count: 1, timeout: 50 * time.Millisecond}, "ping", "nonsense"); err == nil {
+		t.Error("pinging nonsense gave no error")
+	}
+}
+
+// TestChecksum holds RFC 1071's property: the sum over a message with its checksum is zero.
+func TestChecksum(t *testing.T) {
+	for _, size := range []int{0, 1, 56, 1253} {
+		if sum := checksum(echoMessage(echoRequest4, 0xabcd, 7, size)); sum != 0 {
+			t.Errorf("size %d: sum over the message is %#x", size, sum)
+		}
+	}
+}
+
+func TestRun(t *testing.T) {
+	for _, args := range [][]string{{}, {"nonsense"}, {"get"}, {"get", "-nonsense"}, {"sleep", "nonsense"}} {
+		if err := run(t.Context(), args); err == nil {
+			t.Errorf("%q gave no error", args)
+		}
+	}
+	if err := run(t.Context(), []string{"sleep", "1ms"}); err != nil {
+		t.Error(err)
+	}
+}

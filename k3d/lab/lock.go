@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package lab
+
+import (
+	"fmt"
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// lock keeps two programs from building the same lab. It is an abstract unix socket (unix(7)): it leaves no file, and
+// ends with the program that holds it however that ends.
+func (c Config) lock() (net.Listener, error) {
+	name := "@" + c.Name + ".lab"
+	held, err := net.Listen("unix", name)
+	if err == nil {
+		return held, nil
+	}
+	holder, dialErr := holderOf(name)
+	if dialErr != nil {
+		return nil, fmt.Errorf("locking lab %q: %w", c.Name, err)
+	}
+	return nil, fmt.Errorf("lab %q is in use by process %s; wait for its end, or give another name", c.Name,
+		describe([]int{holder}))
+}
+
+// holderOf asks the kernel who listens.
+func holderOf(name string) (pid int, err error) {
+	conn, err := net.Dial("unix", name)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	ctlErr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if ctlErr != nil {
+		return 0, ctlErr
+	}
+	if err != nil {
+		return 0, err
+	}
+	return int(cred.Pid), nil
+}

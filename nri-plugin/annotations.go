@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"tailscale.com/tailcfg"
+)
+
+// What a pod may say. Tailscale's Kubernetes operator has annotations of its
+// own under the same prefix; they are none of our business and never an error.
+const (
+	annotationPrefix = "tailscale.com/"
+
+	annotationEnabled  = annotationPrefix + "enabled"
+	annotationHostname = annotationPrefix + "hostname"
+	annotationTags     = annotationPrefix + "tags"
+)
+
+// annotationKeys are all the annotations that are read.
+func annotationKeys() []string {
+	return []string{annotationEnabled, annotationHostname, annotationTags}
+}
+
+// optedIn reports whether a pod with these annotations asks for a tailnet node.
+//
+// A pod that does not is left alone, whatever else it carries, with one
+// exception: where the key that opts in is misspelt, the pod would run without
+// a node and nobody would be told, so that is an error.
+func optedIn(annotations map[string]string) (bool, error) {
+	switch v := annotations[annotationEnabled]; v {
+	case "true":
+		return true, checkKeys(annotations, annotationKeys())
+	case "false":
+		return false, nil
+	case "":
+		return false, checkKeys(annotations, []string{annotationEnabled})
+	default:
+		return false, badAnnotation(annotationEnabled, v, `say "true" to opt in, "false" or nothing to stay out`)
+	}
+}
+
+// checkKeys reports the first key, in alphabetical order, that looks like a
+// misspelling of one of ours. A key that says nothing, or "false", asks for
+// nothing and so goes missing without harm.
+func checkKeys(annotations map[string]string, ours []string) error {
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		value := annotations[key]
+		if value == "" || value == "false" || slices.Contains(annotationKeys(), key) {
+			continue
+		}
+		if like, ok := misspelt(key, ours); ok {
+			return badAnnotation(key, value, fmt.Sprintf("unknown key, write %s", like))
+		}
+	}
+	return nil
+}
+
+// parseTags reads a comma-separated list of tags; repeated ones count once.
+func parseTags(s string) ([]string, error) {
+	var tags []string
+	for tag := range strings.SplitSeq(s, ",") {
+		tag = strings.TrimSpace(tag)
+		if err := tailcfg.CheckTag(tag); err != nil {
+			return nil, fmt.Errorf("%q is no tag (%w): write tags as tag:name, separated by commas", clip(tag), err)
+		}
+		if !slices.Contains(tags, tag) {
+			tags = append(tags, tag)
+		}
+	}
+	return tags, nil
+}
+
+// badAnnotation is the text that kubectl describe shows for a refused pod.
+func badAnnotation(key, value, remedy string) error {
+	return fmt.Errorf("annotation %s is %q: %s", key, clip(value), remedy)
+}
+
+// clip keeps a value of up to 256 KiB, which Kubernetes allows, out of an
+// error text.
+func clip(s string) string {
+	const most = 80
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Config is what the process is told at its start. Zero values are as the
+// variables' defaults say in settings, except where noted.
+type Config struct {
+	OAuthID, OAuthSecret string // both, or neither and AuthKey
+	AuthKey              string
+	LoginServer          string // "" is Tailscale's own
+	APIURL               string
+	AuthKeyTTL           time.Duration
+	Cluster              string   // a DNS label of at most maxCluster characters
+	Tags                 []string // "tag:…"; empty with AuthKey unless TS_TAGS is set
+	StateDir             string   // absolute
+	StatusSocket         string   // absolute
+	NRISocket            string   // absolute
+	LogLevel             slog.Level
+	LogJSON              bool
+}
+
+const (
+	// maxCluster leaves room for the namespace and the pod in a hostname.
+	maxCluster = 32
+	// The API takes keys of up to 90 days; one of a few seconds may expire
+	// before the node has used it.
+	minKeyTTL, maxKeyTTL = 10 * time.Second, 90 * 24 * time.Hour
+)
+
+// readConfig reads and checks the environment. Its error has one line for each
+// bad value, with key, value and remedy; values that may be secret are left out.
+func readConfig(getenv func(string) string) (Config, error) {
+	r := newReader(getenv)
+	c := Config{
+		OAuthID:      r.text(envOAuthID),
+		OAuthSecret:  r.text(envOAuthSecret),
+		AuthKey:      r.text(envAuthKey),
+		LoginServer:  r.url(envLoginServer),
+		APIURL:       r.url(envAPIURL),
+		AuthKeyTTL:   r.keyTTL(envAuthKeyTTL),
+		Cluster:      r.cluster(envCluster),
+		Tags:         r.tags(envTags),
+		StateDir:     r.path(envStateDir),
+		StatusSocket: r.path(envStatusSocket),
+		NRISocket:    r.path(envNRISocket),
+		LogLevel:     r.level(envLogLevel),
+		LogJSON:      r.oneOf(envLogFormat, "text", "json") == "json",
+	}
+	if c.AuthKey != "" && r.raw(envTags) == "" {
+		// The key's own tags decide; asking for others would be refused.
+		c.Tags = nil
+	}
+	r.errs = append(r.errs, checkCredentials(c))
+	return c, errors.Join(r.errs...)
+}
+
+// checkCredentials wants exactly one way into the tailnet.
+func checkCredentials(c Config) error {
+	oauth := c.OAuthID != "" || c.OAuthSecret != ""
+	switch {
+	case oauth && c.AuthKey != "":
+		return fmt.Errorf("two ways into the tailnet are set, %s as well as %s: keep one and unset the other", oauthVars, envAuthKey)
+	case !oauth && c.AuthKey == "":
+		return fmt.Errorf("no credentials: set %s, or %s (with %s for a control server of your own)", oauthVars, envAuthKey, envLoginServer)
+	case oauth && c.OAuthID == "":
+		return fmt.Errorf("%s is set but %s is not: set both", envOAuthSecret, envOAuthID)
+	case oauth && c.OAuthSecret == "":
+		return fmt.Errorf("%s is set but %s is not: set both", envOAuthID, envOAuthSecret)
+	case strings.HasPrefix(c.OAuthSecret, "tskey-auth-"):
+		return fmt.Errorf("%s holds an auth key: put it into %s, or take the secret of an OAuth client", envOAuthSecret, envAuthKey)
+	case strings.HasPrefix(c.AuthKey, "tskey-client-"):
+		return fmt.Errorf("%s holds the secret of an OAuth client: put it into %s and its ID into %s", envAuthKey, envOAuthSecret, envOAuthID)
+	}
+	return nil
+}
+
+const oauthVars = envOAuthID + " and " + envOAuthSecret
+
+// reader reads variables and collects what is wrong with them.
+type reader struct {
+	getenv   func(string) string
+	standard map[string]string
+	errs     []error
+}
+
+func newReader(getenv func(string) string) *reader {
+	r := &reader{getenv: getenv, standard: make(map[string]string)}
+	for _, s := range settings() {
+		r.standard[s.key] = s.standard
+	}
+	return r
+}
+
+// statusSocket is the one value that the command status needs.
+func statusSocket(getenv func(string) string) (string, error) {
+	r := newReader(getenv)
+	return r.path(envStatusSocket), errors.Join(r.errs...)
+}
+
+// raw is the variable as set. White space around it is cut, since a Secret
+// made from a file often ends in a newline.
+func (r *reader) raw(key string) string { return strings.TrimSpace(r.getenv(key)) }
+
+// text is the variable or its default.
+func (r *reader) text(key string) string {
+	if v := r.raw(key); v != "" {
+		return v
+	}
+	return r.standard[key]
+}
+
+func (r *reader) bad(key, value, remedy string) {
+	r.errs = append(r.errs, fmt.Errorf("%s is %q: %s", key, clip(value), remedy))
+}
+
+// url reads a base URL. It may hold a password by mistake, so it is not shown.
+func (r *reader) url(key string) string {
+	v := strings.TrimRight(r.text(key), "/")
+	if v == "" {
+		return ""
+	}
+	u, err := url.Parse(v)
+	switch {
+	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Host == "", u.User != nil, u.RawQuery != "", u.Fragment != "":
+		r.errs = append(r.errs, fmt.Errorf("%s is not a plain URL: write it as https://host, without user, query or fragment", key))
+	}
+	return v
+}
+
+func (r *reader) keyTTL(key string) time.Duration {
+	v := r.text(key)
+	d, err := time.ParseDuration(v)
+	if err != nil || d < minKeyTTL || d > maxKeyTTL {
+		r.bad(key, v, fmt.Sprintf("write a duration such as 5m, from %v to %.0fh", minKeyTTL, maxKeyTTL.Hours()))
+	}
+	return d
+}
+
+func (r *reader) cluster(key string) string {
+	v := r.text(key)
+	if err := checkCluster(v); err != nil {
+		r.bad(key, v, err.Error())
+	}
+	return v
+}
+
+func (r *reader) tags(key string) []string {
+	v := r.text(key)
+	tags, err := parseTags(v)
+	if err != nil {
+		r.bad(key, v, err.Error())
+	}
+	return tags
+}
+
+func (r *reader) path(key string) string {
+	v := r.text(key)
+	if !filepath.IsAbs(v) {
+		r.bad(key, v, "write an absolute path")
+	}
+	return filepath.Clean(v)
+}
+
+func (r *reader) level(key string) slog.Level {
+	v := r.oneOf(key, "debug", "info", "warn", "error")
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(v)); err != nil {
+		return slog.LevelInfo
+	}
+	return l
+}
+
+func (r *reader) oneOf(key string, allowed ...string) string {
+	v := strings.ToLower(r.text(key))
+	if !slices.Contains(allowed, v) {
+		r.bad(key, v, "write one of "+strings.Join(allowed, ", "))
+	}
+	return v
+}
+
+func checkCluster(s string) error {
+	if len(s) > maxCluster {
+		return fmt.Errorf("it has %d characters, shorten it to %d", len(s), maxCluster)
+	}
+	return checkLabel(s)
+}

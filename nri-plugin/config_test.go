@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"log/slog"
+	"maps"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// secret stands wherever one may be given; no error may repeat it.
+const secret = "kQx7secretZ"
+
+func environment(vars map[string]string) func(string) string {
+	return func(key string) string { return vars[key] }
+}
+
+func TestReadConfig(t *testing.T) {
+	standard := Config{
+		OAuthID: "id", OAuthSecret: secret,
+		APIURL: "https://api.tailscale.com", AuthKeyTTL: 5 * time.Minute,
+		Cluster: "k8s", Tags: []string{"tag:k8s-pod"},
+		StateDir: "/var/lib/tailscale-nri", StatusSocket: "/run/tailscale-nri/status.sock",
+		NRISocket: "/var/run/nri/nri.sock", LogLevel: slog.LevelInfo,
+	}
+	with := func(change func(*Config)) Config {
+		c := standard
+		change(&c)
+		return c
+	}
+	oauth := map[string]string{envOAuthID: "id", envOAuthSecret: secret + "\n"}
+	for _, tt := range []struct {
+		name string
+		base map[string]string
+		vars map[string]string
+		want Config
+	}{
+		{"defaults", oauth, nil, standard},
+		{"empty is not set", oauth, map[string]string{envCluster: "", envAPIURL: " ", envAuthKey: ""}, standard},
+		{"all", oauth, map[string]string{
+			envLoginServer: "https://hs.example.com/", envAPIURL: "http://127.0.0.1:1/api", envAuthKeyTTL: "90s",
+			envCluster: "prod-eu", envTags: "tag:a, tag:b", envStateDir: "/s/", envStatusSocket: "/t", envNRISocket: "/n",
+			envLogLevel: "DEBUG", envLogFormat: "json",
+		}, Config{
+			OAuthID: "id", OAuthSecret: secret, LoginServer: "https://hs.example.com", APIURL: "http://127.0.0.1:1/api",
+			AuthKeyTTL: 90 * time.Second, Cluster: "prod-eu", Tags: []string{"tag:a", "tag:b"},
+			StateDir: "/s", StatusSocket: "/t", NRISocket: "/n", LogLevel: slog.LevelDebug, LogJSON: true,
+		}},
+		{"auth key brings its tags", map[string]string{envAuthKey: secret}, nil,
+			with(func(c *Config) { c.OAuthID, c.OAuthSecret, c.AuthKey, c.Tags = "", "", secret, nil })},
+		{"auth key with tags", map[string]string{envAuthKey: secret, envTags: "tag:a"}, nil,
+			with(func(c *Config) { c.OAuthID, c.OAuthSecret, c.AuthKey, c.Tags = "", "", secret, []string{"tag:a"} })},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			vars := maps.Clone(tt.base)
+			maps.Copy(vars, tt.vars)
+			got, err := readConfig(environment(vars))
+			if err != nil || !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got %+v, %v\nwant %+v", got, err, tt.want)
+			}
+		})
+	}
+}
+
+func TestReadConfigRefuses(t *testing.T) {
+	oauth := func(more ...string) []string {
+		return append([]string{envOAuthID, "id", envOAuthSecret, secret}, more...)
+	}
+	for _, tt := range []struct {
+		name string
+		vars []string
+		want string // each word group between | is in the error's one line
+	}{
+		{"no credentials", nil, "TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET|TS_AUTHKEY|set"},
+		{"both ways", oauth(envAuthKey, secret), "two ways|TS_AUTHKEY|unset"},
+		{"ID alone", []string{envOAuthID, "id"}, "TS_OAUTH_CLIENT_SECRET is not"},
+		{"secret alone", []string{envOAuthSecret, secret}, "TS_OAUTH_CLIENT_ID is not"},
+		{"key as secret", []string{envOAuthID, "id", envOAuthSecret, "tskey-auth-" + secret}, "TS_OAUTH_CLIENT_SECRET holds an auth key|TS_AUTHKEY"},
+		{"secret as key", []string{envAuthKey, "tskey-client-" + secret}, "TS_AUTHKEY holds the secret|TS_OAUTH_CLIENT_SECRET"},
+		{"login server", oauth(envLoginServer, "hs.example.com"), "TS_LOGIN_SERVER|https://host"},
+		{"API URL with password", oauth(envAPIURL, "https://u:"+secret+"@host"), "TS_API_URL|without user"},
+		{"API URL that is none", oauth(envAPIURL, "https://"+secret+"%zz"), "TS_API_URL|https://host"},
+		{"no duration", oauth(envAuthKeyTTL, "5"), `AUTH_KEY_TTL is "5"|such as 5m`},
+		{"short duration", oauth(envAuthKeyTTL, "1s"), `AUTH_KEY_TTL is "1s"|from 10s`},
+		{"long duration", oauth(envAuthKeyTTL, "2161h"), `AUTH_KEY_TTL is "2161h"|2160h`},
+		{"cluster", oauth(envCluster, "My Cluster"), `CLUSTER_NAME is "My Cluster"|dashes`},
+		{"long cluster", oauth(envCluster, strings.Repeat("a", 33)), "CLUSTER_NAME|shorten it to 32"},
+		{"tags", oauth(envTags, "k8s"), `TS_TAGS is "k8s"|tag:name`},
+		{"relative path", oauth(envStateDir, "state"), `TS_STATE_DIR is "state"|absolute`},
+		{"log level", oauth(envLogLevel, "loud"), `LOG_LEVEL is "loud"|debug, info`},
+		{"log format", oauth(envLogFormat, "xml"), `LOG_FORMAT is "xml"|text, json`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := readConfig(environment(pairs(tt.vars)))
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for w := range strings.SplitSeq(tt.want, "|") {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("%q does not say %q", err, w)
+				}
+			}
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("more than a line: %q", err)
+			}
+			if strings.Contains(err.Error(), secret) {
+				t.Errorf("the error shows the secret")
+			}
+		})
+	}
+}
+
+func TestReadConfigNamesEachBadValue(t *testing.T) {
+	_, err := readConfig(environment(pairs([]string{envAuthKeyTTL, "x", envTags, "y", envStateDir, "z"})))
+	if err == nil || strings.Count(err.Error(), "\n") != 3 {
+		t.Errorf("want four lines, one each: %v", err)
+	}
+}
+
+func TestMissingCaps(t *testing.T) {
+	for _, tt := range []struct {
+		name, status string
+		want         []string
+		err          string
+	}{
+		{"all", "CapPrm:\t0000000000000000\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n", nil, ""},
+		{"just those", "CapEff:\t0000000000203000\n", nil, ""},
+		{"Docker's default", "CapEff:\t00000000a80425fb\n", []string{"NET_ADMIN", "SYS_ADMIN"}, ""},
+		{"none", "CapEff:\t0000000000000000\n", []string{"NET_ADMIN", "NET_RAW", "SYS_ADMIN"}, ""},
+		{"no line", "Name:\tx\n", nil, "no CapEff"},
+	} {
+		got, err := missingCaps(tt.status)
+		if !reflect.DeepEqual(got, tt.want) || !errContains(err, tt.err) {
+			t.Errorf("%s: got %v, %v, want %v, %q", tt.name, got, err, tt.want, tt.err)
+		}
+	}
+}
+
+// pairs makes a map of alternating keys and values.
+func pairs(list []string) map[string]string {
+	m := make(map[string]string)
+	for i := 0; i+1 < len(list); i += 2 {
+		m[list[i]] = list[i+1]
+	}
+	return m
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"log/slog"
+
+	"tailscale-nri/engine"
+	"tailscale-nri/engine/tailnet"
+)
+
+// newEngine wires the engine to the way into the tailnet that cfg names.
+func newEngine(cfg Config, log *slog.Logger) (*engine.Engine, error) {
+	tn, err := newTailnet(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	return engine.New(engine.Config{StateDir: cfg.StateDir, Tailnet: tn, Logger: log})
+}
+
+func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
+	if cfg.AuthKey != "" {
+		return tailnet.NewStatic(tailnet.StaticConfig{AuthKey: cfg.AuthKey, ControlURL: cfg.LoginServer})
+	}
+	return tailnet.NewOAuth(tailnet.OAuthConfig{
+		ClientID:     cfg.OAuthID,
+		ClientSecret: cfg.OAuthSecret,
+		BaseURL:      cfg.APIURL,
+		ControlURL:   cfg.LoginServer,
+		Tags:         cfg.Tags,
+		AuthKeyTTL:   cfg.AuthKeyTTL,
+		Logger:       log,
+	})
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"log/slog"
+	"testing"
+
+	"tailscale-nri/engine/tailnet"
+)
+
+// TestNewTailnet: what readConfig accepts, the tailnet accepts too.
+func TestNewTailnet(t *testing.T) {
+	const server = "http://127.0.0.1:1"
+	for _, vars := range [][]string{
+		{envAuthKey, secret, envLoginServer, server},
+		{envOAuthID, "id", envOAuthSecret, secret, envLoginServer, server},
+		{envOAuthID, "id", envOAuthSecret, secret, envLoginServer, server, envAuthKeyTTL, minKeyTTL.String()},
+		{envOAuthID, "id", envOAuthSecret, secret, envLoginServer, server, envAuthKeyTTL, maxKeyTTL.String()},
+	} {
+		cfg, err := readConfig(environment(pairs(vars)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tn, err := newTailnet(cfg, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, static := tn.(*tailnet.Static); static != (cfg.AuthKey != "") || tn.ControlURL() != server {
+			t.Errorf("%v: got %T at %s", vars, tn, tn.ControlURL())
+		}
+	}
+}

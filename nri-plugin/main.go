@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Command tailscale-nri gives annotated Kubernetes pods a tailnet node each. It
+// runs once per cluster node, hears of pod sandboxes from the container runtime
+// over NRI, and hands those that opted in to the engine.
+//
+// This package knows the runtime: its socket, its events, what a pod's
+// annotations mean, and the environment that the process is configured with.
+//
+// It does not touch a pod's network or a tailnet, which is the engine's, and it
+// does not talk to the Kubernetes API: all it knows of a pod comes from the
+// runtime.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	err := run(ctx, os.Getenv, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
+		os.Exit(1)
+	}
+}
+
+// run is the whole program. It returns nil when ctx ends: the pods keep their
+// links, and no node logs out, so that the next process goes on where this one
+// stopped.
+func run(ctx context.Context, getenv func(string) string, args []string, stdout, stderr io.Writer) error {
+	cmd, err := parseArgs(args, getenv, stdout)
+	if err != nil || cmd.name == cmdHelp {
+		return err
+	}
+	switch cmd.name {
+	case cmdVersion:
+		return printVersion(stdout)
+	case cmdStatus:
+		socket, err := statusSocket(cmd.getenv)
+		if err != nil {
+			return err
+		}
+		return showStatus(ctx, socket, cmd.json, stdout)
+	}
+	cfg, err := readConfig(cmd.getenv)
+	if err != nil {
+		return err
+	}
+	if err := checkPrivileges(); err != nil {
+		return err
+	}
+	return serve(ctx, cfg, newLogger(cfg, stderr))
+}
+
+// serve builds the parts and runs them until ctx ends or one of them fails.
+func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
+	ln, err := listenStatus(cfg.StatusSocket)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	eng, err := newEngine(cfg, log)
+	if err != nil {
+		return err
+	}
+	status := &statusServer{nodes: eng.Status, ln: ln}
+	reg := &registration{
+		socket: cfg.NRISocket,
+		plugin: &plugin{pods: eng, defaults: podDefaults{cluster: cfg.Cluster, tags: cfg.Tags}, log: log},
+		log:    log,
+	}
+	log.Info("starting", "version", version(), "state", cfg.StateDir, "nri", cfg.NRISocket)
+	return runAll(ctx, eng.Run, status.Run, reg.Run)
+}

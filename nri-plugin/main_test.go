@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestRunAll(t *testing.T) {
+	bad := errors.New("bad")
+	until := func(ctx context.Context) error { <-ctx.Done(); return nil }
+	if err := runAll(context.Background(), until, func(context.Context) error { return bad }, until); err != bad {
+		t.Errorf("got %v, want %v", err, bad)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := runAll(ctx, until, until); err != nil {
+		t.Errorf("got %v at the end of the context", err)
+	}
+}
+
+func TestHelpFitsAScreen(t *testing.T) {
+	var out strings.Builder
+	if err := run(context.Background(), environment(nil), []string{"-h"}, &out, nil); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(out.String(), "\n")
+	for _, line := range lines {
+		if len(line) > 100 {
+			t.Errorf("%d characters: %s", len(line), line)
+		}
+	}
+	if len(lines) > 40 {
+		t.Errorf("%d lines", len(lines))
+	}
+	for _, s := range settings() {
+		if !strings.Contains(out.String(), s.key) {
+			t.Errorf("%s is not explained", s.key)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	var out strings.Builder
+	if err := run(context.Background(), environment(nil), []string{"-version"}, &out, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"tailscale-nri ", "tailscale.com v1.", "NRI v0.", "go1."} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q does not say %q", out.String(), want)
+		}
+	}
+}
+
+func TestBadArguments(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-bogus"}, "-bogus"},
+		{[]string{"statsu"}, `unknown argument "statsu"`},
+		{[]string{"status", "now"}, `unknown argument "now"`},
+		{[]string{"-json"}, "status"},
+		{[]string{"status", "-status-socket", "rel"}, `TS_STATUS_SOCKET is "rel"`},
+	} {
+		if err := run(context.Background(), environment(nil), tt.args, nil, nil); !errContains(err, tt.want) {
+			t.Errorf("%q: got %v, want %q", tt.args, err, tt.want)
+		}
+	}
+}
+
+func TestFlagsOverrideTheEnvironment(t *testing.T) {
+	env := environment(map[string]string{envStateDir: "/env", envNRISocket: "/env", envAuthKey: secret})
+	c, err := parseArgs([]string{"-state-dir", "/flag"}, env, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := readConfig(c.getenv)
+	if err != nil || cfg.StateDir != "/flag" || cfg.NRISocket != "/env" {
+		t.Errorf("got %+v, %v", cfg, err)
+	}
+}
+
+// process is this program, as main runs it.
+func process(t *testing.T, vars ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append([]string{roleVar + "=main"}, vars...)
+	return cmd
+}
+
+func TestNoCredentials(t *testing.T) {
+	out, err := process(t).CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("ended with %v, want exit status 1", err)
+	}
+	if text := string(out); strings.Count(text, "\n") != 1 || !strings.Contains(text, envOAuthID) || !strings.Contains(text, envAuthKey) {
+		t.Errorf("it said %q", text)
+	}
+}
+
+// startProcess starts the program with all its files in dir. The channel has
+// how it ended.
+func startProcess(t *testing.T, dir string) (cmd *exec.Cmd, book *logBook, ended chan error) {
+	t.Helper()
+	cmd = process(t, envAuthKey+"=tskey-auth-"+secret, envLoginServer+"=http://127.0.0.1:1",
+		envStateDir+"="+filepath.Join(dir, "state"), envStatusSocket+"="+filepath.Join(dir, "status.sock"),
+		envNRISocket+"="+filepath.Join(dir, "nri.sock"))
+	book, ended = &logBook{grown: make(chan struct{}, 1)}, make(chan error, 1)
+	cmd.Stderr = book
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { cmd.Process.Kill() })
+	return cmd, book, ended
+}
+
+// TestProcess: the whole program comes up without a runtime or a tailnet,
+// serves its status, takes a runtime that comes later, and ends on SIGTERM. It
+// needs the Makefile's build tags, without which the engine refuses to run.
+func TestProcess(t *testing.T) {
+	dir := t.TempDir()
+	cmd, book, ended := startProcess(t, dir)
+	for book.count("nothing listens on the NRI socket") == 0 {
+		select {
+		case <-book.grown:
+		case err := <-ended:
+			t.Fatalf("ended with %v\n%s", err, book.text.String())
+		case <-time.After(patience):
+			t.Fatalf("no word of the NRI socket\n%s", book.text.String())
+		}
+	}
+	var out strings.Builder
+	if err := showStatus(context.Background(), filepath.Join(dir, "status.sock"), false, &out); err != nil || !strings.HasPrefix(out.String(), "POD") {
+		t.Errorf("status %q, %v", out.String(), err)
+	}
+	r := startRuntime(t, dir, sandbox("plain"))
+	r.waitSynced(t)
+	if err := r.run(sandbox("typo", annotationPrefix+"enable", "true")); !errContains(err, "write "+annotationEnabled) {
+		t.Errorf("the runtime got %v", err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(t, ended, "the end of the process"); err != nil {
+		t.Errorf("ended with %v\n%s", err, book.text.String())
+	}
+	if book.count(secret) != 0 {
+		t.Error("the log shows the secret")
+	}
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/containerd/nri/pkg/api"
+	"github.com/containerd/nri/pkg/stub"
+
+	"tailscale-nri/engine"
+)
+
+// The stub finds hooks by type assertion: without these lines a wrong
+// signature would unsubscribe a hook and nothing would say so.
+var (
+	_ stub.ConfigureInterface   = (*plugin)(nil)
+	_ stub.SynchronizeInterface = (*plugin)(nil)
+	_ stub.RunPodInterface      = (*plugin)(nil)
+	_ stub.StopPodInterface     = (*plugin)(nil)
+	_ stub.RemovePodInterface   = (*plugin)(nil)
+)
+
+// podSet is what the plugin needs of the engine.
+type podSet interface {
+	Attach(ctx context.Context, pod engine.Pod) error
+	Detach(ctx context.Context, sandboxID string) error
+	Forget(ctx context.Context, sandboxID string) error
+	Sync(ctx context.Context, live []engine.Pod) error
+}
+
+const (
+	// hookBudget is below the 2 s after which the runtime lets a pod go on as if
+	// the hook had succeeded: an error in time is worth more than the missing
+	// half second.
+	hookBudget = 1500 * time.Millisecond
+	// slowHook is far above what local work takes; the runtime holds every other
+	// pod of the node back for as long.
+	slowHook = 500 * time.Millisecond
+)
+
+// plugin translates the runtime's events into calls of the engine.
+type plugin struct {
+	pods     podSet
+	defaults podDefaults
+	log      *slog.Logger
+
+	refused refusals
+}
+
+// The runtime's contract, as containerd 2.4 keeps it:
+//
+// A hook has 2 s. One that takes longer costs the plugin its connection, and
+// the pod goes on as if the hook had succeeded. All hooks of a node share one
+// lock, so a slow hook delays every pod that starts or stops. Therefore each
+// hook does local work only, and none waits for a network.
+//
+// RunPodSandbox comes after the CNI plugins and before any container. Its
+// error fails the pod, kubectl describe shows the text, and Stop and Remove
+// follow at once. StopPodSandbox comes while the netns still exists;
+// RemovePodSandbox up to a minute later. Late and missing calls are normal: a
+// pod that started while we were away never gets RunPodSandbox, and after a
+// restart of containerd neither Stop nor Remove comes for the pods before it.
+// Synchronize, on each connection, is what evens that out. Calls may also
+// come twice. The hooks of a closed connection may overlap those of the next.
+
+// Configure subscribes to all hooks below. The runtime's own configuration of
+// plugins (/etc/nri/conf.d) goes only to those that it starts itself, as of NRI
+// 0.12 (pkg/adaptation/plugin.go, newExternalPlugin). Should it ever come, it
+// is refused rather than ignored.
+func (p *plugin) Configure(ctx context.Context, config, runtime, version string) (api.EventMask, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if config != "" {
+		return 0, errors.New("the runtime's configuration of this plugin is not read: set the environment of tailscale-nri instead and remove it")
+	}
+	p.log.Info("registered with the container runtime", "runtime", runtime, "version", version)
+	return 0, nil
+}
+
+// Synchronize brings the engine in line with the sandboxes that exist. On an
+// error the runtime closes the connection, and the next one tries again; it
+// shows the reason to nobody, so the log has it too.
+func (p *plugin) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, _ []*api.Container) ([]*api.ContainerUpdate, error) {
+	err := timed(ctx, p.log, "Synchronize", func(ctx context.Context) error {
+		return p.pods.Sync(ctx, p.live(sandboxes))
+	})
+	if err != nil {
+		p.log.Warn("catching up with the runtime's pods failed", "err", err)
+	}
+	return nil, err
+}
+
+// RunPodSandbox gives an opted-in pod its node, which then comes up by itself.
+func (p *plugin) RunPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
+	return p.hook(ctx, "RunPodSandbox", sb, func(ctx context.Context) error {
+		pod, in, err := podFrom(sb, p.defaults)
+		if err != nil || !in {
+			return err
+		}
+		return p.pods.Attach(ctx, pod)
+	})
+}
+
+// StopPodSandbox ends the pod's node and keeps its identity. It does not ask
+// whether the pod opted in: the engine knows what it serves, even if another
+// version of this program would read the annotations in another way.
+func (p *plugin) StopPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
+	return p.hook(ctx, "StopPodSandbox", sb, func(ctx context.Context) error {
+		return p.pods.Detach(ctx, sb.GetId())
+	})
+}
+
+// RemovePodSandbox ends the identity of the pod's node as well.
+func (p *plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error {
+	return p.hook(ctx, "RemovePodSandbox", sb, func(ctx context.Context) error {
+		return p.pods.Forget(ctx, sb.GetId())
+	})
+}
+
+// live translates the sandboxes that have not ended. One that should be
+// refused runs already, since it started without us: there is nobody to return
+// an error to, so the log has it, once.
+func (p *plugin) live(sandboxes []*api.PodSandbox) []engine.Pod {
+	var pods []engine.Pod
+	seen := make(map[string]string)
+	for _, sb := range sandboxes {
+		if gone(sb) {
+			continue
+		}
+		pod, in, err := podFrom(sb, p.defaults)
+		switch {
+		case err != nil:
+			seen[sb.GetId()] = err.Error()
+			if p.refused.isNews(sb.GetId(), err) {
+				podLogger(p.log, sb).Warn("this pod gets no tailnet node", "err", err)
+			}
+		case in:
+			pods = append(pods, pod)
+		}
+	}
+	p.refused.keep(seen)
+	return pods
+}
+
+// hook runs one pod's event and puts the pod's name to its error, once.
+func (p *plugin) hook(ctx context.Context, event string, sb *api.PodSandbox, do func(context.Context) error) error {
+	if err := timed(ctx, podLogger(p.log, sb), event, do); err != nil {
+		return fmt.Errorf("tailscale-nri: pod %s/%s: %w", sb.GetNamespace(), sb.GetName(), err)
+	}
+	return nil
+}
+
+// timed runs an event within the budget and logs how long it took.
+func timed(ctx context.Context, log *slog.Logger, event string, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, hookBudget)
+	defer cancel()
+	start := time.Now()
+	err := do(ctx)
+	took, level := time.Since(start), slog.LevelDebug
+	if took > slowHook {
+		level = slog.LevelWarn
+	}
+	log.Log(ctx, level, "hook done", "event", event, "took", took, "ok", err == nil)
+	return err
+}
+
+// podLogger binds the pod's identity.
+func podLogger(log *slog.Logger, sb *api.PodSandbox) *slog.Logger {
+	return log.With("pod", sb.GetNamespace()+"/"+sb.GetName(), "uid", sb.GetUid(), "sandbox", sb.GetId())
+}

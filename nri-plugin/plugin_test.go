@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/nri/pkg/adaptation"
+	"github.com/containerd/nri/pkg/api"
+)
+
+// TestSynchronize: the runtime lists sandboxes of every kind, and drops the
+// plugin when it cannot catch up the first time.
+func TestSynchronize(t *testing.T) {
+	dir, pods := t.TempDir(), newFakePods()
+	tries := 0
+	pods.sync = func() error {
+		if tries++; tries == 1 {
+			return errors.New("disk full")
+		}
+		return nil
+	}
+	r := startRuntime(t, dir,
+		sandbox("a", annotationEnabled, "true"),
+		sandbox("plain"),
+		stopped(sandbox("old", annotationEnabled, "true")),
+		hostNetwork(sandbox("host", annotationEnabled, "true")),
+		sandbox("invalid", annotationEnabled, "yes please"),
+		sandbox("b", annotationEnabled, "true", annotationHostname, "bee"),
+	)
+	book := startPlugin(t, dir, pods)
+	if err := receive(t, r.synced, "Synchronize"); !errContains(err, "disk full") {
+		t.Errorf("the runtime got %v", err)
+	}
+	r.waitSynced(t)
+	for range 2 {
+		live := receive(t, pods.synced, "Sync")
+		if len(live) != 2 || live[0].SandboxID != "id-a" || live[1].Hostname != "bee" {
+			t.Errorf("live is %+v", live)
+		}
+	}
+	if err := r.run(sandbox("c", annotationEnabled, "true")); err != nil {
+		t.Error(err)
+	}
+	receive(t, pods.attached, "Attach")
+	for text, n := range map[string]int{
+		"pod=default/invalid uid=uid-invalid sandbox=id-invalid": 1,
+		"pod=default/host":                  1,
+		"pod=default/plain":                 0,
+		"pod=default/old":                   0,
+		"runtime=containerd version=v2.4.2": 2,
+		"disk full":                         1,
+	} {
+		if got := book.count(text); got != n {
+			t.Errorf("the log says %q %d times, want %d", text, got, n)
+		}
+	}
+}
+
+func TestRefusalsAreForgotten(t *testing.T) {
+	var refused refusals
+	bad := errors.New("bad")
+	if !refused.isNews("a", bad) {
+		t.Error("the first is no news")
+	}
+	refused.keep(map[string]string{"a": "bad"})
+	if refused.isNews("a", bad) || !refused.isNews("a", errors.New("worse")) {
+		t.Error("the same reason is news, or another is not")
+	}
+	refused.keep(nil)
+	if !refused.isNews("a", bad) {
+		t.Error("a sandbox that is gone is remembered")
+	}
+}
+
+// TestHooks: a pod's events over a real socket.
+func TestHooks(t *testing.T) {
+	dir, pods := t.TempDir(), newFakePods()
+	r := startRuntime(t, dir)
+	book := startPlugin(t, dir, pods)
+	r.waitSynced(t)
+	ctx := context.Background()
+
+	web := sandbox("web", annotationEnabled, "true", annotationTags, "tag:web")
+	if err := r.run(web); err != nil {
+		t.Fatal(err)
+	}
+	if pod := receive(t, pods.attached, "Attach"); pod.SandboxID != "id-web" || pod.Tags[0] != "tag:web" ||
+		pod.NetNS != "/var/run/netns/cni-web" || pod.PID != 4711 || pod.Hostname != "k8s-default-web" {
+		t.Errorf("attached %+v", pod)
+	}
+	for range 2 { // calls may come twice
+		if err := r.StopPodSandbox(ctx, &adaptation.StopPodSandboxRequest{Pod: web}); err != nil {
+			t.Error(err)
+		}
+		if err := r.RemovePodSandbox(ctx, &adaptation.RemovePodSandboxRequest{Pod: web}); err != nil {
+			t.Error(err)
+		}
+		for _, want := range []string{"detach id-web", "forget id-web"} {
+			if got := receive(t, pods.ended, want); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		}
+	}
+	if err := r.run(sandbox("plain", annotationHostname, "my_host")); err != nil {
+		t.Error(err)
+	}
+	for _, sb := range []*api.PodSandbox{
+		sandbox("bad", annotationEnabled, "yes please"),
+		sandbox("typo", annotationPrefix+"enable", "true"),
+		hostNetwork(sandbox("host", annotationEnabled, "true")),
+	} {
+		err := r.run(sb)
+		if !errContains(err, "tailscale-nri: pod default/"+sb.Name+": ") || !strings.Contains(err.Error(), annotationPrefix+"enable") {
+			t.Errorf("%s: the runtime got %v", sb.Name, err)
+		}
+	}
+	pods.attach = func(context.Context) error { return errors.New("creating ts0: no buffer space") }
+	if err := r.run(web); !errContains(err, "pod default/web: creating ts0: no buffer space") {
+		t.Errorf("the runtime got %v", err)
+	}
+	if n := len(pods.attached); n != 1 {
+		t.Errorf("%d calls of Attach for the last pod and all that asked for nothing", n)
+	}
+	if got := book.count("registered with"); got != 1 {
+		t.Errorf("registered %d times", got)
+	}
+}
+
+// TestSlowAttach: what does not answer costs the pod a clear error within the
+// runtime's 2 s, and costs the next pod nothing.
+func TestSlowAttach(t *testing.T) {
+	dir, pods := t.TempDir(), newFakePods()
+	pods.attach = func(ctx context.Context) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	r := startRuntime(t, dir)
+	book := startPlugin(t, dir, pods)
+	r.waitSynced(t)
+	if err := r.run(sandbox("slow", annotationEnabled, "true")); !errContains(err, "pod default/slow: context deadline exceeded") {
+		t.Errorf("the runtime got %v", err)
+	}
+	receive(t, pods.attached, "Attach")
+	pods.attach = nil
+	if err := r.run(sandbox("next", annotationEnabled, "true")); err != nil {
+		t.Error(err)
+	}
+	if pod := receive(t, pods.attached, "Attach"); pod.Name != "next" {
+		t.Errorf("attached %s", pod.Name)
+	}
+	if book.count("registered with") != 1 || book.count("hook done") != 1 || book.count("level=WARN") != 1 {
+		t.Errorf("want one registration and one warning of a slow hook:\n%s", book.text.String())
+	}
+}
+
+// TestStuckAttach: a hook that ignores its budget keeps its connection, since
+// the runtime is asked to, so that the next pod still has its hook.
+func TestStuckAttach(t *testing.T) {
+	adaptation.SetPluginRequestTimeout(300 * time.Millisecond)
+	t.Cleanup(func() { adaptation.SetPluginRequestTimeout(adaptation.DefaultPluginRequestTimeout) })
+	dir, pods := t.TempDir(), newFakePods()
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	pods.attach = func(context.Context) error {
+		<-release
+		return nil
+	}
+	r := startRuntime(t, dir)
+	startPlugin(t, dir, pods)
+	r.waitSynced(t)
+	if err := r.run(sandbox("stuck", annotationEnabled, "true")); err != nil {
+		t.Errorf("the runtime goes on without a late answer, but got %v", err)
+	}
+	if err := r.StopPodSandbox(context.Background(), &adaptation.StopPodSandboxRequest{Pod: sandbox("other")}); err != nil {
+		t.Error(err)
+	}
+	if got := receive(t, pods.ended, "Detach"); got != "detach id-other" {
+		t.Error(got)
+	}
+}
+
+// TestConfigure: a configuration that would be ignored is refused.
+func TestConfigure(t *testing.T) {
+	p := &plugin{log: slog.New(slog.DiscardHandler)}
+	if mask, err := p.Configure(context.Background(), "", "containerd", "v2.4.2"); mask != 0 || err != nil {
+		t.Errorf("got %v, %v", mask, err)
+	}
+	if _, err := p.Configure(context.Background(), "tags: [tag:a]", "containerd", "v2.4.2"); !errContains(err, "environment") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/nri/pkg/api"
+	"tailscale.com/tailcfg"
+	"tailscale.com/util/dnsname"
+
+	"tailscale-nri/engine"
+)
+
+var testDefaults = podDefaults{cluster: "k8s", tags: []string{"tag:k8s-pod"}}
+
+// sandbox makes one as containerd describes it; notes are keys and values.
+func sandbox(name string, notes ...string) *api.PodSandbox {
+	sb := &api.PodSandbox{
+		Id:          "id-" + name,
+		Name:        name,
+		Uid:         "uid-" + name,
+		Namespace:   "default",
+		Pid:         4711,
+		Annotations: make(map[string]string),
+		Linux: &api.LinuxPodSandbox{Namespaces: []*api.LinuxNamespace{
+			{Type: "ipc", Path: "/proc/4711/ns/ipc"},
+			{Type: "network", Path: "/var/run/netns/cni-" + name},
+		}},
+	}
+	for pair := range slices.Chunk(notes, 2) {
+		sb.Annotations[pair[0]] = pair[1]
+	}
+	return sb
+}
+
+// stopped takes from a sandbox what containerd no longer lists once it ended.
+func stopped(sb *api.PodSandbox) *api.PodSandbox {
+	sb.Pid, sb.Linux = 0, nil
+	return sb
+}
+
+// hostNetwork makes a sandbox share the node's network.
+func hostNetwork(sb *api.PodSandbox) *api.PodSandbox {
+	sb.Linux.Namespaces = sb.Linux.Namespaces[:1]
+	return sb
+}
+
+func TestPodFrom(t *testing.T) {
+	want := engine.Pod{
+		SandboxID: "id-web", UID: "uid-web", Namespace: "default", Name: "web",
+		NetNS: "/var/run/netns/cni-web", PID: 4711,
+		Hostname: "k8s-default-web", Tags: []string{"tag:k8s-pod"},
+	}
+	with := func(change func(*engine.Pod)) engine.Pod {
+		p := want
+		change(&p)
+		return p
+	}
+	for _, tt := range []struct {
+		name  string
+		notes []string
+		want  engine.Pod
+	}{
+		{"defaults", nil, want},
+		{"empty values are none", []string{annotationHostname, "", annotationTags, ""}, want},
+		{"hostname", []string{annotationHostname, "Shop"}, with(func(p *engine.Pod) { p.Hostname = "shop" })},
+		{"tags", []string{annotationTags, "tag:a, tag:B-2,tag:a"}, with(func(p *engine.Pod) { p.Tags = []string{"tag:a", "tag:B-2"} })},
+		{"other keys", []string{"example.com/enable", "x", "tailscale.com/expose", "true", "Tailscale.org/tags", "x"}, want},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, in, err := podFrom(sandbox("web", append(tt.notes, annotationEnabled, "true")...), testDefaults)
+			if err != nil || !in || !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got %+v, %v, %v, want %+v", got, in, err, tt.want)
+			}
+		})
+	}
+}
+
+// TestOperatorKeys: the annotations and labels of Tailscale's Kubernetes
+// operator, as of its version 1.102, are never taken for misspelt ones of ours.
+func TestOperatorKeys(t *testing.T) {
+	notes := []string{annotationEnabled, "true"}
+	for key := range strings.FieldsSeq(`expose proxy-group proxy-class tailnet-ip tailnet-fqdn
+		ts-tailnet-target-ip ts-tailnet-target-fqdn experimental-forward-cluster-traffic-via-ingress
+		funnel http-redirect http-endpoint managed parent-resource parent-resource-ns
+		parent-resource-type finalizer domain svc-type secret-type metrics-target proxygroup
+		hostinfo egress-services operator-last-set-cluster-ip operator-last-set-hostname
+		owner-references magic-dnsname trigger-reconcile accept-routes`) {
+		notes = append(notes, annotationPrefix+key, "true")
+	}
+	if _, in, err := podFrom(sandbox("web", notes...), testDefaults); !in || err != nil {
+		t.Errorf("opted in %v, %v", in, err)
+	}
+}
+
+func TestPodFromRefuses(t *testing.T) {
+	const key, in = annotationPrefix, annotationEnabled
+	for _, tt := range []struct {
+		name  string
+		notes []string
+		want  []string // each is in the error
+	}{
+		{"neither true nor false", []string{in, "yes please"}, []string{in, `"yes please"`, `"true"`}},
+		{"upper case", []string{in, "True"}, []string{in, `"True"`}},
+		{"white space", []string{in, " true"}, []string{in, `" true"`}},
+		{"hostname", []string{in, "true", annotationHostname, "my_host"}, []string{annotationHostname, `"my_host"`, "letters, digits and dashes"}},
+		{"long hostname", []string{in, "true", annotationHostname, strings.Repeat("a", 300)}, []string{"300 characters", "…"}},
+		{"no tag:", []string{in, "true", annotationTags, "tag:a,web"}, []string{annotationTags, `"tag:a,web"`, `"web"`, "tag:name"}},
+		{"empty tag", []string{in, "true", annotationTags, "tag:a,"}, []string{annotationTags, `"tag:a,"`, `"" is no tag`}},
+		{"tag with a digit first", []string{in, "true", annotationTags, "tag:1"}, []string{"tag:1"}},
+		{"hostnam", []string{in, "true", key + "hostnam", "x"}, []string{key + "hostnam", `"x"`, "write " + annotationHostname}},
+		{"host-name", []string{in, "true", key + "host-name", "x"}, []string{"write " + annotationHostname}},
+		{"tag", []string{in, "true", key + "tag", "tag:x"}, []string{"write " + annotationTags}},
+		{"swapped", []string{in, "true", key + "tasg", "tag:x"}, []string{"write " + annotationTags}},
+		{"upper-case key", []string{in, "true", key + "Tags", "tag:x"}, []string{key + "Tags", "write " + annotationTags}},
+		{"enable", []string{key + "enable", "true"}, []string{key + "enable", "write " + in}},
+		{"Enabled", []string{key + "Enabled", "true"}, []string{key + "Enabled", "write " + in}},
+		{"enbaled beside empty", []string{in, "", key + "enbaled", "true"}, []string{"write " + in}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, in, err := podFrom(sandbox("web", tt.notes...), testDefaults)
+			if in || err == nil {
+				t.Fatalf("opted in %v, %v", in, err)
+			}
+			for _, w := range tt.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("%q does not say %q", err, w)
+				}
+			}
+			if len(err.Error()) > 300 {
+				t.Errorf("the error is %d bytes long", len(err.Error()))
+			}
+		})
+	}
+	if _, in, err := podFrom(hostNetwork(sandbox("web", in, "true")), testDefaults); in || !errContains(err, "hostNetwork") {
+		t.Errorf("a pod in the node's network: %v, %v", in, err)
+	}
+}
+
+func TestPlainPods(t *testing.T) {
+	for _, notes := range [][]string{
+		nil,
+		{annotationEnabled, "false"},
+		{annotationEnabled, ""},
+		{annotationHostname, "not a label", annotationTags, "nor tags"},
+		{annotationPrefix + "tag", "x", annotationPrefix + "hostnam", "x"},
+		{annotationPrefix + "enable", "false"},
+		{annotationEnabled, "false", annotationPrefix + "enable", "true"},
+		{annotationPrefix + "expose", "true"},
+	} {
+		if pod, in, err := podFrom(sandbox("web", notes...), testDefaults); in || err != nil {
+			t.Errorf("%q: %+v, %v, %v", notes, pod, in, err)
+		}
+	}
+	if _, in, err := podFrom(hostNetwork(sandbox("web")), testDefaults); in || err != nil {
+		t.Errorf("plain, in the node's network: %v, %v", in, err)
+	}
+}
+
+func TestGone(t *testing.T) {
+	noPath := sandbox("web")
+	noPath.Pid = 0
+	noPath.Linux.Namespaces[1].Path = ""
+	pathOnly := sandbox("web")
+	pathOnly.Pid = 0
+	for _, tt := range []struct {
+		name string
+		sb   *api.PodSandbox
+		want bool
+	}{
+		{"running", sandbox("web"), false},
+		{"stopped", stopped(sandbox("web")), true},
+		{"stopped, entry without path", noPath, true},
+		{"runtime that tells no PID", pathOnly, false},
+		{"in the node's network", hostNetwork(sandbox("web")), false},
+	} {
+		if got := gone(tt.sb); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+	}
+}
+
+func TestEditDistance(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"a", "", 1}, {"", "ab", 2}, {"tags", "tags", 0}, {"tag", "tags", 1},
+		{"tasg", "tags", 1}, {"enbaled", "enabled", 1}, {"kitten", "sitting", 3}, {"ca", "abc", 3},
+	} {
+		if got := editDistance(tt.a, tt.b); got != tt.want {
+			t.Errorf("editDistance(%q, %q) = %d, want %d", tt.a, tt.b, got, tt.want)
+		}
+	}
+}
+
+// FuzzAnnotations holds that whatever is written there, a pod is refused with
+// a short text, left alone, or gets a hostname and tags that a tailnet takes.
+func FuzzAnnotations(f *testing.F) {
+	f.Add("tailscale.com/enabled", "true", "web", "tag:a,tag:b")
+	f.Add("tailscale.com/enable", "true", "Web-1", "tag:a")
+	f.Add("tailscale.com/tag", "x", "", "")
+	f.Add("x", "", "-a-", ",")
+	f.Add("tailscale.com/", "\xff", strings.Repeat("\xe2", 90), "tag:\x00")
+	f.Fuzz(func(t *testing.T, key, value, hostname, tags string) {
+		pod, in, err := podFrom(sandbox("web", annotationEnabled, "true",
+			annotationHostname, hostname, annotationTags, tags, key, value), testDefaults)
+		if err != nil {
+			if in || len(err.Error()) > 2000+len(key) {
+				t.Errorf("opted in %v, %d bytes of error", in, len(err.Error()))
+			}
+			return
+		}
+		if !in {
+			return
+		}
+		if err := dnsname.ValidLabel(pod.Hostname); err != nil {
+			t.Error(err)
+		}
+		if len(pod.Tags) == 0 {
+			t.Error("no tags")
+		}
+		for _, tag := range pod.Tags {
+			if err := tailcfg.CheckTag(tag); err != nil {
+				t.Errorf("%q: %v", tag, err)
+			}
+		}
+	})
+}

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/nri/pkg/adaptation"
+	"github.com/containerd/nri/pkg/api"
+	nrilog "github.com/containerd/nri/pkg/log"
+	"github.com/containerd/nri/pkg/net/multiplex"
+	"github.com/containerd/ttrpc"
+
+	"tailscale-nri/engine"
+)
+
+// patience is how long a test waits for what must happen. It bounds a hang and
+// is no expectation.
+const patience = 30 * time.Second
+
+// roleVar makes the test binary another program.
+const roleVar = "TAILSCALE_NRI_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(roleVar) {
+	case "runtime":
+		runtimeProcess(os.Args[1])
+	case "main":
+		main()
+	default:
+		nrilog.Set(quietLogger{slog.New(slog.DiscardHandler)})
+		os.Exit(m.Run())
+	}
+}
+
+// runtimeProcess offers NRI on socket until its standard input ends.
+func runtimeProcess(socket string) {
+	r, err := newRuntime(socket, filepath.Dir(socket))
+	if err == nil {
+		err = r.Start()
+	}
+	fmt.Println(err)
+	io.Copy(io.Discard, os.Stdin)
+}
+
+// testRuntime is the runtime's side of NRI, as containerd has it.
+type testRuntime struct {
+	*adaptation.Adaptation
+	mu        sync.Mutex
+	sandboxes []*api.PodSandbox
+	synced    chan error // the outcome of each Synchronize
+}
+
+func newRuntime(socket, dir string) (*testRuntime, error) {
+	r := &testRuntime{synced: make(chan error, 100)}
+	sync := func(ctx context.Context, cb adaptation.SyncCB) error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		_, err := cb(ctx, r.sandboxes, nil)
+		r.synced <- err
+		return err
+	}
+	update := func(context.Context, []*api.ContainerUpdate) ([]*api.ContainerUpdate, error) { return nil, nil }
+	var err error
+	r.Adaptation, err = adaptation.New("containerd", "v2.4.2", sync, update, adaptation.WithSocketPath(socket),
+		adaptation.WithPluginPath(filepath.Join(dir, "plugins")), adaptation.WithPluginConfigPath(dir))
+	return r, err
+}
+
+// startRuntime opens NRI in dir until the test ends.
+func startRuntime(t *testing.T, dir string, sandboxes ...*api.PodSandbox) *testRuntime {
+	t.Helper()
+	r, err := newRuntime(filepath.Join(dir, "nri.sock"), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.sandboxes = sandboxes
+	if err := r.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Stop)
+	<-r.synced // of the plugins that the runtime starts itself: none
+	return r
+}
+
+// waitSynced waits until a plugin is synchronized and gets events.
+func (r *testRuntime) waitSynced(t *testing.T) {
+	t.Helper()
+	if err := receive(t, r.synced, "Synchronize"); err != nil {
+		t.Fatal(err)
+	}
+	r.BlockPluginSync().Unblock()
+}
+
+func (r *testRuntime) run(sb *api.PodSandbox) error {
+	return r.RunPodSandbox(context.Background(), &adaptation.RunPodSandboxRequest{Pod: sb})
+}
+
+// startRuntimeProcess is startRuntime in a process of its own, whose end, by
+// the function returned, closes its connections as containerd's end does.
+func startRuntimeProcess(t *testing.T, dir string) (kill func()) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], filepath.Join(dir, "nri.sock"))
+	cmd.Env = append(os.Environ(), roleVar+"=runtime")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill = sync.OnceFunc(func() {
+		in.Close()
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	t.Cleanup(kill)
+	var said string
+	if _, err := fmt.Fscan(out, &said); err != nil || said != "<nil>" {
+		t.Fatalf("the runtime's process says %q, %v", said, err)
+	}
+	return kill
+}
+
+// serveAndHangUp is a runtime that dies once a plugin has registered and before
+// it is configured. It does so to one connection.
+func serveAndHangUp(t *testing.T, socket string) (hungUp chan error) {
+	t.Helper()
+	ln, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hungUp = make(chan error, 1)
+	go func() {
+		defer ln.Close()
+		conn, err := ln.Accept()
+		if err != nil {
+			hungUp <- err
+			return
+		}
+		defer conn.Close()
+		hungUp <- registerOnce(conn)
+	}()
+	return hungUp
+}
+
+// registerOnce answers one registration on conn.
+func registerOnce(conn net.Conn) error {
+	written := make(chan struct{}, 100)
+	mux := multiplex.Multiplex(countedConn{conn, written})
+	defer mux.Close()
+	ln, err := mux.Listen(multiplex.RuntimeServiceConn)
+	if err != nil {
+		return err
+	}
+	srv, err := ttrpc.NewServer()
+	if err != nil {
+		return err
+	}
+	defer srv.Close()
+	api.RegisterRuntimeService(srv, registrar{})
+	go srv.Serve(context.Background(), ln)
+	// The answer is one frame, its header and its content.
+	for range 2 {
+		select {
+		case <-written:
+		case <-time.After(patience):
+			return errors.New("no registration came")
+		}
+	}
+	return nil
+}
+
+// countedConn tells of each write that is done.
+type countedConn struct {
+	net.Conn
+	written chan struct{}
+}
+
+func (c countedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.written <- struct{}{}
+	return n, err
+}
+
+// registrar says yes to a registration.
+type registrar struct{}
+
+func (registrar) RegisterPlugin(context.Context, *api.RegisterPluginRequest) (*api.Empty, error) {
+	return &api.Empty{}, nil
+}
+
+func (registrar) UpdateContainers(context.Context, *api.UpdateContainersRequest) (*api.UpdateContainersResponse, error) {
+	return nil, errors.New("not offered")
+}
+
+// fakePods stands in for the engine: it records calls and answers as told.
+type fakePods struct {
+	attached chan engine.Pod
+	ended    chan string // "detach ID" or "forget ID"
+	synced   chan []engine.Pod
+	attach   func(context.Context) error // answers Attach; nil is success
+	sync     func() error                // answers Sync; nil is success
+}
+
+func newFakePods() *fakePods {
+	return &fakePods{
+		attached: make(chan engine.Pod, 100),
+		ended:    make(chan string, 100),
+		synced:   make(chan []engine.Pod, 100),
+	}
+}
+
+func (f *fakePods) Attach(ctx context.Context, pod engine.Pod) error {
+	f.attached <- pod
+	if f.attach != nil {
+		return f.attach(ctx)
+	}
+	return nil
+}
+
+func (f *fakePods) Detach(_ context.Context, id string) error {
+	f.ended <- "detach " + id
+	return nil
+}
+
+func (f *fakePods) Forget(_ context.Context, id string) error {
+	f.ended <- "forget " + id
+	return nil
+}
+
+func (f *fakePods) Sync(_ context.Context, live []engine.Pod) error {
+	f.synced <- live
+	if f.sync != nil {
+		return f.sync()
+	}
+	return nil
+}
+
+// startPlugin keeps a plugin registered on dir's NRI socket until the test ends.
+func startPlugin(t *testing.T, dir string, pods podSet) *logBook {
+	t.Helper()
+	book := &logBook{grown: make(chan struct{}, 1)}
+	log := slog.New(slog.NewTextHandler(book, nil))
+	r := &registration{
+		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: testDefaults, log: log}, log: log,
+		minWait: 10 * time.Millisecond, maxWait: 100 * time.Millisecond,
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := receive(t, done, "the end of Run"); err != nil {
+			t.Error(err)
+		}
+	})
+	return book
+}
+
+// receive waits for a value.
+func receive[T any](t *testing.T, c <-chan T, what string) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(patience):
+		t.Fatalf("waiting for %s: nothing after %v", what, patience)
+	}
+	return v
+}
+
+// logBook is a log that can be waited for.
+type logBook struct {
+	mu    sync.Mutex
+	text  strings.Builder
+	grown chan struct{}
+}
+
+func (b *logBook) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case b.grown <- struct{}{}:
+	default:
+	}
+	return b.text.Write(p)
+}
+
+// count says how often the log has said s.
+func (b *logBook) count(s string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Count(b.text.String(), s)
+}
+
+// wait waits until the log has said s for the nth time.
+func (b *logBook) wait(t *testing.T, s string, n int) {
+	t.Helper()
+	for b.count(s) < n {
+		receive(t, b.grown, fmt.Sprintf("the log to say %q %d times", s, n))
+	}
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+)
+
+// setting is one environment variable. An empty one counts as not set.
+type setting struct {
+	key      string
+	standard string // value where it is not set
+	doc      string
+}
+
+// The environment variables that are read.
+const (
+	envOAuthID      = "TS_OAUTH_CLIENT_ID"
+	envOAuthSecret  = "TS_OAUTH_CLIENT_SECRET"
+	envAuthKey      = "TS_AUTHKEY"
+	envLoginServer  = "TS_LOGIN_SERVER"
+	envAPIURL       = "TS_API_URL"
+	envAuthKeyTTL   = "AUTH_KEY_TTL"
+	envCluster      = "CLUSTER_NAME"
+	envTags         = "TS_TAGS"
+	envStateDir     = "TS_STATE_DIR"
+	envStatusSocket = "TS_STATUS_SOCKET"
+	envNRISocket    = "NRI_SOCKET"
+	envLogLevel     = "LOG_LEVEL"
+	envLogFormat    = "LOG_FORMAT"
+)
+
+// settings are the variables with their defaults, in the order of -help.
+func settings() []setting {
+	return []setting{
+		{envOAuthID, "", "OAuth client that mints a key for each pod"},
+		{envOAuthSecret, "", "its secret"},
+		{envAuthKey, "", "instead of those two: one reusable auth key for all pods"},
+		{envLoginServer, "", "control server; Tailscale's own where empty"},
+		{envAPIURL, "https://api.tailscale.com", "Tailscale's API"},
+		{envAuthKeyTTL, "5m", "how long a minted key is good for"},
+		{envCluster, "k8s", "first part of a pod's default hostname"},
+		{envTags, "tag:k8s-pod", "a pod's default tags, comma separated; none with " + envAuthKey},
+		{envStateDir, "/var/lib/tailscale-nri", "identities of the pods' nodes"},
+		{envStatusSocket, "/run/tailscale-nri/status.sock", "where the status is served"},
+		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},
+		{envLogLevel, "info", "debug, info, warn or error"},
+		{envLogFormat, "text", "text or json"},
+	}
+}
+
+// printSettings writes the variables as a table.
+func printSettings(w io.Writer) {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, s := range settings() {
+		standard := ""
+		if s.standard != "" {
+			standard = " (" + s.standard + ")"
+		}
+		fmt.Fprintf(tw, "  %s\t%s%s\n", s.key, s.doc, standard)
+	}
+	tw.Flush()
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"tailscale-nri/engine"
+)
+
+// statusServer answers GET /status on a unix socket with the engine's nodes.
+type statusServer struct {
+	nodes func() []engine.NodeStatus
+	ln    net.Listener
+}
+
+// listenStatus opens the status socket, for root alone. A socket that an
+// earlier process left behind is replaced; one that somebody listens on means
+// that a second process would serve the same pods, so that is an error.
+func listenStatus(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("creating the directory of %s: %w", envStatusSocket, err)
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("another tailscale-nri answers on %s: end it first, or set %s", path, envStatusSocket)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("replacing the status socket: %w", err)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the status socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("protecting the status socket: %w", err)
+	}
+	return ln, nil
+}
+
+// Run serves until ctx is done, then removes the socket and returns nil.
+func (s *statusServer) Run(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		nodes := append([]engine.NodeStatus{}, s.nodes()...) // "[]" and not "null"
+		// An error here is the reader's who went away.
+		_ = json.NewEncoder(w).Encode(nodes)
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	if err := srv.Serve(s.ln); ctx.Err() == nil {
+		return fmt.Errorf("serving the status: %w", err)
+	}
+	return nil
+}
+
+// showStatus asks the process on this node and prints what it says, as a table
+// or as the JSON that it sent.
+func showStatus(ctx context.Context, socket string, asJSON bool, w io.Writer) error {
+	body, err := fetchStatus(ctx, socket)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		_, err := w.Write(body)
+		return err
+	}
+	var nodes []engine.NodeStatus
+	if err := json.Unmarshal(body, &nodes); err != nil {
+		return fmt.Errorf("reading the status: %w", err)
+	}
+	return printStatus(w, nodes, time.Now())
+}
+
+func fetchStatus(ctx context.Context, socket string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://tailscale-nri/status", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(req)
+	switch {
+	case absent(err):
+		return nil, fmt.Errorf("no process answers on %s: start one, or set %s to its socket", socket, envStatusSocket)
+	case err != nil:
+		return nil, fmt.Errorf("asking for the status on %s: %w", socket, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("asking for the status on %s: it answered %s", socket, resp.Status)
+	}
+	return io.ReadAll(resp.Body)
+}
+
+// printStatus writes one line per node, by namespace and pod.
+func printStatus(w io.Writer, nodes []engine.NodeStatus, now time.Time) error {
+	slices.SortFunc(nodes, func(a, b engine.NodeStatus) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.SandboxID, b.SandboxID))
+	})
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "POD\tHOSTNAME\tSTATE\tSINCE\tREADY IN\tADDRESSES\tREASON")
+	for _, n := range nodes {
+		fmt.Fprintf(tw, "%s/%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Namespace, n.Pod, n.Hostname, n.State,
+			age(n.Since, now), readyIn(n.ReadyIn), addresses(n.Addresses), cmp.Or(n.Reason, "-"))
+	}
+	return tw.Flush()
+}
+
+// age is the time since t in whole seconds.
+func age(t, now time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return now.Sub(t).Round(time.Second).String()
+}
+
+func readyIn(d time.Duration) string {
+	if d == 0 {
+		return "-"
+	}
+	return d.Round(time.Millisecond).String()
+}
+
+func addresses(list []netip.Addr) string {
+	text := make([]string, len(list))
+	for i, a := range list {
+		text[i] = a.String()
+	}
+	return cmp.Or(strings.Join(text, ","), "-")
+}

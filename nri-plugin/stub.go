@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/nri/pkg/api"
+	"github.com/containerd/nri/pkg/stub"
+)
+
+// The plugin as the runtime knows it. A validator that requires it asks for
+// the name without the index. The index orders plugins; no other matters to us.
+const (
+	pluginName  = "tailscale"
+	pluginIndex = "50"
+)
+
+// registration keeps a plugin registered with the runtime.
+type registration struct {
+	socket string // path of the runtime's NRI socket
+	plugin *plugin
+	log    *slog.Logger
+
+	// Bounds of the wait between two tries; zero is 200 ms and 5 s. A pod that
+	// starts meanwhile is attached late, so the upper one is short.
+	minWait, maxWait time.Duration
+
+	reported string // the failure that the log has; "" while registered
+}
+
+// Run registers the plugin again whenever the connection is lost, until ctx is
+// done. It then returns nil.
+func (r *registration) Run(ctx context.Context) error {
+	least, most := cmp.Or(r.minWait, 200*time.Millisecond), cmp.Or(r.maxWait, 5*time.Second)
+	wait := least
+	for ctx.Err() == nil {
+		start := time.Now()
+		err := r.session(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		r.report(err)
+		// A connection that the runtime closes at once is a failure as well.
+		if time.Since(start) > most {
+			wait = least
+		}
+		sleep(ctx, wait/2+rand.N(wait/2+1))
+		wait = min(2*wait, most)
+	}
+	return nil
+}
+
+// errClosed ends a session that was registered.
+var errClosed = errors.New("the runtime closed the connection")
+
+// session is one connection, from dialling to its end. It always returns an
+// error. Each has a stub of its own: a stub that failed to register keeps its
+// dead connection and would use it again.
+func (r *registration) session(ctx context.Context) error {
+	conn, err := dialNRI(ctx, r.socket)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	s, err := stub.New(r.plugin,
+		stub.WithLogger(quietLogger{r.log}),
+		stub.WithConnection(conn),
+		stub.WithPluginName(pluginName),
+		stub.WithPluginIdx(pluginIndex),
+		// A late answer should not cost the connection, and with it other pods'
+		// hooks. Runtimes that do not know the policy ignore it.
+		stub.WithFailurePolicy(&api.FailurePolicy{KeepConnected: true}),
+	)
+	if err != nil {
+		return fmt.Errorf("creating the NRI stub: %w", err)
+	}
+	if err := start(ctx, s, conn); err != nil {
+		return fmt.Errorf("registering on %s: %w", r.socket, err)
+	}
+	r.reported = ""
+	<-conn.lost
+	s.Stop()
+	return errClosed
+}
+
+// start registers the plugin and returns once it is configured.
+//
+// If the connection ends between the two, the stub waits for its configuration
+// for ever, and with a lock held. A call of our own, which the plugin refuses
+// since its context is over, ends that wait.
+func start(ctx context.Context, s stub.Stub, conn *nriConn) error {
+	done := make(chan error, 1)
+	go func() { done <- s.Start(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-conn.lost:
+	}
+	select {
+	case err := <-done:
+		return err
+	default:
+	}
+	over, cancel := context.WithCancel(ctx)
+	cancel()
+	if service, ok := s.(api.PluginService); ok {
+		// Its error is the one that Start returns.
+		_, _ = service.Configure(over, &api.ConfigureRequest{NRIVersion: "none"})
+	}
+	err := <-done
+	if errors.Is(err, context.Canceled) {
+		return errClosed
+	}
+	return err
+}
+
+// report logs why the plugin is not registered, once for each new reason.
+func (r *registration) report(err error) {
+	text := err.Error()
+	if absent(err) {
+		text = fmt.Sprintf("nothing listens on the NRI socket %s: %s", r.socket, enableNRI)
+	}
+	if text == r.reported {
+		return
+	}
+	r.reported = text
+	r.log.Warn("not registered with the container runtime, trying again", "reason", text)
+}
+
+// enableNRI says what to do where the NRI socket is absent.
+const enableNRI = "containerd is not running, its NRI is off, or the socket's directory is not mounted here; " +
+	"containerd 2 has NRI on unless told otherwise; on k3s write the two lines `version = 3` and " +
+	"`plugins.'io.containerd.nri.v1.nri'.disable = false` to " +
+	"/var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d/50-nri.toml and restart k3s or k3s-agent"
+
+// absent reports whether err means that no runtime offers NRI.
+func absent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// nriConn is a connection that tells when it ended.
+type nriConn struct {
+	net.Conn
+	once sync.Once
+	lost chan struct{}
+}
+
+func dialNRI(ctx context.Context, socket string) (*nriConn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the NRI socket: %w", err)
+	}
+	return &nriConn{Conn: c, lost: make(chan struct{})}, nil
+}
+
+// Read implements [net.Conn]. The stub reads all the time and sets no
+// deadline, so an error is the end.
+func (c *nriConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.once.Do(func() { close(c.lost) })
+	}
+	return n, err
+}
+
+// sleep waits for d or the end of ctx.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// TestRuntimeRestarts: the plugin registers with each runtime that comes up on
+// the socket, and says so once for each.
+func TestRuntimeRestarts(t *testing.T) {
+	dir, pods := t.TempDir(), newFakePods()
+	var book *logBook
+	for i := range 3 {
+		kill := startRuntimeProcess(t, dir)
+		if i == 0 {
+			book = startPlugin(t, dir, pods)
+		}
+		receive(t, pods.synced, "Sync")
+		if got := book.count("registered with the container runtime"); got < i+1 {
+			t.Errorf("%d registrations in the log, want %d", got, i+1)
+		}
+		kill()
+		book.wait(t, "nothing listens on the NRI socket", i+1)
+	}
+	if got := book.count("runtime=containerd version=v2.4.2"); got != 3 {
+		t.Errorf("%d registrations, want 3", got)
+	}
+}
+
+// TestSocketAbsent: one line says what to do, however many tries there are.
+func TestSocketAbsent(t *testing.T) {
+	dir, pods := t.TempDir(), newFakePods()
+	book := startPlugin(t, dir, pods)
+	book.wait(t, "not registered", 1)
+	// The plugin has tried again once it takes the next socket.
+	startRuntime(t, dir).waitSynced(t)
+	receive(t, pods.synced, "Sync")
+	for _, text := range []string{
+		"nothing listens on the NRI socket " + filepath.Join(dir, "nri.sock"),
+		"config-v3.toml.d/50-nri.toml",
+		"not registered",
+	} {
+		if got := book.count(text); got != 1 {
+			t.Errorf("the log says %q %d times", text, got)
+		}
+	}
+}
+
+// TestStaleSocket: a file that nobody listens on is as good as none.
+func TestStaleSocket(t *testing.T) {
+	dir := t.TempDir()
+	startRuntimeProcess(t, dir)()
+	if _, err := os.Stat(filepath.Join(dir, "nri.sock")); err != nil {
+		t.Fatalf("the killed runtime left no socket: %v", err)
+	}
+	startPlugin(t, dir, newFakePods()).wait(t, "nothing listens on the NRI socket", 1)
+}
+
+// TestRuntimeDiesWhileRegistering: NRI's stub alone would wait for ever here.
+func TestRuntimeDiesWhileRegistering(t *testing.T) {
+	dir, pods := t.TempDir(), newFakePods()
+	hungUp := serveAndHangUp(t, filepath.Join(dir, "nri.sock"))
+	book := startPlugin(t, dir, pods)
+	if err := receive(t, hungUp, "the registration"); err != nil {
+		t.Fatal(err)
+	}
+	book.wait(t, "registering on "+filepath.Join(dir, "nri.sock")+": the runtime closed the connection", 1)
+	startRuntime(t, dir).waitSynced(t)
+	receive(t, pods.synced, "Sync")
+}
+
+// TestRunEndsWithContext in each state that a registration can be in.
+func TestRunEndsWithContext(t *testing.T) {
+	dir := t.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	r := &registration{
+		socket: filepath.Join(dir, "nri.sock"), log: log,
+		plugin:  &plugin{pods: newFakePods(), log: log},
+		minWait: time.Hour, maxWait: time.Hour,
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	cancel()
+	if err := receive(t, done, "the end while waiting for a socket"); err != nil {
+		t.Error(err)
+	}
+	if err := r.Run(ctx); err != nil {
+		t.Errorf("started when all is over: %v", err)
+	}
+}
+
+// TestSessionsLeaveNothing: a plugin that the runtime drops again and again
+// holds no goroutine and no connection of the ones before.
+func TestSessionsLeaveNothing(t *testing.T) {
+	const kicks = 20
+	before := runtime.NumGoroutine()
+	t.Run("kicked", func(t *testing.T) {
+		dir, pods := t.TempDir(), newFakePods()
+		tries := 0
+		pods.sync = func() error {
+			if tries++; tries <= kicks {
+				return errors.New("not yet")
+			}
+			return nil
+		}
+		r := startRuntime(t, dir)
+		startPlugin(t, dir, pods)
+		for range kicks {
+			if err := receive(t, r.synced, "Synchronize"); err == nil {
+				t.Error("synchronized too early")
+			}
+		}
+		r.waitSynced(t)
+	})
+	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; {
+		if time.Now().After(deadline) {
+			buf := make([]byte, 1<<20)
+			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
+		}
+		runtime.Gosched()
+	}
+}
