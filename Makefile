@@ -7,9 +7,9 @@
 OMIT := ace acme advertiseexitnode advertiseroutes appconnectors aws bird c2n \
 	captiveportal capture cli cliconndiag clientmetrics clientupdate cloud \
 	colorable completion completion_scripts conn25 dbus debug debugeventbus \
-	debugportmapper desktop_sessions dns doctor drive flashappliance gro \
+	debugportmapper desktop_sessions doctor drive flashappliance gro \
 	hujsonconf identityfederation iptables kube linkspeed linuxdnsfight \
-	listenrawdisco logtail netlog netstack networkmanager oauthkey osrouter \
+	listenrawdisco logtail netlog networkmanager oauthkey osrouter \
 	outboundproxy peerapiserver portlist portmapper posture \
 	qrcodes relayserver remoteconfig resolved routecheck runtimemetrics \
 	sdnotify serve serviceclientprefs ssh synology syslog syspolicy systray \
@@ -18,3 +18,35 @@ OMIT := ace acme advertiseexitnode advertiseroutes appconnectors aws bird c2n \
 comma := ,
 space := $(subst ,, )
 TAGS := $(subst $(space),$(comma),$(strip $(addprefix ts_omit_,$(OMIT))))
+
+GO ?= go
+BUILD := $(CURDIR)/.build
+BIN := $(BUILD)/bin/tailscale-nri
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+.DEFAULT_GOAL := help
+include k3d/lab/tools.mk
+
+.PHONY: help
+help: ## show what can be made
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST) | sort
+
+.PHONY: build
+build: ## build tailscale-nri into .build/bin
+	@CGO_ENABLED=0 nice $(GO) build -tags $(TAGS) -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN) ./nri-plugin
+
+.PHONY: demo
+demo: build lab-tools ## show the main job for real: two pods on a tailnet, on a containerd of its own (KEEP=1 leaves it up)
+	@$(BUILD)/bin/lab demo
+
+.PHONY: demo-down
+demo-down: lab-tools ## end the demo that KEEP=1 left up
+	@$(BUILD)/bin/lab down
+
+.PHONY: test
+test: build lab-tools ## run all tests: unit, kernel, engine, plugin and end to end
+	nice $(GO) test -tags $(TAGS) ./...
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BUILD)

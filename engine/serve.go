@@ -19,11 +19,6 @@ import (
 	"tailscale.com/types/netmap"
 )
 
-// settleTime bounds how long a node that is just being registered is kept up
-// after its end was asked for: a device that we have no ID of cannot be
-// deleted.
-const settleTime = 20 * time.Second
-
 // serve brings the node up and keeps it up until ctx is done, which is no
 // error, or something is wrong. The link stays in either case.
 func (n *node) serve(ctx context.Context) error {
@@ -145,27 +140,23 @@ func (s *session) watchBackend(ctx context.Context, done chan<- struct{}) {
 	})
 }
 
-// loop reacts to what the backend reports until ctx is done or something is
-// wrong.
+// loop reacts to what the backend reports until ctx is done, the link is gone
+// or something is wrong.
 func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error {
 	var p progress
+	var ending end
 	watchdog := time.NewTimer(s.n.e.cfg.AttachTimeout)
 	defer watchdog.Stop()
-	end := ctx.Done()
-	var settled <-chan time.Time
 	for {
 		select {
-		case <-end:
-			if !s.registering {
-				return nil
-			}
-			end, settled = nil, time.After(settleTime)
-		case <-settled:
-			return nil
+		case <-ending.unless(ctx.Done()):
+			ending.begin(nil)
+		case <-ending.unless(s.device.Gone()):
+			ending.begin(podnet.ErrGone)
+		case <-ending.late:
+			return ending.err
 		case <-s.n.e.ctx.Done():
 			return nil
-		case <-s.device.Gone():
-			return podnet.ErrGone
 		case <-watchdog.C:
 			if p.addrs == nil {
 				return s.late()
@@ -179,11 +170,8 @@ func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error
 				return err
 			}
 		}
-		if s.registering && p.nodeID != "" {
-			s.registering = false
-			if end == nil {
-				return nil
-			}
+		if ending.begun() && (!s.registering || p.nodeID != "") {
+			return ending.err
 		}
 		if p.running && p.addrs != nil && recent != nil {
 			s.greet(ctx, recent)
@@ -193,6 +181,27 @@ func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error
 			s.ready(&p)
 		}
 	}
+}
+
+// end is a session's end that waits for a registration under way: a device
+// that we have no ID of cannot be deleted.
+type end struct {
+	err  error
+	late <-chan time.Time // nil until the end has begun
+}
+
+// settleTime bounds that wait.
+const settleTime = 20 * time.Second
+
+func (e *end) begin(err error) { e.err, e.late = err, time.After(settleTime) }
+func (e *end) begun() bool     { return e.late != nil }
+
+// unless returns cause, or a channel that says nothing once the end has begun.
+func (e *end) unless(cause <-chan struct{}) <-chan struct{} {
+	if e.begun() {
+		return nil
+	}
+	return cause
 }
 
 // progress is what is known of a node's way up.

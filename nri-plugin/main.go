@@ -77,6 +77,6 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
 		plugin: &plugin{pods: eng, defaults: podDefaults{cluster: cfg.Cluster, tags: cfg.Tags}, log: log},
 		log:    log,
 	}
-	log.Info("starting", "version", version(), "state", cfg.StateDir, "nri", cfg.NRISocket)
+	log.Info("starting", "version", ourVersion(), "state", cfg.StateDir, "nri", cfg.NRISocket)
 	return runAll(ctx, eng.Run, status.Run, reg.Run)
 }

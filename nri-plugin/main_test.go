@@ -93,7 +93,7 @@ func TestFlagsOverrideTheEnvironment(t *testing.T) {
 func process(t *testing.T, vars ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append([]string{roleVar + "=main"}, vars...)
+	cmd.Env = append([]string{roleVar + "=main", "GOCOVERDIR=" + t.TempDir()}, vars...)
 	return cmd
 }
 

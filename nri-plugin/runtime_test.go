@@ -138,9 +138,8 @@ func startRuntimeProcess(t *testing.T, dir string) (kill func()) {
 	return kill
 }
 
-// serveAndHangUp is a runtime that dies once a plugin has registered and before
-// it is configured. It does so to one connection.
-func serveAndHangUp(t *testing.T, socket string) (hungUp chan error) {
+// serveAndHangUp is a runtime that takes one connection, serves it, and dies.
+func serveAndHangUp(t *testing.T, socket string, serve func(net.Conn) error) (hungUp chan error) {
 	t.Helper()
 	ln, err := net.Listen("unix", socket)
 	if err != nil {
@@ -148,14 +147,13 @@ func serveAndHangUp(t *testing.T, socket string) (hungUp chan error) {
 	}
 	hungUp = make(chan error, 1)
 	go func() {
-		defer ln.Close()
 		conn, err := ln.Accept()
-		if err != nil {
-			hungUp <- err
-			return
+		ln.Close()
+		if err == nil {
+			err = serve(conn)
+			conn.Close()
 		}
-		defer conn.Close()
-		hungUp <- registerOnce(conn)
+		hungUp <- err
 	}()
 	return hungUp
 }
@@ -163,7 +161,7 @@ func serveAndHangUp(t *testing.T, socket string) (hungUp chan error) {
 // registerOnce answers one registration on conn.
 func registerOnce(conn net.Conn) error {
 	written := make(chan struct{}, 100)
-	mux := multiplex.Multiplex(countedConn{conn, written})
+	mux := multiplex.Multiplex(countedConn{conn, written}, multiplex.WithBlockedRead())
 	defer mux.Close()
 	ln, err := mux.Listen(multiplex.RuntimeServiceConn)
 	if err != nil {
@@ -176,6 +174,7 @@ func registerOnce(conn net.Conn) error {
 	defer srv.Close()
 	api.RegisterRuntimeService(srv, registrar{})
 	go srv.Serve(context.Background(), ln)
+	mux.Unblock()
 	// The answer is one frame, its header and its content.
 	for range 2 {
 		select {

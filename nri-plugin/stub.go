@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/stub"
+	"github.com/containerd/ttrpc"
 )
 
 // The plugin as the runtime knows it. A validator that requires it asks for
@@ -74,11 +75,13 @@ func (r *registration) session(ctx context.Context) error {
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	answered := make(chan struct{})
 	s, err := stub.New(r.plugin,
 		stub.WithLogger(quietLogger{r.log}),
 		stub.WithConnection(conn),
 		stub.WithPluginName(pluginName),
 		stub.WithPluginIdx(pluginIndex),
+		stub.WithTTRPCOptions([]ttrpc.ClientOpts{closeOnAnswer(answered)}, nil),
 		// A late answer should not cost the connection, and with it other pods'
 		// hooks. Runtimes that do not know the policy ignore it.
 		stub.WithFailurePolicy(&api.FailurePolicy{KeepConnected: true}),
@@ -86,7 +89,7 @@ func (r *registration) session(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("creating the NRI stub: %w", err)
 	}
-	if err := start(ctx, s, conn); err != nil {
+	if err := start(ctx, s, conn.lost, answered); err != nil {
 		return fmt.Errorf("registering on %s: %w", r.socket, err)
 	}
 	r.reported = ""
@@ -95,23 +98,35 @@ func (r *registration) session(ctx context.Context) error {
 	return errClosed
 }
 
+// closeOnAnswer closes answered when the runtime answers the registration, the
+// one request that a plugin such as ours makes.
+func closeOnAnswer(answered chan struct{}) ttrpc.ClientOpts {
+	return ttrpc.WithUnaryClientInterceptor(func(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+		err := invoke(ctx, req, resp)
+		if err == nil {
+			close(answered)
+		}
+		return err
+	})
+}
+
 // start registers the plugin and returns once it is configured.
 //
-// If the connection ends between the two, the stub waits for its configuration
-// for ever, and with a lock held. A call of our own, which the plugin refuses
-// since its context is over, ends that wait.
-func start(ctx context.Context, s stub.Stub, conn *nriConn) error {
+// If the connection is lost between the two, the stub waits for its
+// configuration for ever, and with a lock held. A call of our own, which the
+// plugin refuses since its context is over, ends that wait.
+func start(ctx context.Context, s stub.Stub, lost, answered <-chan struct{}) error {
 	done := make(chan error, 1)
 	go func() { done <- s.Start(ctx) }()
 	select {
 	case err := <-done:
 		return err
-	case <-conn.lost:
+	case <-lost:
 	}
 	select {
 	case err := <-done:
 		return err
-	default:
+	case <-answered:
 	}
 	over, cancel := context.WithCancel(ctx)
 	cancel()

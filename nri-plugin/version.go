@@ -10,20 +10,22 @@ import (
 	"runtime/debug"
 )
 
-// version is what the Go toolchain recorded of the source, "(devel)" where it
-// recorded nothing.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "(devel)"
+// version is set by the linker (-X main.version=…, see the Makefile).
+var version string
+
+// ourVersion is what the linker was told, else what the Go toolchain recorded
+// of the source.
+func ourVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return cmp.Or(version, info.Main.Version, "(devel)")
 	}
-	return cmp.Or(info.Main.Version, "(devel)")
+	return cmp.Or(version, "(devel)")
 }
 
 // printVersion writes our version and those that decide how it behaves.
 func printVersion(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "tailscale-nri %s\ntailscale.com %s\nNRI %s\n%s %s/%s\n",
-		version(), moduleVersion("tailscale.com"), moduleVersion("github.com/containerd/nri"),
+		ourVersion(), moduleVersion("tailscale.com"), moduleVersion("github.com/containerd/nri"),
 		runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err
 }

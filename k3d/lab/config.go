@@ -12,11 +12,12 @@ import (
 	"time"
 )
 
-// The lab's addresses. They are from documentation ranges and local ones, and exist only in the lab's namespaces.
+// The lab's addresses exist only in its namespaces. IPv4 is private, since a Tailscale client goes over to HTTPS at its
+// second call of a control plane that is plain HTTP elsewhere (control/ts2021/client.go, isPrivateHost).
 const (
-	NetIP4  = "198.51.100.1"
-	NodeIP4 = "198.51.100.11"
-	PeerIP4 = "198.51.100.21" // of the first peer; the others follow
+	NetIP4  = "172.30.69.1"
+	NodeIP4 = "172.30.69.11"
+	PeerIP4 = "172.30.69.21" // of the first peer; the others follow
 
 	NetIP6  = "2001:db8:6e72:69::1"
 	NodeIP6 = "2001:db8:6e72:69::11"

@@ -72,7 +72,7 @@ func assertMachineUntouched(t *testing.T) {
 		if err != nil {
 			t.Fatalf("ip %v: %v: %s", args, err, out)
 		}
-		for _, ours := range []string{bridgeName, "cni0", "to-node", "198.51.100.", "10.86.0.", "fd00:6e72", "db8:6e72"} {
+		for _, ours := range []string{bridgeName, "cni0", "to-node", "172.30.69.", "10.86.0.", "fd00:6e72", "db8:6e72"} {
 			if strings.Contains(string(out), ours) {
 				t.Errorf("the machine's `ip %s` shows %q:\n%s", strings.Join(args, " "), ours, out)
 			}

@@ -72,8 +72,10 @@ func raiseLoopback() error {
 }
 
 // HostAddr is an address of the tests' netns that is not on lo: Tailscale
-// takes a machine that has nothing else for one without a network.
-var HostAddr = netip.MustParseAddr("198.51.100.1")
+// takes a machine that has nothing else for one without a network. It is a
+// private one, since a client goes over to HTTPS at its second call of a
+// control plane that is plain HTTP elsewhere (control/ts2021/client.go).
+var HostAddr = netip.MustParseAddr("172.30.70.1")
 
 // addUplink gives the tests' netns HostAddr, on an interface that leads
 // nowhere.

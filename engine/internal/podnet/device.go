@@ -45,6 +45,7 @@ type Device struct {
 
 	gone     chan struct{} // closed when the link has ended
 	goneOnce sync.Once
+	closed   chan struct{} // closed by Close
 
 	// Dropped counts frames from the pod that did not hold together.
 	Dropped atomic.Uint64
@@ -74,6 +75,7 @@ func (l *Link) Open() (*Device, error) {
 		conn:   conn,
 		events: make(chan tun.Event, 1),
 		gone:   make(chan struct{}),
+		closed: make(chan struct{}),
 		frame:  make([]byte, headerLen+maxIPPacket),
 		out:    newSender(l.podMAC, l.hostMAC, kernelAtLeast(6, 9)),
 	}
@@ -128,11 +130,20 @@ func bigEndian16(v uint16) uint16 {
 }
 
 // Read returns the packets of one frame from the pod, cut to the MTU and with
-// their checksums filled in. It returns an error that wraps [ErrGone] once
-// the link is gone or down, and [os.ErrClosed] after Close.
+// their checksums filled in. It returns an error that wraps [os.ErrClosed]
+// after Close.
+//
+// Once the link is gone or down, Read waits for Close; [Device.Gone] tells. An
+// engine whose device fails closes itself from within, and its LocalBackend,
+// which is not told, panics at the next netmap (tailscale.com v1.102.5,
+// wgengine/magicsock, updateRelayServersSet).
 func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	for {
 		n, err := d.receive()
+		if errors.Is(err, ErrGone) {
+			<-d.closed
+			return 0, fmt.Errorf("packet socket on %s: %w", d.name, os.ErrClosed)
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -254,6 +265,7 @@ func (d *Device) BatchSize() int { return batchSize }
 func (d *Device) Close() error {
 	d.closeOnce.Do(func() {
 		d.closeErr = d.file.Close()
+		close(d.closed)
 		close(d.events)
 	})
 	return d.closeErr

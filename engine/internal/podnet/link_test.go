@@ -5,6 +5,7 @@ package podnet
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -143,20 +144,29 @@ func TestRemove(t *testing.T) {
 }
 
 // A link must go with its pod although we have a socket on its host end, and
-// the socket must say so.
-func TestReadEndsWithThePod(t *testing.T) {
+// the socket must say so; a Read that waits then waits for Close.
+func TestPodEnds(t *testing.T) {
 	pod := nstest.NewPod(t)
 	d := mustOpen(t, mustEnsure(t, pod, "tsend"))
 	errc := make(chan error, 1)
 	go func() { errc <- readUntilError(d) }()
 	pod.End()
 	select {
+	case <-d.Gone():
 	case err := <-errc:
-		if !errors.Is(err, ErrGone) {
-			t.Errorf("Read = %v, want ErrGone", err)
-		}
+		t.Fatalf("Read = %v before Close", err)
 	case <-time.After(30 * time.Second):
-		t.Fatal("Read still waits 30 s after the pod's end")
+		t.Fatal("nothing noticed within 30 s of the pod's end")
+	}
+	if found, err := Exists("tsend"); found || err != nil {
+		t.Errorf("the host end is still there (%v)", err)
+	}
+	if _, err := d.Write([][]byte{ipFrame(nil, netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"))[ethHdrLen:]}, 0); !errors.Is(err, ErrGone) {
+		t.Errorf("Write = %v, want ErrGone", err)
+	}
+	d.Close()
+	if err := <-errc; !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Read = %v, want os.ErrClosed", err)
 	}
 }
 

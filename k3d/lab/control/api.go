@@ -200,12 +200,15 @@ func (s *Server) refusal(req *keyRequest) string {
 	if len(req.Description) > 50 {
 		return "description is too long, must be 50 characters or less"
 	}
-	for _, r := range req.Description {
-		if !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == ' ') {
-			return "description contains invalid characters"
-		}
+	if strings.ContainsFunc(req.Description, badInDescription) {
+		return "description contains invalid characters"
 	}
 	return ""
+}
+
+func badInDescription(r rune) bool {
+	ok := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == ' '
+	return !ok
 }
 
 func (k AuthKey) answer() keyAnswer {

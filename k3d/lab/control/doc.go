@@ -25,8 +25,9 @@
 //   - A netmap stream is whole at first and deltas from there, each made of all
 //     that changed since the last: a burst of N nodes costs N², not N³.
 //
-// Two goroutines per listener and one per map poll. One mutex guards the tables;
-// it is never held over a write to the network.
+// A map poll runs in its request's goroutine and hears of changes by a channel.
+// One mutex guards the table of nodes; it is never held over a write to the
+// network.
 //
 // The package does not persist anything, does not check policy files (who may
 // talk to whom: all may talk to all), approves no routes, and has no tailnet

@@ -88,7 +88,7 @@ func (s *Server) serveNoise(w http.ResponseWriter, r *http.Request) {
 	mux.HandleFunc("POST /machine/register", func(w http.ResponseWriter, r *http.Request) { s.serveRegister(w, r, machine) })
 	mux.HandleFunc("POST /machine/map", func(w http.ResponseWriter, r *http.Request) { s.serveMap(w, r, machine) })
 	mux.HandleFunc("POST /machine/update-health", func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body)
+		_, _ = io.Copy(io.Discard, r.Body) // what a node says of its health is nothing to this tailnet
 		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -134,7 +134,7 @@ func (s *Server) serveMap(w http.ResponseWriter, r *http.Request, machine key.Ma
 	}
 	// tailcfg.MapRequest.Stream: since version 68 a streaming request changes
 	// nothing, whatever it carries.
-	if !req.ReadOnly && !(req.Stream && req.Version >= 68) {
+	if !(req.Stream && req.Version >= 68) {
 		s.nodes.update(n, &req)
 	}
 	if !req.Stream && req.OmitPeers {

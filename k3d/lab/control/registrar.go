@@ -61,7 +61,7 @@ func (s *Server) startRegistrar() error {
 		return err
 	}
 	srv := &http.Server{Handler: r.tc, ErrorLog: discardLog}
-	go srv.Serve(r.ln)
+	go func() { _ = srv.Serve(r.ln) }() // until Close
 
 	tr := &http.Transport{Protocols: new(http.Protocols)}
 	tr.Protocols.SetUnencryptedHTTP2(true) // plain to net/http; the Noise below is the encryption

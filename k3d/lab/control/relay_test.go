@@ -3,6 +3,7 @@
 package control
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"testing"
@@ -33,19 +34,31 @@ func TestDERP(t *testing.T) {
 		return c
 	}
 	a, b := client(privA), client(privB)
+	// A client that has connected may not be known to others yet; one that is
+	// answered is.
+	if err := b.SendPing([8]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	receive[derp.PongMessage](t, ctx, b)
 	if err := a.Send(privB.Public(), []byte("hello")); err != nil {
 		t.Fatal(err)
 	}
+	if p := receive[derp.ReceivedPacket](t, ctx, b); string(p.Data) != "hello" || p.Source != privA.Public() {
+		t.Errorf("got %q from %v", p.Data, p.Source)
+	}
+}
+
+// receive waits for a message of one type.
+func receive[M derp.ReceivedMessage](t *testing.T, ctx context.Context, c *derphttp.Client) M {
+	t.Helper()
+	defer context.AfterFunc(ctx, func() { c.Close() })() // Recv knows no context
 	for {
-		msg, err := b.Recv()
+		msg, err := c.Recv()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("waiting for a %T: %v", *new(M), err)
 		}
-		if p, ok := msg.(derp.ReceivedPacket); ok {
-			if string(p.Data) != "hello" || p.Source != privA.Public() {
-				t.Errorf("got %q from %v", p.Data, p.Source)
-			}
-			return
+		if m, ok := msg.(M); ok {
+			return m
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 const usage = `lab COMMAND
   up                         end what is there and start anew: containerd, control plane
+  demo                       play the whole of it on a new lab; KEEP=1 leaves it up
   down                       end it and remove all that it made
   pods                       list the pods
   run NAME [KEY=VALUE...]    run a pod with these annotations and one container of labtool
@@ -63,6 +64,8 @@ func run(ctx context.Context, args []string) error {
 		return up(ctx)
 	case "down":
 		return lab.Down(config())
+	case "demo":
+		return play(ctx)
 	case "control":
 		return lab.ServeControl(ctx, config())
 	}

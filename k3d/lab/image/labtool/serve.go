@@ -59,7 +59,7 @@ func get(ctx context.Context, opt options, url string) error {
 	if err != nil {
 		return err
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := new(http.Client).Do(req)
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func echo(ctx context.Context, opt options, addr string) error {
 	}
 	defer packets.Close()
 	go echoPackets(packets)
-	return accept(ctx, opt, "echo", addr, func(conn net.Conn) { io.Copy(conn, conn) })
+	return accept(ctx, opt, "echo", addr, func(conn net.Conn) { _, _ = io.Copy(conn, conn) })
 }
 
 func echoPackets(packets net.PacketConn) {
@@ -90,7 +90,7 @@ func echoPackets(packets net.PacketConn) {
 			return
 		}
 		if err == nil {
-			packets.WriteTo(buf[:n], from)
+			_, _ = packets.WriteTo(buf[:n], from) // a loss, as any other
 		}
 	}
 }

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	module = "tailscale-nri/"
+	podnet = module + "engine/internal/podnet"
+	nstest = module + "engine/internal/nstest"
+	plugin = module + "nri-plugin"
+)
+
+// layering is which way imports go: nri-plugin → engine → {tailnet, podnet}.
+var layering = []struct {
+	of     string   // packages with this prefix
+	except []string // but for these
+	ban    []string // prefixes of what they may not depend on
+	direct bool     // what they import themselves counts, and not what that imports
+	why    string
+}{
+	{
+		of:  module + "engine",
+		ban: []string{"github.com/containerd/", "k8s.io/", "sigs.k8s.io/"},
+		why: "the engine knows pods as values only: what a runtime or Kubernetes says of one is translated by nri-plugin",
+	},
+	{
+		of: module, except: []string{podnet, nstest}, direct: true,
+		ban: []string{"github.com/vishvananda/", "github.com/mdlayher/netlink", "github.com/jsimonetti/rtnetlink"},
+		why: "a netns handle has one owner, and ts0 one writer: all that is the kernel's goes through " + podnet,
+	},
+	{
+		of:  podnet,
+		ban: []string{module, "tailscale.com/ipn/ipnlocal", "tailscale.com/control/controlclient"},
+		why: "podnet is the kernel and nothing but the kernel: what it needs of a pod or of the tailnet is handed to it",
+	},
+	{
+		of:  module + "engine/tailnet",
+		ban: []string{module, "github.com/vishvananda/", "tailscale.com/ipn/ipnlocal", "tailscale.com/wgengine"},
+		why: "tailnet talks to an API over HTTPS: it runs no node and touches no kernel",
+	},
+	{
+		of:  plugin,
+		ban: []string{"gvisor.dev/"},
+		why: "packets go through the kernel: a second network stack in user space costs memory for each pod",
+	},
+	{
+		of:  plugin,
+		ban: []string{"tailscale.com/ssh", "tailscale.com/feature/ssh", "github.com/tailscale/gliderssh"},
+		why: "Tailscale SSH would start its shell in this process's namespaces, not in the pod's",
+	},
+	{
+		of:  plugin,
+		ban: []string{"k8s.io/", "sigs.k8s.io/"},
+		why: "all that is known of a pod comes from the runtime: no API server is needed at the wrong moment",
+	},
+	{
+		of:  plugin,
+		ban: []string{"testing", module + "k3d", nstest, "tailscale.com/tstest"},
+		why: "what runs as root on every node holds no test code",
+	},
+}
+
+// TestImports covers packages that do not exist yet.
+func TestImports(t *testing.T) {
+	packages := listPackages(t, module+"engine/...", plugin)
+	for _, rule := range layering {
+		applied := false
+		for _, p := range packages {
+			if !within(p.ImportPath, rule.of) || slices.Contains(rule.except, p.ImportPath) {
+				continue
+			}
+			applied = true
+			deps := p.Deps
+			if rule.direct {
+				deps = p.Imports
+			}
+			for _, dep := range deps {
+				if dep != p.ImportPath && slices.ContainsFunc(rule.ban, func(ban string) bool { return within(dep, ban) }) {
+					t.Errorf("%s depends on %s, but %s", p.ImportPath, dep, rule.why)
+				}
+			}
+		}
+		if !applied {
+			t.Errorf("no package is %s: this rule applies to nothing any more: %s", rule.of, rule.why)
+		}
+	}
+}
+
+// TestImportsAreSeen has the lists that TestImports reads hold what the program cannot be without.
+func TestImportsAreSeen(t *testing.T) {
+	packages := listPackages(t, plugin, podnet)
+	for _, want := range []struct{ of, dep string }{
+		{plugin, module + "engine"},
+		{plugin, "github.com/containerd/nri/pkg/stub"},
+		{plugin, "tailscale.com/ipn/ipnlocal"},
+		{podnet, "github.com/vishvananda/netlink"},
+	} {
+		if !slices.ContainsFunc(packages, func(p listed) bool {
+			return p.ImportPath == want.of && slices.Contains(p.Deps, want.dep)
+		}) {
+			t.Errorf("%s does not depend on %s", want.of, want.dep)
+		}
+	}
+}
+
+// within reports whether path is prefix or below it.
+func within(path, prefix string) bool {
+	return path == prefix || strings.HasPrefix(path, strings.TrimSuffix(prefix, "/")+"/")
+}
+
+// listed is what go list says of a package, without its tests.
+type listed struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+// listPackages lists them as this test was built: make test gives it the tags of the program.
+func listPackages(t *testing.T, patterns ...string) []listed {
+	t.Helper()
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		t.Fatal("this test does not know its build tags")
+	}
+	args := []string{"list", "-json=ImportPath,Imports,Deps"}
+	for _, s := range info.Settings {
+		if s.Key == "-tags" {
+			args = append(args, "-tags="+s.Value)
+		}
+	}
+	cmd := exec.Command("go", append(args, patterns...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v: %s", cmd.Args, err, &stderr)
+	}
+	var packages []listed
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listed
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return packages
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		packages = append(packages, p)
+	}
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+
+	"tailscale-nri/k3d/lab/demo"
+)
+
+// play runs the demo; KEEP=1 leaves it up.
+func play(ctx context.Context) error {
+	cfg, err := demoConfig()
+	if err != nil {
+		return err
+	}
+	keep := os.Getenv("KEEP")
+	return demo.Run(ctx, cfg, keep != "" && keep != "0")
+}
+
+// demoConfig takes the user's own tailnet if there are credentials for one.
+func demoConfig() (demo.Config, error) {
+	cfg := demo.Config{Lab: config(), Screen: demo.NewScreen(os.Stdout)}
+	cfg.Lab.Logger = nil // the screen says what counts
+	if tags := os.Getenv("TS_TAGS"); tags != "" {
+		cfg.Tags = strings.Split(strings.ReplaceAll(tags, " ", ""), ",")
+	}
+	id, secret := os.Getenv("TS_OAUTH_CLIENT_ID"), os.Getenv("TS_OAUTH_CLIENT_SECRET")
+	switch {
+	case id == "" && secret == "":
+		return cfg, nil
+	case id == "" || secret == "":
+		return cfg, errors.New("one of TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET is set: set both for a tailnet of yours, neither for the lab's")
+	}
+	cfg.Own = &demo.OwnTailnet{
+		ClientID: strings.TrimSpace(id), ClientSecret: strings.TrimSpace(secret),
+		APIURL: os.Getenv("TS_API_URL"), LoginServer: os.Getenv("TS_LOGIN_SERVER"),
+	}
+	return cfg, nil
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package demo
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Command is something to type, with what it shows.
+type Command struct{ Line, Shows string }
+
+// LookAround lists what can be typed while the scene stands; all of it works from the project's directory.
+func (s *Scene) LookAround() []Command {
+	inLab := s.labCommand()
+	list := []Command{
+		{inLab + " pods", "the pods"},
+		{inLab + " exec node tailscale-nri status", "what the plugin says of its nodes"},
+		{inLab + " devices", "what the tailnet says"},
+		{inLab + " exec " + peerName + " tailscale status", "what the peer says"},
+	}
+	if s.cfg.Own != nil {
+		list = append(list[:2], list[3:]...) // the user's own is seen in its admin console
+	}
+	for _, pod := range s.podList() {
+		if !pod.IP4().IsValid() {
+			continue
+		}
+		list = append(list,
+			Command{fmt.Sprintf("%s exec %.12s ip addr show ts0", inLab, pod.ID), "ts0 in pod " + pod.Spec.Name},
+			Command{fmt.Sprintf("%s exec %s curl -s http://%v:8080/", inLab, peerName, pod.IP4()), "its page, for the peer"})
+	}
+	return append(list,
+		Command{inLab + " run another tailscale.com/enabled=true", "one more pod joins"},
+		Command{fmt.Sprintf("nsenter --net=%s/ns/node ip -br link", s.Lab.Dir()), "the node's links, each ts… the host end of a ts0"},
+		Command{fmt.Sprintf("tail %s", filepath.Join(s.Lab.Dir(), "log", "plugin.log")), "the plugin's log"})
+}
+
+// labCommand runs this program for this lab.
+func (s *Scene) labCommand() string {
+	self, err := os.Executable()
+	if err != nil {
+		self = "lab"
+	}
+	if wd, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(wd, self); err == nil && !strings.HasPrefix(rel, "..") {
+			self = rel
+		}
+	}
+	for _, key := range []string{"LAB_BUILD", "LAB_DIR", "LAB_NAME"} {
+		if value := os.Getenv(key); value != "" {
+			self = key + "=" + value + " " + self
+		}
+	}
+	return self
+}
+
+func (s *Scene) lookAround() string {
+	var b strings.Builder
+	b.WriteString("\nThe lab stays up. To look around:\n\n")
+	for _, c := range s.LookAround() {
+		fmt.Fprintf(&b, "  %s\n      # %s\n", c.Line, c.Shows)
+	}
+	b.WriteString("\nmake demo-down ends it.\n")
+	return b.String()
+}

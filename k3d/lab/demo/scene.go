@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"tailscale-nri/k3d/lab"
+)
+
+// Config says where the play is given.
+type Config struct {
+	Lab lab.Config
+	// Own is a tailnet of the user's; nil means the lab's.
+	Own *OwnTailnet
+	// Tags are those of the pods and of the peer. None means tag:k8s-pod.
+	Tags []string
+	// Screen shows what happens; nil shows nothing.
+	Screen *Screen
+}
+
+// Scene is a running lab with a tailnet, and what was started on it. Its methods may be called concurrently, but for
+// those that start or end the plugin.
+type Scene struct {
+	Lab    *lab.Lab
+	Peer   *lab.Peer    // nil until StartPeer
+	Plugin *lab.Process // the one last started, nil until StartPlugin
+
+	cfg     Config
+	tailnet tailnet
+	screen  *Screen
+	logMark int64 // size of the plugin's log when it was last started
+
+	mu     sync.Mutex
+	pods   []*Pod   // those that RemovePod has not removed
+	nodes  []string // IDs of all devices that were let in
+	peerID string
+}
+
+const (
+	// cluster is the plugin's CLUSTER_NAME.
+	cluster = "demo"
+	// peerName is the peer's name in the tailnet and in the lab.
+	peerName = "demopeer"
+	// patience bounds what must happen in the end. It is no expectation.
+	patience = 60 * time.Second
+	// pollInterval is how often is looked at what cannot be waited for.
+	pollInterval = 10 * time.Millisecond
+)
+
+// Open builds the lab and its tailnet. The plugin and the peer are started apart. When it fails, nothing remains.
+func Open(ctx context.Context, cfg Config) (*Scene, error) {
+	if len(cfg.Tags) == 0 {
+		cfg.Tags = []string{"tag:k8s-pod"}
+	}
+	cfg.Lab.Uplink = cfg.Own != nil
+	running, err := lab.Up(ctx, cfg.Lab)
+	if err != nil {
+		return nil, err
+	}
+	s := &Scene{Lab: running, cfg: cfg, screen: cfg.Screen}
+	if cfg.Own != nil {
+		s.tailnet, err = newOwnTailnet(*cfg.Own, cfg.Tags)
+	} else {
+		s.tailnet, err = newLabTailnet(ctx, running)
+	}
+	if err != nil {
+		return nil, errors.Join(err, running.Down())
+	}
+	return s, nil
+}
+
+// Close ends the scene. In the user's own tailnet no device of ours is left; the lab's ends with the lab.
+func (s *Scene) Close(ctx context.Context) error {
+	var err error
+	if s.cfg.Own != nil {
+		err = s.leave(ctx)
+	}
+	return errors.Join(err, s.Lab.Down())
+}
+
+// leave removes the pods as a cluster does, and then each device that is still there.
+func (s *Scene) leave(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	s.screen.Note("removing the demo's devices from your tailnet")
+	var errs []error
+	for _, pod := range s.podList() {
+		errs = append(errs, s.RemovePod(ctx, pod))
+	}
+	for _, id := range s.nodeIDs() {
+		// The plugin deletes the pods' devices too, and whoever is first is right.
+		if err := s.tailnet.delete(ctx, id); err != nil {
+			errs = append(errs, fmt.Errorf("delete device %s by hand: %w", id, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Scene) podList() []*Pod {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.pods)
+}
+
+func (s *Scene) nodeIDs() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.nodes)
+}
+
+// letIn remembers a device, for it to be deleted in the end.
+func (s *Scene) letIn(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id != "" && !slices.Contains(s.nodes, id) {
+		s.nodes = append(s.nodes, id)
+	}
+}
+
+// StartPeer starts a stock tailscaled and logs it in.
+func (s *Scene) StartPeer(ctx context.Context) error {
+	key, err := s.tailnet.peerKey(ctx, s.cfg.Tags)
+	if err != nil {
+		return fmt.Errorf("getting the peer a key: %w", err)
+	}
+	cfg := lab.PeerConfig{Name: peerName, LoginServer: s.tailnet.loginServer(), AuthKey: key}
+	if s.Peer, err = s.Lab.StartPeer(ctx, cfg); err != nil {
+		return err
+	}
+	view, err := s.peerView(ctx)
+	if err != nil {
+		return err
+	}
+	s.peerID = view.Self.ID
+	s.letIn(view.Self.ID)
+	return nil
+}
+
+// StartPlugin starts the plugin as a process in the node, with env ("KEY=value") over what leads it into the tailnet.
+func (s *Scene) StartPlugin(env ...string) (err error) {
+	s.logMark = logSize(s.pluginLog())
+	s.Plugin, err = s.Lab.StartPlugin(append(s.pluginEnv(), env...))
+	return err
+}
+
+// pluginEnv holds each variable that leads the plugin, so that none of the caller's own decides.
+func (s *Scene) pluginEnv() []string {
+	return append([]string{
+		"TS_AUTHKEY=", "TS_STATE_DIR=", "TS_STATUS_SOCKET=", "NRI_SOCKET=", "LOG_FORMAT=",
+		"CLUSTER_NAME=" + cluster,
+		"TS_TAGS=" + strings.Join(s.cfg.Tags, ","),
+	}, s.tailnet.env()...)
+}
+
+// Registered returns when the plugin that was last started is registered with containerd.
+func (s *Scene) Registered(ctx context.Context) error {
+	return s.AwaitLog(ctx, "registered with the container runtime")
+}
+
+// eventually asks check until it answers nil, and returns its last answer when ctx, the patience or what it waits for
+// ends first.
+func eventually(ctx context.Context, check func(context.Context) error, ends ...<-chan struct{}) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var end <-chan struct{}
+	if len(ends) > 0 {
+		end = ends[0]
+	}
+	var last error
+	for {
+		err := check(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err // an answer that the end of ctx has cut off says less than the one before
+		}
+		select {
+		case <-end:
+			return fmt.Errorf("%w (it has ended)", last)
+		case <-ctx.Done():
+			return fmt.Errorf("%w (given up: %w)", last, ctx.Err())
+		case <-time.After(pollInterval):
+		}
+	}
+}
