@@ -4,7 +4,11 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 
 	"github.com/tailscale/wireguard-go/tun"
 	"tailscale.com/control/controlclient"
@@ -14,7 +18,9 @@ import (
 	"tailscale.com/net/netmon"
 	"tailscale.com/net/tsdial"
 	"tailscale.com/tsd"
+	"tailscale.com/types/key"
 	"tailscale.com/types/logger"
+	"tailscale.com/types/persist"
 	"tailscale.com/types/preftype"
 	"tailscale.com/wgengine"
 	"tailscale.com/wgengine/router"
@@ -59,6 +65,10 @@ func openBackend(r record, statePath string, device tun.Device, rt router.Router
 		engine.Close()
 		return nil, fmt.Errorf("opening the node's state %s: %w", statePath, err)
 	}
+	if err = ensureNodeKey(state); err != nil {
+		engine.Close()
+		return nil, fmt.Errorf("preparing the node's state %s: %w", statePath, err)
+	}
 	b.sys.Set(state)
 	b.sys.Tun.Get().Start()
 
@@ -102,16 +112,17 @@ func (b *backend) openEngine(r record, monitor *netmon.Monitor, dialer *tsdial.D
 // disk stay.
 func (b *backend) close() { b.closers.close() }
 
-// start brings the backend up, logging in with authKey unless that is "".
-func (b *backend) start(pod Pod, controlURL, authKey string) error {
+// start brings the backend up, logging in with authKey unless that is "". A
+// node that was thrown out of its tailnet logs in anew, with a new node key.
+func (b *backend) start(pod Pod, controlURL, authKey string, anew bool) error {
 	if err := b.Start(ipn.Options{AuthKey: authKey, UpdatePrefs: prefs(pod, controlURL)}); err != nil {
 		return fmt.Errorf("starting the backend: %w", err)
 	}
-	if authKey == "" {
+	if !anew {
 		return nil
 	}
-	// "Interactive" is the backend's word for "now": with an auth key nobody
-	// is asked anything.
+	// "Interactive" is the backend's word for "with a new node key": with an
+	// auth key nobody is asked anything.
 	if err := b.StartLoginInteractive(context.Background()); err != nil {
 		return fmt.Errorf("logging in: %w", err)
 	}
@@ -134,6 +145,70 @@ func prefs(pod Pod, controlURL string) *ipn.Prefs {
 	return p
 }
 
-// hasNodeKey reports whether the state names a node that was logged in
-// before.
-func (b *backend) hasNodeKey() bool { return b.StatusWithoutPeers().HaveNodeKey }
+// ensureNodeKey gives a fresh state its node key.
+//
+// Left to itself a backend makes a new key for each attempt to log in, and
+// stores it when one has succeeded. If the answer to an attempt is lost, or
+// this process is killed meanwhile, that leaves a device in the tailnet that
+// nobody knows the name of, and a single-use auth key that is spent. With a
+// key on disk beforehand, all attempts are of one and the same device, which
+// can be found by its key.
+//
+// The state gets what a backend would have stored after a first login
+// (ipn/ipnlocal/profiles.go): one profile, which is the current one, and its
+// preferences.
+func ensureNodeKey(state ipn.StateStore) error {
+	p, err := currentPrefs(state)
+	if err != nil {
+		return err
+	}
+	if p.Persist != nil && !p.Persist.PrivateNodeKey.IsZero() {
+		return nil
+	}
+	p.Persist = &persist.Persist{PrivateNodeKey: key.NewNode(), NetworkLockKey: key.NewNLPrivate()}
+	const id, profileKey = "0001", "profile-0001"
+	profiles, err := json.Marshal(map[ipn.ProfileID]ipn.LoginProfile{id: {ID: id, Key: profileKey}})
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		state.WriteState(profileKey, p.ToBytes()),
+		state.WriteState(ipn.KnownProfilesStateKey, profiles),
+		state.WriteState(ipn.CurrentProfileStateKey, []byte(profileKey)),
+	)
+}
+
+// storedNodeKey returns the node key of the state in a file, the zero key if
+// there is none.
+func storedNodeKey(path string, logf logger.Logf) (key.NodePublic, error) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return key.NodePublic{}, nil
+	}
+	state, err := store.NewFileStore(logf, path)
+	if err != nil {
+		return key.NodePublic{}, fmt.Errorf("opening the node's state %s: %w", path, err)
+	}
+	p, err := currentPrefs(state)
+	if err != nil || p.Persist == nil {
+		return key.NodePublic{}, err
+	}
+	return p.Persist.PublicNodeKey(), nil
+}
+
+// currentPrefs returns the preferences that a backend on this state would
+// begin with.
+func currentPrefs(state ipn.StateStore) (*ipn.Prefs, error) {
+	p := ipn.NewPrefs()
+	current, err := state.ReadState(ipn.CurrentProfileStateKey)
+	var data []byte
+	if err == nil {
+		data, err = state.ReadState(ipn.StateKey(current))
+	}
+	switch {
+	case errors.Is(err, ipn.ErrStateNotExist):
+		return p, nil
+	case err != nil:
+		return nil, err
+	}
+	return p, ipn.PrefsFromBytes(data, p)
+}

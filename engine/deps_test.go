@@ -51,7 +51,7 @@ var layering = []struct {
 	},
 	{
 		of:  plugin,
-		ban: []string{"gvisor.dev/"},
+		ban: []string{"tailscale.com/wgengine/netstack"},
 		why: "packets go through the kernel: a second network stack in user space costs memory for each pod",
 	},
 	{
@@ -61,7 +61,7 @@ var layering = []struct {
 	},
 	{
 		of:  plugin,
-		ban: []string{"k8s.io/", "sigs.k8s.io/"},
+		ban: []string{"k8s.io/"},
 		why: "all that is known of a pod comes from the runtime: no API server is needed at the wrong moment",
 	},
 	{

@@ -18,6 +18,7 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/tailnet"
 	"tailscale.com/net/netns"
+	"tailscale.com/tailcfg"
 )
 
 // Pod is a pod sandbox that opted in.
@@ -244,6 +245,11 @@ func (e *Engine) find(sandboxID string) *node {
 		}
 	}
 	return nil
+}
+
+// serves reports whether the device is a node of this engine.
+func (e *Engine) serves(id tailcfg.StableNodeID) bool {
+	return slices.ContainsFunc(e.snapshot(), func(n *node) bool { return n.snapshot().NodeID == string(id) })
 }
 
 // drop removes the node from the map.

@@ -33,6 +33,9 @@ func TestTwoPods(t *testing.T) {
 	w.mustAttach(podB)
 	nodeA, nodeB := w.await(podA.UID, Running), w.await(podB.UID, Running)
 	t.Logf("ready in %v and %v", nodeA.ReadyIn, nodeB.ReadyIn)
+	// If both began the first handshake at the same instant, each would
+	// overwrite the other's (WireGuard), and both would wait five seconds.
+	expectCaller(t, a, nodeB.Addresses[0], nodeA.Addresses[0])
 	var wg sync.WaitGroup
 	for i := range 2 {
 		wg.Go(func() { expectCaller(t, a, nodeB.Addresses[i], nodeA.Addresses[i]) })

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	"tailscale-nri/engine/tailnet"
@@ -41,9 +40,12 @@ func (n *node) leave(ctx context.Context) {
 // devices cannot be deleted.
 func (n *node) leaveOnce(ctx context.Context) error {
 	r := n.record()
-	devices := r.Former
-	if r.NodeID != "" {
-		devices = append(slices.Clone(devices), r.NodeID)
+	devices, err := n.devices(ctx, r)
+	if errors.Is(err, tailnet.ErrNoDelete) {
+		return n.logOut(ctx, r)
+	}
+	if err != nil {
+		return err
 	}
 	for _, id := range devices {
 		err := n.e.cfg.Tailnet.Delete(ctx, string(id))
@@ -58,21 +60,41 @@ func (n *node) leaveOnce(ctx context.Context) error {
 	return nil
 }
 
+// devices returns the IDs of all devices that the node has been.
+func (n *node) devices(ctx context.Context, r record) ([]tailcfg.StableNodeID, error) {
+	ids := slices.Clone(r.Former)
+	if r.NodeID != "" {
+		ids = append(ids, r.NodeID)
+	}
+	if !r.Registering {
+		return ids, nil
+	}
+	nodeKey, err := storedNodeKey(n.statePath(), bridge(n.log, nil))
+	if err != nil || nodeKey.IsZero() {
+		return ids, err
+	}
+	id, err := n.e.cfg.Tailnet.Find(ctx, nodeKey.String())
+	if err != nil {
+		return nil, fmt.Errorf("finding the node's device: %w", err)
+	}
+	if id != "" && !slices.Contains(ids, tailcfg.StableNodeID(id)) {
+		ids = append(ids, tailcfg.StableNodeID(id))
+	}
+	return ids, nil
+}
+
 // logOut tells the control plane that the node is gone. It brings up a backend
 // without packets for that: the one that ran ended with the pod.
 func (n *node) logOut(ctx context.Context, r record) error {
-	if _, err := os.Stat(n.statePath()); errors.Is(err, os.ErrNotExist) {
-		return nil // it was never logged in
+	if r.NodeID == "" && !r.Registering {
+		return nil // it never knocked
 	}
 	b, err := openBackend(r, n.statePath(), nil, nil, bridge(n.log, nil))
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	if !b.hasNodeKey() {
-		return nil
-	}
-	if err := b.start(r.Pod, n.e.cfg.Tailnet.ControlURL(), ""); err != nil {
+	if err := b.start(r.Pod, n.e.cfg.Tailnet.ControlURL(), "", false); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.e.cfg.AttachTimeout)
@@ -104,6 +126,6 @@ func (n *node) identified(id tailcfg.StableNodeID) {
 		if r.NodeID != "" && r.NodeID != id && !slices.Contains(r.Former, r.NodeID) {
 			r.Former = append(r.Former, r.NodeID)
 		}
-		r.NodeID = id
+		r.NodeID, r.Registering = id, false
 	})
 }

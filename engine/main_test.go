@@ -136,12 +136,12 @@ func (w *world) await(uid string, want State) NodeStatus {
 // until waits for a condition.
 func (w *world) until(what string, ok func() bool, detail func() string) {
 	w.t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}
 		if time.Now().After(deadline) {
-			w.t.Fatalf("not seen within a minute: %s; last: %s", what, detail())
+			w.t.Fatalf("not seen within half a minute: %s; last: %s", what, detail())
 		}
 	}
 }

@@ -43,6 +43,10 @@ type record struct {
 	Port uint16 `json:"port,omitempty"`
 	// NodeID is the device in the tailnet, "" until it is one.
 	NodeID tailcfg.StableNodeID `json:"nodeID,omitempty"`
+	// Registering is set before the node first knocks, and cleared once
+	// NodeID is known: in between it may be in the tailnet without our having
+	// heard of it.
+	Registering bool `json:"registering,omitempty"`
 	// Former are devices that the node was before it had to register anew.
 	// They are deleted with it.
 	Former []tailcfg.StableNodeID `json:"former,omitempty"`

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"tailscale-nri/engine/internal/podnet"
@@ -40,7 +39,8 @@ func (n *node) serve(ctx context.Context) error {
 	s.b = b
 	n.keepPort(r, b.sys.MagicSock.Get().LocalPort())
 
-	authKey, err := n.authKey(ctx, b)
+	anew := n.loginNeeded()
+	authKey, err := n.authKey(ctx, r, anew)
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (n *node) serve(ctx context.Context) error {
 	watched := make(chan struct{})
 	defer func() { stop(); <-watched }()
 	go s.watchBackend(watching, watched)
-	if err := b.start(r.Pod, n.e.cfg.Tailnet.ControlURL(), authKey); err != nil {
+	if err := b.start(r.Pod, n.e.cfg.Tailnet.ControlURL(), authKey, anew); err != nil {
 		return err
 	}
 	return s.loop(ctx, r.Recent)
@@ -61,17 +61,17 @@ func (n *node) keepPort(r record, port uint16) {
 	}
 }
 
-// authKey returns a fresh auth key for a node without a node key, and "" for
-// one that has one.
-func (n *node) authKey(ctx context.Context, b *backend) (string, error) {
-	if b.hasNodeKey() && !n.loginNeeded() {
+// authKey returns a fresh auth key for a node that is not known to be in the
+// tailnet, and "" for one that is.
+func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error) {
+	if r.NodeID != "" && !anew {
 		return "", nil
 	}
-	pod := n.record().Pod
+	n.update(func(r *record) { r.Registering = true })
 	key, err := n.e.cfg.Tailnet.NewAuthKey(ctx, tailnet.Node{
-		Hostname:    pod.Hostname,
-		Tags:        pod.Tags,
-		Description: pod.Namespace + " " + pod.Name,
+		Hostname:    r.Pod.Hostname,
+		Tags:        r.Pod.Tags,
+		Description: r.Pod.Namespace + " " + r.Pod.Name,
 	})
 	if err != nil {
 		return "", fmt.Errorf("getting an auth key: %w", err)
@@ -91,9 +91,9 @@ type session struct {
 	// the latest counts.
 	addrs     chan []netip.Addr
 	notify    chan *ipn.Notify
-	published chan struct{}
+	reachable chan struct{}
 
-	endpoints endpointsWatch
+	reach reach
 }
 
 func newSession(n *node, device *podnet.Device) *session {
@@ -102,7 +102,7 @@ func newSession(n *node, device *podnet.Device) *session {
 		device:    device,
 		addrs:     make(chan []netip.Addr, 1),
 		notify:    make(chan *ipn.Notify, 64),
-		published: make(chan struct{}, 1),
+		reachable: make(chan struct{}, 1),
 	}
 }
 
@@ -115,12 +115,12 @@ func (s *session) addressed(addrs []netip.Addr) {
 	s.addrs <- addrs
 }
 
-// observe reads the backend's log for the one thing that it does not say
-// elsewhere: that our endpoints have arrived at the control plane.
+// observe reads the backend's log for what it does not say elsewhere: that a
+// peer can reach us.
 func (s *session) observe(format string, args []any) {
-	if s.endpoints.published(format, args, time.Now()) {
+	if s.reach.observe(format, args, time.Now()) {
 		select {
-		case s.published <- struct{}{}:
+		case s.reachable <- struct{}{}:
 		default:
 		}
 	}
@@ -145,6 +145,7 @@ func (s *session) watchBackend(ctx context.Context, done chan<- struct{}) {
 func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error {
 	var p progress
 	var ending end
+	var patience <-chan time.Time // bounds the wait for reachable
 	watchdog := time.NewTimer(s.n.e.cfg.AttachTimeout)
 	defer watchdog.Stop()
 	for {
@@ -161,10 +162,11 @@ func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error
 			if p.addrs == nil {
 				return s.late()
 			}
-			s.ready(&p) // without word that the endpoints are out
 		case p.addrs = <-s.addrs:
-		case <-s.published:
-			p.published = true
+		case <-s.reachable:
+			p.reachable = true
+		case <-patience:
+			p.reachable = true // as far as anyone can tell
 		case note := <-s.notify:
 			if err := s.hear(note, &p); err != nil {
 				return err
@@ -173,9 +175,9 @@ func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error
 		if ending.begun() && (!s.registering || p.nodeID != "") {
 			return ending.err
 		}
-		if p.running && p.addrs != nil && recent != nil {
+		if p.up() && patience == nil {
+			patience = time.After(reachPatience)
 			s.greet(ctx, recent)
-			recent = nil
 		}
 		if p.complete() {
 			s.ready(&p)
@@ -208,16 +210,16 @@ func (e *end) unless(cause <-chan struct{}) <-chan struct{} {
 type progress struct {
 	running   bool         // the backend's state
 	addrs     []netip.Addr // on ts0
-	published bool         // our endpoints are at the control plane
+	reachable bool         // see reach
 	nodeID    tailcfg.StableNodeID
 	dnsName   string
 	reported  string // what ready last told the world
 }
 
-// complete reports whether a peer's first packet would be answered. A peer
-// that learns of the node before it learns where it is loses its first
-// handshake, and five seconds with it.
-func (p *progress) complete() bool { return p.running && p.published && p.addrs != nil }
+func (p *progress) up() bool { return p.running && p.addrs != nil }
+
+// complete reports whether a peer's first packet would be answered.
+func (p *progress) complete() bool { return p.up() && p.reachable }
 
 // hear takes in one notification.
 func (s *session) hear(note *ipn.Notify, p *progress) error {
@@ -250,7 +252,7 @@ func (s *session) stateChanged(state ipn.State) error {
 	if state == ipn.NeedsMachineAuth {
 		s.n.pending(errors.New("the device waits for approval in the admin console"))
 	}
-	if state != ipn.NeedsLogin || s.registering || !s.b.hasNodeKey() {
+	if state != ipn.NeedsLogin || s.registering {
 		return nil
 	}
 	s.n.setLoginNeeded()
@@ -265,6 +267,14 @@ func (s *session) identify(nm *netmap.NetworkMap, p *progress) {
 		p.nodeID = id
 		s.n.identified(id)
 	}
+}
+
+// greeted reports whether a peer that had a session is for us to greet. Two
+// nodes of ours come back at the same time: if both began a handshake, each
+// would overwrite the other's, and both would wait five seconds.
+func (s *session) greeted(peer tailcfg.StableNodeID) bool {
+	self := s.n.snapshot().NodeID
+	return !s.n.e.serves(peer) || self < string(peer)
 }
 
 // remember keeps the peers that have a session, for the greeting after a
@@ -293,7 +303,7 @@ func (s *session) greet(ctx context.Context, peers []tailcfg.StableNodeID) {
 		return
 	}
 	for _, peer := range nm.Peers {
-		if peer.Addresses().Len() == 0 || !slices.Contains(peers, peer.StableID()) {
+		if peer.Addresses().Len() == 0 || !slices.Contains(peers, peer.StableID()) || !s.greeted(peer.StableID()) {
 			continue
 		}
 		addr := peer.Addresses().At(0).Addr()
@@ -327,36 +337,4 @@ func (s *session) late() error {
 		what += ": " + strings.Join(h, "; ")
 	}
 	return fmt.Errorf("no address from the control plane after %v (%s)", s.n.e.cfg.AttachTimeout, what)
-}
-
-// endpointsWatch finds the moment when a node's endpoints are known to the
-// control plane: an update that was begun after the client had learnt of
-// them has been answered. Only the client's log tells
-// (control/controlclient/direct.go, newEndpoints; auto.go, updateRoutine).
-type endpointsWatch struct {
-	mu    sync.Mutex
-	known time.Time // when the client learnt of endpoints
-}
-
-const (
-	formatNewEndpoints = "[v2] client.newEndpoints(%v)"
-	formatUpdated      = "[v1] successful lite map update in %v"
-)
-
-// published reports whether the log line says so.
-func (w *endpointsWatch) published(format string, args []any, now time.Time) bool {
-	switch {
-	case strings.HasSuffix(format, formatNewEndpoints):
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if eps, ok := args[len(args)-1].([]tailcfg.Endpoint); ok && len(eps) > 0 {
-			w.known = now
-		}
-	case strings.HasSuffix(format, formatUpdated):
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		took, ok := args[len(args)-1].(time.Duration)
-		return ok && !w.known.IsZero() && !now.Add(-took).Before(w.known)
-	}
-	return false
 }

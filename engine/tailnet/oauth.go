@@ -161,6 +161,21 @@ func (o *OAuth) NewAuthKey(ctx context.Context, n Node) (string, error) {
 	return key.Key, nil
 }
 
+// Find lists the tailnet's devices for the one with a node key. Errors are
+// *Error, or wrap ctx's.
+func (o *OAuth) Find(ctx context.Context, nodeKey string) (string, error) {
+	devices, err := o.api.Devices().List(ctx)
+	if err != nil {
+		return "", o.explain(ctx, "listing devices", nil, err)
+	}
+	for _, d := range devices {
+		if d.NodeKey == nodeKey {
+			return d.NodeID, nil
+		}
+	}
+	return "", nil
+}
+
 // Delete removes a device; one that is gone already is no error. Errors are
 // *Error, or wrap ctx's.
 func (o *OAuth) Delete(ctx context.Context, nodeID string) error {

@@ -27,8 +27,8 @@ func (c StaticConfig) String() string {
 //     works once and for minutes. It has to be reusable, or the second node is
 //     refused; and it expires (on Tailscale after 90 days at most), from when on
 //     no new node comes up.
-//   - Tags are those of the key, whatever a pod asks for. (Headscale and
-//     Tailscale both let a tagged key fix the tags.)
+//   - Tags are those of the key: a pod that asks for another one is refused at
+//     login ("requested tags … are invalid or not permitted").
 //   - No device can be deleted. A node that ends is logged out: on Headscale
 //     and Tailscale an ephemeral node vanishes by that, any other stays in the
 //     list, expired, until somebody deletes it. A node that ends while the
@@ -62,6 +62,9 @@ func (s *Static) ControlURL() string { return s.controlURL }
 func (s *Static) NewAuthKey(ctx context.Context, _ Node) (string, error) {
 	return s.authKey, ctx.Err()
 }
+
+// Find returns ErrNoDelete.
+func (*Static) Find(context.Context, string) (string, error) { return "", ErrNoDelete }
 
 // Delete returns ErrNoDelete.
 func (*Static) Delete(context.Context, string) error { return ErrNoDelete }

@@ -136,6 +136,23 @@ func TestDelete(t *testing.T) {
 	}
 }
 
+// TestFind asks for a device that is not there; that one which is there is found
+// by its node key is for the engine's tests, which have real nodes.
+func TestFind(t *testing.T) {
+	s := newAPI(t)
+	o := newOAuth(t, s, nil)
+	if id, err := o.Find(testContext(t), "nodekey:"+strings.Repeat("1", 64)); id != "" || err != nil {
+		t.Errorf("finding a device that is not there: %q, %v", id, err)
+	}
+	s.AddFault(control.Fault{Status: http.StatusForbidden, Message: "calling actor does not have enough permissions"})
+	_, err := o.Find(testContext(t), "nodekey:x")
+	var e *Error
+	if !errors.As(err, &e) || e.Temporary {
+		t.Fatalf("got %v, want an *Error that does not heal by itself", err)
+	}
+	checkText(t, err, []string{"listing devices", "devices:core"})
+}
+
 // TestRefusals is about what somebody has to mend: one call, and an error that
 // says what to do.
 func TestRefusals(t *testing.T) {

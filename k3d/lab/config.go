@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,6 +39,8 @@ type Config struct {
 	// Build holds bin/, cni/ and image/ as tools.mk makes them. "" means .build in the module that the working
 	// directory belongs to.
 	Build string
+	// Plugin is the binary that StartPlugin starts. "" means bin/tailscale-nri below Build.
+	Plugin string
 	// NRIRequestTimeout is how long containerd waits for a plugin's hook. 0 means 2 s, containerd's default.
 	NRIRequestTimeout time.Duration
 	// Uplink leads the node and the peers out to the internet, for a tailnet that is not the lab's own. It takes the
@@ -118,6 +121,12 @@ func (c Config) path(elem ...string) string {
 
 func (c Config) bin(name string) string   { return filepath.Join(c.Build, "bin", name) }
 func (c Config) image(name string) string { return filepath.Join(c.Build, "image", name) }
+
+// PluginPath is the binary that StartPlugin starts.
+func (c Config) PluginPath() (string, error) {
+	c, err := c.withDefaults()
+	return cmp.Or(c.Plugin, c.bin("tailscale-nri")), err
+}
 
 // checkTools says which binary is missing before anything is made.
 func (c Config) checkTools() error {

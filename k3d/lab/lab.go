@@ -170,10 +170,13 @@ func (l *Lab) InPod(ctx context.Context, podID, name string, args ...string) (st
 	return run(cmd)
 }
 
-// StartPlugin starts .build/bin/tailscale-nri in the node, with env beside the caller's environment; its log is
+// StartPlugin starts the plugin (Config.Plugin) in the node, with env beside the caller's environment; its log is
 // log/plugin.log over all its starts.
 func (l *Lab) StartPlugin(env []string, args ...string) (*Process, error) {
-	binary := l.cfg.bin("tailscale-nri")
+	binary, err := l.cfg.PluginPath()
+	if err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(binary); err != nil {
 		return nil, fmt.Errorf("missing %s; build it with: make build", binary)
 	}

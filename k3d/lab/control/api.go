@@ -52,6 +52,7 @@ type keyAnswer struct {
 type deviceAnswer struct {
 	ID        string    `json:"id"` // the legacy, numeric one in production; the stable one here
 	NodeID    string    `json:"nodeId"`
+	NodeKey   string    `json:"nodeKey"`
 	Name      string    `json:"name"`
 	Hostname  string    `json:"hostname"`
 	Addresses []string  `json:"addresses"`
@@ -264,7 +265,7 @@ func (s *Server) deleteDevice(w http.ResponseWriter, r *http.Request) {
 
 func (d Device) answer() deviceAnswer {
 	out := deviceAnswer{
-		ID: d.ID, NodeID: d.ID, Name: d.Name, Hostname: d.Hostname, Tags: d.Tags,
+		ID: d.ID, NodeID: d.ID, NodeKey: d.NodeKey.String(), Name: d.Name, Hostname: d.Hostname, Tags: d.Tags,
 		Created: d.Created, LastSeen: d.LastSeen, Online: d.Online, Ephemeral: d.Ephemeral,
 	}
 	for _, ip := range d.Addresses {

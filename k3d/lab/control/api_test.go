@@ -99,7 +99,8 @@ func TestAPIKeyAndDevice(t *testing.T) {
 	_, answer := call(t, s, "POST", "/tailnet/-/keys", tok, `{"capabilities":{"devices":{"create":{"tags":["tag:x"]}}}}`)
 	id, _ := answer["id"].(string)
 	secret, _ := answer["key"].(string)
-	if err := newWireNode(t, s, "n").login(ctx, secret); err != nil {
+	n := newWireNode(t, s, "n")
+	if err := n.login(ctx, secret); err != nil {
 		t.Fatal(err)
 	}
 	if _, answer = call(t, s, "GET", "/tailnet/-/keys/"+id, tok, ""); answer["invalid"] != true || answer["key"] != nil {
@@ -109,7 +110,7 @@ func TestAPIKeyAndDevice(t *testing.T) {
 		t.Errorf("deleting the key: HTTP %d", status)
 	}
 	d, _ := device(s.Devices(), "n")
-	if _, answer = call(t, s, "GET", "/device/"+d.ID, tok, ""); answer["hostname"] != "n" || answer["nodeId"] != d.ID {
+	if _, answer = call(t, s, "GET", "/device/"+d.ID, tok, ""); answer["hostname"] != "n" || answer["nodeId"] != d.ID || answer["nodeKey"] != n.node.Public().String() {
 		t.Errorf("the device is shown as %v", answer)
 	}
 	for _, want := range []int{200, 404} {
@@ -127,10 +128,16 @@ func TestKeyIsSpentOnce(t *testing.T) {
 	secret := s.NewKey("tag:x")
 	first, second := key.NewNode().Public(), key.NewNode().Public()
 	for _, test := range []struct {
-		by key.NodePublic
-		ok bool
-	}{{first, true}, {second, false}, {first, true}} {
-		if _, err := s.keys.use(secret, test.by); (err == nil) != test.ok {
+		by   key.NodePublic
+		tags []string
+		ok   bool
+	}{
+		{first, []string{"tag:y"}, false}, // not the key's, and the key is not spent by it
+		{first, []string{"tag:x"}, true},
+		{second, nil, false},
+		{first, nil, true},
+	} {
+		if _, err := s.keys.use(secret, test.by, test.tags); (err == nil) != test.ok {
 			t.Errorf("use by %v: %v, want ok %v", test.by.ShortString(), err, test.ok)
 		}
 	}

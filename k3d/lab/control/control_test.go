@@ -4,38 +4,14 @@ package control
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"tailscale.com/client/local"
-	"tailscale.com/envknob"
 	"tailscale.com/ipn/ipnstate"
 	"tailscale.com/tailcfg"
-	"tailscale.com/tsnet"
-	"tailscale.com/types/logger"
 )
-
-func TestMain(m *testing.M) {
-	envknob.SetNoLogsNoSupport() // or tsnet uploads its log
-	os.Exit(run(m))
-}
-
-// run keeps what tsnet writes beside its own directory out of /var/lib.
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "control-test")
-	if err != nil {
-		panic(err)
-	}
-	defer os.RemoveAll(dir)
-	os.Setenv("TS_LOGS_DIR", dir)
-	return m.Run()
-}
 
 // patience bounds what should take milliseconds.
 const patience = 2 * time.Minute
@@ -54,73 +30,6 @@ func testContext(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	return ctx
-}
-
-// testNode is a real node without a kernel: tsnet.
-type testNode struct {
-	*tsnet.Server
-	lc *local.Client
-}
-
-func newNode(t *testing.T, s *Server, hostname, authKey string) *testNode {
-	t.Helper()
-	n := &tsnet.Server{
-		Dir:        t.TempDir(),
-		Hostname:   hostname,
-		AuthKey:    authKey,
-		ControlURL: s.ControlURL(),
-		Logf:       logger.Discard,
-		UserLogf:   logger.Discard,
-	}
-	if err := n.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { n.Close() })
-	lc, err := n.LocalClient()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &testNode{Server: n, lc: lc}
-}
-
-// up waits for the node to run.
-func (n *testNode) up(t *testing.T, ctx context.Context) *ipnstate.Status {
-	t.Helper()
-	st, err := n.Up(ctx)
-	if err != nil {
-		t.Fatalf("%s did not come up: %v", n.Hostname, err)
-	}
-	return st
-}
-
-// awaitStatus waits on the node's bus until cond holds.
-func (n *testNode) awaitStatus(t *testing.T, ctx context.Context, what string, cond func(*ipnstate.Status) bool) {
-	t.Helper()
-	w, err := n.lc.WatchIPNBus(ctx, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	for {
-		st, err := n.lc.Status(ctx)
-		if err != nil {
-			t.Fatalf("%s: waiting for %s: %v", n.Hostname, what, err)
-		}
-		if cond(st) {
-			return
-		}
-		if _, err := w.Next(); err != nil {
-			t.Fatalf("%s: waiting for %s: %v", n.Hostname, what, err)
-		}
-	}
-}
-
-func (n *testNode) ping(ctx context.Context, to netip.Addr, typ tailcfg.PingType) (*ipnstate.PingResult, error) {
-	res, err := n.lc.Ping(ctx, to, typ)
-	if err == nil && res.Err != "" {
-		err = fmt.Errorf("ping %v: %s", to, res.Err)
-	}
-	return res, err
 }
 
 func peer(st *ipnstate.Status, hostname string) *ipnstate.PeerStatus {
@@ -209,42 +118,6 @@ func TestTailnet(t *testing.T) {
 	}
 }
 
-func TestData(t *testing.T) {
-	ctx := testContext(t)
-	s := start(t, Config{})
-	key := s.NewReusableKey("tag:a")
-	a, b := newNode(t, s, "alpha", key), newNode(t, s, "beta", key)
-	a.up(t, ctx)
-	st := b.up(t, ctx)
-	if err := s.Await(ctx, ready("alpha", "beta")); err != nil {
-		t.Fatalf("nodes did not publish their endpoints: %v; devices: %+v", err, s.Devices())
-	}
-	ln, err := b.Listen("tcp", ":7")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		c, err := ln.Accept()
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		io.Copy(c, c)
-	}()
-	c, err := a.Dial(ctx, "tcp", netip.AddrPortFrom(st.TailscaleIPs[1], 7).String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if _, err := io.WriteString(c, "hello"); err != nil {
-		t.Fatal(err)
-	}
-	got := make([]byte, 5)
-	if _, err := io.ReadFull(c, got); err != nil || string(got) != "hello" {
-		t.Fatalf("echo %q, %v", got, err)
-	}
-}
-
 func TestSameHostname(t *testing.T) {
 	ctx := testContext(t)
 	s := start(t, Config{})
@@ -277,7 +150,7 @@ func TestKeys(t *testing.T) {
 			n.awaitStatus(t, ctx, "refusal", func(st *ipnstate.Status) bool {
 				return strings.Contains(strings.Join(st.Health, "\n"), test.want)
 			})
-			if _, ok := device(s.Devices(), n.Hostname); ok {
+			if _, ok := device(s.Devices(), n.hostname); ok {
 				t.Error("there is a device for a node that was refused")
 			}
 		})

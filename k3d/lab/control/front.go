@@ -187,7 +187,7 @@ func (s *Server) register(ctx context.Context, req *tailcfg.RegisterRequest, mac
 		// call a second such answer an error.
 		return &tailcfg.RegisterResponse{MachineAuthorized: true}, nil
 	case req.Auth != nil && req.Auth.AuthKey != "":
-		k, err := s.keys.use(req.Auth.AuthKey, req.NodeKey)
+		k, err := s.keys.use(req.Auth.AuthKey, req.NodeKey, req.Hostinfo.RequestTags)
 		if err != nil {
 			log.Info("refused a login", "reason", err)
 			return &tailcfg.RegisterResponse{Error: err.Error()}, nil
@@ -200,7 +200,7 @@ func (s *Server) register(ctx context.Context, req *tailcfg.RegisterRequest, mac
 	return &tailcfg.RegisterResponse{AuthURL: s.ControlURL() + "/a/" + rands.HexString(12)}, nil
 }
 
-func (s *Server) admit(ctx context.Context, req *tailcfg.RegisterRequest, machine key.MachinePublic, k authKey) (*tailcfg.RegisterResponse, error) {
+func (s *Server) admit(ctx context.Context, req *tailcfg.RegisterRequest, machine key.MachinePublic, k AuthKey) (*tailcfg.RegisterResponse, error) {
 	res, admitted, err := s.registrar.register(ctx, req)
 	if err != nil {
 		return nil, fmt.Errorf("admitting node: %w", err)

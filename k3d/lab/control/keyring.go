@@ -4,6 +4,7 @@ package control
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,22 +77,33 @@ func (r *keyring) revoke(id string) bool {
 	return true
 }
 
-// use spends a key on a node. The errors are production's: the texts that the
-// public threads on failed logins quote.
-func (r *keyring) use(secret string, by key.NodePublic) (authKey, error) {
+// use spends a key on a node that asks for tags, and returns the key with the
+// node's tags. The errors are production's: the texts that the public threads on
+// failed logins quote. A tagged key fixes the tags; the owner of an untagged one
+// is taken to own all tags.
+func (r *keyring) use(secret string, by key.NodePublic, tags []string) (AuthKey, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := r.bySecret[secret]
 	switch {
 	case k == nil:
-		return authKey{}, fmt.Errorf("invalid key: API key does not exist")
+		return AuthKey{}, fmt.Errorf("invalid key: API key does not exist")
 	case time.Now().After(k.Expires):
-		return authKey{}, fmt.Errorf("invalid key: API key %s not valid", k.ID)
+		return AuthKey{}, fmt.Errorf("invalid key: API key %s not valid", k.ID)
 	case !k.Reusable && !k.UsedBy.IsZero() && k.UsedBy != by:
-		return authKey{}, fmt.Errorf("invalid key: API key %s not valid", k.ID)
+		return AuthKey{}, fmt.Errorf("invalid key: API key %s not valid", k.ID)
+	}
+	out := k.AuthKey
+	if len(k.Tags) == 0 {
+		out.Tags = tags
+	}
+	for _, tag := range tags {
+		if !slices.Contains(out.Tags, tag) {
+			return AuthKey{}, fmt.Errorf("requested tags [%s] are invalid or not permitted", tag)
+		}
 	}
 	k.UsedBy = by
-	return *k, nil
+	return out, nil
 }
 
 // Key returns what is known of a key by its secret.

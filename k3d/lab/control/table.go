@@ -19,6 +19,7 @@ import (
 // Device is a node as the tailnet knows it.
 type Device struct {
 	ID        string // tailcfg.StableNodeID
+	NodeKey   key.NodePublic
 	Hostname  string // as the node asked for it
 	Name      string // MagicDNS name with its domain, without the trailing dot
 	Addresses []netip.Addr
@@ -92,7 +93,7 @@ func (n *node) expired() bool {
 // admit adds a node that the registrar has accepted, or gives an existing one
 // its new node key: a machine that logs in again stays the device it was, with
 // its ID and addresses.
-func (t *table) admit(admitted *tailcfg.Node, login *tailcfg.RegisterResponse, nk key.NodePublic, machine key.MachinePublic, k authKey) Device {
+func (t *table) admit(admitted *tailcfg.Node, login *tailcfg.RegisterResponse, nk key.NodePublic, machine key.MachinePublic, k AuthKey) Device {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.byMachineLocked(machine)
@@ -277,6 +278,7 @@ func (t *table) devices() ([]Device, <-chan struct{}) {
 func (n *node) device() Device {
 	d := Device{
 		ID:        string(n.StableID),
+		NodeKey:   n.Key,
 		Hostname:  n.Hostinfo.Hostname(),
 		Name:      strings.TrimSuffix(n.Name, "."),
 		Tags:      slices.Clone(n.Tags),

@@ -4,7 +4,6 @@ package demo
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 )
@@ -38,23 +37,20 @@ func (s *Scene) LookAround() []Command {
 		Command{fmt.Sprintf("tail %s", filepath.Join(s.Lab.Dir(), "log", "plugin.log")), "the plugin's log"})
 }
 
-// labCommand runs this program for this lab.
+// labCommand runs the lab's own program for this lab.
 func (s *Scene) labCommand() string {
-	self, err := os.Executable()
-	if err != nil {
-		self = "lab"
+	var words []string
+	cfg, build := s.cfg.Lab, ".build" // below the module, where the command is typed
+	if cfg.Build != "" {
+		words, build = append(words, "LAB_BUILD="+cfg.Build), cfg.Build
 	}
-	if wd, err := os.Getwd(); err == nil {
-		if rel, err := filepath.Rel(wd, self); err == nil && !strings.HasPrefix(rel, "..") {
-			self = rel
-		}
+	if cfg.Name != "" {
+		words = append(words, "LAB_NAME="+cfg.Name)
 	}
-	for _, key := range []string{"LAB_BUILD", "LAB_DIR", "LAB_NAME"} {
-		if value := os.Getenv(key); value != "" {
-			self = key + "=" + value + " " + self
-		}
+	if cfg.Dir != "" {
+		words = append(words, "LAB_DIR="+cfg.Dir)
 	}
-	return self
+	return strings.Join(append(words, filepath.Join(build, "bin", "lab")), " ")
 }
 
 func (s *Scene) lookAround() string {

@@ -48,8 +48,9 @@ const (
 	cluster = "demo"
 	// peerName is the peer's name in the tailnet and in the lab.
 	peerName = "demopeer"
-	// patience bounds what must happen in the end. It is no expectation.
-	patience = 60 * time.Second
+	// patience bounds what must happen in the end. It is no expectation. The plugin waits for a minute before it gives
+	// up a pod that went without a word.
+	patience = 2 * time.Minute
 	// pollInterval is how often is looked at what cannot be waited for.
 	pollInterval = 10 * time.Millisecond
 )

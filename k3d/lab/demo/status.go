@@ -123,35 +123,41 @@ func logSize(path string) int64 {
 	return info.Size()
 }
 
-// Log is what the plugin has written since it was last started.
-func (s *Scene) Log() (string, error) {
+// AwaitLog returns when the plugin has logged a line that holds all of texts since its last start. It fails early when
+// the plugin ends.
+func (s *Scene) AwaitLog(ctx context.Context, texts ...string) error {
+	return s.AwaitLogTimes(ctx, 1, texts...)
+}
+
+// AwaitLogTimes is AwaitLog for as many such lines.
+func (s *Scene) AwaitLogTimes(ctx context.Context, times int, texts ...string) error {
+	return eventually(ctx, func(context.Context) error {
+		lines, err := s.LogLines(texts...)
+		if err == nil && len(lines) < times {
+			err = fmt.Errorf("expected %d lines with %q in the plugin's log, saw %d", times, texts, len(lines))
+		}
+		return err
+	}, s.Plugin.Done())
+}
+
+// LogLines are the lines that hold all of texts, of those that the plugin has logged since its last start.
+func (s *Scene) LogLines(texts ...string) ([]string, error) {
 	file, err := os.Open(s.pluginLog())
 	if err != nil {
-		return "", fmt.Errorf("reading the plugin's log: %w", err)
+		return nil, fmt.Errorf("reading the plugin's log: %w", err)
 	}
 	defer file.Close()
 	if _, err := file.Seek(s.logMark, io.SeekStart); err != nil {
-		return "", fmt.Errorf("reading the plugin's log: %w", err)
+		return nil, fmt.Errorf("reading the plugin's log: %w", err)
 	}
 	text, err := io.ReadAll(file)
-	return string(text), err
-}
-
-// AwaitLog returns when a line of the plugin's log since its last start holds all of texts. It fails early when the
-// plugin ends.
-func (s *Scene) AwaitLog(ctx context.Context, texts ...string) error {
-	return eventually(ctx, func(context.Context) error {
-		log, err := s.Log()
-		if err != nil {
-			return err
+	var found []string
+	for line := range strings.Lines(string(text)) {
+		if containsAll(line, texts) {
+			found = append(found, strings.TrimSuffix(line, "\n"))
 		}
-		for line := range strings.Lines(log) {
-			if containsAll(line, texts) {
-				return nil
-			}
-		}
-		return fmt.Errorf("expected a line with %q in the plugin's log, last is: %s", texts, lastLine(log))
-	}, s.Plugin.Done())
+	}
+	return found, err
 }
 
 func containsAll(text string, parts []string) bool {
@@ -161,11 +167,6 @@ func containsAll(text string, parts []string) bool {
 		}
 	}
 	return true
-}
-
-func lastLine(text string) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return lines[len(lines)-1]
 }
 
 // view is the peer's `tailscale status --json`, as far as it counts here.

@@ -20,6 +20,7 @@ import (
 const usage = `lab COMMAND
   up                         end what is there and start anew: containerd, control plane
   demo                       play the whole of it on a new lab; KEEP=1 leaves it up
+  bench [-only PART,...]     measure hook, attach, memory and throughput on a lab of its own
   down                       end it and remove all that it made
   pods                       list the pods
   run NAME [KEY=VALUE...]    run a pod with these annotations and one container of labtool
@@ -66,6 +67,8 @@ func run(ctx context.Context, args []string) error {
 		return lab.Down(config())
 	case "demo":
 		return play(ctx)
+	case "bench":
+		return benchmark(ctx, args[1:])
 	case "control":
 		return lab.ServeControl(ctx, config())
 	}

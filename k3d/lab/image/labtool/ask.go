@@ -128,14 +128,19 @@ func udp(ctx context.Context, opt options, addr string) error {
 		return err
 	}
 	defer conn.Close()
+	widen(conn.(*net.UDPConn))
 	received := make(chan result)
 	go func() { received <- receive(conn, opt) }()
 	payload := make([]byte, opt.size)
-	for range opt.count {
+	begin := time.Now()
+	for n := range opt.count {
 		if _, err := conn.Write(payload); err != nil {
 			return err
 		}
-		pause(ctx, opt.every)
+		// By the clock, since a timer of less than a millisecond is late by more than itself.
+		if early := time.Until(begin.Add(time.Duration(n+1) * opt.every)); early > 0 {
+			pause(ctx, early)
+		}
 	}
 	r := <-received
 	r.Sent = opt.count

@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // answer is what serve says to each request.
@@ -78,8 +80,21 @@ func echo(ctx context.Context, opt options, addr string) error {
 		return err
 	}
 	defer packets.Close()
+	widen(packets.(*net.UDPConn))
 	go echoPackets(packets)
 	return accept(ctx, opt, "echo", addr, func(conn net.Conn) { _, _ = io.Copy(conn, conn) })
+}
+
+// widen makes room for 4 MiB of packets that have not been read yet, so that what is lost is lost on the way.
+// SO_RCVBUFFORCE goes beyond net.core.rmem_max and takes CAP_NET_ADMIN (socket(7)); where that is missing, the usual
+// room has to do.
+func widen(conn *net.UDPConn) {
+	const room = 4 << 20
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room) })
 }
 
 func echoPackets(packets net.PacketConn) {
