@@ -22,13 +22,15 @@ const (
 type command struct {
 	name   string
 	json   bool                // status as JSON
+	yaml   bool                // status as YAML
 	getenv func(string) string // the environment, with the flags over it
 }
 
 const usage = `tailscale-nri gives annotated pods of this node a tailnet node each.
 
   tailscale-nri [flags]          serve, until SIGTERM; links and identities stay
-  tailscale-nri status [-json]   show the nodes that a running process serves
+  tailscale-nri status [-json | -yaml]
+                                 show the nodes that a running process serves
 
 Flags:
   -nri-socket PATH      containerd's NRI socket, in place of NRI_SOCKET
@@ -54,6 +56,7 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 	over[envStatusSocket] = fs.String("status-socket", "", "")
 	showVersion := fs.Bool("version", false, "")
 	fs.BoolVar(&c.json, "json", false, "")
+	fs.BoolVar(&c.yaml, "yaml", false, "")
 
 	// The flags may stand before and after the command's name.
 	err := fs.Parse(args)
@@ -71,8 +74,10 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 		return c, fmt.Errorf("%w (-help shows what there is)", err)
 	case fs.NArg() > 0:
 		return c, fmt.Errorf("unknown argument %q (-help shows what there is)", strings.Join(fs.Args(), " "))
-	case c.json && c.name != cmdStatus:
-		return c, errors.New("-json belongs to the command status")
+	case (c.json || c.yaml) && c.name != cmdStatus:
+		return c, errors.New("-json and -yaml belong to the command status")
+	case c.json && c.yaml:
+		return c, errors.New("-json and -yaml are two answers: ask for one")
 	case *showVersion:
 		c.name = cmdVersion
 	}

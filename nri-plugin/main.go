@@ -48,7 +48,7 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 		if err != nil {
 			return err
 		}
-		return showStatus(ctx, socket, cmd.json, stdout)
+		return showStatus(ctx, socket, cmd, stdout)
 	}
 	cfg, err := readConfig(cmd.getenv)
 	if err != nil {

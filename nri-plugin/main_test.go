@@ -69,6 +69,7 @@ func TestBadArguments(t *testing.T) {
 		{[]string{"statsu"}, `unknown argument "statsu"`},
 		{[]string{"status", "now"}, `unknown argument "now"`},
 		{[]string{"-json"}, "status"},
+		{[]string{"status", "-json", "-yaml"}, "one"},
 		{[]string{"status", "-status-socket", "rel"}, `TS_STATUS_SOCKET is "rel"`},
 	} {
 		if err := run(context.Background(), environment(nil), tt.args, nil, nil); !errContains(err, tt.want) {
@@ -141,7 +142,7 @@ func TestProcess(t *testing.T) {
 		}
 	}
 	var out strings.Builder
-	if err := showStatus(context.Background(), filepath.Join(dir, "status.sock"), false, &out); err != nil || !strings.HasPrefix(out.String(), "POD") {
+	if err := showStatus(context.Background(), filepath.Join(dir, "status.sock"), command{}, &out); err != nil || !strings.HasPrefix(out.String(), "POD") {
 		t.Errorf("status %q, %v", out.String(), err)
 	}
 	r := startRuntime(t, dir, sandbox("plain"))

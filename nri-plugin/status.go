@@ -20,6 +20,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"sigs.k8s.io/yaml"
+
 	"tailscale-nri/engine"
 )
 
@@ -72,13 +74,16 @@ func (s *statusServer) Run(ctx context.Context) error {
 }
 
 // showStatus asks the process on this node and prints what it says, as a table
-// or as the JSON that it sent.
-func showStatus(ctx context.Context, socket string, asJSON bool, w io.Writer) error {
+// or as cmd wants it.
+func showStatus(ctx context.Context, socket string, cmd command, w io.Writer) error {
 	body, err := fetchStatus(ctx, socket)
+	if err == nil && cmd.yaml {
+		body, err = yaml.JSONToYAML(body)
+	}
 	if err != nil {
 		return err
 	}
-	if asJSON {
+	if cmd.json || cmd.yaml {
 		_, err := w.Write(body)
 		return err
 	}

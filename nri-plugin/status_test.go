@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"sigs.k8s.io/yaml"
+
 	"tailscale-nri/engine"
 )
 
@@ -76,25 +78,30 @@ func TestStatusTable(t *testing.T) {
 	}
 }
 
-func TestStatusJSON(t *testing.T) {
+func TestStatusForMachines(t *testing.T) {
 	socket := startStatus(t, testNodes())
-	var out strings.Builder
 	env := environment(map[string]string{envStatusSocket: socket})
-	if err := run(context.Background(), env, []string{"status", "-json"}, &out, nil); err != nil {
-		t.Fatal(err)
-	}
-	var got []engine.NodeStatus
-	if err := json.Unmarshal([]byte(out.String()), &got); err != nil {
-		t.Fatal(err)
-	}
-	if len(got) != 2 || got[0].Pod != "web" || got[0].Addresses[1] != testNodes()[0].Addresses[1] || got[1].Reason == "" {
-		t.Errorf("got %+v", got)
+	for flag, unmarshal := range map[string]func(string, any) error{
+		"-json": func(s string, v any) error { return json.Unmarshal([]byte(s), v) },
+		"-yaml": func(s string, v any) error { return yaml.UnmarshalStrict([]byte(s), v) },
+	} {
+		var out strings.Builder
+		if err := run(context.Background(), env, []string{"status", flag}, &out, nil); err != nil {
+			t.Fatal(err)
+		}
+		var got []engine.NodeStatus
+		if err := unmarshal(out.String(), &got); err != nil {
+			t.Fatalf("%s: %v", flag, err)
+		}
+		if len(got) != 2 || got[0].Pod != "web" || got[0].Addresses[1] != testNodes()[0].Addresses[1] || got[1].Reason == "" {
+			t.Errorf("%s: got %+v", flag, got)
+		}
 	}
 }
 
 func TestStatusOfNobody(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "status.sock")
-	err := showStatus(context.Background(), socket, false, nil)
+	err := showStatus(context.Background(), socket, command{}, nil)
 	if !errContains(err, "no process answers on "+socket) || !strings.Contains(err.Error(), envStatusSocket) {
 		t.Errorf("got %v", err)
 	}

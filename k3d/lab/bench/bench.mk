@@ -1,7 +1,8 @@
 # `make bench`, included by the top Makefile, whose GO, BUILD and TAGS it uses. Beside the program itself it builds two
-# more of it, to be compared with: one with only the build tags that the engine insists on, and one without any.
+# more of it, to be compared with: one with only the build tags that the engine insists on
+# (without serve, webclient does not compile), and one without any.
 
-BENCH_FEW := ts_omit_serve,ts_omit_ssh,ts_omit_peerapiserver,ts_omit_c2n
+BENCH_FEW := ts_omit_serve,ts_omit_ssh,ts_omit_peerapiserver,ts_omit_c2n,ts_omit_webclient
 
 .PHONY: bench
 bench: build lab-tools $(BUILD)/bench/few-tags $(BUILD)/bench/untagged ## measure hook, attach, memory and throughput, next to a stock tailscaled (10 minutes)
