@@ -44,18 +44,13 @@ demo: build lab-tools ## show the main job for real: pods on a tailnet, on a con
 demo-down: lab-tools ## end the demo that KEEP=1 left up
 	@$(BUILD)/bin/lab down
 
-# The lab's tests want a stock tailscale.com, which does not compile with the
-# program's tags everywhere (tsnet).
+# The race detector where goroutines of ours meet; the processes of the
+# end-to-end tests are the ones that "make build" made. The lab's tests want a
+# stock tailscale.com, since tsnet does not compile with the program's tags.
 .PHONY: test
 test: build lab-tools ## run all tests: unit, kernel, engine, plugin and end to end
-	nice $(GO) test -timeout 20m -tags $(TAGS) ./engine/... ./nri-plugin/...
+	CGO_ENABLED=1 nice $(GO) test -race -timeout 20m -tags $(TAGS) ./engine/... ./nri-plugin/...
 	nice $(GO) test -timeout 30m ./k3d/...
-
-# With the race detector where goroutines of ours meet: all but the end-to-end
-# tests, whose processes are built without it.
-.PHONY: test-race
-test-race: lab-tools
-	CGO_ENABLED=1 nice $(GO) test -race -timeout 30m -tags $(TAGS) ./engine/... ./nri-plugin/...
 
 .PHONY: clean
 clean: ## remove what was built

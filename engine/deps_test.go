@@ -51,7 +51,7 @@ var layering = []struct {
 	},
 	{
 		of:  plugin,
-		ban: []string{"tailscale.com/wgengine/netstack"},
+		ban: []string{"gvisor.dev/gvisor/pkg/tcpip/transport/tcp", "gvisor.dev/gvisor/pkg/tcpip/network"},
 		why: "packets go through the kernel: a second network stack in user space costs memory for each pod",
 	},
 	{

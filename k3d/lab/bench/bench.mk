@@ -1,6 +1,6 @@
 # `make bench`, included by the top Makefile, whose GO, BUILD and TAGS it uses. Beside the program itself it builds two
-# more of it, to be compared with: one with only the build tags that the engine insists on
-# (without serve, webclient does not compile), and one without any.
+# more of it, to be compared with: one with only the build tags that the
+# engine insists on (webclient does not compile without serve), and one without any.
 
 BENCH_FEW := ts_omit_serve,ts_omit_ssh,ts_omit_peerapiserver,ts_omit_c2n,ts_omit_webclient
 

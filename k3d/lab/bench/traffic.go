@@ -57,18 +57,19 @@ func traffic(ctx context.Context, cfg Config, r *report) error {
 		if err != nil {
 			return err
 		}
-		if err := addMemory(pairs, "memory before", r); err != nil {
+		if err := addMemory(pairs, "memory after the warm-up", r); err != nil {
 			return err
 		}
+		turns := slices.Clone(pairs)
 		for round := range cfg.Rounds {
 			for _, t := range transfers {
-				for _, p := range pairs {
+				for _, p := range turns {
 					if err := p.measure(ctx, t, cfg.Span, r); err != nil {
 						return fmt.Errorf("round %d, %s, %s: %w", round+1, t.name, p.name, err)
 					}
 				}
 			}
-			slices.Reverse(pairs)
+			slices.Reverse(turns)
 		}
 		return addMemory(pairs, "memory after the traffic", r)
 	})

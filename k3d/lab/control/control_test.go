@@ -90,19 +90,11 @@ func TestTailnet(t *testing.T) {
 		return p != nil && p.Online && p.Tags != nil && p.Tags.Len() == 2
 	})
 
-	for {
-		res, err := a.ping(ctx, stB.TailscaleIPs[0], tailcfg.PingDisco)
-		if err != nil {
-			t.Fatalf("no direct path: %v", err)
-		}
-		if res.Endpoint != "" {
-			break // until then it is DERP that answers
-		}
-	}
+	// Until there is a direct path, DERP answers.
+	a.ping(t, ctx, stB.TailscaleIPs[0], tailcfg.PingDisco, func(r *ipnstate.PingResult) bool { return r.Endpoint != "" })
 	for _, ip := range stB.TailscaleIPs {
-		if _, err := a.ping(ctx, ip, tailcfg.PingTSMP); err != nil {
-			t.Errorf("through WireGuard to %v: %v", ip, err)
-		}
+		// Through WireGuard.
+		a.ping(t, ctx, ip, tailcfg.PingTSMP, func(*ipnstate.PingResult) bool { return true })
 	}
 
 	d, _ := device(s.Devices(), "beta")

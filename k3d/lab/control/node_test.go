@@ -4,9 +4,9 @@ package control
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"tailscale.com/control/controlclient"
 	"tailscale.com/ipn"
@@ -37,6 +37,7 @@ func newNode(t *testing.T, s *Server, hostname, authKey string) *testNode {
 			t.Fatal(err)
 		}
 	}
+	t.Setenv("TS_LOGS_DIR", t.TempDir()) // or the backend makes /var/lib/tailscale
 	sys := tsd.NewSystem()
 	bus := sys.Bus.Get()
 	t.Cleanup(bus.Close)
@@ -94,10 +95,20 @@ func (n *testNode) awaitStatus(t *testing.T, ctx context.Context, what string, c
 	}
 }
 
-func (n *testNode) ping(ctx context.Context, to netip.Addr, typ tailcfg.PingType) (*ipnstate.PingResult, error) {
-	res, err := n.Ping(ctx, to, typ, 0)
-	if err == nil && res.Err != "" {
-		err = fmt.Errorf("ping %v: %s", to, res.Err)
+// ping pings until there is an answer that is good enough. A single ping that
+// gets lost, as one does that is faster than the news of its sender, is never
+// answered, and ends with its context only.
+func (n *testNode) ping(t *testing.T, ctx context.Context, to netip.Addr, typ tailcfg.PingType, good func(*ipnstate.PingResult) bool) {
+	t.Helper()
+	for {
+		once, cancel := context.WithTimeout(ctx, time.Second)
+		res, err := n.Ping(once, to, typ, 0)
+		cancel()
+		switch {
+		case err == nil && res.Err == "" && good(res):
+			return
+		case ctx.Err() != nil:
+			t.Fatalf("%s: no good answer to %v from %v: %+v, %v", n.hostname, typ, to, res, err)
+		}
 	}
-	return res, err
 }

@@ -48,8 +48,8 @@ func (p Place) own(to netip.Addr) netip.Addr {
 	return p.IP6
 }
 
-// tool runs labtool in there to its end and returns what it printed.
-func (p Place) tool(ctx context.Context, args ...string) (string, error) {
+// Tool runs labtool in there to its end and returns what it printed.
+func (p Place) Tool(ctx context.Context, args ...string) (string, error) {
 	cmd, err := p.command(ctx, args...)
 	if err != nil {
 		return "", err
@@ -73,7 +73,7 @@ type Page struct {
 // Fetch fetches the page of what serves at an address.
 func (s *Scene) Fetch(ctx context.Context, from Place, at netip.Addr) (page Page, err error) {
 	url := "http://" + netip.AddrPortFrom(at, 8080).String() + "/"
-	out, err := from.tool(ctx, "get", url)
+	out, err := from.Tool(ctx, "get", url)
 	if err != nil {
 		return page, fmt.Errorf("%s fetches %s: expected a page: %w", from.Name, url, err)
 	}

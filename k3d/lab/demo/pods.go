@@ -103,7 +103,7 @@ func (s *Scene) FirstPing(ctx context.Context, from Place, pod *Pod) (time.Durat
 
 // Ping sends one echo request and wants its answer.
 func (s *Scene) Ping(ctx context.Context, from Place, to netip.Addr) error {
-	if _, err := from.tool(ctx, "ping", "-timeout", "1s", to.String()); err != nil {
+	if _, err := from.Tool(ctx, "ping", "-timeout", "1s", to.String()); err != nil {
 		return fmt.Errorf("%s pings %s: expected an answer: %w", from.Name, to, err)
 	}
 	return nil

@@ -122,21 +122,31 @@ func (s *stage) awaitPending(pod *demo.Pod, text string) {
 	s.must(err)
 }
 
-// awaitCalls returns when the API has had n calls since it was started.
-func (s *stage) awaitCalls(n int) {
+// eventually asks check until it answers nil.
+func (s *stage) eventually(check func() error) {
 	s.t.Helper()
 	for {
-		counters, err := s.plane.Counters(s.ctx)
-		s.must(err)
-		if counters.Calls >= n {
+		err := check()
+		if err == nil {
 			return
 		}
 		select {
 		case <-s.ctx.Done():
-			s.t.Fatalf("expected %d calls of the API, saw %d", n, counters.Calls)
+			s.t.Fatal(err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// awaitCalls returns when the API has had n calls since it was started.
+func (s *stage) awaitCalls(n int) {
+	s.t.Helper()
+	s.eventually(func() error {
+		if now := s.calls(); now < n {
+			return fmt.Errorf("expected %d calls of the API, saw %d", n, now)
+		}
+		return nil
+	})
 }
 
 // calls of the API so far.

@@ -5,17 +5,24 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"tailscale-nri/k3d/lab/demo"
 )
 
-// play runs the demo; KEEP=1 leaves it up.
-func play(ctx context.Context) error {
+// play runs the demo, which KEEP=1 leaves up, or ends it with the argument down.
+func play(ctx context.Context, args []string) error {
 	cfg, err := demoConfig()
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case slices.Equal(args, []string{"down"}):
+		return demo.End(ctx, cfg)
+	case len(args) > 0:
+		return fmt.Errorf("unknown argument %q: lab demo takes none, or down", args)
 	}
 	keep := os.Getenv("KEEP")
 	return demo.Run(ctx, cfg, keep != "" && keep != "0")

@@ -20,6 +20,7 @@ import (
 const usage = `lab COMMAND
   up                         end what is there and start anew: containerd, control plane
   demo                       play the whole of it on a new lab; KEEP=1 leaves it up
+  demo down                  end that one
   bench [-only PART,...]     measure hook, attach, memory and throughput on a lab of its own
   down                       end it and remove all that it made
   pods                       list the pods
@@ -66,7 +67,7 @@ func run(ctx context.Context, args []string) error {
 	case "down":
 		return lab.Down(config())
 	case "demo":
-		return play(ctx)
+		return play(ctx, args[1:])
 	case "bench":
 		return benchmark(ctx, args[1:])
 	case "control":
