@@ -87,6 +87,11 @@ func New(cfg Config) (*Engine, error) {
 	// Nothing of ours routes this process's own traffic into a tailnet, so
 	// its sockets need no mark to stay out (net/netns, process-wide).
 	netns.SetEnabled(false)
+	// A backend asks for a place for logs that it then does not write, and
+	// makes /var/lib/tailscale if it is told of none (logpolicy.LogsDir).
+	if err := os.Setenv("TS_LOGS_DIR", cfg.StateDir); err != nil {
+		return nil, fmt.Errorf("setting TS_LOGS_DIR: %w", err)
+	}
 
 	e := &Engine{cfg: cfg, log: cfg.Logger, nodes: map[string]*node{}}
 	e.ctx, e.stop = context.WithCancel(context.Background())

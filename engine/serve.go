@@ -307,15 +307,27 @@ func (s *session) greet(ctx context.Context, peers []tailcfg.StableNodeID) {
 			continue
 		}
 		addr := peer.Addresses().At(0).Addr()
-		s.n.e.wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-			defer cancel()
-			for _, kind := range []tailcfg.PingType{tailcfg.PingDisco, tailcfg.PingTSMP} {
-				if _, err := s.b.Ping(ctx, addr, kind, 0); err != nil {
-					return
-				}
+		s.n.e.wg.Go(func() { s.greetPeer(ctx, addr) })
+	}
+}
+
+// greetPeer pings until the peer has answered through WireGuard. A disco ping
+// opens the path and a TSMP ping the session; one that is lost is never
+// answered, so each gets a second.
+func (s *session) greetPeer(ctx context.Context, addr netip.Addr) {
+	const tries = 5
+	for range tries {
+		for _, kind := range []tailcfg.PingType{tailcfg.PingDisco, tailcfg.PingTSMP} {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			_, err := s.b.Ping(ctx, addr, kind, 0)
+			cancel()
+			if err == nil && kind == tailcfg.PingTSMP {
+				return
 			}
-		})
+		}
+		if ctx.Err() != nil {
+			return
+		}
 	}
 }
 
