@@ -15,10 +15,11 @@ import (
 	"sync"
 	"time"
 
-	"tailscale-nri/engine/internal/podnet"
-	"tailscale-nri/engine/tailnet"
 	"tailscale.com/net/netns"
 	"tailscale.com/tailcfg"
+
+	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/tailnet"
 )
 
 // Pod is a pod sandbox that opted in.

@@ -8,9 +8,10 @@ import (
 	"fmt"
 	"slices"
 
-	"tailscale-nri/engine/tailnet"
 	"tailscale.com/ipn/ipnauth"
 	"tailscale.com/tailcfg"
+
+	"tailscale-nri/engine/tailnet"
 )
 
 // leave makes the node leave the tailnet, and then forgets it: the device

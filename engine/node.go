@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,8 +14,9 @@ import (
 	"sync"
 	"time"
 
-	"tailscale-nri/engine/internal/podnet"
 	"tailscale.com/types/logid"
+
+	"tailscale-nri/engine/internal/podnet"
 )
 
 // errRetired is attach's answer on a node that has left the map: the caller
@@ -289,34 +289,6 @@ func (n *node) run(ctx context.Context) {
 		if !sleep(ctx, pause.next()) {
 			return
 		}
-	}
-}
-
-// longEnough is how long a node must have been served for the next failure to
-// be a new one.
-const longEnough = 5 * time.Minute
-
-// backoff grows from one second to five minutes, with jitter: fifty pods of a
-// node fail together.
-type backoff struct{ d time.Duration }
-
-func newBackoff() *backoff { return &backoff{time.Second} }
-
-func (b *backoff) next() time.Duration {
-	d := b.d
-	b.d = min(2*b.d, 5*time.Minute)
-	return d/2 + rand.N(d)
-}
-
-// sleep reports whether d has passed before ctx was done.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }
 

@@ -11,10 +11,11 @@ import (
 	"path/filepath"
 	"regexp"
 
-	"tailscale-nri/engine/internal/podnet"
 	"tailscale.com/atomicfile"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/logid"
+
+	"tailscale-nri/engine/internal/podnet"
 )
 
 // recordVersion is the version of pod.json. A file of another version is set

@@ -11,11 +11,12 @@ import (
 	"strings"
 	"time"
 
-	"tailscale-nri/engine/internal/podnet"
-	"tailscale-nri/engine/tailnet"
 	"tailscale.com/ipn"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/netmap"
+
+	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/tailnet"
 )
 
 // serve brings the node up and keeps it up until ctx is done, which is no
@@ -94,6 +95,12 @@ type session struct {
 	reachable chan struct{}
 
 	reach reach
+
+	// What loop knows.
+	p        progress
+	ending   end
+	watchdog <-chan time.Time
+	patience <-chan time.Time // bounds the wait for p.reachable, nil until the node is up
 }
 
 func newSession(n *node, device *podnet.Device) *session {
@@ -143,46 +150,48 @@ func (s *session) watchBackend(ctx context.Context, done chan<- struct{}) {
 // loop reacts to what the backend reports until ctx is done, the link is gone
 // or something is wrong.
 func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error {
-	var p progress
-	var ending end
-	var patience <-chan time.Time // bounds the wait for reachable
-	watchdog := time.NewTimer(s.n.e.cfg.AttachTimeout)
-	defer watchdog.Stop()
+	s.watchdog = time.After(s.n.e.cfg.AttachTimeout)
 	for {
-		select {
-		case <-ending.unless(ctx.Done()):
-			ending.begin(nil)
-		case <-ending.unless(s.device.Gone()):
-			ending.begin(podnet.ErrGone)
-		case <-ending.late:
-			return ending.err
-		case <-s.n.e.ctx.Done():
-			return nil
-		case <-watchdog.C:
-			if p.addrs == nil {
-				return s.late()
-			}
-		case p.addrs = <-s.addrs:
-		case <-s.reachable:
-			p.reachable = true
-		case <-patience:
-			p.reachable = true // as far as anyone can tell
-		case note := <-s.notify:
-			if err := s.hear(note, &p); err != nil {
-				return err
-			}
+		if done, err := s.wait(ctx); done || err != nil {
+			return err
 		}
-		if ending.begun() && (!s.registering || p.nodeID != "") {
-			return ending.err
+		if s.ending.begun() && (!s.registering || s.p.nodeID != "") {
+			return s.ending.err
 		}
-		if p.up() && patience == nil {
-			patience = time.After(reachPatience)
+		if s.p.up() && s.patience == nil {
+			s.patience = time.After(reachPatience)
 			s.greet(ctx, recent)
 		}
-		if p.complete() {
-			s.ready(&p)
+		if s.p.complete() {
+			s.ready()
 		}
 	}
+}
+
+// wait takes in one event. It reports whether the session is over.
+func (s *session) wait(ctx context.Context) (done bool, err error) {
+	select {
+	case <-s.ending.unless(ctx.Done()):
+		s.ending.begin(nil)
+	case <-s.ending.unless(s.device.Gone()):
+		s.ending.begin(podnet.ErrGone)
+	case <-s.ending.late:
+		return true, s.ending.err
+	case <-s.n.e.ctx.Done():
+		return true, nil
+	case <-s.watchdog:
+		if s.p.addrs == nil {
+			return true, s.late()
+		}
+	case s.p.addrs = <-s.addrs:
+	case <-s.reachable:
+		s.p.reachable = true
+	case <-s.patience:
+		s.p.reachable = true // as far as anyone can tell
+	case note := <-s.notify:
+		return false, s.hear(note)
+	}
+	return false, nil
 }
 
 // end is a session's end that waits for a registration under way: a device
@@ -222,7 +231,8 @@ func (p *progress) up() bool { return p.running && p.addrs != nil }
 func (p *progress) complete() bool { return p.up() && p.reachable }
 
 // hear takes in one notification.
-func (s *session) hear(note *ipn.Notify, p *progress) error {
+func (s *session) hear(note *ipn.Notify) error {
+	p := &s.p
 	if note.ErrMessage != nil {
 		return fmt.Errorf("the control plane refused the node: %s", *note.ErrMessage)
 	}
@@ -237,7 +247,7 @@ func (s *session) hear(note *ipn.Notify, p *progress) error {
 		}
 	}
 	if nm := s.b.NetMapNoPeers(); nm != nil && nm.SelfNode.Valid() {
-		s.identify(nm, p)
+		s.identify(nm)
 	}
 	if len(note.PeerState) > 0 {
 		s.remember(note.PeerState)
@@ -260,7 +270,8 @@ func (s *session) stateChanged(state ipn.State) error {
 }
 
 // identify records who the node is as soon as that is known.
-func (s *session) identify(nm *netmap.NetworkMap, p *progress) {
+func (s *session) identify(nm *netmap.NetworkMap) {
+	p := &s.p
 	self := nm.SelfNode
 	p.dnsName = strings.TrimSuffix(self.Name(), ".")
 	if id := self.StableID(); id != p.nodeID {
@@ -333,13 +344,13 @@ func (s *session) greetPeer(ctx context.Context, addr netip.Addr) {
 
 // ready publishes that the node is up, and logs it: once, and again when its
 // addresses or its name change.
-func (s *session) ready(p *progress) {
-	what := fmt.Sprint(p.addrs, p.dnsName)
-	if p.reported == what {
+func (s *session) ready() {
+	what := fmt.Sprint(s.p.addrs, s.p.dnsName)
+	if s.p.reported == what {
 		return
 	}
-	p.reported = what
-	s.n.running(p)
+	s.p.reported = what
+	s.n.running(&s.p)
 }
 
 // late is the watchdog's error, with what is known of the cause.

@@ -17,7 +17,7 @@ import (
 func TestRunAll(t *testing.T) {
 	bad := errors.New("bad")
 	until := func(ctx context.Context) error { <-ctx.Done(); return nil }
-	if err := runAll(context.Background(), until, func(context.Context) error { return bad }, until); err != bad {
+	if err := runAll(context.Background(), until, func(context.Context) error { return bad }, until); !errors.Is(err, bad) {
 		t.Errorf("got %v, want %v", err, bad)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -13,8 +13,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"tailscale-nri/engine/internal/nstest"
 	"tailscale.com/wgengine/router"
+
+	"tailscale-nri/engine/internal/nstest"
 )
 
 func TestMain(m *testing.M) { os.Exit(nstest.Main(m)) }

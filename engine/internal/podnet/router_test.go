@@ -12,8 +12,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
-	"tailscale-nri/engine/internal/nstest"
 	"tailscale.com/wgengine/router"
+
+	"tailscale-nri/engine/internal/nstest"
 )
 
 func prefixes(s ...string) (out []netip.Prefix) {

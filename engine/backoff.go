@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// longEnough is how long a node must have been served for the next failure to
+// be a new one.
+const longEnough = 5 * time.Minute
+
+// backoff grows from one second to five minutes, with jitter: fifty pods of a
+// node fail together.
+type backoff struct{ d time.Duration }
+
+func newBackoff() *backoff { return &backoff{time.Second} }
+
+func (b *backoff) next() time.Duration {
+	d := b.d
+	b.d = min(2*b.d, 5*time.Minute)
+	return d/2 + rand.N(d)
+}
+
+// sleep reports whether d has passed before ctx was done.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
