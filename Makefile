@@ -41,8 +41,8 @@ demo: build lab-tools ## show the main job for real: pods on a tailnet, on a con
 	@$(BUILD)/bin/lab demo
 
 .PHONY: demo-down
-demo-down: lab-tools ## end the demo that KEEP=1 left up
-	@$(BUILD)/bin/lab down
+demo-down: build lab-tools ## end the demo that KEEP=1 left up
+	@$(BUILD)/bin/lab demo down
 
 # The race detector where goroutines of ours meet; the processes of the
 # end-to-end tests are the ones that "make build" made. The lab's tests want a

@@ -484,3 +484,20 @@ func TestUnwritableStateDir(t *testing.T) {
 		t.Errorf("New = %v, want an error that names %s", err, file)
 	}
 }
+
+// A directory without a record is one that a kill left half made or half
+// removed.
+func TestDirectoryWithoutRecord(t *testing.T) {
+	w := newWorld(t)
+	dir := filepath.Join(w.dir, "uid-half")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, stateFile), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.boot()
+	if entries, err := os.ReadDir(w.dir); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v (%v)", entries, err)
+	}
+}

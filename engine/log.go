@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"strings"
 
 	"tailscale.com/types/logger"
@@ -22,12 +23,17 @@ func bridge(l *slog.Logger, observe func(format string, args []any)) logger.Logf
 		if observe != nil {
 			observe(format, args)
 		}
-		level := slog.LevelDebug
-		if strings.Contains(format, "[v1]") || strings.Contains(format, "[v2]") || strings.Contains(format, "[v\x00JSON]") {
+		ctx := context.Background()
+		if !l.Enabled(ctx, slog.LevelDebug) {
+			return
+		}
+		line, level := strings.TrimSpace(fmt.Sprintf(format, args...)), slog.LevelDebug
+		if verbose.MatchString(line) {
 			level = LevelTrace
 		}
-		if l.Enabled(context.Background(), level) {
-			l.Log(context.Background(), level, strings.TrimSpace(fmt.Sprintf(format, args...)), "from", "tailscale")
-		}
+		l.Log(ctx, level, line, "from", "tailscale")
 	}
 }
+
+// verbose matches how tailscale.com marks its verbose lines (types/logger).
+var verbose = regexp.MustCompile(`\[v(1|2|\x00JSON)\]`)

@@ -97,9 +97,7 @@ func (n *node) attach(pod Pod) error {
 		return err
 	}
 	n.fresh = false
-	n.mu.Lock()
-	n.status.AttachedAt, n.status.ReadyIn = start, 0
-	n.mu.Unlock()
+	n.attachedAt(start)
 	n.setState(Pending, "starting")
 	n.log.Info("attached", "link", n.rec.Link, "took", time.Since(start))
 	n.become(n.run)
@@ -166,6 +164,7 @@ func (n *node) resume() {
 		n.setState(Leaving, "")
 		n.become(n.leave)
 	default:
+		n.attachedAt(time.Now())
 		n.setState(Pending, "starting again")
 		n.become(n.run)
 	}
@@ -292,6 +291,13 @@ func (n *node) run(ctx context.Context) {
 	}
 }
 
+// attachedAt begins the count of the time until the node is up.
+func (n *node) attachedAt(t time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.status.AttachedAt, n.status.ReadyIn = t, 0
+}
+
 // setState publishes what the node is up to.
 func (n *node) setState(s State, why string) {
 	n.mu.Lock()
@@ -327,7 +333,7 @@ func (n *node) running(p *progress) {
 		s.State, s.Since = Running, time.Now()
 	}
 	s.Reason, s.Addresses, s.DNSName = "", slices.Clone(p.addrs), p.dnsName
-	if s.ReadyIn == 0 && !s.AttachedAt.IsZero() {
+	if s.ReadyIn == 0 {
 		s.ReadyIn = time.Since(s.AttachedAt)
 	}
 	readyIn, wished := s.ReadyIn, s.Hostname

@@ -101,7 +101,8 @@ func loadRecord(dir string) (record, error) {
 
 // loadRecords returns the records below stateDir by directory. One that
 // cannot be read is reported by bad and set aside: it keeps no other pod from
-// its node.
+// its node. A directory without a record is one that was being made or
+// removed: there was no device yet, or none any more.
 func loadRecords(stateDir string, bad func(dir string, err error)) (map[string]record, error) {
 	entries, err := os.ReadDir(stateDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -117,8 +118,14 @@ func loadRecords(stateDir string, bad func(dir string, err error)) (map[string]r
 			continue
 		}
 		r, err := loadRecord(dir)
-		if err == nil {
+		switch {
+		case err == nil:
 			records[dir] = r
+			continue
+		case errors.Is(err, fs.ErrNotExist):
+			if err := os.RemoveAll(dir); err != nil {
+				return nil, fmt.Errorf("removing the rest of a pod's state: %w", err)
+			}
 			continue
 		}
 		if renameErr := os.Rename(dir, dir+".damaged"); renameErr != nil {

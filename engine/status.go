@@ -39,6 +39,6 @@ type NodeStatus struct {
 	DNSName   string       `json:"dnsName,omitempty"` // as given, without the final dot
 
 	Since      time.Time     `json:"since"`      // of the last change of State
-	AttachedAt time.Time     `json:"attachedAt"` // of the last Attach in this process
-	ReadyIn    time.Duration `json:"readyIn"`    // from Attach to the first Running, 0 until then
+	AttachedAt time.Time     `json:"attachedAt"` // of the last Attach, or of this process's start if that is later
+	ReadyIn    time.Duration `json:"readyIn"`    // from there to the first Running, 0 until then
 }

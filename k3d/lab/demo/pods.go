@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -28,8 +29,10 @@ func (p *Pod) FullName() string { return p.Spec.Namespace + "/" + p.Spec.Name }
 // Node is what AwaitRunning has found.
 func (p *Pod) Node() Node { return p.node }
 
-// IP4 and IP6 are the pod's addresses in the tailnet, invalid before AwaitRunning or where there is none.
+// IP4 is the pod's IPv4 address in the tailnet, invalid before AwaitRunning.
 func (p *Pod) IP4() netip.Addr { return first(p.node.Addresses, netip.Addr.Is4) }
+
+// IP6 is its IPv6 address there.
 func (p *Pod) IP6() netip.Addr { return first(p.node.Addresses, netip.Addr.Is6) }
 
 func first(addrs []netip.Addr, is func(netip.Addr) bool) netip.Addr {
@@ -48,14 +51,32 @@ func OptIn(more ...string) map[string]string {
 	return annotations
 }
 
-// RunPod makes a pod with one container of labtool, as a kubelet would.
+// RunPod makes a pod with one container of labtool, as a kubelet would, and returns when that serves.
 func (s *Scene) RunPod(ctx context.Context, spec lab.PodSpec) (*Pod, error) {
 	pod, err := s.RunSandbox(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
 	pod.Container, err = s.Lab.CRI().RunContainer(ctx, pod.ID, lab.ContainerSpec{Name: "tool"})
-	return pod, err
+	if err != nil {
+		return nil, err
+	}
+	return pod, s.awaitServing(ctx, pod)
+}
+
+// awaitServing returns when labtool has said for each of its servers that it listens.
+func (s *Scene) awaitServing(ctx context.Context, pod *Pod) error {
+	file := s.Lab.CRI().LogPath(pod.Spec, "tool")
+	return eventually(ctx, func(context.Context) error {
+		log, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("reading the container's log: %w", err)
+		}
+		if !containsAll(string(log), []string{"serving HTTP", "serving echo", "serving sink"}) {
+			return fmt.Errorf("pod %s: expected three servers, its log says %q", pod.FullName(), log)
+		}
+		return nil
+	})
 }
 
 // RunSandbox makes a pod without containers.

@@ -95,11 +95,11 @@ func (st *Stream) Close() error {
 		return fmt.Errorf("stream %s: expected it to last, it broke: %s", st.Name, strings.TrimSpace(st.stderr.String()))
 	default:
 	}
-	st.cmd.Process.Signal(syscall.SIGTERM)
+	_ = st.cmd.Process.Signal(syscall.SIGTERM) // an error says that it has just ended
 	select {
 	case <-st.ended:
 	case <-time.After(2 * time.Second): // it waits for an answer that does not come
-		st.cmd.Process.Kill()
+		_ = st.cmd.Process.Kill()
 		<-st.ended
 		return fmt.Errorf("stream %s: expected answers, it waits for one", st.Name)
 	}
