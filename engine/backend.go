@@ -93,6 +93,7 @@ func (b *backend) openEngine(r record, monitor *netmon.Monitor, dialer *tsdial.D
 		Tun:           device,
 		Router:        rt,
 		ListenPort:    r.Port,
+		ForceDiscoKey: r.discoKey(),
 		SetSubsystem:  b.sys.Set,
 		ControlKnobs:  b.sys.ControlKnobs(),
 		HealthTracker: b.sys.HealthTracker.Get(),

@@ -253,9 +253,15 @@ func (e *Engine) find(sandboxID string) *node {
 	return nil
 }
 
-// serves reports whether the device is a node of this engine.
-func (e *Engine) serves(id tailcfg.StableNodeID) bool {
-	return slices.ContainsFunc(e.snapshot(), func(n *node) bool { return n.snapshot().NodeID == string(id) })
+// localPeers returns those of the devices that are nodes of this engine.
+func (e *Engine) localPeers(devices []tailcfg.StableNodeID) (local []tailcfg.StableNodeID) {
+	for _, n := range e.snapshot() {
+		id := tailcfg.StableNodeID(n.snapshot().NodeID)
+		if id != "" && slices.Contains(devices, id) {
+			local = append(local, id)
+		}
+	}
+	return local
 }
 
 // drop removes the node from the map.

@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"tailscale.com/types/logid"
-
 	"tailscale-nri/engine/internal/podnet"
 )
 
@@ -116,12 +114,7 @@ func (n *node) prepare(pod Pod) error {
 	}
 	n.adopt(pod)
 	n.rec.NetNS, n.rec.Link, n.rec.Forgotten = ns, podnet.HostLink(pod.SandboxID), false
-	if n.rec.LogID.IsZero() {
-		if n.rec.LogID, err = logid.NewPrivateID(); err != nil {
-			return fmt.Errorf("making a log ID: %w", err)
-		}
-	}
-	if err := n.rec.save(n.dir); err != nil {
+	if err := errors.Join(n.rec.newSecrets(), n.rec.save(n.dir)); err != nil {
 		return err
 	}
 	_, err = podnet.Ensure(ns, n.rec.Link)

@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,8 +12,10 @@ import (
 	"path/filepath"
 	"regexp"
 
+	"go4.org/mem"
 	"tailscale.com/atomicfile"
 	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
 	"tailscale.com/types/logid"
 
 	"tailscale-nri/engine/internal/podnet"
@@ -42,6 +45,9 @@ type record struct {
 	// Port is the node's UDP port, 0 until it has one. A peer with a
 	// session finds the node there after a restart.
 	Port uint16 `json:"port,omitempty"`
+	// DiscoKey is the node's private disco key. A peer that sees a new one
+	// drops its session, at the very moment at which we greet it.
+	DiscoKey []byte `json:"discoKey,omitempty"`
 	// NodeID is the device in the tailnet, "" until it is one.
 	NodeID tailcfg.StableNodeID `json:"nodeID,omitempty"`
 	// Registering is set before the node first knocks, and cleared once
@@ -57,6 +63,33 @@ type record struct {
 	// Forgotten is set once the pod is gone for good: all that is left to
 	// do is to leave the tailnet.
 	Forgotten bool `json:"forgotten,omitempty"`
+}
+
+// newSecrets gives a new record what a node keeps for life, and returns an
+// error only if the machine has no randomness.
+func (r *record) newSecrets() (err error) {
+	if !r.LogID.IsZero() {
+		return nil
+	}
+	if r.LogID, err = logid.NewPrivateID(); err != nil {
+		return fmt.Errorf("making a log ID: %w", err)
+	}
+	r.DiscoKey = make([]byte, discoKeyLen)
+	if _, err = rand.Read(r.DiscoKey); err != nil {
+		return fmt.Errorf("making a disco key: %w", err)
+	}
+	return nil
+}
+
+const discoKeyLen = 32
+
+// discoKey returns the zero key, which lets the engine make one, where the
+// record has none.
+func (r *record) discoKey() key.DiscoPrivate {
+	if len(r.DiscoKey) != discoKeyLen {
+		return key.DiscoPrivate{}
+	}
+	return key.DiscoPrivateFromRaw32(mem.B(r.DiscoKey))
 }
 
 // validUID is what may name a directory. Kubernetes' UIDs are UUIDs; those of

@@ -31,8 +31,8 @@ func (n *node) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := newSession(n, device)
-	b, err := openBackend(r, n.statePath(), device, link.Router(n.log, s.addressed), bridge(n.log, s.observe))
+	s := newSession(n, device, n.e.localPeers(r.Recent))
+	b, err := openBackend(r, n.statePath(), s.gate, link.Router(n.log, s.addressed), bridge(n.log, s.observe))
 	if err != nil {
 		return err
 	}
@@ -85,6 +85,8 @@ type session struct {
 	n      *node
 	b      *backend
 	device *podnet.Device
+	gate   *gate
+	local  []tailcfg.StableNodeID // that the gate waits for
 
 	registering bool // an auth key is under way, and the node has no ID yet
 
@@ -103,10 +105,14 @@ type session struct {
 	patience <-chan time.Time // bounds the wait for p.reachable, nil until the node is up
 }
 
-func newSession(n *node, device *podnet.Device) *session {
+// newSession returns the session of a node that, if it had sessions before,
+// had them with these nodes of ours.
+func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *session {
 	return &session{
 		n:         n,
 		device:    device,
+		local:     local,
+		gate:      newGate(device, len(local) > 0),
 		addrs:     make(chan []netip.Addr, 1),
 		notify:    make(chan *ipn.Notify, 64),
 		reachable: make(chan struct{}, 1),
@@ -160,6 +166,7 @@ func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error
 		}
 		if s.p.up() && s.patience == nil {
 			s.patience = time.After(reachPatience)
+			time.AfterFunc(gatePatience, s.gate.Open)
 			s.greet(ctx, recent)
 		}
 		if s.p.complete() {
@@ -251,6 +258,7 @@ func (s *session) hear(note *ipn.Notify) error {
 	}
 	if len(note.PeerState) > 0 {
 		s.remember(note.PeerState)
+		s.openGate(note.PeerState)
 	}
 	return nil
 }
@@ -280,12 +288,20 @@ func (s *session) identify(nm *netmap.NetworkMap) {
 	}
 }
 
-// greeted reports whether a peer that had a session is for us to greet. Two
-// nodes of ours come back at the same time: if both began a handshake, each
-// would overwrite the other's, and both would wait five seconds.
+// greeted reports whether a peer that had a session is for us to greet. Of two
+// nodes of ours only one greets the other: see gate.
 func (s *session) greeted(peer tailcfg.StableNodeID) bool {
-	self := s.n.snapshot().NodeID
-	return !s.n.e.serves(peer) || self < string(peer)
+	return !slices.Contains(s.local, peer) || s.n.snapshot().NodeID < string(peer)
+}
+
+// openGate opens the gate once all the nodes that it waits for have a session.
+func (s *session) openGate(states map[tailcfg.StableNodeID]ipn.PeerState) {
+	s.local = slices.DeleteFunc(s.local, func(id tailcfg.StableNodeID) bool {
+		return states[id].PeerWireGuardState == ipn.PeerWireGuardStateEstablished
+	})
+	if len(s.local) == 0 {
+		s.gate.Open()
+	}
 }
 
 // remember keeps the peers that have a session, for the greeting after a
@@ -323,20 +339,20 @@ func (s *session) greet(ctx context.Context, peers []tailcfg.StableNodeID) {
 }
 
 // greetPeer pings until the peer has answered through WireGuard. A disco ping
-// opens the path and a TSMP ping the session; one that is lost is never
-// answered, so each gets a second.
+// opens the path, and shows that the peer is up; only then does a TSMP ping
+// open the session, since a handshake that is lost costs five seconds. A ping
+// that is lost is never answered, so each gets its time.
 func (s *session) greetPeer(ctx context.Context, addr netip.Addr) {
-	const tries = 5
-	for range tries {
-		for _, kind := range []tailcfg.PingType{tailcfg.PingDisco, tailcfg.PingTSMP} {
-			ctx, cancel := context.WithTimeout(ctx, time.Second)
-			_, err := s.b.Ping(ctx, addr, kind, 0)
-			cancel()
-			if err == nil && kind == tailcfg.PingTSMP {
-				return
-			}
-		}
-		if ctx.Err() != nil {
+	const tries, patience = 20, 250 * time.Millisecond
+	ping := func(kind tailcfg.PingType) bool {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		_, err := s.b.Ping(ctx, addr, kind, 0)
+		return err == nil
+	}
+	for try := range tries {
+		heard := ping(tailcfg.PingDisco)
+		if (heard || try == tries-1) && ping(tailcfg.PingTSMP) || ctx.Err() != nil {
 			return
 		}
 	}
