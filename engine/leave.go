@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"slices"
 
+	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnauth"
 	"tailscale.com/tailcfg"
+	"tailscale.com/types/opt"
 
 	"tailscale-nri/engine/tailnet"
 )
@@ -95,8 +97,12 @@ func (n *node) logOut(ctx context.Context, r record) error {
 		return err
 	}
 	defer b.close()
-	if err := b.start(r.Pod, n.e.cfg.Tailnet.ControlURL(), "", false); err != nil {
-		return err
+	// A backend that syncs would log in while it is logged out, and the two
+	// race (control/controlclient/direct.go, doLogin).
+	p := prefs(r.Pod, n.e.cfg.Tailnet.ControlURL())
+	p.WantRunning, p.Sync = false, opt.NewBool(false)
+	if err := b.Start(ipn.Options{UpdatePrefs: p}); err != nil {
+		return fmt.Errorf("starting the backend: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.e.cfg.AttachTimeout)
 	defer cancel()
