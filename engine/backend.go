@@ -44,6 +44,9 @@ func openBackend(r record, statePath string, device tun.Device, rt router.Router
 			b.closers.close()
 		}
 	}()
+	if device != nil {
+		b.closers.push(func() { device.Close() })
+	}
 	bus := b.sys.Bus.Get()
 	b.closers.push(bus.Close)
 	monitor, err := netmon.New(bus, logf)
@@ -82,7 +85,7 @@ func openBackend(r record, statePath string, device tun.Device, rt router.Router
 	return b, nil
 }
 
-// openEngine creates the WireGuard engine. It closes device if that fails.
+// openEngine creates the WireGuard engine.
 func (b *backend) openEngine(r record, monitor *netmon.Monitor, dialer *tsdial.Dialer,
 	device tun.Device, rt router.Router, logf logger.Logf,
 ) (wgengine.Engine, error) {
@@ -100,9 +103,6 @@ func (b *backend) openEngine(r record, monitor *netmon.Monitor, dialer *tsdial.D
 		Metrics:       b.sys.UserMetricsRegistry(),
 	})
 	if err != nil {
-		if device != nil {
-			device.Close()
-		}
 		return nil, fmt.Errorf("creating the WireGuard engine: %w", err)
 	}
 	b.sys.Set(engine)

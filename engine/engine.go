@@ -130,9 +130,23 @@ func (e *Engine) Run(ctx context.Context) error {
 		n.resume()
 	}
 	<-ctx.Done()
+	e.mu.Lock()
 	e.stop()
+	e.mu.Unlock()
 	e.wg.Wait()
 	return nil
+}
+
+// spawn starts a goroutine of a node, unless the engine has stopped. It
+// reports whether it did.
+func (e *Engine) spawn(f func()) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ctx.Err() != nil {
+		return false
+	}
+	e.wg.Go(f)
+	return true
 }
 
 // Attach gives the pod its link and starts its node. It does local work only,
@@ -177,23 +191,53 @@ func (e *Engine) Forget(ctx context.Context, sandboxID string) error {
 }
 
 // Sync attaches the live pods that are not attached, and forgets those that
-// are not live and do not come back within the grace period. It returns at
-// once and works afterwards.
-func (e *Engine) Sync(ctx context.Context, live []Pod) error {
+// are not live and do not come back within the grace period. ended are
+// sandboxes that the runtime still lists though they have ended: their pods may
+// be about to get new ones, after a reboot for instance, so they have ten times
+// as long. Sync returns at once and works afterwards.
+func (e *Engine) Sync(ctx context.Context, live []Pod, ended []string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	sandboxes := map[string]bool{}
+	live = onePerUID(live)
+	lists := map[string]listing{}
+	for _, id := range ended {
+		lists[id] = listedEnded
+	}
 	for _, pod := range live {
-		sandboxes[pod.SandboxID] = true
+		lists[pod.SandboxID] = listedLive
 	}
 	for _, n := range e.snapshot() {
-		if id := n.sandboxID(); !sandboxes[id] {
-			e.wg.Go(func() { n.forgetUnlessBack(id) })
+		id := n.sandboxID()
+		l, ok := lists[id]
+		if !ok {
+			l = notListed
+		}
+		n.listed(l)
+		if l != listedLive {
+			e.spawn(func() { n.forgetUnlessBack(id) })
 		}
 	}
-	e.wg.Go(func() { e.attachAll(live) })
+	e.spawn(func() { e.attachAll(live) })
 	return nil
+}
+
+// onePerUID keeps one sandbox of each pod: one whose pause process lives, and
+// among several the last.
+func onePerUID(pods []Pod) []Pod {
+	at := map[string]int{}
+	var out []Pod
+	for _, pod := range pods {
+		i, ok := at[pod.UID]
+		switch {
+		case !ok:
+			at[pod.UID] = len(out)
+			out = append(out, pod)
+		case pod.PID != 0 || out[i].PID == 0:
+			out[i] = pod
+		}
+	}
+	return out
 }
 
 // attachAll attaches the pods one after the other: it is a few milliseconds

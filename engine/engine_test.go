@@ -412,7 +412,7 @@ func TestSync(t *testing.T) {
 	w.halt()
 	gone.End()
 	w.boot()
-	if err := w.Sync(context.Background(), []Pod{stays, comes}); err != nil {
+	if err := w.Sync(context.Background(), []Pod{stays, comes}, nil); err != nil {
 		t.Fatal(err)
 	}
 	w.await(comes.UID, Running)
@@ -422,7 +422,7 @@ func TestSync(t *testing.T) {
 		t.Errorf("devices: %v, want two", d)
 	}
 	// A runtime that forgets to list a pod does not end it.
-	if err := w.Sync(context.Background(), []Pod{stays}); err != nil {
+	if err := w.Sync(context.Background(), []Pod{stays}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if !sleep(t.Context(), 2*w.cfg.Grace) || w.statusOf(comes.UID).State != Running {

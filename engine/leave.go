@@ -20,7 +20,7 @@ import (
 // first, then, once that is done, the state. It tries for as long as it
 // takes, over restarts too. If the pod comes back meanwhile, it stops.
 func (n *node) leave(ctx context.Context) {
-	n.removeLink()
+	n.removeLink(n.record().Link)
 	n.setState(Leaving, "")
 	for pause := newBackoff(); ; {
 		err := n.leaveOnce(ctx)

@@ -32,6 +32,10 @@ type node struct {
 	rec     record
 	fresh   bool // nothing is on disk yet
 	retired bool // the directory is gone, and so is the node
+	seen    bool // the netns has been reached by this process
+	stopped bool // the sandbox was detached
+	removed bool // the runtime has removed it
+	list    listing
 	log     *slog.Logger
 
 	mu     sync.Mutex
@@ -94,7 +98,10 @@ func (n *node) attach(pod Pod) error {
 		n.undo(before, pod)
 		return err
 	}
-	n.fresh = false
+	n.fresh, n.seen, n.stopped, n.removed, n.list = false, true, false, false, unknown
+	if before.Link != "" && before.Link != n.rec.Link {
+		n.removeLink(before.Link)
+	}
 	n.attachedAt(start)
 	n.setState(Pending, "starting")
 	n.log.Info("attached", "link", n.rec.Link, "took", time.Since(start))
@@ -112,7 +119,9 @@ func (n *node) prepare(pod Pod) error {
 	if err != nil {
 		return err
 	}
+	earlier := n.rec.Pod.SandboxID
 	n.adopt(pod)
+	n.rec.Retried = !n.fresh && !n.rec.Forgotten && earlier != pod.SandboxID
 	n.rec.NetNS, n.rec.Link, n.rec.Forgotten = ns, podnet.HostLink(pod.SandboxID), false
 	if err := errors.Join(n.rec.newSecrets(), n.rec.save(n.dir)); err != nil {
 		return err
@@ -170,53 +179,16 @@ func (n *node) detach(sandboxID string) {
 	if n.rec.Pod.SandboxID != sandboxID || n.rec.Forgotten {
 		return
 	}
+	n.detachLocked()
+}
+
+func (n *node) detachLocked() {
+	link := n.rec.Link
+	n.stopped = true
 	n.become(func(context.Context) {
-		n.removeLink()
+		n.removeLink(link)
 		n.setState(Stopped, "")
 	})
-}
-
-// forget makes the node leave the tailnet.
-func (n *node) forget(sandboxID string) error {
-	n.op.Lock()
-	defer n.op.Unlock()
-	return n.forgetLocked(sandboxID)
-}
-
-func (n *node) forgetLocked(sandboxID string) error {
-	if n.retired || n.rec.Pod.SandboxID != sandboxID || n.rec.Forgotten {
-		return nil
-	}
-	n.rec.Forgotten = true
-	if err := n.rec.save(n.dir); err != nil {
-		n.rec.Forgotten = false
-		return err
-	}
-	n.become(n.leave)
-	return nil
-}
-
-// forgetUnlessBack forgets a sandbox that the runtime no longer knows, or
-// whose link has gone, once the grace period is over and its netns is gone
-// too: two witnesses, since an identity cannot be had back.
-func (n *node) forgetUnlessBack(sandboxID string) {
-	for sleep(n.e.ctx, n.e.cfg.Grace) {
-		n.op.Lock()
-		back := n.retired || n.rec.Forgotten || n.rec.Pod.SandboxID != sandboxID
-		gone := !back && !n.rec.NetNS.Alive()
-		var err error
-		if gone {
-			n.log.Info("the pod has gone without a word: forgetting it")
-			err = n.forgetLocked(sandboxID)
-		}
-		n.op.Unlock()
-		if err != nil {
-			n.log.Error("forgetting the pod", "err", err)
-		}
-		if back || gone && err == nil {
-			return
-		}
-	}
 }
 
 // become ends what the node does and starts act, once that has ended. act
@@ -231,7 +203,7 @@ func (n *node) become(act func(context.Context)) {
 	}
 	n.cancel, n.done = cancel, done
 	n.mu.Unlock()
-	n.e.wg.Go(func() {
+	started := n.e.spawn(func() {
 		defer close(done)
 		defer cancel()
 		if previous != nil {
@@ -241,6 +213,10 @@ func (n *node) become(act func(context.Context)) {
 			act(ctx)
 		}
 	})
+	if !started {
+		cancel()
+		close(done)
+	}
 }
 
 // active reports whether the node is doing something.
@@ -267,12 +243,14 @@ func (n *node) run(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
-		case errors.Is(err, podnet.ErrGone):
-			n.log.Debug("the link is gone", "err", err)
+		case errors.Is(err, podnet.ErrGone) && errors.Is(n.record().NetNS.Check(), podnet.ErrGone):
+			n.log.Debug("the pod is gone", "err", err)
 			n.setState(Stopped, "the pod's network namespace is gone")
 			id := n.sandboxID()
-			n.e.wg.Go(func() { n.forgetUnlessBack(id) })
+			n.e.spawn(func() { n.forgetUnlessBack(id) })
 			return
+		case errors.Is(err, podnet.ErrGone):
+			err = errors.New("the link was taken away or down: making it again")
 		}
 		if time.Since(start) > longEnough {
 			pause = newBackoff()
@@ -364,11 +342,9 @@ func (n *node) update(change func(*record)) {
 	}
 }
 
-func (n *node) removeLink() {
-	n.op.Lock()
-	defer n.op.Unlock()
-	if err := podnet.Remove(n.rec.Link); err != nil {
-		n.log.Error("removing the link", "err", err)
+func (n *node) removeLink(name string) {
+	if err := podnet.Remove(name); err != nil {
+		n.log.Error("removing the link", "link", name, "err", err)
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"regexp"
 
 	"go4.org/mem"
-	"tailscale.com/atomicfile"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
 	"tailscale.com/types/logid"
@@ -60,6 +59,8 @@ type record struct {
 	// Recent are the peers with a WireGuard session: they are greeted
 	// first after a restart.
 	Recent []tailcfg.StableNodeID `json:"recent,omitempty"`
+	// Retried is set if the pod had another sandbox before this one.
+	Retried bool `json:"retried,omitempty"`
 	// Forgotten is set once the pod is gone for good: all that is left to
 	// do is to leave the tailnet.
 	Forgotten bool `json:"forgotten,omitempty"`
@@ -96,9 +97,9 @@ func (r *record) discoKey() key.DiscoPrivate {
 // static pods are hashes.
 var validUID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 
-// save writes the record to dir, which it creates if need be. It does not
-// sync: the record outlives this process, and a pod does not outlive the
-// machine.
+// save writes the record to dir, which it creates if need be, whole or not at
+// all. It does not wait for the disk: it is called in hooks, and a slow disk
+// would hold up every pod of the machine.
 func (r *record) save(dir string) error {
 	r.Version = recordVersion
 	data, err := json.MarshalIndent(r, "", "\t")
@@ -108,10 +109,19 @@ func (r *record) save(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("creating the pod's state directory: %w", err)
 	}
-	if err := atomicfile.WriteFile(filepath.Join(dir, recordFile), data, 0o600); err != nil {
+	if err := replaceFile(filepath.Join(dir, recordFile), data); err != nil {
 		return fmt.Errorf("writing the pod's record: %w", err)
 	}
 	return nil
+}
+
+// replaceFile writes a file, 0600, under another name first.
+func replaceFile(path string, data []byte) error {
+	next := path + ".new"
+	if err := os.WriteFile(next, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
 }
 
 func loadRecord(dir string) (record, error) {

@@ -27,18 +27,20 @@ func (n *node) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.reached()
 	device, err := link.Open()
 	if err != nil {
 		return err
 	}
 	s := newSession(n, device, n.e.localPeers(r.Recent))
-	b, err := openBackend(r, n.statePath(), s.gate, link.Router(n.log, s.addressed), bridge(n.log, s.observe))
+	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
+		return openBackend(r, n.statePath(), s.gate, link.Router(n.log, s.addressed), bridge(n.log, s.observe))
+	}, (*backend).close)
 	if err != nil {
 		return err
 	}
-	defer b.close()
-	s.b = b
-	n.keepPort(r, b.sys.MagicSock.Get().LocalPort())
+	defer n.closeBackend(s.b)
+	n.keepPort(r, s.b.sys.MagicSock.Get().LocalPort())
 
 	anew := n.loginNeeded()
 	authKey, err := n.authKey(ctx, r, anew)
@@ -46,11 +48,15 @@ func (n *node) serve(ctx context.Context) error {
 		return err
 	}
 	s.registering = authKey != ""
-	watching, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(ctx) // also ends greetings
+	defer stop()
+	watching, unwatch := context.WithCancel(context.Background())
 	watched := make(chan struct{})
-	defer func() { stop(); <-watched }()
+	defer func() { unwatch(); <-watched }()
 	go s.watchBackend(watching, watched)
-	if err := b.start(r.Pod, n.e.cfg.Tailnet.ControlURL(), authKey, anew); err != nil {
+	if _, err := within(n.e.cfg.AttachTimeout, "starting the backend", func() (struct{}, error) {
+		return struct{}{}, s.b.start(r.Pod, n.e.cfg.Tailnet.ControlURL(), authKey, anew)
+	}, func(struct{}) {}); err != nil {
 		return err
 	}
 	return s.loop(ctx, r.Recent)
@@ -288,22 +294,6 @@ func (s *session) identify(nm *netmap.NetworkMap) {
 	}
 }
 
-// greeted reports whether a peer that had a session is for us to greet. Of two
-// nodes of ours only one greets the other: see gate.
-func (s *session) greeted(peer tailcfg.StableNodeID) bool {
-	return !slices.Contains(s.local, peer) || s.n.snapshot().NodeID < string(peer)
-}
-
-// openGate opens the gate once all the nodes that it waits for have a session.
-func (s *session) openGate(states map[tailcfg.StableNodeID]ipn.PeerState) {
-	s.local = slices.DeleteFunc(s.local, func(id tailcfg.StableNodeID) bool {
-		return states[id].PeerWireGuardState == ipn.PeerWireGuardStateEstablished
-	})
-	if len(s.local) == 0 {
-		s.gate.Open()
-	}
-}
-
 // remember keeps the peers that have a session, for the greeting after a
 // restart.
 func (s *session) remember(states map[tailcfg.StableNodeID]ipn.PeerState) {
@@ -319,43 +309,6 @@ func (s *session) remember(states map[tailcfg.StableNodeID]ipn.PeerState) {
 			}
 		}
 	})
-}
-
-// greet pings the peers that had a session with an earlier process. Their
-// sessions ended with it, and they would find out only by a timeout of many
-// seconds: a handshake from our side tells them now.
-func (s *session) greet(ctx context.Context, peers []tailcfg.StableNodeID) {
-	nm := s.b.NetMapWithPeers()
-	if nm == nil {
-		return
-	}
-	for _, peer := range nm.Peers {
-		if peer.Addresses().Len() == 0 || !slices.Contains(peers, peer.StableID()) || !s.greeted(peer.StableID()) {
-			continue
-		}
-		addr := peer.Addresses().At(0).Addr()
-		s.n.e.wg.Go(func() { s.greetPeer(ctx, addr) })
-	}
-}
-
-// greetPeer pings until the peer has answered through WireGuard. A disco ping
-// opens the path, and shows that the peer is up; only then does a TSMP ping
-// open the session, since a handshake that is lost costs five seconds. A ping
-// that is lost is never answered, so each gets its time.
-func (s *session) greetPeer(ctx context.Context, addr netip.Addr) {
-	const tries, patience = 20, 250 * time.Millisecond
-	ping := func(kind tailcfg.PingType) bool {
-		ctx, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		_, err := s.b.Ping(ctx, addr, kind, 0)
-		return err == nil
-	}
-	for try := range tries {
-		heard := ping(tailcfg.PingDisco)
-		if (heard || try == tries-1) && ping(tailcfg.PingTSMP) || ctx.Err() != nil {
-			return
-		}
-	}
 }
 
 // ready publishes that the node is up, and logs it: once, and again when its

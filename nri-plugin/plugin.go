@@ -30,7 +30,7 @@ type podSet interface {
 	Attach(ctx context.Context, pod engine.Pod) error
 	Detach(ctx context.Context, sandboxID string) error
 	Forget(ctx context.Context, sandboxID string) error
-	Sync(ctx context.Context, live []engine.Pod) error
+	Sync(ctx context.Context, live []engine.Pod, ended []string) error
 }
 
 const (
@@ -88,7 +88,8 @@ func (p *plugin) Configure(ctx context.Context, config, runtime, version string)
 // shows the reason to nobody, so the log has it too.
 func (p *plugin) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, _ []*api.Container) ([]*api.ContainerUpdate, error) {
 	err := timed(ctx, p.log, "Synchronize", func(ctx context.Context) error {
-		return p.pods.Sync(ctx, p.live(sandboxes))
+		live, ended := p.sort(sandboxes)
+		return p.pods.Sync(ctx, live, ended)
 	})
 	if err != nil {
 		p.log.Warn("catching up with the runtime's pods failed", "err", err)
@@ -123,14 +124,14 @@ func (p *plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error
 	})
 }
 
-// live translates the sandboxes that have not ended. One that should be
-// refused runs already, since it started without us: there is nobody to return
-// an error to, so the log has it, once.
-func (p *plugin) live(sandboxes []*api.PodSandbox) []engine.Pod {
-	var pods []engine.Pod
+// sort translates the sandboxes that have not ended, and names those that
+// have. One that should be refused runs already, since it started without us:
+// there is nobody to return an error to, so the log has it, once.
+func (p *plugin) sort(sandboxes []*api.PodSandbox) (pods []engine.Pod, ended []string) {
 	seen := make(map[string]string)
 	for _, sb := range sandboxes {
 		if gone(sb) {
+			ended = append(ended, sb.GetId())
 			continue
 		}
 		pod, in, err := podFrom(sb, p.defaults)
@@ -145,7 +146,7 @@ func (p *plugin) live(sandboxes []*api.PodSandbox) []engine.Pod {
 		}
 	}
 	p.refused.keep(seen)
-	return pods
+	return pods, ended
 }
 
 // hook runs one pod's event and puts the pod's name to its error, once.

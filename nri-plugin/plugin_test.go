@@ -44,6 +44,9 @@ func TestSynchronize(t *testing.T) {
 			t.Errorf("live is %+v", live)
 		}
 	}
+	if ended := *pods.syncedEnded.Load(); len(ended) != 1 || ended[0] != "id-old" {
+		t.Errorf("ended is %q", ended)
+	}
 	if err := r.run(sandbox("c", annotationEnabled, "true")); err != nil {
 		t.Error(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -214,8 +215,10 @@ type fakePods struct {
 	attached chan engine.Pod
 	ended    chan string // "detach ID" or "forget ID"
 	synced   chan []engine.Pod
-	attach   func(context.Context) error // answers Attach; nil is success
-	sync     func() error                // answers Sync; nil is success
+	// syncedEnded are the ended sandboxes of the last Sync.
+	syncedEnded atomic.Pointer[[]string]
+	attach      func(context.Context) error // answers Attach; nil is success
+	sync        func() error                // answers Sync; nil is success
 }
 
 func newFakePods() *fakePods {
@@ -244,8 +247,9 @@ func (f *fakePods) Forget(_ context.Context, id string) error {
 	return nil
 }
 
-func (f *fakePods) Sync(_ context.Context, live []engine.Pod) error {
+func (f *fakePods) Sync(_ context.Context, live []engine.Pod, ended []string) error {
 	f.synced <- live
+	f.syncedEnded.Store(&ended)
 	if f.sync != nil {
 		return f.sync()
 	}

@@ -27,6 +27,10 @@ const batchSize = 128
 // drops frames, it does not push back on the pod.
 const socketBuffer = 8 << 20
 
+// maxFailedReads is how many reads in a row may fail before the socket counts
+// as broken.
+const maxFailedReads = 1000
+
 // Device is the host end of a link as a packet socket: what a pod sends is
 // read from it, what is written to it reaches the pod. It is a [tun.Device]
 // whose packets begin with the IP header.
@@ -137,16 +141,26 @@ func bigEndian16(v uint16) uint16 {
 // engine whose device fails closes itself from within, and its LocalBackend,
 // which is not told, panics at the next netmap (tailscale.com v1.102.5,
 // wgengine/magicsock, updateRelayServersSet).
+//
+// Any other error is of one frame, which the kernel could not describe and has
+// dropped: a pod with CAP_NET_ADMIN can switch the offloads on again that
+// setOffloads switched off.
 func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	for {
+	for failed := 0; ; {
 		n, err := d.receive()
-		if errors.Is(err, ErrGone) {
+		switch {
+		case errors.Is(err, os.ErrClosed):
+			return 0, err
+		case errors.Is(err, ErrGone), err != nil && failed == maxFailedReads:
+			d.goneOnce.Do(func() { close(d.gone) })
 			<-d.closed
 			return 0, fmt.Errorf("packet socket on %s: %w", d.name, os.ErrClosed)
+		case err != nil:
+			failed++
+			d.Dropped.Add(1)
+			continue
 		}
-		if err != nil {
-			return 0, err
-		}
+		failed = 0
 		var h vnetHdr
 		if n < headerLen || h.decode(d.frame) != nil || !isIP(d.frame[vnetHdrLen:]) {
 			d.Dropped.Add(1)

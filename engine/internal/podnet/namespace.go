@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -13,7 +14,8 @@ import (
 )
 
 // ErrGone reports that a network namespace, or the link in it, no longer
-// exists: the pod has ended.
+// exists. Any other failure to reach it (too many open files, no permission) is
+// not ErrGone: nothing may be given up because of it.
 var ErrGone = errors.New("the pod's network namespace is gone")
 
 // Namespace names a network namespace. It is a plain value: it holds no
@@ -44,38 +46,60 @@ func FindNamespace(paths ...string) (Namespace, error) {
 	return n, nil
 }
 
-// Alive reports whether the namespace can still be reached.
-func (n Namespace) Alive() bool {
+// Check returns nil if the namespace can be reached, an error that wraps
+// [ErrGone] if it does not exist any more, and another if nobody can tell.
+func (n Namespace) Check() error {
 	h, err := n.open()
 	if err != nil {
-		return false
+		return err
 	}
-	h.Close()
-	return true
+	return h.Close()
 }
 
 // open returns a descriptor of the namespace. The caller closes it as soon as
 // its one operation is done.
 func (n Namespace) open() (netns.NsHandle, error) {
-	var errs []error
+	var tried []string
+	missing := true
 	for _, path := range n.Paths {
 		h, err := n.openPath(path)
 		if err == nil {
 			return h, nil
 		}
-		errs = append(errs, err)
+		tried = append(tried, fmt.Sprintf("%s: %v", path, err))
+		missing = missing && isMissing(err)
 	}
-	return netns.None(), fmt.Errorf("%w: %w", ErrGone, errors.Join(errs...))
+	if !missing {
+		return netns.None(), fmt.Errorf("cannot reach the pod's network namespace (%s)", strings.Join(tried, "; "))
+	}
+	return netns.None(), fmt.Errorf("%w (%s)", ErrGone, strings.Join(tried, "; "))
+}
+
+var (
+	errNoNamespace = errors.New("not a network namespace, or not any more")
+	errAnother     = errors.New("another network namespace")
+)
+
+// isMissing reports whether err says that no namespace, or another one, is
+// where this one was. Everything else leaves it open.
+func isMissing(err error) bool {
+	// ENXIO: the path leads to a socket, as that of a reused descriptor may.
+	for _, is := range []error{unix.ENOENT, unix.ENOTDIR, unix.ESRCH, unix.ENXIO, errNoNamespace, errAnother} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
 }
 
 func (n Namespace) openPath(path string) (netns.NsHandle, error) {
 	h, err := netns.GetFromPath(path)
 	if err != nil {
-		return h, fmt.Errorf("opening netns %s: %w", path, err)
+		return h, err
 	}
 	st, err := statNS(h)
 	if err == nil && n.Ino != 0 && (st.Ino != n.Ino || uint64(st.Dev) != n.Dev) {
-		err = fmt.Errorf("netns %s has inode %d, want %d", path, st.Ino, n.Ino)
+		err = fmt.Errorf("%w: inode %d, want %d", errAnother, st.Ino, n.Ino)
 	}
 	if err != nil {
 		h.Close()
@@ -92,7 +116,7 @@ func statNS(h netns.NsHandle) (st unix.Stat_t, err error) {
 		return st, fmt.Errorf("statfs of netns: %w", err)
 	}
 	if fs.Type != unix.NSFS_MAGIC {
-		return st, errors.New("not a namespace (its mount is gone)")
+		return st, errNoNamespace
 	}
 	if err := unix.Fstat(int(h), &st); err != nil {
 		return st, fmt.Errorf("stat of netns: %w", err)

@@ -168,7 +168,15 @@ func (r *Router) wantedRoutes(h *netlink.Handle, ts0 netlink.Link, prefixes, add
 			r.warnOnce("the cluster uses a part of Tailscale's range: one route per peer instead of one for all",
 				"range", family.whole.String(), "used", overlap.String())
 		}
+		taken, err := foreignRoutes(h, ts0, family.number)
+		if err != nil {
+			return nil, err
+		}
 		for _, dst := range aggregate(prefixes, family.whole, !overlap.IsValid()) {
+			if taken[dst] {
+				r.warnOnce("the pod has a route of its own to a part of the tailnet: that part stays unreachable", "prefix", dst.String())
+				continue
+			}
 			routes = append(routes, linkRoute(ts0, dst, addrs[source].Addr()))
 		}
 	}
@@ -227,6 +235,22 @@ func overlaps(h *netlink.Handle, ts0 netlink.Link, family int, whole netip.Prefi
 		}
 	}
 	return netip.Prefix{}, nil
+}
+
+// foreignRoutes returns the destinations of the pod's routes that are not
+// ours. One of them may be the way to its gateway.
+func foreignRoutes(h *netlink.Handle, ts0 netlink.Link, family int) (map[netip.Prefix]bool, error) {
+	routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, fmt.Errorf("listing the pod's routes: %w", err)
+	}
+	taken := map[netip.Prefix]bool{}
+	for _, r := range routes {
+		if r.Protocol != routeProtocol || r.LinkIndex != ts0.Attrs().Index {
+			taken[prefixOf(r.Dst)] = true
+		}
+	}
+	return taken, nil
 }
 
 // deleteOtherRoutes deletes those of our routes that are not wanted. It
