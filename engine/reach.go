@@ -59,3 +59,17 @@ func (r *reach) observe(format string, args []any, now time.Time) bool {
 	}
 	return r.published && r.relayed
 }
+
+const formatReceived = "Received error: %v"
+
+// thrownOut reports whether the line says that the control plane no longer
+// knows the node: its device was deleted. The backend takes that for a passing
+// fault, stays Running and asks again for ever
+// (control/controlclient/direct.go, sendMapRequest).
+func thrownOut(format string, args []any) bool {
+	if format != formatReceived || len(args) != 1 {
+		return false
+	}
+	err, ok := args[0].(error)
+	return ok && strings.Contains(err.Error(), "404") && strings.Contains(err.Error(), "node not found")
+}

@@ -101,6 +101,7 @@ type session struct {
 	addrs     chan []netip.Addr
 	notify    chan *ipn.Notify
 	reachable chan struct{}
+	thrown    chan struct{} // out of the tailnet
 
 	reach reach
 
@@ -122,6 +123,7 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 		addrs:     make(chan []netip.Addr, 1),
 		notify:    make(chan *ipn.Notify, 64),
 		reachable: make(chan struct{}, 1),
+		thrown:    make(chan struct{}, 1),
 	}
 }
 
@@ -137,6 +139,12 @@ func (s *session) addressed(addrs []netip.Addr) {
 // observe reads the backend's log for what it does not say elsewhere: that a
 // peer can reach us.
 func (s *session) observe(format string, args []any) {
+	if thrownOut(format, args) {
+		select {
+		case s.thrown <- struct{}{}:
+		default:
+		}
+	}
 	if s.reach.observe(format, args, time.Now()) {
 		select {
 		case s.reachable <- struct{}{}:
@@ -201,6 +209,9 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 		s.p.reachable = true
 	case <-s.patience:
 		s.p.reachable = true // as far as anyone can tell
+	case <-s.thrown:
+		s.n.setLoginNeeded()
+		return true, errLoginNeeded
 	case note := <-s.notify:
 		return false, s.hear(note)
 	}

@@ -179,3 +179,42 @@ func TestRouterWithoutIPv6(t *testing.T) {
 		t.Errorf("logged %d times, want once:\n%s", n, log.String())
 	}
 }
+
+// Where the cluster uses CGNAT addresses, a peer may have the address of the
+// pod's gateway: the cluster's route wins.
+func TestRouterLeavesTheGateway(t *testing.T) {
+	pod := nstest.NewPod(t)
+	h := pod.Netlink()
+	eth0 := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "other"}
+	if err := h.LinkAdd(eth0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.LinkSetUp(eth0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.AddrAdd(eth0, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("100.64.1.7/32"))}); err != nil {
+		t.Fatal(err)
+	}
+	gateway := netip.MustParsePrefix("100.64.1.1/32")
+	link, err := h.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(gateway), Scope: netlink.SCOPE_LINK}); err != nil {
+		t.Fatal(err)
+	}
+	l := mustEnsure(t, pod, "tsgateway")
+	var log bytes.Buffer
+	r := l.Router(slog.New(slog.NewTextHandler(&log, nil)), nil)
+	for _, routes := range [][]netip.Prefix{prefixes("100.64.1.1/32", "100.64.0.8/32"), nil} {
+		if err := r.Set(&router.Config{LocalAddrs: prefixes("100.99.0.7/32"), Routes: routes}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := h.RouteGet(gateway.Addr().AsSlice()); err != nil || len(got) != 1 || got[0].LinkIndex != link.Attrs().Index {
+			t.Errorf("with peers %v the way to the gateway is %v (%v)", routes, got, err)
+		}
+	}
+	if !strings.Contains(log.String(), gateway.String()) {
+		t.Errorf("nothing in the log of %v:\n%s", gateway, log.String())
+	}
+}
