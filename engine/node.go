@@ -130,10 +130,10 @@ func (n *node) prepare(pod Pod) error {
 	return err
 }
 
-// undo takes a failed attach back.
+// undo takes a failed attach back. A link that was there before stays.
 func (n *node) undo(before record, pod Pod) {
-	if err := podnet.Remove(podnet.HostLink(pod.SandboxID)); err != nil {
-		n.log.Warn("undoing an attach", "err", err)
+	if link := podnet.HostLink(pod.SandboxID); link != before.Link {
+		n.removeLink(link)
 	}
 	if n.fresh {
 		n.retire()
