@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"tailscale.com/net/netns"
 	"tailscale.com/tailcfg"
 
@@ -64,6 +65,8 @@ type Engine struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup // all goroutines of nodes
 
+	lock *os.File // of the state directory
+
 	mu    sync.Mutex
 	nodes map[string]*node // by pod UID
 }
@@ -82,7 +85,8 @@ func New(cfg Config) (*Engine, error) {
 	}
 	cfg.AttachTimeout = cmp.Or(cfg.AttachTimeout, time.Minute)
 	cfg.Grace = cmp.Or(cfg.Grace, time.Minute)
-	if err := checkStateDir(cfg.StateDir); err != nil {
+	lock, err := lockStateDir(cfg.StateDir)
+	if err != nil {
 		return nil, err
 	}
 	// Nothing of ours routes this process's own traffic into a tailnet, so
@@ -94,13 +98,14 @@ func New(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("setting TS_LOGS_DIR: %w", err)
 	}
 
-	e := &Engine{cfg: cfg, log: cfg.Logger, nodes: map[string]*node{}}
+	e := &Engine{cfg: cfg, log: cfg.Logger, lock: lock, nodes: map[string]*node{}}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	records, err := loadRecords(cfg.StateDir, func(dir string, err error) {
 		e.log.Error("a pod's state cannot be used and was set aside; its device, if any, must be deleted by hand",
 			"dir", dir+".damaged", "err", err)
 	})
 	if err != nil {
+		lock.Close()
 		return nil, err
 	}
 	for dir, r := range records {
@@ -109,17 +114,30 @@ func New(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// checkStateDir makes the directory, and finds out now rather than at the
-// first pod that nothing can be written there.
-func checkStateDir(dir string) error {
+// lockStateDir makes the directory and keeps every other process out of it:
+// two that serve the same nodes would each undo what the other does. It finds
+// out now rather than at the first pod that nothing can be written there. The
+// lock is on the directory, and ends with its descriptor or the process.
+func lockStateDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("creating the state directory: %w", err)
+		return nil, fmt.Errorf("creating the state directory %s: %w", dir, err)
 	}
 	probe := filepath.Join(dir, ".writable")
 	if err := os.WriteFile(probe, nil, 0o600); err != nil {
-		return fmt.Errorf("the state directory %s cannot be written: %w", dir, err)
+		return nil, fmt.Errorf("the state directory %s cannot be written: %w", dir, err)
 	}
-	return os.Remove(probe)
+	if err := os.Remove(probe); err != nil {
+		return nil, fmt.Errorf("the state directory %s cannot be written: %w", dir, err)
+	}
+	lock, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening the state directory: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("another process serves the nodes of the state directory %s: end it first (%w)", dir, err)
+	}
+	return lock, nil
 }
 
 // Run resumes the recorded nodes and keeps all nodes up until ctx is done.
@@ -134,7 +152,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.stop()
 	e.mu.Unlock()
 	e.wg.Wait()
-	return nil
+	return e.lock.Close()
 }
 
 // spawn starts a goroutine of a node, unless the engine has stopped. It

@@ -501,3 +501,14 @@ func TestDirectoryWithoutRecord(t *testing.T) {
 		t.Errorf("left: %v (%v)", entries, err)
 	}
 }
+
+// Two processes on one state directory would each undo what the other does.
+func TestStateDirIsLocked(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	if _, err := New(Config{StateDir: w.dir, Tailnet: w.tailnet}); err == nil || !strings.Contains(err.Error(), w.dir) {
+		t.Errorf("New = %v, want an error that names %s", err, w.dir)
+	}
+	w.halt()
+	w.boot()
+}

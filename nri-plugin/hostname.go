@@ -71,7 +71,7 @@ func checkLabel(s string) error {
 	}
 	for i := range len(s) {
 		if !isLabelByte(s[i]) {
-			return fmt.Errorf("character %d cannot stand in a DNS label: use letters, digits and dashes", i+1)
+			return fmt.Errorf("character %d cannot stand in a DNS label: use small letters, digits and dashes", i+1)
 		}
 	}
 	if s[0] == '-' || s[len(s)-1] == '-' {

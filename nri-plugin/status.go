@@ -38,12 +38,8 @@ func listenStatus(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("creating the directory of %s: %w", envStatusSocket, err)
 	}
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("another tailscale-nri answers on %s: end it first, or set %s", path, envStatusSocket)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("replacing the status socket: %w", err)
+	if err := removeDeadSocket(path); err != nil {
+		return nil, err
 	}
 	ln, err := net.Listen("unix", path)
 	if err != nil {
@@ -54,6 +50,27 @@ func listenStatus(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("protecting the status socket: %w", err)
 	}
 	return ln, nil
+}
+
+// removeDeadSocket removes a socket that nobody listens on, and nothing else.
+func removeDeadSocket(path string) error {
+	fi, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking at the status socket: %w", err)
+	case fi.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("%s is %q: that is no socket but something else: give it a path of its own", envStatusSocket, path)
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return fmt.Errorf("another tailscale-nri answers on %s: end it first", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("replacing the status socket: %w", err)
+	}
+	return nil
 }
 
 // Run serves until ctx is done, then removes the socket and returns nil.
@@ -128,12 +145,18 @@ func printStatus(w io.Writer, nodes []engine.NodeStatus, now time.Time) error {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.SandboxID, b.SandboxID))
 	})
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "POD\tHOSTNAME\tSTATE\tSINCE\tREADY IN\tADDRESSES\tREASON")
+	fmt.Fprintln(tw, "POD\tNAME\tSTATE\tSINCE\tREADY IN\tADDRESSES\tREASON")
 	for _, n := range nodes {
-		fmt.Fprintf(tw, "%s/%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Namespace, n.Pod, n.Hostname, n.State,
+		fmt.Fprintf(tw, "%s/%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Namespace, n.Pod, nameOf(n), n.State,
 			age(n.Since, now), readyIn(n.ReadyIn), addresses(n.Addresses), cmp.Or(n.Reason, "-"))
 	}
 	return tw.Flush()
+}
+
+// nameOf is the node's name in the tailnet, or the one that it wishes for.
+func nameOf(n engine.NodeStatus) string {
+	given, _, _ := strings.Cut(n.DNSName, ".")
+	return cmp.Or(given, n.Hostname)
 }
 
 // age is the time since t in whole seconds.

@@ -60,7 +60,7 @@ func TestStatusTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := [][]string{
-		{"POD", "HOSTNAME", "STATE", "SINCE", "READY", "IN", "ADDRESSES", "REASON"},
+		{"POD", "NAME", "STATE", "SINCE", "READY", "IN", "ADDRESSES", "REASON"},
 		{"default/api", "api", "Pending", "-", "-", "-", "the", "OAuth", "secret", "was", "refused"},
 		{"default/web", "k8s-default-web", "Running", "", "1.235s", "100.64.0.1,fd7a:115c:a1e0::1", "-"},
 	}
@@ -112,6 +112,16 @@ func TestStatusSocket(t *testing.T) {
 	fi, err := os.Stat(socket)
 	if err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", fi.Mode(), err)
+	}
+	file := filepath.Join(t.TempDir(), "precious")
+	if err := os.WriteFile(file, []byte("data"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := listenStatus(file); !errContains(err, "no socket") {
+		t.Errorf("a file: %v", err)
+	}
+	if data, err := os.ReadFile(file); err != nil || string(data) != "data" {
+		t.Errorf("the file is %q now (%v)", data, err)
 	}
 	if _, err := listenStatus(socket); !errContains(err, "another tailscale-nri answers") {
 		t.Errorf("a second process got %v", err)

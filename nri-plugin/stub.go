@@ -156,9 +156,10 @@ func (r *registration) report(err error) {
 
 // enableNRI says what to do where the NRI socket is absent.
 const enableNRI = "containerd is not running, its NRI is off, or the socket's directory is not mounted here; " +
-	"containerd 2 has NRI on unless told otherwise; on k3s write the two lines `version = 3` and " +
-	"`plugins.'io.containerd.nri.v1.nri'.disable = false` to " +
-	"/var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.d/50-nri.toml and restart k3s or k3s-agent"
+	"containerd 2 (k3s from v1.31.6+k3s1 and v1.32.2+k3s1 on) has NRI on unless told otherwise; on an older k3s write " +
+	"the lines `{{ template \"base\" . }}`, `[plugins.\"io.containerd.nri.v1.nri\"]` and `disable = false` to " +
+	"/var/lib/rancher/k3s/agent/etc/containerd/config.toml.tmpl and restart k3s or k3s-agent; " +
+	"a socket elsewhere goes into " + envNRISocket
 
 // absent reports whether err means that no runtime offers NRI.
 func absent(err error) bool {

@@ -46,7 +46,7 @@ func TestSocketAbsent(t *testing.T) {
 	receive(t, pods.synced, "Sync")
 	for _, text := range []string{
 		"nothing listens on the NRI socket " + filepath.Join(dir, "nri.sock"),
-		"config-v3.toml.d/50-nri.toml",
+		"config.toml.tmpl", "NRI_SOCKET",
 		"not registered",
 	} {
 		if got := book.count(text); got != 1 {

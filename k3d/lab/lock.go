@@ -5,23 +5,33 @@ package lab
 import (
 	"fmt"
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // lock keeps two programs from building the same lab. It is an abstract unix socket (unix(7)): it leaves no file, and
 // ends with the program that holds it however that ends.
+//
+// A program that was killed holds it for as long as the kernel takes to end it, so there are a few tries.
 func (c Config) lock() (net.Listener, error) {
+	const tries, pause = 20, 100 * time.Millisecond
 	name := "@" + c.Name + ".lab"
-	held, err := net.Listen("unix", name)
-	if err == nil {
-		return held, nil
+	var err error
+	for try := range tries {
+		if try > 0 {
+			<-time.After(pause)
+		}
+		var held net.Listener
+		if held, err = net.Listen("unix", name); err == nil {
+			return held, nil
+		}
 	}
 	holder, dialErr := holderOf(name)
 	if dialErr != nil {
 		return nil, fmt.Errorf("locking lab %q: %w", c.Name, err)
 	}
-	return nil, fmt.Errorf("lab %q is in use by process %s; wait for its end, or give another name", c.Name,
+	return nil, fmt.Errorf("lab %q is in use by process %s; wait for its end, or give another name (LAB_NAME)", c.Name,
 		describe([]int{holder}))
 }
 

@@ -37,7 +37,7 @@ LAB_NAME  its name (tsnri)
 LAB_BUILD where the binaries are (.build of the module around the working directory)`
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
 	err := run(ctx, os.Args[1:])
 	var exit *exec.ExitError
