@@ -28,7 +28,7 @@ func TestBadInput(t *testing.T) {
 	}{
 		{"enabled", lab.PodSpec{Annotations: map[string]string{enabled: "yes please"}}, []string{enabled, "yes please", `say "true"`}},
 		{"tag", lab.PodSpec{Annotations: demo.OptIn(tags, "tag:db,web")}, []string{tags, "web", "write tags as tag:name"}},
-		{"hostname", lab.PodSpec{Annotations: demo.OptIn(hostname, "my_host")}, []string{hostname, "my_host", "use letters, digits and dashes"}},
+		{"hostname", lab.PodSpec{Annotations: demo.OptIn(hostname, "my_host")}, []string{hostname, "my_host", "use small letters, digits and dashes"}},
 		{"hostname-long", lab.PodSpec{Annotations: demo.OptIn(hostname, strings.Repeat("a", 64))}, []string{hostname, "aaaa", "at most 63"}},
 		{"typo", lab.PodSpec{Annotations: map[string]string{"tailscale.com/enable": "true"}}, []string{"tailscale.com/enable", "true", "write " + enabled}},
 		{"typo-beside", lab.PodSpec{Annotations: demo.OptIn("tailscale.com/hostnme", "db")}, []string{"tailscale.com/hostnme", "db", "write " + hostname}},
@@ -140,7 +140,7 @@ func TestNoSocket(t *testing.T) {
 	s := open(t, "nosock")
 	s.must(s.Lab.Containerd().Stop(s.ctx, unix.SIGTERM))
 	s.start()
-	s.must(s.AwaitLog(s.ctx, "nothing listens on the NRI socket", "config-v3.toml.d"))
+	s.must(s.AwaitLog(s.ctx, "nothing listens on the NRI socket", "config.toml.tmpl"))
 	s.must(s.Lab.Containerd().Start(s.ctx))
 	s.must(s.Registered(s.ctx))
 	lines, err := s.LogLines("level=WARN")
