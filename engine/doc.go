@@ -18,10 +18,12 @@
 //
 // # Goroutines
 //
-//   - one per attached node, node.run, which owns the backend: what serve
-//     opens, serve closes;
+//   - one per node that is up or leaves, node.run or node.leave, one after
+//     the other and never both (node.become): what serve opens, serve closes;
 //   - one per node that watches its backend, started and joined by serve;
-//   - one per node that leaves the tailnet, node.leave;
+//   - one per peer that is greeted after a restart, for a few seconds;
+//   - one per sandbox that has gone without a word, until the grace is over;
+//   - those that a watchdog lets do what takes no context (within);
 //   - those of tailscale.com and wireguard-go, about 48 per backend.
 //
 // # Locks

@@ -73,7 +73,7 @@ type Page struct {
 // Fetch fetches the page of what serves at an address.
 func (s *Scene) Fetch(ctx context.Context, from Place, at netip.Addr) (page Page, err error) {
 	url := "http://" + netip.AddrPortFrom(at, 8080).String() + "/"
-	out, err := from.Tool(ctx, "get", url)
+	out, err := from.Tool(ctx, "get", "-timeout", askPatience, url)
 	if err != nil {
 		return page, fmt.Errorf("%s fetches %s: expected a page: %w", from.Name, url, err)
 	}

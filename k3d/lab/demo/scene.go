@@ -165,6 +165,10 @@ func (s *Scene) Registered(ctx context.Context) error {
 	return s.AwaitLog(ctx, "registered with the container runtime")
 }
 
+// askPatience is how long a tool waits for its first answer. Two nodes that greet each other in the same instant wait 5 s
+// for their second handshake (WireGuard), and that is no failure.
+const askPatience = "20s"
+
 // eventually asks check until it answers nil, and returns its last answer when ctx, the patience or what it waits for
 // ends first.
 func eventually(ctx context.Context, check func(context.Context) error, ends ...<-chan struct{}) error {
