@@ -160,7 +160,11 @@ func (r *Router) wantedRoutes(h *netlink.Handle, ts0 netlink.Link, prefixes, add
 		if source < 0 {
 			continue // no address, no route
 		}
-		overlap, err := overlaps(h, ts0, family.number, family.whole)
+		foreign, err := foreignRoutes(h, ts0, family.number)
+		if err != nil {
+			return nil, err
+		}
+		overlap, err := overlaps(h, ts0, family.number, foreign, family.whole)
 		if err != nil {
 			return nil, err
 		}
@@ -168,12 +172,8 @@ func (r *Router) wantedRoutes(h *netlink.Handle, ts0 netlink.Link, prefixes, add
 			r.warnOnce("the cluster uses a part of Tailscale's range: one route per peer instead of one for all",
 				"range", family.whole.String(), "used", overlap.String())
 		}
-		taken, err := foreignRoutes(h, ts0, family.number)
-		if err != nil {
-			return nil, err
-		}
 		for _, dst := range aggregate(prefixes, family.whole, !overlap.IsValid()) {
-			if taken[dst] {
+			if slices.ContainsFunc(foreign, func(r netlink.Route) bool { return prefixOf(r.Dst) == dst }) {
 				r.warnOnce("the pod has a route of its own to a part of the tailnet: that part stays unreachable", "prefix", dst.String())
 				continue
 			}
@@ -212,9 +212,22 @@ func linkRoute(ts0 netlink.Link, dst netip.Prefix, src netip.Addr) netlink.Route
 	return route
 }
 
-// overlaps returns an address or route on another of the pod's interfaces that
-// lies within whole, the zero Prefix if there is none.
-func overlaps(h *netlink.Handle, ts0 netlink.Link, family int, whole netip.Prefix) (netip.Prefix, error) {
+// foreignRoutes returns the pod's routes that are not ours. One of them may be
+// the way to its gateway.
+func foreignRoutes(h *netlink.Handle, ts0 netlink.Link, family int) ([]netlink.Route, error) {
+	routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, fmt.Errorf("listing the pod's routes: %w", err)
+	}
+	return slices.DeleteFunc(routes, func(r netlink.Route) bool {
+		return r.Protocol == routeProtocol && r.LinkIndex == ts0.Attrs().Index
+	}), nil
+}
+
+// overlaps returns an address on another of the pod's interfaces, or one of the
+// foreign routes over them, that lies within whole; the zero Prefix if there is
+// none.
+func overlaps(h *netlink.Handle, ts0 netlink.Link, family int, foreign []netlink.Route, whole netip.Prefix) (netip.Prefix, error) {
 	index := ts0.Attrs().Index
 	addrs, err := h.AddrList(nil, family)
 	if err != nil {
@@ -225,32 +238,12 @@ func overlaps(h *netlink.Handle, ts0 netlink.Link, family int, whole netip.Prefi
 			return p, nil
 		}
 	}
-	routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("listing the pod's routes: %w", err)
-	}
-	for _, r := range routes {
+	for _, r := range foreign {
 		if p := prefixOf(r.Dst); r.LinkIndex != index && p.Bits() >= whole.Bits() && whole.Overlaps(p) {
 			return p, nil
 		}
 	}
 	return netip.Prefix{}, nil
-}
-
-// foreignRoutes returns the destinations of the pod's routes that are not
-// ours. One of them may be the way to its gateway.
-func foreignRoutes(h *netlink.Handle, ts0 netlink.Link, family int) (map[netip.Prefix]bool, error) {
-	routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return nil, fmt.Errorf("listing the pod's routes: %w", err)
-	}
-	taken := map[netip.Prefix]bool{}
-	for _, r := range routes {
-		if r.Protocol != routeProtocol || r.LinkIndex != ts0.Attrs().Index {
-			taken[prefixOf(r.Dst)] = true
-		}
-	}
-	return taken, nil
 }
 
 // deleteOtherRoutes deletes those of our routes that are not wanted. It
