@@ -34,10 +34,10 @@ type backend struct {
 	closers closers
 }
 
-// openBackend wires a backend for the record, with its state in the file at
-// statePath. It takes over device and router, which may both be nil: then the
-// node has an identity but no packets. The backend is not started.
-func openBackend(r record, statePath string, device tun.Device, rt router.Router, logf logger.Logf) (_ *backend, err error) {
+// openBackend wires a backend for the record. It takes over device and router,
+// which may both be nil: then the node has an identity but no packets. The
+// backend is not started.
+func (n *node) openBackend(r record, device tun.Device, rt router.Router, logf logger.Logf) (_ *backend, err error) {
 	b := &backend{sys: tsd.NewSystem()}
 	defer func() {
 		if err != nil {
@@ -58,19 +58,18 @@ func openBackend(r record, statePath string, device tun.Device, rt router.Router
 	dialer.SetBus(bus)
 	b.closers.push(func() { dialer.Close() })
 
+	if rt != nil {
+		rt = steppedRouter{rt, n.e}
+	}
 	engine, err := b.openEngine(r, monitor, dialer, device, rt, logf)
 	if err != nil {
 		return nil, err
 	}
 	b.sys.HealthTracker.Get().SetMetricsRegistry(b.sys.UserMetricsRegistry())
-	state, err := store.NewFileStore(logf, statePath)
+	state, err := n.openState(logf)
 	if err != nil {
 		engine.Close()
-		return nil, fmt.Errorf("opening the node's state %s: %w", statePath, err)
-	}
-	if err = ensureNodeKey(state); err != nil {
-		engine.Close()
-		return nil, fmt.Errorf("preparing the node's state %s: %w", statePath, err)
+		return nil, err
 	}
 	b.sys.Set(state)
 	b.sys.Tun.Get().Start()
@@ -82,6 +81,10 @@ func openBackend(r record, statePath string, device tun.Device, rt router.Router
 	}
 	// Shutdown closes the engine, and the engine its router and device.
 	b.closers.push(b.Shutdown)
+	b.SetVarRoot(n.dir)
+	if err := n.lendNetmap(b.CurrentProfile().ID(), b.NodeKey()); err != nil {
+		n.log.Warn("starting without the last netmap", "err", err)
+	}
 	return b, nil
 }
 
@@ -212,4 +215,18 @@ func currentPrefs(state ipn.StateStore) (*ipn.Prefs, error) {
 		return nil, err
 	}
 	return p, ipn.PrefsFromBytes(data, p)
+}
+
+// openState opens the node's keys and preferences, and makes them for a new
+// node.
+func (n *node) openState(logf logger.Logf) (ipn.StateStore, error) {
+	file, err := store.NewFileStore(logf, n.statePath())
+	if err != nil {
+		return nil, fmt.Errorf("opening the node's state %s: %w", n.statePath(), err)
+	}
+	state := steppedStore{file, n.e}
+	if err := ensureNodeKey(state); err != nil {
+		return nil, fmt.Errorf("preparing the node's state %s: %w", n.statePath(), err)
+	}
+	return state, nil
 }

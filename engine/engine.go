@@ -35,8 +35,11 @@ type Pod struct {
 	// second way into the namespace, for nodes whose mounts are private.
 	PID uint32 `json:"pid,omitempty"`
 	// Hostname is one DNS label of at most 63 characters.
-	Hostname string   `json:"hostname"`
-	Tags     []string `json:"tags,omitempty"` // "tag:…"
+	Hostname string `json:"hostname"`
+	// ChosenName is set if somebody chose the hostname. Otherwise no two pods
+	// of a cluster have it, unless one of them is gone.
+	ChosenName bool     `json:"chosenName,omitempty"`
+	Tags       []string `json:"tags,omitempty"` // "tag:…"
 }
 
 // Config is what an Engine needs.
@@ -55,6 +58,12 @@ type Config struct {
 	// Grace is how long a pod that has disappeared without a word is
 	// remembered, for its sandbox to be made anew. 0 means one minute.
 	Grace time.Duration
+	// Relist asks for a Sync soon: a pod has gone without a word, and the
+	// runtime's list says whether for good. nil asks nobody. It must not block.
+	Relist func()
+
+	// onStep is told of every step before and after it is taken: see step.
+	onStep func(s step, taken bool)
 }
 
 // Engine runs the nodes of one machine's pods.
@@ -85,6 +94,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	cfg.AttachTimeout = cmp.Or(cfg.AttachTimeout, time.Minute)
 	cfg.Grace = cmp.Or(cfg.Grace, time.Minute)
+	if cfg.Relist == nil {
+		cfg.Relist = func() {}
+	}
 	lock, err := lockStateDir(cfg.StateDir)
 	if err != nil {
 		return nil, err
@@ -99,6 +111,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 
 	e := &Engine{cfg: cfg, log: cfg.Logger, lock: lock, nodes: map[string]*node{}}
+	e.cfg.Tailnet = steppedTailnet{cfg.Tailnet, e}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	records, err := loadRecords(cfg.StateDir, func(dir string, err error) {
 		e.log.Error("a pod's state cannot be used and was set aside; its device, if any, must be deleted by hand",
@@ -208,6 +221,14 @@ func (e *Engine) Forget(ctx context.Context, sandboxID string) error {
 	return n.forget(sandboxID)
 }
 
+// Suspect says that the sandbox may have ended without a word. It returns at
+// once; the engine looks for itself.
+func (e *Engine) Suspect(sandboxID string) {
+	if n := e.find(sandboxID); n != nil {
+		e.spawn(func() { n.suspect(sandboxID) })
+	}
+}
+
 // Sync attaches the live pods that are not attached, and forgets those that
 // are not live and do not come back within the grace period. ended are
 // sandboxes that the runtime still lists though they have ended: their pods may
@@ -233,7 +254,7 @@ func (e *Engine) Sync(ctx context.Context, live []Pod, ended []string) error {
 		}
 		n.listed(l)
 		if l != listedLive {
-			e.spawn(func() { n.forgetUnlessBack(id) })
+			e.spawn(func() { n.awaitEnd(id) })
 		}
 	}
 	e.spawn(func() { e.attachAll(live) })

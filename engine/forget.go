@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -20,8 +21,8 @@ func (n *node) forget(sandboxID string) error {
 		// The pod has had another sandbox before. If this one is removed
 		// because it failed, the next is on its way.
 		n.detachLocked()
-		n.removed = true
-		n.e.spawn(func() { n.forgetUnlessBack(sandboxID) })
+		n.removed, n.goneSince = true, time.Now()
+		n.e.spawn(func() { n.awaitEnd(sandboxID) })
 		return nil
 	}
 	return n.forgetLocked()
@@ -29,7 +30,7 @@ func (n *node) forget(sandboxID string) error {
 
 func (n *node) forgetLocked() error {
 	n.rec.Forgotten = true
-	if err := n.rec.save(n.dir); err != nil {
+	if err := n.save(); err != nil {
 		n.rec.Forgotten = false
 		return err
 	}
@@ -61,31 +62,80 @@ func (n *node) reached() {
 	n.seen = true
 }
 
-// forgetUnlessBack forgets a sandbox that has ended without a word, once the
-// grace period is over. If it turns out to be alive, it is served again.
-func (n *node) forgetUnlessBack(sandboxID string) {
-	grace := n.e.cfg.Grace
-	for waited := grace; sleep(n.e.ctx, grace); waited += grace {
-		if n.lookAgain(sandboxID, waited) {
-			return
-		}
+// awaitEnd forgets a sandbox that has ended without a word, or may have, once
+// that is certain. If it turns out to be alive, it is served again.
+func (n *node) awaitEnd(sandboxID string) {
+	if n.lookAgain(sandboxID) || !n.beginWait(sandboxID) {
+		return
+	}
+	for sleep(n.e.ctx, n.e.cfg.Grace) && !n.lookAgain(sandboxID) {
+		n.e.cfg.Relist()
+	}
+	n.endWait(sandboxID)
+}
+
+// beginWait reports whether nobody waits for the sandbox's end yet.
+func (n *node) beginWait(sandboxID string) bool {
+	n.op.Lock()
+	defer n.op.Unlock()
+	first := n.awaited != sandboxID
+	n.awaited = sandboxID
+	return first
+}
+
+func (n *node) endWait(sandboxID string) {
+	n.op.Lock()
+	defer n.op.Unlock()
+	if n.awaited == sandboxID {
+		n.awaited = ""
+	}
+}
+
+// hasGone begins the wait for a sandbox whose netns has gone, and asks for the
+// runtime's list as soon as that is likely to say more.
+func (n *node) hasGone(sandboxID string) {
+	n.e.spawn(func() { n.awaitEnd(sandboxID) })
+	n.e.spawn(func() { n.relistAfter(time.Second) })
+}
+
+// suspect looks at a sandbox of which a container was removed: it is removed
+// itself next, or was just tidied up.
+func (n *node) suspect(sandboxID string) {
+	n.op.Lock()
+	gone := !n.stopped && n.rec.Pod.SandboxID == sandboxID && errors.Is(n.rec.NetNS.Check(), podnet.ErrGone)
+	n.op.Unlock()
+	if gone {
+		n.relistAfter(time.Second)
+		n.relistAfter(4 * time.Second)
+	}
+}
+
+func (n *node) relistAfter(d time.Duration) {
+	if sleep(n.e.ctx, d) {
+		n.e.cfg.Relist()
 	}
 }
 
 // lookAgain reports whether there is nothing left to wait for.
-func (n *node) lookAgain(sandboxID string, waited time.Duration) bool {
+func (n *node) lookAgain(sandboxID string) bool {
 	n.op.Lock()
 	defer n.op.Unlock()
 	if n.retired || n.rec.Forgotten || n.rec.Pod.SandboxID != sandboxID {
 		return true
 	}
 	err := n.rec.NetNS.Check()
-	switch {
-	case n.removed:
-	case err == nil && !n.active() && !n.stopped && n.list != notListed && n.list != listedEnded:
+	if !errors.Is(err, podnet.ErrGone) && !n.removed {
+		n.goneSince = time.Time{}
+		if err != nil || n.active() || n.stopped || n.list == notListed || n.list == listedEnded {
+			return false
+		}
 		n.become(n.run)
 		return true
-	case !errors.Is(err, podnet.ErrGone) || !n.mayForget(waited):
+	}
+	if n.goneSince.IsZero() {
+		n.goneSince = time.Now()
+	}
+	if !n.mayForget(time.Since(n.goneSince)) {
 		return false
 	}
 	n.log.Info("the pod has gone without a word: forgetting it")
@@ -97,15 +147,51 @@ func (n *node) lookAgain(sandboxID string, waited time.Duration) bool {
 }
 
 // mayForget reports whether a netns that cannot be found is reason enough to
-// give the identity up, which cannot be had back. It is if this process has
-// seen the netns before, or if the runtime does not list the sandbox as live;
-// one that is listed as live is out of our sight, not gone.
+// give the identity up, which cannot be had back. The runtime's word settles
+// it: a sandbox that it no longer lists has been removed, one that it lists as
+// ended may get a successor. One that it lists as live is out of our sight, not
+// gone, unless this process has seen it before.
 func (n *node) mayForget(waited time.Duration) bool {
-	switch n.list {
-	case notListed:
+	grace := n.e.cfg.Grace
+	switch {
+	case n.list == notListed && !n.removed && !n.rec.Retried:
 		return true
-	case listedEnded:
-		return waited >= 10*n.e.cfg.Grace
+	case n.list == listedEnded && !n.removed:
+		return waited >= 10*grace
 	}
-	return n.seen
+	return waited >= grace && (n.seen || n.removed || n.list == notListed)
+}
+
+// succeed makes the pods leave whose name the pod has now, and waits a little
+// for their devices to be gone: a node that registers meanwhile would get the
+// name with a number at its end.
+func (e *Engine) succeed(ctx context.Context, pod Pod) {
+	ctx, cancel := context.WithTimeout(ctx, successionPatience)
+	defer cancel()
+	for _, n := range e.snapshot() {
+		n.supersede(pod)
+		if s := n.snapshot(); s.State == Leaving && s.Hostname == pod.Hostname && s.UID != pod.UID {
+			n.awaitDone(ctx)
+		}
+	}
+}
+
+const successionPatience = 5 * time.Second
+
+// supersede forgets the node if its sandbox has ended and its pod's name is
+// another pod's now: Kubernetes gives a name anew only when its pod is gone.
+func (n *node) supersede(by Pod) {
+	n.op.Lock()
+	defer n.op.Unlock()
+	p := n.rec.Pod
+	if n.retired || n.rec.Forgotten || p.Namespace != by.Namespace || p.Name != by.Name || p.UID == by.UID {
+		return
+	}
+	if !n.stopped && !errors.Is(n.rec.NetNS.Check(), podnet.ErrGone) {
+		return
+	}
+	n.log.Info("another pod has this one's name now: forgetting it", "by", by.UID)
+	if err := n.forgetLocked(); err != nil {
+		n.log.Error("forgetting the pod", "err", err)
+	}
 }

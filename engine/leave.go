@@ -92,7 +92,7 @@ func (n *node) logOut(ctx context.Context, r record) error {
 	if r.NodeID == "" && !r.Registering {
 		return nil // it never knocked
 	}
-	b, err := openBackend(r, n.statePath(), nil, nil, bridge(n.log, nil))
+	b, err := n.openBackend(r, nil, nil, bridge(n.log, nil))
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (n *node) logOut(ctx context.Context, r record) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.e.cfg.AttachTimeout)
 	defer cancel()
-	if err := b.Logout(ctx, ipnauth.Self); err != nil {
+	if err := n.e.take(stepLogOut, func() error { return b.Logout(ctx, ipnauth.Self) }); err != nil {
 		return fmt.Errorf("logging out: %w", err)
 	}
 	n.log.Info("logged out; the tailnet may still list the device", "node", r.NodeID)

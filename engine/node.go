@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,15 +27,17 @@ type node struct {
 	uid string
 	dir string
 
-	op      sync.Mutex // attach, detach, forget and the record take turns
-	rec     record
-	fresh   bool // nothing is on disk yet
-	retired bool // the directory is gone, and so is the node
-	seen    bool // the netns has been reached by this process
-	stopped bool // the sandbox was detached
-	removed bool // the runtime has removed it
-	list    listing
-	log     *slog.Logger
+	op        sync.Mutex // attach, detach, forget and the record take turns
+	rec       record
+	fresh     bool // nothing is on disk yet
+	retired   bool // the directory is gone, and so is the node
+	seen      bool // the netns has been reached by this process
+	stopped   bool // the sandbox was detached
+	removed   bool // the runtime has removed it
+	list      listing
+	awaited   string    // the sandbox whose end awaitEnd waits for
+	goneSince time.Time // its netns, as far as lookAgain has seen
+	log       *slog.Logger
 
 	mu     sync.Mutex
 	cancel context.CancelFunc // of what the node does
@@ -98,7 +99,7 @@ func (n *node) attach(pod Pod) error {
 		n.undo(before, pod)
 		return err
 	}
-	n.fresh, n.seen, n.stopped, n.removed, n.list = false, true, false, false, unknown
+	n.fresh, n.seen, n.stopped, n.removed, n.list, n.goneSince = false, true, false, false, unknown, time.Time{}
 	if before.Link != "" && before.Link != n.rec.Link {
 		n.removeLink(before.Link)
 	}
@@ -123,10 +124,10 @@ func (n *node) prepare(pod Pod) error {
 	n.adopt(pod)
 	n.rec.Retried = !n.fresh && !n.rec.Forgotten && earlier != pod.SandboxID
 	n.rec.NetNS, n.rec.Link, n.rec.Forgotten = ns, podnet.HostLink(pod.SandboxID), false
-	if err := errors.Join(n.rec.newSecrets(), n.rec.save(n.dir)); err != nil {
+	if err := errors.Join(n.rec.newSecrets(), n.save()); err != nil {
 		return err
 	}
-	_, err = podnet.Ensure(ns, n.rec.Link)
+	_, err = n.ensureLink(n.rec)
 	return err
 }
 
@@ -141,7 +142,7 @@ func (n *node) undo(before record, pod Pod) {
 	}
 	n.rec = before
 	n.adopt(before.Pod)
-	if err := n.rec.save(n.dir); err != nil {
+	if err := n.save(); err != nil {
 		n.log.Warn("undoing an attach", "err", err)
 	}
 }
@@ -149,7 +150,7 @@ func (n *node) undo(before record, pod Pod) {
 // retire removes the node from disk and from the engine. n.op is held.
 func (n *node) retire() {
 	n.retired = true
-	if err := os.RemoveAll(n.dir); err != nil {
+	if err := n.removeState(); err != nil {
 		n.log.Error("removing the pod's state", "dir", n.dir, "err", err)
 	}
 	n.e.drop(n)
@@ -234,6 +235,20 @@ func (n *node) active() bool {
 	}
 }
 
+// awaitDone waits until the node has ended what it does, or ctx is done.
+func (n *node) awaitDone(ctx context.Context) {
+	n.mu.Lock()
+	done := n.done
+	n.mu.Unlock()
+	if done == nil {
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
 // run keeps the node up until ctx is done or the pod has ended. It is the one
 // place of retry: all below is straight-line and returns errors.
 func (n *node) run(ctx context.Context) {
@@ -246,8 +261,7 @@ func (n *node) run(ctx context.Context) {
 		case errors.Is(err, podnet.ErrGone) && errors.Is(n.record().NetNS.Check(), podnet.ErrGone):
 			n.log.Debug("the pod is gone", "err", err)
 			n.setState(Stopped, "the pod's network namespace is gone")
-			id := n.sandboxID()
-			n.e.spawn(func() { n.forgetUnlessBack(id) })
+			n.hasGone(n.sandboxID())
 			return
 		case errors.Is(err, podnet.ErrGone):
 			err = errors.New("the link was taken away or down: making it again")
@@ -337,14 +351,8 @@ func (n *node) update(change func(*record)) {
 		return
 	}
 	change(&n.rec)
-	if err := n.rec.save(n.dir); err != nil {
+	if err := n.save(); err != nil {
 		n.log.Error("the node's record is not up to date", "err", err)
-	}
-}
-
-func (n *node) removeLink(name string) {
-	if err := podnet.Remove(name); err != nil {
-		n.log.Error("removing the link", "link", name, "err", err)
 	}
 }
 

@@ -23,7 +23,7 @@ import (
 // error, or something is wrong. The link stays in either case.
 func (n *node) serve(ctx context.Context) error {
 	r := n.record()
-	link, err := podnet.Ensure(r.NetNS, r.Link)
+	link, err := n.ensureLink(r)
 	if err != nil {
 		return err
 	}
@@ -34,7 +34,7 @@ func (n *node) serve(ctx context.Context) error {
 	}
 	s := newSession(n, device, n.e.localPeers(r.Recent))
 	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
-		return openBackend(r, n.statePath(), s.gate, link.Router(n.log, s.addressed), bridge(n.log, s.observe))
+		return n.openBackend(r, s.gate, link.Router(n.log, s.addressed), bridge(n.log, s.observe))
 	}, (*backend).close)
 	if err != nil {
 		return err
@@ -74,6 +74,7 @@ func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error)
 	if r.NodeID != "" && !anew {
 		return "", nil
 	}
+	n.e.succeed(ctx, r.Pod)
 	n.update(func(r *record) { r.Registering = true })
 	key, err := n.e.cfg.Tailnet.NewAuthKey(ctx, tailnet.Node{
 		Hostname:    r.Pod.Hostname,
@@ -107,6 +108,7 @@ type session struct {
 
 	// What loop knows.
 	p        progress
+	netmap   *netmapKeeper
 	ending   end
 	watchdog <-chan time.Time
 	patience <-chan time.Time // bounds the wait for p.reachable, nil until the node is up
@@ -117,6 +119,7 @@ type session struct {
 func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *session {
 	return &session{
 		n:         n,
+		netmap:    newNetmapKeeper(n),
 		device:    device,
 		local:     local,
 		gate:      newGate(device, len(local) > 0),
@@ -156,7 +159,7 @@ func (s *session) observe(format string, args []any) {
 // watchBackend passes the backend's notifications on until ctx is done.
 func (s *session) watchBackend(ctx context.Context, done chan<- struct{}) {
 	defer close(done)
-	mask := ipn.NotifyInitialState | ipn.NotifyPeerWireGuardState
+	mask := ipn.NotifyInitialState | ipn.NotifyPeerWireGuardState | ipn.NotifyPeerChanges | ipn.NotifyPeerPatches
 	s.b.WatchNotifications(ctx, mask, nil, func(n *ipn.Notify) bool {
 		select {
 		case s.notify <- n:
@@ -209,6 +212,8 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 		s.p.reachable = true
 	case <-s.patience:
 		s.p.reachable = true // as far as anyone can tell
+	case <-s.netmap.due:
+		s.netmap.keep(s.b.LocalBackend)
 	case <-s.thrown:
 		s.n.setLoginNeeded()
 		return true, errLoginNeeded
@@ -241,7 +246,7 @@ func (e *end) unless(cause <-chan struct{}) <-chan struct{} {
 
 // progress is what is known of a node's way up.
 type progress struct {
-	running   bool         // the backend's state
+	active    bool         // the backend is Starting or Running
 	addrs     []netip.Addr // on ts0
 	reachable bool         // see reach
 	nodeID    tailcfg.StableNodeID
@@ -249,7 +254,7 @@ type progress struct {
 	reported  string // what ready last told the world
 }
 
-func (p *progress) up() bool { return p.running && p.addrs != nil }
+func (p *progress) up() bool { return p.active && p.addrs != nil }
 
 // complete reports whether a peer's first packet would be answered.
 func (p *progress) complete() bool { return p.up() && p.reachable }
@@ -261,8 +266,10 @@ func (s *session) hear(note *ipn.Notify) error {
 		return fmt.Errorf("the control plane refused the node: %s", *note.ErrMessage)
 	}
 	if note.State != nil {
-		p.running = *note.State == ipn.Running
-		if !p.running && p.reported != "" {
+		// A backend that reaches neither a DERP server nor a peer is Starting,
+		// and forwards.
+		p.active = *note.State == ipn.Starting || *note.State == ipn.Running
+		if !p.active && p.reported != "" {
 			p.reported = ""
 			s.n.setState(Pending, "the backend is in state "+note.State.String())
 		}
@@ -272,6 +279,9 @@ func (s *session) hear(note *ipn.Notify) error {
 	}
 	if nm := s.b.NetMapNoPeers(); nm != nil && nm.SelfNode.Valid() {
 		s.identify(nm)
+	}
+	if note.SelfChange != nil || len(note.PeersChanged)+len(note.PeersRemoved)+len(note.PeerChangedPatch) > 0 {
+		s.netmap.changed()
 	}
 	if len(note.PeerState) > 0 {
 		s.remember(note.PeerState)

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"tailscale.com/ipn"
+	"tailscale.com/ipn/ipnlocal"
+	"tailscale.com/ipn/ipnlocal/netmapcache"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+)
+
+// The last netmap of each node is kept on disk, so that a new process starts
+// from it rather than from the control plane's answer, and starts at all while
+// there is none. tailscale.com has a cache for this and reads it at each start,
+// but it writes it only for tailnets whose policy says so, and empties it
+// otherwise (ipn/ipnlocal/local.go, setControlClientStatusLocked). So the
+// engine keeps a cache of the same form beside it, and lends it to the backend.
+
+const netmapDir = "netmap"
+
+// netmapPause is the least time between two writes of a netmap. In a busy
+// tailnet it changes all the time, and what is a few seconds old is as good.
+const netmapPause = 5 * time.Second
+
+// netmapStore is a netmapcache.Store in the node's directory. A file is
+// replaced whole or not at all.
+type netmapStore struct {
+	netmapcache.FileStore
+	n *node
+}
+
+func (n *node) netmapStore() netmapStore {
+	return netmapStore{netmapcache.FileStore(filepath.Join(n.dir, netmapDir)), n}
+}
+
+// Store implements netmapcache.Store. What is on disk already is not written
+// again: after a restart that is nearly all.
+func (s netmapStore) Store(_ context.Context, key string, value []byte) error {
+	path := filepath.Join(string(s.FileStore), hex.EncodeToString([]byte(key)))
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, value) {
+		return nil
+	}
+	return s.n.e.take(stepNetmap, func() error {
+		next := filepath.Join(s.n.dir, "netmap.new") // not a name that the cache would list
+		if err := os.WriteFile(next, value, 0o600); err != nil {
+			return err
+		}
+		return os.Rename(next, path)
+	})
+}
+
+// Remove implements netmapcache.Store.
+func (s netmapStore) Remove(ctx context.Context, key string) error {
+	return s.n.e.take(stepNetmap, func() error { return s.FileStore.Remove(ctx, key) })
+}
+
+// netmapKeeper writes a node's netmap to disk, soon after it has changed.
+type netmapKeeper struct {
+	n     *node
+	cache *netmapcache.Cache
+	due   <-chan time.Time // nil while nothing has changed
+	last  time.Time
+}
+
+func newNetmapKeeper(n *node) *netmapKeeper {
+	return &netmapKeeper{n: n, cache: netmapcache.NewCache(n.netmapStore())}
+}
+
+// changed notes that the netmap has changed.
+func (k *netmapKeeper) changed() {
+	if k.due == nil {
+		k.due = time.After(netmapPause - min(netmapPause, time.Since(k.last)))
+	}
+}
+
+// keep writes the backend's netmap. A failure costs no more than the next
+// start's head start.
+func (k *netmapKeeper) keep(b *ipnlocal.LocalBackend) {
+	k.due, k.last = nil, time.Now()
+	nm := b.NetMapWithPeers()
+	if nm == nil || nm.Cached || !nm.SelfNode.Valid() {
+		return
+	}
+	err := os.MkdirAll(filepath.Join(k.n.dir, netmapDir), 0o700)
+	if err == nil {
+		err = k.cache.Store(context.Background(), nm)
+	}
+	if err != nil {
+		k.n.log.Warn("keeping the netmap for the next start", "err", err)
+	}
+}
+
+// lendNetmap gives the backend the last netmap, if it is that of the node with
+// the key. Links are made, not copies: the backend removes, and does not write.
+func (n *node) lendNetmap(profile ipn.ProfileID, nodeKey key.NodePublic) error {
+	from := filepath.Join(n.dir, netmapDir)
+	to := filepath.Join(n.dir, ipnlocal.ProfileDataDir, string(profile), "netmap-cache")
+	if err := os.RemoveAll(to); err != nil {
+		return fmt.Errorf("emptying the backend's netmap: %w", err)
+	}
+	switch owner, err := netmapOwner(from); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil || owner != nodeKey:
+		// Another node's, such as this one before it registered anew.
+		return os.RemoveAll(from)
+	}
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.Link(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// netmapOwner returns the key of the node whose netmap is in dir
+// (ipn/ipnlocal/netmapcache/types.go, netmapNode).
+func netmapOwner(dir string) (key.NodePublic, error) {
+	data, err := netmapcache.FileStore(dir).Load(context.Background(), "self")
+	if errors.Is(err, netmapcache.ErrKeyNotFound) {
+		return key.NodePublic{}, fs.ErrNotExist
+	}
+	var self struct{ Node tailcfg.Node }
+	if err == nil {
+		err = json.Unmarshal(data, &self)
+	}
+	return self.Node.Key, err
+}

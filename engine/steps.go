@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"os"
+
+	"tailscale.com/ipn"
+	"tailscale.com/wgengine/router"
+
+	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/tailnet"
+)
+
+// step is one change to what outlives this process: the kernel's objects, what
+// is on disk, or the tailnet. The engine takes all of them in this file, so
+// that a test can kill it before and after each, and see that the next process
+// ends where this one would have.
+type step string
+
+const (
+	stepRecord    step = "write record"
+	stepState     step = "write state"
+	stepNetmap    step = "write netmap"
+	stepRetire    step = "remove state"
+	stepLink      step = "make link"
+	stepUnlink    step = "remove link"
+	stepAddresses step = "set addresses"
+	stepMint      step = "mint key"
+	stepFind      step = "find device"
+	stepDelete    step = "delete device"
+	stepLogOut    step = "log out"
+)
+
+// take takes a step.
+func (e *Engine) take(s step, f func() error) error {
+	if e.cfg.onStep == nil {
+		return f()
+	}
+	e.cfg.onStep(s, false)
+	err := f()
+	e.cfg.onStep(s, true)
+	return err
+}
+
+// save writes the node's record. n.op is held.
+func (n *node) save() error {
+	return n.e.take(stepRecord, func() error { return n.rec.save(n.dir) })
+}
+
+// removeState removes all that is on disk of the node.
+func (n *node) removeState() error {
+	return n.e.take(stepRetire, func() error { return os.RemoveAll(n.dir) })
+}
+
+// ensureLink makes the record's link, unless it is there.
+func (n *node) ensureLink(r record) (link *podnet.Link, err error) {
+	err = n.e.take(stepLink, func() error {
+		link, err = podnet.Ensure(r.NetNS, r.Link)
+		return err
+	})
+	return link, err
+}
+
+func (n *node) removeLink(name string) {
+	if err := n.e.take(stepUnlink, func() error { return podnet.Remove(name) }); err != nil {
+		n.log.Error("removing the link", "link", name, "err", err)
+	}
+}
+
+// steppedRouter takes each change of what is in the pod's netns as a step.
+type steppedRouter struct {
+	router.Router
+	e *Engine
+}
+
+func (r steppedRouter) Set(cfg *router.Config) error {
+	return r.e.take(stepAddresses, func() error { return r.Router.Set(cfg) })
+}
+
+// steppedStore takes each change of a node's keys and preferences as a step.
+type steppedStore struct {
+	ipn.StateStore
+	e *Engine
+}
+
+func (s steppedStore) WriteState(id ipn.StateKey, data []byte) error {
+	return s.e.take(stepState, func() error { return s.StateStore.WriteState(id, data) })
+}
+
+// steppedTailnet takes each call of the tailnet's door as a step.
+type steppedTailnet struct {
+	door tailnet.Tailnet
+	e    *Engine
+}
+
+func (t steppedTailnet) ControlURL() string { return t.door.ControlURL() }
+
+func (t steppedTailnet) NewAuthKey(ctx context.Context, n tailnet.Node) (key string, err error) {
+	err = t.e.take(stepMint, func() error {
+		key, err = t.door.NewAuthKey(ctx, n)
+		return err
+	})
+	return key, err
+}
+
+func (t steppedTailnet) Find(ctx context.Context, nodeKey string) (id string, err error) {
+	err = t.e.take(stepFind, func() error {
+		id, err = t.door.Find(ctx, nodeKey)
+		return err
+	})
+	return id, err
+}
+
+func (t steppedTailnet) Delete(ctx context.Context, id string) error {
+	return t.e.take(stepDelete, func() error { return t.door.Delete(ctx, id) })
+}
