@@ -4,11 +4,7 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 
 	"github.com/tailscale/wireguard-go/tun"
 	"tailscale.com/control/controlclient"
@@ -20,7 +16,6 @@ import (
 	"tailscale.com/tsd"
 	"tailscale.com/types/key"
 	"tailscale.com/types/logger"
-	"tailscale.com/types/persist"
 	"tailscale.com/types/preftype"
 	"tailscale.com/wgengine"
 	"tailscale.com/wgengine/router"
@@ -149,74 +144,6 @@ func prefs(pod Pod, controlURL string) *ipn.Prefs {
 	return p
 }
 
-// ensureNodeKey gives a fresh state its node key.
-//
-// Left to itself a backend makes a new key for each attempt to log in, and
-// stores it when one has succeeded. If the answer to an attempt is lost, or
-// this process is killed meanwhile, that leaves a device in the tailnet that
-// nobody knows the name of, and a single-use auth key that is spent. With a
-// key on disk beforehand, all attempts are of one and the same device, which
-// can be found by its key.
-//
-// The state gets what a backend would have stored after a first login
-// (ipn/ipnlocal/profiles.go): one profile, which is the current one, and its
-// preferences.
-func ensureNodeKey(state ipn.StateStore) error {
-	p, err := currentPrefs(state)
-	if err != nil {
-		return err
-	}
-	if p.Persist != nil && !p.Persist.PrivateNodeKey.IsZero() {
-		return nil
-	}
-	p.Persist = &persist.Persist{PrivateNodeKey: key.NewNode(), NetworkLockKey: key.NewNLPrivate()}
-	const id, profileKey = "0001", "profile-0001"
-	profiles, err := json.Marshal(map[ipn.ProfileID]ipn.LoginProfile{id: {ID: id, Key: profileKey}})
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		state.WriteState(profileKey, p.ToBytes()),
-		state.WriteState(ipn.KnownProfilesStateKey, profiles),
-		state.WriteState(ipn.CurrentProfileStateKey, []byte(profileKey)),
-	)
-}
-
-// storedNodeKey returns the node key of the state in a file, the zero key if
-// there is none.
-func storedNodeKey(path string, logf logger.Logf) (key.NodePublic, error) {
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return key.NodePublic{}, nil
-	}
-	state, err := store.NewFileStore(logf, path)
-	if err != nil {
-		return key.NodePublic{}, fmt.Errorf("opening the node's state %s: %w", path, err)
-	}
-	p, err := currentPrefs(state)
-	if err != nil || p.Persist == nil {
-		return key.NodePublic{}, err
-	}
-	return p.Persist.PublicNodeKey(), nil
-}
-
-// currentPrefs returns the preferences that a backend on this state would
-// begin with.
-func currentPrefs(state ipn.StateStore) (*ipn.Prefs, error) {
-	p := ipn.NewPrefs()
-	current, err := state.ReadState(ipn.CurrentProfileStateKey)
-	var data []byte
-	if err == nil {
-		data, err = state.ReadState(ipn.StateKey(current))
-	}
-	switch {
-	case errors.Is(err, ipn.ErrStateNotExist):
-		return p, nil
-	case err != nil:
-		return nil, err
-	}
-	return p, ipn.PrefsFromBytes(data, p)
-}
-
 // openState opens the node's keys and preferences, and makes them for a new
 // node.
 func (n *node) openState(logf logger.Logf) (ipn.StateStore, error) {
@@ -225,8 +152,17 @@ func (n *node) openState(logf logger.Logf) (ipn.StateStore, error) {
 		return nil, fmt.Errorf("opening the node's state %s: %w", n.statePath(), err)
 	}
 	state := steppedStore{file, n.e}
-	if err := ensureNodeKey(state); err != nil {
+	if err := ensureNodeKey(state, n.lockKey); err != nil {
 		return nil, fmt.Errorf("preparing the node's state %s: %w", n.statePath(), err)
 	}
 	return state, nil
+}
+
+// lockKey returns the node's tailnet lock key: one that marks its device as
+// ours, where the tailnet knows such marks.
+func (n *node) lockKey(machine key.MachinePublic) key.NLPrivate {
+	if lock, ok := n.e.cfg.Tailnet.LockKey(machine, n.record().Pod.ChosenName); ok {
+		return lock
+	}
+	return key.NewNLPrivate()
 }

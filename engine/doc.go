@@ -22,7 +22,11 @@
 //     the other and never both (node.become): what serve opens, serve closes;
 //   - one per node that watches its backend, started and joined by serve;
 //   - one per peer that is greeted after a restart, for a few seconds;
-//   - one per sandbox that has gone without a word, until the grace is over;
+//   - one per sandbox that has gone without a word, until that is certain, and
+//     for a moment one that asks for the runtime's list of pods;
+//   - one per node that waits for the name it wished for, half an hour at most;
+//   - one that sweeps up devices of machines that died, hourly;
+//   - one that hears of changes of the machine's interfaces, for all backends;
 //   - those that a watchdog lets do what takes no context (within);
 //   - those of tailscale.com and wireguard-go, about 48 per backend.
 //
@@ -36,9 +40,11 @@
 // # What lies on disk
 //
 // One directory per pod below [Config.StateDir], 0700, by UID: pod.json, what
-// was asked for and how to find the link, and tailscaled.state, the node's
-// keys as tailscale.com stores them. Both are 0600. Auth keys are never
-// stored.
+// was asked for and how to find the link; tailscaled.state, the node's keys as
+// tailscale.com stores them; netmap, the last netmap, to start from; and
+// profile-data, where the backend finds it. All files are 0600. Auth keys are
+// never stored. All that changes what outlives this process is a step: see
+// steps.go.
 //
 // What this package does not do: it knows no container runtime and no
 // Kubernetes API, it runs neither Serve nor Tailscale SSH nor a PeerAPI server

@@ -21,37 +21,52 @@ func (s *session) greet(ctx context.Context, peers []tailcfg.StableNodeID) {
 		return
 	}
 	for _, peer := range nm.Peers {
-		if peer.Addresses().Len() == 0 || !slices.Contains(peers, peer.StableID()) || !s.greeted(peer.StableID()) {
+		if peer.Addresses().Len() == 0 || !slices.Contains(peers, peer.StableID()) {
 			continue
 		}
-		addr := peer.Addresses().At(0).Addr()
-		s.n.e.spawn(func() { s.greetPeer(ctx, addr) })
+		opens := s.opens(peer.StableID())
+		s.n.e.spawn(func() { s.greetPeer(ctx, peer, opens) })
 	}
 }
 
 // greetPeer pings until the peer has answered through WireGuard. A disco ping
-// opens the path, and shows that the peer is up; only then does a TSMP ping
-// open the session, since a handshake that is lost costs five seconds. A ping
-// that is lost is never answered, so each gets its time.
-func (s *session) greetPeer(ctx context.Context, addr netip.Addr) {
-	const tries, patience = 20, 250 * time.Millisecond
-	ping := func(kind tailcfg.PingType) bool {
-		ctx, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		_, err := s.b.Ping(ctx, addr, kind, 0)
-		return err == nil
-	}
-	for try := range tries {
-		heard := ping(tailcfg.PingDisco)
-		if (heard || try == tries-1) && ping(tailcfg.PingTSMP) || ctx.Err() != nil {
+// finds the path, and shows that the peer is up; only then does a TSMP ping
+// open the session. A handshake that is lost, or that crosses one of the peer's
+// own, would be repeated after five seconds: the peer is reset instead, so that
+// the next ping begins another at once.
+//
+// Of two nodes of ours one opens the session, the other just finds the path
+// for its answers: see gate.
+func (s *session) greetPeer(ctx context.Context, peer tailcfg.NodeView, opens bool) {
+	const tries, longest = 20, 2 * time.Second
+	addr, patience := peer.Addresses().At(0).Addr(), 100*time.Millisecond
+	for range tries {
+		rtt, heard := s.ping(ctx, addr, tailcfg.PingDisco, patience)
+		if heard && !opens || ctx.Err() != nil {
 			return
 		}
+		if heard {
+			if _, ok := s.ping(ctx, addr, tailcfg.PingTSMP, max(patience, 4*rtt)); ok || ctx.Err() != nil {
+				return
+			}
+			s.b.sys.Engine.Get().ResetDevicePeer(peer.Key())
+		}
+		patience = min(2*patience, longest)
 	}
 }
 
-// greeted reports whether a peer that had a session is for us to greet. Of two
-// nodes of ours only one greets the other: see gate.
-func (s *session) greeted(peer tailcfg.StableNodeID) bool {
+// ping reports how long the answer took, if there was one in time. One that is
+// lost is never answered (ipn/ipnlocal/local.go, Ping).
+func (s *session) ping(ctx context.Context, addr netip.Addr, kind tailcfg.PingType, patience time.Duration) (rtt time.Duration, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	start := time.Now()
+	_, err := s.b.Ping(ctx, addr, kind, 0)
+	return time.Since(start), err == nil
+}
+
+// opens reports whether the session with a peer that had one is for us to open.
+func (s *session) opens(peer tailcfg.StableNodeID) bool {
 	return !slices.Contains(s.local, peer) || s.n.snapshot().NodeID < string(peer)
 }
 

@@ -31,8 +31,12 @@ import (
 const netmapDir = "netmap"
 
 // netmapPause is the least time between two writes of a netmap. In a busy
-// tailnet it changes all the time, and what is a few seconds old is as good.
-const netmapPause = 5 * time.Second
+// tailnet it changes all the time, so that the pause is netmapShare times as
+// long as the write took if that is longer.
+const (
+	netmapPause = time.Second
+	netmapShare = 50
+)
 
 // netmapStore is a netmapcache.Store in the node's directory. A file is
 // replaced whole or not at all.
@@ -71,24 +75,26 @@ type netmapKeeper struct {
 	n     *node
 	cache *netmapcache.Cache
 	due   <-chan time.Time // nil while nothing has changed
-	last  time.Time
+	next  time.Time        // the earliest time of the next write
 }
 
 func newNetmapKeeper(n *node) *netmapKeeper {
-	return &netmapKeeper{n: n, cache: netmapcache.NewCache(n.netmapStore())}
+	return &netmapKeeper{n: n, cache: netmapcache.NewCache(n.netmapStore()), next: time.Now().Add(netmapPause)}
 }
 
 // changed notes that the netmap has changed.
 func (k *netmapKeeper) changed() {
 	if k.due == nil {
-		k.due = time.After(netmapPause - min(netmapPause, time.Since(k.last)))
+		k.due = time.After(time.Until(k.next))
 	}
 }
 
 // keep writes the backend's netmap. A failure costs no more than the next
 // start's head start.
 func (k *netmapKeeper) keep(b *ipnlocal.LocalBackend) {
-	k.due, k.last = nil, time.Now()
+	k.due = nil
+	start := time.Now()
+	defer func() { k.next = time.Now().Add(max(netmapPause, netmapShare*time.Since(start))) }()
 	nm := b.NetMapWithPeers()
 	if nm == nil || nm.Cached || !nm.SelfNode.Valid() {
 		return

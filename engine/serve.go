@@ -28,11 +28,19 @@ func (n *node) serve(ctx context.Context) error {
 		return err
 	}
 	n.reached()
-	device, err := link.Open()
+	anew := n.loginNeeded()
+	authKey, err := n.authKey(ctx, r, anew)
+	if err != nil {
+		return err
+	}
+	leave := n.e.enter(ctx)
+	defer leave()
+	device, err := link.Open(n.e.cfg.Sockets)
 	if err != nil {
 		return err
 	}
 	s := newSession(n, device, n.e.localPeers(r.Recent))
+	s.registering = authKey != ""
 	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
 		return n.openBackend(r, s.gate, link.Router(n.log, s.addressed), bridge(n.log, s.observe))
 	}, (*backend).close)
@@ -42,12 +50,6 @@ func (n *node) serve(ctx context.Context) error {
 	defer n.closeBackend(s.b)
 	n.keepPort(r, s.b.sys.MagicSock.Get().LocalPort())
 
-	anew := n.loginNeeded()
-	authKey, err := n.authKey(ctx, r, anew)
-	if err != nil {
-		return err
-	}
-	s.registering = authKey != ""
 	ctx, stop := context.WithCancel(ctx) // also ends greetings
 	defer stop()
 	watching, unwatch := context.WithCancel(context.Background())
@@ -59,6 +61,7 @@ func (n *node) serve(ctx context.Context) error {
 	}, func(struct{}) {}); err != nil {
 		return err
 	}
+	leave()
 	return s.loop(ctx, r.Recent)
 }
 
@@ -187,7 +190,7 @@ func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error
 			s.greet(ctx, recent)
 		}
 		if s.p.complete() {
-			s.ready()
+			s.ready(ctx)
 		}
 	}
 }
@@ -252,6 +255,7 @@ type progress struct {
 	nodeID    tailcfg.StableNodeID
 	dnsName   string
 	reported  string // what ready last told the world
+	claims    bool   // keepName has been started
 }
 
 func (p *progress) up() bool { return p.active && p.addrs != nil }
@@ -263,7 +267,7 @@ func (p *progress) complete() bool { return p.up() && p.reachable }
 func (s *session) hear(note *ipn.Notify) error {
 	p := &s.p
 	if note.ErrMessage != nil {
-		return fmt.Errorf("the control plane refused the node: %s", *note.ErrMessage)
+		return s.n.e.cfg.Tailnet.Refusal(*note.ErrMessage)
 	}
 	if note.State != nil {
 		// A backend that reaches neither a DERP server nor a peer is Starting,
@@ -334,13 +338,18 @@ func (s *session) remember(states map[tailcfg.StableNodeID]ipn.PeerState) {
 
 // ready publishes that the node is up, and logs it: once, and again when its
 // addresses or its name change.
-func (s *session) ready() {
+func (s *session) ready(ctx context.Context) {
 	what := fmt.Sprint(s.p.addrs, s.p.dnsName)
 	if s.p.reported == what {
 		return
 	}
 	s.p.reported = what
 	s.n.running(&s.p)
+	given, _, _ := strings.Cut(s.p.dnsName, ".")
+	if wished := s.n.snapshot().Hostname; given != wished && !s.p.claims {
+		s.p.claims = true
+		s.n.e.spawn(func() { s.n.keepName(ctx, given, wished) })
+	}
 }
 
 // late is the watchdog's error, with what is known of the cause.

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"tailscale.com/ipn"
+	"tailscale.com/types/key"
 	"tailscale.com/wgengine/router"
 
 	"tailscale-nri/engine/internal/podnet"
@@ -28,8 +29,8 @@ const (
 	stepUnlink    step = "remove link"
 	stepAddresses step = "set addresses"
 	stepMint      step = "mint key"
-	stepFind      step = "find device"
 	stepDelete    step = "delete device"
+	stepRename    step = "rename device"
 	stepLogOut    step = "log out"
 )
 
@@ -67,6 +68,7 @@ func (n *node) removeLink(name string) {
 	if err := n.e.take(stepUnlink, func() error { return podnet.Remove(name) }); err != nil {
 		n.log.Error("removing the link", "link", name, "err", err)
 	}
+	n.e.cfg.Sockets.Drop(name)
 }
 
 // steppedRouter takes each change of what is in the pod's netns as a step.
@@ -95,8 +97,6 @@ type steppedTailnet struct {
 	e    *Engine
 }
 
-func (t steppedTailnet) ControlURL() string { return t.door.ControlURL() }
-
 func (t steppedTailnet) NewAuthKey(ctx context.Context, n tailnet.Node) (key string, err error) {
 	err = t.e.take(stepMint, func() error {
 		key, err = t.door.NewAuthKey(ctx, n)
@@ -105,14 +105,34 @@ func (t steppedTailnet) NewAuthKey(ctx context.Context, n tailnet.Node) (key str
 	return key, err
 }
 
-func (t steppedTailnet) Find(ctx context.Context, nodeKey string) (id string, err error) {
-	err = t.e.take(stepFind, func() error {
-		id, err = t.door.Find(ctx, nodeKey)
-		return err
-	})
-	return id, err
-}
-
 func (t steppedTailnet) Delete(ctx context.Context, id string) error {
 	return t.e.take(stepDelete, func() error { return t.door.Delete(ctx, id) })
 }
+
+func (t steppedTailnet) Rename(ctx context.Context, id, name string) error {
+	return t.e.take(stepRename, func() error { return t.door.Rename(ctx, id, name) })
+}
+
+// The others change nothing.
+
+func (t steppedTailnet) ControlURL() string { return t.door.ControlURL() }
+
+func (t steppedTailnet) Devices(ctx context.Context) ([]tailnet.Device, error) {
+	return t.door.Devices(ctx)
+}
+
+func (t steppedTailnet) Device(ctx context.Context, id string) (tailnet.Device, error) {
+	return t.door.Device(ctx, id)
+}
+
+func (t steppedTailnet) Find(ctx context.Context, nodeKey string) (id string, err error) {
+	return t.door.Find(ctx, nodeKey)
+}
+
+func (t steppedTailnet) LockKey(machine key.MachinePublic, chosenName bool) (key.NLPrivate, bool) {
+	return t.door.LockKey(machine, chosenName)
+}
+
+func (t steppedTailnet) Ours(d tailnet.Device) (ours, chosenName bool) { return t.door.Ours(d) }
+
+func (t steppedTailnet) Refusal(message string) error { return t.door.Refusal(message) }

@@ -9,13 +9,15 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// newEngine wires the engine to the way into the tailnet that cfg names.
-func newEngine(cfg Config, log *slog.Logger) (*engine.Engine, error) {
+// newEngine wires the engine to the way into the tailnet that cfg names. It
+// asks for a new list of the runtime's pods with relist, and keeps the links'
+// sockets in sockets.
+func newEngine(cfg Config, relist func(), sockets engine.SocketStore, log *slog.Logger) (*engine.Engine, error) {
 	tn, err := newTailnet(cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	return engine.New(engine.Config{StateDir: cfg.StateDir, Tailnet: tn, Logger: log})
+	return engine.New(engine.Config{StateDir: cfg.StateDir, Tailnet: tn, Relist: relist, Sockets: sockets, Logger: log})
 }
 
 func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
@@ -27,6 +29,7 @@ func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
 		ClientSecret: cfg.OAuthSecret,
 		BaseURL:      cfg.APIURL,
 		ControlURL:   cfg.LoginServer,
+		Cluster:      cfg.Cluster,
 		Tags:         cfg.Tags,
 		AuthKeyTTL:   cfg.AuthKeyTTL,
 		Logger:       log,

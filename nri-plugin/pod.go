@@ -38,6 +38,7 @@ func podFrom(sb *api.PodSandbox, d podDefaults) (engine.Pod, bool, error) {
 	if pod.Hostname, err = hostnameOf(sb, d); err != nil {
 		return engine.Pod{}, false, err
 	}
+	pod.ChosenName = sb.GetAnnotations()[annotationHostname] != ""
 	if pod.Tags, err = tagsOf(sb, d); err != nil {
 		return engine.Pod{}, false, err
 	}

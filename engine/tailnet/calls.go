@@ -21,8 +21,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// maxAnswer bounds an answer's body; keys and errors are about 1 kB.
-const maxAnswer = 1 << 20
+// maxAnswer bounds an answer's body, in bytes; a device in a list is about 1 kB.
+const maxAnswer = 64 << 20
 
 // CallLimits bounds calls to an API whose own limits are not published. Zero
 // values are the defaults.
@@ -57,7 +57,8 @@ type calls struct {
 	log   *slog.Logger
 
 	mu    sync.Mutex
-	until time.Time // the API asked everyone of us to stay away until then
+	until time.Time     // the API asked everyone of us to stay away until then
+	ahead time.Duration // the API's clock's lead on ours, as of its last answer
 }
 
 func newCalls(cfg OAuthConfig) *calls {
@@ -138,6 +139,7 @@ func (c *calls) once(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	defer res.Body.Close()
+	c.compareClocks(res.Header.Get("Date"), time.Now())
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
 		return nil, fmt.Errorf("reading the answer: %w", err)
@@ -148,6 +150,30 @@ func (c *calls) once(req *http.Request) (*http.Response, error) {
 	res.Body = io.NopCloser(bytes.NewReader(body))
 	res.ContentLength = int64(len(body))
 	return res, nil
+}
+
+// compareClocks notes what an answer's Date header says of the API's clock.
+func (c *calls) compareClocks(date string, now time.Time) {
+	at, err := http.ParseTime(date)
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ahead = at.Sub(now)
+	if c.ahead.Abs() < 2*time.Second {
+		c.ahead = 0 // the header counts seconds, and has travelled
+	}
+}
+
+// ourTime turns a time of the API's into one of this machine's clock.
+func (c *calls) ourTime(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return t.Add(-c.ahead)
 }
 
 // plainError gives a proxy's page the form of the API's own errors, or the

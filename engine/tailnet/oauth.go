@@ -34,6 +34,11 @@ type OAuthConfig struct {
 	ControlURL string // the login server; "" is Tailscale's own
 	Tailnet    string // "" is "-", the client's own
 
+	// Cluster is part of the mark on this cluster's devices: see OAuth.LockKey.
+	// "" marks none, and takes none for ours. Clusters that share an OAuth
+	// client must differ in it, or each takes the other's devices for its own.
+	Cluster string // CLUSTER_NAME
+
 	// Tags go to nodes that bring none. A key that an OAuth client makes must
 	// have a tag, since no user owns the node.
 	Tags []string
@@ -51,8 +56,8 @@ type OAuthConfig struct {
 
 // String keeps the secret out of logs.
 func (c OAuthConfig) String() string {
-	return fmt.Sprintf("{ClientID:%s ClientSecret:(secret) BaseURL:%s ControlURL:%s Tailnet:%s Tags:%v AuthKeyTTL:%v}",
-		c.ClientID, c.BaseURL, c.ControlURL, c.Tailnet, c.Tags, c.AuthKeyTTL)
+	return fmt.Sprintf("{ClientID:%s ClientSecret:(secret) BaseURL:%s ControlURL:%s Tailnet:%s Cluster:%s Tags:%v AuthKeyTTL:%v}",
+		c.ClientID, c.BaseURL, c.ControlURL, c.Tailnet, c.Cluster, c.Tags, c.AuthKeyTTL)
 }
 
 // OAuth lets nodes in with keys that Tailscale's API mints for an OAuth client:
@@ -66,6 +71,7 @@ type OAuth struct {
 	baseURL    string
 	tags       []string
 	ttl        time.Duration
+	mark       mark
 	calls      *calls
 	api        *tailscale.Client
 }
@@ -96,6 +102,7 @@ func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
 		baseURL:    cfg.BaseURL,
 		tags:       slices.Clone(cfg.Tags),
 		ttl:        cfg.AuthKeyTTL,
+		mark:       mark{secret: []byte(cfg.ClientSecret), cluster: cfg.Cluster},
 		calls:      calls,
 		api: &tailscale.Client{
 			BaseURL:   base,
@@ -159,35 +166,6 @@ func (o *OAuth) NewAuthKey(ctx context.Context, n Node) (string, error) {
 		return "", &Error{Op: op, Reason: "the API at " + o.baseURL + " answered without a key", Temporary: true}
 	}
 	return key.Key, nil
-}
-
-// Find lists the tailnet's devices for the one with a node key. Errors are
-// *Error, or wrap ctx's.
-func (o *OAuth) Find(ctx context.Context, nodeKey string) (string, error) {
-	devices, err := o.api.Devices().List(ctx)
-	if err != nil {
-		return "", o.explain(ctx, "listing devices", nil, err)
-	}
-	for _, d := range devices {
-		if d.NodeKey == nodeKey {
-			return d.NodeID, nil
-		}
-	}
-	return "", nil
-}
-
-// Delete removes a device; one that is gone already is no error. Errors are
-// *Error, or wrap ctx's.
-func (o *OAuth) Delete(ctx context.Context, nodeID string) error {
-	op := "deleting device " + nodeID
-	if nodeID == "" {
-		return &Error{Op: op, Reason: "it has no ID"} // and DELETE /device/ is not ours to try
-	}
-	err := o.api.Devices().Delete(ctx, nodeID)
-	if err == nil || tailscale.IsNotFound(err) {
-		return nil
-	}
-	return o.explain(ctx, op, nil, err)
 }
 
 // describe makes a text that the API takes as a key's description: letters,

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+
+	"tailscale.com/types/key"
 )
 
 // StaticConfig is a key that somebody made beforehand.
@@ -68,6 +70,21 @@ func (*Static) Find(context.Context, string) (string, error) { return "", ErrNoD
 
 // Delete returns ErrNoDelete.
 func (*Static) Delete(context.Context, string) error { return ErrNoDelete }
+
+// Devices returns ErrNoDelete.
+func (*Static) Devices(context.Context) ([]Device, error) { return nil, ErrNoDelete }
+
+// Device returns ErrNoDelete.
+func (*Static) Device(context.Context, string) (Device, error) { return Device{}, ErrNoDelete }
+
+// Rename returns ErrNoDelete.
+func (*Static) Rename(context.Context, string, string) error { return ErrNoDelete }
+
+// LockKey returns no key: nothing could list the devices that it marks.
+func (*Static) LockKey(key.MachinePublic, bool) (key.NLPrivate, bool) { return key.NLPrivate{}, false }
+
+// Ours is never true.
+func (*Static) Ours(Device) (ours, chosenName bool) { return false, false }
 
 // checkURL says what is wrong with the URL in a variable; "" is fine.
 func checkURL(variable, value string) error {

@@ -13,10 +13,14 @@
 // *Error where there is more to say than that the context ended: why, what to
 // do about it, and whether waiting helps.
 //
-// The package starts no goroutine, and keeps no key: each is returned and
+// A device that came in over OAuth can be told from all others, for good: its
+// tailnet lock key is made from its machine key and the OAuth client's secret
+// (OAuth.LockKey), and Tailscale's API shows both keys' public halves.
+//
+// The package starts no goroutine, and keeps no auth key: each is returned and
 // forgotten. It does not log a node in (the engine's control client does),
-// does not know which devices are whose, and does not retry beyond its bounds:
-// whoever calls keeps the intent and comes back.
+// does not know which device is which pod's, and does not retry beyond its
+// bounds: whoever calls keeps the intent and comes back.
 package tailnet
 
 import (
@@ -24,10 +28,13 @@ import (
 	"errors"
 	"strings"
 	"time"
+
+	"tailscale.com/types/key"
 )
 
 // Tailnet lets nodes into a tailnet and out of it again. Its methods may be
-// called concurrently.
+// called concurrently. What is about devices returns ErrNoDelete where there is
+// no API for it.
 type Tailnet interface {
 	// ControlURL is the login server; "" means Tailscale's own.
 	ControlURL() string
@@ -38,14 +45,52 @@ type Tailnet interface {
 
 	// Find returns the tailcfg.StableNodeID of the device with a node key, as
 	// key.NodePublic.String writes it; "" means that there is none. It is for
-	// a node that may have been let in without hearing of it. ErrNoDelete is
-	// as for Delete.
+	// a node that may have been let in without hearing of it.
 	Find(ctx context.Context, nodeKey string) (nodeID string, err error)
 
 	// Delete removes the device with a tailcfg.StableNodeID. A device that is
-	// already gone is no error. ErrNoDelete means that this way has no API for
-	// it; the node is then to be logged out.
+	// already gone is no error. After ErrNoDelete the node is to be logged
+	// out.
 	Delete(ctx context.Context, nodeID string) error
+
+	// Devices lists all devices of the tailnet, whoever made them.
+	Devices(ctx context.Context) ([]Device, error)
+
+	// Device returns one device as it is now, ErrNoDevice if it is gone.
+	Device(ctx context.Context, nodeID string) (Device, error)
+
+	// Rename gives a device a name, one DNS label. ErrNameTaken means that
+	// another device has it, ErrNoDevice that this one is gone.
+	Rename(ctx context.Context, nodeID, name string) error
+
+	// LockKey returns the tailnet lock key that a node with this machine key
+	// is to have, so that its device is known to be ours; ok is false where
+	// devices are not marked, and the node then makes a key of its own.
+	// chosenName says whether somebody chose the node's hostname.
+	LockKey(machine key.MachinePublic, chosenName bool) (lock key.NLPrivate, ok bool)
+
+	// Ours reports whether a device is of a node that got its lock key from
+	// LockKey, and with which chosenName.
+	Ours(d Device) (ours, chosenName bool)
+
+	// Refusal is what the login server's refusal of a node means that came in
+	// this way: an *Error if it is a known one.
+	Refusal(message string) error
+}
+
+// Device is a device as the tailnet shows it. Times are by this machine's clock,
+// however wrong that is.
+type Device struct {
+	ID         string // tailcfg.StableNodeID
+	Name       string // first label of its MagicDNS name
+	Hostname   string // as the node asked for it
+	Tags       []string
+	NodeKey    string            // as key.NodePublic.String writes it
+	MachineKey key.MachinePublic // zero if the tailnet does not say
+	LockKey    key.NLPublic      // of tailnet lock; zero if the tailnet does not say
+	Created    time.Time         // zero if the tailnet does not say
+	LastSeen   time.Time         // zero if it is connected, or has never been seen
+	Connected  bool              // to the control plane
 }
 
 // Node is what a tailnet is told of a node before it lets it in.
@@ -55,8 +100,15 @@ type Node struct {
 	Description string   // for the list of keys in the admin console; "" makes it the hostname
 }
 
-// ErrNoDelete says that devices cannot be deleted in this way.
+// ErrNoDelete says that this way has no API for devices: they can be neither
+// deleted nor listed nor renamed.
 var ErrNoDelete = errors.New("this tailnet is reached with a static auth key, which cannot delete devices")
+
+// ErrNoDevice says that the tailnet has no such device.
+var ErrNoDevice = errors.New("the tailnet has no such device")
+
+// ErrNameTaken says that another device has the name.
+var ErrNameTaken = errors.New("another device has that name")
 
 // Error is a refusal by a tailnet, or its silence.
 type Error struct {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"time"
 
 	"tailscale-nri/k3d/lab/control"
 )
@@ -105,6 +106,39 @@ func (p *ControlPlane) ClearFaults(ctx context.Context) error {
 	return p.call(ctx, http.MethodDelete, "/fault", nil, nil)
 }
 
+// Expire ends the login of the device with an ID.
+func (p *ControlPlane) Expire(ctx context.Context, id string) error {
+	return p.call(ctx, http.MethodPost, "/expire", id, nil)
+}
+
+// Delete removes a device, as an admin would.
+func (p *ControlPlane) Delete(ctx context.Context, id string) error {
+	return p.call(ctx, http.MethodPost, "/delete", id, nil)
+}
+
+// SetLastSeen makes a device that is not connected older, or younger.
+func (p *ControlPlane) SetLastSeen(ctx context.Context, id string, t time.Time) error {
+	return p.call(ctx, http.MethodPost, "/lastseen", lastSeen{id, t}, nil)
+}
+
+// Exit has a device's client end its process with a code, or those of all devices if id is "". It returns how many
+// connected clients that goes to.
+func (p *ControlPlane) Exit(ctx context.Context, id string, code int) (clients int, err error) {
+	err = p.call(ctx, http.MethodPost, "/exit", exit{id, code}, &clients)
+	return clients, err
+}
+
+type (
+	lastSeen struct {
+		ID string
+		At time.Time
+	}
+	exit struct {
+		ID   string
+		Code int
+	}
+)
+
 // call sends in and receives out as JSON; either may be nil.
 func (p *ControlPlane) call(ctx context.Context, method, path string, in, out any) error {
 	body, err := json.Marshal(in)
@@ -121,8 +155,11 @@ func (p *ControlPlane) call(ctx context.Context, method, path string, in, out an
 	}
 	defer res.Body.Close()
 	answer, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK {
-		return fmt.Errorf("asking the control plane for %s: %s: %s: %w", path, res.Status, answer, err)
+	if err != nil {
+		return fmt.Errorf("reading the control plane's answer to %s: %w", path, err)
+	}
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("asking the control plane for %s: %s: %s", path, res.Status, bytes.TrimSpace(answer))
 	}
 	if out == nil {
 		return nil
@@ -175,6 +212,10 @@ func deskHandler(server *control.Server, cfg control.Config) http.Handler {
 	handle(mux, "POST /outage", func(o control.Outage) (any, error) { return nil, server.SetOutage(o) })
 	handle(mux, "POST /fault", func(f control.Fault) (any, error) { server.AddFault(f); return nil, nil })
 	handle(mux, "DELETE /fault", func(struct{}) (any, error) { server.ClearFaults(); return nil, nil })
+	handle(mux, "POST /expire", func(id string) (any, error) { return nil, server.Expire(id) })
+	handle(mux, "POST /delete", func(id string) (any, error) { return nil, server.Delete(id) })
+	handle(mux, "POST /lastseen", func(l lastSeen) (any, error) { return nil, server.SetLastSeen(l.ID, l.At) })
+	handle(mux, "POST /exit", func(e exit) (any, error) { return server.Exit(e.ID, e.Code) })
 	return mux
 }
 

@@ -60,10 +60,11 @@ type Device struct {
 
 var _ tun.Device = (*Device)(nil)
 
-// Open opens a packet socket on the link's host end. Every Device on a link
-// gets every frame, so there must be one at a time.
-func (l *Link) Open() (*Device, error) {
-	fd, err := openPacketSocket(l.hostIndex)
+// Open opens a packet socket on the link's host end, or goes on with the one
+// that store has kept. Every Device on a link gets every frame, so there must
+// be one at a time.
+func (l *Link) Open(store SocketStore) (*Device, error) {
+	fd, err := l.socket(store)
 	if err != nil {
 		return nil, fmt.Errorf("opening a packet socket on %s: %w", l.Host, goneIfNotFound(err))
 	}

@@ -62,7 +62,7 @@ func mustEnsure(t testing.TB, pod *nstest.Pod, host string) *Link {
 
 func mustOpen(t testing.TB, l *Link) *Device {
 	t.Helper()
-	d, err := l.Open()
+	d, err := l.Open(NoStore{})
 	if err != nil {
 		t.Fatal(err)
 	}

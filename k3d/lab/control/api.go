@@ -48,21 +48,6 @@ type keyAnswer struct {
 	Capabilities keyCapabilities `json:"capabilities"`
 }
 
-// deviceAnswer is a device as the API shows it.
-type deviceAnswer struct {
-	ID        string    `json:"id"` // the legacy, numeric one in production; the stable one here
-	NodeID    string    `json:"nodeId"`
-	NodeKey   string    `json:"nodeKey"`
-	Name      string    `json:"name"`
-	Hostname  string    `json:"hostname"`
-	Addresses []string  `json:"addresses"`
-	Tags      []string  `json:"tags,omitempty"`
-	Created   time.Time `json:"created"`
-	LastSeen  time.Time `json:"lastSeen"`
-	Online    bool      `json:"connectedToControl"`
-	Ephemeral bool      `json:"isEphemeral"`
-}
-
 // tokens are the access tokens that were handed out, with their expiry.
 type tokens struct {
 	mu      sync.Mutex
@@ -107,6 +92,7 @@ func (s *Server) startAPI() error {
 	mux.HandleFunc("GET /api/v2/tailnet/{tailnet}/devices", s.authorized(s.listDevices))
 	mux.HandleFunc("GET /api/v2/device/{id}", s.authorized(s.getDevice))
 	mux.HandleFunc("DELETE /api/v2/device/{id}", s.authorized(s.deleteDevice))
+	mux.HandleFunc("POST /api/v2/device/{id}/name", s.authorized(s.nameDevice))
 	srv := &http.Server{Handler: s.faults.guard(mux)}
 	s.serve(srv, ln)
 	s.onClose(func() { srv.Close() })
@@ -233,43 +219,4 @@ func (s *Server) deleteKey(w http.ResponseWriter, r *http.Request) {
 	if !s.keys.revoke(r.PathValue("id")) {
 		apiError(w, http.StatusNotFound, "not found")
 	}
-}
-
-func (s *Server) listDevices(w http.ResponseWriter, _ *http.Request) {
-	devices := []deviceAnswer{}
-	for _, d := range s.Devices() {
-		devices = append(devices, d.answer())
-	}
-	writeJSON(w, http.StatusOK, map[string]any{"devices": devices})
-}
-
-func (s *Server) getDevice(w http.ResponseWriter, r *http.Request) {
-	for _, d := range s.Devices() {
-		if d.ID == r.PathValue("id") {
-			writeJSON(w, http.StatusOK, d.answer())
-			return
-		}
-	}
-	apiError(w, http.StatusNotFound, "no device with ID "+r.PathValue("id"))
-}
-
-func (s *Server) deleteDevice(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
-	if !s.nodes.remove(id) {
-		apiError(w, http.StatusNotFound, "no device with ID "+id)
-		return
-	}
-	s.log.Info("device deleted", "id", id)
-	s.faults.counted(func(c *Counters) { c.DevicesDeleted++ })
-}
-
-func (d Device) answer() deviceAnswer {
-	out := deviceAnswer{
-		ID: d.ID, NodeID: d.ID, NodeKey: d.NodeKey.String(), Name: d.Name, Hostname: d.Hostname, Tags: d.Tags,
-		Created: d.Created, LastSeen: d.LastSeen, Online: d.Online, Ephemeral: d.Ephemeral,
-	}
-	for _, ip := range d.Addresses {
-		out.Addresses = append(out.Addresses, ip.String())
-	}
-	return out
 }

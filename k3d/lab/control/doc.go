@@ -22,6 +22,10 @@
 //   - A deleted device leaves the other nodes' netmaps at once, and its own
 //     poll gets 404 "node not found" from then on, as production's does. It has
 //     to log in anew.
+//   - No two devices have one name: the later one gets a number, and keeps it
+//     when the earlier one is gone, until somebody renames it.
+//   - A device whose key is expired is told so in its netmap, and is the same
+//     device again after the next login.
 //   - A netmap stream is whole at first and deltas from there, each made of all
 //     that changed since the last: a burst of N nodes costs N², not N³.
 //

@@ -108,6 +108,7 @@ type Counters struct {
 	Tokens         int // OAuth tokens handed out
 	KeysMinted     int
 	DevicesDeleted int
+	DevicesRenamed int
 	MaxInFlight    int // most requests at one time
 }
 

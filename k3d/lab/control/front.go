@@ -205,7 +205,7 @@ func (s *Server) admit(ctx context.Context, req *tailcfg.RegisterRequest, machin
 	if err != nil {
 		return nil, fmt.Errorf("admitting node: %w", err)
 	}
-	d := s.nodes.admit(admitted, res, req.NodeKey, machine, k)
+	d := s.nodes.admit(admitted, res, req, machine, k)
 	s.log.Info("node logged in", "id", d.ID, "name", d.Name, "tags", d.Tags, "key", k.ID)
 	return res, nil
 }

@@ -5,6 +5,7 @@ package control
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,6 +32,9 @@ type authKey struct {
 	secret string // the whole key, which ends in it
 }
 
+// keyPrefix begins every auth key.
+const keyPrefix = "tskey-auth-"
+
 // keyring holds the keys that were minted.
 type keyring struct {
 	mu       sync.Mutex
@@ -46,7 +50,7 @@ func newKeyring() *keyring {
 func (r *keyring) mint(key AuthKey) authKey {
 	k := authKey{AuthKey: key}
 	k.ID = "k" + rands.HexString(10) + "CNTRL"
-	k.secret = "tskey-auth-" + k.ID + "-" + rands.HexString(32)
+	k.secret = keyPrefix + k.ID + "-" + rands.HexString(32)
 	k.Created = time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -79,13 +83,16 @@ func (r *keyring) revoke(id string) bool {
 
 // use spends a key on a node that asks for tags, and returns the key with the
 // node's tags. The errors are production's: the texts that the public threads on
-// failed logins quote. A tagged key fixes the tags; the owner of an untagged one
-// is taken to own all tags.
+// failed logins quote (tailscale/tailscale issues 17047 for a key that is gone,
+// 9715 for one that is spent, 6215 for what is no key at all). A tagged key fixes
+// the tags; the owner of an untagged one is taken to own all tags.
 func (r *keyring) use(secret string, by key.NodePublic, tags []string) (AuthKey, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := r.bySecret[secret]
 	switch {
+	case !strings.HasPrefix(secret, keyPrefix):
+		return AuthKey{}, fmt.Errorf("invalid key: unable to validate API key")
 	case k == nil:
 		return AuthKey{}, fmt.Errorf("invalid key: API key does not exist")
 	case time.Now().After(k.Expires):

@@ -24,6 +24,7 @@ type stream struct {
 	registered key.NodePublic              // node.registered at the time
 	pending    map[tailcfg.NodeID]struct{} // changed since the last message
 	sent       map[tailcfg.NodeID]int      // the peer's node.whole when it last went out whole
+	debug      *tailcfg.Debug              // to go out with the next message
 	wake       chan struct{}               // buffered, one pending wake-up is enough
 	ended      chan struct{}
 }
@@ -112,8 +113,9 @@ func (t *table) drain(s *stream, res *tailcfg.MapResponse) bool {
 		}
 	}
 	clear(s.pending)
+	res.Debug, s.debug = s.debug, nil
 	slices.SortFunc(res.PeersChanged, func(a, b *tailcfg.Node) int { return cmp.Compare(a.ID, b.ID) })
-	return res.Node != nil || len(res.PeersChanged)+len(res.PeersChangedPatch)+len(res.PeersRemoved) > 0
+	return res.Node != nil || res.Debug != nil || len(res.PeersChanged)+len(res.PeersChangedPatch)+len(res.PeersRemoved) > 0
 }
 
 // share is a copy of n to send.

@@ -18,22 +18,26 @@ import (
 
 // Device is a node as the tailnet knows it.
 type Device struct {
-	ID        string // tailcfg.StableNodeID
-	NodeKey   key.NodePublic
-	Hostname  string // as the node asked for it
-	Name      string // MagicDNS name with its domain, without the trailing dot
-	Addresses []netip.Addr
-	Tags      []string
-	Created   time.Time
-	LastSeen  time.Time // of the last request, or of the end of the last poll
-	Online    bool      // a netmap stream is open
-	Ephemeral bool
-	Expired   bool // logged out
+	ID         string // tailcfg.StableNodeID
+	NodeKey    key.NodePublic
+	MachineKey key.MachinePublic
+	LockKey    key.NLPublic // of tailnet lock, as the node told it when it logged in
+	Hostname   string       // as the node asked for it
+	Name       string       // MagicDNS name with its domain, without the trailing dot
+	Addresses  []netip.Addr
+	Tags       []string
+	Created    time.Time
+	LastSeen   time.Time // of the last request, or of the end of the last poll
+	Online     bool      // a netmap stream is open
+	Ephemeral  bool
+	Expired    bool // logged out, or expired by an admin
 
 	// What the node has published for its peers.
 	Endpoints []netip.AddrPort
 	DiscoKey  key.DiscoPublic // zero until published
 	HomeDERP  int             // 0 until published
+
+	legacyID string // the API's numeric ID
 }
 
 // node is an entry of the table. Fields are guarded by table.mu.
@@ -41,7 +45,9 @@ type node struct {
 	tailcfg.Node
 	registered key.NodePublic            // what the registrar knows it by
 	login      *tailcfg.RegisterResponse // the registrar's answer
+	lockKey    key.NLPublic
 	ephemeral  bool
+	named      bool // somebody gave it its name: it no longer follows the hostname
 	streams    int
 	whole      int // counts changes that a PeerChange cannot carry
 }
@@ -92,28 +98,33 @@ func (n *node) expired() bool {
 
 // admit adds a node that the registrar has accepted, or gives an existing one
 // its new node key: a machine that logs in again stays the device it was, with
-// its ID and addresses.
-func (t *table) admit(admitted *tailcfg.Node, login *tailcfg.RegisterResponse, nk key.NodePublic, machine key.MachinePublic, k AuthKey) Device {
+// its ID, its addresses and, unless it asks for another, its name.
+func (t *table) admit(admitted *tailcfg.Node, login *tailcfg.RegisterResponse, req *tailcfg.RegisterRequest, machine key.MachinePublic, k AuthKey) Device {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.byMachineLocked(machine)
-	if n == nil {
+	fresh := n == nil
+	if fresh {
 		n = &node{Node: *admitted}
 		n.Machine = machine
 		n.Created = time.Now()
 		t.byID[n.ID] = n
 	}
 	delete(t.byKey, n.Key)
-	n.Key = nk
+	n.Key, n.lockKey = req.NodeKey, req.NLKey
 	n.registered, n.login = admitted.Key, login
 	t.byKey[n.Key] = n
 	n.KeyExpiry = time.Time{}
 	n.Expired = false
+	renamed := fresh || n.Hostinfo.Hostname() != admitted.Hostinfo.Hostname()
 	n.Hostinfo = admitted.Hostinfo
 	n.Tags = slices.Clone(k.Tags)
 	n.ephemeral = k.Ephemeral
+	n.LastSeen = new(time.Now())
 	n.whole++
-	t.renameLocked(n)
+	if renamed {
+		t.renameLocked(n)
+	}
 	t.changedLocked(n)
 	return n.device()
 }
@@ -127,24 +138,33 @@ func (t *table) byMachineLocked(mk key.MachinePublic) *node {
 	return nil
 }
 
-// renameLocked gives n a MagicDNS name that nobody else has, from its hostname.
+// renameLocked gives n a MagicDNS name that nobody else has, from its hostname,
+// unless somebody gave it one. As in production it keeps that name, with its
+// number, when the other device is gone.
 func (t *table) renameLocked(n *node) {
+	if n.named {
+		return
+	}
 	base := dnsname.SanitizeHostname(n.Hostinfo.Hostname())
 	if base == "" {
 		base = "node"
 	}
-	taken := map[string]bool{}
-	for _, other := range t.byID {
-		if other != n {
-			taken[other.Name] = true
-		}
-	}
 	label := base
-	for i := 1; taken[t.fqdn(label)]; i++ {
+	for i := 1; t.takenLocked(label, n); i++ {
 		label = fmt.Sprintf("%s-%d", base, i)
 	}
 	n.Name = t.fqdn(label)
 	n.InitDisplayNames(t.domain)
+}
+
+// takenLocked reports whether a device other than n has the name.
+func (t *table) takenLocked(label string, n *node) bool {
+	for _, other := range t.byID {
+		if other != n && other.Name == t.fqdn(label) {
+			return true
+		}
+	}
+	return false
 }
 
 func (t *table) fqdn(label string) string { return label + "." + t.domain + "." }
@@ -198,25 +218,21 @@ func (t *table) expire(n *node) (removed bool) {
 		t.removeLocked(n)
 		return true
 	}
+	t.expireLocked(n)
+	return false
+}
+
+// expireLocked has n and its peers told that its key has expired.
+func (t *table) expireLocked(n *node) {
 	n.KeyExpiry = time.Now().Add(-time.Minute)
 	n.Expired = true
 	n.whole++
 	t.changedLocked(n)
-	return false
 }
 
-// remove deletes a device by its stable ID, or by the numeric one that the API
-// calls legacy, and reports whether there was one.
+// remove deletes a device and reports whether there was one.
 func (t *table) remove(id string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, n := range t.byID {
-		if string(n.StableID) == id || fmt.Sprint(int64(n.ID)) == id {
-			t.removeLocked(n)
-			return true
-		}
-	}
-	return false
+	return t.withDevice(id, t.removeLocked)
 }
 
 // removeLocked tells everyone, and ends the node's own polls.
@@ -277,18 +293,21 @@ func (t *table) devices() ([]Device, <-chan struct{}) {
 
 func (n *node) device() Device {
 	d := Device{
-		ID:        string(n.StableID),
-		NodeKey:   n.Key,
-		Hostname:  n.Hostinfo.Hostname(),
-		Name:      strings.TrimSuffix(n.Name, "."),
-		Tags:      slices.Clone(n.Tags),
-		Created:   n.Created,
-		Online:    n.streams > 0,
-		Ephemeral: n.ephemeral,
-		Expired:   n.expired(),
-		Endpoints: slices.Clone(n.Endpoints),
-		DiscoKey:  n.DiscoKey,
-		HomeDERP:  n.HomeDERP,
+		ID:         string(n.StableID),
+		NodeKey:    n.Key,
+		MachineKey: n.Machine,
+		LockKey:    n.lockKey,
+		Hostname:   n.Hostinfo.Hostname(),
+		Name:       strings.TrimSuffix(n.Name, "."),
+		Tags:       slices.Clone(n.Tags),
+		Created:    n.Created,
+		Online:     n.streams > 0,
+		Ephemeral:  n.ephemeral,
+		Expired:    n.expired(),
+		Endpoints:  slices.Clone(n.Endpoints),
+		DiscoKey:   n.DiscoKey,
+		HomeDERP:   n.HomeDERP,
+		legacyID:   n.legacyID(),
 	}
 	if n.LastSeen != nil {
 		d.LastSeen = *n.LastSeen

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"tailscale.com/net/netmon"
+)
+
+// interfaces is the list of this machine's network interfaces, one for all
+// backends. Each of them asks for it at its start, with every change of a link
+// and whenever it looks for its endpoints, and would ask the kernel for the
+// addresses of each link apart: with fifty pods that was a quarter of the time
+// that a restart takes, most of it on the host ends of their own links.
+type interfaces struct {
+	mu      sync.Mutex
+	list    []netmon.Interface
+	fresh   bool
+	watches int // that outdate list
+}
+
+// theInterfaces are those of this machine. tailscale.com has one hook in a process for it.
+var theInterfaces = sync.OnceValue(func() *interfaces {
+	in := &interfaces{}
+	netmon.RegisterInterfaceGetter(in.get)
+	return in
+})
+
+// watch keeps the list fresh until done is closed. Without a watch it is made
+// anew each time.
+func (in *interfaces) watch(done <-chan struct{}) error {
+	links, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64)
+	if err := netlink.LinkSubscribe(links, done); err != nil {
+		return fmt.Errorf("watching this machine's links: %w", err)
+	}
+	if err := netlink.AddrSubscribe(addrs, done); err != nil {
+		return fmt.Errorf("watching this machine's addresses: %w", err)
+	}
+	in.outdate(1)
+	go func() {
+		// A channel that is closed has lost its subscription. netmon looks a
+		// quarter of a second after an event, and finds what is new by then.
+		for open := true; open; {
+			select {
+			case _, open = <-links:
+			case _, open = <-addrs:
+			}
+			in.outdate(0)
+		}
+		in.outdate(-1)
+	}()
+	return nil
+}
+
+func (in *interfaces) outdate(watches int) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.fresh = false
+	in.watches += watches
+}
+
+// get is what [netmon.RegisterInterfaceGetter] takes.
+func (in *interfaces) get() ([]netmon.Interface, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !in.fresh {
+		list, err := listInterfaces()
+		if err != nil {
+			return nil, err
+		}
+		in.list, in.fresh = list, in.watches > 0
+	}
+	return slices.Clone(in.list), nil
+}
+
+// listInterfaces asks the kernel twice, however many links there are, and
+// leaves out those that no path can go over.
+func listInterfaces() ([]netmon.Interface, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, err
+	}
+	at := map[int][]net.Addr{}
+	usable := map[int]bool{}
+	for _, a := range addrs {
+		at[a.LinkIndex] = append(at[a.LinkIndex], a.IPNet)
+		// IPv6 link-local addresses are on every link, and no endpoint.
+		if a.IP.To4() != nil || !a.IP.IsLinkLocalUnicast() {
+			usable[a.LinkIndex] = true
+		}
+	}
+	var list []netmon.Interface
+	for i := range links {
+		if usable[links[i].Index] {
+			list = append(list, netmon.Interface{Interface: &links[i], AltAddrs: at[links[i].Index]})
+		}
+	}
+	return list, nil
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"tailscale-nri/engine/tailnet"
+)
+
+const (
+	// nameTries bounds how often a node asks for its name; with the pauses,
+	// 5 s doubled up to nameLongest, that is half an hour.
+	nameTries   = 12
+	nameShort   = 5 * time.Second
+	nameLongest = 5 * time.Minute
+	// nameUnseen is how long a pod's earlier device must not have been seen
+	// for its name to be taken from it: longer than a restart of its plugin.
+	nameUnseen = 2 * time.Minute
+)
+
+// keepName gets the node the name it wished for, where the tailnet gave it
+// another, until ctx is done or it is no use. The holder is mostly the device
+// of the same pod's earlier incarnation: the kubelet removes a sandbox up to a
+// minute late, and one on a machine that has died is removed by nobody.
+//
+// A name that is not the wished one with a number was given by somebody, and
+// stays. With a static auth key there is no way; the difference has been logged.
+func (n *node) keepName(ctx context.Context, given, wished string) {
+	number, numbered := strings.CutPrefix(given, wished+"-")
+	if _, err := strconv.Atoi(number); !numbered || err != nil {
+		return
+	}
+	log := n.log.With("wished", wished, "given", given)
+	pause := cmp.Or(n.e.cfg.namePause, nameShort)
+	var last error
+	for range nameTries {
+		err := n.claimName(ctx, wished)
+		switch {
+		case err == nil:
+			log.Info("the node has the name it wished for")
+			return
+		case ctx.Err() != nil, errors.Is(err, tailnet.ErrNoDelete):
+			return
+		}
+		last = err
+		log.Debug("waiting for the name", "reason", err)
+		if !sleep(ctx, pause) {
+			return
+		}
+		pause = min(2*pause, nameLongest)
+	}
+	log.Warn("the node keeps the name it was given: delete or rename the other device, then make the pod anew", "reason", last)
+}
+
+// claimName renames the node's device, and deletes the name's holder before if
+// that is the device of a pod that is gone.
+func (n *node) claimName(ctx context.Context, wished string) error {
+	self := n.snapshot().NodeID
+	devices, err := n.e.cfg.Tailnet.Devices(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range devices {
+		switch {
+		case d.Name != wished:
+			continue
+		case d.ID == self:
+			return nil
+		case !n.outlived(d):
+			return fmt.Errorf("device %s: %w", d.ID, tailnet.ErrNameTaken)
+		}
+		if err := n.e.cfg.Tailnet.Delete(ctx, d.ID); err != nil {
+			return err
+		}
+		n.log.Info("device deleted: an earlier one of the same pod", "name", d.Name, "node", d.ID, "lastSeen", d.LastSeen)
+	}
+	return n.e.cfg.Tailnet.Rename(ctx, self, wished)
+}
+
+// outlived reports whether a device is of an earlier incarnation of the node's
+// pod. Both have the default hostname then, which two pods of a cluster have
+// only if one of them is gone: see Pod.ChosenName. A device of another node
+// here goes by itself.
+func (n *node) outlived(d tailnet.Device) bool {
+	unseen := time.Since(d.LastSeen)
+	if d.Connected || d.LastSeen.IsZero() || unseen < nameUnseen || d.Hostname != n.snapshot().Hostname {
+		return false
+	}
+	ours, chosen := n.e.cfg.Tailnet.Ours(d)
+	if !ours || chosen || n.record().Pod.ChosenName {
+		return false
+	}
+	h := n.e.holder(d.ID)
+	return h == nil || h == n
+}

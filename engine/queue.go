@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// queue lets as many nodes start at a time as there are processors. Fifty that
+// start side by side are all up at the end of the time that it takes together;
+// one after the other, half of them are up at half of it.
+//
+// A place is a courtesy, not a lock: a node that hangs must not keep others from
+// starting, so that none waits for long.
+type queue chan struct{}
+
+const queuePatience = 3 * time.Second
+
+func newQueue() queue { return make(queue, runtime.GOMAXPROCS(0)) }
+
+// enter waits for a place. The function returned gives it back, at its first
+// call.
+func (e *Engine) enter(ctx context.Context) (leave func()) {
+	patience := time.NewTimer(queuePatience)
+	defer patience.Stop()
+	select {
+	case e.queue <- struct{}{}:
+		return sync.OnceFunc(func() { <-e.queue })
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	return func() {}
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"tailscale.com/tailcfg"
+
+	"tailscale-nri/engine/tailnet"
+)
+
+// How often devices are swept. Each pause is drawn from half of it to one and a
+// half times it: the plugins of all machines start together.
+const (
+	defaultSweepAfter = 7 * 24 * time.Hour
+	defaultSweepFirst = 8 * time.Minute // after the start: the nodes come first
+	defaultSweepEvery = time.Hour
+)
+
+// sweepMost bounds the deletions of one sweep.
+const sweepMost = 20
+
+// sweepTime bounds one sweep; what is left is the next one's.
+const sweepTime = 10 * time.Minute
+
+// sweep deletes, until ctx is done, devices whose pods are gone and that
+// nobody else deletes, since their machine has died for good. Each machine of
+// the cluster sweeps for all of them: see sweepable for what is swept.
+func (e *Engine) sweep(ctx context.Context) {
+	if e.cfg.SweepAfter < 0 {
+		return
+	}
+	pause := cmp.Or(e.cfg.sweepFirst, defaultSweepFirst)
+	for warned := ""; sleep(ctx, pause/2+rand.N(pause)); pause = cmp.Or(e.cfg.sweepEvery, defaultSweepEvery) {
+		err := e.sweepOnce(ctx)
+		switch {
+		case err == nil:
+			warned = ""
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, tailnet.ErrNoDelete):
+			return
+		case err.Error() != warned:
+			warned = err.Error()
+			e.log.Warn("sweeping up devices of pods that are gone, trying again", "reason", warned)
+		}
+	}
+}
+
+// sweepOnce makes one sweep: nothing is deleted unless the whole list is there,
+// and each device is looked at once more right before.
+func (e *Engine) sweepOnce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepTime)
+	defer cancel()
+	devices, err := e.cfg.Tailnet.Devices(ctx)
+	if err != nil {
+		return err
+	}
+	devices = slices.DeleteFunc(devices, func(d tailnet.Device) bool { return !e.sweepable(d) })
+	slices.SortFunc(devices, func(a, b tailnet.Device) int { return a.LastSeen.Compare(b.LastSeen) })
+	for _, d := range devices[:min(len(devices), sweepMost)] {
+		if err := e.sweepDevice(ctx, d.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweepDevice deletes a device, if that is still right.
+func (e *Engine) sweepDevice(ctx context.Context, id string) error {
+	d, err := e.cfg.Tailnet.Device(ctx, id)
+	switch {
+	case errors.Is(err, tailnet.ErrNoDevice):
+		return nil // another machine was faster
+	case err != nil:
+		return err
+	case !e.sweepable(d):
+		return nil
+	}
+	if err := e.cfg.Tailnet.Delete(ctx, id); err != nil {
+		return err
+	}
+	e.log.Info("device deleted: its pod is gone", "name", d.Name, "node", id, "lastSeen", d.LastSeen)
+	return nil
+}
+
+// sweepable reports whether nobody can miss a device: this cluster has made it,
+// beyond doubt; it has not been seen for long; and it is of no pod that this
+// machine knows of. A device whose last moment is not known, or is one to come,
+// is left alone: somebody's clock is wrong.
+func (e *Engine) sweepable(d tailnet.Device) bool {
+	after := cmp.Or(e.cfg.SweepAfter, defaultSweepAfter)
+	if d.Connected || d.LastSeen.IsZero() || time.Since(d.LastSeen) < after {
+		return false
+	}
+	ours, _ := e.cfg.Tailnet.Ours(d)
+	return ours && e.holder(d.ID) == nil
+}
+
+// holder returns the node that is, or has been, this device; nil if there is
+// none here.
+func (e *Engine) holder(id string) *node {
+	for _, n := range e.snapshot() {
+		r := n.record()
+		if string(r.NodeID) == id || slices.Contains(r.Former, tailcfg.StableNodeID(id)) {
+			return n
+		}
+	}
+	return nil
+}

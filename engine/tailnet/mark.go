@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package tailnet
+
+import (
+	"crypto/ed25519"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
+	"tailscale.com/types/key"
+)
+
+// mark makes and recognises the lock keys of one cluster's nodes.
+type mark struct {
+	secret  []byte
+	cluster string // "" marks nothing
+}
+
+// Hostnames are of one kind or the other: see Tailnet.LockKey.
+const (
+	kindDefault = "default"
+	kindChosen  = "chosen"
+)
+
+// LockKey returns the key that marks a device as ours. Its seed is the
+// HMAC-SHA256, under the OAuth client's secret, of the cluster's name, the kind
+// of the hostname and the machine key.
+//
+// A device's machine key is proven in each of its connections to the control
+// plane, so a device with the mark has a machine key that we, who know the
+// secret, have marked: nobody gets it by accident, by choosing names or tags,
+// or by copying another device's public keys. A device is no longer known to be
+// ours once the client's secret or the cluster's name is another.
+//
+// What that costs: whoever has the secret and knows a node's public machine
+// key, which all its peers do, can make the node's lock key. Without tailnet
+// lock the key is good for nothing. With it, the key is trusted for what an
+// admin has it trusted for. Added as a signing key, it can sign any node:
+// do not add it. Named as the rotation key when the node is signed, as
+// "tailscale lock status" proposes (tailscale lock sign nodekey:… tlpub:…), it
+// can pass that signature on to another node key: the secret, which without the
+// mark can make an auth key but no signature, would then get a node into a
+// locked tailnet. Where that matters, sign the node key alone.
+func (o *OAuth) LockKey(machine key.MachinePublic, chosenName bool) (key.NLPrivate, bool) {
+	if o.mark.cluster == "" || machine.IsZero() {
+		return key.NLPrivate{}, false
+	}
+	return o.mark.key(machine, kindOf(chosenName)), true
+}
+
+// Ours implements Tailnet.
+func (o *OAuth) Ours(d Device) (ours, chosenName bool) {
+	if o.mark.cluster == "" || d.MachineKey.IsZero() || d.LockKey.IsZero() {
+		return false, false
+	}
+	// Equal takes the same time whatever the keys.
+	chosenName = o.mark.key(d.MachineKey, kindChosen).Public().Equal(d.LockKey)
+	return chosenName || o.mark.key(d.MachineKey, kindDefault).Public().Equal(d.LockKey), chosenName
+}
+
+func kindOf(chosenName bool) string {
+	if chosenName {
+		return kindChosen
+	}
+	return kindDefault
+}
+
+// key derives a lock key. The text under the HMAC is quoted, so that no two
+// sets of values have the same.
+func (m *mark) key(machine key.MachinePublic, kind string) (lock key.NLPrivate) {
+	mac := hmac.New(sha256.New, m.secret)
+	fmt.Fprintf(mac, "%q %q %q %q", "tailscale-nri lock key v1", m.cluster, kind, machine.String())
+	// An Ed25519 private key is its seed and its public key; this text is the
+	// one way to make a key.NLPrivate of one's own (types/key/nl.go).
+	private := ed25519.NewKeyFromSeed(mac.Sum(nil))
+	if err := lock.UnmarshalText([]byte("nlpriv:" + hex.EncodeToString(private))); err != nil {
+		panic("the form of tailnet lock keys has changed: " + err.Error()) // the error holds nothing of the key
+	}
+	return lock
+}

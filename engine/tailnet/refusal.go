@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package tailnet
+
+import (
+	"errors"
+	"regexp"
+	"strings"
+)
+
+const opLogin = "logging in"
+
+// refusal is what is known of a login server's refusal.
+type refusal int
+
+const (
+	refusedUnknown refusal = iota
+	refusedKey             // the auth key is spent, expired, revoked or none
+	refusedTags            // the auth key does not allow the tags
+)
+
+// whyRefused reads the login server's text. Tailscale's own says "invalid key:
+// API key does not exist", "invalid key: API key k… not valid" (spent or
+// expired) or "invalid key: unable to validate API key"; Headscale says
+// "authkey already used", "authkey expired" or "invalid authkey". Both say that
+// requested tags are invalid or not permitted.
+func whyRefused(message string) refusal {
+	text := strings.ToLower(message)
+	switch {
+	case strings.Contains(text, "requested tags"):
+		return refusedTags
+	case strings.Contains(text, "invalid key"), strings.Contains(text, "authkey"), strings.Contains(text, "auth key"):
+		return refusedKey
+	}
+	return refusedUnknown
+}
+
+// refused is the error of a refusal that nothing more is known of. text is the
+// message as it is for every key: the next attempt may have another.
+func refused(message string) (e *Error, text string) {
+	text = keyID.ReplaceAllString(message, "API key not valid")
+	return &Error{Op: opLogin, Reason: "the control plane refused the node: " + text, Err: errors.New(message)}, text
+}
+
+var keyID = regexp.MustCompile(`API key \S+ not valid`)
+
+// Refusal says what to do about a key that is spent or expired, or lacks a tag.
+func (s *Static) Refusal(message string) error {
+	e, text := refused(message)
+	switch whyRefused(message) {
+	case refusedKey:
+		e.Reason = "the control plane refused the auth key in TS_AUTHKEY: it is spent, expired, revoked or mistyped (" + text + ")"
+		e.Remedy = "make a reusable auth key and start again with it in TS_AUTHKEY"
+	case refusedTags:
+		e.Reason = "the auth key in TS_AUTHKEY does not allow the pod's tags (" + text + ")"
+		e.Remedy = "take the tag out of the annotation tailscale.com/tags or of TS_TAGS, or set TS_AUTHKEY to a key that has it"
+	}
+	return e
+}
+
+// Refusal says that the next attempt may succeed where the key was at fault:
+// each has a new one.
+func (o *OAuth) Refusal(message string) error {
+	e, text := refused(message)
+	switch whyRefused(message) {
+	case refusedKey:
+		e.Temporary = true
+		e.Reason = "the control plane refused the auth key that was minted for the node (" + text + ")"
+		e.Remedy = "if that goes on, check that TS_LOGIN_SERVER and the API are of one tailnet, and that AUTH_KEY_TTL is longer than a login takes"
+	case refusedTags:
+		e.Reason = "the control plane does not give the node its tags (" + text + ")"
+		e.Remedy = "define each under tagOwners in the tailnet's policy file"
+	}
+	return e
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package blackout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/demo"
+)
+
+// ours are pods of one plugin. They are bare sandboxes: nothing but a netns is asked of them.
+type ours struct {
+	scene      *demo.Scene
+	pods       []*demo.Pod
+	registered int // how often the plugin has been since it was last started
+}
+
+const registeredLine = "registered with the container runtime"
+
+// join runs one more pod and waits for its node.
+func (o *ours) join(ctx context.Context) (place, error) {
+	spec := lab.PodSpec{Name: fmt.Sprintf("pod%d", len(o.pods)+1), Annotations: demo.OptIn()}
+	pod, err := o.scene.RunSandbox(ctx, spec)
+	if err != nil {
+		return place{}, err
+	}
+	o.pods = append(o.pods, pod)
+	if err := o.scene.AwaitRunning(ctx, pod); err != nil {
+		return place{}, err
+	}
+	ns, err := netnsOf(pod.PID)
+	return place{pod.Spec.Name, ns, pod.IP4()}, err
+}
+
+// restart ends what serves the pods and has it started again at once, by its supervisor if that is another process.
+func (o *ours) restart(ctx context.Context, sig unix.Signal) error {
+	pid := o.scene.Plugin.PID()
+	if serving := servingPID(pid); sig == unix.SIGKILL && serving != pid {
+		if err := unix.Kill(serving, sig); err != nil {
+			return fmt.Errorf("killing the plugin's process %d: %w", serving, err)
+		}
+		o.registered++
+		return nil
+	}
+	if err := o.scene.Plugin.End(ctx, sig); err != nil {
+		return err
+	}
+	o.registered = 1
+	return o.scene.StartPlugin()
+}
+
+func (o *ours) pids() []int { return []int{servingPID(o.scene.Plugin.PID())} }
+
+// restartRuntime makes the plugin register once more.
+func (o *ours) restartRuntime(ctx context.Context) error {
+	o.registered++
+	return o.scene.Lab.Containerd().Restart(ctx, unix.SIGKILL)
+}
+
+// settled returns when the plugin is registered and says that all nodes run.
+func (o *ours) settled(ctx context.Context) error {
+	if err := o.scene.AwaitLogTimes(ctx, o.registered, registeredLine); err != nil {
+		return err
+	}
+	for {
+		pending, err := o.pending(ctx)
+		if err == nil && pending == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the node of %s to run: %w", pending, errors.Join(err, ctx.Err()))
+		case <-time.After(pollInterval):
+		}
+	}
+}
+
+// pending names a pod whose node does not run.
+func (o *ours) pending(ctx context.Context) (string, error) {
+	nodes, err := o.scene.Status(ctx)
+	if err != nil {
+		return "", err
+	}
+	running := map[string]bool{}
+	for _, n := range nodes {
+		running[n.SandboxID] = n.State == "Running"
+	}
+	for _, pod := range o.pods {
+		if !running[pod.ID] {
+			return pod.FullName(), nil
+		}
+	}
+	return "", nil
+}

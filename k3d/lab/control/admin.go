@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package control
+
+import (
+	"fmt"
+	"time"
+
+	"tailscale.com/tailcfg"
+)
+
+// What follows is what an admin does to a device, or time does. Each takes a
+// device's ID and fails if there is no such device. There is no logging out
+// here: the admin console has none; a device is expired or deleted.
+
+// Expire ends a device's login, as "expire key" in the admin console does: the
+// node is told so in its netmap, and has to log in anew, with a key. It is the
+// same device afterwards.
+func (s *Server) Expire(id string) error {
+	return s.change(id, "expire", s.nodes.expireLocked)
+}
+
+// Delete removes a device, as the API does.
+func (s *Server) Delete(id string) error {
+	return s.change(id, "delete", s.nodes.removeLocked)
+}
+
+// SetLastSeen makes a device older, or younger, than it is. It holds until the
+// node is heard of again; the API shows it once the node is not connected.
+func (s *Server) SetLastSeen(id string, t time.Time) error {
+	return s.change(id, "age", func(n *node) {
+		n.LastSeen = &t
+		s.nodes.changedLocked(n)
+	})
+}
+
+// Exit has a device's client end its process with a code (tailcfg.Debug.Exit),
+// with the next message of its poll; "" is all devices. It returns to how many
+// polls that goes: a node that is not connected now is not told later.
+func (s *Server) Exit(id string, code int) (polls int, err error) {
+	tell := func(n *node) {
+		for st := range s.nodes.streams {
+			if st.node == n {
+				st.debug = &tailcfg.Debug{Exit: &code}
+				st.poke()
+				polls++
+			}
+		}
+	}
+	if id != "" {
+		err = s.change(id, "end", tell)
+		return polls, err
+	}
+	s.nodes.mu.Lock()
+	defer s.nodes.mu.Unlock()
+	for _, n := range s.nodes.byID {
+		tell(n)
+	}
+	return polls, nil
+}
+
+// change does something to a device, under the table's lock.
+func (s *Server) change(id, what string, f func(*node)) error {
+	if !s.nodes.withDevice(id, f) {
+		return fmt.Errorf("no device %q to %s", id, what)
+	}
+	s.log.Info("changed by an admin", "id", id, "change", what)
+	return nil
+}
+
+// withDevice hands f, under the lock, the device with an ID: its stable one, or
+// the numeric one that the API calls legacy. It reports whether there is one.
+func (t *table) withDevice(id string, f func(*node)) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, n := range t.byID {
+		if string(n.StableID) == id || n.legacyID() == id {
+			f(n)
+			return true
+		}
+	}
+	return false
+}
+
+func (n *node) legacyID() string { return fmt.Sprint(int64(n.ID)) }
