@@ -18,7 +18,12 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-func TestMain(m *testing.M) { os.Exit(nstest.Main(m)) }
+func TestMain(m *testing.M) {
+	if os.Getenv(victimEnv) != "" {
+		os.Exit(runVictim())
+	}
+	os.Exit(nstest.Main(m))
+}
 
 // world is a tailnet and a machine with an engine.
 type world struct {

@@ -269,6 +269,13 @@ func (s *session) hear(note *ipn.Notify) error {
 	if note.ErrMessage != nil {
 		return s.n.e.cfg.Tailnet.Refusal(*note.ErrMessage)
 	}
+	if note.BrowseToURL != nil && *note.BrowseToURL != "" {
+		// The control plane wants a login. A backend that has a netmap, be it
+		// a cached one, does not say so by its state (ipn/ipnlocal/local.go,
+		// nextStateLocked).
+		s.n.setLoginNeeded()
+		return errLoginNeeded
+	}
 	if note.State != nil {
 		// A backend that reaches neither a DERP server nor a peer is Starting,
 		// and forwards.
@@ -313,6 +320,9 @@ func (s *session) identify(nm *netmap.NetworkMap) {
 	p := &s.p
 	self := nm.SelfNode
 	p.dnsName = strings.TrimSuffix(self.Name(), ".")
+	if !nm.Cached {
+		s.registering = false // it is in: from now on NeedsLogin means thrown out
+	}
 	if id := self.StableID(); id != p.nodeID {
 		p.nodeID = id
 		s.n.identified(id)

@@ -24,13 +24,32 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	up := findParent(os.Getenv)
+	if !up.supervises && serves(os.Args[1:]) {
+		code, err := supervise(newLogger(Config{LogJSON: os.Getenv(envLogFormat) == "json"}, os.Stderr))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
+		}
+		os.Exit(code)
+	}
+	up.adopt()
+	// Until the very end: a second signal, after the one that the supervisor
+	// has passed on, is not to cut a graceful end short.
+	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	err := run(ctx, os.Getenv, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
+	}
+	up.mark(markEnds)
+	if err != nil {
 		os.Exit(1)
 	}
+}
+
+// serves reports whether the program was called in order to serve.
+func serves(args []string) bool {
+	cmd, err := parseArgs(args, os.Getenv, io.Discard)
+	return err == nil && cmd.name == cmdServe
 }
 
 // run is the whole program. It returns nil when ctx ends: the pods keep their
@@ -61,7 +80,7 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	return serve(ctx, cfg, newLogger(cfg, stderr))
+	return serve(ctx, cfg, findParent(getenv), newLogger(cfg, stderr))
 }
 
 // gcPercent is what GOGC is set to, unless the environment sets it. Each
@@ -71,22 +90,30 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 const gcPercent = 10
 
 // serve builds the parts and runs them until ctx ends or one of them fails.
-func serve(ctx context.Context, cfg Config, log *slog.Logger) error {
-	ln, err := listenStatus(cfg.StatusSocket)
+func serve(ctx context.Context, cfg Config, up parent, log *slog.Logger) error {
+	ln, err := listenStatus(ctx, cfg.StatusSocket)
 	if err != nil {
 		return err
 	}
 	defer ln.Close()
-	eng, err := newEngine(cfg, log)
+	reg := &registration{socket: cfg.NRISocket, asked: make(chan struct{}, 1), log: log}
+	place, err := up.shelf()
 	if err != nil {
 		return err
 	}
-	status := &statusServer{nodes: eng.Status, ln: ln}
-	reg := &registration{
-		socket: cfg.NRISocket,
-		plugin: &plugin{pods: eng, defaults: podDefaults{cluster: cfg.Cluster, tags: cfg.Tags}, log: log},
-		log:    log,
+	sockets := openStore(place)
+	defer sockets.clear()
+	eng, err := newEngine(cfg, reg.relist, sockets, log)
+	if err != nil {
+		return err
 	}
-	log.Info("starting", "version", ourVersion(), "state", cfg.StateDir, "nri", cfg.NRISocket)
+	reg.plugin = &plugin{pods: eng, defaults: podDefaults{cluster: cfg.Cluster, tags: cfg.Tags}, log: log}
+	status := &statusServer{nodes: eng.Status, ln: ln}
+	up.mark(markServes)
+	attrs := []any{"version", ourVersion(), "state", cfg.StateDir, "nri", cfg.NRISocket}
+	if up.restarts > 0 {
+		attrs = append(attrs, "restarts", up.restarts)
+	}
+	log.Info("starting", attrs...)
 	return runAll(ctx, eng.Run, status.Run, reg.Run)
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 func TestRunAll(t *testing.T) {
@@ -111,13 +110,16 @@ func TestNoCredentials(t *testing.T) {
 
 // startProcess starts the program with all its files in dir. The channel has
 // how it ended.
-func startProcess(t *testing.T, dir string) (cmd *exec.Cmd, book *logBook, ended chan error) {
+func startProcess(t *testing.T, dir string, set ...func(*exec.Cmd)) (cmd *exec.Cmd, book *logBook, ended chan error) {
 	t.Helper()
 	cmd = process(t, envAuthKey+"=tskey-auth-"+secret, envLoginServer+"=http://127.0.0.1:1",
 		envStateDir+"="+filepath.Join(dir, "state"), envStatusSocket+"="+filepath.Join(dir, "status.sock"),
 		envNRISocket+"="+filepath.Join(dir, "nri.sock"))
 	book, ended = &logBook{grown: make(chan struct{}, 1)}, make(chan error, 1)
 	cmd.Stderr = book
+	for _, f := range set {
+		f(cmd)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -131,16 +133,7 @@ func startProcess(t *testing.T, dir string) (cmd *exec.Cmd, book *logBook, ended
 // needs the Makefile's build tags, without which the engine refuses to run.
 func TestProcess(t *testing.T) {
 	dir := t.TempDir()
-	cmd, book, ended := startProcess(t, dir)
-	for book.count("nothing listens on the NRI socket") == 0 {
-		select {
-		case <-book.grown:
-		case err := <-ended:
-			t.Fatalf("ended with %v\n%s", err, book.text.String())
-		case <-time.After(patience):
-			t.Fatalf("no word of the NRI socket\n%s", book.text.String())
-		}
-	}
+	p := serving(t, dir)
 	var out strings.Builder
 	if err := showStatus(context.Background(), filepath.Join(dir, "status.sock"), command{}, &out); err != nil || !strings.HasPrefix(out.String(), "POD") {
 		t.Errorf("status %q, %v", out.String(), err)
@@ -150,13 +143,10 @@ func TestProcess(t *testing.T) {
 	if err := r.run(sandbox("typo", annotationPrefix+"enable", "true")); !errContains(err, "write "+annotationEnabled) {
 		t.Errorf("the runtime got %v", err)
 	}
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
+	if code := p.end(t, syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d\n%s", code, p.book)
 	}
-	if err := receive(t, ended, "the end of the process"); err != nil {
-		t.Errorf("ended with %v\n%s", err, book.text.String())
-	}
-	if book.count(secret) != 0 {
+	if p.book.count(secret) != 0 {
 		t.Error("the log shows the secret")
 	}
 }

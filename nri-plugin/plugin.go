@@ -18,11 +18,12 @@ import (
 // The stub finds hooks by type assertion: without these lines a wrong
 // signature would unsubscribe a hook and nothing would say so.
 var (
-	_ stub.ConfigureInterface   = (*plugin)(nil)
-	_ stub.SynchronizeInterface = (*plugin)(nil)
-	_ stub.RunPodInterface      = (*plugin)(nil)
-	_ stub.StopPodInterface     = (*plugin)(nil)
-	_ stub.RemovePodInterface   = (*plugin)(nil)
+	_ stub.ConfigureInterface       = (*contact)(nil)
+	_ stub.SynchronizeInterface     = (*contact)(nil)
+	_ stub.RunPodInterface          = (*contact)(nil)
+	_ stub.StopPodInterface         = (*contact)(nil)
+	_ stub.RemovePodInterface       = (*contact)(nil)
+	_ stub.RemoveContainerInterface = (*contact)(nil)
 )
 
 // podSet is what the plugin needs of the engine.
@@ -31,6 +32,7 @@ type podSet interface {
 	Detach(ctx context.Context, sandboxID string) error
 	Forget(ctx context.Context, sandboxID string) error
 	Sync(ctx context.Context, live []engine.Pod, ended []string) error
+	Suspect(sandboxID string)
 }
 
 const (
@@ -64,22 +66,22 @@ type plugin struct {
 // follow at once. StopPodSandbox comes while the netns still exists;
 // RemovePodSandbox up to a minute later. Late and missing calls are normal: a
 // pod that started while we were away never gets RunPodSandbox, and after a
-// restart of containerd neither Stop nor Remove comes for the pods before it.
-// Synchronize, on each connection, is what evens that out. Calls may also
-// come twice. The hooks of a closed connection may overlap those of the next.
+// restart of containerd neither Stop nor Remove comes for the pods before it,
+// though RemoveContainer does. Synchronize, on each connection, is what evens
+// that out. Calls may also come twice, for one after a planned change of the
+// connection, when the old one and the new one are both open for a moment.
 
-// Configure subscribes to all hooks below. The runtime's own configuration of
+// Configure subscribes to all hooks here. The runtime's own configuration of
 // plugins (/etc/nri/conf.d) goes only to those that it starts itself, as of NRI
 // 0.12 (pkg/adaptation/plugin.go, newExternalPlugin). Should it ever come, it
 // is refused rather than ignored.
-func (p *plugin) Configure(ctx context.Context, config, runtime, version string) (api.EventMask, error) {
+func (p *plugin) Configure(ctx context.Context, config, _, _ string) (api.EventMask, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
 	if config != "" {
 		return 0, errors.New("the runtime's configuration of this plugin is not read: set the environment of tailscale-nri instead and remove it")
 	}
-	p.log.Info("registered with the container runtime", "runtime", runtime, "version", version)
 	return 0, nil
 }
 
@@ -122,6 +124,14 @@ func (p *plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error
 	return p.hook(ctx, "RemovePodSandbox", sb, func(ctx context.Context) error {
 		return p.pods.Forget(ctx, sb.GetId())
 	})
+}
+
+// RemoveContainer is all that comes at the end of a pod that is older than the
+// runtime's last restart. It also comes for every other pod, and for one that
+// goes on living: the engine finds out, when it likes.
+func (p *plugin) RemoveContainer(_ context.Context, sb *api.PodSandbox, _ *api.Container) error {
+	p.pods.Suspect(sb.GetId())
+	return nil
 }
 
 // sort translates the sandboxes that have not ended, and names those that

@@ -67,7 +67,7 @@ func TestPodFrom(t *testing.T) {
 	}{
 		{"defaults", nil, want},
 		{"empty values are none", []string{annotationHostname, "", annotationTags, ""}, want},
-		{"hostname", []string{annotationHostname, "Shop"}, with(func(p *engine.Pod) { p.Hostname = "shop" })},
+		{"hostname", []string{annotationHostname, "Shop"}, with(func(p *engine.Pod) { p.Hostname, p.ChosenName = "shop", true })},
 		{"tags", []string{annotationTags, "tag:a, tag:B-2,tag:a"}, with(func(p *engine.Pod) { p.Tags = []string{"tag:a", "tag:B-2"} })},
 		{"other keys", []string{"example.com/enable", "x", "tailscale.com/expose", "true", "Tailscale.org/tags", "x"}, want},
 	} {

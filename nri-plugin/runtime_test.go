@@ -39,7 +39,20 @@ func TestMain(m *testing.M) {
 	case "runtime":
 		runtimeProcess(os.Args[1])
 	case "main":
+		go endOnSignal()
 		main()
+	case "crash":
+		if os.Getenv(restartsVar) != "" {
+			os.Exit(crashCode)
+		}
+		main()
+	case "sockets":
+		if os.Getenv(restartsVar) != "" {
+			keepPacketSockets()
+		}
+		main()
+	case "orphan":
+		leaveOrphan()
 	default:
 		nrilog.Set(quietLogger{slog.New(slog.DiscardHandler)})
 		os.Exit(m.Run())
@@ -217,6 +230,7 @@ type fakePods struct {
 	synced   chan []engine.Pod
 	// syncedEnded are the ended sandboxes of the last Sync.
 	syncedEnded atomic.Pointer[[]string]
+	suspected   chan string                 // sandboxes
 	attach      func(context.Context) error // answers Attach; nil is success
 	sync        func() error                // answers Sync; nil is success
 }
@@ -226,6 +240,8 @@ func newFakePods() *fakePods {
 		attached: make(chan engine.Pod, 100),
 		ended:    make(chan string, 100),
 		synced:   make(chan []engine.Pod, 100),
+
+		suspected: make(chan string, 100),
 	}
 }
 
@@ -256,14 +272,22 @@ func (f *fakePods) Sync(_ context.Context, live []engine.Pod, ended []string) er
 	return nil
 }
 
+func (f *fakePods) Suspect(id string) { f.suspected <- id }
+
 // startPlugin keeps a plugin registered on dir's NRI socket until the test ends.
 func startPlugin(t *testing.T, dir string, pods podSet) *logBook {
+	t.Helper()
+	_, book := startRegistration(t, dir, pods)
+	return book
+}
+
+func startRegistration(t *testing.T, dir string, pods podSet) (*registration, *logBook) {
 	t.Helper()
 	book := &logBook{grown: make(chan struct{}, 1)}
 	log := slog.New(slog.NewTextHandler(book, nil))
 	r := &registration{
 		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: testDefaults, log: log}, log: log,
-		minWait: 10 * time.Millisecond, maxWait: 100 * time.Millisecond,
+		asked: make(chan struct{}, 1), minWait: 10 * time.Millisecond, maxWait: 100 * time.Millisecond,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -274,7 +298,7 @@ func startPlugin(t *testing.T, dir string, pods podSet) *logBook {
 			t.Error(err)
 		}
 	})
-	return book
+	return r, book
 }
 
 // receive waits for a value.
@@ -310,6 +334,12 @@ func (b *logBook) count(s string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return strings.Count(b.text.String(), s)
+}
+
+func (b *logBook) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 // wait waits until the log has said s for the nth time.

@@ -32,13 +32,13 @@ type statusServer struct {
 }
 
 // listenStatus opens the status socket, for root alone. A socket that an
-// earlier process left behind is replaced; one that somebody listens on means
+// earlier process left behind is replaced; one that somebody answers on means
 // that a second process would serve the same pods, so that is an error.
-func listenStatus(path string) (net.Listener, error) {
+func listenStatus(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("creating the directory of %s: %w", envStatusSocket, err)
 	}
-	if err := removeDeadSocket(path); err != nil {
+	if err := removeDeadSocket(ctx, path); err != nil {
 		return nil, err
 	}
 	ln, err := net.Listen("unix", path)
@@ -52,8 +52,11 @@ func listenStatus(path string) (net.Listener, error) {
 	return ln, nil
 }
 
-// removeDeadSocket removes a socket that nobody listens on, and nothing else.
-func removeDeadSocket(path string) error {
+// removeDeadSocket removes a socket that nobody answers on, and nothing else.
+//
+// A process that was killed takes connections until the kernel has come to
+// that socket, but answers none: it is waited for.
+func removeDeadSocket(ctx context.Context, path string) error {
 	fi, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -63,14 +66,21 @@ func removeDeadSocket(path string) error {
 	case fi.Mode().Type() != fs.ModeSocket:
 		return fmt.Errorf("%s is %q: that is no socket but something else: give it a path of its own", envStatusSocket, path)
 	}
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return fmt.Errorf("another tailscale-nri answers on %s: end it first", path)
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	for {
+		_, err := askStatus(ctx, path)
+		switch {
+		case absent(err):
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("replacing the status socket: %w", err)
+			}
+			return nil
+		case err == nil || ctx.Err() != nil:
+			return fmt.Errorf("another tailscale-nri answers on %s: end it first", path)
+		}
+		sleep(ctx, 5*time.Millisecond)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("replacing the status socket: %w", err)
-	}
-	return nil
 }
 
 // Run serves until ctx is done, then removes the socket and returns nil.
@@ -111,9 +121,23 @@ func showStatus(ctx context.Context, socket string, cmd command, w io.Writer) er
 	return printStatus(w, nodes, time.Now())
 }
 
+// statusPatience is how long a process may take to say its status.
+const statusPatience = 10 * time.Second
+
 func fetchStatus(ctx context.Context, socket string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
+	body, err := askStatus(ctx, socket)
+	switch {
+	case absent(err):
+		return nil, fmt.Errorf("no process answers on %s: start one, or set %s to its socket", socket, envStatusSocket)
+	case err != nil:
+		return nil, fmt.Errorf("asking for the status on %s: %w", socket, err)
+	}
+	return body, nil
+}
+
+func askStatus(ctx context.Context, socket string) ([]byte, error) {
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -126,15 +150,12 @@ func fetchStatus(ctx context.Context, socket string) ([]byte, error) {
 		return nil, err
 	}
 	resp, err := client.Do(req)
-	switch {
-	case absent(err):
-		return nil, fmt.Errorf("no process answers on %s: start one, or set %s to its socket", socket, envStatusSocket)
-	case err != nil:
-		return nil, fmt.Errorf("asking for the status on %s: %w", socket, err)
+	if err != nil {
+		return nil, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("asking for the status on %s: it answered %s", socket, resp.Status)
+		return nil, fmt.Errorf("it answered %s", resp.Status)
 	}
 	return io.ReadAll(resp.Body)
 }

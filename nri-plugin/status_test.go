@@ -33,7 +33,7 @@ func testNodes() []engine.NodeStatus {
 func startStatus(t *testing.T, nodes []engine.NodeStatus) (socket string) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "run", "status.sock")
-	ln, err := listenStatus(socket)
+	ln, err := listenStatus(t.Context(), socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,13 +117,13 @@ func TestStatusSocket(t *testing.T) {
 	if err := os.WriteFile(file, []byte("data"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listenStatus(file); !errContains(err, "no socket") {
+	if _, err := listenStatus(t.Context(), file); !errContains(err, "no socket") {
 		t.Errorf("a file: %v", err)
 	}
 	if data, err := os.ReadFile(file); err != nil || string(data) != "data" {
 		t.Errorf("the file is %q now (%v)", data, err)
 	}
-	if _, err := listenStatus(socket); !errContains(err, "another tailscale-nri answers") {
+	if _, err := listenStatus(t.Context(), socket); !errContains(err, "another tailscale-nri answers") {
 		t.Errorf("a second process got %v", err)
 	}
 
@@ -134,9 +134,37 @@ func TestStatusSocket(t *testing.T) {
 	}
 	ln.SetUnlinkOnClose(false)
 	ln.Close()
-	again, err := listenStatus(stale)
+	again, err := listenStatus(t.Context(), stale)
 	if err != nil {
 		t.Fatalf("a socket left behind: %v", err)
 	}
 	again.Close()
+}
+
+// TestStatusSocketOfTheDying: a process that was killed still takes a
+// connection, and answers none.
+func TestStatusSocketOfTheDying(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "status.sock")
+	dying, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dying.SetUnlinkOnClose(false)
+	asked := make(chan error, 1)
+	go func() {
+		conn, err := dying.Accept()
+		dying.Close()
+		if err == nil {
+			err = conn.Close()
+		}
+		asked <- err
+	}()
+	ln, err := listenStatus(t.Context(), socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if err := receive(t, asked, "the question"); err != nil {
+		t.Error(err)
+	}
 }

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -51,6 +53,24 @@ func (p *Process) wait() {
 
 // PID of the process, also after its end.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Serving is the process that does the work: the child of one that supervises a child, else the process itself. A child
+// that ends has another number when it is started again.
+func (p *Process) Serving() int {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, file := range stats {
+		// The second field, the name in parentheses, may hold anything; state and parent follow it (proc(5)).
+		stat, _ := os.ReadFile(file) // empty once it has ended
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if len(fields) < 2 || fields[0] == "Z" || fields[1] != strconv.Itoa(p.PID()) {
+			continue
+		}
+		if child, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
+			return child
+		}
+	}
+	return p.PID()
+}
 
 // LogPath is the file that holds all the process has written, over all its starts.
 func (p *Process) LogPath() string { return p.log }

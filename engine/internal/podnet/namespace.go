@@ -5,10 +5,13 @@ package podnet
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +30,14 @@ type Namespace struct {
 	// see ioctl_ns(2)). They are unique while the namespace lives.
 	Dev uint64 `json:"dev"`
 	Ino uint64 `json:"ino"`
+	// Boot and Cookie tell the namespace from its successors. The kernel gives
+	// its inode number to the next one that is made, after a reboot in the same
+	// order, and a path with a PID in it, a small number too, may lead there.
+	// Boot is the kernel's boot ID; Cookie is given once in a boot
+	// (SO_NETNS_COOKIE, Linux 5.14). What is "" or 0 is not known, and not
+	// compared.
+	Boot   string `json:"boot,omitempty"`
+	Cookie uint64 `json:"cookie,omitempty"`
 }
 
 // FindNamespace returns the namespace found at the first of paths that leads
@@ -43,6 +54,12 @@ func FindNamespace(paths ...string) (Namespace, error) {
 		return Namespace{}, err
 	}
 	n.Dev, n.Ino = uint64(st.Dev), st.Ino
+	if n.Boot, err = bootID(); err != nil {
+		return Namespace{}, err
+	}
+	if n.Cookie, err = cookieOf(h); err != nil {
+		return Namespace{}, err
+	}
 	return n, nil
 }
 
@@ -97,15 +114,63 @@ func (n Namespace) openPath(path string) (netns.NsHandle, error) {
 	if err != nil {
 		return h, err
 	}
-	st, err := statNS(h)
-	if err == nil && n.Ino != 0 && (st.Ino != n.Ino || uint64(st.Dev) != n.Dev) {
-		err = fmt.Errorf("%w: inode %d, want %d", errAnother, st.Ino, n.Ino)
-	}
-	if err != nil {
+	if err := n.is(h); err != nil {
 		h.Close()
 		return netns.None(), err
 	}
 	return h, nil
+}
+
+// is returns nil if h is the namespace, or n does not say yet which it is.
+func (n Namespace) is(h netns.NsHandle) error {
+	st, err := statNS(h)
+	switch {
+	case err != nil:
+		return err
+	case n.Ino != 0 && (st.Ino != n.Ino || uint64(st.Dev) != n.Dev):
+		return fmt.Errorf("%w: inode %d, want %d", errAnother, st.Ino, n.Ino)
+	}
+	if n.Boot != "" {
+		switch boot, err := bootID(); {
+		case err != nil:
+			return err
+		case boot != n.Boot:
+			return fmt.Errorf("%w: boot %s, want %s", errAnother, boot, n.Boot)
+		}
+	}
+	if n.Cookie != 0 {
+		switch cookie, err := cookieOf(h); {
+		case err != nil:
+			return err
+		case cookie != n.Cookie:
+			return fmt.Errorf("%w: cookie %d, want %d", errAnother, cookie, n.Cookie)
+		}
+	}
+	return nil
+}
+
+// bootID returns the ID that the kernel gave itself at its start (random(4)).
+var bootID = sync.OnceValues(func() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("reading the boot ID: %w", err)
+	}
+	return strings.TrimSpace(string(id)), nil
+})
+
+// cookieOf returns the cookie of the namespace behind h, 0 on a kernel that has
+// none.
+func cookieOf(h netns.NsHandle) (uint64, error) {
+	s, err := nl.GetNetlinkSocketAt(h, netns.None(), unix.NETLINK_ROUTE)
+	if err != nil {
+		return 0, fmt.Errorf("opening netlink in the pod's netns: %w", err)
+	}
+	defer s.Close()
+	cookie, err := unix.GetsockoptUint64(s.GetFd(), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
+		return 0, fmt.Errorf("asking for the netns's cookie: %w", err)
+	}
+	return cookie, nil
 }
 
 // statNS returns the identity of the namespace behind h. The path of a netns

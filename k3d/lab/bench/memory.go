@@ -72,7 +72,7 @@ func memoryOf(ctx context.Context, cfg Config, at lab.Config, of string, r *repo
 				}
 			}
 			done() // nobody asks for anything while it is idle
-			rss, err := settled(ctx, scene.Plugin.PID(), cfg.Settle)
+			rss, err := settled(ctx, scene.Plugin.Serving(), cfg.Settle)
 			if err != nil {
 				return err
 			}

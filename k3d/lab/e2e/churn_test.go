@@ -80,10 +80,10 @@ func (s *stage) onePod(name string, wait bool) error {
 	return err
 }
 
-// descriptors are those of the plugin's process.
+// descriptors are those of the plugin's process that serves.
 func (s *stage) descriptors() (targets []string) {
 	s.t.Helper()
-	dir := fmt.Sprintf("/proc/%d/fd/", s.Plugin.PID())
+	dir := fmt.Sprintf("/proc/%d/fd/", s.Plugin.Serving())
 	entries, err := os.ReadDir(dir)
 	s.must(err)
 	for _, e := range entries {

@@ -22,6 +22,10 @@ const usage = `lab COMMAND
   demo                       play the whole of it on a new lab; KEEP=1 leaves it up
   demo down                  end that one
   bench [-only PART,...]     measure hook, attach, memory and throughput on a lab of its own
+  blackout [-pods N] [-rounds N] [-events EVENT,...]
+                             measure the gaps of traffic when things restart, on labs of its own
+  soak [-cycles N] [-seed N] [-parallel N]
+                             have pods come and go while everything fails, and look for leaks
   down                       end it and remove all that it made
   pods                       list the pods
   run NAME [KEY=VALUE...]    run a pod with these annotations and one container of labtool
@@ -70,6 +74,10 @@ func run(ctx context.Context, args []string) error {
 		return play(ctx, args[1:])
 	case "bench":
 		return benchmark(ctx, args[1:])
+	case "blackout":
+		return measureGaps(ctx, args[1:])
+	case "soak":
+		return soaking(ctx, args[1:])
 	case "control":
 		return lab.ServeControl(ctx, config())
 	}

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"tailscale.com/ipn/store/mem"
+	"tailscale.com/net/tsaddr"
+	"tailscale.com/types/key"
+
+	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/k3d/lab/control"
+)
+
+// look writes down all that outlives a process, one line for each thing: the
+// kernel's objects, what is on disk, and the tailnet's devices.
+func (m *rig) look() string {
+	m.t.Helper()
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	links, err := netlink.LinkList()
+	if err != nil {
+		say("host: %v", err) // another rig's links change
+	}
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Name, podnet.HostLink(m.prefix)) {
+			say("host: link %s", l.Attrs().Name)
+		}
+	}
+	for _, s := range m.sandboxes {
+		if !s.ended && !s.broken {
+			m.lookInto(s, say)
+		}
+	}
+	m.lookAtDisk(say)
+	for _, d := range m.control.Devices() {
+		say("tailnet: %s", describe(d))
+	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
+}
+
+// describe is a device with what its node knows of it.
+func describe(d control.Device) string {
+	what := fmt.Sprintf("device %s, ID %s, %s", d.Name, d.ID, d.NodeKey.ShortString())
+	if d.Expired {
+		what = "device " + d.Name + ", logged out"
+	}
+	return what
+}
+
+// lookInto describes ts0. Links and addresses that change meanwhile are an
+// error of the kernel's, which the next look does not have.
+func (m *rig) lookInto(s *sandbox, say func(string, ...any)) {
+	m.t.Helper()
+	s.ns.Do(func() error {
+		ts0, err := netlink.LinkByName(podnet.PodLink)
+		if err != nil {
+			return nil // there is none
+		}
+		a := ts0.Attrs()
+		say("%s: ts0 MTU %d, up %v, NOARP %v", s.SandboxID, a.MTU, a.RawFlags&unix.IFF_UP != 0, a.RawFlags&unix.IFF_NOARP != 0)
+		addrs, err := netlink.AddrList(ts0, netlink.FAMILY_ALL)
+		for _, a := range addrs {
+			say("%s: address %v", s.SandboxID, a.IPNet)
+		}
+		routes, routesErr := netlink.RouteList(ts0, netlink.FAMILY_ALL)
+		for _, r := range routes {
+			say("%s: route %v from %v", s.SandboxID, r.Dst, r.Src)
+		}
+		if err := errors.Join(err, routesErr); err != nil {
+			say("%s: %v", s.SandboxID, err)
+		}
+		return nil
+	})
+}
+
+// lookAtDisk describes each pod's directory. What tailscale.com keeps beside
+// its state may be there or not, as long as nobody else can read it.
+func (m *rig) lookAtDisk(say func(string, ...any)) {
+	m.t.Helper()
+	err := filepath.WalkDir(m.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || path == m.dir {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		name, _ := filepath.Rel(m.dir, path)
+		want := os.FileMode(0o600)
+		if entry.IsDir() {
+			want = fs.ModeDir | 0o700
+		}
+		if info.Mode() != want {
+			say("disk: %s has mode %v", name, info.Mode())
+		}
+		switch parts := strings.Split(name, "/"); {
+		case len(parts) == 1:
+			m.lookAtRecord(path, say)
+		case parts[1] == netmapDir && len(parts) > 2, parts[1] == "profile-data":
+		default:
+			say("disk: %s", name)
+		}
+		return nil
+	})
+	if err != nil && !os.IsNotExist(err) { // it may be going just now
+		m.t.Fatal(err)
+	}
+}
+
+func (m *rig) lookAtRecord(dir string, say func(string, ...any)) {
+	r, err := loadRecord(dir)
+	if err != nil {
+		say("disk: %v", err)
+		return
+	}
+	key, err := nodeKeyIn(filepath.Join(dir, stateFile))
+	if err != nil {
+		say("disk: %v", err)
+		return
+	}
+	say("record of %s: link %s, ID %s, %s, registering %v, forgotten %v",
+		r.Pod.UID, r.Link, r.NodeID, key.ShortString(), r.Registering, r.Forgotten)
+	if owner, err := netmapOwner(filepath.Join(dir, netmapDir)); err == nil && owner != key {
+		say("record of %s: its netmap is that of %s", r.Pod.UID, owner.ShortString())
+	}
+}
+
+// nodeKeyIn is storedNodeKey for a file that may vanish meanwhile: a FileStore
+// would make it anew.
+func nodeKeyIn(path string) (key.NodePublic, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return key.NodePublic{}, err
+	}
+	var state mem.Store
+	if err := state.LoadFromJSON(data); err != nil {
+		return key.NodePublic{}, err
+	}
+	p, err := currentPrefs(&state)
+	if err != nil || p.Persist == nil {
+		return key.NodePublic{}, err
+	}
+	return p.Persist.PublicNodeKey(), nil
+}
+
+// wished is what look is to find: these sandboxes on the tailnet and nothing
+// else. With a static key, devices that are logged out stay.
+func (m *rig) wished(live []*sandbox) string {
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	for _, s := range live {
+		d := m.deviceOf(s)
+		d.Expired = false
+		link := podnet.HostLink(s.SandboxID)
+		say("host: link %s", link)
+		say("%s: ts0 MTU 1280, up true, NOARP true", s.SandboxID)
+		for _, addr := range d.Addresses {
+			route := tsaddr.CGNATRange()
+			if addr.Is6() {
+				route = tsaddr.TailscaleULARange()
+			}
+			say("%s: address %v/%d", s.SandboxID, addr, addr.BitLen())
+			say("%s: route %v from %v", s.SandboxID, route, addr)
+		}
+		say("disk: %s/%s", s.UID, recordFile)
+		say("disk: %s/%s", s.UID, stateFile)
+		say("disk: %s/%s", s.UID, netmapDir)
+		say("record of %s: link %s, ID %s, %s, registering false, forgotten false", s.UID, link, d.ID, d.NodeKey.ShortString())
+		say("tailnet: %s", describe(d))
+	}
+	for _, d := range m.control.Devices() {
+		its := func(s *sandbox) bool { return d.ID == m.deviceOf(s).ID }
+		if m.authKey != "" && !slices.ContainsFunc(live, its) {
+			say("tailnet: device %s, logged out", d.Name)
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
+}
+
+// deviceOf returns the device of the sandbox's name.
+func (m *rig) deviceOf(s *sandbox) control.Device {
+	for _, d := range m.control.Devices() {
+		if d.Name == s.Hostname+".lab.ts.net" {
+			return d
+		}
+	}
+	return control.Device{Name: s.Hostname + ".lab.ts.net"}
+}
+
+// expect waits until all is as wished, which it has to stay.
+func (m *rig) expect(live []*sandbox) {
+	m.t.Helper()
+	for range 2 {
+		for _, s := range live {
+			m.awaitState(s, Running)
+		}
+		var nodes []NodeStatus
+		m.until("the engine has these nodes alone", func() (ok bool) {
+			nodes, ok = m.statuses()
+			return ok && len(nodes) == len(live) || m.overtaken()
+		}, func() string { return fmt.Sprintf("%+v", nodes) })
+		var got, want string
+		m.until("all is as wished", func() bool {
+			want, got = m.wished(live), m.look()
+			return got == want || m.overtaken()
+		}, func() string { return difference(got, want) })
+	}
+}
+
+// difference is what is too much and what is missing.
+func difference(got, want string) string {
+	var out []string
+	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
+	for _, line := range g {
+		if !slices.Contains(w, line) {
+			out = append(out, "too much: "+line)
+		}
+	}
+	for _, line := range w {
+		if !slices.Contains(g, line) {
+			out = append(out, "missing:  "+line)
+		}
+	}
+	return strings.Join(out, "\n")
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// changes match calls that change what outlives this process, and reads those
+// among them that do not.
+var (
+	changes = regexp.MustCompile(`^os\.(Chmod|Chown|Chtimes|Create|CreateTemp|Link|Mkdir|MkdirAll|MkdirTemp|OpenFile|Remove|RemoveAll|Rename|Symlink|Truncate|WriteFile)$|` +
+		`^unix\.(Link|Mkdir|Mount|Rename|Rmdir|Symlink|Truncate|Unlink|Unmount)|` +
+		`^podnet\.[A-Z]|\.Router\.Set$|` +
+		`^atomicfile\.|^store\.|\.WriteState$|\.FileStore\.Remove$|\.rec\.save$|^replaceFile$|` +
+		`\.door\.|^\w+\.(Start|StartLoginInteractive|EditPrefs|Logout)$`)
+	reads = regexp.MustCompile(`^podnet\.(FindNamespace|HostLink|Exists)$|` +
+		`\.door\.(ControlURL|Devices|Device|Find|LockKey|Ours|Refusal)$`)
+)
+
+// outsideSteps are the functions that change something outside a step, and why
+// that is right.
+var outsideSteps = map[string]string{
+	"lockStateDir":      "before there is a node: the directory, and a file that is gone again",
+	"record.save":       "node.save takes the step",
+	"replaceFile":       "record.save is its caller",
+	"loadRecords":       "before there is a node: what a kill left half made or half removed, and what nobody can read",
+	"netmapKeeper.keep": "an empty directory: the files in it are steps",
+	"node.lendNetmap":   "made anew at each start",
+	"node.openState":    "an empty file is a state without keys; what is written later goes through steppedStore",
+	"ensureNodeKey":     "its store is openState's",
+	"storedNodeKey":     "opens a file that is there",
+	"backend.start":     "the tailnet admits the node when it likes; its key is on disk, and the record says that it knocks",
+	"node.logOut":       "a backend that does not want to run tells nobody anything until it is logged out, which is a step",
+}
+
+// TestChangesAreSteps has every change of what outlives the process be a step,
+// so that TestKilledAtEachStep covers it.
+func TestChangesAreSteps(t *testing.T) {
+	found := map[string][]string{}
+	eachFunction(t, func(name string, f *ast.FuncDecl) {
+		ast.Inspect(f.Body, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			switch callee := types.ExprString(call.Fun); {
+			case strings.HasSuffix(callee, ".take"):
+				return false // a step
+			case changes.MatchString(callee) && !reads.MatchString(callee):
+				found[name] = append(found[name], callee)
+			}
+			return true
+		})
+	})
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		if outsideSteps[name] == "" {
+			t.Errorf("%s calls %s outside of Engine.take: make it a step, or say in outsideSteps why it is none",
+				name, strings.Join(found[name], ", "))
+		}
+	}
+	for name := range outsideSteps {
+		if found[name] == nil {
+			t.Errorf("%s changes nothing any more: take it from outsideSteps", name)
+		}
+	}
+}
+
+// eachFunction calls visit with every function of the package, as "name" or
+// "receiver.name".
+func eachFunction(t *testing.T, visit func(name string, f *ast.FuncDecl)) {
+	t.Helper()
+	files, err := filepath.Glob("*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no source here (%v)", err)
+	}
+	for _, path := range files {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, decl := range file.Decls {
+			f, ok := decl.(*ast.FuncDecl)
+			if !ok || f.Body == nil {
+				continue
+			}
+			name := f.Name.Name
+			if f.Recv != nil {
+				name = strings.TrimPrefix(types.ExprString(f.Recv.List[0].Type), "*") + "." + name
+			}
+			visit(name, f)
+		}
+	}
+}
+
+// declaredSteps returns the constants of type step.
+func declaredSteps(t *testing.T) (out []step) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "steps.go", nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || spec.Type == nil || types.ExprString(spec.Type) != "step" {
+			return true
+		}
+		for _, v := range spec.Values {
+			s, err := strconv.Unquote(types.ExprString(v))
+			if err != nil {
+				t.Fatalf("steps.go: %s is no string: %v", types.ExprString(v), err)
+			}
+			out = append(out, step(s))
+		}
+		return true
+	})
+	if len(out) == 0 {
+		t.Fatal("steps.go declares no step")
+	}
+	return out
+}

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package soak
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/k3d/lab/demo"
+)
+
+// Config says how much of it there is.
+type Config struct {
+	Lab lab.Config
+	// Cycles are the pods that come and go, Parallel how many at a time. 0 means 200, and 8.
+	Cycles, Parallel int
+	// Seed draws the plan. 0 is a seed like any other.
+	Seed uint64
+	// Bound is how long all cycles may take; what is not done by then is an error. 0 means 3 s for each.
+	Bound time.Duration
+	// Settle is how long what is of no pod may stay. The plugin waits for a minute before it gives up a pod that went
+	// without a word. 0 means 150 s.
+	Settle time.Duration
+	// LogLevel is the plugin's. "" means debug.
+	LogLevel string
+	// Keep is where the logs go if anything is wrong; it is made. "" means a new directory for temporary files.
+	Keep string
+	// Out hears of progress and of the result; nil drops it.
+	Out io.Writer
+
+	// plant is called before the end, for a test to leave something behind.
+	plant func(context.Context, *demo.Scene) error
+}
+
+func (c Config) withDefaults() Config {
+	c.Cycles, c.Parallel = cmp.Or(c.Cycles, 200), cmp.Or(c.Parallel, 8)
+	c.Bound = cmp.Or(c.Bound, time.Duration(c.Cycles)*3*time.Second)
+	c.Settle = cmp.Or(c.Settle, 150*time.Second)
+	c.LogLevel = cmp.Or(c.LogLevel, "debug")
+	if c.Out == nil {
+		c.Out = io.Discard
+	}
+	return c
+}
+
+// Result is what a run has found.
+type Result struct {
+	Leaks    []string
+	Failures []string      // what else was not as it must be
+	Silence  time.Duration // the longest of the witness's connection
+	Logs     string        // where the logs were kept; "" if nothing was wrong
+}
+
+// run is a soak under way.
+type run struct {
+	cfg     Config
+	plan    plan
+	begin   time.Time
+	scene   *demo.Scene
+	plane   *lab.ControlPlane
+	kubelet *kubelet
+	cast    cast
+	watch   *watch
+	process atomic.Pointer[lab.Process] // the plugin's, the one last started
+	witness atomic.Pointer[witness]
+	weather *weather
+
+	mu       sync.Mutex
+	failures []string
+	begun    int
+	ended    int
+}
+
+const progressEvery = 5 * time.Second
+
+// Run soaks a lab of its own. Its error says why the run could not go on; what it has found is in the result.
+func Run(ctx context.Context, cfg Config) (result Result, err error) {
+	r := &run{cfg: cfg.withDefaults(), begin: time.Now()}
+	r.plan = makePlan(r.cfg.Seed, r.cfg.Cycles)
+	r.log("seed %d: %d cycles, %d at a time, %d events", r.cfg.Seed, r.cfg.Cycles, r.cfg.Parallel, len(r.plan.events))
+	r.scene, err = demo.Open(ctx, demo.Config{Lab: r.cfg.Lab})
+	if err != nil {
+		return result, err
+	}
+	defer func() {
+		if w := r.witness.Load(); w != nil {
+			result.Silence = w.silence()
+		}
+		result.Failures = r.failures
+		if err != nil || len(result.Failures)+len(result.Leaks) > 0 {
+			var keepErr error
+			result.Logs, keepErr = r.keepLogs()
+			err = errors.Join(err, keepErr)
+		}
+		err = errors.Join(err, r.scene.Close(context.WithoutCancel(ctx)))
+	}()
+	if r.plane, err = r.scene.Lab.Control(ctx); err != nil {
+		return result, err
+	}
+	r.kubelet = &kubelet{cri: r.scene.Lab.CRI(), containerd: r.scene.Lab.Containerd()}
+	result.Leaks, err = r.all(ctx)
+	return result, err
+}
+
+// all is the run from its first pod to its last.
+func (r *run) all(ctx context.Context) (leaks []string, err error) {
+	for _, begin := range []func(context.Context) error{r.scene.StartPeer, r.startPluginRegistered} {
+		if err := begin(ctx); err != nil {
+			return nil, err
+		}
+	}
+	bare, err := r.remains(ctx)
+	if err != nil {
+		return nil, err
+	}
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
+	r.watch = newWatch(r.scene, r.seen)
+	go r.watch.run(asking)
+	base, err := r.warmUp(ctx, bare)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.churnWithWitness(ctx); err != nil {
+		return nil, err
+	}
+	if r.cfg.plant != nil {
+		if err := r.cfg.plant(ctx, r.scene); err != nil {
+			return nil, err
+		}
+	}
+	if leaks, err = r.settle(ctx, bare); err != nil {
+		return leaks, err
+	}
+	if err := errors.Join(r.alive(), r.crashes()); err != nil {
+		return leaks, err
+	}
+	last, err := r.count(ctx, &base)
+	if err != nil {
+		return leaks, err
+	}
+	r.log("after warming up the plugin had %v; in the end it has %v", base, last)
+	return append(leaks, last.above(base)...), nil
+}
+
+// seen takes in what the plugin says of a node.
+func (r *run) seen(n demo.Node) {
+	r.cast.device(n.SandboxID, n.NodeID)
+	if w := r.witness.Load(); w != nil {
+		w.is(n)
+	}
+}
+
+// warmUp has a few pods come and go in peace, and counts what there is then. None of them gets another sandbox: such a
+// pod is remembered for a minute.
+func (r *run) warmUp(ctx context.Context, bare remains) (base census, err error) {
+	var few []cycle
+	for _, k := range []kind{ends, runs, talks, deleted, expired} {
+		for range 2 {
+			few = append(few, cycle{-len(few) - 1, k, 0})
+		}
+	}
+	if err := r.cycles(ctx, few, func(int) {}); err != nil {
+		return base, err
+	}
+	if leaks, err := r.settle(ctx, bare); err != nil || len(leaks) > 0 {
+		return base, errors.Join(err, fmt.Errorf("after warming up there are %q", leaks))
+	}
+	if base, err = r.count(ctx, nil); err != nil {
+		return base, err
+	}
+	return base, r.restart(ctx)
+}
+
+// churnWithWitness has the plan happen while the witness is there, and then removes all pods.
+func (r *run) churnWithWitness(ctx context.Context) error {
+	witness, err := r.startWitness(ctx)
+	if err != nil {
+		return err
+	}
+	r.witness.Store(witness)
+	looking, stop := context.WithCancel(ctx)
+	var looks sync.WaitGroup
+	looks.Go(func() { witness.lookOften(looking) })
+	err = r.churn(ctx)
+	stop()
+	looks.Wait()
+	if calmErr := r.calmDown(ctx); calmErr != nil {
+		return errors.Join(err, calmErr)
+	}
+	if err != nil {
+		r.fail(err) // what there is can be looked at all the same
+	}
+	witness.leave(ctx)
+	return r.kubelet.removeAll(ctx)
+}
+
+// restart starts the plugin again after it was counted.
+func (r *run) restart(ctx context.Context) error {
+	if err := r.stopPlugin(ctx, unix.SIGTERM); err != nil {
+		return err
+	}
+	return r.startPluginRegistered(ctx)
+}
+
+func (r *run) startPluginRegistered(ctx context.Context) error {
+	if err := r.startPlugin(); err != nil {
+		return err
+	}
+	return r.scene.Registered(ctx)
+}
+
+// churn has the plan happen.
+func (r *run) churn(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, r.cfg.Bound, fmt.Errorf("the bound of %v for all cycles is over", r.cfg.Bound))
+	defer cancel()
+	r.weather = r.newWeather(ctx, len(r.plan.events))
+	r.begun, r.ended = 0, 0 // of warming up
+	stop := r.report()
+	defer stop()
+	err := r.cycles(ctx, r.plan.cycles, func(number int) {
+		for _, e := range r.plan.events {
+			if e.at == number {
+				r.weather.due[e.lane] <- e
+			}
+		}
+	})
+	r.weather.calm()
+	return err
+}
+
+// cycles has the pods live, several at a time. It tells begins of each one's number. It ends early when so much fails
+// that there is no point in going on.
+func (r *run) cycles(ctx context.Context, cycles []cycle, begins func(number int)) error {
+	next := make(chan cycle)
+	var workers sync.WaitGroup
+	for range r.cfg.Parallel {
+		workers.Go(func() {
+			for c := range next {
+				// What the bound has cut off is named too: it is why the time was not enough.
+				if err := r.live(ctx, c); err != nil && !errors.Is(context.Cause(ctx), context.Canceled) {
+					r.fail(err)
+				}
+				r.mu.Lock()
+				r.ended++
+				r.mu.Unlock()
+			}
+		})
+	}
+	done := 0
+	for _, c := range cycles {
+		if ctx.Err() != nil || r.failed() >= tooMany {
+			break
+		}
+		begins(c.number)
+		r.mu.Lock()
+		r.begun++
+		r.mu.Unlock()
+		next <- c
+		done++
+	}
+	close(next)
+	workers.Wait()
+	if ctx.Err() != nil || done < len(cycles) {
+		return fmt.Errorf("%d of %d cycles were begun: %w", done, len(cycles), cmp.Or(context.Cause(ctx), errTooMany))
+	}
+	return nil
+}
+
+const tooMany = 10
+
+var errTooMany = errors.New("too much fails")
+
+// calmDown ends all faults, and wants the plugin to be there.
+func (r *run) calmDown(ctx context.Context) error {
+	if err := errors.Join(r.plane.SetOutage(ctx, control.Up), r.plane.ClearFaults(ctx)); err != nil {
+		return err
+	}
+	return r.eventually(ctx, endPatience, func(ctx context.Context) error {
+		_, err := r.scene.Status(ctx)
+		return err
+	})
+}
+
+// crashed is what the Go runtime says of a process that it ends for a fault.
+var crashed = regexp.MustCompile(`(?m)^(panic: |fatal error: |unexpected fault address|runtime: goroutine stack exceeds).*$`)
+
+// crashes looks for them in the plugin's log.
+func (r *run) crashes() error {
+	log, err := os.ReadFile(r.process.Load().LogPath())
+	if err != nil {
+		return fmt.Errorf("reading the plugin's log: %w", err)
+	}
+	for _, line := range crashed.FindAllString(string(log), -1) {
+		r.fail(errors.New("the plugin has crashed: " + line))
+	}
+	return nil
+}
+
+// keepLogs copies the logs to where they outlive the lab.
+func (r *run) keepLogs() (dir string, err error) {
+	if dir = r.cfg.Keep; dir == "" {
+		dir, err = os.MkdirTemp("", "tsnri-soak-")
+	} else {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	for _, name := range []string{"plugin", "containerd", "control"} {
+		text, readErr := os.ReadFile(filepath.Join(r.scene.Lab.Dir(), "log", name+".log"))
+		err = errors.Join(err, readErr, os.WriteFile(filepath.Join(dir, name+".log"), text, 0o644))
+	}
+	return dir, err
+}
+
+// eventually asks check until it answers nil, and returns its last answer when the time is over.
+func (r *run) eventually(ctx context.Context, within time.Duration, check func(context.Context) error) error {
+	for deadline := time.Now().Add(within); ; pause(ctx, pollInterval) {
+		if err := check(ctx); err == nil || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+	}
+}

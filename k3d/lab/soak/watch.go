@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package soak
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"tailscale-nri/k3d/lab/demo"
+)
+
+const (
+	// pollInterval is how often the plugin is asked for its status, by one asker for all that wait.
+	pollInterval = 50 * time.Millisecond
+	// patience bounds what must happen in the end, whatever goes wrong meanwhile. It is no expectation.
+	patience = 90 * time.Second
+)
+
+// watch is what the plugin says of all nodes, over and over.
+type watch struct {
+	scene *demo.Scene
+	seen  func(demo.Node)
+
+	mu      sync.Mutex
+	nodes   map[string]demo.Node // by sandbox, of the last answer
+	changed chan struct{}        // closed at the next answer
+}
+
+func newWatch(scene *demo.Scene, seen func(demo.Node)) *watch {
+	return &watch{scene: scene, seen: seen, changed: make(chan struct{})}
+}
+
+// run asks until ctx is done. A plugin that is not there is asked again.
+func (w *watch) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if nodes, err := w.ask(ctx); err == nil {
+			w.tell(nodes)
+		}
+		pause(ctx, pollInterval)
+	}
+}
+
+func (w *watch) ask(ctx context.Context) ([]demo.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return w.scene.Status(ctx)
+}
+
+func (w *watch) tell(nodes []demo.Node) {
+	byID := make(map[string]demo.Node)
+	for _, n := range nodes {
+		w.seen(n)
+		byID[n.SandboxID] = n
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.nodes = byID
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+// await returns the sandbox's node as soon as an answer from now on has it as want wants it.
+func (w *watch) await(ctx context.Context, sandboxID string, want func(demo.Node) error) (demo.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	last := fmt.Errorf("no answer of the plugin")
+	for {
+		w.mu.Lock()
+		changed := w.changed
+		w.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return demo.Node{}, fmt.Errorf("%w (given up: %w)", last, context.Cause(ctx))
+		}
+		w.mu.Lock()
+		node, known := w.nodes[sandboxID]
+		w.mu.Unlock()
+		if !known {
+			last = fmt.Errorf("the plugin knows no node of sandbox %.12s", sandboxID)
+		} else if last = want(node); last == nil {
+			return node, nil
+		}
+	}
+}
+
+// running wants a node to be in the tailnet.
+func running(n demo.Node) error {
+	if n.State != "Running" || len(n.Addresses) == 0 {
+		return fmt.Errorf("expected state Running with addresses, saw %s %v: %s", n.State, n.Addresses, n.Reason)
+	}
+	return nil
+}
+
+// another wants a node to be in the tailnet, and not as the device it was.
+func another(was string) func(demo.Node) error {
+	return func(n demo.Node) error {
+		if n.NodeID == was {
+			return fmt.Errorf("expected another device than %s, which was deleted, saw it %s: %s", was, n.State, n.Reason)
+		}
+		return running(n)
+	}
+}

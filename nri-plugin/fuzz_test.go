@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"tailscale.com/util/dnsname"
+)
+
+// FuzzPod holds that whatever a pod is called and asks for, it is refused with
+// a text that names the key, left alone, or gets a hostname that is a DNS label
+// in lower case.
+func FuzzPod(f *testing.F) {
+	long := strings.Repeat("x", 300)
+	for _, s := range [][5]string{
+		// namespace, name, annotation, value, hostname
+		{"default", "web", "", "", ""},
+		{"default", "web", annotationHostname, "a.b", "web"},
+		{"kube-system", "web-7d4b9c6f5-x2x9q", "tailscale.com/hostnam", "web", "WEB"},
+		{long, long, annotationTags, long, long[:64]},
+		{"", "", "Tailscale.com/Enabled", "yes", "-"},
+		{"\x00", "\xff", annotationTags, "tag:a,,tag:b", "ä"},
+		{"a", "b", annotationEnabled, "TRUE", ""},
+		{"a", "b", annotationTags, "\n", "a\x00b"},
+		{"a-b", "c", "tailscale.com/" + long, "x", "0"},
+	} {
+		f.Add(s[0], s[1], s[2], s[3], s[4])
+	}
+	f.Fuzz(func(t *testing.T, namespace, name, key, value, hostname string) {
+		sb := sandbox(name, annotationEnabled, "true", annotationHostname, hostname, key, value)
+		sb.Namespace = namespace
+		pod, in, err := podFrom(sb, testDefaults)
+		if err != nil {
+			expectNamed(t, err, in, key)
+			return
+		}
+		if !in {
+			if key != annotationEnabled {
+				t.Error("it asked, and is left out")
+			}
+			return
+		}
+		if err := dnsname.ValidLabel(pod.Hostname); err != nil || len(pod.Hostname) > maxLabel || pod.Hostname != strings.ToLower(pod.Hostname) {
+			t.Errorf("hostname %q: %v", pod.Hostname, err)
+		}
+		if given := sb.Annotations[annotationHostname]; given != "" && !strings.EqualFold(given, pod.Hostname) {
+			t.Errorf("asked for %q, got %q", given, pod.Hostname)
+		}
+		if pod.Namespace != namespace || pod.Name != name {
+			t.Errorf("%q, %q became %q, %q", namespace, name, pod.Namespace, pod.Name)
+		}
+	})
+}
+
+// expectNamed checks a refusal's text: one line that can be printed, and names
+// one of the keys that there are.
+func expectNamed(t *testing.T, err error, in bool, key string) {
+	t.Helper()
+	text := err.Error()
+	named := strings.Contains(text, annotationHostname) || strings.Contains(text, annotationTags) ||
+		strings.Contains(text, annotationEnabled) || strings.Contains(text, key)
+	if in || !named {
+		t.Errorf("opted in %v, with the error %q", in, text)
+	}
+	if utf8.ValidString(key) && (!utf8.ValidString(text) || strings.ContainsAny(strings.ReplaceAll(text, key, ""), "\n\x00")) {
+		t.Errorf("the error cannot be printed: %q", text)
+	}
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"tailscale-nri/engine"
+)
+
+// shelf is a pair of connected sockets that the supervisor opens and each
+// child inherits, both ends. What a child sends into one end lies there, the
+// descriptors with it, until it is received from the other; nobody else has to
+// do a thing for it to outlive the child.
+type shelf struct {
+	in, out int // descriptors
+}
+
+// Messages on the shelf: a name, and a descriptor with it.
+const (
+	maxSocketName = 64
+	shelfSize     = 8 << 20 // bytes; a message takes up less than 2 KiB
+)
+
+func newShelf() (shelf, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return shelf{}, fmt.Errorf("making a place for sockets that outlive the serving process: %w", err)
+	}
+	// Without CAP_NET_ADMIN it holds fewer.
+	_ = unix.SetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, shelfSize)
+	return shelf{in: pair[0], out: pair[1]}, nil
+}
+
+func (s shelf) put(name string, fd int) error {
+	return unix.Sendmsg(s.in, []byte(name), unix.UnixRights(fd), nil, 0)
+}
+
+// get takes the message that has lain there for longest. It returns false if
+// there is none.
+func (s shelf) get() (name string, fd int, ok bool) {
+	text, rights := make([]byte, maxSocketName), make([]byte, unix.CmsgSpace(4))
+	n, rightsLen, _, _, err := unix.Recvmsg(s.out, text, rights, unix.MSG_CMSG_CLOEXEC)
+	if err != nil || n == 0 {
+		return "", -1, false
+	}
+	fd = -1
+	if m, err := unix.ParseSocketControlMessage(rights[:rightsLen]); err == nil && len(m) == 1 {
+		if fds, err := unix.ParseUnixRights(&m[0]); err == nil && len(fds) == 1 {
+			fd = fds[0]
+		}
+	}
+	return string(text[:n]), fd, true
+}
+
+// socketStore keeps the links' sockets on the supervisor's shelf. What cannot
+// be kept is opened anew by the next process.
+type socketStore struct {
+	mu    sync.Mutex
+	shelf shelf
+	names []string       // on the shelf
+	found map[string]int // descriptors that an earlier child put there, not yet taken
+}
+
+var _ engine.SocketStore = (*socketStore)(nil)
+
+// openStore finds what is on the shelf. All of it stays there.
+func openStore(s shelf) *socketStore {
+	st := &socketStore{shelf: s, found: map[string]int{}}
+	for {
+		name, fd, ok := s.get()
+		if !ok {
+			break
+		}
+		if fd >= 0 {
+			st.found[name] = fd
+		}
+	}
+	for name, fd := range st.found {
+		st.put(name, fd)
+	}
+	return st
+}
+
+// put needs the lock.
+func (st *socketStore) put(name string, fd int) {
+	if st.shelf.put(name, fd) == nil {
+		st.names = append(st.names, name)
+	}
+}
+
+// Take implements [engine.SocketStore].
+func (st *socketStore) Take(name string) (fd int, ok bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.take(name)
+}
+
+func (st *socketStore) take(name string) (fd int, ok bool) {
+	fd, ok = st.found[name]
+	delete(st.found, name)
+	return fd, ok
+}
+
+// Keep implements [engine.SocketStore].
+func (st *socketStore) Keep(name string, fd int) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.drop(name)
+	st.put(name, fd)
+}
+
+// Drop implements [engine.SocketStore].
+func (st *socketStore) Drop(name string) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.drop(name)
+}
+
+// Retain implements [engine.SocketStore].
+func (st *socketStore) Retain(names []string) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, name := range slices.Clone(st.names) {
+		if !slices.Contains(names, name) {
+			st.drop(name)
+		}
+	}
+}
+
+// drop turns the whole shelf over, one message at a time: a child that dies
+// over it loses one socket at most. It needs the lock.
+func (st *socketStore) drop(name string) {
+	if fd, ok := st.take(name); ok {
+		closeLater(fd)
+	}
+	if !slices.Contains(st.names, name) {
+		return
+	}
+	kept := st.names
+	st.names = nil
+	for range kept {
+		is, fd, ok := st.shelf.get()
+		if !ok {
+			return
+		}
+		if is == name {
+			closeLater(fd)
+			continue
+		}
+		st.put(is, fd)
+		syscall.Close(fd)
+	}
+}
+
+// clear empties the shelf, at a planned end: this program is not started again,
+// and the supervisor would close one socket after the other.
+func (st *socketStore) clear() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	var closing sync.WaitGroup
+	for _, fd := range st.found {
+		closing.Go(func() { syscall.Close(fd) })
+	}
+	for {
+		_, fd, ok := st.shelf.get()
+		if !ok {
+			break
+		}
+		closing.Go(func() { syscall.Close(fd) })
+	}
+	closing.Wait()
+	st.names, st.found = nil, map[string]int{}
+}
+
+// closeLater closes a descriptor that may be its socket's last, which takes a
+// while (see engine.SocketStore).
+func closeLater(fd int) {
+	go syscall.Close(fd)
+}
