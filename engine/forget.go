@@ -63,12 +63,14 @@ func (n *node) reached() {
 }
 
 // awaitEnd forgets a sandbox that has ended without a word, or may have, once
-// that is certain. If it turns out to be alive, it is served again.
+// that is certain. If it turns out to be alive, it is served again. It asks for
+// the runtime's list less and less often: a runtime that stops a container at
+// the time gives it only when that has ended, and holds up all else meanwhile.
 func (n *node) awaitEnd(sandboxID string) {
 	if n.lookAgain(sandboxID) || !n.beginWait(sandboxID) {
 		return
 	}
-	for sleep(n.e.ctx, n.e.cfg.Grace) && !n.lookAgain(sandboxID) {
+	for pause := n.e.cfg.Grace; sleep(n.e.ctx, pause) && !n.lookAgain(sandboxID); pause *= 2 {
 		n.e.cfg.Relist()
 	}
 	n.endWait(sandboxID)
@@ -105,8 +107,7 @@ func (n *node) suspect(sandboxID string) {
 	gone := !n.stopped && n.rec.Pod.SandboxID == sandboxID && errors.Is(n.rec.NetNS.Check(), podnet.ErrGone)
 	n.op.Unlock()
 	if gone {
-		n.relistAfter(time.Second)
-		n.relistAfter(4 * time.Second)
+		n.relistAfter(2 * time.Second)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -78,7 +79,7 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 		return err
 	}
 	if getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		time.AfterFunc(startTime, func() { debug.SetGCPercent(gcPercent) })
 	}
 	return serve(ctx, cfg, findParent(getenv), newLogger(cfg, stderr))
 }
@@ -88,6 +89,11 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 // touched, so at 100 percent the collector would let that much garbage grow
 // per node before it looks. The buffers hold no pointers: looking is cheap.
 const gcPercent = 10
+
+// startTime is how long Go's own pace is kept: while all nodes start at once,
+// the heap grows from nothing, and the collector at 10 percent would run for a
+// fifth of the time.
+const startTime = 10 * time.Second
 
 // serve builds the parts and runs them until ctx ends or one of them fails.
 func serve(ctx context.Context, cfg Config, up parent, log *slog.Logger) error {

@@ -97,7 +97,7 @@ func makePairs(ctx context.Context, scene *demo.Scene) (pairs []*pair, end func(
 		return nil, end, err
 	}
 	pairs = []*pair{
-		{"two pods", a.place, b.place, []int{scene.Plugin.PID()}, nil},
+		{"two pods", a.place, b.place, []int{scene.Plugin.Serving()}, nil},
 		{"two tailscaleds", s.peerPlace(scene.Peer), s.peerPlace(second),
 			[]int{scene.Peer.Process().PID(), second.Process().PID()}, nil},
 	}
