@@ -136,7 +136,7 @@ func (m *rig) lookAtRecord(dir string, say func(string, ...any)) {
 	}
 }
 
-// nodeKeyIn is storedNodeKey for a file that may vanish meanwhile: a FileStore
+// nodeKeyIn is storedKeys for a file that may vanish meanwhile: a FileStore
 // would make it anew.
 func nodeKeyIn(path string) (key.NodePublic, error) {
 	data, err := os.ReadFile(path)

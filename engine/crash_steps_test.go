@@ -25,7 +25,7 @@ var (
 		`^atomicfile\.|^store\.|\.WriteState$|\.FileStore\.Remove$|\.rec\.save$|^replaceFile$|` +
 		`\.door\.|^\w+\.(Start|StartLoginInteractive|EditPrefs|Logout)$`)
 	reads = regexp.MustCompile(`^podnet\.(FindNamespace|HostLink|Exists)$|` +
-		`\.door\.(ControlURL|Devices|Device|Find|LockKey|Ours|Refusal)$`)
+		`\.door\.(ControlURL|Devices|Device|LockKey|Ours|Refusal)$`)
 )
 
 // outsideSteps are the functions that change something outside a step, and why
@@ -39,7 +39,7 @@ var outsideSteps = map[string]string{
 	"node.lendNetmap":   "made anew at each start",
 	"node.openState":    "an empty file is a state without keys; what is written later goes through steppedStore",
 	"ensureNodeKey":     "its store is openState's",
-	"storedNodeKey":     "opens a file that is there",
+	"storedKeys":        "opens a file that is there",
 	"backend.start":     "the tailnet admits the node when it likes; its key is on disk, and the record says that it knocks",
 	"node.logOut":       "a backend that does not want to run tells nobody anything until it is logged out, which is a step",
 }

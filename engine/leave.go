@@ -72,16 +72,22 @@ func (n *node) devices(ctx context.Context, r record) ([]tailcfg.StableNodeID, e
 	if !r.Registering {
 		return ids, nil
 	}
-	nodeKey, err := storedNodeKey(n.statePath(), bridge(n.log, nil))
-	if err != nil || nodeKey.IsZero() {
+	// One that it has become without hearing of it is known by its keys. The
+	// node key is not on disk yet if it was to register anew, the machine key
+	// is the same in all of them.
+	stored, err := storedKeys(n.statePath(), bridge(n.log, nil))
+	if err != nil || stored.machine.IsZero() {
 		return ids, err
 	}
-	id, err := n.e.cfg.Tailnet.Find(ctx, nodeKey.String())
+	devices, err := n.e.cfg.Tailnet.Devices(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("finding the node's device: %w", err)
 	}
-	if id != "" && !slices.Contains(ids, tailcfg.StableNodeID(id)) {
-		ids = append(ids, tailcfg.StableNodeID(id))
+	for _, d := range devices {
+		id := tailcfg.StableNodeID(d.ID)
+		if (d.MachineKey == stored.machine || d.NodeKey == stored.node.String()) && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
 	}
 	return ids, nil
 }
@@ -127,7 +133,7 @@ func (n *node) retireAfter(ctx context.Context) {
 // node that had to register anew leaves its old device behind.
 func (n *node) identified(id tailcfg.StableNodeID) {
 	n.mu.Lock()
-	n.status.NodeID = string(id)
+	n.status.NodeID, n.anew = string(id), false
 	n.mu.Unlock()
 	n.update(func(r *record) {
 		if r.NodeID != "" && r.NodeID != id && !slices.Contains(r.Former, r.NodeID) {

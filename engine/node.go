@@ -322,7 +322,7 @@ func (n *node) running(p *progress) {
 		s.ReadyIn = time.Since(s.AttachedAt)
 	}
 	readyIn, wished := s.ReadyIn, s.Hostname
-	n.warned, n.anew = "", false
+	n.warned = ""
 	n.mu.Unlock()
 	n.log.Info("running", "name", p.dnsName, "addresses", p.addrs, "node", p.nodeID, "readyIn", readyIn.Round(time.Millisecond))
 	if label, _, _ := strings.Cut(p.dnsName, "."); label != wished {

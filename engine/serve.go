@@ -98,7 +98,7 @@ type session struct {
 	gate   *gate
 	local  []tailcfg.StableNodeID // that the gate waits for
 
-	registering bool // an auth key is under way, and the node has no ID yet
+	registering bool // an auth key is under way, and nobody has said whose device it made
 
 	// What the backend's own goroutines report. Each is a channel of one:
 	// the latest counts.
@@ -181,7 +181,7 @@ func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error
 		if done, err := s.wait(ctx); done || err != nil {
 			return err
 		}
-		if s.ending.begun() && (!s.registering || s.p.nodeID != "") {
+		if s.ending.begun() && !s.registering {
 			return s.ending.err
 		}
 		if s.p.up() && s.patience == nil {
@@ -253,6 +253,7 @@ type progress struct {
 	addrs     []netip.Addr // on ts0
 	reachable bool         // see reach
 	nodeID    tailcfg.StableNodeID
+	admitted  tailcfg.StableNodeID // as the control plane has told this session
 	dnsName   string
 	reported  string // what ready last told the world
 	claims    bool   // keepName has been started
@@ -320,13 +321,12 @@ func (s *session) identify(nm *netmap.NetworkMap) {
 	p := &s.p
 	self := nm.SelfNode
 	p.dnsName = strings.TrimSuffix(self.Name(), ".")
-	if !nm.Cached {
-		s.registering = false // it is in: from now on NeedsLogin means thrown out
+	p.nodeID = self.StableID()
+	if nm.Cached || p.admitted == p.nodeID {
+		return // who the node was: it may be about to become another
 	}
-	if id := self.StableID(); id != p.nodeID {
-		p.nodeID = id
-		s.n.identified(id)
-	}
+	p.admitted, s.registering = p.nodeID, false // in: NeedsLogin means thrown out now
+	s.n.identified(p.nodeID)
 }
 
 // remember keeps the peers that have a session, for the greeting after a

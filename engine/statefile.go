@@ -56,21 +56,41 @@ func ensureNodeKey(state ipn.StateStore, lockKey func(key.MachinePublic) key.NLP
 	)
 }
 
-// storedNodeKey returns the node key of the state in a file, the zero key if
-// there is none.
-func storedNodeKey(path string, logf logger.Logf) (key.NodePublic, error) {
+// keys are a node's public keys, zero where there is none.
+type keys struct {
+	node    key.NodePublic
+	machine key.MachinePublic
+}
+
+// storedKeys returns the keys of the state in a file, if there is one.
+func storedKeys(path string, logf logger.Logf) (k keys, err error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return key.NodePublic{}, nil
+		return k, nil
 	}
 	state, err := store.NewFileStore(logf, path)
 	if err != nil {
-		return key.NodePublic{}, fmt.Errorf("opening the node's state %s: %w", path, err)
+		return k, fmt.Errorf("opening the node's state %s: %w", path, err)
 	}
 	p, err := currentPrefs(state)
-	if err != nil || p.Persist == nil {
-		return key.NodePublic{}, err
+	if err != nil {
+		return k, err
 	}
-	return p.Persist.PublicNodeKey(), nil
+	if p.Persist != nil {
+		k.node = p.Persist.PublicNodeKey()
+	}
+	text, err := state.ReadState(ipn.MachineKeyStateKey)
+	switch {
+	case errors.Is(err, ipn.ErrStateNotExist):
+		return k, nil
+	case err != nil:
+		return k, err
+	}
+	var machine key.MachinePrivate
+	if err := machine.UnmarshalText(text); err != nil {
+		return k, fmt.Errorf("reading the machine key in %s: %w", path, err)
+	}
+	k.machine = machine.Public()
+	return k, nil
 }
 
 // currentPrefs returns the preferences that a backend on this state would

@@ -125,10 +125,6 @@ func (t steppedTailnet) Device(ctx context.Context, id string) (tailnet.Device, 
 	return t.door.Device(ctx, id)
 }
 
-func (t steppedTailnet) Find(ctx context.Context, nodeKey string) (id string, err error) {
-	return t.door.Find(ctx, nodeKey)
-}
-
 func (t steppedTailnet) LockKey(machine key.MachinePublic, chosenName bool) (key.NLPrivate, bool) {
 	return t.door.LockKey(machine, chosenName)
 }

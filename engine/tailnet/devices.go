@@ -13,18 +13,6 @@ import (
 	tailscale "tailscale.com/client/tailscale/v2"
 )
 
-// Find lists the tailnet's devices for the one with a node key. Errors are
-// *Error, or wrap ctx's.
-func (o *OAuth) Find(ctx context.Context, nodeKey string) (string, error) {
-	devices, err := o.Devices(ctx)
-	for _, d := range devices {
-		if d.NodeKey == nodeKey {
-			return d.ID, nil
-		}
-	}
-	return "", err
-}
-
 // Devices lists the tailnet's devices. Errors are *Error, or wrap ctx's.
 func (o *OAuth) Devices(ctx context.Context) ([]Device, error) {
 	devices, err := o.api.Devices().List(ctx)

@@ -65,9 +65,6 @@ func (s *Static) NewAuthKey(ctx context.Context, _ Node) (string, error) {
 	return s.authKey, ctx.Err()
 }
 
-// Find returns ErrNoDelete.
-func (*Static) Find(context.Context, string) (string, error) { return "", ErrNoDelete }
-
 // Delete returns ErrNoDelete.
 func (*Static) Delete(context.Context, string) error { return ErrNoDelete }
 

@@ -43,11 +43,6 @@ type Tailnet interface {
 	// may work once only, and is not to be kept.
 	NewAuthKey(ctx context.Context, n Node) (string, error)
 
-	// Find returns the tailcfg.StableNodeID of the device with a node key, as
-	// key.NodePublic.String writes it; "" means that there is none. It is for
-	// a node that may have been let in without hearing of it.
-	Find(ctx context.Context, nodeKey string) (nodeID string, err error)
-
 	// Delete removes the device with a tailcfg.StableNodeID. A device that is
 	// already gone is no error. After ErrNoDelete the node is to be logged
 	// out.
