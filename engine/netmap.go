@@ -36,6 +36,8 @@ const netmapDir = "netmap"
 const (
 	netmapPause = time.Second
 	netmapShare = 50
+	// netmapAgain is the time to the first write after a start from a netmap.
+	netmapAgain = 10 * time.Second
 )
 
 // netmapStore is a netmapcache.Store in the node's directory. A file is
@@ -79,7 +81,13 @@ type netmapKeeper struct {
 }
 
 func newNetmapKeeper(n *node) *netmapKeeper {
-	return &netmapKeeper{n: n, cache: netmapcache.NewCache(n.netmapStore()), next: time.Now().Add(netmapPause)}
+	k := &netmapKeeper{n: n, cache: netmapcache.NewCache(n.netmapStore())}
+	pause := netmapPause
+	if n.snapshot().NodeID != "" { // it starts from one, perhaps with many others
+		pause = netmapAgain
+	}
+	k.next = time.Now().Add(pause)
+	return k
 }
 
 // changed notes that the netmap has changed.
