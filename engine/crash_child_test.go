@@ -61,15 +61,13 @@ type order struct {
 	Ended   []string // of "sync"
 }
 
-// report is what a victim says: an answer, a step, or that it wants the
-// runtime's list.
+// report is what a victim says: an answer or a step.
 type report struct {
 	Done   bool
 	Err    string
 	Status []NodeStatus
 
-	Step   *point
-	Relist bool
+	Step *point
 }
 
 type victim struct {
@@ -133,7 +131,6 @@ func (v *victim) boot(o order) (err error) {
 	cfg := Config{
 		StateDir: o.Dir, AttachTimeout: 20 * time.Second, Grace: victimGrace, onStep: v.onStep,
 		Logger:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
-		Relist:     func() { v.say(report{Relist: true}) },
 		SweepAfter: victimSweepAfter, sweepFirst: 200 * time.Millisecond, sweepEvery: 500 * time.Millisecond,
 		namePause: 100 * time.Millisecond,
 	}

@@ -30,10 +30,9 @@ type process struct {
 	dead    chan struct{} // closed once it has ended and all it said is read
 	log     bytes.Buffer  // complete once it is dead
 
-	mu     sync.Mutex
-	steps  []point
-	last   time.Time // of the last step
-	relist bool
+	mu    sync.Mutex
+	steps []point
+	last  time.Time // of the last step
 }
 
 func startProcess(t *testing.T) *process {
@@ -76,11 +75,8 @@ func (p *process) listen(out *json.Decoder) {
 			break
 		}
 		p.mu.Lock()
-		switch {
-		case r.Step != nil:
+		if r.Step != nil {
 			p.steps, p.last = append(p.steps, *r.Step), time.Now()
-		case r.Relist:
-			p.relist = true
 		}
 		p.mu.Unlock()
 		if r.Done {
@@ -130,13 +126,6 @@ func (p *process) idle() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return time.Since(p.last)
-}
-
-func (p *process) wantsList() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	defer func() { p.relist = false }()
-	return p.relist
 }
 
 // rig is a node of a cluster with its runtime and its plugin, and a tailnet
@@ -346,16 +335,13 @@ func (m *rig) mustTell(o order) {
 	}
 }
 
-// until waits for a condition. Meanwhile the process may die and be followed,
-// and gets the runtime's list when it asks for it.
+// until waits for a condition. Meanwhile the process may die and be followed.
 func (m *rig) until(what string, ok func() bool, detail func() string) {
 	m.t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		switch {
 		case m.p.isDead():
 			m.restart()
-		case m.p.wantsList():
-			m.sync()
 		case ok():
 			return
 		}

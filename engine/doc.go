@@ -22,8 +22,7 @@
 //     the other and never both (node.become): what serve opens, serve closes;
 //   - one per node that watches its backend, started and joined by serve;
 //   - one per peer that is greeted after a restart, for a few seconds;
-//   - one per sandbox that has gone without a word, until that is certain, and
-//     for a moment one that asks for the runtime's list of pods;
+//   - one per sandbox that has gone without a word, until that is certain;
 //   - one per node that waits for the name it wished for, half an hour at most;
 //   - one that sweeps up devices of machines that died, hourly;
 //   - one that hears of changes of the machine's interfaces, for all backends;

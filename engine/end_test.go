@@ -8,66 +8,59 @@ import (
 	"time"
 )
 
-// relisted boots an engine whose grace never ends, and returns a channel that
-// has a value for each list that it asks for.
-func relisted(w *world) <-chan struct{} {
-	asked := make(chan struct{}, 100)
-	w.boot(func(c *Config) {
-		c.Grace = time.Hour
-		c.Relist = func() { asked <- struct{}{} }
-	})
-	return asked
-}
+// patient boots an engine whose grace never ends.
+func patient(w *world) { w.boot(func(c *Config) { c.Grace = time.Hour }) }
 
-// A pod that ends without a word is forgotten as soon as the runtime's list,
-// which the engine asks for, says that it is gone.
+// A pod that ends without a word is stopped at once, and forgotten as soon as
+// one of its containers is removed.
 func TestEndWithoutAWord(t *testing.T) {
 	w := newWorld(t)
-	asked := relisted(w)
+	patient(w)
 	p, pod := w.pod("a")
 	w.mustAttach(pod)
 	w.await(pod.UID, Running)
+	w.Suspect(pod.SandboxID) // tidied up while the pod lives
 	p.End()
-	<-asked
-	if err := w.Sync(context.Background(), nil, nil); err != nil {
-		t.Fatal(err)
-	}
+	w.await(pod.UID, Stopped)
+	w.Suspect(pod.SandboxID)
 	w.awaitForgotten(pod.UID)
 	if d := w.control.Devices(); len(d) != 0 {
 		t.Errorf("devices are left: %v", d)
 	}
 }
 
-// One that the runtime still lists as ended may get another sandbox; the
-// removal of its containers is a reason to ask again.
+// So it is if the runtime does not list it any more.
+func TestEndNotListed(t *testing.T) {
+	w := newWorld(t)
+	patient(w)
+	p, pod := w.pod("a")
+	w.mustAttach(pod)
+	w.await(pod.UID, Running)
+	p.End()
+	if err := w.Sync(context.Background(), nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitForgotten(pod.UID)
+}
+
+// One that the runtime lists as ended may get another sandbox.
 func TestEndListed(t *testing.T) {
 	w := newWorld(t)
-	asked := relisted(w)
+	patient(w)
 	p, pod := w.pod("a")
 	w.mustAttach(pod)
 	before := w.await(pod.UID, Running)
 	p.End()
-	<-asked
-	ctx := context.Background()
-	if err := w.Sync(ctx, nil, []string{pod.SandboxID}); err != nil {
+	if err := w.Sync(context.Background(), nil, []string{pod.SandboxID}); err != nil {
 		t.Fatal(err)
 	}
-	again, next := w.pod("a")
+	w.await(pod.UID, Stopped)
+	_, next := w.pod("a")
 	next.SandboxID = "sba2"
 	w.mustAttach(next)
+	w.Suspect(pod.SandboxID) // of the sandbox before
 	if after := w.await(next.UID, Running); after.NodeID != before.NodeID {
 		t.Errorf("the next sandbox's node is %s, was %s", after.NodeID, before.NodeID)
-	}
-	again.End()
-	<-asked
-	w.Suspect(next.SandboxID)
-	<-asked
-	// It had a sandbox before, so that one more might come.
-	if err := w.Sync(ctx, nil, nil); err != nil {
-		t.Fatal(err)
-	}
-	if s := w.await(next.UID, Stopped); s.NodeID != before.NodeID {
-		t.Errorf("the node is %s, was %s", s.NodeID, before.NodeID)
 	}
 }
 

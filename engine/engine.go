@@ -58,10 +58,6 @@ type Config struct {
 	// Grace is how long a pod that has disappeared without a word is
 	// remembered, for its sandbox to be made anew. 0 means one minute.
 	Grace time.Duration
-	// Relist asks for a Sync soon: a pod has gone without a word, and the
-	// runtime's list says whether for good. nil asks nobody. It must not block.
-	Relist func()
-
 	// Sockets keeps the links' sockets while this process is away; nil keeps
 	// none.
 	Sockets SocketStore
@@ -110,9 +106,6 @@ func New(cfg Config) (*Engine, error) {
 	}
 	cfg.AttachTimeout = cmp.Or(cfg.AttachTimeout, time.Minute)
 	cfg.Grace = cmp.Or(cfg.Grace, time.Minute)
-	if cfg.Relist == nil {
-		cfg.Relist = func() {}
-	}
 	if cfg.Sockets == nil {
 		cfg.Sockets = podnet.NoStore{}
 	}
@@ -257,7 +250,8 @@ func (e *Engine) Forget(ctx context.Context, sandboxID string) error {
 	return n.forget(sandboxID)
 }
 
-// Suspect says that the sandbox may have ended without a word. It returns at
+// Suspect says that a container of the sandbox was removed. If the sandbox has
+// ended without a word, that is the word: the pod is forgotten. It returns at
 // once; the engine looks for itself.
 func (e *Engine) Suspect(sandboxID string) {
 	if n := e.find(sandboxID); n != nil {

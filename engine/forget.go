@@ -63,17 +63,26 @@ func (n *node) reached() {
 }
 
 // awaitEnd forgets a sandbox that has ended without a word, or may have, once
-// that is certain. If it turns out to be alive, it is served again. It asks for
-// the runtime's list less and less often: a runtime that stops a container at
-// the time gives it only when that has ended, and holds up all else meanwhile.
+// that is certain. If it turns out to be alive, it is served again.
 func (n *node) awaitEnd(sandboxID string) {
 	if n.lookAgain(sandboxID) || !n.beginWait(sandboxID) {
 		return
 	}
-	for pause := n.e.cfg.Grace; sleep(n.e.ctx, pause) && !n.lookAgain(sandboxID); pause *= 2 {
-		n.e.cfg.Relist()
+	for sleep(n.e.ctx, n.untilDue()) && !n.lookAgain(sandboxID) {
 	}
 	n.endWait(sandboxID)
+}
+
+// untilDue is the grace period, or what is left of it: the runtime may have
+// removed the sandbox while its end was waited for already.
+func (n *node) untilDue() time.Duration {
+	n.op.Lock()
+	defer n.op.Unlock()
+	grace := n.e.cfg.Grace
+	if left := grace - time.Since(n.goneSince); !n.goneSince.IsZero() && left > 0 {
+		return left
+	}
+	return grace
 }
 
 // beginWait reports whether nobody waits for the sandbox's end yet.
@@ -93,27 +102,17 @@ func (n *node) endWait(sandboxID string) {
 	}
 }
 
-// hasGone begins the wait for a sandbox whose netns has gone, and asks for the
-// runtime's list as soon as that is likely to say more.
-func (n *node) hasGone(sandboxID string) {
-	n.e.spawn(func() { n.awaitEnd(sandboxID) })
-	n.e.spawn(func() { n.relistAfter(time.Second) })
-}
-
-// suspect looks at a sandbox of which a container was removed: it is removed
-// itself next, or was just tidied up.
+// suspect forgets the sandbox, of which a container was removed, if it has ended
+// without a word. A kubelet removes the last container of a pod that it keeps
+// only when the next one runs, in another sandbox if this one has ended.
 func (n *node) suspect(sandboxID string) {
 	n.op.Lock()
-	gone := !n.stopped && n.rec.Pod.SandboxID == sandboxID && errors.Is(n.rec.NetNS.Check(), podnet.ErrGone)
-	n.op.Unlock()
-	if gone {
-		n.relistAfter(2 * time.Second)
+	defer n.op.Unlock()
+	if n.retired || n.rec.Forgotten || n.rec.Pod.SandboxID != sandboxID || n.stopped && n.list != listedEnded {
+		return
 	}
-}
-
-func (n *node) relistAfter(d time.Duration) {
-	if sleep(n.e.ctx, d) {
-		n.e.cfg.Relist()
+	if errors.Is(n.rec.NetNS.Check(), podnet.ErrGone) {
+		n.forgetGone()
 	}
 }
 
@@ -139,6 +138,11 @@ func (n *node) lookAgain(sandboxID string) bool {
 	if !n.mayForget(time.Since(n.goneSince)) {
 		return false
 	}
+	return n.forgetGone()
+}
+
+// forgetGone reports whether the pod is forgotten.
+func (n *node) forgetGone() bool {
 	n.log.Info("the pod has gone without a word: forgetting it")
 	if err := n.forgetLocked(); err != nil {
 		n.log.Error("forgetting the pod", "err", err)

@@ -261,7 +261,8 @@ func (n *node) run(ctx context.Context) {
 		case errors.Is(err, podnet.ErrGone) && errors.Is(n.record().NetNS.Check(), podnet.ErrGone):
 			n.log.Debug("the pod is gone", "err", err)
 			n.setState(Stopped, "the pod's network namespace is gone")
-			n.hasGone(n.sandboxID())
+			id := n.sandboxID()
+			n.e.spawn(func() { n.awaitEnd(id) })
 			return
 		case errors.Is(err, podnet.ErrGone):
 			err = errors.New("the link was taken away or down: making it again")

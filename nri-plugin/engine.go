@@ -10,14 +10,13 @@ import (
 )
 
 // newEngine wires the engine to the way into the tailnet that cfg names. It
-// asks for a new list of the runtime's pods with relist, and keeps the links'
-// sockets in sockets.
-func newEngine(cfg Config, relist func(), sockets engine.SocketStore, log *slog.Logger) (*engine.Engine, error) {
+// keeps the links' sockets in sockets.
+func newEngine(cfg Config, sockets engine.SocketStore, log *slog.Logger) (*engine.Engine, error) {
 	tn, err := newTailnet(cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	return engine.New(engine.Config{StateDir: cfg.StateDir, Tailnet: tn, Relist: relist, Sockets: sockets, Logger: log})
+	return engine.New(engine.Config{StateDir: cfg.StateDir, Tailnet: tn, Sockets: sockets, Logger: log})
 }
 
 func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {

@@ -102,19 +102,22 @@ func serve(ctx context.Context, cfg Config, up parent, log *slog.Logger) error {
 		return err
 	}
 	defer ln.Close()
-	reg := &registration{socket: cfg.NRISocket, asked: make(chan struct{}, 1), log: log}
 	place, err := up.shelf()
 	if err != nil {
 		return err
 	}
 	sockets := openStore(place)
 	defer sockets.clear()
-	eng, err := newEngine(cfg, reg.relist, sockets, log)
+	eng, err := newEngine(cfg, sockets, log)
 	if err != nil {
 		return err
 	}
-	reg.plugin = &plugin{pods: eng, defaults: podDefaults{cluster: cfg.Cluster, tags: cfg.Tags}, log: log}
 	status := &statusServer{nodes: eng.Status, ln: ln}
+	reg := &registration{
+		socket: cfg.NRISocket,
+		plugin: &plugin{pods: eng, defaults: podDefaults{cluster: cfg.Cluster, tags: cfg.Tags}, log: log},
+		log:    log,
+	}
 	up.mark(markServes)
 	attrs := []any{"version", ourVersion(), "state", cfg.StateDir, "nri", cfg.NRISocket}
 	if up.restarts > 0 {

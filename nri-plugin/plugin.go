@@ -18,12 +18,12 @@ import (
 // The stub finds hooks by type assertion: without these lines a wrong
 // signature would unsubscribe a hook and nothing would say so.
 var (
-	_ stub.ConfigureInterface       = (*contact)(nil)
-	_ stub.SynchronizeInterface     = (*contact)(nil)
-	_ stub.RunPodInterface          = (*contact)(nil)
-	_ stub.StopPodInterface         = (*contact)(nil)
-	_ stub.RemovePodInterface       = (*contact)(nil)
-	_ stub.RemoveContainerInterface = (*contact)(nil)
+	_ stub.ConfigureInterface       = (*plugin)(nil)
+	_ stub.SynchronizeInterface     = (*plugin)(nil)
+	_ stub.RunPodInterface          = (*plugin)(nil)
+	_ stub.StopPodInterface         = (*plugin)(nil)
+	_ stub.RemovePodInterface       = (*plugin)(nil)
+	_ stub.RemoveContainerInterface = (*plugin)(nil)
 )
 
 // podSet is what the plugin needs of the engine.
@@ -68,20 +68,27 @@ type plugin struct {
 // pod that started while we were away never gets RunPodSandbox, and after a
 // restart of containerd neither Stop nor Remove comes for the pods before it,
 // though RemoveContainer does. Synchronize, on each connection, is what evens
-// that out. Calls may also come twice, for one after a planned change of the
-// connection, when the old one and the new one are both open for a moment.
+// that out. Calls may also come twice. The hooks of a closed connection may
+// overlap those of the next.
+//
+// A connection must not be made anew for the list alone: a registration waits
+// for all hooks under way and holds up the next, and containerd 2.4.2 hangs
+// for good if one comes while it removes a sandbox that still has containers
+// (internal/cri/server, sandbox_remove.go and container_remove.go each take
+// the lock).
 
 // Configure subscribes to all hooks here. The runtime's own configuration of
 // plugins (/etc/nri/conf.d) goes only to those that it starts itself, as of NRI
 // 0.12 (pkg/adaptation/plugin.go, newExternalPlugin). Should it ever come, it
 // is refused rather than ignored.
-func (p *plugin) Configure(ctx context.Context, config, _, _ string) (api.EventMask, error) {
+func (p *plugin) Configure(ctx context.Context, config, runtime, version string) (api.EventMask, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
 	if config != "" {
 		return 0, errors.New("the runtime's configuration of this plugin is not read: set the environment of tailscale-nri instead and remove it")
 	}
+	p.log.Info("registered with the container runtime", "runtime", runtime, "version", version)
 	return 0, nil
 }
 

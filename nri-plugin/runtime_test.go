@@ -277,17 +277,11 @@ func (f *fakePods) Suspect(id string) { f.suspected <- id }
 // startPlugin keeps a plugin registered on dir's NRI socket until the test ends.
 func startPlugin(t *testing.T, dir string, pods podSet) *logBook {
 	t.Helper()
-	_, book := startRegistration(t, dir, pods)
-	return book
-}
-
-func startRegistration(t *testing.T, dir string, pods podSet) (*registration, *logBook) {
-	t.Helper()
 	book := &logBook{grown: make(chan struct{}, 1)}
 	log := slog.New(slog.NewTextHandler(book, nil))
 	r := &registration{
 		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: testDefaults, log: log}, log: log,
-		asked: make(chan struct{}, 1), minWait: 10 * time.Millisecond, maxWait: 100 * time.Millisecond,
+		minWait: 10 * time.Millisecond, maxWait: 100 * time.Millisecond,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -298,7 +292,7 @@ func startRegistration(t *testing.T, dir string, pods podSet) (*registration, *l
 			t.Error(err)
 		}
 	})
-	return r, book
+	return book
 }
 
 // receive waits for a value.

@@ -37,9 +37,6 @@ type registration struct {
 	// starts meanwhile is attached late, so the upper one is short.
 	minWait, maxWait time.Duration
 
-	// asked has a value when the runtime's list is wanted; nil is never.
-	asked chan struct{}
-
 	reported string // the failure that the log has; "" while registered
 }
 
@@ -68,41 +65,18 @@ func (r *registration) Run(ctx context.Context) error {
 // errClosed ends a session that was registered.
 var errClosed = errors.New("the runtime closed the connection")
 
-// session stays registered until the connection is lost. It always returns an
-// error.
+// session is one connection, from dialling to its end. It always returns an
+// error. Each has a stub of its own: a stub that failed to register keeps its
+// dead connection and would use it again.
 func (r *registration) session(ctx context.Context) error {
-	c, err := r.register(ctx, slog.LevelInfo)
+	conn, err := dialNRI(ctx, r.socket)
 	if err != nil {
 		return err
 	}
-	r.reported = ""
-	for {
-		select {
-		case <-c.conn.lost:
-			c.close()
-			return errClosed
-		case <-r.asked:
-			c = r.renew(ctx, c)
-		}
-	}
-}
-
-// register makes one connection, from dialling to the runtime's configuration.
-// Each has a stub of its own: a stub that failed to register keeps its dead
-// connection and would use it again. The end of ctx closes it.
-func (r *registration) register(ctx context.Context, level slog.Level) (*contact, error) {
-	select {
-	case <-r.asked: // the list that the runtime begins with will do
-	default:
-	}
-	conn, err := dialNRI(ctx, r.socket)
-	if err != nil {
-		return nil, err
-	}
-	c := &contact{plugin: r.plugin, conn: conn, level: level, synced: make(chan struct{})}
-	c.release = context.AfterFunc(ctx, func() { conn.Close() })
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	answered := make(chan struct{})
-	c.stub, err = stub.New(c,
+	s, err := stub.New(r.plugin,
 		stub.WithLogger(quietLogger{r.log}),
 		stub.WithConnection(conn),
 		stub.WithPluginName(pluginName),
@@ -112,15 +86,16 @@ func (r *registration) register(ctx context.Context, level slog.Level) (*contact
 		// hooks. Runtimes that do not know the policy ignore it.
 		stub.WithFailurePolicy(&api.FailurePolicy{KeepConnected: true}),
 	)
-	if err == nil {
-		err = start(ctx, c.stub, conn.lost, answered)
-	}
 	if err != nil {
-		c.release()
-		conn.Close()
-		return nil, fmt.Errorf("registering on %s: %w", r.socket, err)
+		return fmt.Errorf("creating the NRI stub: %w", err)
 	}
-	return c, nil
+	if err := start(ctx, s, conn.lost, answered); err != nil {
+		return fmt.Errorf("registering on %s: %w", r.socket, err)
+	}
+	r.reported = ""
+	<-conn.lost
+	s.Stop()
+	return errClosed
 }
 
 // closeOnAnswer closes answered when the runtime answers the registration, the
