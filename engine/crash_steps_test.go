@@ -31,7 +31,7 @@ var (
 // outsideSteps are the functions that change something outside a step, and why
 // that is right.
 var outsideSteps = map[string]string{
-	"lockStateDir":      "before there is a node: the directory, and a file that is gone again",
+	"lockStateDir":      "before there is a node: the directory",
 	"record.save":       "node.save takes the step",
 	"replaceFile":       "record.save is its caller",
 	"loadRecords":       "before there is a node: what a kill left half made or half removed, and what nobody can read",
@@ -39,7 +39,9 @@ var outsideSteps = map[string]string{
 	"node.lendNetmap":   "made anew at each start",
 	"node.openState":    "an empty file is a state without keys; what is written later goes through steppedStore",
 	"ensureNodeKey":     "its store is openState's",
-	"storedKeys":        "opens a file that is there",
+	"rescue":            "before there is a node",
+	"setAside":          "mendState takes the step; else before there is a node",
+	"checkWritable":     "a file that is gone again",
 	"backend.start":     "the tailnet admits the node when it likes; its key is on disk, and the record says that it knocks",
 	"node.logOut":       "a backend that does not want to run tells nobody anything until it is logged out, which is a step",
 }

@@ -128,9 +128,11 @@ func New(cfg Config) (*Engine, error) {
 	if err := theInterfaces().watch(e.ctx.Done()); err != nil {
 		e.log.Warn("each node asks for this machine's interfaces by itself", "err", err)
 	}
+	if err := checkWritable(cfg.StateDir); err != nil {
+		e.log.Error("the state directory cannot be written: the nodes that are in it are served, new pods are refused", "err", err)
+	}
 	records, err := loadRecords(cfg.StateDir, func(dir string, err error) {
-		e.log.Error("a pod's state cannot be used and was set aside; its device, if any, must be deleted by hand",
-			"dir", dir+".damaged", "err", err)
+		e.log.Error("a pod's record cannot be used", "dir", dir, "err", err)
 	})
 	if err != nil {
 		lock.Close()
@@ -151,19 +153,11 @@ func New(cfg Config) (*Engine, error) {
 const lockPatience = 10 * time.Second
 
 // lockStateDir makes the directory and keeps every other process out of it:
-// two that serve the same nodes would each undo what the other does. It finds
-// out now rather than at the first pod that nothing can be written there. The
-// lock is on the directory, and ends with its descriptor or the process.
+// two that serve the same nodes would each undo what the other does. The lock is
+// on the directory, and ends with its descriptor or the process.
 func lockStateDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("creating the state directory %s: %w", dir, err)
-	}
-	probe := filepath.Join(dir, ".writable")
-	if err := os.WriteFile(probe, nil, 0o600); err != nil {
-		return nil, fmt.Errorf("the state directory %s cannot be written: %w", dir, err)
-	}
-	if err := os.Remove(probe); err != nil {
-		return nil, fmt.Errorf("the state directory %s cannot be written: %w", dir, err)
 	}
 	lock, err := os.Open(dir)
 	if err != nil {
@@ -243,11 +237,10 @@ func (e *Engine) Detach(ctx context.Context, sandboxID string) error {
 // device is deleted in the background, for as long as it takes. It returns
 // nil for a sandbox that it does not know.
 func (e *Engine) Forget(ctx context.Context, sandboxID string) error {
-	n := e.find(sandboxID)
-	if n == nil {
-		return ctx.Err()
+	if n := e.find(sandboxID); n != nil {
+		n.forget(sandboxID)
 	}
-	return n.forget(sandboxID)
+	return ctx.Err()
 }
 
 // Suspect says that a container of the sandbox was removed. If the sandbox has

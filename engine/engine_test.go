@@ -430,26 +430,6 @@ func TestSync(t *testing.T) {
 	}
 }
 
-func TestDamagedRecord(t *testing.T) {
-	w := newWorld(t)
-	w.boot()
-	_, good := w.pod("good")
-	_, bad := w.pod("bad")
-	w.mustAttach(good)
-	w.mustAttach(bad)
-	w.await(good.UID, Running)
-	w.await(bad.UID, Running)
-	w.halt()
-	if err := os.Truncate(filepath.Join(w.dir, bad.UID, recordFile), 10); err != nil {
-		t.Fatal(err)
-	}
-	w.boot()
-	w.await(good.UID, Running)
-	if _, err := os.Stat(filepath.Join(w.dir, bad.UID+".damaged", stateFile)); err != nil {
-		t.Errorf("the damaged state was not set aside: %v", err)
-	}
-}
-
 // Without an API nodes are logged out at their end.
 func TestStaticKey(t *testing.T) {
 	w := newWorld(t)

@@ -11,11 +11,11 @@ import (
 )
 
 // forget makes the node leave the tailnet.
-func (n *node) forget(sandboxID string) error {
+func (n *node) forget(sandboxID string) {
 	n.op.Lock()
 	defer n.op.Unlock()
 	if n.retired || n.rec.Pod.SandboxID != sandboxID || n.rec.Forgotten {
-		return nil
+		return
 	}
 	if n.rec.Retried {
 		// The pod has had another sandbox before. If this one is removed
@@ -23,19 +23,18 @@ func (n *node) forget(sandboxID string) error {
 		n.detachLocked()
 		n.removed, n.goneSince = true, time.Now()
 		n.e.spawn(func() { n.awaitEnd(sandboxID) })
-		return nil
+		return
 	}
-	return n.forgetLocked()
+	n.forgetLocked()
 }
 
-func (n *node) forgetLocked() error {
+func (n *node) forgetLocked() {
 	n.rec.Forgotten = true
-	if err := n.save(); err != nil {
-		n.rec.Forgotten = false
-		return err
-	}
+	// If that cannot be written the node leaves all the same: it frees room on
+	// the disk. A process that comes before it is done hears from the runtime
+	// that the pod is gone.
+	n.keep()
 	n.become(n.leave)
-	return nil
 }
 
 // listing is what the runtime said of the node's sandbox when it last listed
@@ -138,17 +137,13 @@ func (n *node) lookAgain(sandboxID string) bool {
 	if !n.mayForget(time.Since(n.goneSince)) {
 		return false
 	}
-	return n.forgetGone()
+	n.forgetGone()
+	return true
 }
 
-// forgetGone reports whether the pod is forgotten.
-func (n *node) forgetGone() bool {
+func (n *node) forgetGone() {
 	n.log.Info("the pod has gone without a word: forgetting it")
-	if err := n.forgetLocked(); err != nil {
-		n.log.Error("forgetting the pod", "err", err)
-		return false
-	}
-	return true
+	n.forgetLocked()
 }
 
 // mayForget reports whether a netns that cannot be found is reason enough to
@@ -196,7 +191,5 @@ func (n *node) supersede(by Pod) {
 		return
 	}
 	n.log.Info("another pod has this one's name now: forgetting it", "by", by.UID)
-	if err := n.forgetLocked(); err != nil {
-		n.log.Error("forgetting the pod", "err", err)
-	}
+	n.forgetLocked()
 }

@@ -42,6 +42,9 @@ func (n *node) leave(ctx context.Context) {
 // leaveOnce deletes every device that the node has had, or logs it out where
 // devices cannot be deleted.
 func (n *node) leaveOnce(ctx context.Context) error {
+	if _, err := n.mendState(); err != nil {
+		return err
+	}
 	r := n.record()
 	devices, err := n.devices(ctx, r)
 	if errors.Is(err, tailnet.ErrNoDelete) {
@@ -75,7 +78,7 @@ func (n *node) devices(ctx context.Context, r record) ([]tailcfg.StableNodeID, e
 	// One that it has become without hearing of it is known by its keys. The
 	// node key is not on disk yet if it was to register anew, the machine key
 	// is the same in all of them.
-	stored, err := storedKeys(n.statePath(), bridge(n.log, nil))
+	stored, err := storedKeys(n.statePath())
 	if err != nil || stored.machine.IsZero() {
 		return ids, err
 	}

@@ -29,11 +29,12 @@ type node struct {
 
 	op        sync.Mutex // attach, detach, forget and the record take turns
 	rec       record
-	fresh     bool // nothing is on disk yet
-	retired   bool // the directory is gone, and so is the node
-	seen      bool // the netns has been reached by this process
-	stopped   bool // the sandbox was detached
-	removed   bool // the runtime has removed it
+	fresh     bool   // nothing is on disk yet
+	retired   bool   // the directory is gone, and so is the node
+	seen      bool   // the netns has been reached by this process
+	stopped   bool   // the sandbox was detached
+	removed   bool   // the runtime has removed it
+	unsaved   string // why the record on disk is not n.rec, "" if it is
 	list      listing
 	awaited   string    // the sandbox whose end awaitEnd waits for
 	goneSince time.Time // its netns, as far as lookAgain has seen
@@ -142,9 +143,7 @@ func (n *node) undo(before record, pod Pod) {
 	}
 	n.rec = before
 	n.adopt(before.Pod)
-	if err := n.save(); err != nil {
-		n.log.Warn("undoing an attach", "err", err)
-	}
+	n.keep()
 }
 
 // retire removes the node from disk and from the engine. n.op is held.
@@ -352,9 +351,7 @@ func (n *node) update(change func(*record)) {
 		return
 	}
 	change(&n.rec)
-	if err := n.save(); err != nil {
-		n.log.Error("the node's record is not up to date", "err", err)
-	}
+	n.keep()
 }
 
 // record returns a copy of the record.

@@ -107,44 +107,104 @@ func (r *record) save(dir string) error {
 		return fmt.Errorf("encoding %s: %w", recordFile, err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("creating the pod's state directory: %w", err)
+		return fmt.Errorf("creating the pod's state directory: %w", remedy(err))
 	}
 	if err := replaceFile(filepath.Join(dir, recordFile), data); err != nil {
-		return fmt.Errorf("writing the pod's record: %w", err)
+		return fmt.Errorf("writing the pod's record: %w", remedy(err))
 	}
 	return nil
 }
 
-// replaceFile writes a file, 0600, under another name first.
-func replaceFile(path string, data []byte) error {
-	next := path + ".new"
-	if err := os.WriteFile(next, data, 0o600); err != nil {
-		return err
+// keep writes the record, now or as soon as it can be written. n.op is held.
+func (n *node) keep() {
+	was := n.unsaved
+	if n.trySave(); was == "" && n.unsaved != "" {
+		n.e.spawn(n.keepTrying)
 	}
-	return os.Rename(next, path)
 }
 
-func loadRecord(dir string) (record, error) {
-	var r record
-	data, err := os.ReadFile(filepath.Join(dir, recordFile))
+// trySave writes the record, and logs a failure once. n.op is held.
+func (n *node) trySave() {
+	err := n.save()
+	switch {
+	case err == nil:
+		if n.unsaved != "" {
+			n.log.Info("the node's record is up to date on disk again")
+		}
+		n.unsaved = ""
+	case err.Error() != n.unsaved:
+		n.unsaved = err.Error()
+		n.log.Error("the node's record on disk is not up to date, trying again; the node goes on", "err", err)
+	}
+}
+
+// keepTrying writes the record once it can be written.
+func (n *node) keepTrying() {
+	again := func() bool {
+		n.op.Lock()
+		defer n.op.Unlock()
+		if !n.retired && n.unsaved != "" {
+			n.trySave()
+		}
+		return !n.retired && n.unsaved != ""
+	}
+	for pause := newBackoff(); sleep(n.e.ctx, pause.next()) && again(); {
+	}
+}
+
+// replaceFile writes a file, 0600, under another name first. What a kill leaves
+// under that name is overwritten by the next.
+func replaceFile(path string, data []byte) error {
+	next := path + ".new"
+	err := os.WriteFile(next, data, 0o600)
+	if err == nil {
+		err = os.Rename(next, path)
+	}
 	if err != nil {
-		return r, fmt.Errorf("reading the pod's record: %w", err)
+		os.Remove(next) // a full disk needs the room
 	}
-	if err := json.Unmarshal(data, &r); err != nil {
-		return r, fmt.Errorf("%s is damaged: %w", filepath.Join(dir, recordFile), err)
+	return err
+}
+
+// errOtherPod is of a directory that was copied or renamed: its key is
+// another node's.
+var errOtherPod = errors.New("is of another pod")
+
+// loadRecord reads the record of a pod's directory.
+func loadRecord(dir string) (record, error) {
+	path := filepath.Join(dir, recordFile)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return record{}, fmt.Errorf("reading the pod's record: %w", err)
 	}
-	if r.Version != recordVersion {
-		return r, fmt.Errorf("%s has version %d, want %d", filepath.Join(dir, recordFile), r.Version, recordVersion)
-	}
-	if r.Pod.UID != filepath.Base(dir) {
-		return r, fmt.Errorf("%s is of pod %q", filepath.Join(dir, recordFile), r.Pod.UID)
+	r, err := parseRecord(data, filepath.Base(dir))
+	if err != nil {
+		return record{}, fmt.Errorf("%s %w", path, err)
 	}
 	return r, nil
 }
 
-// loadRecords returns the records below stateDir by directory. One that
-// cannot be read is reported by bad and set aside: it keeps no other pod from
-// its node. A directory without a record is one that was being made or
+// parseRecord reads the record of the pod with the UID.
+func parseRecord(data []byte, uid string) (record, error) {
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return record{}, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	switch {
+	case r.Version != recordVersion:
+		return record{}, fmt.Errorf("has version %d, want %d", r.Version, recordVersion)
+	case r.Pod.UID != uid:
+		return record{}, fmt.Errorf("%w: %q", errOtherPod, r.Pod.UID)
+	case r.Pod.SandboxID == "" || r.Link != podnet.HostLink(r.Pod.SandboxID):
+		// A link of another name may be anyone's, and we would delete it.
+		return record{}, fmt.Errorf("%w: sandbox %q has no link %q", errDamaged, r.Pod.SandboxID, r.Link)
+	}
+	return r, nil
+}
+
+// loadRecords returns the records below stateDir by directory. One that cannot
+// be read, or saved what can be of it, is reported by bad and keeps no other
+// pod from its node. A directory without a record is one that was being made or
 // removed: there was no device yet, or none any more.
 func loadRecords(stateDir string, bad func(dir string, err error)) (map[string]record, error) {
 	entries, err := os.ReadDir(stateDir)
@@ -157,24 +217,80 @@ func loadRecords(stateDir string, bad func(dir string, err error)) (map[string]r
 	records := map[string]record{}
 	for _, entry := range entries {
 		dir := filepath.Join(stateDir, entry.Name())
-		if !entry.IsDir() || !validUID.MatchString(entry.Name()) || filepath.Ext(dir) == ".damaged" {
+		if !entry.IsDir() || !validUID.MatchString(entry.Name()) || isSetAside(dir) {
 			continue
 		}
 		r, err := loadRecord(dir)
 		switch {
-		case err == nil:
-			records[dir] = r
-			continue
 		case errors.Is(err, fs.ErrNotExist):
 			if err := os.RemoveAll(dir); err != nil {
-				return nil, fmt.Errorf("removing the rest of a pod's state: %w", err)
+				bad(dir, fmt.Errorf("removing the rest of a pod's state: %w", remedy(err)))
 			}
 			continue
+		case err != nil:
+			var rescued bool
+			r, rescued, err = rescue(dir, err)
+			bad(dir, err)
+			if !rescued {
+				continue
+			}
 		}
-		if renameErr := os.Rename(dir, dir+".damaged"); renameErr != nil {
-			err = errors.Join(err, fmt.Errorf("setting it aside: %w", renameErr))
-		}
-		bad(dir, err)
+		records[dir] = r
 	}
 	return records, nil
+}
+
+// unknownSandbox is the sandbox of a pod of which nobody knows it.
+const unknownSandbox = "unknown"
+
+// rescue saves what can be saved of a pod whose record cannot be used, for the
+// reason given, and returns an error that says what became of it.
+//
+// If the node's key is whole, the record alone is set aside. The one in its
+// place knows no more than that there may be a device with this key: when the
+// pod is attached, it is that device again; when it is gone, the device is
+// found by the key. Otherwise all is set aside.
+func rescue(dir string, cause error) (r record, ok bool, err error) {
+	k, err := storedKeys(filepath.Join(dir, stateFile))
+	if err != nil || k.node.IsZero() || errors.Is(cause, errOtherPod) {
+		if err != nil {
+			cause = fmt.Errorf("%w; %w", cause, err)
+		}
+		return record{}, false, fmt.Errorf("%w; %w", cause, abandon(dir))
+	}
+	// Retried: the pod may have a sandbox, or be about to get one.
+	r = record{
+		Pod:  Pod{UID: filepath.Base(dir), SandboxID: unknownSandbox},
+		Link: podnet.HostLink(unknownSandbox), Registering: true, Retried: true,
+	}
+	aside, err := freeName(filepath.Join(dir, recordFile))
+	if err == nil {
+		err = os.Link(filepath.Join(dir, recordFile), aside)
+	}
+	if err == nil {
+		if err = errors.Join(r.newSecrets(), r.save(dir)); err != nil {
+			os.Remove(aside)
+		}
+	}
+	if err != nil {
+		return record{}, false, fmt.Errorf("%w; setting it aside: %w", cause, remedy(err))
+	}
+	return r, true, fmt.Errorf("%w; it was set aside as %s; the node's key is whole: the pod gets its device back when it is attached", cause, aside)
+}
+
+// deviceIn finds the device in a record of which nothing else may be whole.
+var deviceIn = regexp.MustCompile(`"nodeID":\s*"([A-Za-z0-9]+)"`)
+
+// abandon sets a pod's directory aside, and returns an error that says so.
+func abandon(dir string) error {
+	device := "its device, if it had one, is to be deleted by hand"
+	data, _ := os.ReadFile(filepath.Join(dir, recordFile))
+	if id := deviceIn.FindSubmatch(data); id != nil {
+		device = fmt.Sprintf("device %s is to be deleted by hand, unless another pod has it", id[1])
+	}
+	aside, err := setAside(dir)
+	if err != nil {
+		return fmt.Errorf("setting the pod's state aside: %w", remedy(err))
+	}
+	return fmt.Errorf("the pod's state was set aside as %s; %s", aside, device)
 }

@@ -22,7 +22,17 @@ import (
 // serve brings the node up and keeps it up until ctx is done, which is no
 // error, or something is wrong. The link stays in either case.
 func (n *node) serve(ctx context.Context) error {
+	keyed, err := n.mendState()
+	if err != nil {
+		return err
+	}
 	r := n.record()
+	if !keyed || n.loginNeeded() {
+		// What comes of a login must not be forgotten.
+		if err := checkWritable(n.dir); err != nil {
+			return fmt.Errorf("the node's keys cannot be kept: %w", err)
+		}
+	}
 	link, err := n.ensureLink(r)
 	if err != nil {
 		return err
@@ -79,6 +89,8 @@ func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error)
 	}
 	n.e.succeed(ctx, r.Pod)
 	n.update(func(r *record) { r.Registering = true })
+	ctx, cancel := context.WithTimeout(ctx, n.e.cfg.AttachTimeout)
+	defer cancel()
 	key, err := n.e.cfg.Tailnet.NewAuthKey(ctx, tailnet.Node{
 		Hostname:    r.Pod.Hostname,
 		Tags:        r.Pod.Tags,
