@@ -233,9 +233,9 @@ func (e *Engine) Detach(ctx context.Context, sandboxID string) error {
 }
 
 // Forget makes the sandbox's node leave the tailnet and forgets it, unless
-// the pod has another sandbox by now. It returns once that is on disk; the
-// device is deleted in the background, for as long as it takes. It returns
-// nil for a sandbox that it does not know.
+// the pod has another sandbox by now. It returns at once, with the intent on
+// disk if the disk takes it; the device is deleted in the background, for as
+// long as it takes. It does nothing about a sandbox that it does not know.
 func (e *Engine) Forget(ctx context.Context, sandboxID string) error {
 	if n := e.find(sandboxID); n != nil {
 		n.forget(sandboxID)

@@ -21,11 +21,12 @@ type Config struct {
 	LoginServer          string // "" is Tailscale's own
 	APIURL               string
 	AuthKeyTTL           time.Duration
-	Cluster              string   // a DNS label of at most maxCluster characters
-	Tags                 []string // "tag:…"; empty with AuthKey unless TS_TAGS is set
-	StateDir             string   // absolute
-	StatusSocket         string   // absolute
-	NRISocket            string   // absolute
+	Cluster              string        // a DNS label of at most maxCluster characters
+	Tags                 []string      // "tag:…"; empty with AuthKey unless TS_TAGS is set
+	SweepAfter           time.Duration // 0 never
+	StateDir             string        // absolute
+	StatusSocket         string        // absolute
+	NRISocket            string        // absolute
 	LogLevel             slog.Level
 	LogJSON              bool
 }
@@ -36,6 +37,8 @@ const (
 	// The API takes keys of up to 90 days; one of a few seconds may expire
 	// before the node has used it.
 	minKeyTTL, maxKeyTTL = 10 * time.Second, 90 * 24 * time.Hour
+	// A machine that is away for less comes back with its pods.
+	minSweepAfter = time.Hour
 )
 
 // readConfig reads and checks the environment. Its error has one line for each
@@ -51,6 +54,7 @@ func readConfig(getenv func(string) string) (Config, error) {
 		AuthKeyTTL:   r.keyTTL(envAuthKeyTTL),
 		Cluster:      r.cluster(envCluster),
 		Tags:         r.tags(envTags),
+		SweepAfter:   r.sweepAfter(envSweepAfter),
 		StateDir:     r.path(envStateDir),
 		StatusSocket: r.path(envStatusSocket),
 		NRISocket:    r.path(envNRISocket),
@@ -143,6 +147,15 @@ func (r *reader) keyTTL(key string) time.Duration {
 	d, err := time.ParseDuration(v)
 	if err != nil || d < minKeyTTL || d > maxKeyTTL {
 		r.bad(key, v, fmt.Sprintf("write a duration such as 5m, from %v to %.0fh", minKeyTTL, maxKeyTTL.Hours()))
+	}
+	return d
+}
+
+func (r *reader) sweepAfter(key string) time.Duration {
+	v := r.text(key)
+	d, err := time.ParseDuration(v)
+	if err != nil || d != 0 && d < minSweepAfter {
+		r.bad(key, v, fmt.Sprintf("write a duration such as 168h, %v at least, or 0 to keep all", minSweepAfter))
 	}
 	return d
 }

@@ -21,7 +21,7 @@ func environment(vars map[string]string) func(string) string {
 func TestReadConfig(t *testing.T) {
 	standard := Config{
 		OAuthID: "id", OAuthSecret: secret,
-		APIURL: "https://api.tailscale.com", AuthKeyTTL: 5 * time.Minute,
+		APIURL: "https://api.tailscale.com", AuthKeyTTL: 5 * time.Minute, SweepAfter: 168 * time.Hour,
 		Cluster: "k8s", Tags: []string{"tag:k8s-pod"},
 		StateDir: "/var/lib/tailscale-nri", StatusSocket: "/run/tailscale-nri/status.sock",
 		NRISocket: "/var/run/nri/nri.sock", LogLevel: slog.LevelInfo,
@@ -41,7 +41,7 @@ func TestReadConfig(t *testing.T) {
 		{"defaults", oauth, nil, standard},
 		{"empty is not set", oauth, map[string]string{envCluster: "", envAPIURL: " ", envAuthKey: ""}, standard},
 		{"all", oauth, map[string]string{
-			envLoginServer: "https://hs.example.com/", envAPIURL: "http://127.0.0.1:1/api", envAuthKeyTTL: "90s",
+			envLoginServer: "https://hs.example.com/", envAPIURL: "http://127.0.0.1:1/api", envAuthKeyTTL: "90s", envSweepAfter: "0",
 			envCluster: "prod-eu", envTags: "tag:a, tag:b", envStateDir: "/s/", envStatusSocket: "/t", envNRISocket: "/n",
 			envLogLevel: "DEBUG", envLogFormat: "json",
 		}, Config{
@@ -83,6 +83,7 @@ func TestReadConfigRefuses(t *testing.T) {
 		{"login server", oauth(envLoginServer, "hs.example.com"), "TS_LOGIN_SERVER|https://host"},
 		{"API URL with password", oauth(envAPIURL, "https://u:"+secret+"@host"), "TS_API_URL|without user"},
 		{"API URL that is none", oauth(envAPIURL, "https://"+secret+"%zz"), "TS_API_URL|https://host"},
+		{"sweeps too soon", oauth(envSweepAfter, "5m"), `TS_SWEEP_AFTER is "5m"|1h0m0s at least|0 to keep all`},
 		{"no duration", oauth(envAuthKeyTTL, "5"), `AUTH_KEY_TTL is "5"|such as 5m`},
 		{"short duration", oauth(envAuthKeyTTL, "1s"), `AUTH_KEY_TTL is "1s"|from 10s`},
 		{"long duration", oauth(envAuthKeyTTL, "2161h"), `AUTH_KEY_TTL is "2161h"|2160h`},

@@ -16,7 +16,11 @@ func newEngine(cfg Config, sockets engine.SocketStore, log *slog.Logger) (*engin
 	if err != nil {
 		return nil, err
 	}
-	return engine.New(engine.Config{StateDir: cfg.StateDir, Tailnet: tn, Sockets: sockets, Logger: log})
+	after := cfg.SweepAfter
+	if after == 0 {
+		after = -1 // the engine's word for never
+	}
+	return engine.New(engine.Config{StateDir: cfg.StateDir, Tailnet: tn, SweepAfter: after, Sockets: sockets, Logger: log})
 }
 
 func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {

@@ -25,6 +25,7 @@ const (
 	envAuthKeyTTL   = "AUTH_KEY_TTL"
 	envCluster      = "CLUSTER_NAME"
 	envTags         = "TS_TAGS"
+	envSweepAfter   = "TS_SWEEP_AFTER"
 	envStateDir     = "TS_STATE_DIR"
 	envStatusSocket = "TS_STATUS_SOCKET"
 	envNRISocket    = "NRI_SOCKET"
@@ -43,6 +44,7 @@ func settings() []setting {
 		{envAuthKeyTTL, "5m", "how long a minted key is good for"},
 		{envCluster, "k8s", "first part of a pod's default hostname"},
 		{envTags, "tag:k8s-pod", "a pod's default tags, comma separated; none with " + envAuthKey},
+		{envSweepAfter, "168h", "how long a device of a machine that died is unseen before it is deleted; 0 keeps all"},
 		{envStateDir, "/var/lib/tailscale-nri", "identities of the pods' nodes"},
 		{envStatusSocket, "/run/tailscale-nri/status.sock", "where the status is served"},
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},
