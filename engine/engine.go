@@ -125,7 +125,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, log: cfg.Logger, lock: lock, queue: newQueue(), nodes: map[string]*node{}}
 	e.cfg.Tailnet = steppedTailnet{cfg.Tailnet, e}
 	e.ctx, e.stop = context.WithCancel(context.Background())
-	if err := theInterfaces().watch(e.ctx.Done()); err != nil {
+	if err := podnet.ShareInterfaces(e.ctx.Done()); err != nil {
 		e.log.Warn("each node asks for this machine's interfaces by itself", "err", err)
 	}
 	if err := checkWritable(cfg.StateDir); err != nil {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package engine
+package podnet
 
 import (
 	"fmt"
@@ -31,8 +31,11 @@ var theInterfaces = sync.OnceValue(func() *interfaces {
 	return in
 })
 
-// watch keeps the list fresh until done is closed. Without a watch it is made
+// ShareInterfaces has all backends of this process see one list of this
+// machine's interfaces, kept fresh until done is closed. Afterwards it is made
 // anew each time.
+func ShareInterfaces(done <-chan struct{}) error { return theInterfaces().watch(done) }
+
 func (in *interfaces) watch(done <-chan struct{}) error {
 	links, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64)
 	if err := netlink.LinkSubscribe(links, done); err != nil {
