@@ -46,9 +46,10 @@ demo-down: build lab-tools ## end the demo that KEEP=1 left up
 	@$(BUILD)/bin/lab demo down
 
 # The race detector where goroutines of ours meet. The fault table starts over a
-# thousand processes, which take twice as long under it; what they run, the
-# other tests run under it. The processes of the end-to-end tests are the ones that "make build" made. The lab's tests want a
-# stock tailscale.com, since tsnet does not compile with the program's tags.
+# thousand processes, which take twice as long under it; what they run, other
+# tests run under it. The processes of the end-to-end tests are the ones that
+# "make build" made. The lab's tests want a stock tailscale.com, since tsnet does
+# not compile with the program's tags.
 .PHONY: test
 test: build lab-tools ## run all tests: unit, kernel, engine, plugin and end to end
 	CGO_ENABLED=1 nice $(GO) test -race -timeout 20m -tags $(TAGS) -skip TestKilledAtEachStep ./engine/... ./nri-plugin/...

@@ -31,6 +31,7 @@ var (
 // outsideSteps are the functions that change something outside a step, and why
 // that is right.
 var outsideSteps = map[string]string{
+	"New":               "ShareInterfaces changes nothing",
 	"lockStateDir":      "before there is a node: the directory",
 	"record.save":       "node.save takes the step",
 	"replaceFile":       "record.save is its caller",

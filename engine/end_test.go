@@ -19,7 +19,6 @@ func TestEndWithoutAWord(t *testing.T) {
 	p, pod := w.pod("a")
 	w.mustAttach(pod)
 	w.await(pod.UID, Running)
-	w.Suspect(pod.SandboxID) // tidied up while the pod lives
 	p.End()
 	w.await(pod.UID, Stopped)
 	w.Suspect(pod.SandboxID)

@@ -78,6 +78,8 @@ type netmapKeeper struct {
 	cache *netmapcache.Cache
 	due   <-chan time.Time // nil while nothing has changed
 	next  time.Time        // the earliest time of the next write
+
+	warned string // the failure last logged
 }
 
 func newNetmapKeeper(n *node) *netmapKeeper {
@@ -111,7 +113,11 @@ func (k *netmapKeeper) keep(b *ipnlocal.LocalBackend) {
 	if err == nil {
 		err = k.cache.Store(context.Background(), nm)
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		k.warned = ""
+	case err.Error() != k.warned:
+		k.warned = err.Error()
 		k.n.log.Warn("keeping the netmap for the next start", "err", err)
 	}
 }

@@ -44,7 +44,7 @@ func settings() []setting {
 		{envAuthKeyTTL, "5m", "how long a minted key is good for"},
 		{envCluster, "k8s", "first part of a pod's default hostname"},
 		{envTags, "tag:k8s-pod", "a pod's default tags, comma separated; none with " + envAuthKey},
-		{envSweepAfter, "168h", "how long a device of a machine that died is unseen before it is deleted; 0 keeps all"},
+		{envSweepAfter, "168h", "how old a dead machine's devices get; 0 keeps all"},
 		{envStateDir, "/var/lib/tailscale-nri", "identities of the pods' nodes"},
 		{envStatusSocket, "/run/tailscale-nri/status.sock", "where the status is served"},
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},
