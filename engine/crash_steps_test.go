@@ -40,6 +40,7 @@ var outsideSteps = map[string]string{
 	"node.lendNetmap":   "made anew at each start",
 	"node.openState":    "an empty file is a state without keys; what is written later goes through steppedStore",
 	"ensureNodeKey":     "its store is openState's",
+	"removeHalfWritten": "before there is a node",
 	"rescue":            "before there is a node",
 	"setAside":          "mendState takes the step; else before there is a node",
 	"checkWritable":     "a file that is gone again",

@@ -220,6 +220,9 @@ func loadRecords(stateDir string, bad func(dir string, err error)) (map[string]r
 		if !entry.IsDir() || !validUID.MatchString(entry.Name()) || isSetAside(dir) {
 			continue
 		}
+		if err := removeHalfWritten(dir); err != nil {
+			bad(dir, fmt.Errorf("removing what is half written: %w", remedy(err)))
+		}
 		r, err := loadRecord(dir)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -238,6 +241,25 @@ func loadRecords(stateDir string, bad func(dir string, err error)) (map[string]r
 		records[dir] = r
 	}
 	return records, nil
+}
+
+// halfWritten is what the next version of a file is called until it is whole:
+// by us, by tailscale.com's atomicfile, and by checkWritable.
+var halfWritten = regexp.MustCompile(`\.new$|\.tmp[0-9]+$|^\.writable$`)
+
+// removeHalfWritten removes what a kill has left in a pod's directory: there may
+// be keys in it, and it would stay for as long as the pod.
+func removeHalfWritten(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if halfWritten.MatchString(entry.Name()) {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, entry.Name())))
+		}
+	}
+	return err
 }
 
 // unknownSandbox is the sandbox of a pod of which nobody knows it.

@@ -279,3 +279,34 @@ func TestDamagedRecordKeepsDevice(t *testing.T) {
 		t.Errorf("devices: %v, want two", d)
 	}
 }
+
+// What a kill has left half written goes at the next start, and nothing else.
+func TestHalfWritten(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "uid")
+	_, data := newRecord(t, "uid")
+	state, _ := newState(t)
+	putDir(t, dir, data, state)
+	kept := []string{stateFile + damagedExt, "netmap", "notes.new.txt"}
+	for _, name := range append(kept, stateFile+".tmp2677123969", recordFile+".new", "netmap.new", ".writable") {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	records, err := loadRecords(filepath.Dir(dir), func(dir string, err error) { t.Error(dir, err) })
+	if err != nil || len(records) != 1 {
+		t.Fatal(records, err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, entry := range entries {
+		got = append(got, entry.Name())
+	}
+	want := append(kept, stateFile, recordFile)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("left: %q, want %q", got, want)
+	}
+}
