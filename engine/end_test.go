@@ -9,20 +9,27 @@ import (
 )
 
 // patient boots an engine whose grace never ends.
-func patient(w *world) { w.boot(func(c *Config) { c.Grace = time.Hour }) }
+func patient(w *world) { w.boot(graceOf(time.Hour)) }
 
-// A pod that ends without a word is stopped at once, and forgotten as soon as
+func graceOf(d time.Duration) func(*Config) { return func(c *Config) { c.Grace = d } }
+
+// A pod that ends without a word is stopped at once, and forgotten soon after
 // one of its containers is removed.
 func TestEndWithoutAWord(t *testing.T) {
+	const grace = time.Minute
 	w := newWorld(t)
-	patient(w)
+	w.boot(graceOf(grace))
 	p, pod := w.pod("a")
 	w.mustAttach(pod)
 	w.await(pod.UID, Running)
+	start := time.Now()
 	p.End()
 	w.await(pod.UID, Stopped)
 	w.Suspect(pod.SandboxID)
 	w.awaitForgotten(pod.UID)
+	if took := time.Since(start); took > grace*3/4 {
+		t.Errorf("it took %v: nobody has listened to Suspect", took)
+	}
 	if d := w.control.Devices(); len(d) != 0 {
 		t.Errorf("devices are left: %v", d)
 	}
@@ -60,6 +67,37 @@ func TestEndListed(t *testing.T) {
 	w.Suspect(pod.SandboxID) // of the sandbox before
 	if after := w.await(next.UID, Running); after.NodeID != before.NodeID {
 		t.Errorf("the next sandbox's node is %s, was %s", after.NodeID, before.NodeID)
+	}
+}
+
+// A kubelet that makes a sandbox anew removes the old one's init containers just
+// before: that is no end.
+func TestContainerOfTheSandboxBefore(t *testing.T) {
+	for name, listed := range map[string]bool{"listed as ended": true, "after a restart of the runtime": false} {
+		t.Run(name, func(t *testing.T) {
+			const grace = 4 * time.Second
+			w := newWorld(t)
+			w.boot(graceOf(grace))
+			p, pod := w.pod("a")
+			w.mustAttach(pod)
+			before := w.await(pod.UID, Running)
+			p.End()
+			if listed {
+				if err := w.Sync(context.Background(), nil, []string{pod.SandboxID}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.await(pod.UID, Stopped)
+			w.Suspect(pod.SandboxID)
+			_, next := w.pod("a")
+			next.SandboxID = "sba2"
+			w.mustAttach(next)
+			w.await(next.UID, Running)
+			sleep(t.Context(), grace/2) // twice as long as Suspect waits
+			if after := w.await(next.UID, Running); after.NodeID != before.NodeID {
+				t.Errorf("the next sandbox's node is %s, was %s", after.NodeID, before.NodeID)
+			}
+		})
 	}
 }
 

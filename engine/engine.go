@@ -90,6 +90,7 @@ type Engine struct {
 
 	mu    sync.Mutex
 	nodes map[string]*node // by pod UID
+	late  late
 }
 
 // New returns an Engine with the nodes that an earlier process recorded. They
@@ -123,6 +124,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 
 	e := &Engine{cfg: cfg, log: cfg.Logger, lock: lock, queue: newQueue(), nodes: map[string]*node{}}
+	e.late.refused = map[string]NodeStatus{}
 	e.cfg.Tailnet = steppedTailnet{cfg.Tailnet, e}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	if err := podnet.ShareInterfaces(e.ctx.Done()); err != nil {
@@ -217,6 +219,9 @@ func (e *Engine) Attach(ctx context.Context, pod Pod) error {
 	}
 	for {
 		err := e.nodeOf(pod).attach(pod)
+		if err == nil {
+			e.settled(pod.UID)
+		}
 		if !errors.Is(err, errRetired) {
 			return err
 		}
@@ -266,13 +271,17 @@ func (e *Engine) Sync(ctx context.Context, live []Pod, ended []string) error {
 	for _, id := range ended {
 		lists[id] = listedEnded
 	}
+	anew := map[string]bool{}
 	for _, pod := range live {
-		lists[pod.SandboxID] = listedLive
+		lists[pod.SandboxID], anew[pod.UID] = listedLive, true
 	}
 	for _, n := range e.snapshot() {
 		id := n.sandboxID()
 		l, ok := lists[id]
-		if !ok {
+		switch {
+		case anew[n.uid] && l != listedLive:
+			l = listedAnew
+		case !ok:
 			l = notListed
 		}
 		n.listed(l)
@@ -280,7 +289,8 @@ func (e *Engine) Sync(ctx context.Context, live []Pod, ended []string) error {
 			e.spawn(func() { n.awaitEnd(id) })
 		}
 	}
-	e.spawn(func() { e.attachAll(live) })
+	round := e.nextRound()
+	e.spawn(func() { e.attachAll(live, round) })
 	return nil
 }
 
@@ -302,28 +312,12 @@ func onePerUID(pods []Pod) []Pod {
 	return out
 }
 
-// attachAll attaches the pods one after the other: it is a few milliseconds
-// each, and the first to be served is served soonest.
-func (e *Engine) attachAll(pods []Pod) {
-	for _, pod := range pods {
-		err := e.Attach(e.ctx, pod)
-		switch {
-		case e.ctx.Err() != nil:
-			return
-		case errors.Is(err, podnet.ErrGone):
-			e.log.Debug("the pod ended before it was attached", "pod", pod.Namespace+"/"+pod.Name, "sandbox", pod.SandboxID)
-		case err != nil:
-			e.log.Error("attaching late", "pod", pod.Namespace+"/"+pod.Name, "sandbox", pod.SandboxID, "err", err)
-		}
-	}
-}
-
-// Status returns a snapshot of every node, by namespace and pod.
+// Status returns a snapshot of every node, and of every pod that was to get one
+// late and has been refused, by namespace and pod.
 func (e *Engine) Status() []NodeStatus {
-	nodes := e.snapshot()
-	out := make([]NodeStatus, len(nodes))
-	for i, n := range nodes {
-		out[i] = n.snapshot()
+	out := e.refused()
+	for _, n := range e.snapshot() {
+		out = append(out, n.snapshot())
 	}
 	slices.SortFunc(out, func(a, b NodeStatus) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.UID, b.UID))

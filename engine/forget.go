@@ -17,9 +17,10 @@ func (n *node) forget(sandboxID string) {
 	if n.retired || n.rec.Pod.SandboxID != sandboxID || n.rec.Forgotten {
 		return
 	}
-	if n.rec.Retried {
-		// The pod has had another sandbox before. If this one is removed
-		// because it failed, the next is on its way.
+	if n.rec.Retried || n.list == listedAnew {
+		// The pod has had another sandbox before, or has one that is still to be
+		// attached. If this one is removed because it failed, the next is on its
+		// way.
 		n.detachLocked()
 		n.removed, n.goneSince = true, time.Now()
 		n.e.spawn(func() { n.awaitEnd(sandboxID) })
@@ -45,6 +46,7 @@ const (
 	unknown listing = iota
 	listedLive
 	listedEnded
+	listedAnew // with another sandbox, which has not been attached yet
 	notListed
 )
 
@@ -102,18 +104,36 @@ func (n *node) endWait(sandboxID string) {
 }
 
 // suspect forgets the sandbox, of which a container was removed, if it has ended
-// without a word. A kubelet removes the last container of a pod that it keeps
-// only when the next one runs, in another sandbox if this one has ended.
+// without a word and gets no successor soon: a kubelet that makes a sandbox
+// anew removes the init containers of the old one just before.
 func (n *node) suspect(sandboxID string) {
-	n.op.Lock()
-	defer n.op.Unlock()
-	if n.retired || n.rec.Forgotten || n.rec.Pod.SandboxID != sandboxID || n.stopped && n.list != listedEnded {
+	if !n.endedUnsaid(sandboxID) || !sleep(n.e.ctx, n.e.cfg.Grace/4) || !n.endedUnsaid(sandboxID) {
 		return
 	}
-	if errors.Is(n.rec.NetNS.Check(), podnet.ErrGone) {
+	n.op.Lock()
+	defer n.op.Unlock()
+	if !n.rec.Forgotten && n.rec.Pod.SandboxID == sandboxID && !n.retired {
 		n.forgetGone()
 	}
 }
+
+// endedUnsaid reports whether the sandbox has ended and the runtime has not said
+// so, or has said no more than that in its list.
+func (n *node) endedUnsaid(sandboxID string) bool {
+	n.op.Lock()
+	defer n.op.Unlock()
+	switch {
+	case n.retired || n.rec.Forgotten || n.rec.Pod.SandboxID != sandboxID:
+		return false
+	case n.list == listedAnew, n.stopped && n.list != listedEnded:
+		return false
+	}
+	return errors.Is(n.rec.NetNS.Check(), podnet.ErrGone)
+}
+
+// listedGraces is how many grace periods a pod has whose sandbox the runtime
+// lists as ended.
+const listedGraces = 10
 
 // lookAgain reports whether there is nothing left to wait for.
 func (n *node) lookAgain(sandboxID string) bool {
@@ -135,6 +155,10 @@ func (n *node) lookAgain(sandboxID string) bool {
 		n.goneSince = time.Now()
 	}
 	if !n.mayForget(time.Since(n.goneSince)) {
+		if n.list == listedEnded {
+			until := n.goneSince.Add(listedGraces * n.e.cfg.Grace).Format(time.TimeOnly)
+			n.setState(Stopped, "the runtime listed its sandbox as ended: kept for another one until "+until)
+		}
 		return false
 	}
 	n.forgetGone()
@@ -154,10 +178,12 @@ func (n *node) forgetGone() {
 func (n *node) mayForget(waited time.Duration) bool {
 	grace := n.e.cfg.Grace
 	switch {
+	case n.list == listedAnew:
+		return false
 	case n.list == notListed && !n.removed && !n.rec.Retried:
 		return true
 	case n.list == listedEnded && !n.removed:
-		return waited >= 10*grace
+		return waited >= listedGraces*grace
 	}
 	return waited >= grace && (n.seen || n.removed || n.list == notListed)
 }

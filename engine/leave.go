@@ -101,19 +101,24 @@ func (n *node) logOut(ctx context.Context, r record) error {
 	if r.NodeID == "" && !r.Registering {
 		return nil // it never knocked
 	}
-	b, err := n.openBackend(r, nil, nil, bridge(n.log, nil))
+	limit := n.e.cfg.AttachTimeout
+	b, err := within(limit, "opening the backend", func() (*backend, error) {
+		return n.openBackend(r, nil, nil, bridge(n.log, nil))
+	}, (*backend).close)
 	if err != nil {
 		return err
 	}
-	defer b.close()
+	defer n.closeBackend(b)
 	// A backend that syncs would log in while it is logged out, and the two
 	// race (control/controlclient/direct.go, doLogin).
 	p := prefs(r.Pod, n.e.cfg.Tailnet.ControlURL())
 	p.WantRunning, p.Sync = false, opt.NewBool(false)
-	if err := b.Start(ipn.Options{UpdatePrefs: p}); err != nil {
+	if _, err := within(limit, "starting the backend", func() (struct{}, error) {
+		return struct{}{}, b.Start(ipn.Options{UpdatePrefs: p})
+	}, func(struct{}) {}); err != nil {
 		return fmt.Errorf("starting the backend: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, n.e.cfg.AttachTimeout)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if err := n.e.take(stepLogOut, func() error { return b.Logout(ctx, ipnauth.Self) }); err != nil {
 		return fmt.Errorf("logging out: %w", err)

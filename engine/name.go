@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -51,7 +52,7 @@ func (n *node) keepName(ctx context.Context, given, wished string) {
 		}
 		last = err
 		log.Debug("waiting for the name", "reason", err)
-		if !sleep(ctx, pause) {
+		if !sleep(ctx, pause/2+rand.N(pause)) {
 			return
 		}
 		pause = min(2*pause, nameLongest)
@@ -87,8 +88,11 @@ func (n *node) claimName(ctx context.Context, wished string) error {
 // outlived reports whether a device is of an earlier incarnation of the node's
 // pod. Both have the default hostname then, which two pods of a cluster have
 // only if one of them is gone: see Pod.ChosenName. A device of another node
-// here goes by itself.
+// here goes by itself. Where none is to be swept, none is taken either.
 func (n *node) outlived(d tailnet.Device) bool {
+	if n.e.cfg.SweepAfter < 0 {
+		return false
+	}
 	unseen := time.Since(d.LastSeen)
 	if d.Connected || d.LastSeen.IsZero() || unseen < nameUnseen || d.Hostname != n.snapshot().Hostname {
 		return false

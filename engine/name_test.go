@@ -115,6 +115,22 @@ func TestNameOfAnother(t *testing.T) {
 	}
 }
 
+// Where no device is to be swept, a pod takes none from its predecessor either.
+func TestNameWithoutSweep(t *testing.T) {
+	w := newWorld(t)
+	w.enter("k8s")
+	w.boot()
+	earlier := w.join("web")
+	w.enter("k8s")
+	w.age(earlier.NodeID, time.Hour)
+	w.boot(soon, func(c *Config) { c.SweepAfter = -1 })
+	w.join("web", again)
+	w.asked()
+	if got := w.names(); got != "k8s-default-web k8s-default-web-1" {
+		t.Errorf("devices %q", got)
+	}
+}
+
 // A name that cannot be had is asked for so many times, and one line says so.
 func TestNameIsGivenUp(t *testing.T) {
 	w := newWorld(t)

@@ -123,7 +123,9 @@ func (k *netmapKeeper) keep(b *ipnlocal.LocalBackend) {
 }
 
 // lendNetmap gives the backend the last netmap, if it is that of the node with
-// the key. Links are made, not copies: the backend removes, and does not write.
+// the key. It is lent by links, which reclaimNetmap takes back as soon as the
+// backend has read it: where the tailnet's policy has it write a cache, it
+// would write into ours.
 func (n *node) lendNetmap(profile ipn.ProfileID, nodeKey key.NodePublic) error {
 	from := filepath.Join(n.dir, netmapDir)
 	to := filepath.Join(n.dir, ipnlocal.ProfileDataDir, string(profile), "netmap-cache")
@@ -150,6 +152,16 @@ func (n *node) lendNetmap(profile ipn.ProfileID, nodeKey key.NodePublic) error {
 		}
 	}
 	return nil
+}
+
+// reclaimNetmap takes back what was lent.
+func (n *node) reclaimNetmap() {
+	lent, _ := filepath.Glob(filepath.Join(n.dir, ipnlocal.ProfileDataDir, "*", "netmap-cache", "*")) // the pattern is a good one
+	for _, path := range lent {
+		if err := os.Remove(path); err != nil {
+			n.log.Warn("the netmap that was lent to the backend", "err", err)
+		}
+	}
 }
 
 // netmapOwner returns the key of the node whose netmap is in dir

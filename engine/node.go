@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -94,6 +96,11 @@ func (n *node) attach(pod Pod) error {
 	if n.rec.Pod.SandboxID == pod.SandboxID && n.active() && !n.rec.Forgotten {
 		return nil
 	}
+	if err := n.checkRoom(); err != nil {
+		n.retired = true
+		n.e.drop(n)
+		return err
+	}
 	start := time.Now()
 	before := n.rec
 	if err := n.prepare(pod); err != nil {
@@ -109,6 +116,22 @@ func (n *node) attach(pod Pod) error {
 	n.log.Info("attached", "link", n.rec.Link, "took", time.Since(start))
 	n.become(n.run)
 	return nil
+}
+
+// checkRoom refuses a new node whose directory is there: it holds the keys of a
+// node of the same pod, and could not be used.
+func (n *node) checkRoom() error {
+	if !n.fresh {
+		return nil
+	}
+	_, err := os.Lstat(n.dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking for the pod's state: %w", err)
+	}
+	return fmt.Errorf("%s is of this pod and could not be used when this process started, see its log: repair it or move it away, and restart tailscale-nri", n.dir)
 }
 
 // prepare writes the intent, then makes the link.

@@ -204,8 +204,8 @@ func parseRecord(data []byte, uid string) (record, error) {
 
 // loadRecords returns the records below stateDir by directory. One that cannot
 // be read, or saved what can be of it, is reported by bad and keeps no other
-// pod from its node. A directory without a record is one that was being made or
-// removed: there was no device yet, or none any more.
+// pod from its node. A directory without a record and without keys is one that
+// was being made or removed: there was no device yet, or none any more.
 func loadRecords(stateDir string, bad func(dir string, err error)) (map[string]record, error) {
 	entries, err := os.ReadDir(stateDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -224,13 +224,13 @@ func loadRecords(stateDir string, bad func(dir string, err error)) (map[string]r
 			bad(dir, fmt.Errorf("removing what is half written: %w", remedy(err)))
 		}
 		r, err := loadRecord(dir)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
+		if k, keysErr := storedKeys(filepath.Join(dir, stateFile)); errors.Is(err, fs.ErrNotExist) && keysErr == nil && k.node.IsZero() {
 			if err := os.RemoveAll(dir); err != nil {
 				bad(dir, fmt.Errorf("removing the rest of a pod's state: %w", remedy(err)))
 			}
 			continue
-		case err != nil:
+		}
+		if err != nil {
 			var rescued bool
 			r, rescued, err = rescue(dir, err)
 			bad(dir, err)
@@ -285,19 +285,22 @@ func rescue(dir string, cause error) (r record, ok bool, err error) {
 		Pod:  Pod{UID: filepath.Base(dir), SandboxID: unknownSandbox},
 		Link: podnet.HostLink(unknownSandbox), Registering: true, Retried: true,
 	}
-	aside, err := freeName(filepath.Join(dir, recordFile))
-	if err == nil {
-		err = os.Link(filepath.Join(dir, recordFile), aside)
+	if err := r.newSecrets(); err != nil {
+		return record{}, false, fmt.Errorf("%w; %w", cause, err)
 	}
-	if err == nil {
-		if err = errors.Join(r.newSecrets(), r.save(dir)); err != nil {
-			os.Remove(aside)
-		}
+	aside, err := setAside(filepath.Join(dir, recordFile))
+	switch {
+	case err == nil:
+		cause = fmt.Errorf("%w; it was set aside as %s", cause, aside)
+	case !errors.Is(err, fs.ErrNotExist):
+		cause = fmt.Errorf("%w; setting it aside: %w", cause, remedy(err))
 	}
-	if err != nil {
-		return record{}, false, fmt.Errorf("%w; setting it aside: %w", cause, remedy(err))
+	// If it cannot be written, keys without a record are what the next process
+	// finds, and it does the same.
+	if err := r.save(dir); err != nil {
+		cause = fmt.Errorf("%w; %w", cause, err)
 	}
-	return r, true, fmt.Errorf("%w; it was set aside as %s; the node's key is whole: the pod gets its device back when it is attached", cause, aside)
+	return r, true, fmt.Errorf("%w; the node's key is whole: the pod gets its device back when it is attached", cause)
 }
 
 // deviceIn finds the device in a record of which nothing else may be whole.

@@ -280,6 +280,40 @@ func TestDamagedRecordKeepsDevice(t *testing.T) {
 	}
 }
 
+// Keys whose record is lost are kept, and are the pod's again.
+func TestLostRecord(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	_, pod := w.pod("a")
+	w.mustAttach(pod)
+	before := w.await(pod.UID, Running)
+	w.halt()
+	if err := os.Remove(filepath.Join(w.dir, pod.UID, recordFile)); err != nil {
+		t.Fatal(err)
+	}
+	w.boot()
+	w.mustAttach(pod)
+	if after := w.await(pod.UID, Running); after.NodeID != before.NodeID {
+		t.Errorf("the node is %s, was %s", after.NodeID, before.NodeID)
+	}
+}
+
+// A directory that could not be used is in nobody's way but its own pod's.
+func TestUnusableDirectory(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	_, pod := w.pod("a")
+	dir := filepath.Join(w.dir, pod.UID)
+	state, _ := newState(t)
+	putDir(t, dir, []byte("{"), state)
+	if err := w.Attach(t.Context(), pod); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("attached over what is there: %v", err)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, stateFile)); err != nil || !bytes.Equal(got, state) {
+		t.Errorf("the keys that were there are gone: %v", err)
+	}
+}
+
 // What a kill has left half written goes at the next start, and nothing else.
 func TestHalfWritten(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "uid")

@@ -167,7 +167,7 @@ func (n *node) mendState() (keyed bool, err error) {
 	r := n.record()
 	k, err := storedKeys(n.statePath())
 	switch {
-	case err == nil && (!k.node.IsZero() || r.NodeID == ""):
+	case err == nil && (!k.node.IsZero() || r.NodeID == "" || r.Forgotten):
 		return !k.node.IsZero(), nil
 	case err == nil:
 		err = fmt.Errorf("%s holds no node key", n.statePath())

@@ -4,7 +4,10 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	"tailscale.com/ipn"
 	"tailscale.com/types/key"
@@ -24,6 +27,7 @@ const (
 	stepRecord    step = "write record"
 	stepState     step = "write state"
 	stepNetmap    step = "write netmap"
+	stepWipe      step = "remove keys"
 	stepRetire    step = "remove state"
 	stepLink      step = "make link"
 	stepUnlink    step = "remove link"
@@ -50,9 +54,27 @@ func (n *node) save() error {
 	return n.e.take(stepRecord, func() error { return n.rec.save(n.dir) })
 }
 
-// removeState removes all that is on disk of the node.
+// removeState removes all that is on disk of the node, the record last: keys
+// without one are of a pod whose record was lost.
 func (n *node) removeState() error {
+	err := n.e.take(stepWipe, func() error { return removeAllBut(n.dir, recordFile) })
+	if err != nil {
+		return err
+	}
 	return n.e.take(stepRetire, func() error { return os.RemoveAll(n.dir) })
+}
+
+func removeAllBut(dir, name string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, entry := range entries {
+		if entry.Name() != name {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, entry.Name())))
+		}
+	}
+	return err
 }
 
 // ensureLink makes the record's link, unless it is there.

@@ -64,12 +64,21 @@ func (e *Engine) sweepOnce(ctx context.Context) error {
 	}
 	devices = slices.DeleteFunc(devices, func(d tailnet.Device) bool { return !e.sweepable(d) })
 	slices.SortFunc(devices, func(a, b tailnet.Device) int { return a.LastSeen.Compare(b.LastSeen) })
+	var failed []error
 	for _, d := range devices[:min(len(devices), sweepMost)] {
-		if err := e.sweepDevice(ctx, d.ID); err != nil {
-			return err
+		err := e.sweepDevice(ctx, d.ID)
+		if healsByItself(err) || ctx.Err() != nil {
+			return errors.Join(append(failed, err)...)
 		}
+		failed = append(failed, err) // of this device alone
 	}
-	return nil
+	return errors.Join(failed...)
+}
+
+// healsByItself reports whether the tailnet is to be left alone for a while.
+func healsByItself(err error) bool {
+	var e *tailnet.Error
+	return errors.As(err, &e) && e.Temporary
 }
 
 // sweepDevice deletes a device, if that is still right.

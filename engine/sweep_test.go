@@ -198,6 +198,25 @@ func (c *crowd) Device(_ context.Context, id string) (tailnet.Device, error) {
 	return d, nil
 }
 
+// A device that the API does not let go keeps no other.
+func TestSweepGoesOn(t *testing.T) {
+	w := newWorld(t)
+	w.enter("k8s")
+	w.boot()
+	oldest, other := w.join("oldest"), w.join("other")
+	w.enter("k8s")
+	w.age(oldest.NodeID, 9*24*time.Hour)
+	w.age(other.NodeID, 8*24*time.Hour)
+	w.control.AddFault(control.Fault{Path: "/api/v2/device/" + oldest.NodeID, Status: 403, Message: "no"})
+	w.boot()
+	if err := w.sweepOnce(t.Context()); err == nil || !strings.Contains(err.Error(), "may not do this") {
+		t.Errorf("error %v", err)
+	}
+	if got := w.names(); got != "k8s-default-oldest" {
+		t.Errorf("devices %q", got)
+	}
+}
+
 // One sweep deletes so many and no more, the oldest first, and none that has
 // gone or come back since it was listed.
 func TestSweepIsBounded(t *testing.T) {
