@@ -209,6 +209,8 @@ func (m *rig) expect(live []*sandbox) {
 		var nodes []NodeStatus
 		m.until("the engine has these nodes alone", func() (ok bool) {
 			nodes, ok = m.statuses()
+			// One that is refused is no node, and stays in the status.
+			nodes = slices.DeleteFunc(nodes, func(s NodeStatus) bool { return s.State == Pending && s.AttachedAt.IsZero() })
 			return ok && len(nodes) == len(live) || m.overtaken()
 		}, func() string { return fmt.Sprintf("%+v", nodes) })
 		var got, want string

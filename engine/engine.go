@@ -127,9 +127,9 @@ func New(cfg Config) (*Engine, error) {
 	e.late.refused = map[string]NodeStatus{}
 	e.cfg.Tailnet = steppedTailnet{cfg.Tailnet, e}
 	e.ctx, e.stop = context.WithCancel(context.Background())
-	if err := podnet.ShareInterfaces(e.ctx.Done()); err != nil {
-		e.log.Warn("each node asks for this machine's interfaces by itself", "err", err)
-	}
+	podnet.ShareInterfaces(e.ctx.Done(), func(err error) {
+		e.log.Warn("each node asks for this machine's interfaces by itself for a while", "err", err)
+	})
 	if err := checkWritable(cfg.StateDir); err != nil {
 		e.log.Error("the state directory cannot be written: the nodes that are in it are served, new pods are refused", "err", err)
 	}

@@ -79,3 +79,42 @@ func (s *session) openGate(states map[tailcfg.StableNodeID]ipn.PeerState) {
 		s.gate.Open()
 	}
 }
+
+// remember keeps the peers that have a session, for the greeting after a
+// restart.
+func (s *session) remember(states map[tailcfg.StableNodeID]ipn.PeerState) {
+	was := s.n.record().Recent
+	recent := slices.Clone(was)
+	for id, state := range states {
+		i := slices.Index(recent, id)
+		switch state.PeerWireGuardState {
+		case ipn.PeerWireGuardStateEstablished:
+			if i < 0 {
+				recent = append(recent, id)
+			}
+		case ipn.PeerWireGuardStateNone:
+			if i >= 0 {
+				recent = slices.Delete(recent, i, i+1)
+			}
+		}
+	}
+	if !slices.Equal(was, recent) {
+		s.n.update(func(r *record) { r.Recent = recent })
+	}
+}
+
+// forgetPeers drops the peers that are to be greeted and are no longer there:
+// some may have gone while no process was there to see it.
+func (s *session) forgetPeers() {
+	nm := s.b.NetMapWithPeers()
+	if nm == nil || nm.Cached {
+		return
+	}
+	gone := func(id tailcfg.StableNodeID) bool {
+		return !slices.ContainsFunc(nm.Peers, func(p tailcfg.NodeView) bool { return p.StableID() == id })
+	}
+	if was := s.n.record().Recent; slices.ContainsFunc(was, gone) {
+		recent := slices.DeleteFunc(slices.Clone(was), gone)
+		s.n.update(func(r *record) { r.Recent = recent })
+	}
+}

@@ -27,7 +27,8 @@ import (
 func main() {
 	up := findParent(os.Getenv)
 	if !up.supervises && serves(os.Args[1:]) {
-		code, err := supervise(newLogger(Config{LogJSON: os.Getenv(envLogFormat) == "json"}, os.Stderr))
+		cfg, _ := readConfig(os.Getenv) // what is wrong with it is the child's to say
+		code, err := supervise(newLogger(cfg, os.Stderr))
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -72,19 +73,26 @@ var _ engine.SocketStore = (*socketStore)(nil)
 // openStore finds what is on the shelf. All of it stays there.
 func openStore(s shelf) *socketStore {
 	st := &socketStore{shelf: s, found: map[string]int{}}
+	// Turned over as drop does it, with a message of our own for the end. Where
+	// there is no room for that one, there is none for any.
+	end := fmt.Sprintf("end of round %d", time.Now().UnixNano())
+	room := unix.Sendmsg(s.in, []byte(end), nil, nil, 0) == nil
 	for {
 		name, fd, ok := s.get()
-		if !ok {
-			break
+		if !ok || name == end {
+			return st
 		}
-		if fd >= 0 {
-			st.found[name] = fd
+		if fd < 0 {
+			continue
+		}
+		if twice, ok := st.found[name]; ok {
+			closeLater(twice)
+		}
+		st.found[name] = fd
+		if room {
+			st.put(name, fd)
 		}
 	}
-	for name, fd := range st.found {
-		st.put(name, fd)
-	}
-	return st
 }
 
 // put needs the lock.

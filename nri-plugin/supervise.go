@@ -51,7 +51,7 @@ type supervisor struct {
 }
 
 // supervise returns the exit code that is left to say, or the error for which
-// no child could be started.
+// no child could be started time and again.
 func supervise(log *slog.Logger) (code int, err error) {
 	// The kernel kills the child at the end of the thread that started it.
 	runtime.LockOSThread()
@@ -65,7 +65,16 @@ func supervise(log *slog.Logger) (code int, err error) {
 	for restarts := 0; ; restarts++ {
 		c, err := s.start(restarts)
 		if err != nil {
-			return 1, err
+			// A machine that has just run out of memory may still lack it.
+			pause, again := s.next(ending{})
+			if !again {
+				return 1, err
+			}
+			s.log.Error("trying again", "err", err, "pause", pause)
+			if s.sleep(pause); s.ended {
+				return 0, nil
+			}
+			continue
 		}
 		if restarts == 0 {
 			runtime.GOMAXPROCS(1)

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -158,6 +159,18 @@ type Pod struct {
 	IPs       []string // of eth0; PodStatus fills it
 	NetNS     string   // as seen inside the node, "" of a stopped or host-network pod; PodStatus fills it
 	PID       int      // of the pause process; PodStatus fills it
+}
+
+// RemoveNamed stops and removes all sandboxes of a name, as a kubelet does with one that failed on its way: containerd
+// may not have been able to clean up behind itself.
+func (c *CRI) RemoveNamed(ctx context.Context, name string) error {
+	list, err := c.ListPods(ctx)
+	for _, pod := range list {
+		if pod.Spec.Name == name {
+			err = errors.Join(err, c.StopPod(ctx, pod.ID), c.RemovePod(ctx, pod.ID))
+		}
+	}
+	return err
 }
 
 // ListPods lists all pod sandboxes, the stopped ones too.

@@ -3,10 +3,12 @@
 package podnet
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"tailscale.com/net/netmon"
@@ -33,31 +35,78 @@ var theInterfaces = sync.OnceValue(func() *interfaces {
 
 // ShareInterfaces has all backends of this process see one list of this
 // machine's interfaces, kept fresh until done is closed. Afterwards it is made
-// anew each time.
-func ShareInterfaces(done <-chan struct{}) error { return theInterfaces().watch(done) }
+// anew each time, and so it is while the kernel cannot be listened to, which
+// failed hears of.
+func ShareInterfaces(done <-chan struct{}, failed func(error)) {
+	go theInterfaces().watch(done, failed)
+}
 
-func (in *interfaces) watch(done <-chan struct{}) error {
+// listenAgain is the pause before a lost subscription is made anew: the kernel
+// ends one that does not keep up (ENOBUFS, netlink(7)).
+const listenAgain = time.Second
+
+func (in *interfaces) watch(done <-chan struct{}, failed func(error)) {
+	for {
+		if err := in.listen(done); err != nil {
+			failed(err)
+		}
+		select {
+		case <-done:
+			return
+		case <-time.After(listenAgain):
+		}
+	}
+}
+
+// listen keeps the list fresh until done is closed, which is no error, or a
+// subscription is lost.
+func (in *interfaces) listen(done <-chan struct{}) error {
+	over, lost := make(chan struct{}), make(chan error, 2)
+	defer close(over)
+	lose := func(err error) {
+		select {
+		case lost <- err:
+		default:
+		}
+	}
 	links, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64)
-	if err := netlink.LinkSubscribe(links, done); err != nil {
+	if err := netlink.LinkSubscribeWithOptions(links, over, netlink.LinkSubscribeOptions{ErrorCallback: lose}); err != nil {
 		return fmt.Errorf("watching this machine's links: %w", err)
 	}
-	if err := netlink.AddrSubscribe(addrs, done); err != nil {
+	defer drain(links)
+	if err := netlink.AddrSubscribeWithOptions(addrs, over, netlink.AddrSubscribeOptions{ErrorCallback: lose}); err != nil {
 		return fmt.Errorf("watching this machine's addresses: %w", err)
 	}
+	defer drain(addrs)
 	in.outdate(1)
-	go func() {
-		// A channel that is closed has lost its subscription. netmon looks a
-		// quarter of a second after an event, and finds what is new by then.
-		for open := true; open; {
-			select {
-			case _, open = <-links:
-			case _, open = <-addrs:
+	defer in.outdate(-1)
+	// netmon looks a quarter of a second after an event, and finds what is new
+	// by then.
+	for {
+		select {
+		case <-done:
+			return nil
+		case err := <-lost:
+			return fmt.Errorf("watching this machine's interfaces: %w", err)
+		case _, open := <-links:
+			if !open {
+				return errors.New("watching this machine's links: the subscription ended")
 			}
-			in.outdate(0)
+		case _, open := <-addrs:
+			if !open {
+				return errors.New("watching this machine's addresses: the subscription ended")
+			}
 		}
-		in.outdate(-1)
+		in.outdate(0)
+	}
+}
+
+// drain lets a subscription's goroutine end, which may be about to send.
+func drain[T any](updates <-chan T) {
+	go func() {
+		for range updates {
+		}
 	}()
-	return nil
 }
 
 func (in *interfaces) outdate(watches int) {

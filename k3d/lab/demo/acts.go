@@ -283,6 +283,9 @@ func (s *Scene) Refused(ctx context.Context, spec lab.PodSpec, texts ...string) 
 	if !containsAll(refusal.Error(), texts) {
 		return nil, fmt.Errorf("pod %s with %v: expected an error with %q, saw: %w", spec.Name, spec.Annotations, texts, refusal)
 	}
+	if err := s.Lab.CRI().RemoveNamed(ctx, spec.Name); err != nil {
+		return nil, err
+	}
 	return refusal, s.AwaitTraces(ctx, before)
 }
 

@@ -103,7 +103,12 @@ func TestWhileAway(t *testing.T) {
 	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
 }
 
+// promptly is less than the minute after which a pod that went without a word is given up anyway.
+const promptly = 45 * time.Second
+
 // TestContainerdRestarts: the plugin registers again by itself; pods keep address and connections, and can be removed.
+//
+// The second pod's end is seen by its container's removal: without that it would take a minute.
 func TestContainerdRestarts(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "ctrd")
@@ -131,6 +136,9 @@ func TestContainerdRestarts(t *testing.T) {
 		_, took, err := s.AwaitGone(s.ctx, pod)
 		s.must(err)
 		t.Logf("%s was gone after %v", pod.FullName(), took.Round(time.Second))
+		if took > promptly {
+			t.Errorf("%s was gone after %v, want %v at most", pod.FullName(), took, promptly)
+		}
 	}
 	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
 }

@@ -80,11 +80,14 @@ func (l *life) sandbox(ctx context.Context) error {
 	return nil
 }
 
-// talk wants the peer's ping to be answered. There is no container in the pod: containerd hangs for good if a plugin
-// registers while it removes a sandbox that has some (internal/cri/server/sandbox_remove.go: RemovePodSandbox and
-// RemoveContainer inside of it both block a plugin's synchronization, and a waiting writer bars the second reader). A
-// kubelet removes containers first.
+// talk wants the peer's ping to be answered. There is a container in the pod, which is removed before its sandbox, as a
+// kubelet does it: containerd hangs for good if a plugin registers while it removes a sandbox that has some
+// (internal/cri/server/sandbox_remove.go: RemovePodSandbox and RemoveContainer inside of it both block a plugin's
+// synchronization, and a waiting writer bars the second reader).
 func (l *life) talk(ctx context.Context, id string) error {
+	if err := l.kubelet.container(ctx, id); err != nil {
+		return err
+	}
 	node, err := l.watch.await(ctx, id, running)
 	if err != nil {
 		return err

@@ -109,7 +109,7 @@ func (k *kubelet) run(ctx context.Context, spec lab.PodSpec) (pod lab.Pod, err e
 	tried := false
 	err = k.ask(ctx, func(ctx context.Context) error {
 		if tried {
-			if err := k.removeNamed(ctx, spec.Name); err != nil {
+			if err := k.cri.RemoveNamed(ctx, spec.Name); err != nil {
 				return err
 			}
 		}
@@ -124,20 +124,15 @@ func (k *kubelet) run(ctx context.Context, spec lab.PodSpec) (pod lab.Pod, err e
 	return pod, err
 }
 
-// removeNamed removes the sandboxes of a name.
-func (k *kubelet) removeNamed(ctx context.Context, name string) error {
-	list, err := k.cri.ListPods(ctx)
-	if err != nil {
+// container runs one in a sandbox. Of a try that was cut short a container may be left, which the sandbox's removal
+// finds.
+func (k *kubelet) container(ctx context.Context, id string) error {
+	try := 0
+	return k.ask(ctx, func(ctx context.Context) error {
+		try++
+		_, err := k.cri.RunContainer(ctx, id, lab.ContainerSpec{Name: fmt.Sprintf("tool-%d", try)})
 		return err
-	}
-	for _, pod := range list {
-		if pod.Spec.Name == name {
-			if err := errors.Join(k.cri.StopPod(ctx, pod.ID), k.cri.RemovePod(ctx, pod.ID)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	})
 }
 
 // stop and remove may be called for a sandbox that has been removed.

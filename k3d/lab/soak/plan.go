@@ -32,7 +32,7 @@ func (k kind) String() string {
 var shares = []struct {
 	kind
 	percent int
-}{{ends, 35}, {runs, 25}, {talks, 8}, {again, 14}, {deleted, 12}, {expired, 6}}
+}{{ends, 28}, {runs, 20}, {talks, 20}, {again, 14}, {deleted, 12}, {expired, 6}}
 
 // cycle is one pod's life.
 type cycle struct {

@@ -87,6 +87,34 @@ func (r *run) withoutRuntimes(ctx context.Context, now remains) (rest remains, l
 	return rest, left
 }
 
+// settleAll is settle, but for pods whose end containerd has told nobody: it was ended between a sandbox's stop and its
+// removal, and the plugin keeps such a pod for ten minutes, unless a list without it comes sooner. It gets one.
+func (r *run) settleAll(ctx context.Context, base remains) (leaks []string, err error) {
+	leaks, err = r.settle(ctx, base)
+	if err != nil || len(leaks) == 0 {
+		return leaks, err
+	}
+	nodes, err := r.scene.Status(ctx)
+	if err != nil {
+		return leaks, err
+	}
+	kept := 0
+	for _, n := range nodes {
+		if strings.Contains(n.Reason, "listed its sandbox as ended") {
+			kept++
+			leaks = slices.DeleteFunc(leaks, func(leak string) bool { return strings.Contains(leak, n.SandboxID[:12]) })
+		}
+	}
+	if kept == 0 || len(leaks) > 0 {
+		return leaks, nil
+	}
+	r.log("%d pods are kept, since containerd listed their sandboxes as ended and said no more: the plugin is started again", kept)
+	if err := r.restart(ctx); err != nil {
+		return nil, err
+	}
+	return r.settle(ctx, base)
+}
+
 // settle waits until there is no more than base, and returns what is left when the time for that is over.
 func (r *run) settle(ctx context.Context, base remains) (leaks []string, err error) {
 	begin := time.Now()

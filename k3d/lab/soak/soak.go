@@ -142,7 +142,7 @@ func (r *run) all(ctx context.Context) (leaks []string, err error) {
 			return nil, err
 		}
 	}
-	if leaks, err = r.settle(ctx, bare); err != nil {
+	if leaks, err = r.settleAll(ctx, bare); err != nil {
 		return leaks, err
 	}
 	if err := errors.Join(r.alive(), r.crashes()); err != nil {
