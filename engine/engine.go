@@ -284,8 +284,9 @@ func (e *Engine) Sync(ctx context.Context, live []Pod, ended []string) error {
 		case !ok:
 			l = notListed
 		}
-		n.listed(l)
-		if l != listedLive {
+		// One that is listed as live and was detached is about to end: the list
+		// is older than that.
+		if detached := n.listed(l); detached || l != listedLive {
 			e.spawn(func() { n.awaitEnd(id) })
 		}
 	}

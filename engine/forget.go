@@ -50,10 +50,12 @@ const (
 	notListed
 )
 
-func (n *node) listed(l listing) {
+// listed notes what the list says, and reports whether the node was detached.
+func (n *node) listed(l listing) (detached bool) {
 	n.op.Lock()
 	defer n.op.Unlock()
 	n.list = l
+	return n.stopped
 }
 
 // reached notes that the netns is there.

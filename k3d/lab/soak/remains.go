@@ -100,7 +100,7 @@ func (r *run) settleAll(ctx context.Context, base remains) (leaks []string, err 
 	}
 	kept := 0
 	for _, n := range nodes {
-		if strings.Contains(n.Reason, "listed its sandbox as ended") {
+		if n.State == "Stopped" {
 			kept++
 			leaks = slices.DeleteFunc(leaks, func(leak string) bool { return strings.Contains(leak, n.SandboxID[:12]) })
 		}
@@ -108,7 +108,7 @@ func (r *run) settleAll(ctx context.Context, base remains) (leaks []string, err 
 	if kept == 0 || len(leaks) > 0 {
 		return leaks, nil
 	}
-	r.log("%d pods are kept, since containerd listed their sandboxes as ended and said no more: the plugin is started again", kept)
+	r.log("%d pods are kept, stopped, of whose removal containerd has told nobody: the plugin is started again", kept)
 	if err := r.restart(ctx); err != nil {
 		return nil, err
 	}
