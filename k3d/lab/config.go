@@ -43,6 +43,8 @@ type Config struct {
 	Plugin string
 	// NRIRequestTimeout is how long containerd waits for a plugin's hook. 0 means 2 s, containerd's default.
 	NRIRequestTimeout time.Duration
+	// Bare makes a lab without a node, for AddNode to make those that are wanted.
+	Bare bool
 	// Uplink leads the node and the peers out to the internet, for a tailnet that is not the lab's own. It takes the
 	// Debian package slirp4netns and changes nothing of the machine's own network. false means that nothing leaves
 	// the lab.
@@ -121,6 +123,12 @@ func (c Config) path(elem ...string) string {
 
 func (c Config) bin(name string) string   { return filepath.Join(c.Build, "bin", name) }
 func (c Config) image(name string) string { return filepath.Join(c.Build, "image", name) }
+
+// BuildDir is where the binaries are: Build, or what it means when it is "".
+func (c Config) BuildDir() (string, error) {
+	c, err := c.withDefaults()
+	return c.Build, err
+}
 
 // PluginPath is the binary that StartPlugin starts.
 func (c Config) PluginPath() (string, error) {

@@ -12,15 +12,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Containerd is the node's container runtime. Pods outlive it, as they do on a real node.
+// Containerd is a node's container runtime. Pods outlive it, as they do on a real node.
 type Containerd struct {
 	cfg     Config
+	node    NodeConfig
 	cri     *CRI
 	process *Process // nil unless this program has started it
 }
 
 // LogPath is the file that holds containerd's log over all its starts.
-func (r *Containerd) LogPath() string { return r.cfg.path("log", "containerd.log") }
+func (r *Containerd) LogPath() string { return r.cfg.path("log", r.logName()+".log") }
+
+// logName is containerd's name among the lab's processes: that of the usual node's is plain.
+func (r *Containerd) logName() string {
+	if r.node.Name == nodeNS {
+		return "containerd"
+	}
+	return r.node.Name + "-containerd"
+}
 
 // Process is the running containerd, nil while it is stopped.
 func (r *Containerd) Process() *Process { return r.process }
@@ -29,13 +38,13 @@ func (r *Containerd) Process() *Process { return r.process }
 func (r *Containerd) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	cmd := r.cfg.command(context.WithoutCancel(ctx), nodeNS, r.cfg.bin("containerd"), "--config", r.configPath())
-	process, err := r.cfg.start("containerd", cmd)
+	cmd := r.cfg.command(context.WithoutCancel(ctx), r.node.Name, r.cfg.bin("containerd"), "--config", r.configPath())
+	process, err := r.cfg.start(r.logName(), cmd)
 	if err != nil {
 		return err
 	}
 	r.process = process
-	return process.await(ctx, r.cri.ready)
+	return process.Await(ctx, r.cri.ready)
 }
 
 // startPatience is how long a daemon of the lab may take to come up; on a loaded machine of two cores containerd has
@@ -62,19 +71,19 @@ func (r *Containerd) Restart(ctx context.Context, sig unix.Signal) error {
 	return r.Start(ctx)
 }
 
-func (r *Containerd) configPath() string { return r.cfg.path("node", "containerd.toml") }
+func (r *Containerd) configPath() string { return r.cfg.path(r.node.Name, "containerd.toml") }
 
 // configure writes containerd's and its CNI network's configuration. All paths but those of binaries and of the
 // configuration are containerd's own defaults: the node has a /run and a /var/lib of its own.
 func (r *Containerd) configure() error {
-	cni := r.cfg.path("node", "cni")
+	cni := r.cfg.path(r.node.Name, "cni")
 	if err := os.MkdirAll(cni, 0o755); err != nil {
 		return fmt.Errorf("making the CNI directory: %w", err)
 	}
 	files := map[string]string{
 		r.configPath(): fmt.Sprintf(containerdTOML, pauseImage, cni, filepath.Join(r.cfg.Build, "cni"),
-			r.cfg.bin("runc"), r.cfg.NRIRequestTimeout),
-		filepath.Join(cni, "10-lab.conflist"): cniConfig(),
+			r.cfg.bin("runc"), r.cfg.NRIRequestTimeout) + r.node.Containerd,
+		filepath.Join(cni, "10-lab.conflist"): r.node.cniConfig(),
 	}
 	for file, text := range files {
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
@@ -104,19 +113,25 @@ imports = []
   SystemdCgroup = false
 [plugins.'io.containerd.nri.v1.nri']
   disable = false
-  socket_path = '/run/nri/nri.sock'
-  plugin_path = '/run/nri/plugins'
-  plugin_config_path = '/run/nri/conf.d'
+  socket_path = '/var/run/nri/nri.sock'
+  plugin_path = '/var/run/nri/plugins'
+  plugin_config_path = '/var/run/nri/conf.d'
   plugin_registration_timeout = '5s'
   plugin_request_timeout = '%s'
 `
 
-// cniConfig is a bridge without masquerading: pods reach each other and the node, nothing else.
-func cniConfig() string {
-	ranges := fmt.Sprintf(`[{"subnet":%q}]`, PodSubnet4)
-	if hasIPv6() {
-		ranges += fmt.Sprintf(`,[{"subnet":%q}]`, PodSubnet6)
+// cniConfig connects pods without masquerading: they reach each other and the nodes, nothing else. Mapped host ports are
+// for those who ask for one.
+func (n NodeConfig) cniConfig() string {
+	ranges := fmt.Sprintf(`[{"subnet":%q}]`, n.PodSubnet4())
+	if hasIPv6() && !n.Kubelet {
+		ranges += fmt.Sprintf(`,[{"subnet":%q}]`, n.PodSubnet6())
 	}
-	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"lab","plugins":[{"type":"bridge","bridge":"cni0",`+
-		`"isDefaultGateway":true,"hairpinMode":true,"ipMasq":false,"ipam":{"type":"host-local","ranges":[%s]}}]}`+"\n", ranges)
+	connect := `"type":"bridge","bridge":"cni0","isDefaultGateway":true,"hairpinMode":true`
+	routes := ""
+	if n.CNI == "ptp" {
+		connect, routes = `"type":"ptp"`, `,"routes":[{"dst":"0.0.0.0/0"}]`
+	}
+	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"lab","plugins":[{%s,"ipMasq":false,`+
+		`"ipam":{"type":"host-local","ranges":[%s]%s}}]}`+"\n", connect, ranges, routes)
 }

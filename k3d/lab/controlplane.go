@@ -57,7 +57,7 @@ func (l *Lab) StartControl(ctx context.Context) (*ControlPlane, error) {
 	}
 	plane := l.cfg.controlClient()
 	plane.process = process
-	return plane, process.await(ctx, plane.hello)
+	return plane, process.Await(ctx, plane.hello)
 }
 
 // Control returns the control plane that another program has started.

@@ -25,8 +25,8 @@ type CRI struct {
 	runtime cri.RuntimeServiceClient
 }
 
-func (c Config) dialCRI() (*CRI, error) {
-	socket := c.path("node", "run", "containerd", "containerd.sock")
+func (c Config) dialCRI(node NodeConfig) (*CRI, error) {
+	socket := c.path(node.Name, "run", "containerd", "containerd.sock")
 	// A refused connection is the usual state while containerd restarts: ask again soon.
 	retry := grpc.ConnectParams{MinConnectTimeout: time.Second}
 	retry.Backoff.BaseDelay, retry.Backoff.Multiplier, retry.Backoff.MaxDelay = pollInterval, 1, pollInterval

@@ -125,20 +125,16 @@ func (c Config) cgroups() []string {
 // removeCgroups removes the lab's cgroups, innermost first. The kernel lets go of a cgroup a moment after its last
 // process, so a busy one is tried again.
 func (c Config) removeCgroups() error {
-	deadline := time.Now().Add(endPatience)
-	for {
-		var failed error
+	err := retryBusy(func() (failed error) {
 		for _, dir := range c.cgroups() {
 			failed = errors.Join(failed, removeCgroup(dir))
 		}
-		if failed == nil {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("removing the lab's cgroups: %w", failed)
-		}
-		time.Sleep(pollInterval) //nolint:forbidigo // rmdir's EBUSY cannot be waited for, and Down knows no cancellation
+		return failed
+	})
+	if err != nil {
+		return fmt.Errorf("removing the lab's cgroups: %w", err)
 	}
+	return nil
 }
 
 func removeCgroup(dir string) error {

@@ -22,28 +22,33 @@ const (
 	ToolImage = "tailscale-nri.test/labtool:1"
 )
 
-// image is an OCI image of one static binary.
-type image struct {
-	ref    string
-	binary string   // on this machine; its base name in the image's root
-	args   []string // after the binary
+// Image is an OCI image of one static binary.
+type Image struct {
+	Ref    string
+	Binary string   // on this machine; its base name in the image's root
+	Args   []string // after the binary
 }
 
-func (c Config) images() []image {
-	return []image{
-		{ref: pauseImage, binary: c.image("pause")},
-		{ref: ToolImage, binary: c.image("labtool"), args: []string{"all"}},
+func (c Config) images() []Image {
+	return []Image{
+		{Ref: pauseImage, Binary: c.image("pause")},
+		{Ref: ToolImage, Binary: c.image("labtool"), Args: []string{"all"}},
 	}
 }
 
-// importImages hands the images to containerd as one OCI image layout, with ctr as an administrator would.
-func (c Config) importImages(ctx context.Context) error {
-	archive := c.path("images.tar")
-	if err := writeLayout(archive, c.images()); err != nil {
+// ImportImages hands images to containerd as one OCI image layout.
+func (n *Node) ImportImages(ctx context.Context, images ...Image) error {
+	archive := n.Path("images.tar")
+	if err := writeLayout(archive, images); err != nil {
 		return fmt.Errorf("writing the images: %w", err)
 	}
 	defer os.Remove(archive)
-	_, err := run(c.command(ctx, nodeNS, c.bin("ctr"), "--namespace", "k8s.io", "images", "import", archive))
+	return n.ImportArchive(ctx, archive)
+}
+
+// ImportArchive hands containerd the images of a tar file, with ctr as an administrator would.
+func (n *Node) ImportArchive(ctx context.Context, archive string) error {
+	_, err := n.Exec(ctx, n.cfg.bin("ctr"), "--namespace", "k8s.io", "images", "import", archive)
 	return err
 }
 
@@ -66,7 +71,7 @@ func (b blob) descriptor(kind string) descriptor {
 }
 
 // writeLayout writes an OCI image layout (image-spec, image-layout.md) as a tar file.
-func writeLayout(file string, images []image) error {
+func writeLayout(file string, images []Image) error {
 	var blobs []blob
 	var manifests []descriptor
 	for _, img := range images {
@@ -76,7 +81,7 @@ func writeLayout(file string, images []image) error {
 		}
 		manifest := made[len(made)-1].descriptor("manifest.v1+json")
 		manifest.Platform = map[string]string{"architecture": runtime.GOARCH, "os": "linux"}
-		manifest.Annotations = map[string]string{"io.containerd.image.name": img.ref}
+		manifest.Annotations = map[string]string{"io.containerd.image.name": img.Ref}
 		blobs, manifests = append(blobs, made...), append(manifests, manifest)
 	}
 	index, err := json.Marshal(map[string]any{
@@ -97,19 +102,19 @@ func writeLayout(file string, images []image) error {
 }
 
 // build makes the image's blobs: layer, configuration, and last the manifest.
-func (img image) build() ([]blob, error) {
-	binary, err := os.ReadFile(img.binary)
+func (img Image) build() ([]blob, error) {
+	binary, err := os.ReadFile(img.Binary)
 	if err != nil {
 		return nil, err
 	}
-	name := path.Base(img.binary)
+	name := path.Base(img.Binary)
 	layer, err := makeTar([]tarFile{{name, 0o755, binary}})
 	if err != nil {
 		return nil, err
 	}
 	config, err := json.Marshal(map[string]any{
 		"created": time.Unix(0, 0).UTC(), "architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"Entrypoint": []string{"/" + name}, "Cmd": img.args, "Env": []string{"PATH=/"}},
+		"config": map[string]any{"Entrypoint": []string{"/" + name}, "Cmd": img.Args, "Env": []string{"PATH=/"}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{blob(layer).digest()}},
 	})
 	if err != nil {

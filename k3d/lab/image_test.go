@@ -22,7 +22,7 @@ func TestLayout(t *testing.T) {
 	if err := os.WriteFile(binary, []byte("static"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeLayout(file, []image{{ref: "example.test/a:1", binary: binary, args: []string{"x"}}}); err != nil {
+	if err := writeLayout(file, []Image{{Ref: "example.test/a:1", Binary: binary, Args: []string{"x"}}}); err != nil {
 		t.Fatal(err)
 	}
 	entries := readTar(t, file)
@@ -96,7 +96,7 @@ func TestLayoutIsReproducible(t *testing.T) {
 	var first []byte
 	for _, name := range []string{"a.tar", "b.tar"} {
 		file := filepath.Join(dir, name)
-		if err := writeLayout(file, []image{{ref: "example.test/a:1", binary: binary}}); err != nil {
+		if err := writeLayout(file, []Image{{Ref: "example.test/a:1", Binary: binary}}); err != nil {
 			t.Fatal(err)
 		}
 		data, err := os.ReadFile(file)

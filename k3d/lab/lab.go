@@ -14,14 +14,14 @@ import (
 
 // Lab is a running lab.
 type Lab struct {
-	cfg        Config
-	lock       net.Listener // nil after Open
-	cri        *CRI
-	containerd *Containerd
+	cfg   Config
+	lock  net.Listener // nil after Open
+	node  *Node        // nil with Config.Bare
+	nodes []*Node      // those of AddNode
 }
 
-// Up removes what an earlier lab of this Config left and builds a new one: namespaces, wire, containerd with its
-// images. The control plane, the plugin and peers are started apart. When it fails, nothing remains.
+// Up removes what an earlier lab of this Config left and builds a new one: namespaces, wire, and unless it is to be
+// bare a node, which is containerd with its images. The control plane, the plugin and peers are started apart. When it fails, nothing remains.
 func Up(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	cfg, err = cfg.withDefaults()
 	if err != nil {
@@ -50,23 +50,23 @@ func (l *Lab) build(ctx context.Context) error {
 		l.cfg.makeDir,
 		l.cfg.makeNamespaceDir,
 		l.cfg.makeWire,
-		func() error { return l.cfg.makeSite(ctx, site{nodeNS, NodeIP4, NodeIP6}) },
 		l.open,
-		func() error { return l.containerd.configure() },
+		func() error { return l.buildNode(ctx) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	if err := l.containerd.Start(ctx); err != nil {
-		return err
-	}
-	if err := l.cfg.importImages(ctx); err != nil {
-		return err
-	}
 	l.cfg.Logger.Info("lab is up", "dir", l.cfg.Dir, "took", time.Since(begin).Round(time.Millisecond))
 	return nil
+}
+
+func (l *Lab) buildNode(ctx context.Context) error {
+	if l.node == nil {
+		return nil
+	}
+	return l.node.build(ctx)
 }
 
 // Open returns the lab of this Config that another program has left running. Its daemons are not this program's: it
@@ -83,16 +83,25 @@ func Open(cfg Config) (*Lab, error) {
 	return lab, lab.open()
 }
 
-func (l *Lab) open() (err error) {
-	l.cri, err = l.cfg.dialCRI()
-	l.containerd = &Containerd{cfg: l.cfg, cri: l.cri}
+func (l *Lab) open() error {
+	if l.cfg.Bare {
+		return nil
+	}
+	spec, err := NodeConfig{}.withDefaults()
+	if err != nil {
+		return err
+	}
+	l.node, err = l.cfg.newNode(spec)
 	return err
 }
 
 // Close lets go of the lab and leaves it running.
 func (l *Lab) Close() error {
-	if l.cri != nil {
-		l.cri.close()
+	for _, n := range l.nodes {
+		n.cri.close()
+	}
+	if l.node != nil {
+		l.node.cri.close()
 	}
 	if l.lock != nil {
 		return l.lock.Close()
@@ -109,10 +118,10 @@ func (l *Lab) Down() error {
 func (l *Lab) Dir() string { return l.cfg.Dir }
 
 // CRI is the way to the node's pods.
-func (l *Lab) CRI() *CRI { return l.cri }
+func (l *Lab) CRI() *CRI { return l.node.cri }
 
 // Containerd is the node's runtime.
-func (l *Lab) Containerd() *Containerd { return l.containerd }
+func (l *Lab) Containerd() *Containerd { return l.node.containerd }
 
 // NRISocket is containerd's NRI socket as seen from outside the node; inside it is /run/nri/nri.sock. Each start of
 // containerd makes a new file.
@@ -138,7 +147,7 @@ func (l *Lab) NetCommand(ctx context.Context, name string, args ...string) *exec
 // PodCommand runs a program of this machine in a pod's network namespace; its output comes as it is written, other
 // than with CRI.Exec.
 func (l *Lab) PodCommand(ctx context.Context, podID, name string, args ...string) (*exec.Cmd, error) {
-	pod, err := l.cri.PodStatus(ctx, podID)
+	pod, err := l.node.cri.PodStatus(ctx, podID)
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +155,11 @@ func (l *Lab) PodCommand(ctx context.Context, podID, name string, args ...string
 		return nil, fmt.Errorf("pod %s/%s has no network namespace of its own", pod.Spec.Namespace, pod.Spec.Name)
 	}
 	return l.NodeCommand(ctx, "nsenter", append([]string{"--net=" + pod.NetNS, "--", name}, args...)...), nil
+}
+
+// StartNet starts a daemon where the control plane is; its log is log/NAME.log over all its starts.
+func (l *Lab) StartNet(name, binary string, args ...string) (*Process, error) {
+	return l.cfg.start(name, l.NetCommand(context.Background(), binary, args...))
 }
 
 // CommandIn runs a program in "node", in "net", in a peer by its name, or in a pod by its ID.

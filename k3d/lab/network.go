@@ -19,7 +19,11 @@ const bridgeName = "lab0"
 type site struct {
 	ns       string
 	ip4, ip6 string
+	prepare  func() error // what its mount namespace holds; runs inside
 }
+
+// portName is the bridge's end of a site's veth.
+func portName(ns string) string { return "to-" + ns }
 
 // makeWire makes the namespace of the control plane with the bridge that all others hang on.
 func (c Config) makeWire() error {
@@ -47,7 +51,7 @@ func (c Config) makeSite(ctx context.Context, s site) error {
 	if err := c.connect(s); err != nil {
 		return fmt.Errorf("connecting namespace %s: %w", s.ns, err)
 	}
-	err := c.makeMountNS(mountNS(s.ns), func() error { return c.hideMachine(c.path(s.ns, "run")) })
+	err := c.makeMountNS(mountNS(s.ns), s.prepare)
 	if err != nil || !c.Uplink {
 		return err
 	}
@@ -104,7 +108,7 @@ func makeBridge(links *netlink.Handle) error {
 
 // connect makes the veth between the bridge and eth0 of s, with s's addresses and its routes.
 func (c Config) connect(s site) error {
-	port := "to-" + s.ns
+	port := portName(s.ns)
 	far, err := os.Open(c.nsFile(s.ns))
 	if err != nil {
 		return err

@@ -59,10 +59,14 @@ func (l *Lab) StartPeer(ctx context.Context, cfg PeerConfig) (*Peer, error) {
 func (l *Lab) nextPeer(name string) site {
 	ip4, ip6 := netip.MustParseAddr(PeerIP4), netip.MustParseAddr(PeerIP6)
 	made, _ := filepath.Glob(l.cfg.nsFile(mountNS("*")))
-	for range len(made) - 1 { // one is the node's
+	nodes := len(l.nodes)
+	if l.node != nil {
+		nodes++
+	}
+	for range len(made) - nodes {
 		ip4, ip6 = ip4.Next(), ip6.Next()
 	}
-	return site{name, ip4.String(), ip6.String()}
+	return site{name, ip4.String(), ip6.String(), func() error { return l.cfg.hideMachine(l.cfg.path(name, "run")) }}
 }
 
 // start runs tailscaled with its usual paths, which are the peer's own, and without Tailscale's log server.
@@ -73,7 +77,7 @@ func (p *Peer) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return p.process.await(ctx, func(ctx context.Context) error {
+	return p.process.Await(ctx, func(ctx context.Context) error {
 		_, err := os.Stat(p.lab.cfg.path(p.name, peerSocket))
 		return err
 	})

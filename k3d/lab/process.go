@@ -111,9 +111,9 @@ func (p *Process) tail() string {
 	return string(bytes.Join(lines[max(0, len(lines)-5):], []byte("\n")))
 }
 
-// await asks ready until it answers nil. It fails early when the process ends, and with ready's last answer when ctx
+// Await asks ready until it answers nil. It fails early when the process ends, and with ready's last answer when ctx
 // does.
-func (p *Process) await(ctx context.Context, ready func(context.Context) error) error {
+func (p *Process) Await(ctx context.Context, ready func(context.Context) error) error {
 	for {
 		err := ready(ctx)
 		if err == nil {

@@ -103,7 +103,7 @@ func TestAwait(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := ends.await(t.Context(), never); err == nil || !strings.Contains(err.Error(), "broken") {
+	if err := ends.Await(t.Context(), never); err == nil || !strings.Contains(err.Error(), "broken") {
 		t.Errorf("waiting for a process that ends: %v", err)
 	}
 	stays, err := lab.cfg.start("stays", lab.NodeCommand(context.Background(), lab.ToolPath(), "sleep"))
@@ -112,7 +112,7 @@ func TestAwait(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*pollInterval)
 	defer cancel()
-	if err := stays.await(ctx, never); err == nil || !strings.Contains(err.Error(), "not yet") {
+	if err := stays.Await(ctx, never); err == nil || !strings.Contains(err.Error(), "not yet") {
 		t.Errorf("waiting for a process that is never ready: %v", err)
 	}
 	for range 2 { // the second time it has ended before

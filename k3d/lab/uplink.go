@@ -32,7 +32,7 @@ func (c Config) startUplink(ctx context.Context, ns string) error {
 	if err != nil {
 		return err
 	}
-	return process.await(ctx, func(context.Context) error { return c.withLinks(ns, hasUplink) })
+	return process.Await(ctx, func(context.Context) error { return c.withLinks(ns, hasUplink) })
 }
 
 // hasUplink is nil when slirp4netns has set its default route, the last thing it does.

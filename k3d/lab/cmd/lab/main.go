@@ -19,6 +19,7 @@ import (
 
 const usage = `lab COMMAND
   up                         end what is there and start anew: containerd, control plane
+  cluster up|kubectl|down    Kubernetes: two nodes and a tailnet
   demo                       play the whole of it on a new lab; KEEP=1 leaves it up
   demo down                  end that one
   bench [-only PART,...]     measure hook, attach, memory and throughput on a lab of its own
@@ -70,6 +71,8 @@ func run(ctx context.Context, args []string) error {
 		return up(ctx)
 	case "down":
 		return lab.Down(config())
+	case "cluster":
+		return cluster(ctx, args[1:])
 	case "demo":
 		return play(ctx, args[1:])
 	case "bench":

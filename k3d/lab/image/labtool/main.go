@@ -31,6 +31,8 @@ const usage = `labtool COMMAND [FLAGS] [ARGUMENT]
                            UDP to an echo; prints how many came back, as JSON
   ping [-count N] [-size N] [-timeout D] ADDR
                            ICMP echo; a line for each answer, exit 1 when one is missing
+  lookup NAME              the addresses that the resolver has for NAME
+  cat FILE                 what FILE holds
   sleep [DURATION]         until the time is over or a signal comes
 `
 
@@ -59,6 +61,8 @@ var commands = map[string]command{
 	"send":   {send, ""},
 	"udp":    {udp, ""},
 	"ping":   {ping, ""},
+	"lookup": {lookup, ""},
+	"cat":    {cat, ""},
 	"sleep":  {sleep, "8760h"},
 }
 

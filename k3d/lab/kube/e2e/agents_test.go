@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// agent returns the name of the plugin's pod on a node that is ready and is to stay.
+func (s *stage) agent(node string) (string, error) {
+	var pods struct {
+		Items []struct {
+			Metadata struct{ Name, DeletionTimestamp string }
+			Status   struct{ Conditions []struct{ Type, Status string } }
+		}
+	}
+	err := s.Get(s.ctx, &pods, "pods", "-n", namespace, "-l", "app.kubernetes.io/name=tailscale-nri", "--field-selector=spec.nodeName="+node)
+	if err != nil {
+		return "", err
+	}
+	for _, pod := range pods.Items {
+		ready := slices.ContainsFunc(pod.Status.Conditions, func(c struct{ Type, Status string }) bool {
+			return c.Type == "Ready" && c.Status == "True"
+		})
+		if ready && pod.Metadata.DeletionTimestamp == "" {
+			return pod.Metadata.Name, nil
+		}
+	}
+	return "", fmt.Errorf("no pod of the plugin is ready on node %s", node)
+}
+
+// tailnetNode is what the plugin says of a pod's node.
+type tailnetNode struct {
+	UID, Namespace, Pod, State, Reason, NodeID, DNSName string
+	Addresses                                           []netip.Addr
+}
+
+// IP4 is the node's address; it has one once it was Running.
+func (n tailnetNode) IP4() netip.Addr {
+	if len(n.Addresses) == 0 {
+		return netip.Addr{}
+	}
+	return n.Addresses[0]
+}
+
+// name is the first label of the node's name in the tailnet.
+func (n tailnetNode) name() string {
+	label, _, _ := strings.Cut(n.DNSName, ".")
+	return label
+}
+
+// status asks the plugin of a node as a user does.
+func (s *stage) status(node string) (nodes []tailnetNode, err error) {
+	agent, err := s.agent(node)
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.Kubectl(s.ctx, "exec", "-n", namespace, agent, "--", "/tailscale-nri", "status", "-json")
+	if err != nil {
+		return nil, err
+	}
+	return nodes, json.Unmarshal([]byte(out), &nodes)
+}
+
+// podFacts are those of a pod as the API server has it.
+type podFacts struct {
+	Metadata struct{ Name, UID string }
+	Spec     struct{ NodeName string }
+	Status   struct {
+		Phase, PodIP      string
+		ContainerStatuses []struct {
+			RestartCount int
+			State        struct {
+				Waiting    struct{ Reason, Message string }
+				Terminated struct{ Reason, Message string }
+			}
+		}
+	}
+}
+
+func (s *stage) pod(name string) (pod podFacts, err error) {
+	return pod, s.Get(s.ctx, &pod, "pod", name)
+}
+
+// tailnetNodeOf is the pod's node.
+func (s *stage) tailnetNodeOf(name string) (tailnetNode, error) {
+	pod, err := s.pod(name)
+	if err != nil {
+		return tailnetNode{}, err
+	}
+	nodes, err := s.status(pod.Spec.NodeName)
+	if err != nil {
+		return tailnetNode{}, err
+	}
+	for _, n := range nodes {
+		if n.UID == pod.Metadata.UID {
+			return n, nil
+		}
+	}
+	return tailnetNode{}, fmt.Errorf("the plugin on %s knows nothing of pod %s", pod.Spec.NodeName, name)
+}
+
+// awaitRunning returns the pods' nodes when they are Running.
+func (s *stage) awaitRunning(pods ...string) (nodes []tailnetNode) {
+	s.t.Helper()
+	for _, pod := range pods {
+		s.eventually(func() error {
+			n, err := s.tailnetNodeOf(pod)
+			if err != nil {
+				return err
+			}
+			if n.State != "Running" {
+				return fmt.Errorf("node of pod %s is %s: %s", pod, n.State, n.Reason)
+			}
+			nodes = append(nodes, n)
+			return nil
+		})
+	}
+	return nodes
+}
+
+// podsOf lists the pods with a label app.
+func (s *stage) podsOf(app string) (names []string) {
+	s.t.Helper()
+	out := s.kubectl("get", "pods", "-l", "app="+app, "-o", "jsonpath={.items[*].metadata.name}")
+	return strings.Fields(out)
+}
+
+// reaches fails unless the page at addr can be had from a pod, and names the pod's own address as the one that asks.
+func (s *stage) reaches(pod string, own, addr netip.Addr) {
+	s.t.Helper()
+	page, err := s.fetch(pod, addr)
+	s.must(err)
+	if page.Remote.Addr() != own {
+		s.t.Errorf("%v was asked by %v, want %v, the address of pod %s", addr, page.Remote.Addr(), own, pod)
+	}
+}
+
+// reachedFromPeer is reaches, from the peer.
+func (s *stage) reachedFromPeer(addr netip.Addr) {
+	s.t.Helper()
+	page, err := s.fetchFromPeer(addr)
+	s.must(err)
+	if own := s.peer.IP4; addr.Is4() && page.Remote.Addr() != own {
+		s.t.Errorf("%v was asked by %v, want %v, the peer", addr, page.Remote.Addr(), own)
+	}
+}
+
+// awaitDevices returns when the tailnet has exactly the devices of these nodes, and the peer.
+func (s *stage) awaitDevices(nodes ...tailnetNode) {
+	s.t.Helper()
+	want := []string{"peer"}
+	for _, n := range nodes {
+		want = append(want, n.NodeID)
+	}
+	s.eventually(func() error {
+		devices, err := s.plane.Devices(s.ctx)
+		if err != nil {
+			return err
+		}
+		var have, odd []string
+		for _, d := range devices {
+			if d.Hostname == "peer" {
+				d.ID = "peer"
+			}
+			have = append(have, d.ID)
+			if !slices.Contains(want, d.ID) {
+				odd = append(odd, d.Hostname)
+			}
+		}
+		if len(odd) > 0 || len(have) != len(want) {
+			return fmt.Errorf("the tailnet has %d devices, want %d; not wanted: %s", len(have), len(want), strings.Join(odd, ", "))
+		}
+		return nil
+	})
+}
+
+var errNotYet = errors.New("not yet")
+
+// says fails until what a command says holds all of these texts.
+func says(out string, texts ...string) error {
+	for _, text := range texts {
+		if !strings.Contains(out, text) {
+			return fmt.Errorf("%w: it does not say %q: %s", errNotYet, text, out[max(0, len(out)-1500):])
+		}
+	}
+	return nil
+}

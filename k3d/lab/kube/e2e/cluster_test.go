@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package e2e
+
+import "testing"
+
+func TestCluster(t *testing.T) {
+	s := open(t)
+	s.play("the API server takes the manifests without a warning", manifests)
+	if before := s.look(); !t.Failed() {
+		s.play("pods that were there before the plugin get their nodes", earlyPods)
+		s.play("a pod that did not opt in is as it would be without the plugin", before.untouched)
+	}
+	s.play("pods of both nodes and a peer reach each other", reach)
+	s.play("services, DNS and probes work over eth0", services)
+	s.play("a rollout's pods have new identities, a StatefulSet's keeps its name, a Job ends", workloads)
+	s.play("an invalid annotation shows in kubectl describe", invalidAnnotation)
+	s.play("a pod in a user namespace of its own", userNamespace)
+	s.play("beside a tailscaled of the node's own", hostTailscaled)
+	s.play("the DaemonSet is rolled under traffic", roll)
+	s.play("a configuration that is wrong says so and costs no pod", badConfiguration)
+	s.play("a node is rebooted", reboot)
+	s.play("nothing is left of the plugin on the nodes", uninstall)
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// hostTailscaled runs a stock tailscaled on a node, in kernel mode and with its firewall rules, while pods talk.
+func hostTailscaled(s *stage) {
+	s.apply(podSpec{name: "a", node: "n1", annotations: enabled()}.object(), podSpec{name: "b", node: "n2", annotations: enabled()}.object())
+	s.awaitReady("a", "b")
+	nodes := s.awaitRunning("a", "b")
+	n1 := s.node("n1")
+	const socket = "/run/host-tailscaled.sock"
+	daemon, err := n1.Start("tailscaled", "tailscaled", "--no-logs-no-support", "--statedir=/var/lib/host-tailscale", "--socket="+socket)
+	s.must(err)
+	defer func() {
+		s.must(daemon.End(s.ctx, unix.SIGTERM))
+		_, err := n1.Exec(s.ctx, "tailscaled", "--cleanup", "--socket="+socket)
+		s.must(err)
+	}()
+	key, err := s.plane.NewKey(s.ctx, "tag:k8s-pod")
+	s.must(err)
+	s.must(n1.WriteFile("authkey", []byte(key)))
+	s.eventually(func() error {
+		_, err := n1.Exec(s.ctx, "tailscale", "--socket="+socket, "up", "--auth-key=file:"+n1.Path("authkey"), "--hostname=host",
+			"--login-server="+s.plane.ControlURL, "--accept-dns=false", "--timeout=30s")
+		return err
+	})
+	out, err := n1.Exec(s.ctx, "tailscale", "--socket="+socket, "ip", "-4")
+	s.must(err)
+	host := netip.MustParseAddr(strings.TrimSpace(out))
+	if rules, err := n1.Exec(s.ctx, "nft", "list", "ruleset"); err != nil || !strings.Contains(rules, "ts-input") {
+		s.t.Errorf("the host's tailscaled has set no rules, so this test says nothing: %v", err)
+	}
+	s.reaches("a", nodes[0].IP4(), nodes[1].IP4())
+	s.reaches("b", nodes[1].IP4(), nodes[0].IP4())
+	s.reachedFromPeer(nodes[0].IP4())
+	serving := n1.Command(s.ctx, s.Lab.ToolPath(), "serve")
+	s.must(serving.Start())
+	defer func() {
+		_ = serving.Process.Kill()
+		_ = serving.Wait()
+	}()
+	s.eventually(func() error { _, err := s.fetchFromPeer(host); return err })
+	s.reaches("a", nodes[0].IP4(), host) // of its own node
+	s.reaches("b", nodes[1].IP4(), host)
+	_, err = n1.Exec(s.ctx, "tailscale", "--socket="+socket, "logout")
+	s.must(err)
+	devices, err := s.plane.Devices(s.ctx)
+	s.must(err)
+	for _, d := range devices {
+		if d.Hostname == "host" {
+			s.must(s.plane.Delete(s.ctx, d.ID))
+		}
+	}
+}
+
+// reboot ends all that runs on a node. Its pods come back as the devices that they were.
+func reboot(s *stage) {
+	s.apply(podSpec{name: "a", node: "n1", annotations: enabled()}.object(), podSpec{name: "b", node: "n2", annotations: enabled()}.object())
+	s.awaitReady("a", "b")
+	before := s.awaitRunning("a", "b")
+	for i, name := range []string{"n1", "n2"} {
+		node, pod := s.node(name), before[i].Pod
+		facts, err := s.pod(pod)
+		s.must(err)
+		s.must(node.Reboot(s.ctx))
+		s.eventually(func() error {
+			now, err := s.pod(pod)
+			if err != nil {
+				return err
+			}
+			if now.Status.ContainerStatuses[0].RestartCount == facts.Status.ContainerStatuses[0].RestartCount {
+				return fmt.Errorf("pod %s has not been started again yet", pod)
+			}
+			return nil
+		})
+		s.awaitReady(pod)
+		after := s.awaitRunning(pod)[0]
+		if after.NodeID != before[i].NodeID || !slices.Equal(after.Addresses, before[i].Addresses) {
+			s.t.Errorf("pod %s was %v, and is %v", pod, before[i], after)
+		}
+		s.reachedFromPeer(after.IP4())
+	}
+	s.reaches("a", before[0].IP4(), before[1].IP4())
+	s.awaitDevices(before...)
+}
+
+// uninstall follows the README: the annotated pods go first, then the manifests.
+func uninstall(s *stage) {
+	s.awaitDevices()
+	s.removePlugin()
+	for _, node := range s.Nodes {
+		if left := s.links(node.Exec(s.ctx, "ip", "-json", "link")); len(left) > 0 {
+			s.t.Errorf("links left on node %s: %q", node.Name, left)
+		}
+		left, err := filepath.Glob(node.Path("lib", "tailscale-nri", "*"))
+		if err != nil || len(left) > 0 {
+			s.t.Errorf("state left on node %s: %q, %v", node.Name, left, err)
+		}
+		if _, err := os.Stat(node.Path("run", "tailscale-nri")); err == nil {
+			s.t.Errorf("/run/tailscale-nri is left on node %s", node.Name)
+		}
+	}
+}
+
+// links are those of ours among what ip says.
+func (s *stage) links(out string, err error) (ours []string) {
+	s.t.Helper()
+	s.must(err)
+	var links []struct{ Ifname string }
+	s.must(json.Unmarshal([]byte(out), &links))
+	for _, l := range links {
+		if strings.HasPrefix(l.Ifname, "ts") {
+			ours = append(ours, l.Ifname)
+		}
+	}
+	return ours
+}

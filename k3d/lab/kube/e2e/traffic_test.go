@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"tailscale-nri/k3d/lab/blackout"
+)
+
+// reach has pods of both nodes and a peer talk to each other, each known by its own address.
+func reach(s *stage) {
+	s.apply(podSpec{name: "a", node: "n1", annotations: enabled()}.object(), podSpec{name: "b", node: "n2", annotations: enabled()}.object())
+	s.awaitReady("a", "b")
+	nodes := s.awaitRunning("a", "b")
+	a, b := nodes[0], nodes[1]
+	for i := range a.Addresses { // IPv4, IPv6
+		s.reaches("a", a.Addresses[i], b.Addresses[i])
+		s.reaches("b", b.Addresses[i], a.Addresses[i])
+		s.reachedFromPeer(a.Addresses[i])
+		s.reachedFromPeer(b.Addresses[i])
+	}
+	serving := s.peer.Command(s.ctx, s.Lab.ToolPath(), "serve")
+	s.must(serving.Start())
+	defer func() {
+		_ = serving.Process.Kill()
+		_ = serving.Wait()
+	}()
+	s.eventually(func() error {
+		page, err := s.fetch("a", s.peer.IP4)
+		if err == nil && page.Remote.Addr() != a.IP4() {
+			s.t.Errorf("the peer was asked by %v, want %v", page.Remote.Addr(), a.IP4())
+		}
+		return err
+	})
+	s.reaches("b", b.IP4(), s.peer.IP4)
+	if a.name() != "lab1-default-a" || b.name() != "lab2-default-b" {
+		s.t.Errorf("names in the tailnet are %s and %s", a.name(), b.name())
+	}
+}
+
+// services has opted-in pods serve a Service, found by its name, beside one that did not opt in.
+func services(s *stage) {
+	server := podSpec{name: "web", annotations: enabled(), container: probed(), more: spread("web")}
+	s.apply(server.workload("Deployment", 2, nil), service("web", "web"),
+		podSpec{name: "plain", node: "n1"}.object(), podSpec{name: "member", node: "n2", annotations: enabled()}.object())
+	s.kubectl("rollout", "status", "deployment/web", "--timeout="+patience.String())
+	s.awaitReady("plain", "member")
+	s.awaitRunning(append(s.podsOf("web"), "member")...)
+	for _, pod := range []string{"plain", "member"} {
+		facts, err := s.pod(pod)
+		s.must(err)
+		if out, err := s.tool(pod, "lookup", "kubernetes.default"); err != nil || strings.TrimSpace(out) != "10.96.0.1" {
+			s.t.Errorf("in pod %s kubernetes.default is %q, %v", pod, out, err)
+		}
+		hosts := map[string]bool{}
+		for range 20 {
+			page, err := readPage(s.tool(pod, "get", "-timeout", askPatience, "http://web/"))
+			s.must(err)
+			hosts[page.Host] = true
+			if ip := netip.MustParseAddr(facts.Status.PodIP); page.Remote.Addr() != ip {
+				s.t.Errorf("the Service was asked by %v, want %v, eth0 of pod %s", page.Remote.Addr(), ip, pod)
+			}
+		}
+		if len(hosts) != 2 {
+			s.t.Errorf("pod %s reached %d of the Service's 2 pods", pod, len(hosts))
+		}
+	}
+}
+
+// spread puts a workload's pods on different nodes.
+func spread(app string) object {
+	return object{"affinity": object{"podAntiAffinity": object{"requiredDuringSchedulingIgnoredDuringExecution": []object{{
+		"topologyKey": "kubernetes.io/hostname", "labelSelector": object{"matchLabels": object{"app": app}},
+	}}}}}
+}
+
+// flows watches traffic between the peer and pods, with the pods' nodes.
+func (s *stage) flows(pods ...string) (*blackout.Flows, []tailnetNode) {
+	s.t.Helper()
+	nodes := s.awaitRunning(pods...)
+	var places []blackout.Place
+	for i, pod := range pods {
+		places = append(places, blackout.Place{Name: pod, PID: s.pausePID(pod), Addr: nodes[i].IP4()})
+	}
+	peer := blackout.Place{Name: "peer", PID: s.peer.Process().PID(), Addr: s.peer.IP4}
+	flows, err := blackout.Watch(s.ctx, peer, places, 10*time.Millisecond)
+	s.must(err)
+	return flows, nodes
+}
+
+// pausePID is the process that holds a pod's network namespace.
+func (s *stage) pausePID(name string) int {
+	s.t.Helper()
+	facts, err := s.pod(name)
+	s.must(err)
+	cri := s.node(facts.Spec.NodeName).CRI()
+	pods, err := cri.ListPods(s.ctx)
+	s.must(err)
+	for _, pod := range pods {
+		if pod.Spec.UID == facts.Metadata.UID && pod.Ready {
+			pod, err = cri.PodStatus(s.ctx, pod.ID)
+			s.must(err)
+			return pod.PID
+		}
+	}
+	s.t.Fatalf("no sandbox of pod %s is ready", name)
+	return 0
+}
+
+// roll restarts the DaemonSets under traffic and prints the gaps. No connection breaks.
+func roll(s *stage) {
+	s.apply(podSpec{name: "a", node: "n1", annotations: enabled()}.object(), podSpec{name: "b", node: "n2", annotations: enabled()}.object())
+	s.awaitReady("a", "b")
+	flows, before := s.flows("a", "b")
+	for _, set := range daemonSets {
+		s.kubectl("rollout", "restart", "-n", namespace, "daemonset/"+set)
+		s.kubectl("rollout", "status", "-n", namespace, "daemonset/"+set, "--timeout="+patience.String())
+	}
+	after := s.awaitRunning("a", "b")
+	s.must(flows.AwaitWell(s.ctx))
+	for _, gap := range flows.Close() {
+		fmt.Printf("DaemonSet roll, longest silence of %v\n", gap)
+		if gap.Broken != nil {
+			s.t.Errorf("the connection of %s broke: %v", gap.Name, gap.Broken)
+		}
+	}
+	for i := range before {
+		if after[i].NodeID != before[i].NodeID || !slices.Equal(after[i].Addresses, before[i].Addresses) {
+			s.t.Errorf("pod %s was %v, and is %v", before[i].Pod, before[i], after[i])
+		}
+	}
+}

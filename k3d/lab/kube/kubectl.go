@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package kube
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strings"
+)
+
+// KubectlCommand is kubectl as the cluster's administrator, where the API server can be reached. It sees this machine's
+// files. It ends with ctx.
+func (c *Cluster) KubectlCommand(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := c.Lab.NetCommand(ctx, c.bin("kubectl"), args...)
+	cmd.Env = append(cmd.Env, "KUBECONFIG="+c.path("admin.kubeconfig"))
+	return cmd
+}
+
+// Kubectl runs kubectl to its end and returns its standard output. An error holds what it said.
+func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
+	return run(c.KubectlCommand(ctx, args...))
+}
+
+// Apply applies manifests, in YAML or JSON.
+func (c *Cluster) Apply(ctx context.Context, manifests string) error {
+	cmd := c.KubectlCommand(ctx, "apply", "-f", "-")
+	cmd.Stdin = strings.NewReader(manifests)
+	_, err := run(cmd)
+	return err
+}
+
+// Get decodes what the API server says of objects, as kubectl get takes them, into out.
+func (c *Cluster) Get(ctx context.Context, out any, args ...string) error {
+	answer, err := c.Kubectl(ctx, append([]string{"get", "-o", "json"}, args...)...)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal([]byte(answer), out); err != nil {
+		return fmt.Errorf("reading the answer to kubectl get %s: %w", strings.Join(args, " "), err)
+	}
+	return nil
+}
+
+func run(cmd *exec.Cmd) (string, error) {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		said := bytes.TrimSpace(append(stderr.Bytes(), stdout.Bytes()...))
+		last := cmd.Args[max(0, len(cmd.Args)-6):]
+		return stdout.String(), fmt.Errorf("running %s: %w: %s", strings.Join(last, " "), err, said)
+	}
+	return stdout.String(), nil
+}

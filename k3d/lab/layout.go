@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package lab
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// layOut gives the calling thread's mount namespace what a kubelet's machine has, as the node's configuration wants it.
+// What it holds beside /run lies in the node's directory, so that it outlives the namespace.
+func (c Config) layOut(n NodeConfig) error {
+	if n.K3d {
+		// On most machines /var/run is a link to /run; here it becomes a directory, which takes a /var of one's own.
+		if err := mountTmpfs("/var", "run", "lib", "log", "tmp"); err != nil {
+			return fmt.Errorf("making /var: %w", err)
+		}
+	}
+	if err := c.hideMachine(c.path(n.Name, "run")); err != nil {
+		return err
+	}
+	binds := map[string]string{"lib": "/var/lib", "log": "/var/log"}
+	for dir, target := range binds {
+		own := c.path(n.Name, dir)
+		if err := os.MkdirAll(own, 0o755); err != nil {
+			return err
+		}
+		if err := bind(own, target); err != nil {
+			return err
+		}
+	}
+	if n.K3d {
+		if err := mountTmpfs("/var/run"); err != nil {
+			return fmt.Errorf("making /var/run: %w", err)
+		}
+	}
+	if err := c.hideSysctls(n); err != nil {
+		return err
+	}
+	if n.K3d {
+		return nil // all is private since the namespace was made
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("having mounts propagate: %w", err)
+	}
+	return nil
+}
+
+// kubeletSysctls are what a kubelet sets for the whole machine (pkg/kubelet/cm, setupKernelTunables).
+var kubeletSysctls = map[string]string{
+	"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
+	"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",
+}
+
+// hideSysctls lays a file of the node's over each of these.
+func (c Config) hideSysctls(n NodeConfig) error {
+	dir := c.path(n.Name, "sysctl")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for key, value := range kubeletSysctls {
+		target := filepath.Join("/proc/sys", key)
+		if _, err := os.Stat(target); err != nil {
+			continue // this kernel has no such thing, so the kubelet sets none
+		}
+		own := filepath.Join(dir, strings.ReplaceAll(key, "/", "_"))
+		if err := os.WriteFile(own, []byte(value+"\n"), 0o644); err != nil {
+			return err
+		}
+		if err := bind(own, target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func bind(from, to string) error {
+	if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("binding %s to %s: %w", from, to, err)
+	}
+	return nil
+}
+
+// mountTmpfs mounts an empty directory with these directories in it.
+func mountTmpfs(at string, dirs ...string) error {
+	if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if err := os.Mkdir(filepath.Join(at, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeCgroups makes a cgroup below the lab's in every hierarchy: a kubelet wants its root to be there. In cgroup v1 a
+// new cpuset is empty, and takes no process until it is filled.
+func (c Config) makeCgroups(name string) error {
+	for _, root := range cgroupRoots() {
+		for _, dir := range []string{filepath.Join(root, c.Name), filepath.Join(root, c.Name, name)} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return fmt.Errorf("making cgroup %s: %w", dir, err)
+			}
+			for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+				if err := fillCpuset(dir, file); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// fillCpuset hands the parent's value on, where the hierarchy has one and the cgroup has none yet.
+func fillCpuset(dir, file string) error {
+	own, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil || len(strings.TrimSpace(string(own))) > 0 {
+		return nil // no cpuset here, or filled
+	}
+	value, err := os.ReadFile(filepath.Join(filepath.Dir(dir), file))
+	if err != nil || len(strings.TrimSpace(string(value))) == 0 {
+		return nil // cgroup v2, where empty means the parent's
+	}
+	if err := os.WriteFile(filepath.Join(dir, file), value, 0o644); err != nil {
+		return fmt.Errorf("filling %s of cgroup %s: %w", file, dir, err)
+	}
+	return nil
+}
+
+// cgroupRoots are the mounted hierarchies: one of cgroup v2, or many of v1.
+func cgroupRoots() []string {
+	const root = "/sys/fs/cgroup"
+	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil {
+		return []string{root}
+	}
+	var roots []string
+	dirs, _ := filepath.Glob(root + "/*/cgroup.procs")
+	for _, dir := range dirs {
+		roots = append(roots, filepath.Dir(dir))
+	}
+	return roots
+}
