@@ -18,7 +18,15 @@ import (
 	"tailscale-nri/engine/internal/nstest"
 )
 
-func TestMain(m *testing.M) { os.Exit(nstest.Main(m)) }
+func TestMain(m *testing.M) {
+	if path := os.Getenv(servesVar); path != "" {
+		if err := serve(path); err != nil {
+			fmt.Print(err)
+		}
+		os.Exit(0)
+	}
+	os.Exit(nstest.Main(m))
+}
 
 // testPod is a pod with a link.
 type testPod struct {

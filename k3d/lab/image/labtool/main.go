@@ -22,7 +22,8 @@ const usage = `labtool COMMAND [FLAGS] [ARGUMENT]
   serve [ADDR]             HTTP on ADDR (:8080): who asks whom, and the interfaces' addresses, as JSON
   echo [ADDR]              TCP and UDP echo on ADDR (:7)
   sink [ADDR]              receives TCP on ADDR (:5201) and tells each sender what came
-  get [-timeout D] URL     HTTP GET; prints the body
+  get [-timeout D] [-retry D] URL
+                           HTTP GET; prints the body. With -retry, again that often until one is answered
   stream [-every D] [-for D] ADDR
                            one TCP connection to an echo: a line for each answer, exit 1 when it breaks
   send [-for D] [-streams N] ADDR
@@ -39,6 +40,7 @@ const usage = `labtool COMMAND [FLAGS] [ARGUMENT]
 // options are the flags of all commands; each reads its own.
 type options struct {
 	timeout, every, span time.Duration
+	retry                time.Duration
 	count, size, streams int
 	out                  io.Writer
 }
@@ -85,6 +87,7 @@ func run(ctx context.Context, args []string) error {
 	flags.DurationVar(&opt.timeout, "timeout", 5*time.Second, "how long to wait for an answer")
 	flags.DurationVar(&opt.every, "every", 100*time.Millisecond, "pause between two messages")
 	flags.DurationVar(&opt.span, "for", 0, "how long to go on; 0 means until a signal comes")
+	flags.DurationVar(&opt.retry, "retry", 0, "how long to wait for one of several tries; 0 means that there is one")
 	flags.IntVar(&opt.count, "count", 1, "number of messages")
 	flags.IntVar(&opt.size, "size", 56, "payload in bytes")
 	flags.IntVar(&opt.streams, "streams", 1, "number of connections")

@@ -57,6 +57,23 @@ func interfaceAddrs() map[string][]string {
 func get(ctx context.Context, opt options, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, opt.timeout)
 	defer cancel()
+	if opt.retry == 0 {
+		return getOnce(ctx, opt, url)
+	}
+	for {
+		once, stop := context.WithTimeout(ctx, opt.retry)
+		err := getOnce(once, opt, url)
+		if err != nil {
+			<-once.Done() // so that a refusal is not followed at once
+		}
+		stop()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func getOnce(ctx context.Context, opt options, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err

@@ -16,10 +16,12 @@ func (s *stage) agent(node string) (string, error) {
 	var pods struct {
 		Items []struct {
 			Metadata struct{ Name, DeletionTimestamp string }
-			Status   struct{ Conditions []struct{ Type, Status string } }
+			Status   struct {
+				Conditions []struct{ Type, Status string }
+			}
 		}
 	}
-	err := s.Get(s.ctx, &pods, "pods", "-n", namespace, "-l", "app.kubernetes.io/name=tailscale-nri", "--field-selector=spec.nodeName="+node)
+	err := s.Get(s.ctx, &pods, "pods", "-n", siteOf(node).namespace, "-l", "app.kubernetes.io/name=tailscale-nri", "--field-selector=spec.nodeName="+node)
 	if err != nil {
 		return "", err
 	}
@@ -60,7 +62,7 @@ func (s *stage) status(node string) (nodes []tailnetNode, err error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.Kubectl(s.ctx, "exec", "-n", namespace, agent, "--", "/tailscale-nri", "status", "-json")
+	out, err := s.Kubectl(s.ctx, "exec", "-n", siteOf(node).namespace, agent, "--", "/tailscale-nri", "status", "-json")
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"maps"
 
 	"tailscale-nri/k3d/lab"
@@ -10,6 +11,15 @@ import (
 
 // object is a Kubernetes object, as JSON has it.
 type object = map[string]any
+
+// list is one document of many objects.
+func list(objects ...object) string {
+	all, err := json.Marshal(object{"apiVersion": "v1", "kind": "List", "items": objects})
+	if err != nil {
+		panic(err) // objects are plain maps
+	}
+	return string(all)
+}
 
 const (
 	optIn      = "tailscale.com/enabled"

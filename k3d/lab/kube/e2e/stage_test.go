@@ -125,14 +125,13 @@ func (s *stage) kubectl(args ...string) string {
 // apply applies objects and has them deleted at the end of the test, waiting for that.
 func (s *stage) apply(objects ...object) {
 	s.t.Helper()
-	list, err := json.Marshal(object{"apiVersion": "v1", "kind": "List", "items": objects})
-	s.must(err)
-	s.must(s.Apply(s.ctx, string(list)))
+	all := list(objects...)
+	s.must(s.Apply(s.ctx, all))
 	s.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		cmd := s.KubectlCommand(ctx, "delete", "--ignore-not-found", "--wait", "-f", "-")
-		cmd.Stdin = strings.NewReader(string(list))
+		cmd.Stdin = strings.NewReader(all)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			s.t.Errorf("deleting what the test has applied: %v: %s", err, out)
 		}

@@ -117,9 +117,9 @@ func roll(s *stage) {
 	s.apply(podSpec{name: "a", node: "n1", annotations: enabled()}.object(), podSpec{name: "b", node: "n2", annotations: enabled()}.object())
 	s.awaitReady("a", "b")
 	flows, before := s.flows("a", "b")
-	for _, set := range daemonSets {
-		s.kubectl("rollout", "restart", "-n", namespace, "daemonset/"+set)
-		s.kubectl("rollout", "status", "-n", namespace, "daemonset/"+set, "--timeout="+patience.String())
+	for _, site := range sites {
+		s.kubectl("rollout", "restart", "-n", site.namespace, "daemonset/tailscale-nri")
+		s.kubectl("rollout", "status", "-n", site.namespace, "daemonset/tailscale-nri", "--timeout="+patience.String())
 	}
 	after := s.awaitRunning("a", "b")
 	s.must(flows.AwaitWell(s.ctx))

@@ -17,7 +17,7 @@ func (s *stage) look() looks {
 	seen := looks{}
 	for _, node := range []string{"n1", "n2"} {
 		const name = "looks"
-		s.must(s.Apply(s.ctx, asList(podSpec{name: name, node: node}.object())))
+		s.must(s.Apply(s.ctx, list(podSpec{name: name, node: node}.object())))
 		s.awaitReady(name)
 		for what, text := range s.seenIn(name) {
 			seen[node+": "+what] = text

@@ -2,9 +2,7 @@
 
 package e2e
 
-import (
-	"strings"
-)
+import "strings"
 
 // workloads has pods come and go as a Deployment's, a StatefulSet's and a Job's do.
 func workloads(s *stage) {
@@ -70,7 +68,7 @@ func (s *stage) job() {
 		_ = serving.Process.Kill()
 		_ = serving.Wait()
 	}()
-	task := podSpec{name: "task", annotations: enabled(), args: []string{"get", "-timeout", "60s", "-retry", urlOf(s.peer.IP4)}}
+	task := podSpec{name: "task", annotations: enabled(), args: []string{"get", "-timeout", "60s", "-retry", "2s", urlOf(s.peer.IP4)}}
 	spec := task.spec()
 	spec["restartPolicy"] = "Never"
 	s.apply(object{
