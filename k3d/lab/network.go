@@ -22,6 +22,11 @@ type site struct {
 	prepare  func() error // what its mount namespace holds; runs inside
 }
 
+// hardwareAddr is the same each time a site is made, as that of a machine is after a reboot: its neighbours remember it.
+func hardwareAddr(ip4 string) net.HardwareAddr {
+	return append(net.HardwareAddr{0x02, 0x69}, net.ParseIP(ip4).To4()...)
+}
+
 // portName is the bridge's end of a site's veth.
 func portName(ns string) string { return "to-" + ns }
 
@@ -100,6 +105,8 @@ const netlinkRoute = 0 // NETLINK_ROUTE, netlink(7)
 func makeBridge(links *netlink.Handle) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = bridgeName
+	// Left to itself a bridge takes on the address of one of its ports, and another one when that goes.
+	attrs.HardwareAddr = hardwareAddr(NetIP4)
 	if err := links.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 		return err
 	}
@@ -121,7 +128,9 @@ func (c Config) connect(s site) error {
 		}
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MasterIndex = port, bridge.Attrs().Index
-		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(far.Fd())}
+		veth := &netlink.Veth{
+			LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(far.Fd()), PeerHardwareAddr: hardwareAddr(s.ip4),
+		}
 		if err := links.LinkAdd(veth); err != nil {
 			return fmt.Errorf("making veth %s: %w", port, err)
 		}
