@@ -99,6 +99,7 @@ func TestExchange(t *testing.T) {
 				{"wrong audience", "kID", sign(t, i, func(c *jwt.Claims) { c.Audience = jwt.Audience{"https://kubernetes.default.svc"} }), 403, "(aud)"},
 				{"no audience", "kID", sign(t, i, func(c *jwt.Claims) { c.Audience = nil }), 403, "(aud)"},
 				{"wrong subject", "kID", sign(t, i, func(c *jwt.Claims) { c.Subject += "-2" }), 403, "its subject"},
+				{"a subject with more before it", "kID", sign(t, i, func(c *jwt.Claims) { c.Subject = "x:" + c.Subject }), 403, "its subject"},
 				{"wrong subject with a line break", "kID", sign(t, i, func(c *jwt.Claims) { c.Subject += "\nx" }), 403, "its subject"},
 				{"expired", "kID", sign(t, i, func(c *jwt.Claims) { c.Expiry = jwt.NewNumericDate(time.Now().Add(-2 * time.Second)) }), 403, "(exp)"},
 				{"never expires", "kID", sign(t, i, func(c *jwt.Claims) { c.Expiry = nil }), 403, "never expires"},
