@@ -25,6 +25,8 @@ import (
 // is about 1 kB.
 const maxIDToken = 16 << 10
 
+const opExchange = "exchanging the identity token"
+
 // federation gets access tokens for a federated identity. What it shows the API
 // instead of a secret is the token in a file, which whoever runs the workload
 // keeps fresh: a ServiceAccount's token, that the kubelet writes anew after 80 %
@@ -69,6 +71,7 @@ func (f *federation) audience() string { return "api.tailscale.com/" + f.cfg.Cli
 // unreadable says what to do about the file.
 func (f *federation) unreadable(err error) *Error {
 	return &Error{
+		Op:     opExchange,
 		Reason: "the identity token in TS_ID_TOKEN_FILE cannot be read: " + err.Error(),
 		Remedy: "let TS_ID_TOKEN_FILE name the file of a projected volume with a serviceAccountToken for the audience " + f.audience(),
 		Err:    err,
@@ -80,7 +83,7 @@ func (f *federation) unreadable(err error) *Error {
 // "Unauthorized". What the token claims is no secret, and is what an admin has
 // to compare.
 func (f *federation) refused(t idToken, err *oauth2.RetrieveError) *Error {
-	e := &Error{Err: err}
+	e := &Error{Op: opExchange, Err: err}
 	from := fmt.Sprintf("the API at %s refuses the identity token in TS_ID_TOKEN_FILE (%s, HTTP %d)",
 		f.cfg.BaseURL, f.cfg.IDTokenFile, err.Response.StatusCode)
 	if end := time.Unix(int64(t.Expiry), 0); t.Expiry > 0 && f.calls.ourTime(end).Before(time.Now()) {
