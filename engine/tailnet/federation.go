@@ -43,7 +43,7 @@ type federation struct {
 // and the answer that of the client credentials grant. An empty grant_type
 // leaves the field out.
 func (f *federation) Token(ctx context.Context) (*oauth2.Token, error) {
-	token, err := readIDToken(f.cfg.IDTokenFile)
+	id, err := readIDToken(f.cfg.IDTokenFile)
 	if err != nil {
 		return nil, f.unreadable(err)
 	}
@@ -51,17 +51,17 @@ func (f *federation) Token(ctx context.Context) (*oauth2.Token, error) {
 		ClientID:       f.cfg.ClientID,
 		TokenURL:       f.cfg.BaseURL + "/api/v2/oauth/token-exchange",
 		AuthStyle:      oauth2.AuthStyleInParams,
-		EndpointParams: url.Values{"jwt": {token.text}, "grant_type": nil},
+		EndpointParams: url.Values{"jwt": {id.text}, "grant_type": nil},
 	}
-	access, err := grant.Token(ctx)
+	token, err := grant.Token(ctx)
 	var refused *oauth2.RetrieveError
 	if !errors.As(err, &refused) || refused.Response == nil {
-		return access, err
+		return token, err
 	}
 	if status := refused.Response.StatusCode; status == http.StatusTooManyRequests || status >= 500 {
 		return nil, err
 	}
-	return nil, f.refused(token, refused)
+	return nil, f.refused(id, refused)
 }
 
 // audience is the one that Tailscale gives a federated identity if nobody names
