@@ -63,6 +63,8 @@ func TestBadConfig(t *testing.T) {
 	}{
 		{"no ID", func(c *OAuthConfig) { c.ClientID = "" }, "TS_OAUTH_CLIENT_ID"},
 		{"no secret", func(c *OAuthConfig) { c.ClientSecret = "" }, "TS_OAUTH_CLIENT_SECRET"},
+		{"a secret and a token", func(c *OAuthConfig) { c.IDTokenFile = "/token" }, "TS_ID_TOKEN_FILE: /token"},
+		{"a token without ID", func(c *OAuthConfig) { *c = OAuthConfig{IDTokenFile: "/token"} }, "TS_OAUTH_CLIENT_ID"},
 		{"a tag that is none", func(c *OAuthConfig) { c.Tags = []string{"web"} }, "tag:web"},
 		{"a TTL too long", func(c *OAuthConfig) { c.AuthKeyTTL = 91 * 24 * time.Hour }, "AUTH_KEY_TTL"},
 		{"a TTL too short", func(c *OAuthConfig) { c.AuthKeyTTL = time.Millisecond }, "AUTH_KEY_TTL"},
@@ -80,6 +82,9 @@ func TestBadConfig(t *testing.T) {
 	}
 	if _, err := NewOAuth(good); err != nil {
 		t.Errorf("a good configuration: %v", err)
+	}
+	if _, err := NewOAuth(OAuthConfig{ClientID: clientID, IDTokenFile: "/not/there/yet"}); err != nil {
+		t.Errorf("workload identity: %v", err)
 	}
 }
 

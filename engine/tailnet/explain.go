@@ -13,7 +13,27 @@ import (
 	tailscale "tailscale.com/client/tailscale/v2"
 )
 
-const credentialsRemedy = "check TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET against the tailnet's OAuth clients (Settings, Trust credentials)"
+// credential is how errors speak of what we show the API.
+type credential struct {
+	kind   string
+	name   string
+	remedy string // where it is refused
+}
+
+func credentialOf(cfg OAuthConfig) credential {
+	if cfg.IDTokenFile != "" {
+		return credential{
+			kind:   "a federated identity",
+			name:   "the federated identity",
+			remedy: "check TS_OAUTH_CLIENT_ID and TS_ID_TOKEN_FILE against the tailnet's federated identities (Settings, Trust credentials)",
+		}
+	}
+	return credential{
+		kind:   "an OAuth client",
+		name:   "the OAuth client",
+		remedy: "check TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET against the tailnet's OAuth clients (Settings, Trust credentials)",
+	}
+}
 
 // explain makes an *Error of what a call ended with; the end of the caller's
 // own context stays what it is.
@@ -24,6 +44,7 @@ func (o *OAuth) explain(ctx context.Context, op string, tags []string, err error
 	var (
 		refused *oauth2.RetrieveError
 		answer  tailscale.APIError
+		known   *Error
 	)
 	out := &Error{Op: op, Err: err}
 	switch {
@@ -32,6 +53,8 @@ func (o *OAuth) explain(ctx context.Context, op string, tags []string, err error
 	case errors.Is(err, errQueue):
 		out.Temporary = true
 		out.Reason = "too many calls of our own wait for the API"
+	case errors.As(err, &known):
+		out.Reason, out.Remedy, out.Temporary = known.Reason, known.Remedy, known.Temporary
 	case errors.As(err, &refused) && refused.Response != nil:
 		o.explainToken(out, refused)
 	case errors.As(err, &answer):
@@ -52,8 +75,8 @@ func (o *OAuth) explainToken(out *Error, refused *oauth2.RetrieveError) {
 	case status >= 500:
 		o.explainOutage(out, status)
 	default:
-		out.Reason = fmt.Sprintf("the API at %s refuses the OAuth client (HTTP %d)", o.baseURL, status)
-		out.Remedy = credentialsRemedy
+		out.Reason = fmt.Sprintf("the API at %s refuses %s (HTTP %d)", o.baseURL, o.credential.name, status)
+		out.Remedy = o.credential.remedy
 	}
 }
 
@@ -66,15 +89,15 @@ func (o *OAuth) explainAnswer(out *Error, answer tailscale.APIError, tags []stri
 	case answer.Status >= 500:
 		o.explainOutage(out, answer.Status)
 	case answer.Status == http.StatusUnauthorized:
-		out.Reason = "the API at " + o.baseURL + " refuses the access token it gave to the OAuth client"
-		out.Remedy = credentialsRemedy
+		out.Reason = "the API at " + o.baseURL + " refuses the access token it gave to " + o.credential.name
+		out.Remedy = o.credential.remedy
 	case len(tags) > 0 && strings.Contains(answer.Message, "tag"):
 		list := strings.Join(tags, ", ")
-		out.Reason = fmt.Sprintf("the OAuth client may not use %s (%s)", list, answer.Message)
-		out.Remedy = "define each under tagOwners in the tailnet's policy file, and give the OAuth client in TS_OAUTH_CLIENT_ID exactly these tags or one that owns them"
+		out.Reason = fmt.Sprintf("%s may not use %s (%s)", o.credential.name, list, answer.Message)
+		out.Remedy = "define each under tagOwners in the tailnet's policy file, and give " + o.credential.name + " in TS_OAUTH_CLIENT_ID exactly these tags or one that owns them"
 	case answer.Status == http.StatusForbidden:
-		out.Reason = "the OAuth client may not do this (" + answer.Message + ")"
-		out.Remedy = "give the OAuth client in TS_OAUTH_CLIENT_ID write access to the scopes auth_keys and devices:core"
+		out.Reason = o.credential.name + " may not do this (" + answer.Message + ")"
+		out.Remedy = "give " + o.credential.name + " in TS_OAUTH_CLIENT_ID write access to the scopes auth_keys and devices:core"
 	case answer.Status == http.StatusNotFound:
 		out.Reason = "the API at " + o.baseURL + " does not know this tailnet (" + answer.Message + ")"
 		out.Remedy = "check the tailnet's name and the API's URL"

@@ -14,8 +14,20 @@ import (
 
 // mark makes and recognises the lock keys of one cluster's nodes.
 type mark struct {
-	secret  []byte
+	secret  []byte // with workload identity none but by name: see OAuth.LockKey
 	cluster string // "" marks nothing
+}
+
+// newMark keeps apart what is derived from a client's secret and what from its
+// ID: no text is good for both.
+func newMark(cfg OAuthConfig) mark {
+	m := mark{secret: []byte(cfg.ClientSecret), cluster: cfg.Cluster}
+	if cfg.IDTokenFile != "" {
+		mac := hmac.New(sha256.New, []byte("tailscale-nri mark of a federated identity v1"))
+		mac.Write([]byte(cfg.ClientID))
+		m.secret = mac.Sum(nil)
+	}
+	return m
 }
 
 // Hostnames are of one kind or the other: see Tailnet.LockKey.
@@ -34,6 +46,18 @@ const (
 // or by copying another device's public keys. A device is no longer known to be
 // ours once the client's secret or the cluster's name is another.
 //
+// A federated identity has no secret. In its place stands a key that is derived
+// from the client's ID, which all machines know, and which is no secret. The
+// mark still comes about by no accident and by no copying, but whoever learns
+// the client's ID and the cluster's name can give a device of his own the mark.
+// He gets nothing by it but that we take this device of his for ours: that we
+// delete it when it has not been seen for TS_SWEEP_AFTER, or when it is offline
+// and has the name of a pod. He cannot mark a device that is not his, since the
+// mark is of the machine key that the device proves. A cluster that goes over
+// from a client's secret to a federated identity, or from one client to
+// another, no longer knows its earlier devices: they are neither swept nor make
+// way for their successors, and have to be deleted by hand if they stay behind.
+//
 // What that costs: whoever has the secret and knows a node's public machine
 // key, which all its peers do, can make the node's lock key. Without tailnet
 // lock the key is good for nothing. With it, the key is trusted for what an
@@ -42,7 +66,8 @@ const (
 // "tailscale lock status" proposes (tailscale lock sign nodekey:… tlpub:…), it
 // can pass that signature on to another node key: the secret, which without the
 // mark can make an auth key but no signature, would then get a node into a
-// locked tailnet. Where that matters, sign the node key alone.
+// locked tailnet. With a federated identity that is open to every peer who knows
+// the client's ID. Where that matters, sign the node key alone.
 func (o *OAuth) LockKey(machine key.MachinePublic, chosenName bool) (key.NLPrivate, bool) {
 	if o.mark.cluster == "" || machine.IsZero() {
 		return key.NLPrivate{}, false

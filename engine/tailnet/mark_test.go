@@ -42,6 +42,7 @@ func TestMark(t *testing.T) {
 		}
 		ofCluster, _ := marked(t, func(c *OAuthConfig) { c.Cluster = "other" }).LockKey(machine, chosen)
 		ofSecret, _ := marked(t, func(c *OAuthConfig) { c.ClientSecret = "tskey-client-other" }).LockKey(machine, chosen)
+		ofIdentity, _ := marked(t, func(c *OAuthConfig) { c.ClientSecret, c.IDTokenFile = "", "/token" }).LockKey(machine, chosen)
 		for _, test := range []struct {
 			name string
 			d    Device
@@ -52,6 +53,7 @@ func TestMark(t *testing.T) {
 			{"one with a lock key of its own", device(machine, key.NewNLPrivate().Public()), false},
 			{"another cluster's", device(machine, ofCluster.Public()), false},
 			{"one made with another secret", device(machine, ofSecret.Public()), false},
+			{"one made with workload identity", device(machine, ofIdentity.Public()), false},
 			{"one without a lock key", device(machine, key.NLPublic{}), false},
 			{"one without keys", device(key.MachinePublic{}, key.NLPublic{}), false},
 		} {
@@ -70,6 +72,36 @@ func TestMark(t *testing.T) {
 	}
 }
 
+// TestMarkOfIdentity is about what stands in for a secret: all machines come to
+// the same, and no secret of a client's can be it.
+func TestMarkOfIdentity(t *testing.T) {
+	machine := key.NewMachine().Public()
+	federated := func(id string) *OAuth {
+		return marked(t, func(c *OAuthConfig) { c.ClientID, c.ClientSecret, c.IDTokenFile = id, "", "/token" })
+	}
+	o := federated(clientID)
+	lock, ok := o.LockKey(machine, true)
+	if !ok {
+		t.Fatal("no lock key")
+	}
+	d := Device{MachineKey: machine, LockKey: lock.Public()}
+	elsewhere := marked(t, func(c *OAuthConfig) { c.ClientSecret, c.IDTokenFile = "", "/mounted/elsewhere" })
+	for name, test := range map[string]struct {
+		o    *OAuth
+		ours bool
+	}{
+		"itself":                          {o, true},
+		"another machine":                 {elsewhere, true},
+		"another client":                  {federated("kOther"), false},
+		"a client with a secret":          {marked(t, nil), false},
+		"a client whose secret is the ID": {marked(t, func(c *OAuthConfig) { c.ClientSecret = clientID }), false},
+	} {
+		if ours, chosen := test.o.Ours(d); ours != test.ours || chosen != test.ours {
+			t.Errorf("%s: ours %v, chosen %v; want %v", name, ours, chosen, test.ours)
+		}
+	}
+}
+
 // TestMarkIsForGood holds the derivation: with another, all devices that there
 // are would no longer be ours.
 func TestMarkIsForGood(t *testing.T) {
@@ -77,14 +109,21 @@ func TestMarkIsForGood(t *testing.T) {
 	if err := machine.UnmarshalText([]byte("mkey:" + strings.Repeat("01", 32))); err != nil {
 		t.Fatal(err)
 	}
-	o := marked(t, nil)
-	for chosen, want := range map[bool]string{
-		false: "tlpub:3ee5765d8f64dbf27038ec3d48e6912a4501dd6231321406d19f9685b1a0b587",
-		true:  "tlpub:7e6119c5fdd9be5ed696c89671b14b96b6e76524b33292429c64dade86a22534",
+	secret := marked(t, nil)
+	identity := marked(t, func(c *OAuthConfig) { c.ClientSecret, c.IDTokenFile = "", "/token" })
+	for _, test := range []struct {
+		o      *OAuth
+		chosen bool
+		want   string
+	}{
+		{secret, false, "tlpub:3ee5765d8f64dbf27038ec3d48e6912a4501dd6231321406d19f9685b1a0b587"},
+		{secret, true, "tlpub:7e6119c5fdd9be5ed696c89671b14b96b6e76524b33292429c64dade86a22534"},
+		{identity, false, "tlpub:c0a946fa9e53e6305ef736d837079a6b02a05454a0be2e6981774deb4dd315fe"},
+		{identity, true, "tlpub:c505fc8bc444a5502cd52a9de036a73dbfea9693b205dd6ca2e07607bb0daf6d"},
 	} {
-		lock, _ := o.LockKey(machine, chosen)
-		if got := lock.Public().CLIString(); got != want {
-			t.Errorf("name chosen %v: %s, want %s", chosen, got, want)
+		lock, _ := test.o.LockKey(machine, test.chosen)
+		if got := lock.Public().CLIString(); got != test.want {
+			t.Errorf("%v, name chosen %v: %s, want %s", test.o, test.chosen, got, test.want)
 		}
 		signature, err := lock.SignNKS([32]byte{1})
 		if err != nil || len(signature) != 64 {

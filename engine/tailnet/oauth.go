@@ -24,11 +24,13 @@ const (
 	maxDescriptionLen = 50
 )
 
-// OAuthConfig says how to reach a tailnet's API. Only the client's ID and secret
-// are required.
+// OAuthConfig says how to reach a tailnet's API. Only the client's ID is
+// required, and one of what proves it: the secret of an OAuth client, or the
+// token of a federated identity (workload identity).
 type OAuthConfig struct {
 	ClientID     string // TS_OAUTH_CLIENT_ID
 	ClientSecret string `json:"-"` // TS_OAUTH_CLIENT_SECRET
+	IDTokenFile  string // TS_ID_TOKEN_FILE: a file that somebody keeps fresh, a projected ServiceAccount token
 
 	BaseURL    string // of the API; "" is https://api.tailscale.com
 	ControlURL string // the login server; "" is Tailscale's own
@@ -56,12 +58,12 @@ type OAuthConfig struct {
 
 // String keeps the secret out of logs.
 func (c OAuthConfig) String() string {
-	return fmt.Sprintf("{ClientID:%s ClientSecret:(secret) BaseURL:%s ControlURL:%s Tailnet:%s Cluster:%s Tags:%v AuthKeyTTL:%v}",
-		c.ClientID, c.BaseURL, c.ControlURL, c.Tailnet, c.Cluster, c.Tags, c.AuthKeyTTL)
+	return fmt.Sprintf("{ClientID:%s ClientSecret:(secret) IDTokenFile:%s BaseURL:%s ControlURL:%s Tailnet:%s Cluster:%s Tags:%v AuthKeyTTL:%v}",
+		c.ClientID, c.IDTokenFile, c.BaseURL, c.ControlURL, c.Tailnet, c.Cluster, c.Tags, c.AuthKeyTTL)
 }
 
-// OAuth lets nodes in with keys that Tailscale's API mints for an OAuth client:
-// single-use, preauthorized, tagged, not ephemeral (an ephemeral node that is
+// OAuth lets nodes in with keys that Tailscale's API mints for an OAuth client or
+// a federated identity: single-use, preauthorized, tagged, not ephemeral (an ephemeral node that is
 // cut off for a while is deleted, and does not come back by itself).
 //
 // The client needs the scopes auth_keys and devices:core, and to be allowed each
@@ -69,6 +71,7 @@ func (c OAuthConfig) String() string {
 type OAuth struct {
 	controlURL string
 	baseURL    string
+	credential credential
 	tags       []string
 	ttl        time.Duration
 	mark       mark
@@ -100,9 +103,10 @@ func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
 	return &OAuth{
 		controlURL: cfg.ControlURL,
 		baseURL:    cfg.BaseURL,
+		credential: credentialOf(cfg),
 		tags:       slices.Clone(cfg.Tags),
 		ttl:        cfg.AuthKeyTTL,
-		mark:       mark{secret: []byte(cfg.ClientSecret), cluster: cfg.Cluster},
+		mark:       newMark(cfg),
 		calls:      calls,
 		api: &tailscale.Client{
 			BaseURL:   base,
@@ -118,8 +122,10 @@ func (c *OAuthConfig) check() error {
 	switch {
 	case c.ClientID == "":
 		return errors.New("no OAuth client: set TS_OAUTH_CLIENT_ID")
-	case c.ClientSecret == "":
-		return errors.New("no secret for the OAuth client: set TS_OAUTH_CLIENT_SECRET")
+	case c.ClientSecret == "" && c.IDTokenFile == "":
+		return errors.New("no secret for the OAuth client: set TS_OAUTH_CLIENT_SECRET, or TS_ID_TOKEN_FILE where TS_OAUTH_CLIENT_ID is a federated identity")
+	case c.ClientSecret != "" && c.IDTokenFile != "":
+		return fmt.Errorf("TS_ID_TOKEN_FILE: %s is set beside TS_OAUTH_CLIENT_SECRET: set the secret for an OAuth client, the file for a federated identity", c.IDTokenFile)
 	case c.AuthKeyTTL < time.Second || c.AuthKeyTTL > maxAuthKeyTTL:
 		return fmt.Errorf("AUTH_KEY_TTL: %v is out of bounds: choose from 1s to %v", c.AuthKeyTTL, maxAuthKeyTTL)
 	}
@@ -132,7 +138,7 @@ func (c *OAuthConfig) check() error {
 }
 
 // String keeps secrets out of logs.
-func (o *OAuth) String() string { return "tailnet with an OAuth client at " + o.baseURL }
+func (o *OAuth) String() string { return "tailnet with " + o.credential.kind + " at " + o.baseURL }
 
 // ControlURL implements Tailnet.
 func (o *OAuth) ControlURL() string { return o.controlURL }
@@ -147,7 +153,7 @@ func (o *OAuth) NewAuthKey(ctx context.Context, n Node) (string, error) {
 	if len(tags) == 0 {
 		return "", &Error{
 			Op:     op,
-			Reason: "a node that comes in over an OAuth client needs a tag, and has none",
+			Reason: "a node that comes in over " + o.credential.kind + " needs a tag, and has none",
 			Remedy: "set TS_TAGS, or the annotation tailscale.com/tags",
 		}
 	}

@@ -4,9 +4,11 @@
 // and out again, by deleting its device.
 //
 // There are two ways. OAuth asks Tailscale's API, as an OAuth client, for a key
-// just before a node needs it, and deletes the device at the end. Static hands
-// out one key that somebody made beforehand, for Headscale and for tailnets
-// where an OAuth client is too much; it cannot delete.
+// just before a node needs it, and deletes the device at the end. It proves who
+// it is by the client's secret or, with workload identity, by a token that the
+// cluster makes for the plugin and that no one has to store. Static hands out
+// one key that somebody made beforehand, for Headscale and for tailnets where
+// an OAuth client is too much; it cannot delete.
 //
 // Every call honours its context, and returns within the time that its
 // configuration bounds even if the context has no end. What goes wrong is an
@@ -15,7 +17,7 @@
 //
 // A device that came in over OAuth can be told from all others, for good: its
 // tailnet lock key is made from its machine key and the OAuth client's secret
-// (OAuth.LockKey), and Tailscale's API shows both keys' public halves.
+// or, where there is none, its ID (OAuth.LockKey), and Tailscale's API shows both keys' public halves.
 //
 // The package starts no goroutine, and keeps no auth key: each is returned and
 // forgotten. It does not log a node in (the engine's control client does),

@@ -91,6 +91,12 @@ func (p *ControlPlane) Counters(ctx context.Context) (counters control.Counters,
 	return counters, err
 }
 
+// TrustIssuer has the API exchange an issuer's tokens for access tokens. What a Kubernetes API server says of its keys
+// (/openid/v1/jwks) is for Issuer.JWKS.
+func (p *ControlPlane) TrustIssuer(ctx context.Context, issuer control.Issuer) error {
+	return p.call(ctx, http.MethodPost, "/issuer", issuer, nil)
+}
+
 // SetOutage takes the login server away or brings it back.
 func (p *ControlPlane) SetOutage(ctx context.Context, outage control.Outage) error {
 	return p.call(ctx, http.MethodPost, "/outage", outage, nil)
@@ -209,6 +215,7 @@ func deskHandler(server *control.Server, cfg control.Config) http.Handler {
 	handle(mux, "GET /devices", func(struct{}) (any, error) { return server.Devices(), nil })
 	handle(mux, "GET /counters", func(struct{}) (any, error) { return server.Counters(), nil })
 	handle(mux, "POST /key", func(tags []string) (any, error) { return server.NewKey(tags...), nil })
+	handle(mux, "POST /issuer", func(i control.Issuer) (any, error) { return nil, server.TrustIssuer(i) })
 	handle(mux, "POST /outage", func(o control.Outage) (any, error) { return nil, server.SetOutage(o) })
 	handle(mux, "POST /fault", func(f control.Fault) (any, error) { server.AddFault(f); return nil, nil })
 	handle(mux, "DELETE /fault", func(struct{}) (any, error) { server.ClearFaults(); return nil, nil })

@@ -3,17 +3,23 @@
 package lab
 
 import (
+	"encoding/json"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/k3d/lab/control/issuertest"
 )
 
-// TestDesk asks over the socket for what is done to a device: that there is none is the server's own answer.
-func TestDesk(t *testing.T) {
+// newDesk serves the desk of a tailnet of its own.
+func newDesk(t *testing.T) (*control.Server, *ControlPlane) {
+	t.Helper()
 	server, err := control.Start(control.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -27,7 +33,13 @@ func TestDesk(t *testing.T) {
 	desk := &http.Server{Handler: deskHandler(server, control.Config{})}
 	go desk.Serve(listener)
 	t.Cleanup(func() { desk.Close() })
-	ctx, plane := t.Context(), cfg.controlClient()
+	return server, cfg.controlClient()
+}
+
+// TestDesk asks over the socket for what is done to a device: that there is none is the server's own answer.
+func TestDesk(t *testing.T) {
+	_, plane := newDesk(t)
+	ctx := t.Context()
 	_, exit := plane.Exit(ctx, "nNone", 1)
 	for name, test := range map[string]struct {
 		err  error
@@ -44,5 +56,49 @@ func TestDesk(t *testing.T) {
 	}
 	if n, err := plane.Exit(ctx, "", 1); n != 0 || err != nil {
 		t.Errorf("Exit of all = %d, %v", n, err)
+	}
+}
+
+// TestDeskTrustsIssuer hands an issuer over as the e2e does, and has the API exchange one of its tokens.
+func TestDeskTrustsIssuer(t *testing.T) {
+	server, plane := newDesk(t)
+	ctx := t.Context()
+	kubernetes, err := issuertest.New("https://kubernetes.default.svc.cluster.local", "key-1", jose.RS256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jwks, err := kubernetes.JWKS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := control.Issuer{
+		ClientID: "lab-identity", URL: kubernetes.URL, JWKS: jwks,
+		Subject: "system:serviceaccount:tailscale-nri:*", TokenLife: 90 * time.Second,
+	}
+	if err := plane.TrustIssuer(ctx, trusted); err != nil {
+		t.Fatal(err)
+	}
+	token, err := kubernetes.Sign(kubernetes.Claims("system:serviceaccount:tailscale-nri:tailscale-nri", "api.tailscale.com/lab-identity"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := url.Values{"client_id": {trusted.ClientID}, "jwt": {token}}
+	res, err := http.PostForm(server.APIURL()+"/api/v2/oauth/token-exchange", form)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var answer struct {
+		Seconds int `json:"expires_in"`
+	}
+	if err := json.NewDecoder(res.Body).Decode(&answer); err != nil || res.StatusCode != http.StatusOK || answer.Seconds != 90 {
+		t.Errorf("the exchange: %s, for %d s, %v", res.Status, answer.Seconds, err)
+	}
+	if c, err := plane.Counters(ctx); c.Exchanges != 1 || err != nil {
+		t.Errorf("counters %+v, %v", c, err)
+	}
+	trusted.JWKS = nil
+	if err := plane.TrustIssuer(ctx, trusted); err == nil || !strings.Contains(err.Error(), "JWKS") {
+		t.Errorf("an issuer without keys: %v", err)
 	}
 }

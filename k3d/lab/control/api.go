@@ -54,14 +54,14 @@ type tokens struct {
 	expires map[string]time.Time
 }
 
-func (t *tokens) mint() string {
+func (t *tokens) mint(life time.Duration) string {
 	token := "tskey-api-" + rands.HexString(32)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.expires == nil {
 		t.expires = map[string]time.Time{}
 	}
-	t.expires[token] = time.Now().Add(tokenLife)
+	t.expires[token] = time.Now().Add(life)
 	return token
 }
 
@@ -86,6 +86,7 @@ func (s *Server) startAPI() error {
 	s.apiAddr = addr
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /api/v2/oauth/token", s.token)
+	mux.HandleFunc("POST /api/v2/oauth/token-exchange", s.exchange)
 	mux.HandleFunc("POST /api/v2/tailnet/{tailnet}/keys", s.authorized(s.createKey))
 	mux.HandleFunc("GET /api/v2/tailnet/{tailnet}/keys/{id}", s.authorized(s.getKey))
 	mux.HandleFunc("DELETE /api/v2/tailnet/{tailnet}/keys/{id}", s.authorized(s.deleteKey))
@@ -122,12 +123,16 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		apiError(w, http.StatusBadRequest, "unsupported grant_type "+g)
 		return
 	}
-	token := s.tokens.mint()
 	s.faults.counted(func(c *Counters) { c.Tokens++ })
+	s.grant(w, s.cfg.TokenLife)
+}
+
+// grant answers with an access token that is good for all that there is here.
+func (s *Server) grant(w http.ResponseWriter, life time.Duration) {
 	writeJSON(w, http.StatusOK, map[string]any{
-		"access_token": token,
+		"access_token": s.tokens.mint(life),
 		"token_type":   "Bearer",
-		"expires_in":   int(tokenLife.Seconds()),
+		"expires_in":   int(life.Seconds()),
 		"scope":        "auth_keys devices:core",
 	})
 }
@@ -137,6 +142,7 @@ func (s *Server) authorized(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if !s.tokens.valid(token) {
+			s.faults.counted(func(c *Counters) { c.Stale++ })
 			apiError(w, http.StatusUnauthorized, "API token invalid")
 			return
 		}

@@ -8,7 +8,8 @@
 //	node ──Noise─┤ front: keys, register, map ── testcontrol  │
 //	node ──TLS───┤ DERP                          (registrar)  │
 //	node ──UDP───┤ STUN                                       │
-//	engine ─HTTP─┤ API: oauth/token, keys, device, devices    │
+//	engine ─HTTP─┤ API: oauth/token, oauth/token-exchange,    │
+//	             │      keys, device, devices                 │
 //	             └────────────────────────────────────────────┘
 //
 // The registrar is tailscale.com/tstest/integration/testcontrol: it gives a
@@ -26,6 +27,9 @@
 //     when the earlier one is gone, until somebody renames it.
 //   - A device whose key is expired is told so in its netmap, and is the same
 //     device again after the next login.
+//   - A federated identity (TrustIssuer) gets an access token for a token of its
+//     issuer's, if that has the issuer's signature, the identity's audience and
+//     subject, and has not expired.
 //   - A netmap stream is whole at first and deltas from there, each made of all
 //     that changed since the last: a burst of N nodes costs N², not N³.
 //

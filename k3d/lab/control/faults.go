@@ -105,7 +105,10 @@ type Fault struct {
 // Counters count what the API was asked, with all that it refused.
 type Counters struct {
 	Calls          int // all requests
-	Tokens         int // OAuth tokens handed out
+	Tokens         int // access tokens handed out for the OAuth client's secret
+	Exchanges      int // access tokens handed out for an issuer's token
+	NotExchanged   int // issuers' tokens that were refused
+	Stale          int // requests whose access token had ended, was revoked or never was
 	KeysMinted     int
 	DevicesDeleted int
 	DevicesRenamed int

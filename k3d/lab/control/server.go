@@ -33,8 +33,13 @@ type Config struct {
 	// "" is "lab-client" and "lab-secret".
 	OAuthClientID, OAuthClientSecret string
 
-	// Tags are the tags that the OAuth client may give to a key; none means any.
+	// Tags are the tags that the OAuth client and federated identities may give
+	// to a key; none means any.
 	Tags []string
+
+	// TokenLife is how long an access token of the API lives, in whole seconds;
+	// 0 is an hour, as in production.
+	TokenLife time.Duration
 
 	// Domain is the MagicDNS domain; "" is "lab.ts.net".
 	Domain string
@@ -57,11 +62,12 @@ type Server struct {
 
 	controlAddr, apiAddr netip.AddrPort
 
-	outage outage
-	faults faults
-	keys   *keyring
-	nodes  *table
-	tokens tokens
+	outage  outage
+	faults  faults
+	keys    *keyring
+	nodes   *table
+	tokens  tokens
+	issuers issuers
 
 	mu    sync.Mutex
 	front *http.Server           // nil while connections are refused
@@ -114,6 +120,9 @@ func (cfg *Config) setDefaults() {
 	}
 	if cfg.OAuthClientSecret == "" {
 		cfg.OAuthClientSecret = "lab-secret"
+	}
+	if cfg.TokenLife == 0 {
+		cfg.TokenLife = tokenLife
 	}
 	if cfg.Domain == "" {
 		cfg.Domain = "lab.ts.net"
