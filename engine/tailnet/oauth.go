@@ -29,6 +29,7 @@ const (
 type OAuthConfig struct {
 	ClientID     string // TS_OAUTH_CLIENT_ID
 	ClientSecret string `json:"-"` // TS_OAUTH_CLIENT_SECRET
+	IDTokenFile  string // TS_ID_TOKEN_FILE: a ServiceAccount token, in place of the secret
 
 	BaseURL    string // of the API; "" is https://api.tailscale.com
 	ControlURL string // the login server; "" is Tailscale's own
