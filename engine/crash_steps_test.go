@@ -31,8 +31,8 @@ var (
 // outsideSteps are the functions that change something outside a step, and why
 // that is right.
 var outsideSteps = map[string]string{
-	"New":                "ShareInterfaces changes nothing",
-	"lockStateDir":       "before there is a node: the directory",
+	"newEngine":          "ShareInterfaces changes nothing",
+	"openClaim":          "before there is a node: the directory",
 	"removeAllBut":       "node.removeState takes the step",
 	"record.save":        "node.save takes the step",
 	"replaceFile":        "record.save is its caller",

@@ -15,7 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"tailscale.com/net/netns"
 	"tailscale.com/tailcfg"
 
@@ -58,6 +57,9 @@ type Config struct {
 	// Grace is how long a pod that has disappeared without a word is
 	// remembered, for its sandbox to be made anew. 0 means one minute.
 	Grace time.Duration
+	// Claim is StateDir's, from [ClaimState]; it is the engine's from then on. Nil
+	// is a claim of New's own, which waits 10 s for a process that is dying.
+	Claim *Claim
 	// Sockets keeps the links' sockets while this process is away; nil keeps
 	// none.
 	Sockets SocketStore
@@ -85,8 +87,8 @@ type Engine struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup // all goroutines of nodes
 
-	lock  *os.File // of the state directory
-	queue queue    // of the nodes that start
+	claim *Claim // of the state directory
+	queue queue  // of the nodes that start
 
 	mu    sync.Mutex
 	nodes map[string]*node // by pod UID
@@ -110,10 +112,23 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Sockets == nil {
 		cfg.Sockets = podnet.NoStore{}
 	}
-	lock, err := lockStateDir(cfg.StateDir)
-	if err != nil {
-		return nil, err
+	if cfg.Claim == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), claimPatience)
+		defer cancel()
+		var err error
+		if cfg.Claim, err = ClaimState(ctx, cfg.StateDir, nil); err != nil {
+			return nil, err
+		}
 	}
+	e, err := newEngine(cfg)
+	if err != nil {
+		cfg.Claim.Release()
+	}
+	return e, err
+}
+
+// newEngine is New, with the state directory claimed.
+func newEngine(cfg Config) (*Engine, error) {
 	// Nothing of ours routes this process's own traffic into a tailnet, so
 	// its sockets need no mark to stay out (net/netns, process-wide).
 	netns.SetEnabled(false)
@@ -123,7 +138,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("setting TS_LOGS_DIR: %w", err)
 	}
 
-	e := &Engine{cfg: cfg, log: cfg.Logger, lock: lock, queue: newQueue(), nodes: map[string]*node{}}
+	e := &Engine{cfg: cfg, log: cfg.Logger, claim: cfg.Claim, queue: newQueue(), nodes: map[string]*node{}}
 	e.late.refused = map[string]NodeStatus{}
 	e.cfg.Tailnet = steppedTailnet{cfg.Tailnet, e}
 	e.ctx, e.stop = context.WithCancel(context.Background())
@@ -137,7 +152,6 @@ func New(cfg Config) (*Engine, error) {
 		e.log.Error("a pod's record cannot be used", "dir", dir, "err", err)
 	})
 	if err != nil {
-		lock.Close()
 		return nil, err
 	}
 	var links []string
@@ -149,37 +163,10 @@ func New(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// lockPatience is how long a process may take to die that was killed: the
-// kernel closes a packet socket of each pod, at about 14 ms each (Linux 6.18,
-// packet_release, synchronize_net), and may come to the lock last.
-const lockPatience = 10 * time.Second
-
-// lockStateDir makes the directory and keeps every other process out of it:
-// two that serve the same nodes would each undo what the other does. The lock is
-// on the directory, and ends with its descriptor or the process.
-func lockStateDir(dir string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("creating the state directory %s: %w", dir, err)
-	}
-	lock, err := os.Open(dir)
-	if err != nil {
-		return nil, fmt.Errorf("opening the state directory: %w", err)
-	}
-	for deadline := time.Now().Add(lockPatience); ; sleep(context.Background(), 5*time.Millisecond) {
-		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return lock, nil
-		}
-		if time.Now().After(deadline) || !errors.Is(err, unix.EWOULDBLOCK) {
-			lock.Close()
-			return nil, fmt.Errorf("another process serves the nodes of the state directory %s: end it first (%w)", dir, err)
-		}
-	}
-}
-
 // Run resumes the recorded nodes and keeps all nodes up until ctx is done.
 // Then it stops them, which leaves links, addresses and identities as they
-// are, and returns nil.
+// are, and returns nil. When it lets go of the state directory, nothing of this
+// engine acts any more: no goroutine of a node, no Attach, no Forget.
 func (e *Engine) Run(ctx context.Context) error {
 	for _, n := range e.snapshot() {
 		n.resume()
@@ -190,7 +177,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.stop()
 	e.mu.Unlock()
 	e.wg.Wait()
-	return e.lock.Close()
+	return e.claim.Release()
 }
 
 // spawn starts a goroutine of a node, unless the engine has stopped. It
@@ -217,22 +204,39 @@ func (e *Engine) Attach(ctx context.Context, pod Pod) error {
 	if !validUID.MatchString(pod.UID) || pod.SandboxID == "" {
 		return fmt.Errorf("pod UID %q, sandbox %q: not usable as names", pod.UID, pod.SandboxID)
 	}
-	for {
-		err := e.nodeOf(pod).attach(pod)
-		if err == nil {
-			e.settled(pod.UID)
+	return e.act(func() error {
+		for {
+			err := e.nodeOf(pod).attach(pod)
+			if err == nil {
+				e.settled(pod.UID)
+			}
+			if !errors.Is(err, errRetired) {
+				return err
+			}
 		}
-		if !errors.Is(err, errRetired) {
-			return err
-		}
-	}
+	})
+}
+
+// Serves reports whether the sandbox has its node, or had it until it was
+// detached: there is nothing to attach. It looks at nothing but memory, and
+// waits for nothing.
+func (e *Engine) Serves(podUID, sandboxID string) bool {
+	e.mu.Lock()
+	n := e.nodes[podUID]
+	e.mu.Unlock()
+	return n != nil && n.attachedTo() == sandboxID && (n.active() || n.stopped.Load())
 }
 
 // Detach stops the sandbox's node and returns at once. The identity stays for
 // the pod's next sandbox. It returns nil for a sandbox that it does not know.
 func (e *Engine) Detach(ctx context.Context, sandboxID string) error {
-	if n := e.find(sandboxID); n != nil {
-		n.detach(sandboxID)
+	if err := e.act(func() error {
+		if n := e.find(sandboxID); n != nil {
+			n.detach(sandboxID)
+		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	return ctx.Err()
 }
@@ -242,8 +246,13 @@ func (e *Engine) Detach(ctx context.Context, sandboxID string) error {
 // disk if the disk takes it; the device is deleted in the background, for as
 // long as it takes. It does nothing about a sandbox that it does not know.
 func (e *Engine) Forget(ctx context.Context, sandboxID string) error {
-	if n := e.find(sandboxID); n != nil {
-		n.forget(sandboxID)
+	if err := e.act(func() error {
+		if n := e.find(sandboxID); n != nil {
+			n.forget(sandboxID)
+		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	return ctx.Err()
 }

@@ -55,7 +55,7 @@ func (n *node) listed(l listing) (detached bool) {
 	n.op.Lock()
 	defer n.op.Unlock()
 	n.list = l
-	return n.stopped
+	return n.stopped.Load()
 }
 
 // reached notes that the netns is there.
@@ -127,7 +127,7 @@ func (n *node) endedUnsaid(sandboxID string) bool {
 	switch {
 	case n.retired || n.rec.Forgotten || n.rec.Pod.SandboxID != sandboxID:
 		return false
-	case n.list == listedAnew, n.stopped && n.list != listedEnded:
+	case n.list == listedAnew, n.stopped.Load() && n.list != listedEnded:
 		return false
 	}
 	return errors.Is(n.rec.NetNS.Check(), podnet.ErrGone)
@@ -147,7 +147,7 @@ func (n *node) lookAgain(sandboxID string) bool {
 	err := n.rec.NetNS.Check()
 	if !errors.Is(err, podnet.ErrGone) && !n.removed {
 		n.goneSince = time.Time{}
-		if err != nil || n.active() || n.stopped || n.list == notListed || n.list == listedEnded {
+		if err != nil || n.active() || n.stopped.Load() || n.list == notListed || n.list == listedEnded {
 			return false
 		}
 		n.become(n.run)
@@ -215,7 +215,7 @@ func (n *node) supersede(by Pod) {
 	if n.retired || n.rec.Forgotten || p.Namespace != by.Namespace || p.Name != by.Name || p.UID == by.UID {
 		return
 	}
-	if !n.stopped && !errors.Is(n.rec.NetNS.Check(), podnet.ErrGone) {
+	if !n.stopped.Load() && !errors.Is(n.rec.NetNS.Check(), podnet.ErrGone) {
 		return
 	}
 	n.log.Info("another pod has this one's name now: forgetting it", "by", by.UID)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tailscale-nri/engine/internal/podnet"
@@ -31,12 +32,12 @@ type node struct {
 
 	op        sync.Mutex // attach, detach, forget and the record take turns
 	rec       record
-	fresh     bool   // nothing is on disk yet
-	retired   bool   // the directory is gone, and so is the node
-	seen      bool   // the netns has been reached by this process
-	stopped   bool   // the sandbox was detached
-	removed   bool   // the runtime has removed it
-	unsaved   string // why the record on disk is not n.rec, "" if it is
+	fresh     bool        // nothing is on disk yet
+	retired   bool        // the directory is gone, and so is the node
+	seen      bool        // the netns has been reached by this process
+	stopped   atomic.Bool // the sandbox was detached; written under op
+	removed   bool        // the runtime has removed it
+	unsaved   string      // why the record on disk is not n.rec, "" if it is
 	list      listing
 	awaited   string    // the sandbox whose end awaitEnd waits for
 	goneSince time.Time // its netns, as far as lookAgain has seen
@@ -46,6 +47,7 @@ type node struct {
 	cancel context.CancelFunc // of what the node does
 	done   chan struct{}      // closed when it has ended
 	status NodeStatus
+	linked string // the sandbox that attach or resume was done with
 	warned string // the reason last logged
 	anew   bool   // the tailnet has thrown the node out: log in again
 }
@@ -107,7 +109,8 @@ func (n *node) attach(pod Pod) error {
 		n.undo(before, pod)
 		return err
 	}
-	n.fresh, n.seen, n.stopped, n.removed, n.list, n.goneSince = false, true, false, false, unknown, time.Time{}
+	n.fresh, n.seen, n.removed, n.list, n.goneSince = false, true, false, unknown, time.Time{}
+	n.stopped.Store(false)
 	if before.Link != "" && before.Link != n.rec.Link {
 		n.removeLink(before.Link)
 	}
@@ -207,7 +210,7 @@ func (n *node) detach(sandboxID string) {
 
 func (n *node) detachLocked() {
 	link := n.rec.Link
-	n.stopped = true
+	n.stopped.Store(true)
 	n.become(func(context.Context) {
 		n.removeLink(link)
 		n.setState(Stopped, "")
@@ -299,11 +302,20 @@ func (n *node) run(ctx context.Context) {
 	}
 }
 
-// attachedAt begins the count of the time until the node is up.
+// attachedAt notes that the sandbox is attached, and begins the count of the
+// time until the node is up.
 func (n *node) attachedAt(t time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.status.AttachedAt, n.status.ReadyIn = t, 0
+	n.linked = n.status.SandboxID
+}
+
+// attachedTo is the sandbox that the node was last attached to, which is done.
+func (n *node) attachedTo() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.linked
 }
 
 // setState publishes what the node is up to.

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -14,6 +15,8 @@ import (
 const (
 	cmdServe   = "serve"
 	cmdStatus  = "status"
+	cmdReady   = "ready"
+	cmdLive    = "live"
 	cmdVersion = "version"
 	cmdHelp    = "help"
 )
@@ -31,6 +34,8 @@ const usage = `tailscale-nri gives annotated pods of this node a tailnet node ea
   tailscale-nri [flags]          serve, until SIGTERM; links and identities stay
   tailscale-nri status [-json | -yaml]
                                  show the nodes that a running process serves
+  tailscale-nri ready            is it registered with the runtime, or standing by?
+  tailscale-nri live             does it answer? Both end with 1 and say why if not
 
 Flags:
   -nri-socket PATH      containerd's NRI socket, in place of NRI_SOCKET
@@ -38,7 +43,7 @@ Flags:
   -status-socket PATH   where the status is served, in place of TS_STATUS_SOCKET
   -version              print versions and end
 
-Environment (default):
+Environment, or files in TS_CONFIG_DIR (default):
 `
 
 // parseArgs reads the command line. Where help is asked for, it prints it.
@@ -60,8 +65,8 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 
 	// The flags may stand before and after the command's name.
 	err := fs.Parse(args)
-	if err == nil && fs.Arg(0) == cmdStatus {
-		c.name = cmdStatus
+	if err == nil && slices.Contains([]string{cmdStatus, cmdReady, cmdLive}, fs.Arg(0)) {
+		c.name = fs.Arg(0)
 		err = fs.Parse(fs.Args()[1:])
 	}
 	switch {

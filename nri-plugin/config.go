@@ -16,19 +16,22 @@ import (
 // Config is what the process is told at its start. Zero values are as the
 // variables' defaults say in settings, except where noted.
 type Config struct {
-	OAuthID, OAuthSecret string // both, or neither and AuthKey
-	AuthKey              string
-	LoginServer          string // "" is Tailscale's own
-	APIURL               string
-	AuthKeyTTL           time.Duration
-	Cluster              string        // a DNS label of at most maxCluster characters
-	Tags                 []string      // "tag:…"; empty with AuthKey unless TS_TAGS is set
-	SweepAfter           time.Duration // 0 never
-	StateDir             string        // absolute
-	StatusSocket         string        // absolute
-	NRISocket            string        // absolute
-	LogLevel             slog.Level
-	LogJSON              bool
+	OAuthID      string // with one of the next two, or "" and AuthKey
+	OAuthSecret  string
+	IDTokenFile  string // absolute
+	AuthKey      string
+	LoginServer  string // "" is Tailscale's own
+	APIURL       string
+	AuthKeyTTL   time.Duration
+	Cluster      string        // a DNS label of at most maxCluster characters
+	Tags         []string      // "tag:…"; empty with AuthKey unless TS_TAGS is set
+	SweepAfter   time.Duration // 0 never
+	StateDir     string        // absolute
+	StatusSocket string        // absolute
+	NRISocket    string        // absolute
+	LogLevel     slog.Level
+	LogJSON      bool
+	Dir          string // that variables are also read from, "" is none
 }
 
 const (
@@ -41,13 +44,32 @@ const (
 	minSweepAfter = time.Hour
 )
 
-// readConfig reads and checks the environment. Its error has one line for each
-// bad value, with key, value and remedy; values that may be secret are left out.
+// readConfig reads and checks the environment, and the directory that it names.
+// Its error has one line for each bad value, with key, value and remedy; values
+// that may be secret are left out.
 func readConfig(getenv func(string) string) (Config, error) {
-	r := newReader(getenv)
+	_, c, err := loadConfig(getenv)
+	return c, err
+}
+
+// loadConfig is readConfig, with what was read. The directory may change at any
+// time, so that both are of one reading.
+func loadConfig(getenv func(string) string) (values, Config, error) {
+	v, dirErr := gather(getenv)
+	c, err := parseConfig(v)
+	if errors.Is(dirErr, errNoConfigDir) {
+		return v, c, dirErr
+	}
+	return v, c, errors.Join(dirErr, err)
+}
+
+// parseConfig checks the values.
+func parseConfig(v values) (Config, error) {
+	r := newReader(v.get)
 	c := Config{
 		OAuthID:      r.text(envOAuthID),
 		OAuthSecret:  r.text(envOAuthSecret),
+		IDTokenFile:  r.text(envIDTokenFile),
 		AuthKey:      r.text(envAuthKey),
 		LoginServer:  r.url(envLoginServer),
 		APIURL:       r.url(envAPIURL),
@@ -60,6 +82,7 @@ func readConfig(getenv func(string) string) (Config, error) {
 		NRISocket:    r.path(envNRISocket),
 		LogLevel:     r.level(envLogLevel),
 		LogJSON:      r.oneOf(envLogFormat, "text", "json") == "json",
+		Dir:          r.text(envConfigDir),
 	}
 	if c.AuthKey != "" && r.raw(envTags) == "" {
 		// The key's own tags decide; asking for others would be refused.
@@ -68,28 +91,6 @@ func readConfig(getenv func(string) string) (Config, error) {
 	r.errs = append(r.errs, checkCredentials(c))
 	return c, errors.Join(r.errs...)
 }
-
-// checkCredentials wants exactly one way into the tailnet.
-func checkCredentials(c Config) error {
-	oauth := c.OAuthID != "" || c.OAuthSecret != ""
-	switch {
-	case oauth && c.AuthKey != "":
-		return fmt.Errorf("two ways into the tailnet are set, %s as well as %s: keep one and unset the other", oauthVars, envAuthKey)
-	case !oauth && c.AuthKey == "":
-		return fmt.Errorf("no credentials: set %s, or %s (with %s for a control server of your own)", oauthVars, envAuthKey, envLoginServer)
-	case oauth && c.OAuthID == "":
-		return fmt.Errorf("%s is set but %s is not: set both", envOAuthSecret, envOAuthID)
-	case oauth && c.OAuthSecret == "":
-		return fmt.Errorf("%s is set but %s is not: set both", envOAuthID, envOAuthSecret)
-	case strings.HasPrefix(c.OAuthSecret, "tskey-auth-"):
-		return fmt.Errorf("%s holds an auth key: put it into %s, or take the secret of an OAuth client", envOAuthSecret, envAuthKey)
-	case strings.HasPrefix(c.AuthKey, "tskey-client-"):
-		return fmt.Errorf("%s holds the secret of an OAuth client: put it into %s and its ID into %s", envAuthKey, envOAuthSecret, envOAuthID)
-	}
-	return nil
-}
-
-const oauthVars = envOAuthID + " and " + envOAuthSecret
 
 // reader reads variables and collects what is wrong with them.
 type reader struct {
@@ -106,15 +107,16 @@ func newReader(getenv func(string) string) *reader {
 	return r
 }
 
-// statusSocket is the one value that the command status needs.
+// statusSocket is the one value that those need who ask a process, and that a
+// process needs to be asked, however bad the others are.
 func statusSocket(getenv func(string) string) (string, error) {
-	r := newReader(getenv)
+	v, _ := gather(getenv) // what else is wrong does not matter
+	r := newReader(v.get)
 	return r.path(envStatusSocket), errors.Join(r.errs...)
 }
 
-// raw is the variable as set. White space around it is cut, since a Secret
-// made from a file often ends in a newline.
-func (r *reader) raw(key string) string { return strings.TrimSpace(r.getenv(key)) }
+// raw is the variable as set.
+func (r *reader) raw(key string) string { return r.getenv(key) }
 
 // text is the variable or its default.
 func (r *reader) text(key string) string {

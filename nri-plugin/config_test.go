@@ -74,9 +74,15 @@ func TestReadConfigRefuses(t *testing.T) {
 		vars []string
 		want string // each word group between | is in the error's one line
 	}{
-		{"no credentials", nil, "TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET|TS_AUTHKEY|set"},
+		{"no credentials", nil, "TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET|TS_ID_TOKEN_FILE|TS_AUTHKEY|set|in the environment"},
 		{"both ways", oauth(envAuthKey, secret), "two ways|TS_AUTHKEY|unset"},
-		{"ID alone", []string{envOAuthID, "id"}, "TS_OAUTH_CLIENT_SECRET is not"},
+		{"ID alone", []string{envOAuthID, "id"}, "neither TS_OAUTH_CLIENT_SECRET nor TS_ID_TOKEN_FILE|in the environment"},
+		{"token file alone", []string{envIDTokenFile, "/token"}, "TS_ID_TOKEN_FILE is set but TS_OAUTH_CLIENT_ID is not"},
+		{"secret and token file", oauth(envIDTokenFile, "/token"), "TS_OAUTH_CLIENT_SECRET and TS_ID_TOKEN_FILE|unset"},
+		{"key and token file", []string{envIDTokenFile, "/token", envAuthKey, secret}, "two ways|TS_ID_TOKEN_FILE as well as TS_AUTHKEY"},
+		{"no token", []string{envOAuthID, "id", envIDTokenFile, "/nowhere/token"}, "TS_ID_TOKEN_FILE|/nowhere/token|serviceAccountToken"},
+		{"empty token", []string{envOAuthID, "id", envIDTokenFile, "/dev/null"}, "TS_ID_TOKEN_FILE|/dev/null, which is empty|serviceAccountToken"},
+		{"relative token", []string{envOAuthID, "id", envIDTokenFile, "token"}, `TS_ID_TOKEN_FILE is "token"|absolute`},
 		{"secret alone", []string{envOAuthSecret, secret}, "TS_OAUTH_CLIENT_ID is not"},
 		{"key as secret", []string{envOAuthID, "id", envOAuthSecret, "tskey-auth-" + secret}, "TS_OAUTH_CLIENT_SECRET holds an auth key|TS_AUTHKEY"},
 		{"secret as key", []string{envAuthKey, "tskey-client-" + secret}, "TS_AUTHKEY holds the secret|TS_OAUTH_CLIENT_SECRET"},

@@ -9,20 +9,19 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// newEngine wires the engine to the way into the tailnet that cfg names. It
-// keeps the links' sockets in sockets.
-func newEngine(cfg Config, sockets engine.SocketStore, log *slog.Logger) (*engine.Engine, error) {
-	tn, err := newTailnet(cfg, log)
-	if err != nil {
-		return nil, err
-	}
+// newEngine wires the engine to the way into the tailnet. It serves the state
+// directory that is claimed, and keeps the links' sockets in sockets.
+func newEngine(cfg Config, tn tailnet.Tailnet, claim *engine.Claim, sockets engine.SocketStore, log *slog.Logger) (*engine.Engine, error) {
 	after := cfg.SweepAfter
 	if after == 0 {
 		after = -1 // the engine's word for never
 	}
-	return engine.New(engine.Config{StateDir: cfg.StateDir, Tailnet: tn, SweepAfter: after, Sockets: sockets, Logger: log})
+	return engine.New(engine.Config{
+		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn, SweepAfter: after, Sockets: sockets, Logger: log,
+	})
 }
 
+// newTailnet is the way into the tailnet that cfg names.
 func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
 	if cfg.AuthKey != "" {
 		return tailnet.NewStatic(tailnet.StaticConfig{AuthKey: cfg.AuthKey, ControlURL: cfg.LoginServer})
@@ -30,6 +29,7 @@ func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
 	return tailnet.NewOAuth(tailnet.OAuthConfig{
 		ClientID:     cfg.OAuthID,
 		ClientSecret: cfg.OAuthSecret,
+		IDTokenFile:  cfg.IDTokenFile,
 		BaseURL:      cfg.APIURL,
 		ControlURL:   cfg.LoginServer,
 		Cluster:      cfg.Cluster,

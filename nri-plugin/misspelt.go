@@ -27,6 +27,23 @@ func misspelt(key string, ours []string) (string, bool) {
 	return "", false
 }
 
+// closestSetting returns the variable that key was probably meant to be: the one
+// that takes the fewest slips, if they are few for its length or key is a part of
+// its name, as in Secrets that were made for another program.
+func closestSetting(key string) (like string, ok bool) {
+	const shortest = 4 // letters that mean something
+	key = strings.NewReplacer("-", "_", ".", "_").Replace(strings.ToUpper(key))
+	least := 0
+	for _, s := range settings() {
+		d := editDistance(key, s.key)
+		near := d*4 <= len(s.key) || len(key) >= shortest && strings.Contains(s.key, key)
+		if near && (!ok || d < least) {
+			like, least, ok = s.key, d, true
+		}
+	}
+	return like, ok
+}
+
 // editDistance counts the insertions, deletions, replacements and swaps of
 // neighbours that turn a into b (optimal string alignment distance).
 func editDistance(a, b string) int {

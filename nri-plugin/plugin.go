@@ -23,6 +23,7 @@ var (
 	_ stub.RunPodInterface          = (*plugin)(nil)
 	_ stub.StopPodInterface         = (*plugin)(nil)
 	_ stub.RemovePodInterface       = (*plugin)(nil)
+	_ stub.CreateContainerInterface = (*plugin)(nil)
 	_ stub.RemoveContainerInterface = (*plugin)(nil)
 )
 
@@ -31,6 +32,7 @@ type podSet interface {
 	Attach(ctx context.Context, pod engine.Pod) error
 	Detach(ctx context.Context, sandboxID string) error
 	Forget(ctx context.Context, sandboxID string) error
+	Serves(podUID, sandboxID string) bool
 	Sync(ctx context.Context, live []engine.Pod, ended []string) error
 	Suspect(sandboxID string)
 }
@@ -49,6 +51,7 @@ const (
 type plugin struct {
 	pods     podSet
 	defaults podDefaults
+	health   *health
 	log      *slog.Logger
 
 	refused refusals
@@ -68,8 +71,18 @@ type plugin struct {
 // pod that started while we were away never gets RunPodSandbox, and after a
 // restart of containerd neither Stop nor Remove comes for the pods before it,
 // though RemoveContainer does. Synchronize, on each connection, is what evens
-// that out. Calls may also come twice. The hooks of a closed connection may
-// overlap those of the next.
+// that out.
+//
+// CreateContainer is the second gate: it comes for each container, init
+// containers too, and its error keeps that container from being created, until
+// the kubelet tries again. A pod that has started without us gets its node
+// there at the latest, before its containers run, whether or not the attach
+// that Synchronize began has come to it: the engine lets the two take turns, and
+// the second finds nothing to do. What is attached already costs a look-up, and
+// what is about to end is not attached again.
+//
+// Calls may also come twice. The hooks of a closed connection may overlap those
+// of the next.
 //
 // A connection must not be made anew for the list alone: a registration waits
 // for all hooks under way and holds up the next, and containerd 2.4.2 hangs
@@ -103,6 +116,9 @@ func (p *plugin) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, _
 	if err != nil {
 		p.log.Warn("catching up with the runtime's pods failed", "err", err)
 	}
+	if ctx.Err() == nil {
+		p.health.synchronized(err)
+	}
 	return nil, err
 }
 
@@ -130,6 +146,25 @@ func (p *plugin) StopPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
 func (p *plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error {
 	return p.hook(ctx, "RemovePodSandbox", sb, func(ctx context.Context) error {
 		return p.pods.Forget(ctx, sb.GetId())
+	})
+}
+
+// CreateContainer gives a pod its node that should have one and has not. What
+// RunPodSandbox would have refused is refused here.
+func (p *plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, _ *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+	if p.pods.Serves(sb.GetUid(), sb.GetId()) {
+		return nil, nil, nil
+	}
+	return nil, nil, p.hook(ctx, "CreateContainer", sb, func(ctx context.Context) error {
+		pod, in, err := podFrom(sb, p.defaults)
+		if err != nil || !in {
+			return err
+		}
+		if err := p.pods.Attach(ctx, pod); err != nil {
+			return err
+		}
+		podLogger(p.log, sb).Info("attached when a container was to be created: the pod had started without its node")
+		return nil
 	})
 }
 

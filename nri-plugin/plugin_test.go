@@ -135,6 +135,67 @@ func TestHooks(t *testing.T) {
 	}
 }
 
+// TestSecondGate: a pod that has started without us is attached when its first
+// container is to be created, or that container is refused.
+func TestSecondGate(t *testing.T) {
+	dir, pods := t.TempDir(), newFakePods()
+	r := startRuntime(t, dir)
+	book := startPlugin(t, dir, pods)
+	r.waitSynced(t)
+	missed := sandbox("missed", annotationEnabled, "true", annotationHostname, "late")
+	failing := errors.New("the state directory has no free space")
+	pods.attach = func(context.Context) error { return failing }
+	if err := r.create(missed, "init"); !errContains(err, "tailscale-nri: pod default/missed: "+failing.Error()) {
+		t.Errorf("the runtime got %v", err)
+	}
+	pods.attach = nil
+	for _, name := range []string{"init", "init", "main", "sidecar"} { // some come twice
+		if err := r.create(missed, name); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := len(pods.attached); n != 2 {
+		t.Errorf("%d calls of Attach, want the one that failed and the one that did not", n)
+	}
+	if pod := receive(t, pods.attached, "Attach"); pod.SandboxID != "id-missed" || pod.Hostname != "late" {
+		t.Errorf("attached %+v", pod)
+	}
+	receive(t, pods.attached, "the second Attach")
+
+	met := sandbox("met", annotationEnabled, "true")
+	if err := errors.Join(r.run(met), r.create(met, "main"), r.create(sandbox("plain"), "main")); err != nil {
+		t.Error(err)
+	}
+	if receive(t, pods.attached, "Attach"); len(pods.attached) != 0 {
+		t.Error("attached what was attached, or never asked to be")
+	}
+	for _, sb := range []*api.PodSandbox{
+		sandbox("bad", annotationEnabled, "yes please"),
+		sandbox("typo", annotationPrefix+"enable", "true"),
+		hostNetwork(sandbox("host", annotationEnabled, "true")),
+	} {
+		if err := r.create(sb, "main"); !errContains(err, "tailscale-nri: pod default/"+sb.Name+": ") {
+			t.Errorf("%s: the runtime got %v", sb.Name, err)
+		}
+	}
+	if n := book.count("attached when a container was to be created"); n != 1 {
+		t.Errorf("the log says %d times that a pod was attached late", n)
+	}
+}
+
+// TestGateKnowsWhatItServes, however its annotations would be read today.
+func TestGateKnowsWhatItServes(t *testing.T) {
+	dir, pods := t.TempDir(), newFakePods()
+	r := startRuntime(t, dir)
+	startPlugin(t, dir, pods)
+	r.waitSynced(t)
+	sb := sandbox("a", annotationEnabled, "yes please")
+	pods.serves.Store("uid-a id-a", true)
+	if err := r.create(sb, "main"); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestSlowAttach: what does not answer costs the pod a clear error within the
 // runtime's 2 s, and costs the next pod nothing.
 func TestSlowAttach(t *testing.T) {
@@ -190,9 +251,15 @@ func TestStuckAttach(t *testing.T) {
 
 // TestConfigure: a configuration that would be ignored is refused.
 func TestConfigure(t *testing.T) {
-	p := &plugin{log: slog.New(slog.DiscardHandler)}
-	if mask, err := p.Configure(context.Background(), "", "containerd", "v2.4.2"); mask != 0 || err != nil {
-		t.Errorf("got %v, %v", mask, err)
+	book := &logBook{grown: make(chan struct{}, 1)}
+	p := &plugin{log: slog.New(slog.NewTextHandler(book, nil))}
+	for _, version := range []string{"v2.4.1", "v2.4.2"} {
+		if mask, err := p.Configure(context.Background(), "", "containerd", version); mask != 0 || err != nil {
+			t.Errorf("got %v, %v", mask, err)
+		}
+		if book.count("runtime=containerd version="+version+"\n") != 1 {
+			t.Errorf("the log does not name %s once:\n%s", version, book)
+		}
 	}
 	if _, err := p.Configure(context.Background(), "tags: [tag:a]", "containerd", "v2.4.2"); !errContains(err, "environment") {
 		t.Errorf("got %v", err)

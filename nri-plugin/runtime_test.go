@@ -118,6 +118,14 @@ func (r *testRuntime) waitSynced(t *testing.T) {
 	r.BlockPluginSync().Unblock()
 }
 
+// create asks whether a container of the sandbox may be created.
+func (r *testRuntime) create(sb *api.PodSandbox, name string) error {
+	_, err := r.CreateContainer(context.Background(), &adaptation.CreateContainerRequest{
+		Pod: sb, Container: &api.Container{Id: name, PodSandboxId: sb.Id, Name: name},
+	})
+	return err
+}
+
 func (r *testRuntime) run(sb *api.PodSandbox) error {
 	return r.RunPodSandbox(context.Background(), &adaptation.RunPodSandboxRequest{Pod: sb})
 }
@@ -231,6 +239,7 @@ type fakePods struct {
 	// syncedEnded are the ended sandboxes of the last Sync.
 	syncedEnded atomic.Pointer[[]string]
 	suspected   chan string                 // sandboxes
+	serves      sync.Map                    // sandboxes that Attach was called for with success
 	attach      func(context.Context) error // answers Attach; nil is success
 	sync        func() error                // answers Sync; nil is success
 }
@@ -248,9 +257,17 @@ func newFakePods() *fakePods {
 func (f *fakePods) Attach(ctx context.Context, pod engine.Pod) error {
 	f.attached <- pod
 	if f.attach != nil {
-		return f.attach(ctx)
+		if err := f.attach(ctx); err != nil {
+			return err
+		}
 	}
+	f.serves.Store(pod.UID+" "+pod.SandboxID, true)
 	return nil
+}
+
+func (f *fakePods) Serves(podUID, sandboxID string) bool {
+	_, ok := f.serves.Load(podUID + " " + sandboxID)
+	return ok
 }
 
 func (f *fakePods) Detach(_ context.Context, id string) error {
@@ -279,8 +296,9 @@ func startPlugin(t *testing.T, dir string, pods podSet) *logBook {
 	t.Helper()
 	book := &logBook{grown: make(chan struct{}, 1)}
 	log := slog.New(slog.NewTextHandler(book, nil))
+	h := &health{}
 	r := &registration{
-		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: testDefaults, log: log}, log: log,
+		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: testDefaults, health: h, log: log}, health: h, log: log,
 		minWait: 10 * time.Millisecond, maxWait: 100 * time.Millisecond,
 	}
 	ctx, cancel := context.WithCancel(context.Background())

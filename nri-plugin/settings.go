@@ -8,17 +8,19 @@ import (
 	"text/tabwriter"
 )
 
-// setting is one environment variable. An empty one counts as not set.
+// setting is one variable, of the environment or of the directory that
+// TS_CONFIG_DIR names. An empty one counts as not set.
 type setting struct {
 	key      string
 	standard string // value where it is not set
 	doc      string
 }
 
-// The environment variables that are read.
+// The variables that are read.
 const (
 	envOAuthID      = "TS_OAUTH_CLIENT_ID"
 	envOAuthSecret  = "TS_OAUTH_CLIENT_SECRET"
+	envIDTokenFile  = "TS_ID_TOKEN_FILE"
 	envAuthKey      = "TS_AUTHKEY"
 	envLoginServer  = "TS_LOGIN_SERVER"
 	envAPIURL       = "TS_API_URL"
@@ -31,6 +33,7 @@ const (
 	envNRISocket    = "NRI_SOCKET"
 	envLogLevel     = "LOG_LEVEL"
 	envLogFormat    = "LOG_FORMAT"
+	envConfigDir    = "TS_CONFIG_DIR"
 )
 
 // settings are the variables with their defaults, in the order of -help.
@@ -38,7 +41,8 @@ func settings() []setting {
 	return []setting{
 		{envOAuthID, "", "OAuth client that mints a key for each pod"},
 		{envOAuthSecret, "", "its secret"},
-		{envAuthKey, "", "instead of those two: one reusable auth key for all pods"},
+		{envIDTokenFile, "", "instead of the secret: file with a ServiceAccount token"},
+		{envAuthKey, "", "instead of all three: one reusable auth key for all pods"},
 		{envLoginServer, "", "control server; Tailscale's own where empty"},
 		{envAPIURL, "https://api.tailscale.com", "Tailscale's API"},
 		{envAuthKeyTTL, "5m", "how long a minted key is good for"},
@@ -50,6 +54,7 @@ func settings() []setting {
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},
 		{envLogLevel, "info", "debug, info, warn or error"},
 		{envLogFormat, "text", "text or json"},
+		{envConfigDir, "", "directory with a file for each variable that is not set here"},
 	}
 }
 

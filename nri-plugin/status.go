@@ -25,10 +25,11 @@ import (
 	"tailscale-nri/engine"
 )
 
-// statusServer answers GET /status on a unix socket with the engine's nodes.
+// statusServer answers on a unix socket: GET /status with the engine's nodes,
+// GET /ready and GET /live with 200 or 503 and a line that says why.
 type statusServer struct {
-	nodes func() []engine.NodeStatus
-	ln    net.Listener
+	health *health
+	ln     net.Listener
 }
 
 // listenStatus opens the status socket, for root alone. A socket that an
@@ -69,7 +70,7 @@ func removeDeadSocket(ctx context.Context, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
 	for {
-		_, err := askStatus(ctx, path)
+		_, _, err := ask(ctx, path, cmdStatus)
 		switch {
 		case absent(err):
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -88,9 +89,20 @@ func (s *statusServer) Run(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		nodes := append([]engine.NodeStatus{}, s.nodes()...) // "[]" and not "null"
+		nodes := append([]engine.NodeStatus{}, s.health.status()...) // "[]" and not "null"
 		// An error here is the reader's who went away.
 		_ = json.NewEncoder(w).Encode(nodes)
+	})
+	mux.HandleFunc("GET /"+cmdReady, func(w http.ResponseWriter, _ *http.Request) {
+		ok, text := s.health.ready()
+		answerProbe(w, ok, text)
+	})
+	mux.HandleFunc("GET /"+cmdLive, func(w http.ResponseWriter, r *http.Request) {
+		if err := s.health.live(r.Context()); err != nil {
+			answerProbe(w, false, "not live: "+oneLine(err))
+			return
+		}
+		answerProbe(w, true, "live")
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	defer context.AfterFunc(ctx, func() { srv.Close() })()
@@ -101,9 +113,12 @@ func (s *statusServer) Run(ctx context.Context) error {
 }
 
 // showStatus asks the process on this node and prints what it says, as a table
-// or as cmd wants it.
+// or as cmd wants it. Below the table is what else there is to know.
 func showStatus(ctx context.Context, socket string, cmd command, w io.Writer) error {
-	body, err := fetchStatus(ctx, socket)
+	code, body, err := fetch(ctx, socket, cmdStatus)
+	if err == nil && code != http.StatusOK {
+		err = fmt.Errorf("asking for the status on %s: it answered %d", socket, code)
+	}
 	if err == nil && cmd.yaml {
 		body, err = yaml.JSONToYAML(body)
 	}
@@ -118,26 +133,36 @@ func showStatus(ctx context.Context, socket string, cmd command, w io.Writer) er
 	if err := json.Unmarshal(body, &nodes); err != nil {
 		return fmt.Errorf("reading the status: %w", err)
 	}
-	return printStatus(w, nodes, time.Now())
+	if err := printStatus(w, nodes, time.Now()); err != nil {
+		return err
+	}
+	_, text, err := fetch(ctx, socket, cmdReady)
+	if err == nil && string(text) != readyText {
+		fmt.Fprintf(w, "\n%s\n", text)
+	}
+	return err
 }
 
 // statusPatience is how long a process may take to say its status.
 const statusPatience = 10 * time.Second
 
-func fetchStatus(ctx context.Context, socket string) ([]byte, error) {
+// fetch is ask for somebody who is to be told what to do about an error.
+func fetch(ctx context.Context, socket, what string) (code int, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
-	body, err := askStatus(ctx, socket)
+	code, body, err = ask(ctx, socket, what)
 	switch {
 	case absent(err):
-		return nil, fmt.Errorf("no process answers on %s: start one, or set %s to its socket", socket, envStatusSocket)
+		err = fmt.Errorf("no process answers on %s: start one, or set %s to its socket", socket, envStatusSocket)
 	case err != nil:
-		return nil, fmt.Errorf("asking for the status on %s: %w", socket, err)
+		err = fmt.Errorf("asking for /%s on %s: %w", what, socket, err)
 	}
-	return body, nil
+	return code, body, err
 }
 
-func askStatus(ctx context.Context, socket string) ([]byte, error) {
+// ask asks the process on socket for one of the things that a statusServer
+// answers.
+func ask(ctx context.Context, socket, what string) (code int, body []byte, err error) {
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -145,19 +170,17 @@ func askStatus(ctx context.Context, socket string) ([]byte, error) {
 			return d.DialContext(ctx, "unix", socket)
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://tailscale-nri/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://tailscale-nri/"+what, nil)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("it answered %s", resp.Status)
-	}
-	return io.ReadAll(resp.Body)
+	body, err = io.ReadAll(resp.Body)
+	return resp.StatusCode, body, err
 }
 
 // printStatus writes one line per node, by namespace and pod.

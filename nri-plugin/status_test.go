@@ -37,7 +37,10 @@ func startStatus(t *testing.T, nodes []engine.NodeStatus) (socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &statusServer{nodes: func() []engine.NodeStatus { return nodes }, ln: ln}
+	h := &health{}
+	h.serves(func() []engine.NodeStatus { return nodes })
+	h.synchronized(nil)
+	s := &statusServer{health: h, ln: ln}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

@@ -31,6 +31,7 @@ const (
 type registration struct {
 	socket string // path of the runtime's NRI socket
 	plugin *plugin
+	health *health
 	log    *slog.Logger
 
 	// Bounds of the wait between two tries; zero is 200 ms and 5 s. A pod that
@@ -74,6 +75,7 @@ func (r *registration) session(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
+	r.health.become(connecting, "")
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	answered := make(chan struct{})
 	s, err := stub.New(r.plugin,
@@ -141,12 +143,16 @@ func start(ctx context.Context, s stub.Stub, lost, answered <-chan struct{}) err
 	return err
 }
 
-// report logs why the plugin is not registered, once for each new reason.
+// report says why the plugin is not registered: whenever it is asked, and in the
+// log once for each new reason.
 func (r *registration) report(err error) {
-	text := err.Error()
+	text, short := err.Error(), oneLine(err)
 	if absent(err) {
-		text = fmt.Sprintf("nothing listens on the NRI socket %s: %s", r.socket, enableNRI)
+		short = "nothing listens on the NRI socket " + r.socket
+		text = short + ": " + enableNRI
+		short += ": is containerd running, its NRI on, the directory mounted? The log of tailscale-nri says more"
 	}
+	r.health.disconnected(err, short)
 	if text == r.reported {
 		return
 	}

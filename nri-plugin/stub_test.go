@@ -97,7 +97,8 @@ func TestRunEndsWithContext(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	r := &registration{
 		socket: filepath.Join(dir, "nri.sock"), log: log,
-		plugin:  &plugin{pods: newFakePods(), log: log},
+		plugin:  &plugin{pods: newFakePods(), health: &health{}, log: log},
+		health:  &health{},
 		minWait: time.Hour, maxWait: time.Hour,
 	}
 	ctx, cancel := context.WithCancel(context.Background())

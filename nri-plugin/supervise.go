@@ -52,14 +52,15 @@ type supervisor struct {
 
 // supervise returns the exit code that is left to say, or the error for which
 // no child could be started time and again.
-func supervise(log *slog.Logger) (code int, err error) {
+// newLog makes a logger as the configuration has it at the time.
+func supervise(newLog func() *slog.Logger) (code int, err error) {
 	// The kernel kills the child at the end of the thread that started it.
 	runtime.LockOSThread()
 	place, err := newShelf()
 	if err != nil {
 		return 1, err
 	}
-	s := &supervisor{log: log, ends: make(chan os.Signal, 8), died: make(chan os.Signal, 1), shelf: place}
+	s := &supervisor{log: newLog(), ends: make(chan os.Signal, 8), died: make(chan os.Signal, 1), shelf: place}
 	signal.Notify(s.died, syscall.SIGCHLD)
 	signal.Notify(s.ends, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
 	for restarts := 0; ; restarts++ {
@@ -84,6 +85,11 @@ func supervise(log *slog.Logger) (code int, err error) {
 		if end.meant || s.ended {
 			return exitCode(end.status), nil
 		}
+		if end.again {
+			s.log = newLog()
+			s.short, s.unserved = 0, 0
+			continue
+		}
 		pause, again := s.next(end)
 		if !again {
 			s.log.Error("the serving process does not come to serve, giving up",
@@ -104,6 +110,7 @@ type ending struct {
 	lived  time.Duration
 	served bool // it came as far as to serve
 	meant  bool // it ended on purpose
+	again  bool // it ended in order to be started again
 }
 
 // next returns how long to wait before the next child, and whether there is to
@@ -217,6 +224,7 @@ func (c child) ending(status syscall.WaitStatus) ending {
 		lived:  time.Since(c.since),
 		served: slices.Contains(said, markServes),
 		meant:  slices.Contains(said, markEnds),
+		again:  slices.Contains(said, markAgain),
 	}
 }
 

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+)
+
+// claimLater claims the directory in the background, and returns when it is
+// known that somebody else has it.
+func claimLater(t *testing.T, ctx context.Context, dir string) <-chan error {
+	t.Helper()
+	waits, claimed := make(chan struct{}), make(chan error, 1)
+	go func() {
+		c, err := ClaimState(ctx, dir, func() { close(waits) })
+		if err == nil {
+			err = c.Release()
+		}
+		claimed <- err
+	}()
+	select {
+	case <-waits:
+	case err := <-claimed:
+		t.Fatalf("claimed what another has (%v)", err)
+	}
+	return claimed
+}
+
+// One process has the state directory; the next gets it when that one lets go,
+// and stops waiting when it is told to.
+func TestClaim(t *testing.T) {
+	dir := t.TempDir()
+	first, err := ClaimState(t.Context(), dir, func() { t.Error("nobody else has it") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	impatient, patient := claimLater(t, ctx, dir), claimLater(t, t.Context(), dir)
+	cancel()
+	if err := <-impatient; !errors.Is(err, context.Canceled) {
+		t.Errorf("the one that was told to stop: %v", err)
+	}
+	if err := first.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-patient; err != nil {
+		t.Errorf("the one that waited: %v", err)
+	}
+}
+
+// A directory that was removed and made anew during the wait is claimed, not the
+// one that is gone.
+func TestClaimOfADirectoryMadeAnew(t *testing.T) {
+	dir := t.TempDir() + "/state"
+	old, err := ClaimState(t.Context(), dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claimed := claimLater(t, t.Context(), dir)
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	anew, err := ClaimState(t.Context(), dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.Release()
+	select {
+	case err := <-claimed:
+		t.Fatalf("claimed a directory that is gone, beside the one that is there (%v)", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	anew.Release()
+	if err := <-claimed; err != nil {
+		t.Error(err)
+	}
+}
+
+// A handover: the next process gets the directory when nothing of the last one
+// acts any more. It has the same UDP ports, which are free by then, and the pods
+// are the same nodes.
+func TestHandover(t *testing.T) {
+	const pods = 5
+	w := newWorld(t)
+	w.boot()
+	before := map[string]NodeStatus{}
+	for i := range pods {
+		_, pod := w.pod(fmt.Sprint("p", i))
+		w.mustAttach(pod)
+	}
+	for _, s := range w.Status() {
+		before[s.UID] = w.await(s.UID, Running)
+	}
+	ports := w.ports()
+	for range 3 {
+		claimed := make(chan time.Time, 1)
+		go func() {
+			c, err := ClaimState(context.Background(), w.dir, nil)
+			if err == nil {
+				claimed <- time.Now()
+				err = c.Release()
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}()
+		old, start := w.Engine, time.Now()
+		w.halt()
+		t.Logf("claimed %v after the end was asked for", (<-claimed).Sub(start).Round(time.Millisecond))
+		_, late := w.pod("late")
+		if err := old.Attach(context.Background(), late); !errors.Is(err, errStopped) {
+			t.Errorf("Attach after the end: %v", err)
+		}
+		if err := errors.Join(old.Detach(context.Background(), "sbp0"), old.Forget(context.Background(), "sbp0")); !errors.Is(err, errStopped) {
+			t.Errorf("Detach and Forget after the end: %v", err)
+		}
+		w.boot()
+		for uid, was := range before {
+			if is := w.await(uid, Running); is.NodeID != was.NodeID {
+				t.Errorf("%s is node %s, was %s", uid, is.NodeID, was.NodeID)
+			}
+		}
+		for uid, port := range w.ports() {
+			if port == 0 || port != ports[uid] {
+				t.Errorf("%s listens on %d, did on %d", uid, port, ports[uid])
+			}
+		}
+	}
+}
+
+// ports are the UDP ports that the nodes listen on.
+func (w *world) ports() map[string]uint16 {
+	ports := map[string]uint16{}
+	for _, n := range w.snapshot() {
+		ports[n.uid] = n.record().Port
+	}
+	return ports
+}
+
+// What a sandbox is served for, a container's creation need not ask for again;
+// and one that was detached is not attached by it.
+func TestServes(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	ctx := context.Background()
+	_, pod := w.pod("a")
+	expect := func(when string, want bool) {
+		t.Helper()
+		if got := w.Serves(pod.UID, pod.SandboxID); got != want {
+			t.Errorf("%s: serves %v, want %v", when, got, want)
+		}
+	}
+	expect("unknown", false)
+	w.mustAttach(pod)
+	expect("attached", true)
+	if w.Serves(pod.UID, "another") || w.Serves("another", pod.SandboxID) {
+		t.Error("it serves what is not there")
+	}
+	w.await(pod.UID, Running)
+	w.halt()
+	w.boot()
+	w.await(pod.UID, Running)
+	expect("after a restart", true)
+	second, again := w.pod("a2")
+	again.UID = pod.UID
+	if w.Serves(again.UID, again.SandboxID) {
+		t.Error("it serves the pod's next sandbox before it is attached")
+	}
+	pod = again
+	w.mustAttach(pod)
+	expect("attached anew", true)
+	w.Detach(ctx, pod.SandboxID)
+	expect("just detached", true)
+	w.await(pod.UID, Stopped)
+	expect("detached", true)
+	second.End()
+	w.Forget(ctx, pod.SandboxID)
+	w.awaitForgotten(pod.UID)
+	expect("forgotten", false)
+}

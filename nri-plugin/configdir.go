@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// values are the variables that are set, trimmed, by name: white space is cut,
+// since a Secret made from a file often ends in a newline.
+type values map[string]string
+
+// get is values in the shape of the environment.
+func (v values) get(key string) string { return v[key] }
+
+// gather reads the variables from the environment and, for those that are not
+// set there, from the directory that TS_CONFIG_DIR names. What it can use it
+// returns, whatever its error is, which has one line for each bad file.
+func gather(getenv func(string) string) (values, error) {
+	var (
+		files values
+		err   error
+	)
+	if dir := configDir(getenv); dir != "" {
+		files, err = readConfigDir(dir)
+	}
+	v := make(values)
+	for _, s := range settings() {
+		if is := cmp.Or(strings.TrimSpace(getenv(s.key)), files[s.key]); is != "" {
+			v[s.key] = is
+		}
+	}
+	return v, err
+}
+
+// configDir is TS_CONFIG_DIR, which the environment alone can set.
+func configDir(getenv func(string) string) string { return strings.TrimSpace(getenv(envConfigDir)) }
+
+// errNoConfigDir is the error of which all others are but a consequence.
+var errNoConfigDir = errors.New("mount the ConfigMap or the Secret there, or unset " + envConfigDir)
+
+// readConfigDir reads a directory with a file for each variable, as the kubelet
+// mounts a ConfigMap or a Secret. The kubelet changes all its files at once, by
+// a link to another directory: what is read on both sides of such a change is
+// read again.
+func readConfigDir(dir string) (values, error) {
+	const data = "..data"
+	for tries := 0; ; tries++ {
+		before, _ := os.Readlink(filepath.Join(dir, data))
+		v, err := readFiles(dir, filepath.Join(dir, before))
+		after, _ := os.Readlink(filepath.Join(dir, data))
+		if after == before || tries == 10 {
+			return v, err
+		}
+	}
+}
+
+// readFiles reads the files of what is known as dir and lies at root.
+func readFiles(dir, root string) (values, error) {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w: %w", envConfigDir, err, errNoConfigDir)
+	}
+	v := make(values)
+	var errs []error
+	for _, e := range entries {
+		key := e.Name()
+		switch {
+		case strings.HasPrefix(key, "."):
+			// The kubelet's own.
+		case key == envConfigDir || !isSetting(key):
+			errs = append(errs, unknownKey(key, dir))
+		default:
+			text, err := os.ReadFile(filepath.Join(root, key))
+			if err != nil {
+				errs = append(errs, fmt.Errorf("reading %s: %w: make it a readable file", key, err))
+			}
+			v[key] = strings.TrimSpace(string(text))
+		}
+	}
+	return v, errors.Join(errs...)
+}
+
+func isSetting(key string) bool {
+	return slices.ContainsFunc(settings(), func(s setting) bool { return s.key == key })
+}
+
+func unknownKey(key, dir string) error {
+	if key == envConfigDir {
+		return fmt.Errorf("unknown key %q in %s: only the environment can set it", key, dir)
+	}
+	remedy := "tailscale-nri -help lists them all"
+	if like, ok := closestSetting(key); ok {
+		remedy = "did you mean " + like + "?"
+	}
+	return fmt.Errorf("unknown key %q in %s: %s", clip(key), dir, remedy)
+}
+
+// changed names the variables that differ.
+func changed(before, after values) []string {
+	var keys []string
+	for key := range maps.Keys(before) {
+		if after[key] != before[key] {
+			keys = append(keys, key)
+		}
+	}
+	for key := range maps.Keys(after) {
+		if _, ok := before[key]; !ok {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// mount writes the files as the kubelet does: into a directory of their own, to
+// which a link leads that is replaced at once.
+func mount(t *testing.T, dir string, files ...string) {
+	t.Helper()
+	real, err := os.MkdirTemp(dir, "..2026_")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, text := range pairs(files) {
+		if err := os.WriteFile(filepath.Join(real, key), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// The links of earlier files stay, as the kubelet's do for a while.
+		if err := os.Symlink(filepath.Join("..data", key), filepath.Join(dir, key)); err != nil && !os.IsExist(err) {
+			t.Fatal(err)
+		}
+	}
+	next := filepath.Join(dir, "..data_tmp")
+	if err := os.Symlink(filepath.Base(real), next); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, filepath.Join(dir, "..data")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// withDir is an environment with a directory of variables.
+func withDir(dir string, more ...string) func(string) string {
+	return environment(pairs(append(more, envConfigDir, dir)))
+}
+
+func TestConfigDir(t *testing.T) {
+	dir := t.TempDir()
+	mount(t, dir, envAuthKey, " "+secret+"\n", envCluster, "of-the-file\n", envLogLevel, "debug")
+	cfg, err := readConfig(withDir(dir, envCluster, "of-the-env"))
+	if err != nil || cfg.AuthKey != secret || cfg.Cluster != "of-the-env" || cfg.LogLevel != slog.LevelDebug || cfg.Dir != dir {
+		t.Errorf("got %+v, %v", cfg, err)
+	}
+	plain := t.TempDir() // as somebody without a kubelet has it
+	for key, text := range map[string]string{envAuthKey: secret, ".swp": "x"} {
+		if err := os.WriteFile(filepath.Join(plain, key), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if cfg, err := readConfig(withDir(plain)); err != nil || cfg.AuthKey != secret {
+		t.Errorf("a plain directory: got %+v, %v", cfg, err)
+	}
+}
+
+func TestConfigDirRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		files []string
+		want  []string // one for each line of the error
+	}{
+		{"nothing", nil, []string{"no credentials: set TS_OAUTH_CLIENT_ID|in the environment, or as keys of the Secret or the ConfigMap mounted at "}},
+		{"bad value", []string{envAuthKey, secret, envLogLevel, "loud"}, []string{`LOG_LEVEL is "loud"`}},
+		{"misspelt", []string{envAuthKey, secret, "TS_TAG", secret}, []string{`unknown key "TS_TAG" in |did you mean TS_TAGS?`}},
+		{"another program's", []string{envAuthKey, secret, "client_secret", secret}, []string{`unknown key "client_secret"|did you mean TS_OAUTH_CLIENT_SECRET?`}},
+		{"unlike any", []string{envAuthKey, secret, "colour", secret}, []string{`unknown key "colour"|-help`}},
+		{"itself", []string{envAuthKey, secret, envConfigDir, "/x"}, []string{`unknown key "TS_CONFIG_DIR"|environment`}},
+		{"several", []string{"CLUSTER", "x", "TS_AUTH_KEY", secret, envAuthKeyTTL, "5"}, []string{
+			"did you mean CLUSTER_NAME?", "did you mean TS_AUTHKEY?", `AUTH_KEY_TTL is "5"`, "no credentials",
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			mount(t, dir, tt.files...)
+			_, err := readConfig(withDir(dir))
+			if err == nil {
+				t.Fatal("no error")
+			}
+			lines := strings.Split(err.Error(), "\n")
+			if len(lines) != len(tt.want) {
+				t.Fatalf("%d lines, want %d: %v", len(lines), len(tt.want), err)
+			}
+			for i, want := range tt.want {
+				for w := range strings.SplitSeq(want, "|") {
+					if !strings.Contains(lines[i], w) {
+						t.Errorf("%q does not say %q", lines[i], w)
+					}
+				}
+			}
+			if strings.Contains(err.Error(), secret) {
+				t.Error("the error shows the secret")
+			}
+		})
+	}
+}
+
+func TestConfigDirUnreadable(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing")
+	if _, err := readConfig(withDir(missing)); !errContains(err, missing) || !errContains(err, "mount") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("a missing directory: %v", err)
+	}
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, envTags), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readConfig(withDir(dir, envAuthKey, secret)); !errContains(err, "reading "+envTags+": ") || !errContains(err, filepath.Join(dir, envTags)) {
+		t.Errorf("a directory for a file: %v", err)
+	}
+}
+
+func TestStatusSocketOfABadConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	mount(t, dir, envStatusSocket, "/of/the/file", envLogLevel, "loud", "bogus", "x")
+	if got, err := statusSocket(withDir(dir)); got != "/of/the/file" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestChanged(t *testing.T) {
+	before := values{envTags: "tag:a", envCluster: "a", envAuthKey: "x"}
+	after := values{envTags: "tag:b", envCluster: "a", envOAuthID: "x"}
+	if got, want := changed(before, after), []string{envAuthKey, envOAuthID, envTags}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := changed(before, before); got != nil {
+		t.Errorf("nothing has changed, got %q", got)
+	}
+}
+
+// watched is a watch of dir whose process has begun with what is there.
+func watched(t *testing.T, dir string) (*configWatch, *logBook) {
+	t.Helper()
+	book := &logBook{grown: make(chan struct{}, 1)}
+	w := &configWatch{getenv: withDir(dir), health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), every: time.Millisecond}
+	began, _, err := loadConfig(w.getenv)
+	if w.began = began; err != nil {
+		w.waits = true
+		w.complain(err)
+	} else {
+		w.health.synchronized(nil)
+	}
+	return w, book
+}
+
+// TestBadChange: one that serves goes on with what it has, and says once what is
+// wrong. It is ready all the same.
+func TestBadChange(t *testing.T) {
+	dir := t.TempDir()
+	mount(t, dir, envAuthKey, secret)
+	w, book := watched(t, dir)
+	mount(t, dir, envAuthKey, secret, envLogLevel, "loud", envTags, "x")
+	for range 3 {
+		if w.look() {
+			t.Fatal("it begins anew with a bad configuration")
+		}
+	}
+	if ok, text := w.health.ready(); !ok || !strings.Contains(text, `LOG_LEVEL is "loud"`) || strings.Contains(text, "\n") {
+		t.Errorf("ready %v, %q", ok, text)
+	}
+	if n := book.count("going on with the old one"); n != 2 {
+		t.Errorf("the log says so %d times, want one for each value:\n%s", n, book)
+	}
+	mount(t, dir, envAuthKey, secret)
+	if w.look() {
+		t.Error("it begins anew with what it has")
+	}
+	if ok, text := w.health.ready(); !ok || text != readyText {
+		t.Errorf("ready %v, %q", ok, text)
+	}
+	mount(t, dir, envAuthKey, secret+"2", envCluster, "new")
+	if !w.look() {
+		t.Error("it does not begin anew")
+	}
+	if book.count("changed=\"CLUSTER_NAME TS_AUTHKEY\"") != 1 || book.count(secret) != 0 {
+		t.Errorf("the log says\n%s", book)
+	}
+}
+
+// TestMended: one that waits begins anew once there is something to begin with.
+func TestMended(t *testing.T) {
+	dir := t.TempDir()
+	mount(t, dir, envLogLevel, "loud")
+	w, book := watched(t, dir)
+	for range 3 {
+		w.look()
+	}
+	if ok, text := w.health.ready(); ok || !strings.HasPrefix(text, `not ready: LOG_LEVEL is "loud"`) || !strings.Contains(text, "; no credentials") {
+		t.Errorf("ready %v, %q", ok, text)
+	}
+	if n := book.count("waiting for a better one"); n != 2 {
+		t.Errorf("the log says so %d times:\n%s", n, book)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(t.Context()) }()
+	mount(t, dir, envAuthKey, secret)
+	if err := receive(t, ended, "the end of the wait"); err != errAgain {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+// TestTornReading: what is read is of one moment, however often the files change.
+func TestTornReading(t *testing.T) {
+	dir := t.TempDir()
+	swap := func(i int) {
+		mount(t, dir, envCluster, fmt.Sprint("c", i), envTags, fmt.Sprint("tag:c", i))
+		old, _ := filepath.Glob(filepath.Join(dir, "..2026_*"))
+		now, _ := os.Readlink(filepath.Join(dir, "..data"))
+		for _, o := range old {
+			if filepath.Base(o) != now {
+				os.RemoveAll(o)
+			}
+		}
+	}
+	swap(0)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 300 {
+			swap(i)
+		}
+	}()
+	for over := false; !over; {
+		select {
+		case <-done:
+			over = true
+		default:
+		}
+		v, err := readConfigDir(dir)
+		if err != nil || "tag:"+v[envCluster] != v[envTags] {
+			t.Fatalf("%q, %v", v, err)
+		}
+	}
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const oauthVars = envOAuthID + " and " + envOAuthSecret
+
+// checkCredentials wants exactly one way into the tailnet.
+func checkCredentials(c Config) error {
+	oauth := c.OAuthID != "" || c.OAuthSecret != "" || c.IDTokenFile != ""
+	switch {
+	case oauth && c.AuthKey != "":
+		return fmt.Errorf("two ways into the tailnet are set, %s as well as %s: keep one and unset the other", oauthSet(c), envAuthKey)
+	case !oauth && c.AuthKey == "":
+		return fmt.Errorf("no credentials: set %s (or %s in place of the secret), or %s (with %s for a control server of your own), %s",
+			oauthVars, envIDTokenFile, envAuthKey, envLoginServer, c.places())
+	case oauth && c.OAuthID == "":
+		return fmt.Errorf("%s is set but %s is not: set both, %s", oauthSet(c), envOAuthID, c.places())
+	case oauth && c.OAuthSecret == "" && c.IDTokenFile == "":
+		return fmt.Errorf("%s is set but neither %s nor %s: set one of the two, %s", envOAuthID, envOAuthSecret, envIDTokenFile, c.places())
+	case c.OAuthSecret != "" && c.IDTokenFile != "":
+		return fmt.Errorf("%s and %s are both set: keep one and unset the other", envOAuthSecret, envIDTokenFile)
+	case strings.HasPrefix(c.OAuthSecret, "tskey-auth-"):
+		return fmt.Errorf("%s holds an auth key: put it into %s, or take the secret of an OAuth client", envOAuthSecret, envAuthKey)
+	case strings.HasPrefix(c.AuthKey, "tskey-client-"):
+		return fmt.Errorf("%s holds the secret of an OAuth client: put it into %s and its ID into %s", envAuthKey, envOAuthSecret, envOAuthID)
+	}
+	return checkTokenFile(c.IDTokenFile)
+}
+
+// oauthSet names those variables of an OAuth client that are set.
+func oauthSet(c Config) string {
+	var set []string
+	for _, v := range []struct{ key, value string }{
+		{envOAuthID, c.OAuthID}, {envOAuthSecret, c.OAuthSecret}, {envIDTokenFile, c.IDTokenFile},
+	} {
+		if v.value != "" {
+			set = append(set, v.key)
+		}
+	}
+	return strings.Join(set, " and ")
+}
+
+// places says where variables may be set.
+func (c Config) places() string {
+	if c.Dir == "" {
+		return "in the environment"
+	}
+	return "in the environment, or as keys of the Secret or the ConfigMap mounted at " + c.Dir
+}
+
+// checkTokenFile looks whether the kubelet has put a token there. What it is
+// good for is the API's to say.
+func checkTokenFile(path string) error {
+	if path == "" {
+		return nil
+	}
+	const remedy = "mount the pod's projected serviceAccountToken volume there"
+	if !filepath.IsAbs(path) {
+		return fmt.Errorf("%s is %q: write an absolute path, and %s", envIDTokenFile, clip(path), remedy)
+	}
+	token, err := os.ReadFile(path)
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading the file that %s names: %w: %s", envIDTokenFile, err, remedy)
+	case len(strings.TrimSpace(string(token))) == 0:
+		return fmt.Errorf("%s names %s, which is empty: %s", envIDTokenFile, clip(path), remedy)
+	}
+	return nil
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"tailscale-nri/engine"
+)
+
+// phase is what the process has come to.
+type phase int
+
+const (
+	starting      phase = iota
+	misconfigured       // it waits for a better configuration
+	standingBy          // another process serves
+	connecting          // the runtime is asked to register the plugin
+	unregistered        // it could not be, or is no more
+	registered          // and it has caught up with the runtime's pods
+)
+
+// health is the one place that holds what this process says of itself. It is
+// ready when it is registered, or stands by: a DaemonSet's roll waits for that
+// before it ends the process that serves. An outage of the runtime makes it
+// unready, which starts nothing again.
+type health struct {
+	mu    sync.Mutex
+	phase phase
+	why   string // one line, "" where the phase says it all
+	// remark is what else is to be known. It makes nothing unready: a
+	// configuration that cannot be used while an earlier one serves would
+	// otherwise take every node of the cluster down at once.
+	remark string
+	nodes  func() []engine.NodeStatus // nil until there is an engine
+	asked  chan struct{}              // closed when the engine answers, nil while nobody waits
+}
+
+// readyText is what a process says that has nothing else to say.
+const readyText = "ready"
+
+// ready reports whether the process does its work, and in one line why not, or
+// what is to be known all the same.
+func (h *health) ready() (ok bool, text string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch h.phase {
+	case starting:
+		text = "not ready: starting"
+	case misconfigured, unregistered:
+		text = "not ready: " + h.why
+	case connecting:
+		text = "not ready: waiting for the container runtime to register this plugin"
+	case standingBy:
+		ok, text = true, "standing by: another process serves this node's pods"
+	case registered:
+		ok, text = true, readyText
+	}
+	if h.remark != "" {
+		text += "; " + h.remark
+	}
+	return ok, text
+}
+
+// livePatience is far above what the engine needs to say how its nodes are.
+const livePatience = 3 * time.Second
+
+// live reports whether the engine answers. It is no concern of the engine's
+// whether a runtime or a tailnet does.
+func (h *health) live(ctx context.Context) error {
+	answered := h.ask()
+	if answered == nil {
+		return nil
+	}
+	select {
+	case <-answered:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(livePatience):
+		return fmt.Errorf("the engine has not answered for %v", livePatience)
+	}
+}
+
+// ask asks the engine for what needs its locks. One that hangs is asked once,
+// however many probes there are.
+func (h *health) ask() (answered <-chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.nodes == nil || h.asked != nil {
+		return h.asked
+	}
+	asked, nodes := make(chan struct{}), h.nodes
+	h.asked = asked
+	go func() {
+		nodes()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.asked = nil
+		close(asked)
+	}()
+	return asked
+}
+
+// status is what the engine says of its nodes.
+func (h *health) status() []engine.NodeStatus {
+	h.mu.Lock()
+	nodes := h.nodes
+	h.mu.Unlock()
+	if nodes == nil {
+		return nil
+	}
+	return nodes()
+}
+
+// serves notes that there is an engine, which nodes asks.
+func (h *health) serves(nodes func() []engine.NodeStatus) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.phase, h.nodes = connecting, nodes
+}
+
+func (h *health) become(p phase, why string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.phase, h.why = p, why
+}
+
+// synchronized notes how catching up with the runtime's pods went.
+func (h *health) synchronized(err error) {
+	if err != nil {
+		h.become(unregistered, "catching up with the runtime's pods failed: "+oneLine(err))
+		return
+	}
+	h.become(registered, "")
+}
+
+// disconnected notes why the plugin is not registered. That the runtime closed
+// the connection is news only if there is no better reason: it does so where
+// the plugin could not catch up.
+func (h *health) disconnected(err error, why string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.phase == unregistered && errors.Is(err, errClosed) {
+		return
+	}
+	h.phase, h.why = unregistered, why
+}
+
+func (h *health) note(remark string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.remark = remark
+}
+
+// oneLine is an error's text for those that show no more than a line.
+func oneLine(err error) string {
+	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}

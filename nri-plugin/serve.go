@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"tailscale-nri/engine"
+)
+
+// gcPercent is what GOGC is set to, unless the environment sets it. Each
+// node's WireGuard buffers count as 44 MB of heap of which a fraction is ever
+// touched, so at 100 percent the collector would let that much garbage grow
+// per node before it looks. The buffers hold no pointers: looking is cheap.
+const gcPercent = 10
+
+// startTime is how long Go's own pace is kept: while all nodes start at once,
+// the heap grows from nothing, and the collector at 10 percent would run for a
+// fifth of the time.
+const startTime = 10 * time.Second
+
+// serve builds the parts and runs them until ctx ends or one of them fails.
+//
+// A bad configuration is an error, except where it comes from a directory: that
+// is mended in place, so the process stays, says what is wrong to whoever asks,
+// and goes on by itself.
+func serve(ctx context.Context, getenv func(string) string, up parent, stderr io.Writer) error {
+	began, cfg, bad := loadConfig(getenv)
+	if bad == nil {
+		bad = checkPrivileges()
+	}
+	if bad != nil && cfg.Dir == "" {
+		return bad
+	}
+	log, h := newLogger(cfg, stderr), &health{}
+	var parts []func(context.Context) error
+	if socket, err := statusSocket(began.get); err == nil {
+		ln, err := listenStatus(ctx, socket)
+		if err != nil {
+			return err
+		}
+		defer ln.Close()
+		parts = append(parts, (&statusServer{health: h, ln: ln}).Run)
+	}
+	if cfg.Dir != "" {
+		w := &configWatch{getenv: getenv, began: began, health: h, log: log, waits: bad != nil}
+		if bad != nil {
+			w.complain(bad)
+			up.mark(markServes)
+		}
+		parts = append(parts, w.Run)
+	}
+	if bad == nil {
+		d := &daemon{cfg: cfg, up: up, health: h, log: log, ownPace: getenv("GOGC") != ""}
+		parts = append(parts, d.Run)
+	}
+	return runAll(ctx, parts...)
+}
+
+// daemon serves the pods of this machine.
+type daemon struct {
+	cfg     Config
+	up      parent
+	health  *health
+	log     *slog.Logger
+	ownPace bool // of Go's collector
+}
+
+// Run serves until ctx ends. While another process does, it stands by: all that
+// can be done before is done by then, and nothing else, so that the pods are
+// without a process for as short as possible.
+func (d *daemon) Run(ctx context.Context) error {
+	place, err := d.up.shelf()
+	if err != nil {
+		return err
+	}
+	tn, err := newTailnet(d.cfg, d.log)
+	if err != nil {
+		return err
+	}
+	claim, err := engine.ClaimState(ctx, d.cfg.StateDir, d.standBy)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil
+	case err != nil:
+		return err
+	}
+	sockets := openStore(place)
+	defer func() {
+		// Whoever is started again finds them.
+		if !errors.Is(context.Cause(ctx), errAgain) {
+			sockets.clear()
+		}
+	}()
+	eng, err := newEngine(d.cfg, tn, claim, sockets, d.log)
+	if err != nil {
+		return err
+	}
+	d.begin(eng)
+	return runEngine(ctx, eng, &registration{
+		socket: d.cfg.NRISocket,
+		plugin: &plugin{pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags}, health: d.health, log: d.log},
+		health: d.health,
+		log:    d.log,
+	})
+}
+
+// standBy says that another process serves.
+func (d *daemon) standBy() {
+	d.health.become(standingBy, "")
+	d.up.mark(markServes)
+	d.log.Info("another process serves this node's pods, standing by", "version", ourVersion(), "state", d.cfg.StateDir)
+}
+
+// begin says that this process serves.
+func (d *daemon) begin(eng *engine.Engine) {
+	d.health.serves(eng.Status)
+	d.up.mark(markServes)
+	if !d.ownPace {
+		time.AfterFunc(startTime, func() { debug.SetGCPercent(gcPercent) })
+	}
+	attrs := []any{"version", ourVersion(), "state", d.cfg.StateDir, "nri", d.cfg.NRISocket}
+	if d.up.restarts > 0 {
+		attrs = append(attrs, "restarts", d.up.restarts)
+	}
+	d.log.Info("starting", attrs...)
+}
+
+// runEngine runs the engine and what calls it. The engine ends last: a runtime
+// that is still connected would hear from an ended one that its pods are refused.
+func runEngine(ctx context.Context, eng *engine.Engine, reg *registration) error {
+	engineCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	return runAll(ctx,
+		func(context.Context) error { return eng.Run(engineCtx) },
+		func(ctx context.Context) error {
+			defer stop()
+			return reg.Run(ctx)
+		})
+}
