@@ -26,7 +26,8 @@ BIN     := $(BUILD)/bin/tailscale-nri
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-include k3d/lab/tools.mk k3d/lab/bench/bench.mk k3d/lab/blackout/blackout.mk k3d/lab/kube/kube.mk k3d/lab/soak/soak.mk .ci/lint.mk
+include deploy/image.mk k3d/k3d.mk k3d/lab/tools.mk k3d/lab/kube/kube.mk
+include k3d/lab/bench/bench.mk k3d/lab/blackout/blackout.mk k3d/lab/soak/soak.mk .ci/lint.mk
 
 .PHONY: help
 help: ## show what can be made

@@ -66,8 +66,13 @@ var layering = []struct {
 	},
 	{
 		of:  plugin,
-		ban: []string{"testing", module + "k3d", nstest, "tailscale.com/tstest"},
+		ban: []string{"testing", module + "k3d", module + "deploy", nstest, "tailscale.com/tstest"},
 		why: "what runs as root on every node holds no test code",
+	},
+	{
+		of:  plugin,
+		ban: []string{"github.com/google/go-containerregistry", "github.com/santhosh-tekuri/"},
+		why: "what packs the program, or checks its files, is not part of it",
 	},
 }
 
