@@ -1,0 +1,41 @@
+{{- define "tailscale-nri.selectorLabels" -}}
+app.kubernetes.io/name: tailscale-nri
+{{- end }}
+
+{{- define "tailscale-nri.labels" -}}
+{{ include "tailscale-nri.selectorLabels" . }}
+app.kubernetes.io/component: node-agent
+app.kubernetes.io/part-of: tailscale-nri
+{{- with .Values.labels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "tailscale-nri.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
+{{- end -}}
+{{- end }}
+
+{{- define "tailscale-nri.audience" -}}
+{{- with .Values.workloadIdentity -}}
+{{ .audience | default (printf "api.tailscale.com/%s" .clientID) }}
+{{- end -}}
+{{- end }}
+
+{{/* What the schema cannot say in words that help: exactly one way into the tailnet. */}}
+{{- define "tailscale-nri.checkCredentials" -}}
+{{- $c := .Values.credentials -}}
+{{- $oauth := or $c.oauthClientID $c.oauthClientSecret -}}
+{{- if and $c.create .Values.workloadIdentity.clientID -}}
+{{- fail "credentials.create and workloadIdentity.clientID are two ways into the tailnet: keep one" -}}
+{{- else if and (not $c.create) (or $oauth $c.authKey) -}}
+{{- fail "credentials has values but credentials.create is false: set it to true, or put them into the Secret that credentials.secretName names" -}}
+{{- else if and $c.create $oauth $c.authKey -}}
+{{- fail "credentials.oauthClientID and credentials.authKey are two ways into the tailnet: keep one" -}}
+{{- else if and $c.create $oauth (not (and $c.oauthClientID $c.oauthClientSecret)) -}}
+{{- fail "credentials.oauthClientID and credentials.oauthClientSecret belong together: set both" -}}
+{{- else if and $c.create (not $oauth) (not $c.authKey) -}}
+{{- fail "credentials.create is true but there is nothing to put into the Secret: set oauthClientID and oauthClientSecret, or authKey" -}}
+{{- end -}}
+{{- end }}

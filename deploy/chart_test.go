@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package deploy
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestChartIsBase: whoever installs by Helm gets what kubectl apply -k gives.
+// The Namespace is an option of the chart, since Helm wants one before it
+// installs anything.
+func TestChartIsBase(t *testing.T) {
+	base := kustomize(t, "base")
+	if diff := cmp.Diff(base, chart(t, "--set", "namespace.create=true")); diff != "" {
+		t.Errorf("the chart (+) is not the base (-):\n%s", diff)
+	}
+	delete(base, "Namespace/tailscale-nri")
+	if diff := cmp.Diff(base, chart(t)); diff != "" {
+		t.Errorf("the chart with its defaults (+) is not the base (-):\n%s", diff)
+	}
+}
+
+// overlay says how a user of the chart comes to what an overlay holds.
+type overlay struct {
+	placeholder, filled string   // what the user has to write into the kustomization
+	values              []string // the chart's
+}
+
+func overlays() map[string]overlay {
+	return map[string]overlay{
+		"k3s": {values: []string{"config.CLUSTER_NAME=k3s"}},
+		"k3d": {values: []string{"config.CLUSTER_NAME=k3d", "procNetns=true"}},
+		"headscale": {
+			placeholder: "TS_LOGIN_SERVER=REPLACE-ME",
+			filled:      "TS_LOGIN_SERVER=https://headscale.example.com",
+			values:      []string{"config.TS_LOGIN_SERVER=https://headscale.example.com"},
+		},
+		"workload-identity": {
+			placeholder: "TS_OAUTH_CLIENT_ID=",
+			filled:      "TS_OAUTH_CLIENT_ID=kfed3ra7ed1CNTRL",
+			values:      []string{"workloadIdentity.clientID=kfed3ra7ed1CNTRL"},
+		},
+		"fail-closed": {values: []string{"failClosed=true"}},
+	}
+}
+
+func TestChartIsOverlay(t *testing.T) {
+	for name, o := range overlays() {
+		t.Run(name, func(t *testing.T) {
+			args := []string{"--set", "namespace.create=true", "--set", strings.Join(o.values, ",")}
+			if diff := cmp.Diff(kustomize(t, fill(t, name, o)), chart(t, args...)); diff != "" {
+				t.Errorf("the chart (+) is not the overlay (-):\n%s", diff)
+			}
+		})
+	}
+	for _, name := range dirs(t, "overlays") {
+		if _, ok := overlays()[name]; !ok {
+			t.Errorf("overlays/%s is not compared with the chart", name)
+		}
+	}
+}
+
+// fill does in a copy what the head of an overlay tells the user to do, and
+// returns where the overlay is then.
+func fill(t *testing.T, name string, o overlay) string {
+	t.Helper()
+	if o.placeholder == "" {
+		return filepath.Join("overlays", name)
+	}
+	root := t.TempDir()
+	for _, dir := range []string{"base", "components", "overlays"} {
+		if err := os.CopyFS(filepath.Join(root, dir), os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := filepath.Join(root, "overlays", name)
+	path := filepath.Join(dir, "kustomization.yaml")
+	text := read(t, path)
+	if n := strings.Count(text, o.placeholder+"\n"); n != 1 {
+		t.Fatalf("%s has %q %d times, it has to be written in one place", path, o.placeholder, n)
+	}
+	text = strings.Replace(text, o.placeholder, o.filled, 1)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestChartOptions: what each of the other values is for.
+func TestChartOptions(t *testing.T) {
+	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	pod := []any{"DaemonSet/tailscale-nri", "spec", "template"}
+	for _, tt := range []struct {
+		set  string
+		path []any
+		want any
+	}{
+		{"image.repository=ghcr.io/x/tailscale-nri,image.tag=v1", append(pod, "spec", "containers", 0, "image"), "ghcr.io/x/tailscale-nri:v1"},
+		{"image.digest=" + digest, append(pod, "spec", "containers", 0, "image"), "tailscale-nri:dev@" + digest},
+		{"image.pullPolicy=Never", append(pod, "spec", "containers", 0, "imagePullPolicy"), "Never"},
+		{"imagePullSecrets[0].name=mine", append(pod, "spec", "imagePullSecrets", 0, "name"), "mine"},
+		{"resources.limits.memory=1Gi", append(pod, "spec", "containers", 0, "resources", "limits", "memory"), "1Gi"},
+		{"priorityClassName=mine", append(pod, "spec", "priorityClassName"), "mine"},
+		{"priorityClassName=mine", []any{"ResourceQuota/tailscale-nri", "spec", "scopeSelector", "matchExpressions", 0, "values", 0}, "mine"},
+		{"nodeSelector.pool=a", append(pod, "spec", "nodeSelector", "pool"), "a"},
+		{"tolerations[0].key=a", append(pod, "spec", "tolerations", 0, "key"), "a"},
+		{"affinity.nodeAffinity.x=y", append(pod, "spec", "affinity", "nodeAffinity", "x"), "y"},
+		{"podLabels.a=b", append(pod, "metadata", "labels", "a"), "b"},
+		{"podAnnotations.a=b", append(pod, "metadata", "annotations", "a"), "b"},
+		{"labels.a=b", []any{"ServiceAccount/tailscale-nri", "metadata", "labels", "a"}, "b"},
+		{"updateStrategy.rollingUpdate.maxSurge=10%", []any{"DaemonSet/tailscale-nri", "spec", "updateStrategy", "rollingUpdate", "maxSurge"}, "10%"},
+		{"workloadIdentity.clientID=x,workloadIdentity.audience=mine", append(pod, "spec", "volumes", 1, "projected", "sources", 0, "serviceAccountToken", "audience"), "mine"},
+		{"credentials.secretName=mine", append(pod, "spec", "volumes", 0, "projected", "sources", 1, "secret", "name"), "mine"},
+		{"credentials.create=true,credentials.authKey=k", []any{"Secret/tailscale-nri-credentials", "stringData"}, map[string]any{"TS_AUTHKEY": "k"}},
+		{
+			"credentials.create=true,credentials.oauthClientID=i,credentials.oauthClientSecret=s",
+			[]any{"Secret/tailscale-nri-credentials", "stringData"},
+			map[string]any{"TS_OAUTH_CLIENT_ID": "i", "TS_OAUTH_CLIENT_SECRET": "s"},
+		},
+	} {
+		t.Run(tt.set, func(t *testing.T) {
+			all := map[string]any{}
+			for name, o := range chart(t, "--set", tt.set) {
+				all[name] = o
+			}
+			if diff := cmp.Diff(tt.want, at(t, all, tt.path...)); diff != "" {
+				t.Errorf("%v (-want +got):\n%s", tt.path, diff)
+			}
+		})
+	}
+}
+
+// TestChartNamespace: nothing of the chart is bound to the name of the
+// namespace, which Helm's user chooses.
+func TestChartNamespace(t *testing.T) {
+	for name, o := range chart(t, "--namespace", "elsewhere") {
+		if got := at(t, o, "metadata", "namespace"); got != "elsewhere" {
+			t.Errorf("%s is in %v", name, got)
+		}
+	}
+}
+
+// TestChartRefuses: a bad value fails the rendering, and the text names it and
+// what would do.
+func TestChartRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		set  string
+		want []string
+	}{
+		{"config.CLUSTER_NMAE=x", []string{"/config", "CLUSTER_NMAE", "not allowed"}},
+		{"config.TS_STATE_DIR=/x", []string{"/config", "TS_STATE_DIR", "not allowed"}},
+		{"config.CLUSTER_NAME=Bad_Name", []string{"/config/CLUSTER_NAME", "Bad_Name", "a-z0-9"}},
+		{"config.CLUSTER_NAME=" + strings.Repeat("a", 33), []string{"/config/CLUSTER_NAME", "32"}},
+		{"config.TS_TAGS=k8s-pod", []string{"/config/TS_TAGS", "k8s-pod", "tag:"}},
+		{"config.TS_LOGIN_SERVER=REPLACE-ME", []string{"/config/TS_LOGIN_SERVER", "https?://"}},
+		{"config.TS_API_URL=https://u:p@api.example.com", []string{"/config/TS_API_URL", "https?://"}},
+		{"config.AUTH_KEY_TTL=5", []string{"/config/AUTH_KEY_TTL", "number", "string"}},
+		{"config.TS_SWEEP_AFTER=7d", []string{"/config/TS_SWEEP_AFTER", "7d", "(s|m|h)"}},
+		{"config.LOG_LEVEL=loud", []string{"/config/LOG_LEVEL", "debug", "warn"}},
+		{"config.LOG_FORMAT=xml", []string{"/config/LOG_FORMAT", "json"}},
+		{"image.pullPolicy=Sometimes", []string{"/image/pullPolicy", "IfNotPresent"}},
+		{"image.digest=sha256:0", []string{"/image/digest", "sha256:"}},
+		{"credentials.secretName=Mine", []string{"/credentials/secretName", "Mine"}},
+		{"credentials.authkey=k", []string{"/credentials", "authkey", "not allowed"}},
+		{"workloadIdentity.expirationSeconds=60", []string{"/workloadIdentity/expirationSeconds", "600"}},
+		{"privileged=true", []string{"privileged", "not allowed"}},
+		{"procNetns=yes", []string{"/procNetns", "boolean"}},
+		{"updateStrategy.type=Recreate", []string{"/updateStrategy/type", "RollingUpdate"}},
+		{"credentials.authKey=k", []string{"credentials.create is false", "credentials.secretName"}},
+		{"credentials.create=true", []string{"set oauthClientID and oauthClientSecret, or authKey"}},
+		{"credentials.create=true,credentials.oauthClientID=i", []string{"set both"}},
+		{"credentials.create=true,credentials.oauthClientID=i,credentials.oauthClientSecret=s,credentials.authKey=k", []string{"keep one"}},
+		{"credentials.create=true,credentials.authKey=k,workloadIdentity.clientID=i", []string{"keep one"}},
+	} {
+		t.Run(tt.set, func(t *testing.T) {
+			out, err := template(t, "--set", tt.set)
+			if err == nil {
+				t.Fatalf("it was taken:\n%s", out)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the text does not say %q: %v", want, err)
+				}
+			}
+		})
+	}
+}
+
+// dirs lists the directories in one.
+func dirs(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}

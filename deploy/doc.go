@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Package deploy holds what puts tailscale-nri on a cluster. It is a package
+// for the sake of its tests, which hold these files against each other and
+// against the program.
+//
+//	base/        the kustomization for any cluster with containerd and NRI
+//	components/  what some clusters need on top: netns by /proc, workload
+//	             identity, pods that wait for the plugin
+//	overlays/    base and components put together: k3s, k3d, headscale, …
+//	chart/       a Helm chart that renders the same
+//
+// base/daemonset.yaml gives the reasons; the chart's copy of it leaves them
+// out. Which variables there are, the program decides (nri-plugin/settings.go).
+//
+// The package has no code, and its tests talk to no cluster: whether an API
+// server takes the manifests, and whether pods then run, is for k3d/lab to see.
+package deploy
