@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -56,6 +57,25 @@ func (s ContainerSpec) config(sandbox *cri.PodSandboxConfig) *cri.ContainerConfi
 		config.Envs = append(config.Envs, &cri.KeyValue{Key: key, Value: []byte(value)})
 	}
 	return config
+}
+
+// Started is when each container of a pod was started last, by its name.
+func (c *CRI) Started(ctx context.Context, podID string) (map[string]time.Time, error) {
+	list, err := c.runtime.ListContainers(ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{PodSandboxId: podID}})
+	if err != nil {
+		return nil, fmt.Errorf("listing the containers of pod %s: %w", podID, err)
+	}
+	started := map[string]time.Time{}
+	for _, container := range list.Containers {
+		answer, err := c.runtime.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: container.Id})
+		if err != nil {
+			return nil, fmt.Errorf("asking for container %s: %w", container.Id, err)
+		}
+		if at := answer.Status.StartedAt; at > 0 {
+			started[container.Metadata.Name] = time.Unix(0, at)
+		}
+	}
+	return started, nil
 }
 
 // StopContainer ends a container; its process has grace seconds between TERM and KILL.

@@ -108,6 +108,19 @@ func (l *Lab) AddNode(ctx context.Context, spec NodeConfig) (*Node, error) {
 	return node, nil
 }
 
+// OpenNode returns a node that another program has added. Its daemons are not this program's.
+func (l *Lab) OpenNode(spec NodeConfig) (*Node, error) {
+	spec, err := spec.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	node, err := l.cfg.newNode(spec)
+	if err == nil {
+		l.nodes = append(l.nodes, node)
+	}
+	return node, err
+}
+
 func (n *Node) build(ctx context.Context) error {
 	if err := n.cfg.makeSite(ctx, n.site()); err != nil {
 		return err

@@ -42,8 +42,8 @@ const validatorTOML = `[plugins.'io.containerd.nri.v1.nri'.default_validator]
 // Cluster is a running cluster.
 type Cluster struct {
 	Lab   *lab.Lab
-	Nodes []*Node // none after Open
-	dir   string  // of what is the cluster's alone
+	Nodes []*Node
+	dir   string // of what is the cluster's alone
 	build string
 	log   *slog.Logger
 	pki   pki
@@ -91,15 +91,26 @@ func newCluster(running *lab.Lab, cfg lab.Config) (*Cluster, error) {
 	return &Cluster{Lab: running, dir: filepath.Join(running.Dir(), "kube"), build: build, log: cfg.Logger}, nil
 }
 
-// Open returns the cluster of this Config that another program has left running. Of it, kubectl and Down are to be had;
-// its nodes are that program's.
+// Open returns the cluster of this Config that another program has left running. Its daemons are that program's: they
+// cannot be restarted from here.
 func Open(cfg Config) (*Cluster, error) {
 	cfg.Lab = labConfig(cfg.Lab)
 	running, err := lab.Open(cfg.Lab)
 	if err != nil {
 		return nil, err
 	}
-	return newCluster(running, cfg.Lab)
+	c, err := newCluster(running, cfg.Lab)
+	if err != nil {
+		return nil, err
+	}
+	for _, spec := range nodeConfigs() {
+		node, err := running.OpenNode(spec.NodeConfig)
+		if err != nil {
+			return nil, err
+		}
+		c.Nodes = append(c.Nodes, &Node{Node: node, ProxyMode: spec.ProxyMode, cluster: c})
+	}
+	return c, nil
 }
 
 // Down removes all that a cluster of this Config has made, whatever state it was left in. No cluster is no error.

@@ -3,19 +3,25 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
+	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/kube"
+	"tailscale-nri/k3d/lab/kube/install"
 )
 
 const clusterUsage = `lab cluster COMMAND
-  up                 end what is there and start anew: two nodes of Kubernetes, a tailnet
+  up                 end what is there and start anew: two nodes of Kubernetes, a tailnet with a peer, the plugin deployed
   kubectl ARG...     kubectl, as the cluster's administrator
+  starts [-pods N] [-node n1|n2]
+                     measure how long pods take to start, with the annotation and without it, in turns
   down               end it and remove all that it made`
 
 // cluster brings a Kubernetes cluster up, down, or under kubectl.
@@ -29,12 +35,15 @@ func cluster(ctx context.Context, args []string) error {
 		return clusterUp(ctx, cfg)
 	case "down":
 		return kube.Down(cfg)
-	case "kubectl":
+	case "kubectl", "starts":
 		running, err := kube.Open(cfg)
 		if err != nil {
 			return err
 		}
 		defer running.Close()
+		if args[0] == "starts" {
+			return measureStarts(ctx, running, args[1:])
+		}
 		cmd := running.KubectlCommand(ctx, args[1:]...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 		return cmd.Run()
@@ -48,21 +57,45 @@ func clusterUp(ctx context.Context, cfg kube.Config) error {
 	if err != nil {
 		return err
 	}
+	if err := furnish(ctx, running); err != nil {
+		return errors.Join(err, running.Down())
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		return errors.Join(err, running.Down())
+	}
+	fmt.Printf(clusterHints, labVars(), binary)
+	return running.Close()
+}
+
+const clusterHints = `The cluster is up, with tailscale-nri on its two nodes; make cluster-down ends it. To use it:
+
+  alias kubectl='%[1]s%[2]s cluster kubectl'
+  kubectl get pods -A -o wide
+  kubectl run web --image=tailscale-nri.test/labtool:1 --image-pull-policy=Never --annotations=tailscale.com/enabled=true
+  kubectl exec -n tailscale-nri daemonset/tailscale-nri -- /tailscale-nri status
+  %[1]s%[2]s devices                             # what the tailnet says; LAB_NAME=tsnri-cluster unless it is set
+  %[1]s%[2]s exec peer tailscale status          # what a peer says
+`
+
+// furnish gives a cluster its tailnet, with a peer, and deploys the plugin.
+func furnish(ctx context.Context, running *kube.Cluster) error {
 	plane, err := running.Lab.StartControl(ctx)
 	if err != nil {
-		return errors.Join(err, running.Down())
+		return err
 	}
-	build, err := cfg.Lab.BuildDir()
+	key, err := plane.NewKey(ctx, "tag:k8s-pod")
 	if err != nil {
-		return errors.Join(err, running.Down())
+		return err
 	}
-	fmt.Printf("The cluster is up; make cluster-down ends it. To use it:\n\n"+
-		"  alias kubectl='%s%s cluster kubectl'\n\n"+
-		"Its tailnet: TS_LOGIN_SERVER=%s TS_API_URL=%s\n"+
-		"             TS_OAUTH_CLIENT_ID=%s TS_OAUTH_CLIENT_SECRET=%s\n",
-		labVars(), filepath.Join(cmp.Or(cfg.Lab.Build, build), "bin", "lab"),
-		plane.ControlURL, plane.APIURL, plane.OAuthClientID, plane.OAuthClientSecret)
-	return running.Close()
+	if _, err := running.Lab.StartPeer(ctx, lab.PeerConfig{LoginServer: plane.ControlURL, AuthKey: key}); err != nil {
+		return err
+	}
+	deploy, err := filepath.Abs("deploy")
+	if err != nil {
+		return err
+	}
+	return install.Install{Cluster: running, Plane: plane, Deploy: deploy}.Apply(ctx)
 }
 
 // labVars are those of the lab's variables that are set, to be typed before its command.
@@ -73,4 +106,33 @@ func labVars() (vars string) {
 		}
 	}
 	return vars
+}
+
+// measureStarts prints percentiles.
+func measureStarts(ctx context.Context, running *kube.Cluster, args []string) error {
+	flags := flag.NewFlagSet("cluster starts", flag.ContinueOnError)
+	pods := flags.Int("pods", 50, "how many of each kind")
+	node := flags.String("node", "n1", "the node to run them on")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	with, without, err := running.MeasureStarts(ctx, *node, *pods, map[string]string{"tailscale.com/enabled": "true"})
+	if err != nil {
+		return err
+	}
+	row := func(name string, starts []kube.Start, of func(kube.Start) time.Duration) string {
+		var took []time.Duration
+		for _, s := range starts {
+			took = append(took, of(s))
+		}
+		slices.Sort(took)
+		at := func(p int) time.Duration { return took[(len(took)-1)*p/100].Round(time.Millisecond) }
+		return fmt.Sprintf("%s\t%v\t%v\t%v\t%v", name, at(0), at(50), at(95), at(100))
+	}
+	container := func(s kube.Start) time.Duration { return s.Container }
+	ready := func(s kube.Start) time.Duration { return s.Ready }
+	return table("FROM THE API SERVER TO\tMIN\tP50\tP95\tMAX", []string{
+		row("container started, without", without, container), row("container started, with", with, container),
+		row("Ready, without", without, ready), row("Ready, with", with, ready),
+	})
 }

@@ -21,7 +21,7 @@ func (s *stage) agent(node string) (string, error) {
 			}
 		}
 	}
-	err := s.Get(s.ctx, &pods, "pods", "-n", siteOf(node).namespace, "-l", "app.kubernetes.io/name=tailscale-nri", "--field-selector=spec.nodeName="+node)
+	err := s.Get(s.ctx, &pods, "pods", "-n", s.siteOf(node).Namespace, "-l", "app.kubernetes.io/name=tailscale-nri", "--field-selector=spec.nodeName="+node)
 	if err != nil {
 		return "", err
 	}
@@ -62,7 +62,7 @@ func (s *stage) status(node string) (nodes []tailnetNode, err error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.Kubectl(s.ctx, "exec", "-n", siteOf(node).namespace, agent, "--", "/tailscale-nri", "status", "-json")
+	out, err := s.Kubectl(s.ctx, "exec", "-n", s.siteOf(node).Namespace, agent, "--", "/tailscale-nri", "status", "-json")
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"tailscale-nri/k3d/lab/kube/install"
 )
 
 // badConfiguration makes the mistakes that a user makes, and reads what is said of each where he looks for it. The pod
@@ -53,7 +55,7 @@ func (s *stage) wrongSecret(still func()) {
 	s.must(err)
 	const path = "/spec/template/spec/volumes/0/projected/sources/1/secret/name"
 	s.kubectl("patch", "daemonset", "-n", namespace, "tailscale-nri", "--type=json", "-p",
-		fmt.Sprintf(`[{"op":"test","path":%q,"value":%q},{"op":"replace","path":%q,"value":"mistyped"}]`, path, credentials, path))
+		fmt.Sprintf(`[{"op":"test","path":%q,"value":%q},{"op":"replace","path":%q,"value":"mistyped"}]`, path, install.Credentials, path))
 	var agent string
 	s.eventually(func() error {
 		agent = s.newAgent()

@@ -99,7 +99,7 @@ func reboot(s *stage) {
 // uninstall follows the README: the annotated pods go first, then the manifests.
 func uninstall(s *stage) {
 	s.awaitDevices()
-	s.removePlugin()
+	s.must(s.install().Remove(s.ctx))
 	for _, node := range s.Nodes {
 		if left := s.links(node.Exec(s.ctx, "ip", "-json", "link")); len(left) > 0 {
 			s.t.Errorf("links left on node %s: %q", node.Name, left)

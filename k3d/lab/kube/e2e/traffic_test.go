@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab/blackout"
+	"tailscale-nri/k3d/lab/kube/install"
 )
 
 // reach has pods of both nodes and a peer talk to each other, each known by its own address.
@@ -117,9 +118,9 @@ func roll(s *stage) {
 	s.apply(podSpec{name: "a", node: "n1", annotations: enabled()}.object(), podSpec{name: "b", node: "n2", annotations: enabled()}.object())
 	s.awaitReady("a", "b")
 	flows, before := s.flows("a", "b")
-	for _, site := range sites {
-		s.kubectl("rollout", "restart", "-n", site.namespace, "daemonset/tailscale-nri")
-		s.kubectl("rollout", "status", "-n", site.namespace, "daemonset/tailscale-nri", "--timeout="+patience.String())
+	for _, site := range install.Sites() {
+		s.kubectl("rollout", "restart", "-n", site.Namespace, "daemonset/tailscale-nri")
+		s.kubectl("rollout", "status", "-n", site.Namespace, "daemonset/tailscale-nri", "--timeout="+patience.String())
 	}
 	after := s.awaitRunning("a", "b")
 	s.must(flows.AwaitWell(s.ctx))
