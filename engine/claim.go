@@ -69,10 +69,14 @@ func openClaim(dir string) (*Claim, error) {
 // the other process's end and this one's start. At the end of ctx that thread
 // is left to wait: it ends with the other process, or with this one.
 func (c *Claim) wait(ctx context.Context) error {
-	locked := make(chan error, 1)
-	go func() { locked <- flock(c.lock, unix.LOCK_EX) }()
+	var err error
+	locked := make(chan struct{})
+	go func() {
+		err = flock(c.lock, unix.LOCK_EX)
+		close(locked)
+	}()
 	select {
-	case err := <-locked:
+	case <-locked:
 		if err != nil {
 			c.lock.Close()
 			return fmt.Errorf("waiting for the state directory %s: %w", c.dir, err)

@@ -26,6 +26,7 @@
 //   - one per node that waits for the name it wished for, half an hour at most;
 //   - one that sweeps up devices of machines that died, hourly;
 //   - one that hears of changes of the machine's interfaces, for all backends;
+//   - one that waits for the state directory while another process has it;
 //   - those that a watchdog lets do what takes no context (within);
 //   - those of tailscale.com and wireguard-go, about 48 per backend.
 //
@@ -44,6 +45,10 @@
 // profile-data, where the backend finds it. All files are 0600. Auth keys are
 // never stored. All that changes what outlives this process is a step: see
 // steps.go.
+//
+// A [Claim] keeps every process but one out of that directory. Run gives it back
+// last, so that the next process, which may have waited for it, finds links,
+// ports and records that nobody else acts on.
 //
 // What this package does not do: it knows no container runtime and no
 // Kubernetes API, it runs neither Serve nor Tailscale SSH nor a PeerAPI server

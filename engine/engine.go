@@ -122,9 +122,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e, err := newEngine(cfg)
 	if err != nil {
-		cfg.Claim.Release()
+		return nil, errors.Join(err, cfg.Claim.Release())
 	}
-	return e, err
+	return e, nil
 }
 
 // newEngine is New, with the state directory claimed.

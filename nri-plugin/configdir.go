@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -106,12 +105,12 @@ func unknownKey(key, dir string) error {
 // changed names the variables that differ.
 func changed(before, after values) []string {
 	var keys []string
-	for key := range maps.Keys(before) {
+	for key := range before {
 		if after[key] != before[key] {
 			keys = append(keys, key)
 		}
 	}
-	for key := range maps.Keys(after) {
+	for key := range after {
 		if _, ok := before[key]; !ok {
 			keys = append(keys, key)
 		}

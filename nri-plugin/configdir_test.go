@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -17,12 +18,12 @@ import (
 // which a link leads that is replaced at once.
 func mount(t *testing.T, dir string, files ...string) {
 	t.Helper()
-	real, err := os.MkdirTemp(dir, "..2026_")
+	home, err := os.MkdirTemp(dir, "..2026_")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for key, text := range pairs(files) {
-		if err := os.WriteFile(filepath.Join(real, key), []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(home, key), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		// The links of earlier files stay, as the kubelet's do for a while.
@@ -31,7 +32,7 @@ func mount(t *testing.T, dir string, files ...string) {
 		}
 	}
 	next := filepath.Join(dir, "..data_tmp")
-	if err := os.Symlink(filepath.Base(real), next); err != nil {
+	if err := os.Symlink(filepath.Base(home), next); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(next, filepath.Join(dir, "..data")); err != nil {
@@ -202,7 +203,7 @@ func TestMended(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(t.Context()) }()
 	mount(t, dir, envAuthKey, secret)
-	if err := receive(t, ended, "the end of the wait"); err != errAgain {
+	if err := receive(t, ended, "the end of the wait"); !errors.Is(err, errAgain) {
 		t.Errorf("ended with %v", err)
 	}
 }

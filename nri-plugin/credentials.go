@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,12 +27,19 @@ func checkCredentials(c Config) error {
 		return fmt.Errorf("%s is set but neither %s nor %s: set one of the two, %s", envOAuthID, envOAuthSecret, envIDTokenFile, c.places())
 	case c.OAuthSecret != "" && c.IDTokenFile != "":
 		return fmt.Errorf("%s and %s are both set: keep one and unset the other", envOAuthSecret, envIDTokenFile)
+	}
+	return errors.Join(checkKinds(c), checkTokenFile(c.IDTokenFile))
+}
+
+// checkKinds looks whether a secret stands where one of another kind belongs.
+func checkKinds(c Config) error {
+	switch {
 	case strings.HasPrefix(c.OAuthSecret, "tskey-auth-"):
 		return fmt.Errorf("%s holds an auth key: put it into %s, or take the secret of an OAuth client", envOAuthSecret, envAuthKey)
 	case strings.HasPrefix(c.AuthKey, "tskey-client-"):
 		return fmt.Errorf("%s holds the secret of an OAuth client: put it into %s and its ID into %s", envAuthKey, envOAuthSecret, envOAuthID)
 	}
-	return checkTokenFile(c.IDTokenFile)
+	return nil
 }
 
 // oauthSet names those variables of an OAuth client that are set.

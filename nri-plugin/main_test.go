@@ -26,6 +26,31 @@ func TestRunAll(t *testing.T) {
 	}
 }
 
+// TestEngineEndsLast: not before what calls it has ended, and then at once.
+func TestEngineEndsLast(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var order []string
+	release := make(chan struct{})
+	ended := make(chan error, 1)
+	go func() {
+		ended <- runEngine(ctx, func(ctx context.Context) error {
+			<-ctx.Done()
+			order = append(order, "engine")
+			return nil
+		}, func(ctx context.Context) error {
+			<-ctx.Done()
+			<-release
+			order = append(order, "registration")
+			return nil
+		})
+	}()
+	cancel()
+	close(release)
+	if err := receive(t, ended, "the end"); err != nil || strings.Join(order, " ") != "registration engine" {
+		t.Errorf("ended with %v, first to last %q", err, order)
+	}
+}
+
 func TestHelpFitsAScreen(t *testing.T) {
 	var out strings.Builder
 	if err := run(context.Background(), environment(nil), []string{"-h"}, &out, nil); err != nil {

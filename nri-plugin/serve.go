@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"runtime/debug"
@@ -102,12 +103,13 @@ func (d *daemon) Run(ctx context.Context) error {
 		return err
 	}
 	d.begin(eng)
-	return runEngine(ctx, eng, &registration{
+	reg := &registration{
 		socket: d.cfg.NRISocket,
 		plugin: &plugin{pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags}, health: d.health, log: d.log},
 		health: d.health,
 		log:    d.log,
-	})
+	}
+	return runEngine(ctx, eng.Run, reg.Run)
 }
 
 // standBy says that another process serves.
@@ -131,14 +133,33 @@ func (d *daemon) begin(eng *engine.Engine) {
 	d.log.Info("starting", attrs...)
 }
 
+// endPatience is how long the engine may take to end. It takes milliseconds; a
+// backend that hangs must not keep the pods from the process that stands by.
+const endPatience = 10 * time.Second
+
 // runEngine runs the engine and what calls it. The engine ends last: a runtime
 // that is still connected would hear from an ended one that its pods are refused.
-func runEngine(ctx context.Context, eng *engine.Engine, reg *registration) error {
+// One that does not end is left to the end of this process, which ends all.
+func runEngine(ctx context.Context, eng, reg func(context.Context) error) error {
 	engineCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 1)
+	go func() { ended <- eng(engineCtx) }()
 	return runAll(ctx,
-		func(context.Context) error { return eng.Run(engineCtx) },
+		func(context.Context) error {
+			select {
+			case err := <-ended:
+				return err
+			case <-engineCtx.Done():
+			}
+			select {
+			case err := <-ended:
+				return err
+			case <-time.After(endPatience):
+				return fmt.Errorf("the nodes have not ended within %v: leaving them to the end of this process", endPatience)
+			}
+		},
 		func(ctx context.Context) error {
 			defer stop()
-			return reg.Run(ctx)
+			return reg(ctx)
 		})
 }
