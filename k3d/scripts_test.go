@@ -24,7 +24,7 @@ esac
 `
 
 // script runs one of our scripts with that kubectl, and returns what it has said and the files that kubectl has written.
-func script(t *testing.T, name string, env ...string) (said string, err error, file func(string) string) {
+func script(t *testing.T, name string, env ...string) (said string, file func(string) string, err error) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "kubectl"), []byte(kubectl), 0o755); err != nil {
@@ -34,10 +34,10 @@ func script(t *testing.T, name string, env ...string) (said string, err error, f
 	cmd.Dir = ".."
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "DIR=" + dir}, env...)
 	out, err := cmd.CombinedOutput()
-	return string(out), err, func(name string) string {
+	return string(out), func(name string) string {
 		data, _ := os.ReadFile(filepath.Join(dir, name)) // none is as good as empty
 		return string(data)
-	}
+	}, err
 }
 
 // TestSecret: credentials reach kubectl through its standard input, and neither a command line nor the terminal.
@@ -55,7 +55,7 @@ func TestSecret(t *testing.T) {
 		{[]string{"TS_OAUTH_CLIENT_ID=" + id}, "", "are not in the environment"},
 		{[]string{"SECRET_EXISTS=1"}, "", "stays as it is"},
 	} {
-		said, err, file := script(t, "secret.sh", tt.env...)
+		said, file, err := script(t, "secret.sh", tt.env...)
 		if err != nil || file("stdin") != tt.stdin || !strings.Contains(said, tt.says) {
 			t.Errorf("%q: %v, kubectl read %q, want %q; said %q", tt.env, err, file("stdin"), tt.stdin, said)
 		}
@@ -72,7 +72,7 @@ func TestSecret(t *testing.T) {
 
 // TestLeave: the cluster is not deleted before the samples' devices are.
 func TestLeave(t *testing.T) {
-	said, err, file := script(t, "leave.sh")
+	said, file, err := script(t, "leave.sh")
 	if err != nil {
 		t.Fatalf("%v: %s", err, said)
 	}
