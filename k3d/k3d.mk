@@ -43,5 +43,5 @@ restart: need-kubectl ## start every node's agent anew, as an update does
 
 .PHONY: k3d-down
 k3d-down: need-k3d need-kubectl ## let the samples leave the tailnet and delete the k3d cluster (FORCE=1: do not wait)
-	@[ -n "$(FORCE)" ] || k3d/leave.sh $(KUBECTL)
+	@[ -n "$(FORCE)" ] || k3d/leave.sh $(KUBECTL) || { echo "k3d-down: FORCE=1 deletes the cluster all the same"; exit 1; }
 	@k3d cluster delete $(K3D_CLUSTER)

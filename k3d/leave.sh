@@ -10,7 +10,9 @@ tries=40
 while [ "$tries" -gt 0 ]; do
 	left=
 	for agent in $("$@" -n tailscale-nri get pods -l app.kubernetes.io/name=tailscale-nri -o name); do
-		left="$left$("$@" -n tailscale-nri exec "$agent" -- /tailscale-nri status | tail -n +2)"
+		# An agent that cannot be asked ends this: silence does not mean that nothing is left.
+		nodes=$("$@" -n tailscale-nri exec "$agent" -- /tailscale-nri status)
+		left="$left$(echo "$nodes" | tail -n +2)"
 	done
 	[ -n "$left" ] || exit 0
 	tries=$((tries - 1))

@@ -18,7 +18,7 @@ case "$*" in
 *"create secret"*) cat >>"$DIR/stdin"; echo kind: Secret ;;
 *"get secret"*) [ -n "$SECRET_EXISTS" ] ;;
 *"get pods"*) echo pod/a ;;
-*exec*) echo POD; [ -e "$DIR/gone" ] || { : >"$DIR/gone"; echo default/web; } ;;
+*exec*) [ -z "$AGENT_SILENT" ] || exit 1; echo POD; [ -e "$DIR/gone" ] || { : >"$DIR/gone"; echo default/web; } ;;
 apply*) cat >>"$DIR/applied" ;;
 esac
 `
@@ -82,5 +82,8 @@ func TestLeave(t *testing.T) {
 	}
 	if asked := strings.Count(file("calls"), "/tailscale-nri status"); asked != 2 {
 		t.Errorf("asked %d times; the second answer is that no node is left\n%s", asked, file("calls"))
+	}
+	if said, _, err := script(t, "leave.sh", "AGENT_SILENT=1"); err == nil {
+		t.Errorf("an agent that does not answer was taken for one without nodes: %s", said)
 	}
 }
