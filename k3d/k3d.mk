@@ -1,0 +1,47 @@
+# A k3d cluster to try the program on; included by the top Makefile. deploy, logs and restart work on any cluster:
+# give KUBE_CONTEXT and OVERLAY. No target touches another context than KUBE_CONTEXT.
+
+K3D_CLUSTER  := $(shell sed -n 's/^  name: //p' k3d/cluster.yaml)
+K3D_ARCH     ?= $(shell $(GO) env GOARCH)
+KUBE_CONTEXT ?= k3d-$(K3D_CLUSTER)
+OVERLAY      ?= deploy/overlays/k3d
+
+KUBECTL = kubectl --context $(KUBE_CONTEXT)
+AGENTS  = -n tailscale-nri daemonset/tailscale-nri
+
+.PHONY: need-k3d need-kubectl
+need-k3d:
+	@command -v k3d >/dev/null || { echo "k3d is missing; see https://k3d.io/stable/#installation"; exit 1; }
+
+need-kubectl:
+	@command -v kubectl >/dev/null || { echo "kubectl is missing; see https://kubernetes.io/docs/tasks/tools"; exit 1; }
+
+.PHONY: k3d-up
+k3d-up: need-k3d ## create a k3d cluster with NRI on (k3d/cluster.yaml)
+	@PWD=$(CURDIR) k3d cluster create --config k3d/cluster.yaml
+
+.PHONY: k3d-load
+k3d-load: need-k3d image ## make the image and load it into the k3d cluster
+	@k3d image import --cluster $(K3D_CLUSTER) $(IMAGE_OUT)/tailscale-nri-$(K3D_ARCH).tar
+
+# The namespace first, for the Secret to have a place.
+.PHONY: deploy
+deploy: need-kubectl ## apply OVERLAY (deploy/overlays/k3d) to KUBE_CONTEXT, with the credentials in the environment
+	@$(KUBECTL) create namespace tailscale-nri --dry-run=client -o yaml | $(KUBECTL) apply -f -
+	@k3d/secret.sh $(KUBECTL)
+	@$(KUBECTL) apply -k $(OVERLAY)
+	@$(KUBECTL) rollout status $(AGENTS) --timeout 3m || { echo "deploy: not ready; make logs says why"; exit 1; }
+
+.PHONY: logs
+logs: need-kubectl ## follow the log of every node's agent
+	@$(KUBECTL) logs -n tailscale-nri -l app.kubernetes.io/name=tailscale-nri -f --prefix --tail 100 --max-log-requests 50
+
+.PHONY: restart
+restart: need-kubectl ## start every node's agent anew, as an update does
+	@$(KUBECTL) rollout restart $(AGENTS)
+	@$(KUBECTL) rollout status $(AGENTS) --timeout 3m
+
+.PHONY: k3d-down
+k3d-down: need-k3d need-kubectl ## let the samples leave the tailnet and delete the k3d cluster (FORCE=1: do not wait)
+	@[ -n "$(FORCE)" ] || k3d/leave.sh $(KUBECTL) || { echo "k3d-down: FORCE=1 deletes the cluster all the same"; exit 1; }
+	@k3d cluster delete $(K3D_CLUSTER)
