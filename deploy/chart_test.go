@@ -154,7 +154,7 @@ func TestChartRefuses(t *testing.T) {
 		set  string
 		want []string
 	}{
-		{"config.CLUSTER_NMAE=x", []string{"/config", "CLUSTER_NMAE", "not allowed"}},
+		{"config.TS_TAG=tag:x", []string{"/config", "TS_TAG", "not allowed"}},
 		{"config.TS_STATE_DIR=/x", []string{"/config", "TS_STATE_DIR", "not allowed"}},
 		{"config.CLUSTER_NAME=Bad_Name", []string{"/config/CLUSTER_NAME", "Bad_Name", "a-z0-9"}},
 		{"config.CLUSTER_NAME=" + strings.Repeat("a", 33), []string{"/config/CLUSTER_NAME", "32"}},
