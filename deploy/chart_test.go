@@ -3,6 +3,7 @@
 package deploy
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -153,7 +154,7 @@ func TestChartRefuses(t *testing.T) {
 		set  string
 		want []string
 	}{
-		{"config.CLUSTER_NMAE=x", []string{"/config", "CLUSTER_NMAE", "not allowed"}},
+		{"config.TS_TAG=tag:x", []string{"/config", "TS_TAG", "not allowed"}},
 		{"config.TS_STATE_DIR=/x", []string{"/config", "TS_STATE_DIR", "not allowed"}},
 		{"config.CLUSTER_NAME=Bad_Name", []string{"/config/CLUSTER_NAME", "Bad_Name", "a-z0-9"}},
 		{"config.CLUSTER_NAME=" + strings.Repeat("a", 33), []string{"/config/CLUSTER_NAME", "32"}},
@@ -190,6 +191,47 @@ func TestChartRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestChartValues: values.yaml has each value that the schema allows, with its
+// default and a comment above it. What Kubernetes defines is left to it.
+func TestChartValues(t *testing.T) {
+	var schema map[string]any
+	if err := json.Unmarshal([]byte(read(t, "chart/values.schema.json")), &schema); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(read(t, "chart/values.yaml"), "\n")
+	for key, s := range at(t, schema, "properties").(map[string]any) {
+		if key == "global" {
+			continue // Helm's, for any chart
+		}
+		i := documented(t, lines, 0, key)
+		children, ok := s.(map[string]any)["properties"].(map[string]any)
+		if !ok || slices.Contains([]string{"resources", "affinity", "updateStrategy"}, key) {
+			continue
+		}
+		for child := range children {
+			documented(t, lines[i:], i, "  "+child)
+		}
+	}
+}
+
+// documented finds the line of a key, indented as in the file, and wants a
+// comment above it, or a heading that is followed by one.
+func documented(t *testing.T, lines []string, offset int, key string) int {
+	t.Helper()
+	i := slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, key+":") })
+	if i < 1 {
+		t.Fatalf("values.yaml has no %s, which the schema allows", strings.TrimSpace(key))
+	}
+	near := lines[i-1]
+	if lines[i] == key+":" && i+1 < len(lines) {
+		near += lines[i+1]
+	}
+	if !strings.Contains(near, "# ") {
+		t.Errorf("values.yaml, line %d: no comment for %s", offset+i+1, strings.TrimSpace(key))
+	}
+	return i
 }
 
 // dirs lists the directories in one.

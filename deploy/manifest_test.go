@@ -134,6 +134,9 @@ func TestLabels(t *testing.T) {
 	}
 }
 
+// madeImage is what "make image" calls the image, unless told otherwise.
+var madeImage = regexp.MustCompile(`(?m)^IMAGE\s+\?=\s+(\S+)$`)
+
 // TestReferences: what one object calls another by is that one's name.
 func TestReferences(t *testing.T) {
 	for name, all := range renderings(t) {
@@ -157,8 +160,9 @@ func TestReferences(t *testing.T) {
 		for _, m := range at(t, all.container(t), "volumeMounts").([]any) {
 			named(t, spec, "volumes", at(t, m, "name").(string))
 		}
-		if got := at(t, all.container(t), "image"); got != "tailscale-nri:dev" {
-			t.Errorf("%s: image %v, make image makes tailscale-nri:dev", name, got)
+		made := madeImage.FindStringSubmatch(read(t, "image.mk"))
+		if got := at(t, all.container(t), "image"); made == nil || got != made[1] {
+			t.Errorf("%s: image %v, make image makes %q", name, got, made)
 		}
 	}
 }
