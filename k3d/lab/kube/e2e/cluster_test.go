@@ -29,4 +29,5 @@ func TestCluster(t *testing.T) {
 	s.play("a configuration that is wrong says so and costs no pod", badConfiguration)
 	s.play("a node is rebooted", reboot)
 	s.play("nothing is left of the plugin on the nodes", uninstall)
+	s.play("the Helm chart, with a static key", helmChart)
 }

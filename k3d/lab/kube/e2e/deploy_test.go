@@ -9,12 +9,6 @@ import (
 	"tailscale-nri/k3d/lab/kube/install"
 )
 
-// site is how the plugin is deployed on one node, as its user would write it: an overlay over what deploy/ has.
-type site struct {
-	node, namespace, cluster string
-	kustomization            string // @DEPLOY@ stands for deploy/
-}
-
 // install is the plugin on the cluster.
 func (s *stage) install() install.Install {
 	return install.Install{Cluster: s.Cluster, Plane: s.plane, Deploy: deployDir(s)}
