@@ -1,5 +1,5 @@
 # A k3d cluster to try the program on; included by the top Makefile. deploy, logs and restart work on any cluster:
-# give KUBE_CONTEXT and OVERLAY. No target touches another context than KUBE_CONTEXT.
+# give KUBE_CONTEXT and OVERLAY, and have the image on its nodes. No target touches another context than KUBE_CONTEXT.
 
 K3D_CLUSTER  := $(shell sed -n 's/^  name: //p' k3d/cluster.yaml)
 K3D_ARCH     ?= $(shell $(GO) env GOARCH)
@@ -33,7 +33,7 @@ k3d-load: need-k3d image ## make the image and load it into the k3d cluster
 	@k3d image import --cluster $(K3D_CLUSTER) $(IMAGE_OUT)/tailscale-nri-$(K3D_ARCH).tar
 
 .PHONY: deploy
-deploy: need-context ## apply OVERLAY (deploy/overlays/k3d) to KUBE_CONTEXT, with the credentials in the environment
+deploy: need-context ## apply OVERLAY (deploy/overlays/k3d) and the environment's credentials to KUBE_CONTEXT
 	@k3d/secret.sh $(OVERLAY) $(KUBECTL)
 	@$(RENDER) | $(KUBECTL) apply -f -
 	@$(KUBECTL) rollout status $(AGENTS) --timeout 3m || \
