@@ -88,6 +88,6 @@ func earlyPods(s *stage) {
 		agent, err := s.agent(site.Node)
 		s.must(err)
 		log := s.kubectl("logs", "-n", site.Namespace, agent)
-		s.must(says(log, "registered with the container runtime", "runtime=containerd", "version=v2."))
+		s.must(says(log, "registered with the container runtime", "runtime=containerd", "version=2."))
 	}
 }
