@@ -3,6 +3,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -14,58 +15,90 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/x509roots/fallback/bundle"
+	"tailscale.com/net/tlsdial"
 )
 
 // rootsVar makes TestRoots say whom its process trusts.
 const rootsVar = "TAILSCALE_NRI_TEST_ROOTS"
 
 // TestRoots: without roots of the system those in the binary are trusted, and
-// with some only those. Each case is a process, since one reads its roots once.
+// with some only those, but for Let's Encrypt's, which tailscale.com trusts of
+// control servers and DERP in any case. The API's client does not. Each case is
+// a process, since one reads its roots once. deploy/components/private-ca tells
+// users so.
 func TestRoots(t *testing.T) {
 	if os.Getenv(rootsVar) != "" {
-		fmt.Printf("trusted: public %t, private %t\n", trusted(publicCert(t)), trusted(privateCert(t)))
+		for _, client := range []struct {
+			name   string
+			trusts func(*x509.Certificate) bool
+		}{{"API", trustedByAPI}, {"tailnet", trustedInTailnet}} {
+			fmt.Printf("%s: Let's Encrypt %t, another %t, private %t\n", client.name, client.trusts(publicCert(t, letsEncrypt)),
+				client.trusts(publicCert(t, another)), client.trusts(privateCert(t)))
+		}
 		return
 	}
+	const own = "Let's Encrypt true, another true, private false"
 	dir := t.TempDir()
-	private := filepath.Join(dir, "private.pem")
-	if err := os.WriteFile(private, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: privateCert(t).Raw}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct{ name, file, want string }{
-		{"no system roots", filepath.Join(dir, "none"), "public true, private false"},
-		{"an empty file", os.DevNull, "public true, private false"},
-		{"a private authority", private, "public false, private true"},
+	private := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: privateCert(t).Raw})
+	public := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: publicCert(t, another).Raw})
+	for _, tt := range []struct{ name, file, api, tailnet string }{
+		{"no system roots", filepath.Join(dir, "none"), own, own},
+		{"an empty file", os.DevNull, own, own},
+		{
+			"a private authority", written(t, dir, "private", private),
+			"Let's Encrypt false, another false, private true", "Let's Encrypt true, another false, private true",
+		},
+		{
+			"a private and a public one", written(t, dir, "both", append(public, private...)),
+			"Let's Encrypt false, another true, private true", "Let's Encrypt true, another true, private true",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cmd := exec.Command(os.Args[0], "-test.run=^TestRoots$")
 			cmd.Env = append(os.Environ(), rootsVar+"=1", "SSL_CERT_FILE="+tt.file, "SSL_CERT_DIR="+dir+"/no-such")
-			out, err := cmd.CombinedOutput()
-			if err != nil || !strings.Contains(string(out), "trusted: "+tt.want) {
-				t.Errorf("want %q, got %v\n%s", tt.want, err, out)
+			cmd.Stderr = t.Output() // tailscale.com logs what it does not trust
+			out, err := cmd.Output()
+			want := "API: " + tt.api + "\ntailnet: " + tt.tailnet + "\n"
+			if err != nil || !strings.Contains(string(out), want) {
+				t.Errorf("want %q, got %v\n%s", want, err, out)
 			}
 		})
 	}
 }
 
-func trusted(cert *x509.Certificate) bool {
+// trustedByAPI verifies as http.DefaultTransport does, with which the API is
+// asked.
+func trustedByAPI(cert *x509.Certificate) bool {
 	_, err := cert.Verify(x509.VerifyOptions{})
 	return err == nil
 }
 
-// publicCert is that of an authority in the binary: Let's Encrypt's, whose
-// certificate Tailscale's servers have.
-func publicCert(t *testing.T) *x509.Certificate {
+// trustedInTailnet verifies as tailscale.com does for a control server and DERP.
+func trustedInTailnet(cert *x509.Certificate) bool {
+	verify := tlsdial.Config(nil, nil).VerifyConnection
+	return verify(tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}) == nil
+}
+
+// Authorities in the binary: the one whose certificates Tailscale's servers
+// have, and one of the others.
+const (
+	letsEncrypt = "ISRG Root X1"
+	another     = "DigiCert Global Root G2"
+)
+
+// publicCert is the certificate of an authority in the binary.
+func publicCert(t *testing.T, name string) *x509.Certificate {
 	t.Helper()
 	for root := range bundle.Roots() {
 		cert, err := x509.ParseCertificate(root.Certificate)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if cert.Subject.CommonName == "ISRG Root X1" {
+		if cert.Subject.CommonName == name {
 			return cert
 		}
 	}
-	t.Fatal("ISRG Root X1 is not among the roots")
+	t.Fatalf("%s is not among the roots", name)
 	return nil
 }
 
@@ -75,4 +108,13 @@ func privateCert(t *testing.T) *x509.Certificate {
 	server := httptest.NewTLSServer(nil)
 	defer server.Close()
 	return server.Certificate()
+}
+
+func written(t *testing.T, dir, name string, data []byte) string {
+	t.Helper()
+	file := filepath.Join(dir, name)
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
