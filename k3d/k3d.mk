@@ -3,6 +3,8 @@
 
 K3D_CLUSTER  := $(shell sed -n 's/^  name: //p' k3d/cluster.yaml)
 K3D_ARCH     ?= $(shell $(GO) env GOARCH)
+# Not where make image writes: an image of one platform there would take the place of the one for all.
+K3D_OUT      := $(BUILD)/k3d-image
 KUBE_CONTEXT ?= k3d-$(K3D_CLUSTER)
 OVERLAY      ?= deploy/overlays/k3d
 
@@ -29,8 +31,9 @@ k3d-up: need-k3d ## create a k3d cluster with NRI on (k3d/cluster.yaml)
 	@PWD='$(CURDIR)' k3d cluster create --config k3d/cluster.yaml
 
 .PHONY: k3d-load
-k3d-load: need-k3d image ## make the image and load it into the k3d cluster
-	@k3d image import --cluster $(K3D_CLUSTER) $(IMAGE_OUT)/tailscale-nri-$(K3D_ARCH).tar
+k3d-load: need-k3d ## make the image for K3D_ARCH alone and load it into the k3d cluster
+	@$(MAKE) --no-print-directory image IMAGE_ARCHS=$(K3D_ARCH) IMAGE_OUT=$(K3D_OUT)
+	@k3d image import --cluster $(K3D_CLUSTER) $(K3D_OUT)/tailscale-nri-$(K3D_ARCH).tar
 
 .PHONY: deploy
 deploy: need-context ## apply OVERLAY (deploy/overlays/k3d) and the environment's credentials to KUBE_CONTEXT

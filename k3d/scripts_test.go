@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -109,6 +111,27 @@ func TestDeploy(t *testing.T) {
 		}
 		if tt.untouched && strings.Contains(file("calls"), "apply") {
 			t.Errorf("%q: it applied something:\n%s", tt.env, file("calls"))
+		}
+	}
+}
+
+// TestLoad: k3d-load makes the image of one platform, where that of make image stays, which has both.
+func TestLoad(t *testing.T) {
+	built := regexp.MustCompile(`-o \S+/([^/ ]+)/bin/([^/ ]+)/tailscale-nri `)
+	for target, want := range map[string][]string{
+		"k3d-load": {"k3d-image arm64"}, "image": {"image-out amd64", "image-out arm64"},
+	} {
+		said, _, err := run(t, nil, "make", "-n", target, "K3D_ARCH=arm64")
+		var got []string
+		for _, match := range built.FindAllStringSubmatch(said, -1) {
+			got = append(got, match[1]+" "+match[2])
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("make %s builds %q, want %q, %v:\n%s", target, got, want, err, said)
+		}
+		imports := regexp.MustCompile(`k3d image import .*/k3d-image/tailscale-nri-arm64\.tar`).MatchString(said)
+		if imports != (target == "k3d-load") {
+			t.Errorf("make %s imports it into k3d: %t\n%s", target, imports, said)
 		}
 	}
 }
