@@ -3,6 +3,7 @@
 package deploy
 
 import (
+	"cmp"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -10,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 )
 
 // TestChartIsBase: whoever installs by Helm gets what kubectl apply -k gives.
@@ -18,34 +19,40 @@ import (
 // installs anything.
 func TestChartIsBase(t *testing.T) {
 	base := kustomize(t, "base")
-	if diff := cmp.Diff(base, chart(t, "--set", "namespace.create=true")); diff != "" {
+	if diff := gocmp.Diff(base, chart(t, "--set", "namespace.create=true")); diff != "" {
 		t.Errorf("the chart (+) is not the base (-):\n%s", diff)
 	}
 	delete(base, "Namespace/tailscale-nri")
-	if diff := cmp.Diff(base, chart(t)); diff != "" {
+	if diff := gocmp.Diff(base, chart(t)); diff != "" {
 		t.Errorf("the chart with its defaults (+) is not the base (-):\n%s", diff)
 	}
 }
 
 // overlay says how a user of the chart comes to what an overlay holds.
 type overlay struct {
-	placeholder, filled string   // what the user has to write into the kustomization
-	values              []string // the chart's
+	dir    string   // where it differs from the name
+	edits  []string // what the user has to write into the kustomization: placeholder, text, …
+	values []string // the chart's
 }
 
 func overlays() map[string]overlay {
+	login := []string{"TS_LOGIN_SERVER=REPLACE-ME", "TS_LOGIN_SERVER=https://headscale.example.com"}
 	return map[string]overlay{
 		"k3s": {values: []string{"config.CLUSTER_NAME=k3s"}},
 		"k3d": {values: []string{"config.CLUSTER_NAME=k3d", "procNetns=true"}},
 		"headscale": {
-			placeholder: "TS_LOGIN_SERVER=REPLACE-ME",
-			filled:      "TS_LOGIN_SERVER=https://headscale.example.com",
-			values:      []string{"config.TS_LOGIN_SERVER=https://headscale.example.com"},
+			edits:  login,
+			values: []string{"config.TS_LOGIN_SERVER=https://headscale.example.com"},
+		},
+		"private-ca": {
+			dir: "headscale",
+			edits: append(login, "# components:", "components:",
+				"# - ../../components/private-ca", "- ../../components/private-ca"),
+			values: []string{"config.TS_LOGIN_SERVER=https://headscale.example.com", "caConfigMap=tailscale-nri-ca"},
 		},
 		"workload-identity": {
-			placeholder: "TS_OAUTH_CLIENT_ID=",
-			filled:      "TS_OAUTH_CLIENT_ID=kfed3ra7ed1CNTRL",
-			values:      []string{"workloadIdentity.clientID=kfed3ra7ed1CNTRL"},
+			edits:  []string{"TS_OAUTH_CLIENT_ID=", "TS_OAUTH_CLIENT_ID=kfed3ra7ed1CNTRL"},
+			values: []string{"workloadIdentity.clientID=kfed3ra7ed1CNTRL"},
 		},
 		"fail-closed": {values: []string{"failClosed=true"}},
 	}
@@ -55,7 +62,7 @@ func TestChartIsOverlay(t *testing.T) {
 	for name, o := range overlays() {
 		t.Run(name, func(t *testing.T) {
 			args := []string{"--set", "namespace.create=true", "--set", strings.Join(o.values, ",")}
-			if diff := cmp.Diff(kustomize(t, fill(t, name, o)), chart(t, args...)); diff != "" {
+			if diff := gocmp.Diff(kustomize(t, fill(t, name, o)), chart(t, args...)); diff != "" {
 				t.Errorf("the chart (+) is not the overlay (-):\n%s", diff)
 			}
 		})
@@ -71,7 +78,7 @@ func TestChartIsOverlay(t *testing.T) {
 // returns where the overlay is then.
 func fill(t *testing.T, name string, o overlay) string {
 	t.Helper()
-	if o.placeholder == "" {
+	if len(o.edits) == 0 {
 		return filepath.Join("overlays", name)
 	}
 	root := t.TempDir()
@@ -80,13 +87,15 @@ func fill(t *testing.T, name string, o overlay) string {
 			t.Fatal(err)
 		}
 	}
-	dir := filepath.Join(root, "overlays", name)
+	dir := filepath.Join(root, "overlays", cmp.Or(o.dir, name))
 	path := filepath.Join(dir, "kustomization.yaml")
 	text := read(t, path)
-	if n := strings.Count(text, o.placeholder+"\n"); n != 1 {
-		t.Fatalf("%s has %q %d times, it has to be written in one place", path, o.placeholder, n)
+	for edit := range slices.Chunk(o.edits, 2) {
+		if n := strings.Count(text, edit[0]+"\n"); n != 1 {
+			t.Fatalf("%s has %q %d times, it has to be written in one place", path, edit[0], n)
+		}
+		text = strings.Replace(text, edit[0], edit[1], 1)
 	}
-	text = strings.Replace(text, o.placeholder, o.filled, 1)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -117,6 +126,7 @@ func TestChartOptions(t *testing.T) {
 		{"labels.a=b", []any{"ServiceAccount/tailscale-nri", "metadata", "labels", "a"}, "b"},
 		{"updateStrategy.rollingUpdate.maxSurge=10%", []any{"DaemonSet/tailscale-nri", "spec", "updateStrategy", "rollingUpdate", "maxSurge"}, "10%"},
 		{"workloadIdentity.clientID=x,workloadIdentity.audience=mine", append(pod, "spec", "volumes", 1, "projected", "sources", 0, "serviceAccountToken", "audience"), "mine"},
+		{"caConfigMap=mine", append(pod, "spec", "volumes", 0, "configMap", "name"), "mine"},
 		{"credentials.secretName=mine", append(pod, "spec", "volumes", 0, "projected", "sources", 1, "secret", "name"), "mine"},
 		{"credentials.create=true,credentials.authKey=k", []any{"Secret/tailscale-nri-credentials", "stringData"}, map[string]any{"TS_AUTHKEY": "k"}},
 		{
@@ -130,7 +140,7 @@ func TestChartOptions(t *testing.T) {
 			for name, o := range chart(t, "--set", tt.set) {
 				all[name] = o
 			}
-			if diff := cmp.Diff(tt.want, at(t, all, tt.path...)); diff != "" {
+			if diff := gocmp.Diff(tt.want, at(t, all, tt.path...)); diff != "" {
 				t.Errorf("%v (-want +got):\n%s", tt.path, diff)
 			}
 		})
@@ -171,6 +181,7 @@ func TestChartRefuses(t *testing.T) {
 		{"credentials.authkey=k", []string{"/credentials", "authkey", "not allowed"}},
 		{"workloadIdentity.expirationSeconds=60", []string{"/workloadIdentity/expirationSeconds", "600"}},
 		{"privileged=true", []string{"privileged", "not allowed"}},
+		{"caConfigMap=Mine", []string{"/caConfigMap", "Mine"}},
 		{"procNetns=yes", []string{"/procNetns", "boolean"}},
 		{`labels.app\.kubernetes\.io/name=x`, []string{"/labels/app.kubernetes.io", "tailscale-nri"}},
 		{`podLabels.app\.kubernetes\.io/part-of=x`, []string{"/podLabels/app.kubernetes.io", "tailscale-nri"}},

@@ -16,11 +16,12 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// renderings are the base and every overlay. That the chart renders the same,
-// chart_test.go sees to.
+// renderings are the base and every overlay, and the component that none of
+// them has on. That the chart renders the same, chart_test.go sees to.
 func renderings(t *testing.T) map[string]objects {
 	t.Helper()
 	all := map[string]objects{"base": kustomize(t, "base")}
+	all["private-ca"] = kustomize(t, fill(t, "private-ca", overlays()["private-ca"]))
 	for _, name := range dirs(t, "overlays") {
 		all[name] = kustomize(t, filepath.Join("overlays", name))
 	}
@@ -164,6 +165,28 @@ func TestReferences(t *testing.T) {
 		if got := at(t, all.container(t), "image"); made == nil || got != made[1] {
 			t.Errorf("%s: image %v, make image makes %q", name, got, made)
 		}
+	}
+}
+
+// TestPrivateCA: the program reads the key of the ConfigMap that the user makes
+// as the component says, and nobody starts without it.
+func TestPrivateCA(t *testing.T) {
+	all := renderings(t)["private-ca"]
+	const making = "create configmap tailscale-nri-ca --from-file=ca.crt="
+	if !strings.Contains(read(t, "components/private-ca/kustomization.yaml"), making) {
+		t.Errorf("the component does not say %q", making)
+	}
+	want := map[string]any{
+		"name":  "tailscale-nri-ca",
+		"items": []any{map[string]any{"key": "ca.crt", "path": "ca.crt"}},
+	}
+	if diff := cmp.Diff(want, at(t, named(t, all.podSpec(t), "volumes", "ca"), "configMap")); diff != "" {
+		t.Errorf("the volume (-want +got):\n%s", diff)
+	}
+	mount := named(t, all.container(t), "volumeMounts", "ca")
+	file := at(t, named(t, all.container(t), "env", "SSL_CERT_FILE"), "value")
+	if at(t, mount, "mountPath").(string)+"/ca.crt" != file || at(t, mount, "readOnly") != true {
+		t.Errorf("SSL_CERT_FILE is %v, the mount %v", file, mount)
 	}
 }
 
