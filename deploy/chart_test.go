@@ -106,6 +106,7 @@ func fill(t *testing.T, name string, o overlay) string {
 func TestChartOptions(t *testing.T) {
 	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	pod := []any{"DaemonSet/tailscale-nri", "spec", "template"}
+	strategy := []any{"DaemonSet/tailscale-nri", "spec", "updateStrategy"}
 	for _, tt := range []struct {
 		set  string
 		path []any
@@ -124,7 +125,13 @@ func TestChartOptions(t *testing.T) {
 		{"podLabels.a=b", append(pod, "metadata", "labels", "a"), "b"},
 		{"podAnnotations.a=b", append(pod, "metadata", "annotations", "a"), "b"},
 		{"labels.a=b", []any{"ServiceAccount/tailscale-nri", "metadata", "labels", "a"}, "b"},
-		{"updateStrategy.rollingUpdate.maxSurge=10%", []any{"DaemonSet/tailscale-nri", "spec", "updateStrategy", "rollingUpdate", "maxSurge"}, "10%"},
+		{"updateStrategy.rollingUpdate.maxSurge=10%", append(strategy, "rollingUpdate", "maxSurge"), "10%"},
+		{"updateStrategy.type=OnDelete", strategy, map[string]any{"type": "OnDelete"}},
+		{"updateStrategy.rollingUpdate=null", strategy, map[string]any{"type": "RollingUpdate"}},
+		{
+			"updateStrategy.rollingUpdate.maxSurge=0,updateStrategy.rollingUpdate.maxUnavailable=20%", append(strategy, "rollingUpdate"),
+			map[string]any{"maxSurge": 0.0, "maxUnavailable": "20%"},
+		},
 		{"workloadIdentity.clientID=x,workloadIdentity.audience=mine", append(pod, "spec", "volumes", 1, "projected", "sources", 0, "serviceAccountToken", "audience"), "mine"},
 		{"caConfigMap=mine", append(pod, "spec", "volumes", 0, "configMap", "name"), "mine"},
 		{"credentials.secretName=mine", append(pod, "spec", "volumes", 0, "projected", "sources", 1, "secret", "name"), "mine"},
@@ -187,6 +194,12 @@ func TestChartRefuses(t *testing.T) {
 		{`podLabels.app\.kubernetes\.io/part-of=x`, []string{"/podLabels/app.kubernetes.io", "tailscale-nri"}},
 		{`podAnnotations.tolerate-missing-nri-plugins\.noderesource\.dev=no`, []string{"/podAnnotations/tolerate-missing", "true"}},
 		{"updateStrategy.type=Recreate", []string{"/updateStrategy/type", "RollingUpdate"}},
+		{"updateStrategy.rollingUpdate.maxSurge=101%", []string{"/updateStrategy/rollingUpdate/maxSurge", "101%", "100)%"}},
+		{"updateStrategy.rollingUpdate.maxSurge=0", []string{"maxSurge 0 and maxUnavailable 0", "one of them has to be 0"}},
+		{"updateStrategy.rollingUpdate.maxSurge=0%", []string{"maxSurge 0% and maxUnavailable 0", "one of them has to be 0"}},
+		{"updateStrategy.rollingUpdate.maxUnavailable=1", []string{"maxSurge 1 and maxUnavailable 1", "one of them has to be 0"}},
+		{"updateStrategy.rollingUpdate.maxSurge=null", []string{"maxSurge 0 and maxUnavailable 0", "one of them has to be 0"}},
+		{"updateStrategy.rollingUpdate.maxUnavailable=null", []string{"maxSurge 1 and maxUnavailable 1", "one of them has to be 0"}},
 		{"credentials.authKey=k", []string{"credentials.create is false", "credentials.secretName"}},
 		{"credentials.create=true", []string{"set oauthClientID and oauthClientSecret, or authKey"}},
 		{"credentials.create=true,credentials.oauthClientID=i", []string{"set both"}},

@@ -39,3 +39,22 @@ app.kubernetes.io/part-of: tailscale-nri
 {{- fail "credentials.create is true but there is nothing to put into the Secret: set oauthClientID and oauthClientSecret, or authKey" -}}
 {{- end -}}
 {{- end }}
+
+{{/* An API server wants exactly one of the two to be other than 0, and takes 0 and 1 for those that are not given. */}}
+{{- define "tailscale-nri.updateStrategy" -}}
+{{- with .Values.updateStrategy -}}
+type: {{ .type }}
+{{- if eq .type "RollingUpdate" }}
+{{- $roll := .rollingUpdate | default dict -}}
+{{- $surge := ternary "0" (toString $roll.maxSurge) (kindIs "invalid" $roll.maxSurge) -}}
+{{- $out := ternary "1" (toString $roll.maxUnavailable) (kindIs "invalid" $roll.maxUnavailable) -}}
+{{- if eq (has $surge (list "0" "0%")) (has $out (list "0" "0%")) -}}
+{{- fail (printf "updateStrategy.rollingUpdate has maxSurge %s and maxUnavailable %s: one of them has to be 0 and the other not; maxSurge 1 and maxUnavailable 0 make the smallest gap" $surge $out) -}}
+{{- end }}
+{{- with $roll }}
+rollingUpdate:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
