@@ -9,13 +9,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"sigs.k8s.io/yaml"
+
+	"tailscale-nri/deploy/internal/labtest"
 )
 
 // objects are what a tool rendered, by "Kind/name".
@@ -46,25 +47,11 @@ func template(t *testing.T, args ...string) ([]byte, error) {
 	return run(t, "helm", append([]string{"template", "tailscale-nri", "chart", "-n", "tailscale-nri"}, args...)...)
 }
 
-// built is the path of a program that make built. A skip would hide that
-// nothing was tested, so its absence is a failure.
-func built(t *testing.T, name, target string) string {
-	t.Helper()
-	path, err := filepath.Abs(filepath.Join("..", ".build", "bin", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("missing %s; build it with: make %s", path, target)
-	}
-	return path
-}
-
 // run renders with a tool in a network namespace that has no way out, and
 // without what the user has set: a rendering takes what is in this directory.
 func run(t *testing.T, tool string, args ...string) ([]byte, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), built(t, tool, "lab-kube"), args...)
+	cmd := exec.CommandContext(t.Context(), labtest.Built(t, tool, "lab-kube"), args...)
 	cmd.Env = []string{"HOME=" + t.TempDir(), "KUBECONFIG=/dev/null"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,

@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"tailscale-nri/deploy/internal/labtest"
 )
 
 // notForConfigMap are the variables that a user does not set there.
@@ -172,7 +174,7 @@ func TestValues(t *testing.T) {
 // program runs the real one to its end and returns all that it said.
 func program(t *testing.T, env map[string]string, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), built(t, "tailscale-nri", "build"), args...)
+	cmd := exec.CommandContext(t.Context(), labtest.Built(t, "tailscale-nri", "build"), args...)
 	cmd.Env = []string{}
 	for key, value := range env {
 		cmd.Env = append(cmd.Env, key+"="+value)

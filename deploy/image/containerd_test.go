@@ -3,29 +3,20 @@
 package main
 
 import (
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"tailscale-nri/deploy/internal/labtest"
 	"tailscale-nri/k3d/lab"
 )
 
 // testContainerd has a real containerd import the archive, as `k3d image import` does, and the whole layout, and run
 // what is in it as a kubelet would.
 func (r real) testContainerd(t *testing.T) {
-	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	l, err := lab.Up(t.Context(), lab.Config{Name: "tsnri-image", Dir: "/run/tsnri-image", Logger: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Down(); err != nil {
-			t.Error(err)
-		}
-	})
+	l := labtest.Up(t, "tsnri-image")
 	for _, archive := range []string{r.archive, tarOf(t, r.layout)} {
 		importImage(t, l, archive)
 	}

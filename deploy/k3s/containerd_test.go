@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"testing"
 	"time"
+
+	"tailscale-nri/deploy/internal/labtest"
 )
 
 // patience bounds a hang and is no expectation.
@@ -22,7 +24,7 @@ func TestStarts(t *testing.T) {
 			n := newNode(t)
 			n.Imports = true
 			n.put(t, file)
-			script := "mount -t tmpfs none /run && exec " + binary(t, "containerd") + " --config " + n.render(t)
+			script := "mount -t tmpfs none /run && exec " + labtest.Built(t, "containerd", "lab-tools") + " --config " + n.render(t)
 			cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script)
 			var log bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &log, &log

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"text/template"
+
+	"tailscale-nri/deploy/internal/labtest"
 )
 
 // node is a k3s node, as far as containerd's configuration goes.
@@ -96,27 +98,10 @@ func (n *node) render(t *testing.T) string {
 	return config
 }
 
-// binary is a tool of the lab.
-func binary(t *testing.T, name string) string {
-	t.Helper()
-	build := os.Getenv("LAB_BUILD")
-	if build == "" {
-		build = "../../.build"
-	}
-	path, err := filepath.Abs(filepath.Join(build, "bin", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("missing %s; build it with: make lab-tools", path)
-	}
-	return path
-}
-
 // nriTable is what containerd makes of a configuration and its imports: the settings of NRI and of its validator.
 func nriTable(t *testing.T, config string) (map[string]string, error) {
 	t.Helper()
-	out, err := exec.Command(binary(t, "containerd"), "--config", config, "config", "dump").Output()
+	out, err := exec.Command(labtest.Built(t, "containerd", "lab-tools"), "--config", config, "config", "dump").Output()
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
@@ -236,7 +221,7 @@ func TestElsewhere(t *testing.T) {
 			mount -t tmpfs none /etc && mkdir -p /etc/containerd/conf.d
 			cp required-plugin.toml /etc/containerd/conf.d && printf %s "$CONFIG" >/etc/containerd/config.toml
 			exec "$CONTAINERD" config dump`)
-		cmd.Env = append(os.Environ(), "CONFIG="+config, "CONTAINERD="+binary(t, "containerd"))
+		cmd.Env = append(os.Environ(), "CONFIG="+config, "CONTAINERD="+labtest.Built(t, "containerd", "lab-tools"))
 		out, err := cmd.Output()
 		if err != nil {
 			t.Fatalf("%q: %v", config, err)

@@ -5,7 +5,6 @@ package k3s
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tailscale-nri/deploy/internal/labtest"
 	"tailscale-nri/k3d/lab"
 )
 
@@ -123,16 +123,7 @@ func (w *waiting) tryWith(t *testing.T, l *lab.Lab) {
 // labWith is a lab whose containerd imports one of our files.
 func labWith(t *testing.T, file string) *lab.Lab {
 	t.Helper()
-	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	l, err := lab.Up(t.Context(), lab.Config{Name: "tsnri-require", Dir: "/run/tsnri-require", Logger: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Down(); err != nil {
-			t.Error(err)
-		}
-	})
+	l := labtest.Up(t, "tsnri-require")
 	path, err := filepath.Abs(file)
 	if err != nil {
 		t.Fatal(err)
