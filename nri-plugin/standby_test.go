@@ -149,6 +149,29 @@ func TestConfigurationIsMended(t *testing.T) {
 	}
 }
 
+// TestChangeDuringARoll: both processes take the change, in whatever order, and
+// when one has ended the other serves.
+func TestChangeDuringARoll(t *testing.T) {
+	dir, config := t.TempDir(), t.TempDir()
+	leaveSocket(t, dir)
+	mount(t, config, envAuthKey, "tskey-auth-"+secret)
+	first := serving(t, dir, configured(config))
+	second := begin(t, dir, configured(config), twice(dir))
+	second.await(t, "standing by", 1)
+	mount(t, config, envAuthKey, "tskey-auth-"+secret, envCluster, "other")
+	for _, p := range []*program{first, second} {
+		p.await(t, "starting again with it\" changed=CLUSTER_NAME", 1)
+	}
+	first.end(t, syscall.SIGTERM)
+	second.awaitReady(t, 1, servesLine)
+	second.end(t, syscall.SIGTERM)
+	for _, p := range []*program{first, second} {
+		if p.book.count("level=ERROR") != 0 {
+			t.Errorf("an error\n%s", p.book)
+		}
+	}
+}
+
 // TestReadyOnceRegistered, and no more when the runtime has gone, which is no
 // reason to be started again.
 func TestReadyOnceRegistered(t *testing.T) {
