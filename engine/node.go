@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,11 +103,7 @@ func (n *node) attach(ctx context.Context, pod Pod) error {
 	if n.rec.Pod.SandboxID == pod.SandboxID && n.active() && !n.rec.Forgotten {
 		return n.catchUp()
 	}
-	err := ctx.Err()
-	if err == nil {
-		err = n.checkRoom()
-	}
-	if err != nil {
+	if err := cmp.Or(ctx.Err(), n.checkRoom()); err != nil {
 		if n.fresh {
 			n.retired = true
 			n.e.drop(n)
