@@ -50,12 +50,12 @@ demo-down: build lab-tools ## end the demo that KEEP=1 left up
 # thousand processes, which take twice as long under it; what they run, other
 # tests run under it. The processes of the end-to-end tests are the ones that
 # "make build" made. The lab's tests want a stock tailscale.com, since tsnet does
-# not compile with the program's tags.
+# not compile with the program's tags. Those on Kubernetes are make e2e's.
 .PHONY: test
-test: build lab-tools ## run all tests: unit, kernel, engine, plugin and end to end
+test: build lab-kube ## run the tests: unit, kernel, engine, plugin, manifests and end to end on containerd
 	CGO_ENABLED=1 nice $(GO) test -race -timeout 20m -tags $(TAGS) -skip TestKilledAtEachStep ./engine/... ./nri-plugin/...
 	nice $(GO) test -timeout 20m -tags $(TAGS) -run TestKilledAtEachStep ./engine
-	nice $(GO) test -timeout 30m ./k3d/...
+	nice $(GO) test -timeout 30m ./deploy/... $$($(GO) list ./k3d/... | grep -v /kube/e2e)
 
 .PHONY: clean
 clean: ## remove what was built

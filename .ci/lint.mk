@@ -37,7 +37,7 @@ lint-modules:
 .PHONY: lint-go
 lint-go: $(LINT)
 	@nice $(LINT) run --build-tags $(TAGS) ./engine/... ./nri-plugin/... || failed=1; \
-		nice $(LINT) run ./k3d/... || failed=1; \
+		nice $(LINT) run ./k3d/... ./deploy/... || failed=1; \
 		[ -z "$$failed" ] || { echo "lint: golangci-lint found the above (.golangci.yaml)"; exit 1; }
 
 .PHONY: fmt

@@ -9,7 +9,7 @@ IMAGE_OUT   := $(BUILD)/image-out
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
 .PHONY: image
-image: ## write the container image, amd64 and arm64, for k3d, containerd and Docker to .build/image-out
+image: ## write the container image (IMAGE=tailscale-nri:dev) for amd64 and arm64 to .build/image-out
 	@for arch in $(IMAGE_ARCHS); do \
 		GOOS=linux GOARCH=$$arch $(MAKE) --no-print-directory build BIN=$(IMAGE_OUT)/bin/$$arch/tailscale-nri || exit 1; \
 	done

@@ -1,43 +1,51 @@
 # A k3d cluster to try the program on; included by the top Makefile. deploy, logs and restart work on any cluster:
-# give KUBE_CONTEXT and OVERLAY. No target touches another context than KUBE_CONTEXT.
+# give KUBE_CONTEXT and OVERLAY, and have the image on its nodes. No target touches another context than KUBE_CONTEXT.
 
 K3D_CLUSTER  := $(shell sed -n 's/^  name: //p' k3d/cluster.yaml)
 K3D_ARCH     ?= $(shell $(GO) env GOARCH)
 KUBE_CONTEXT ?= k3d-$(K3D_CLUSTER)
 OVERLAY      ?= deploy/overlays/k3d
 
-KUBECTL = kubectl --context $(KUBE_CONTEXT)
-AGENTS  = -n tailscale-nri daemonset/tailscale-nri
+KUBECTL    = kubectl --context $(KUBE_CONTEXT)
+AGENTS     = -n tailscale-nri daemonset/tailscale-nri
+AGENT_PODS = -n tailscale-nri -l app.kubernetes.io/name=tailscale-nri
 
-.PHONY: need-k3d need-kubectl
+# The image of the manifests is the one that make image makes, whatever IMAGE names it.
+RENDER = $(KUBECTL) kustomize $(OVERLAY) | sed 's|image: tailscale-nri:dev$$|image: $(IMAGE)|'
+
+.PHONY: need-k3d need-kubectl need-context
 need-k3d:
 	@command -v k3d >/dev/null || { echo "k3d is missing; see https://k3d.io/stable/#installation"; exit 1; }
 
 need-kubectl:
 	@command -v kubectl >/dev/null || { echo "kubectl is missing; see https://kubernetes.io/docs/tasks/tools"; exit 1; }
 
+need-context: need-kubectl
+	@kubectl config get-contexts $(KUBE_CONTEXT) >/dev/null 2>&1 || { echo "kubectl knows no context $(KUBE_CONTEXT);" \
+		"make k3d-up makes it, and for another cluster give KUBE_CONTEXT and OVERLAY"; exit 1; }
+
 .PHONY: k3d-up
 k3d-up: need-k3d ## create a k3d cluster with NRI on (k3d/cluster.yaml)
-	@PWD=$(CURDIR) k3d cluster create --config k3d/cluster.yaml
+	@PWD='$(CURDIR)' k3d cluster create --config k3d/cluster.yaml
 
 .PHONY: k3d-load
 k3d-load: need-k3d image ## make the image and load it into the k3d cluster
 	@k3d image import --cluster $(K3D_CLUSTER) $(IMAGE_OUT)/tailscale-nri-$(K3D_ARCH).tar
 
-# The namespace first, for the Secret to have a place.
 .PHONY: deploy
-deploy: need-kubectl ## apply OVERLAY (deploy/overlays/k3d) to KUBE_CONTEXT, with the credentials in the environment
-	@$(KUBECTL) create namespace tailscale-nri --dry-run=client -o yaml | $(KUBECTL) apply -f -
-	@k3d/secret.sh $(KUBECTL)
-	@$(KUBECTL) apply -k $(OVERLAY)
-	@$(KUBECTL) rollout status $(AGENTS) --timeout 3m || { echo "deploy: not ready; make logs says why"; exit 1; }
+deploy: need-context ## apply OVERLAY (deploy/overlays/k3d) and the environment's credentials to KUBE_CONTEXT
+	@k3d/secret.sh $(OVERLAY) $(KUBECTL)
+	@$(RENDER) | $(KUBECTL) apply -f -
+	@$(KUBECTL) rollout status $(AGENTS) --timeout 3m || \
+		{ echo "deploy: not ready; what the agents say:"; $(KUBECTL) logs $(AGENT_PODS) --prefix --tail 3; exit 1; }
+	@echo "deploy: ready; pods to try it with: $(KUBECTL) apply -f k3d/samples"
 
 .PHONY: logs
-logs: need-kubectl ## follow the log of every node's agent
-	@$(KUBECTL) logs -n tailscale-nri -l app.kubernetes.io/name=tailscale-nri -f --prefix --tail 100 --max-log-requests 50
+logs: need-context ## follow the log of every node's agent
+	@$(KUBECTL) logs $(AGENT_PODS) -f --prefix --tail 100 --max-log-requests 50
 
 .PHONY: restart
-restart: need-kubectl ## start every node's agent anew, as an update does
+restart: need-context ## start every node's agent anew, as an update does
 	@$(KUBECTL) rollout restart $(AGENTS)
 	@$(KUBECTL) rollout status $(AGENTS) --timeout 3m
 

@@ -9,15 +9,16 @@ set -eu
 tries=40
 while [ "$tries" -gt 0 ]; do
 	left=
-	for agent in $("$@" -n tailscale-nri get pods -l app.kubernetes.io/name=tailscale-nri -o name); do
-		# An agent that cannot be asked ends this: silence does not mean that nothing is left.
+	# Who cannot be asked ends this: silence does not mean that nothing is left.
+	agents=$("$@" -n tailscale-nri get pods -l app.kubernetes.io/name=tailscale-nri -o name)
+	for agent in $agents; do
 		nodes=$("$@" -n tailscale-nri exec "$agent" -- /tailscale-nri status)
-		left="$left$(echo "$nodes" | tail -n +2)"
+		left=$(printf '%s\n%s' "$left" "$(echo "$nodes" | tail -n +2)")
 	done
 	[ -n "$left" ] || exit 0
 	tries=$((tries - 1))
 	sleep 3
 done
 echo "k3d-down: these are still in the tailnet; delete their pods first, or their devices by hand:" >&2
-echo "$left" >&2
+echo "$left" | grep . >&2
 exit 1

@@ -10,29 +10,33 @@ import (
 	"testing"
 )
 
-// kubectl writes down how it is called and what it is handed, and answers as $ANSWER tells it: the names of an agent's
-// nodes on the first call of its status, and none on the second.
+// kubectl writes down how it is called and what it is handed, and answers as the environment tells it: the names of an
+// agent's nodes on the first call of its status, and none on the second.
 const kubectl = `#!/bin/sh
 echo "$*" >>"$DIR/calls"
 case "$*" in
+*kustomize*) echo "$RENDERED" ;;
 *"create secret"*) cat >>"$DIR/stdin"; echo kind: Secret ;;
-*"get secret"*) [ -n "$SECRET_EXISTS" ] ;;
-*"get pods"*) echo pod/a ;;
+*"get secret"*) [ -z "$SERVER_SILENT" ] || exit 1; [ -z "$SECRET_EXISTS" ] || echo secret/x ;;
+*"get pods"*) [ -z "$SERVER_SILENT" ] || exit 1; echo pod/a ;;
 *exec*) [ -z "$AGENT_SILENT" ] || exit 1; echo POD; [ -e "$DIR/gone" ] || { : >"$DIR/gone"; echo default/web; } ;;
-apply*) cat >>"$DIR/applied" ;;
+*"apply -f -" | *"create -f -" | *"replace -f -") cat >>"$DIR/applied" ;;
+*"rollout status"*) [ -z "$AGENT_SILENT" ] ;;
+*logs*) echo why it is not ready ;;
 esac
 `
 
-// script runs one of our scripts with that kubectl, and returns what it has said and the files that kubectl has written.
-func script(t *testing.T, name string, env ...string) (said string, file func(string) string, err error) {
+// run runs a program of ours with that kubectl first in its PATH, and returns what it has said and the files that kubectl
+// has written.
+func run(t *testing.T, env []string, program string, args ...string) (said string, file func(string) string, err error) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "kubectl"), []byte(kubectl), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("k3d/"+name, filepath.Join(dir, "kubectl"))
+	cmd := exec.Command(program, args...)
 	cmd.Dir = ".."
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "DIR=" + dir}, env...)
+	cmd.Env = append([]string{"PATH=" + dir + ":" + os.Getenv("PATH"), "HOME=" + dir, "DIR=" + dir}, env...)
 	out, err := cmd.CombinedOutput()
 	return string(out), func(name string) string {
 		data, _ := os.ReadFile(filepath.Join(dir, name)) // none is as good as empty
@@ -40,23 +44,33 @@ func script(t *testing.T, name string, env ...string) (said string, file func(st
 	}, err
 }
 
-// TestSecret: credentials reach kubectl through its standard input, and neither a command line nor the terminal.
+// TestSecret: credentials reach kubectl through its standard input, and neither a command line nor the terminal. Where
+// none would come, or two kinds, nothing is applied.
 func TestSecret(t *testing.T) {
 	const id, secret, key = "k123", `s3cret "$HOME" \n=`, "tskey-auth-abc"
+	oauth := []string{"TS_OAUTH_CLIENT_ID=" + id, "TS_OAUTH_CLIENT_SECRET=" + secret}
+	const none = "TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET, or TS_AUTHKEY, into the environment"
 	for _, tt := range []struct {
 		env   []string
 		stdin string
 		says  string
+		fails bool
 	}{
-		{[]string{"TS_OAUTH_CLIENT_ID=" + id, "TS_OAUTH_CLIENT_SECRET=" + secret},
-			"TS_OAUTH_CLIENT_ID=" + id + "\nTS_OAUTH_CLIENT_SECRET=" + secret + "\n", ""},
-		{[]string{"TS_AUTHKEY=" + key}, "TS_AUTHKEY=" + key + "\n", ""},
-		{nil, "", "TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET, or TS_AUTHKEY, are not in the environment"},
-		{[]string{"TS_OAUTH_CLIENT_ID=" + id}, "", "are not in the environment"},
-		{[]string{"SECRET_EXISTS=1"}, "", "stays as it is"},
+		{oauth, "TS_OAUTH_CLIENT_ID=" + id + "\nTS_OAUTH_CLIENT_SECRET=" + secret + "\n", "", false},
+		{[]string{"TS_AUTHKEY=" + key}, "TS_AUTHKEY=" + key + "\n", "", false},
+		{[]string{"TS_AUTHKEY=" + key, "SECRET_EXISTS=1"}, "TS_AUTHKEY=" + key + "\n", "", false},
+		{append([]string{"TS_AUTHKEY=" + key}, oauth...), "", "unset one", true},
+		{nil, "", none, true},
+		{[]string{"TS_OAUTH_CLIENT_ID=" + id}, "", none, true},
+		{[]string{"SECRET_EXISTS=1"}, "", "stays as it is", false},
+		{[]string{"RENDERED=- name: TS_ID_TOKEN_FILE"}, "", "", false},
+		{[]string{"RENDERED=kind: Secret"}, "", "", false},
+		{[]string{"TS_AUTHKEY=" + key, "RENDERED=TS_LOGIN_SERVER: REPLACE-ME"}, "", "an/overlay has REPLACE-ME in it", true},
+		{[]string{`RENDERED=TS_OAUTH_CLIENT_ID: ""`}, "", "TS_OAUTH_CLIENT_ID in an/overlay is empty", true},
+		{[]string{"TS_AUTHKEY=" + key, "SERVER_SILENT=1"}, "", "", true},
 	} {
-		said, file, err := script(t, "secret.sh", tt.env...)
-		if err != nil || file("stdin") != tt.stdin || !strings.Contains(said, tt.says) {
+		said, file, err := run(t, tt.env, "k3d/secret.sh", "an/overlay", "kubectl")
+		if (err != nil) != tt.fails || file("stdin") != tt.stdin || !strings.Contains(said, tt.says) {
 			t.Errorf("%q: %v, kubectl read %q, want %q; said %q", tt.env, err, file("stdin"), tt.stdin, said)
 		}
 		if applied := file("applied") != ""; applied != (tt.stdin != "") {
@@ -70,9 +84,38 @@ func TestSecret(t *testing.T) {
 	}
 }
 
+// TestDeploy: what make deploy applies has the image of make image, it says what became of it, and it begins with
+// whether it can work at all.
+func TestDeploy(t *testing.T) {
+	const rendered = "RENDERED=        image: tailscale-nri:dev"
+	with := []string{"TS_AUTHKEY=k", rendered}
+	for _, tt := range []struct {
+		env              []string
+		args             []string
+		applied, says    string
+		fails, untouched bool
+	}{
+		{env: with, applied: "image: tailscale-nri:dev\n", says: "apply -f k3d/samples"},
+		{env: with, args: []string{"IMAGE=r.example.com:5000/a/nri:1"}, applied: "image: r.example.com:5000/a/nri:1\n"},
+		{env: append(with, "AGENT_SILENT=1"), says: "why it is not ready", fails: true},
+		{env: []string{rendered}, says: "no credentials", fails: true, untouched: true},
+	} {
+		said, file, err := run(t, tt.env, "make", append([]string{"--no-print-directory", "deploy"}, tt.args...)...)
+		if (err != nil) != tt.fails || !strings.Contains(said, tt.says) {
+			t.Errorf("%q %q: %v, said %q, want %q", tt.env, tt.args, err, said, tt.says)
+		}
+		if !strings.Contains(file("applied"), tt.applied) {
+			t.Errorf("%q %q: applied %q, want %q", tt.env, tt.args, file("applied"), tt.applied)
+		}
+		if tt.untouched && strings.Contains(file("calls"), "apply") {
+			t.Errorf("%q: it applied something:\n%s", tt.env, file("calls"))
+		}
+	}
+}
+
 // TestLeave: the cluster is not deleted before the samples' devices are.
 func TestLeave(t *testing.T) {
-	said, file, err := script(t, "leave.sh")
+	said, file, err := run(t, nil, "k3d/leave.sh", "kubectl")
 	if err != nil {
 		t.Fatalf("%v: %s", err, said)
 	}
@@ -83,7 +126,9 @@ func TestLeave(t *testing.T) {
 	if asked := strings.Count(file("calls"), "/tailscale-nri status"); asked != 2 {
 		t.Errorf("asked %d times; the second answer is that no node is left\n%s", asked, file("calls"))
 	}
-	if said, _, err := script(t, "leave.sh", "AGENT_SILENT=1"); err == nil {
-		t.Errorf("an agent that does not answer was taken for one without nodes: %s", said)
+	for _, silent := range []string{"AGENT_SILENT=1", "SERVER_SILENT=1"} {
+		if said, _, err := run(t, []string{silent}, "k3d/leave.sh", "kubectl"); err == nil {
+			t.Errorf("%s: silence was taken for no nodes: %s", silent, said)
+		}
 	}
 }

@@ -1,10 +1,18 @@
 #!/bin/sh
-# secret.sh KUBECTL...: puts the credentials that are in the environment into the Secret tailscale-nri-credentials. They
-# go through pipes alone: a command line is for everybody on the machine to see. Nor does kubectl apply keep a copy of
-# them in an annotation, as it does without --server-side.
+# secret.sh OVERLAY KUBECTL...: puts the credentials that are in the environment into the Secret
+# tailscale-nri-credentials, and ends with 1 where the agents of that overlay would only wait for some. They go through
+# pipes alone: a command line is for everybody on the machine to see. Nor is a copy of them kept in an annotation, as
+# kubectl apply does.
 set -eu
 
 secret=tailscale-nri-credentials
+overlay=$1
+shift
+
+end() {
+	echo "deploy: $1" >&2
+	exit 1
+}
 
 credentials() {
 	for key in TS_OAUTH_CLIENT_ID TS_OAUTH_CLIENT_SECRET TS_AUTHKEY; do
@@ -14,12 +22,27 @@ credentials() {
 	done
 }
 
-if [ -n "${TS_AUTHKEY:-}" ] || { [ -n "${TS_OAUTH_CLIENT_ID:-}" ] && [ -n "${TS_OAUTH_CLIENT_SECRET:-}" ]; }; then
-	credentials | "$@" -n tailscale-nri create secret generic "$secret" --from-env-file=/dev/stdin --dry-run=client -o yaml |
-		"$@" apply --server-side --force-conflicts -f -
-elif "$@" -n tailscale-nri get secret "$secret" >/dev/null 2>&1; then
+# An unknown context or a server that does not answer ends this here.
+there=$("$@" -n tailscale-nri get secret "$secret" --ignore-not-found -o name)
+rendered=$("$@" kustomize "$overlay")
+case $rendered in
+*REPLACE-ME*) end "$overlay has REPLACE-ME in it; write there what its first lines say" ;;
+*'TS_OAUTH_CLIENT_ID: ""'*) end "TS_OAUTH_CLIENT_ID in $overlay is empty; write there what its first lines say" ;;
+esac
+
+if [ -n "${TS_OAUTH_CLIENT_ID:-}" ] && [ -n "${TS_OAUTH_CLIENT_SECRET:-}" ]; then
+	[ -z "${TS_AUTHKEY:-}" ] || end "TS_AUTHKEY as well as TS_OAUTH_CLIENT_SECRET is in the environment; unset one"
+elif [ -z "${TS_AUTHKEY:-}" ]; then
+	case $rendered in
+	*'name: TS_ID_TOKEN_FILE'* | *'kind: Secret'*) exit 0 ;; # it needs none, or brings its own
+	esac
+	[ -n "$there" ] || end "no credentials; put TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET, or TS_AUTHKEY, into the environment"
 	echo "deploy: no credentials in the environment; the Secret $secret stays as it is"
-else
-	echo "deploy: no credentials: TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET, or TS_AUTHKEY, are not in the environment"
-	echo "deploy: without them the agents wait, unless OVERLAY is one that needs none; set them and run it again"
+	exit 0
 fi
+
+# With the labels that it is to have: without them it could not hold agents between this and the overlay's apply.
+"$@" apply -f deploy/base/namespace.yaml
+# The whole Secret anew: of the other way into the tailnet nothing is to be left.
+credentials | "$@" -n tailscale-nri create secret generic "$secret" --from-env-file=/dev/stdin --dry-run=client -o yaml |
+	"$@" "$([ -n "$there" ] && echo replace || echo create)" -f -

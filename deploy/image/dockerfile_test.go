@@ -29,7 +29,7 @@ func TestDockerfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := buildImage(request{version: "$VERSION"}, b)
+	img, err := buildImage(request{version: "$VERSION", revision: "$REVISION"}, b)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -166,6 +166,24 @@ func TestArchive(t *testing.T) {
 	}
 }
 
+// TestFewerPlatforms: what is not asked for any more is not there any more.
+func TestFewerPlatforms(t *testing.T) {
+	dir, _ := packed(t)
+	if err := run([]string{"-out", dir, "-version", "v2", buildSmall(t, "arm64")}, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	var beside []string
+	for name := range tree(t, dir) {
+		if !strings.HasPrefix(name, "oci/") {
+			beside = append(beside, name)
+		}
+	}
+	slices.Sort(beside)
+	if want := []string{"tailscale-nri-arm64.spdx.json", "tailscale-nri-arm64.tar"}; !slices.Equal(beside, want) {
+		t.Errorf("beside the layout are %q, want %q", beside, want)
+	}
+}
+
 func checkImage(t *testing.T, img v1.Image, arch string) {
 	t.Helper()
 	if err := validate.Image(img); err != nil {

@@ -52,6 +52,9 @@ func pack(req request) (*report, error) {
 		}
 		products = append(products, p)
 	}
+	if err := removeEarlier(req.out); err != nil {
+		return nil, fmt.Errorf("removing what an earlier run has written: %w", err)
+	}
 	index := makeIndex(req, products)
 	if err := writeLayout(req, index, products); err != nil {
 		return nil, fmt.Errorf("writing the image layout: %w", err)
@@ -69,6 +72,23 @@ func pack(req request) (*report, error) {
 		report.images = append(report.images, written)
 	}
 	return report, nil
+}
+
+// removeEarlier removes the files beside the layout: an archive for a platform that is not asked for any more would be
+// loaded for one of today.
+func removeEarlier(dir string) error {
+	for _, kind := range []string{".tar", ".spdx.json"} {
+		files, err := filepath.Glob(filepath.Join(dir, program+"-*"+kind))
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			if err := os.Remove(file); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func makeIndex(req request, products []product) v1.ImageIndex {

@@ -124,8 +124,13 @@ func nriTable(t *testing.T, config string) (map[string]string, error) {
 		}
 		return nil, err
 	}
+	return nriSettings(string(out)), nil
+}
+
+// nriSettings reads them from a configuration in full.
+func nriSettings(dump string) map[string]string {
 	settings, ours := map[string]string{}, false
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(dump) {
 		line = strings.TrimSpace(line)
 		if strings.HasPrefix(line, "[") {
 			ours = strings.HasPrefix(line, "[plugins.'io.containerd.nri.v1.nri'")
@@ -134,7 +139,7 @@ func nriTable(t *testing.T, config string) (map[string]string, error) {
 			settings[key] = value
 		}
 	}
-	return settings, nil
+	return settings
 }
 
 // TestSwitchesOn: each file switches NRI on where its comment says. containerd 2 has it on by itself, so each is tried
@@ -214,6 +219,30 @@ func TestRequiredPlugin(t *testing.T) {
 			if got[key] != value {
 				t.Errorf("%s: %s = %s, want %s", file, key, got[key], value)
 			}
+		}
+	}
+}
+
+// TestElsewhere: a containerd that is not k3s's reads a drop-in where its config.toml names the directory, and nowhere
+// else, whatever its own default is. It has an /etc of its own.
+func TestElsewhere(t *testing.T) {
+	for config, want := range map[string]string{
+		"version = 3\nimports = ['/etc/containerd/conf.d/*.toml']\n": "true",
+		"version = 2\nimports = ['/etc/containerd/conf.d/*.toml']\n": "true",
+		"version = 3\n": "false",
+		"version = 2\n": "false",
+	} {
+		cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `set -e
+			mount -t tmpfs none /etc && mkdir -p /etc/containerd/conf.d
+			cp required-plugin.toml /etc/containerd/conf.d && printf %s "$CONFIG" >/etc/containerd/config.toml
+			exec "$CONTAINERD" config dump`)
+		cmd.Env = append(os.Environ(), "CONFIG="+config, "CONTAINERD="+binary(t, "containerd"))
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%q: %v", config, err)
+		}
+		if got := nriSettings(string(out))["enable"]; got != want {
+			t.Errorf("%q: the validator is on: %s, want %s", config, got, want)
 		}
 	}
 }

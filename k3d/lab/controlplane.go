@@ -85,6 +85,12 @@ func (p *ControlPlane) NewKey(ctx context.Context, tags ...string) (key string, 
 	return key, err
 }
 
+// NewReusableKey is NewKey for any number of nodes.
+func (p *ControlPlane) NewReusableKey(ctx context.Context, tags ...string) (key string, err error) {
+	err = p.call(ctx, http.MethodPost, "/key/reusable", tags, &key)
+	return key, err
+}
+
 // Counters of the API since the start.
 func (p *ControlPlane) Counters(ctx context.Context) (counters control.Counters, err error) {
 	err = p.call(ctx, http.MethodGet, "/counters", nil, &counters)
@@ -216,6 +222,7 @@ func deskHandler(server *control.Server, cfg control.Config) http.Handler {
 	handle(mux, "GET /counters", func(struct{}) (any, error) { return server.Counters(), nil })
 	handle(mux, "POST /key", func(tags []string) (any, error) { return server.NewKey(tags...), nil })
 	handle(mux, "POST /issuer", func(i control.Issuer) (any, error) { return nil, server.TrustIssuer(i) })
+	handle(mux, "POST /key/reusable", func(tags []string) (any, error) { return server.NewReusableKey(tags...), nil })
 	handle(mux, "POST /outage", func(o control.Outage) (any, error) { return nil, server.SetOutage(o) })
 	handle(mux, "POST /fault", func(f control.Fault) (any, error) { server.AddFault(f); return nil, nil })
 	handle(mux, "DELETE /fault", func(struct{}) (any, error) { server.ClearFaults(); return nil, nil })

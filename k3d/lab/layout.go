@@ -56,11 +56,17 @@ var kubeletSysctls = map[string]string{
 	"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",
 }
 
-// hideSysctls lays a file of the node's over each of these.
+// hideSysctls lays a file of the node's over each of these. The kernel lets a pod with a user namespace of its own mount
+// /proc only where a whole one is to be seen (fs/namespace.c, mount_too_revealing), so there is one more of it.
 func (c Config) hideSysctls(n NodeConfig) error {
-	dir := c.path(n.Name, "sysctl")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+	dir, whole := c.path(n.Name, "sysctl"), c.path(n.Name, "proc")
+	for _, d := range []string{dir, whole} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount("proc", whole, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mounting %s: %w", whole, err)
 	}
 	for key, value := range kubeletSysctls {
 		target := filepath.Join("/proc/sys", key)

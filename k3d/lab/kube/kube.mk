@@ -35,9 +35,23 @@ $(ADDON_BINS): $(ADDON_TOOLS)/go.sum
 lab-kube-debian:
 	@k3d/lab/tools/debian.sh iptables nftables
 
+# The image is of this machine alone: nothing else is to run it here.
+.PHONY: lab-image
+lab-image:
+	@$(MAKE) --no-print-directory image IMAGE_ARCHS=$$($(GO) env GOARCH)
+
+# With its output, which has the gap of a roll.
+.PHONY: e2e
+e2e: lab-kube lab-image ## run the tests on Kubernetes: the manifests and the image, on two nodes of its own (10 minutes)
+	nice $(GO) test -v -count 1 -timeout 45m ./k3d/lab/kube/e2e
+
 .PHONY: cluster
-cluster: lab-kube ## bring up a real Kubernetes cluster of two nodes and a tailnet, without Docker
+cluster: lab-kube lab-image ## bring up a real Kubernetes cluster of two nodes with a tailnet and the plugin, without Docker
 	@$(LAB_BUILD)/bin/lab cluster up
+
+.PHONY: cluster-starts
+cluster-starts: lab-tools ## measure how long pods take to start on that cluster, annotated and not, in turns (PODS=50)
+	@$(LAB_BUILD)/bin/lab cluster starts -pods $(or $(PODS),50)
 
 .PHONY: cluster-down
 cluster-down: lab-tools ## end the cluster and remove all that it made

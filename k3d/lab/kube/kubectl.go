@@ -15,9 +15,12 @@ import (
 // files. It ends with ctx.
 func (c *Cluster) KubectlCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := c.Lab.NetCommand(ctx, c.bin("kubectl"), args...)
-	cmd.Env = append(cmd.Env, "KUBECONFIG="+c.path("admin.kubeconfig"))
+	cmd.Env = append(cmd.Env, "KUBECONFIG="+c.Kubeconfig())
 	return cmd
 }
+
+// Kubeconfig is the administrator's file; it leads to the API server in the lab's network namespace "net".
+func (c *Cluster) Kubeconfig() string { return c.path("admin.kubeconfig") }
 
 // Kubectl runs kubectl to its end and returns its standard output. An error holds what it said.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {

@@ -2,15 +2,23 @@
 
 package e2e
 
-import "testing"
+import (
+	"testing"
+
+	"tailscale-nri/k3d/lab/kube/install"
+)
 
 func TestCluster(t *testing.T) {
 	s := open(t)
 	s.play("the API server takes the manifests without a warning", manifests)
-	if before := s.look(); !t.Failed() {
-		s.play("pods that were there before the plugin get their nodes", earlyPods)
-		s.play("a pod that did not opt in is as it would be without the plugin", before.untouched)
+	before := s.look()
+	s.play("pods that were there before the plugin get their nodes", earlyPods)
+	for _, site := range install.Sites() {
+		if _, err := s.agent(site.Node); err != nil {
+			t.Fatalf("no other test can say anything: %v", err)
+		}
 	}
+	s.play("a pod that did not opt in is as it would be without the plugin", before.untouched)
 	s.play("pods of both nodes and a peer reach each other", reach)
 	s.play("services, DNS and probes work over eth0", services)
 	s.play("a rollout's pods have new identities, a StatefulSet's keeps its name, a Job ends", workloads)
@@ -21,4 +29,5 @@ func TestCluster(t *testing.T) {
 	s.play("a configuration that is wrong says so and costs no pod", badConfiguration)
 	s.play("a node is rebooted", reboot)
 	s.play("nothing is left of the plugin on the nodes", uninstall)
+	s.play("the Helm chart, with a static key", helmChart)
 }

@@ -9,12 +9,6 @@ import (
 	"tailscale-nri/k3d/lab/kube/install"
 )
 
-// site is how the plugin is deployed on one node, as its user would write it: an overlay over what deploy/ has.
-type site struct {
-	node, namespace, cluster string
-	kustomization            string // @DEPLOY@ stands for deploy/
-}
-
 // install is the plugin on the cluster.
 func (s *stage) install() install.Install {
 	return install.Install{Cluster: s.Cluster, Plane: s.plane, Deploy: deployDir(s)}
@@ -88,6 +82,6 @@ func earlyPods(s *stage) {
 		agent, err := s.agent(site.Node)
 		s.must(err)
 		log := s.kubectl("logs", "-n", site.Namespace, agent)
-		s.must(says(log, "registered with the container runtime", "runtime=containerd", "version=v2."))
+		s.must(says(log, "registered with the container runtime", "runtime=containerd", "version=2."))
 	}
 }

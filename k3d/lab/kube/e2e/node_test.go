@@ -70,6 +70,8 @@ func reboot(s *stage) {
 	s.apply(podSpec{name: "a", node: "n1", annotations: enabled()}.object(), podSpec{name: "b", node: "n2", annotations: enabled()}.object())
 	s.awaitReady("a", "b")
 	before := s.awaitRunning("a", "b")
+	// A pod whose sandbox the kubelet has not removed yet would be kept for ten minutes after the reboot.
+	s.awaitDevices(before...)
 	for i, name := range []string{"n1", "n2"} {
 		node, pod := s.node(name), before[i].Pod
 		facts, err := s.pod(pod)
@@ -94,6 +96,41 @@ func reboot(s *stage) {
 	}
 	s.reaches("a", before[0].IP4(), before[1].IP4())
 	s.awaitDevices(before...)
+}
+
+// helmChart installs the chart on n1 with a static key, as for Headscale, and removes it again.
+func helmChart(s *stage) {
+	key, err := s.plane.NewReusableKey(s.ctx, "tag:k8s-pod")
+	s.must(err)
+	values, err := json.Marshal(object{
+		"config":       object{"CLUSTER_NAME": "helm", "TS_LOGIN_SERVER": s.plane.ControlURL},
+		"credentials":  object{"create": true, "authKey": key},
+		"nodeSelector": object{"kubernetes.io/hostname": "n1"},
+	})
+	s.must(err)
+	file := filepath.Join(s.Lab.Dir(), "values.json")
+	s.must(os.WriteFile(file, values, 0o600))
+	helm := func(args ...string) {
+		s.t.Helper()
+		cmd := s.Lab.NetCommand(s.ctx, "helm", append(args, "--namespace=helm-nri")...)
+		cmd.Env = append(cmd.Env, "KUBECONFIG="+s.Kubeconfig(), "HELM_CACHE_HOME="+s.Lab.Dir()+"/helm", "HELM_CONFIG_HOME="+s.Lab.Dir()+"/helm")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			s.t.Fatalf("helm %s: %v: %s", args[0], err, out)
+		}
+	}
+	helm("install", "tailscale-nri", filepath.Join(deployDir(s), "chart"), "--values="+file, "--create-namespace", "--wait", "--timeout="+patience.String())
+	s.t.Cleanup(func() { s.kubectl("delete", "namespace", "helm-nri", "--wait") })
+	s.apply(podSpec{name: "c", node: "n1", annotations: enabled()}.object())
+	s.awaitReady("c")
+	s.eventually(func() error {
+		out, err := s.Kubectl(s.ctx, "exec", "-n", "helm-nri", "daemonset/tailscale-nri", "--", "/tailscale-nri", "status")
+		if err != nil {
+			return err
+		}
+		return says(out, "default/c", "helm-default-c", "Running")
+	})
+	s.kubectl("delete", "pod", "c", "--wait")
+	helm("uninstall", "tailscale-nri", "--wait")
 }
 
 // uninstall follows the README: the annotated pods go first, then the manifests.

@@ -95,6 +95,7 @@ func (s *stage) keepLogs(t *testing.T) {
 
 // play runs one test on the stage. The next one runs all the same, on whatever this one leaves.
 func (s *stage) play(name string, test func(*stage)) {
+	s.t.Helper()
 	s.t.Run(name, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 		defer cancel()

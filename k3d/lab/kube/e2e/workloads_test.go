@@ -2,27 +2,21 @@
 
 package e2e
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
-// workloads has pods come and go as a Deployment's, a StatefulSet's and a Job's do.
+// workloads has pods come and go as a Deployment's, a StatefulSet's and a Job's do. A device is deleted when the kubelet
+// removes the sandbox, which it does once in a minute: that is waited for once.
 func workloads(s *stage) {
-	s.deployment()
-	s.statefulSet()
-	s.job()
-}
-
-// deployment is rolled: its new pods are new devices, and the old ones' are deleted.
-func (s *stage) deployment() {
-	s.t.Helper()
 	web := podSpec{name: "rolled", annotations: enabled(), container: probed()}
-	s.apply(web.workload("Deployment", 2, nil))
-	s.kubectl("rollout", "status", "deployment/rolled", "--timeout="+patience.String())
-	before := s.awaitRunning(s.podsOf("rolled")...)
-	s.awaitDevices(before...)
-	s.kubectl("rollout", "restart", "deployment/rolled")
-	s.kubectl("rollout", "status", "deployment/rolled", "--timeout="+patience.String())
-	s.kubectl("wait", "--for=delete", "--timeout="+patience.String(), "pod/"+before[0].Pod, "pod/"+before[1].Pod)
-	after := s.awaitRunning(s.podsOf("rolled")...)
+	db := podSpec{name: "db", annotations: enabled(), container: probed()}
+	s.apply(web.workload("Deployment", 2, nil), db.workload("StatefulSet", 1, object{"serviceName": "db"}))
+	before, after := s.rollDeployment("rolled")
+	s.replaceStatefulPod()
+	s.runJob()
+	s.kubectl("delete", "statefulset/db", "job/task", "--wait", "--cascade=foreground")
 	s.awaitDevices(after...)
 	for _, n := range after {
 		if n.NodeID == before[0].NodeID || n.NodeID == before[1].NodeID {
@@ -30,37 +24,42 @@ func (s *stage) deployment() {
 		}
 		s.reachedFromPeer(n.IP4())
 	}
-	s.kubectl("delete", "deployment/rolled", "--wait", "--cascade=foreground")
-	s.awaitDevices()
 }
 
-// statefulSet's pod is made anew, and has its name in the tailnet again.
-func (s *stage) statefulSet() {
+// rollDeployment restarts it and returns its nodes, of the pods that go and of those that come.
+func (s *stage) rollDeployment(name string) (before, after []tailnetNode) {
 	s.t.Helper()
-	s.apply(podSpec{name: "db", annotations: enabled(), container: probed()}.workload("StatefulSet", 1, object{"serviceName": "db"}))
+	s.kubectl("rollout", "status", "deployment/"+name, "--timeout="+patience.String())
+	before = s.awaitRunning(s.podsOf(name)...)
+	s.kubectl("rollout", "restart", "deployment/"+name)
+	s.kubectl("rollout", "status", "deployment/"+name, "--timeout="+patience.String())
+	s.kubectl("wait", "--for=delete", "--timeout="+patience.String(), "pod/"+before[0].Pod, "pod/"+before[1].Pod)
+	return before, s.awaitRunning(s.podsOf(name)...)
+}
+
+// replaceStatefulPod deletes db-0: the one that comes has its name in the tailnet.
+func (s *stage) replaceStatefulPod() {
+	s.t.Helper()
 	s.kubectl("rollout", "status", "statefulset/db", "--timeout="+patience.String())
 	before := s.awaitRunning("db-0")[0]
 	s.kubectl("delete", "pod", "db-0", "--wait")
 	s.kubectl("rollout", "status", "statefulset/db", "--timeout="+patience.String())
-	s.eventually(func() error {
-		after, err := s.tailnetNodeOf("db-0")
-		if err != nil || after.UID == before.UID || after.State != "Running" {
-			return says(after.State, "Running, and another pod than before")
-		}
-		return says(after.name(), before.name()) // the old device is deleted, then the name is free
-	})
 	after := s.awaitRunning("db-0")[0]
-	s.awaitDevices(after)
-	if after.name() != before.name() {
-		s.t.Errorf("db-0 is %s in the tailnet, and was %s", after.name(), before.name())
+	if after.UID == before.UID || after.NodeID == before.NodeID {
+		s.t.Errorf("db-0 was %v, and is %v", before, after)
 	}
+	s.eventually(func() error { // the old device goes first, and then the name is free
+		after, err := s.tailnetNodeOf("db-0")
+		if err == nil && after.name() != before.name() {
+			err = fmt.Errorf("db-0 is %s in the tailnet, and was %s", after.name(), before.name())
+		}
+		return err
+	})
 	s.reachedFromPeer(after.IP4())
-	s.kubectl("delete", "statefulset/db", "--wait", "--cascade=foreground")
-	s.awaitDevices()
 }
 
-// job asks the peer over the tailnet once, and ends.
-func (s *stage) job() {
+// runJob asks the peer over the tailnet once, and ends.
+func (s *stage) runJob() {
 	s.t.Helper()
 	serving := s.peer.Command(s.ctx, s.Lab.ToolPath(), "serve")
 	s.must(serving.Start())
@@ -81,6 +80,4 @@ func (s *stage) job() {
 	if !strings.HasPrefix(page.Remote.String(), "100.") {
 		s.t.Errorf("the Job's pod asked as %v, want its tailnet address", page.Remote)
 	}
-	s.kubectl("delete", "job/task", "--wait", "--cascade=foreground")
-	s.awaitDevices()
 }
