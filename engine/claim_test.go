@@ -7,8 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"tailscale-nri/engine/internal/podnet"
 )
 
 // claimLater claims the directory in the background, and returns when it is
@@ -182,4 +187,42 @@ func TestServes(t *testing.T) {
 	w.Forget(ctx, pod.SandboxID)
 	w.awaitForgotten(pod.UID)
 	expect("forgotten", false)
+}
+
+// A process that resumes a node whose link is gone answers for it only when it
+// has made it anew, and says why it cannot.
+func TestServesWithoutLink(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	p, pod := w.pod("a")
+	w.mustAttach(pod)
+	w.await(pod.UID, Running)
+	w.halt()
+	if err := podnet.Remove(podnet.HostLink(pod.SandboxID)); err != nil {
+		t.Fatal(err)
+	}
+	const foreign = "foreign"
+	p.Do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = podnet.PodLink
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: foreign})
+	})
+	w.boot()
+	w.until("the node says why it has no link", func() bool {
+		return strings.Contains(w.statusOf(pod.UID).Reason, "not ours")
+	}, func() string { return w.statusOf(pod.UID).Reason })
+	if err := w.Attach(context.Background(), pod); w.Serves(pod.UID, pod.SandboxID) || err == nil || !strings.Contains(err.Error(), "not ours") {
+		t.Errorf("it answers for a pod without a link (Attach = %v)", err)
+	}
+	p.Do(func() error {
+		link, err := netlink.LinkByName(foreign)
+		if err == nil {
+			err = netlink.LinkDel(link)
+		}
+		return err
+	})
+	if w.mustAttach(pod); !w.Serves(pod.UID, pod.SandboxID) {
+		t.Error("it does not answer for a pod with its link")
+	}
+	w.await(pod.UID, Running)
 }

@@ -206,7 +206,7 @@ func (e *Engine) Attach(ctx context.Context, pod Pod) error {
 	}
 	return e.act(func() error {
 		for {
-			err := e.nodeOf(pod).attach(pod)
+			err := e.nodeOf(pod).attach(ctx, pod)
 			if err == nil {
 				e.settled(pod.UID)
 			}
@@ -217,8 +217,8 @@ func (e *Engine) Attach(ctx context.Context, pod Pod) error {
 	})
 }
 
-// Serves reports whether the sandbox has its node, or had it until it was
-// detached: there is nothing to attach. It looks at nothing but memory, and
+// Serves reports whether the sandbox has its node and its link, or had them until
+// it was detached: there is nothing to attach. It looks at nothing but memory, and
 // waits for nothing.
 func (e *Engine) Serves(podUID, sandboxID string) bool {
 	e.mu.Lock()

@@ -58,11 +58,14 @@ func (n *node) listed(l listing) (detached bool) {
 	return n.stopped.Load()
 }
 
-// reached notes that the netns is there.
-func (n *node) reached() {
+// reached notes that the netns is there, and the record's link in it.
+func (n *node) reached(r record) {
 	n.op.Lock()
 	defer n.op.Unlock()
 	n.seen = true
+	if n.rec.Link == r.Link {
+		n.setLinked()
+	}
 }
 
 // awaitEnd forgets a sandbox that has ended without a word, or may have, once

@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,8 @@ type node struct {
 	uid string
 	dir string
 
+	linking sync.Mutex // attach and serve take turns with the link
+
 	op        sync.Mutex // attach, detach, forget and the record take turns
 	rec       record
 	fresh     bool        // nothing is on disk yet
@@ -47,7 +50,7 @@ type node struct {
 	cancel context.CancelFunc // of what the node does
 	done   chan struct{}      // closed when it has ended
 	status NodeStatus
-	linked string // the sandbox that attach or resume was done with
+	linked string // the sandbox that has its link
 	warned string // the reason last logged
 	anew   bool   // the tailnet has thrown the node out: log in again
 }
@@ -88,19 +91,23 @@ func (n *node) snapshot() NodeStatus {
 	return s
 }
 
-// attach records the pod, makes its link and starts the node.
-func (n *node) attach(pod Pod) error {
+// attach records the pod, makes its link and starts the node, unless ctx is done
+// before its turn has come: the caller has given the attempt up, and the sandbox
+// may be another by now.
+func (n *node) attach(ctx context.Context, pod Pod) error {
 	n.op.Lock()
 	defer n.op.Unlock()
 	if n.retired {
 		return errRetired
 	}
 	if n.rec.Pod.SandboxID == pod.SandboxID && n.active() && !n.rec.Forgotten {
-		return nil
+		return n.catchUp()
 	}
-	if err := n.checkRoom(); err != nil {
-		n.retired = true
-		n.e.drop(n)
+	if err := cmp.Or(ctx.Err(), n.checkRoom()); err != nil {
+		if n.fresh {
+			n.retired = true
+			n.e.drop(n)
+		}
 		return err
 	}
 	start := time.Now()
@@ -115,6 +122,7 @@ func (n *node) attach(pod Pod) error {
 		n.removeLink(before.Link)
 	}
 	n.attachedAt(start)
+	n.setLinked()
 	n.setState(Pending, "starting")
 	n.log.Info("attached", "link", n.rec.Link, "took", time.Since(start))
 	n.become(n.run)
@@ -302,20 +310,11 @@ func (n *node) run(ctx context.Context) {
 	}
 }
 
-// attachedAt notes that the sandbox is attached, and begins the count of the
-// time until the node is up.
+// attachedAt begins the count of the time until the node is up.
 func (n *node) attachedAt(t time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.status.AttachedAt, n.status.ReadyIn = t, 0
-	n.linked = n.status.SandboxID
-}
-
-// attachedTo is the sandbox that the node was last attached to, which is done.
-func (n *node) attachedTo() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.linked
 }
 
 // setState publishes what the node is up to.

@@ -3,8 +3,11 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"tailscale-nri/engine/tailnet"
 )
@@ -26,4 +29,36 @@ func TestSpentStaticKey(t *testing.T) {
 		last = w.await(b.UID, Pending).Reason
 		return strings.Contains(last, "TS_AUTHKEY")
 	}, func() string { return last })
+}
+
+// An attempt that was given up while another kept it waiting does nothing any
+// more, and leaves nothing.
+func TestAttachGivenUp(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	_, pod := w.pod("a")
+	for _, attached := range []bool{false, true} {
+		n := w.nodeOf(pod)
+		late := pod
+		late.SandboxID = "sblate"
+		ctx, giveUp := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		n.op.Lock()
+		go func() { ended <- w.Attach(ctx, late) }()
+		select {
+		case err := <-ended:
+			t.Fatalf("it did not wait for its turn (%v)", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+		giveUp()
+		n.op.Unlock()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("Attach = %v", err)
+		}
+		if s := w.statusOf(pod.UID); s.SandboxID == late.SandboxID || (s.UID != "") != attached {
+			t.Errorf("the node is %+v", s)
+		}
+		w.mustAttach(pod)
+		w.await(pod.UID, Running)
+	}
 }

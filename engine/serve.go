@@ -36,7 +36,7 @@ func (n *node) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.reached()
+	n.reached(r)
 	anew := n.loginNeeded()
 	authKey, err := n.authKey(ctx, r, anew)
 	if err != nil {

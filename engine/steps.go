@@ -79,6 +79,8 @@ func removeAllBut(dir, name string) error {
 
 // ensureLink makes the record's link, unless it is there.
 func (n *node) ensureLink(r record) (link *podnet.Link, err error) {
+	n.linking.Lock()
+	defer n.linking.Unlock()
 	err = n.e.take(stepLink, func() error {
 		link, err = podnet.Ensure(r.NetNS, r.Link)
 		return err

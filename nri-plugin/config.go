@@ -110,8 +110,7 @@ func newReader(getenv func(string) string) *reader {
 // statusSocket is the one value that those need who ask a process, and that a
 // process needs to be asked, however bad the others are.
 func statusSocket(getenv func(string) string) (string, error) {
-	v, _ := gather(getenv) // what else is wrong does not matter
-	r := newReader(v.get)
+	r := newReader(func(key string) string { return set(getenv, key) })
 	return r.path(envStatusSocket), errors.Join(r.errs...)
 }
 

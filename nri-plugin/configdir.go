@@ -27,20 +27,27 @@ func gather(getenv func(string) string) (values, error) {
 		files values
 		err   error
 	)
-	if dir := configDir(getenv); dir != "" {
+	if dir := set(getenv, envConfigDir); dir != "" {
 		files, err = readConfigDir(dir)
 	}
 	v := make(values)
 	for _, s := range settings() {
-		if is := cmp.Or(strings.TrimSpace(getenv(s.key)), files[s.key]); is != "" {
+		if is := cmp.Or(set(getenv, s.key), files[s.key]); is != "" {
 			v[s.key] = is
 		}
 	}
 	return v, err
 }
 
-// configDir is TS_CONFIG_DIR, which the environment alone can set.
-func configDir(getenv func(string) string) string { return strings.TrimSpace(getenv(envConfigDir)) }
+// set is a variable of the environment, trimmed.
+func set(getenv func(string) string, key string) string { return strings.TrimSpace(getenv(key)) }
+
+// fixed reports whether the environment alone sets a variable. These are the
+// paths that the process shares with what is not told of a change: the mounts of
+// its pod, and the probes, which would end a process that they do not find.
+func fixed(key string) bool {
+	return slices.Contains([]string{envConfigDir, envStateDir, envStatusSocket, envNRISocket}, key)
+}
 
 // errNoConfigDir is the error of which all others are but a consequence.
 var errNoConfigDir = errors.New("mount the ConfigMap or the Secret there, or unset " + envConfigDir)
@@ -74,8 +81,8 @@ func readFiles(dir, root string) (values, error) {
 		switch {
 		case strings.HasPrefix(key, "."):
 			// The kubelet's own.
-		case key == envConfigDir || !isSetting(key):
-			errs = append(errs, unknownKey(key, dir))
+		case fixed(key) || !isSetting(key):
+			errs = append(errs, wrongKey(key, dir))
 		default:
 			text, err := os.ReadFile(filepath.Join(root, key))
 			if err != nil {
@@ -91,9 +98,9 @@ func isSetting(key string) bool {
 	return slices.ContainsFunc(settings(), func(s setting) bool { return s.key == key })
 }
 
-func unknownKey(key, dir string) error {
-	if key == envConfigDir {
-		return fmt.Errorf("unknown key %q in %s: only the environment can set it", key, dir)
+func wrongKey(key, dir string) error {
+	if fixed(key) {
+		return fmt.Errorf("key %q in %s: the environment alone sets it, remove it there", key, dir)
 	}
 	remedy := "tailscale-nri -help lists them all"
 	if like, ok := closestSetting(key); ok {

@@ -74,7 +74,10 @@ func TestConfigDirRefuses(t *testing.T) {
 		{"misspelt", []string{envAuthKey, secret, "TS_TAG", secret}, []string{`unknown key "TS_TAG" in |did you mean TS_TAGS?`}},
 		{"another program's", []string{envAuthKey, secret, "client_secret", secret}, []string{`unknown key "client_secret"|did you mean TS_OAUTH_CLIENT_SECRET?`}},
 		{"unlike any", []string{envAuthKey, secret, "colour", secret}, []string{`unknown key "colour"|-help`}},
-		{"itself", []string{envAuthKey, secret, envConfigDir, "/x"}, []string{`unknown key "TS_CONFIG_DIR"|environment`}},
+		{"itself", []string{envAuthKey, secret, envConfigDir, "/x"}, []string{`key "TS_CONFIG_DIR" in |environment`}},
+		{"of a mount", []string{envAuthKey, secret, envStateDir, "/x", envNRISocket, "x"}, []string{
+			`key "NRI_SOCKET" in |environment`, `key "TS_STATE_DIR" in |environment`,
+		}},
 		{"several", []string{"CLUSTER", "x", "TS_AUTH_KEY", secret, envAuthKeyTTL, "5"}, []string{
 			"did you mean CLUSTER_NAME?", "did you mean TS_AUTHKEY?", `AUTH_KEY_TTL is "5"`, "no credentials",
 		}},
@@ -120,8 +123,8 @@ func TestConfigDirUnreadable(t *testing.T) {
 
 func TestStatusSocketOfABadConfiguration(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, envStatusSocket, "/of/the/file", envLogLevel, "loud", "bogus", "x")
-	if got, err := statusSocket(withDir(dir)); got != "/of/the/file" || err != nil {
+	mount(t, dir, envStatusSocket, "relative", envLogLevel, "loud", "bogus", "x")
+	if got, err := statusSocket(withDir(dir, envStatusSocket, "/of/the/env\n")); got != "/of/the/env" || err != nil {
 		t.Errorf("got %q, %v", got, err)
 	}
 }

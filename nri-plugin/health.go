@@ -26,8 +26,8 @@ const (
 )
 
 // health is the one place that holds what this process says of itself. It is
-// ready when it is registered, or stands by: a DaemonSet's roll waits for that
-// before it ends the process that serves. An outage of the runtime makes it
+// ready when it is registered, or stands by and could be: a DaemonSet's roll waits
+// for that before it ends the process that serves. An outage of the runtime makes it
 // unready, which starts nothing again.
 type health struct {
 	mu    sync.Mutex
@@ -37,6 +37,7 @@ type health struct {
 	// configuration that cannot be used while an earlier one serves would
 	// otherwise take every node of the cluster down at once.
 	remark string
+	lacks  func() string              // what it would fail for if it had to serve, "" if nothing; of one that stands by
 	nodes  func() []engine.NodeStatus // nil until there is an engine
 	asked  chan struct{}              // closed when the engine answers, nil while nobody waits
 }
@@ -58,6 +59,9 @@ func (h *health) ready() (ok bool, text string) {
 		text = "not ready: waiting for the container runtime to register this plugin"
 	case standingBy:
 		ok, text = true, "standing by: another process serves this node's pods"
+		if why := h.lacks(); why != "" {
+			ok, text = false, "not ready to take over: "+why
+		}
 	case registered:
 		ok, text = true, readyText
 	}
@@ -116,6 +120,15 @@ func (h *health) status() []engine.NodeStatus {
 		return nil
 	}
 	return nodes()
+}
+
+// standBy notes that another process serves. A roll ends that one as soon as this
+// one is ready, on one machine after the other and whatever comes of it, so one
+// that lacks what it takes to serve must not be.
+func (h *health) standBy(lacks func() string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.phase, h.lacks = standingBy, lacks
 }
 
 // serves notes that there is an engine, which nodes asks.

@@ -26,7 +26,8 @@ func TestHealth(t *testing.T) {
 	}{
 		{func() {}, false, "not ready: starting"},
 		{func() { h.become(misconfigured, "TS_TAGS is bad") }, false, "not ready: TS_TAGS is bad"},
-		{func() { h.become(standingBy, "") }, true, "standing by: another process"},
+		{func() { h.standBy(func() string { return lacksRuntime(socket) }) }, false, "not ready to take over: nothing listens on the NRI socket " + socket},
+		{func() { h.standBy(func() string { return lacksRuntime(filepath.Dir(socket)) }) }, true, "standing by: another process"},
 		{func() { h.serves(func() []engine.NodeStatus { return nil }) }, false, "not ready: waiting for the container runtime"},
 		{func() { r.report(fs.ErrNotExist) }, false, "not ready: nothing listens on the NRI socket " + socket + ":"},
 		{func() { h.become(connecting, "") }, false, "not ready: waiting"},

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func TestRunAll(t *testing.T) {
@@ -49,6 +51,22 @@ func TestEngineEndsLast(t *testing.T) {
 	if err := receive(t, ended, "the end"); err != nil || strings.Join(order, " ") != "registration engine" {
 		t.Errorf("ended with %v, first to last %q", err, order)
 	}
+}
+
+// TestHangingEngine: one that does not end keeps nobody waiting for good.
+func TestHangingEngine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		start, release := time.Now(), make(chan struct{})
+		defer close(release)
+		err := runEngine(ctx,
+			func(context.Context) error { <-release; return nil },
+			func(ctx context.Context) error { <-ctx.Done(); return nil })
+		if took := time.Since(start); !errContains(err, "have not ended") || took != endPatience {
+			t.Errorf("ended after %v with %v", took, err)
+		}
+	})
 }
 
 func TestHelpFitsAScreen(t *testing.T) {

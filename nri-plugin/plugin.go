@@ -209,12 +209,21 @@ func (p *plugin) hook(ctx context.Context, event string, sb *api.PodSandbox, do 
 	return nil
 }
 
-// timed runs an event within the budget and logs how long it took.
+// timed runs an event within the budget and logs how long it took. What hangs,
+// in the kernel or on a disk, goes on by itself; the runtime has its error in
+// time, since it takes a late answer for a good one.
 func timed(ctx context.Context, log *slog.Logger, event string, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, hookBudget)
 	defer cancel()
 	start := time.Now()
-	err := do(ctx)
+	done := make(chan error, 1)
+	go func() { done <- do(ctx) }()
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = fmt.Errorf("not done within %v: %w", hookBudget, ctx.Err())
+	}
 	took, level := time.Since(start), slog.LevelDebug
 	if took > slowHook {
 		level = slog.LevelWarn

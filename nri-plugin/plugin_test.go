@@ -207,7 +207,7 @@ func TestSlowAttach(t *testing.T) {
 	r := startRuntime(t, dir)
 	book := startPlugin(t, dir, pods)
 	r.waitSynced(t)
-	if err := r.run(sandbox("slow", annotationEnabled, "true")); !errContains(err, "pod default/slow: context deadline exceeded") {
+	if err := r.run(sandbox("slow", annotationEnabled, "true")); !errContains(err, "pod default/slow: ") || !errContains(err, "context deadline exceeded") {
 		t.Errorf("the runtime got %v", err)
 	}
 	receive(t, pods.attached, "Attach")
@@ -246,6 +246,30 @@ func TestStuckAttach(t *testing.T) {
 	}
 	if got := receive(t, pods.ended, "Detach"); got != "detach id-other" {
 		t.Error(got)
+	}
+}
+
+// TestStuckGate: nothing that hangs lets a container pass that is to wait for its
+// pod's node: the runtime takes a late answer for a good one.
+func TestStuckGate(t *testing.T) {
+	dir, pods := t.TempDir(), newFakePods()
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	pods.attach = func(context.Context) error {
+		<-release
+		return nil
+	}
+	r := startRuntime(t, dir)
+	book := startPlugin(t, dir, pods)
+	r.waitSynced(t)
+	stuck := sandbox("stuck", annotationEnabled, "true")
+	for event, err := range map[string]error{"RunPodSandbox": r.run(stuck), "CreateContainer": r.create(stuck, "main")} {
+		if !errContains(err, "tailscale-nri: pod default/stuck: ") || !errContains(err, hookBudget.String()) {
+			t.Errorf("%s: the runtime got %v", event, err)
+		}
+	}
+	if n := book.count("registered with"); n != 1 {
+		t.Errorf("registered %d times", n)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"runtime/debug"
 	"time"
 
@@ -84,7 +85,7 @@ func (d *daemon) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	claim, err := engine.ClaimState(ctx, d.cfg.StateDir, d.standBy)
+	claim, err := engine.ClaimState(ctx, d.cfg.StateDir, func() { d.standBy(place) })
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil
@@ -112,11 +113,26 @@ func (d *daemon) Run(ctx context.Context) error {
 	return runEngine(ctx, eng.Run, reg.Run)
 }
 
-// standBy says that another process serves.
-func (d *daemon) standBy() {
-	d.health.become(standingBy, "")
+// standBy says that another process serves. What an earlier child of this one's
+// supervisor has left on the shelf is out of date by then: its sockets hold
+// packets that the other process has had as well.
+func (d *daemon) standBy(place shelf) {
+	d.health.standBy(func() string { return lacksRuntime(d.cfg.NRISocket) })
 	d.up.mark(markServes)
 	d.log.Info("another process serves this node's pods, standing by", "version", ourVersion(), "state", d.cfg.StateDir)
+	if why := lacksRuntime(d.cfg.NRISocket); why != "" {
+		d.log.Warn("this process could not serve", "reason", why)
+	}
+	openStore(place).clear()
+}
+
+// lacksRuntime says why there is no runtime to register with, as far as that can
+// be seen without asking it, "" if there may be one.
+func lacksRuntime(socket string) string {
+	if _, err := os.Stat(socket); err != nil {
+		return noRuntime(socket)
+	}
+	return ""
 }
 
 // begin says that this process serves.

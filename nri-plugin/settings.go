@@ -8,8 +8,8 @@ import (
 	"text/tabwriter"
 )
 
-// setting is one variable, of the environment or of the directory that
-// TS_CONFIG_DIR names. An empty one counts as not set.
+// setting is one variable, of the environment or, unless it is fixed, of the
+// directory that TS_CONFIG_DIR names. An empty one counts as not set.
 type setting struct {
 	key      string
 	standard string // value where it is not set
@@ -54,7 +54,7 @@ func settings() []setting {
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},
 		{envLogLevel, "info", "debug, info, warn or error"},
 		{envLogFormat, "text", "text or json"},
-		{envConfigDir, "", "directory with a file for each variable that is not set here"},
+		{envConfigDir, "", "directory with a file for each variable that has no flag"},
 	}
 }
 

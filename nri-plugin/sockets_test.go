@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -169,4 +170,19 @@ func TestSocketsOutliveTheChild(t *testing.T) {
 		t.Logf("again after %v", time.Since(killed).Round(time.Millisecond))
 	}
 	p.end(t, syscall.SIGKILL)
+}
+
+// TestStandByEmptiesTheShelf: another process serves the links by then.
+func TestStandByEmptiesTheShelf(t *testing.T) {
+	place := testShelf(t)
+	fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	openStore(place).Keep("ts1", fd)
+	(&daemon{health: &health{}, log: slog.New(slog.DiscardHandler)}).standBy(place)
+	if st := openStore(place); len(st.found) != 0 {
+		t.Errorf("the shelf still has %v", st.found)
+	}
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"net"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -48,6 +49,17 @@ func twice(dir string) func(*exec.Cmd) {
 	}
 }
 
+// leaveSocket leaves an NRI socket in dir that nobody listens on.
+func leaveSocket(t *testing.T, dir string) {
+	t.Helper()
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "nri.sock")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.SetUnlinkOnClose(false)
+	ln.Close()
+}
+
 // TestStandsBy: the second process on a state directory is ready at once, and
 // serves as soon as the first has ended, be it killed.
 func TestStandsBy(t *testing.T) {
@@ -56,6 +68,10 @@ func TestStandsBy(t *testing.T) {
 		first := serving(t, dir)
 		second := begin(t, dir, twice(dir))
 		second.await(t, "standing by", 1)
+		// A roll that went on would leave this machine without one that serves.
+		second.awaitReady(t, 1, "not ready to take over: "+servesLine)
+		second.await(t, servesLine, 1)
+		leaveSocket(t, dir)
 		second.awaitReady(t, 0, "standing by: another process serves")
 		if text, code := second.asked(t, cmdLive); code != 0 {
 			t.Errorf("live says %q", text)
@@ -63,11 +79,11 @@ func TestStandsBy(t *testing.T) {
 		if text, _ := second.asked(t, cmdStatus); !strings.Contains(text, "\nstanding by") {
 			t.Errorf("status says %q", text)
 		}
-		if second.book.count(servesLine) != 0 {
+		if second.book.count(servesLine) != 1 {
 			t.Error("it asked the runtime while the first one serves")
 		}
 		first.signal(t, first.Process.Pid, sig)
-		second.await(t, servesLine, 1)
+		second.await(t, servesLine, 2)
 		second.awaitReady(t, 1, servesLine)
 		if code := second.end(t, syscall.SIGTERM); code != 0 || second.book.count("level=ERROR") != 0 {
 			t.Errorf("exit code %d\n%s", code, second.book)
@@ -133,6 +149,29 @@ func TestConfigurationIsMended(t *testing.T) {
 	}
 }
 
+// TestChangeDuringARoll: both processes take the change, in whatever order, and
+// when one has ended the other serves.
+func TestChangeDuringARoll(t *testing.T) {
+	dir, config := t.TempDir(), t.TempDir()
+	leaveSocket(t, dir)
+	mount(t, config, envAuthKey, "tskey-auth-"+secret)
+	first := serving(t, dir, configured(config))
+	second := begin(t, dir, configured(config), twice(dir))
+	second.await(t, "standing by", 1)
+	mount(t, config, envAuthKey, "tskey-auth-"+secret, envCluster, "other")
+	for _, p := range []*program{first, second} {
+		p.await(t, "starting again with it\" changed=CLUSTER_NAME", 1)
+	}
+	first.end(t, syscall.SIGTERM)
+	second.awaitReady(t, 1, servesLine)
+	second.end(t, syscall.SIGTERM)
+	for _, p := range []*program{first, second} {
+		if p.book.count("level=ERROR") != 0 {
+			t.Errorf("an error\n%s", p.book)
+		}
+	}
+}
+
 // TestReadyOnceRegistered, and no more when the runtime has gone, which is no
 // reason to be started again.
 func TestReadyOnceRegistered(t *testing.T) {
@@ -144,5 +183,25 @@ func TestReadyOnceRegistered(t *testing.T) {
 	p.awaitReady(t, 1, servesLine)
 	if text, code := p.asked(t, cmdLive); code != 0 || text != "live\n" {
 		t.Errorf("live says %q", text)
+	}
+}
+
+// TestMountsAreNotOfTheDirectory: what a ConfigMap says of the paths that the
+// probes and the mounts agree on is a slip like any other: it takes no process
+// down.
+func TestMountsAreNotOfTheDirectory(t *testing.T) {
+	dir, config := t.TempDir(), t.TempDir()
+	mount(t, config, envAuthKey, "tskey-auth-"+secret)
+	p := serving(t, dir, configured(config))
+	for i, bad := range []string{envStateDir, envStatusSocket, envNRISocket} {
+		mount(t, config, envAuthKey, "tskey-auth-"+secret, bad, "/proc/nowhere/it")
+		p.await(t, "going on with the old one", i+1)
+		p.awaitReady(t, 1, bad)
+		if text, code := p.asked(t, cmdLive); code != 0 {
+			t.Errorf("%s: live says %q", bad, text)
+		}
+	}
+	if p.book.count(servesLine) != 1 {
+		t.Errorf("it began anew\n%s", p.book)
 	}
 }

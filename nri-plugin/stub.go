@@ -148,9 +148,8 @@ func start(ctx context.Context, s stub.Stub, lost, answered <-chan struct{}) err
 func (r *registration) report(err error) {
 	text, short := err.Error(), oneLine(err)
 	if absent(err) {
-		short = "nothing listens on the NRI socket " + r.socket
-		text = short + ": " + enableNRI
-		short += ": is containerd running, its NRI on, the directory mounted? The log of tailscale-nri says more"
+		text = "nothing listens on the NRI socket " + r.socket + ": " + enableNRI
+		short = noRuntime(r.socket)
 	}
 	r.health.disconnected(err, short)
 	if text == r.reported {
@@ -158,6 +157,12 @@ func (r *registration) report(err error) {
 	}
 	r.reported = text
 	r.log.Warn("not registered with the container runtime, trying again", "reason", text)
+}
+
+// noRuntime is enableNRI for those that show no more than a line.
+func noRuntime(socket string) string {
+	return "nothing listens on the NRI socket " + socket +
+		": is containerd running, its NRI on, the directory mounted? The log of tailscale-nri says more"
 }
 
 // enableNRI says what to do where the NRI socket is absent.

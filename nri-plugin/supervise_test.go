@@ -150,6 +150,7 @@ func TestChildIsStartedAgain(t *testing.T) {
 		p.await(t, servesLine, i+2)
 		for text, n := range map[string]int{
 			"level=ERROR": i + 1,
+			"standing by": 0, // an end is over before the next one begins
 			fmt.Sprintf("starting it again\" ended=%q", tt.ended): 1,
 			fmt.Sprintf("msg=starting version=%s", ourVersion()):  i + 2,
 			fmt.Sprintf(" restarts=%d\n", i+1):                    1,

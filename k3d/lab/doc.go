@@ -15,6 +15,9 @@
 //	│ tailscaled, the stock one │  network namespace …-peer + a mount namespace
 //	└───────────────────────────┘
 //
+// That is the lab of one node, whose pods the caller runs himself. Lab.AddNode makes more of them, fit for a kubelet or
+// laid out as k3d's are; package kube makes a Kubernetes cluster of such nodes.
+//
 // Everything that lasts stands below one directory (Config.Dir):
 //
 //	ns/              the namespaces, bind-mounted: net, node, peer; node-mnt, peer-mnt

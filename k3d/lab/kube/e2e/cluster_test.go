@@ -27,6 +27,7 @@ func TestCluster(t *testing.T) {
 	s.play("beside a tailscaled of the node's own", hostTailscaled)
 	s.play("the DaemonSet is rolled under traffic", roll)
 	s.play("a configuration that is wrong says so and costs no pod", badConfiguration)
+	s.play("a pod that fails closed waits for the plugin", absent)
 	s.play("a node is rebooted", reboot)
 	s.play("nothing is left of the plugin on the nodes", uninstall)
 	s.play("the Helm chart, with a static key", helmChart)

@@ -48,24 +48,38 @@ func (s *stage) unknownKey(still func()) {
 	still()
 }
 
-// wrongSecret is what the DaemonSet names after an edit: the roll stops at the first pod, and the old one serves on.
+// wrongSecret is what the DaemonSet names after an edit.
 func (s *stage) wrongSecret(still func()) {
+	s.t.Helper()
+	const path = "/spec/template/spec/volumes/0/projected/sources/1/secret/name"
+	patch := fmt.Sprintf(`[{"op":"test","path":%q,"value":%q},{"op":"replace","path":%q,"value":"mistyped"}]`, path, install.Credentials, path)
+	s.badRoll(patch, "no credentials", still)
+}
+
+// noSocket is where the DaemonSet says that containerd listens.
+func (s *stage) noSocket(still func()) {
+	s.t.Helper()
+	const socket = "/var/run/nri/none.sock"
+	patch := fmt.Sprintf(`[{"op":"add","path":"/spec/template/spec/containers/0/env/-","value":{"name":"NRI_SOCKET","value":%q}}]`, socket)
+	s.badRoll(patch, "nothing listens on the NRI socket "+socket, still)
+}
+
+// badRoll edits the DaemonSet. The roll stops at its first pod, whose readiness and log say why, and the one that serves
+// goes on.
+func (s *stage) badRoll(patch, why string, still func()) {
 	s.t.Helper()
 	old, err := s.agent("n1")
 	s.must(err)
-	const path = "/spec/template/spec/volumes/0/projected/sources/1/secret/name"
-	s.kubectl("patch", "daemonset", "-n", namespace, "tailscale-nri", "--type=json", "-p",
-		fmt.Sprintf(`[{"op":"test","path":%q,"value":%q},{"op":"replace","path":%q,"value":"mistyped"}]`, path, install.Credentials, path))
+	s.kubectl("patch", "daemonset", "-n", namespace, "tailscale-nri", "--type=json", "-p", patch)
 	var agent string
 	s.eventually(func() error {
-		agent = s.newAgent()
-		if agent == old {
+		if agent = s.newAgent(); agent == old {
 			return errNotYet
 		}
 		return nil
 	})
-	s.unready(agent, "no credentials")
-	s.logs(agent, "no credentials", "Secret")
+	s.unready(agent, why)
+	s.logs(agent, why)
 	if serving, err := s.agent("n1"); err != nil || serving != old {
 		s.t.Errorf("pod %s serves (%v), want the old one, %s", serving, err, old)
 	}
@@ -75,28 +89,31 @@ func (s *stage) wrongSecret(still func()) {
 	still()
 }
 
-// noSocket is where the plugin is told to look: pods that are there are served, and one that is new, which fails closed,
-// waits.
-func (s *stage) noSocket(still func()) {
-	s.t.Helper()
+// absent is the plugin, for a while: a pod that comes fails closed, by the policy's annotation, and starts by itself when
+// the plugin is back.
+func absent(s *stage) {
+	const path = "/spec/template/spec/nodeSelector/kubernetes.io~1hostname"
+	move := func(to string) {
+		s.t.Helper()
+		s.kubectl("patch", "daemonset", "-n", namespace, "tailscale-nri", "--type=json", "-p",
+			fmt.Sprintf(`[{"op":"replace","path":%q,"value":%q}]`, path, to))
+	}
 	agent, err := s.agent("n1")
 	s.must(err)
-	s.setKey("NRI_SOCKET", "/var/run/nri/none.sock")
-	s.unready(agent, "/var/run/nri/none.sock")
-	s.logs(agent, "nothing listens on the NRI socket /var/run/nri/none.sock")
-	still()
-	s.apply(podSpec{name: "late", node: "n1", annotations: enabled()}.object())
+	move("nowhere")
+	s.kubectl("wait", "--for=delete", "-n", namespace, "pod/"+agent, "--timeout="+patience.String())
+	s.apply(podSpec{name: "closed", node: "n1", annotations: enabled()}.object(), podSpec{name: "open", node: "n1"}.object())
+	s.awaitReady("open")
 	s.eventually(func() error {
-		out, err := s.Kubectl(s.ctx, "describe", "pod", "late")
+		out, err := s.Kubectl(s.ctx, "describe", "pod", "closed")
 		if err != nil {
 			return err
 		}
-		return says(out, `required plugin "tailscale" not present`)
+		return says(out, "CreateContainerError", `required plugin "tailscale" not present`)
 	})
-	s.setKey("NRI_SOCKET", nil)
-	s.agentReady(agent)
-	s.awaitReady("late")
-	s.reachedFromPeer(s.awaitRunning("late")[0].IP4())
+	move("n1")
+	s.awaitReady("closed")
+	s.reachedFromPeer(s.awaitRunning("closed")[0].IP4())
 }
 
 // newAgent is the youngest pod of the plugin on n1, ready or not.

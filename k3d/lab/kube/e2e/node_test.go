@@ -119,7 +119,7 @@ func helmChart(s *stage) {
 		}
 	}
 	helm("install", "tailscale-nri", filepath.Join(deployDir(s), "chart"), "--values="+file, "--create-namespace", "--wait", "--timeout="+patience.String())
-	s.t.Cleanup(func() { s.kubectl("delete", "namespace", "helm-nri", "--wait") })
+	defer s.kubectl("delete", "namespace", "helm-nri", "--wait")
 	s.apply(podSpec{name: "c", node: "n1", annotations: enabled()}.object())
 	s.awaitReady("c")
 	s.eventually(func() error {
