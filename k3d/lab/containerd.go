@@ -93,10 +93,13 @@ func (r *Containerd) configure() error {
 	return nil
 }
 
-// imports is empty so that the machine's /etc/containerd says nothing here. restrict_oom_score_adj is for machines
+// imports is empty so that the machine's /etc/containerd says nothing here, and opt is where /var/lib is, since containerd
+// makes that directory. restrict_oom_score_adj is for machines
 // without CAP_SYS_RESOURCE, where runc could not lower the value. The plugin directories do not exist.
 const containerdTOML = `version = 4
 imports = []
+[plugins.'io.containerd.internal.v1.opt']
+  path = '/var/lib/containerd-opt'
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
   sandbox = '%s'
 [plugins.'io.containerd.cri.v1.runtime']

@@ -3,9 +3,12 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -104,19 +107,52 @@ func mountTmpfs(at string, dirs ...string) error {
 	return nil
 }
 
-// makeCgroups makes a cgroup below the lab's in every hierarchy: a kubelet wants its root to be there. In cgroup v1 a
-// new cpuset is empty, and takes no process until it is filled.
+// makeCgroups makes a cgroup below the lab's in every hierarchy: a kubelet wants its root to be there, with all the
+// controllers that it uses. In cgroup v1 a new cpuset is empty, and takes no process until it is filled.
 func (c Config) makeCgroups(name string) error {
 	for _, root := range cgroupRoots() {
 		for _, dir := range []string{filepath.Join(root, c.Name), filepath.Join(root, c.Name, name)} {
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				return fmt.Errorf("making cgroup %s: %w", dir, err)
 			}
+			if root == cgroupMount {
+				if err := handControllersOn(filepath.Dir(dir)); err != nil {
+					return err
+				}
+			}
 			for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 				if err := fillCpuset(dir, file); err != nil {
 					return err
 				}
 			}
+		}
+	}
+	return nil
+}
+
+// kubeletControllers are what a kubelet wants of cgroup v2 (pkg/kubelet/cm, getSupportedUnifiedControllers), as far as
+// the machine has them.
+var kubeletControllers = []string{"cpu", "cpuset", "memory", "hugetlb", "pids"}
+
+// handControllersOn gives the children of a cgroup the controllers that it has itself, which in cgroup v2 none has until
+// it is told (cgroup-v2.rst, "Enabling and Disabling"). The machine's own root is told too, as runc does for any pod.
+// Cgroup v1 knows no such thing.
+func handControllersOn(dir string) error {
+	has, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // cgroup v1
+	}
+	file := filepath.Join(dir, "cgroup.subtree_control")
+	given, givenErr := os.ReadFile(file)
+	if err := errors.Join(err, givenErr); err != nil {
+		return fmt.Errorf("reading the controllers of cgroup %s: %w", dir, err)
+	}
+	for _, name := range kubeletControllers {
+		if !slices.Contains(strings.Fields(string(has)), name) || slices.Contains(strings.Fields(string(given)), name) {
+			continue
+		}
+		if err := os.WriteFile(file, []byte("+"+name), 0o644); err != nil {
+			return fmt.Errorf("handing controller %s on to the children of cgroup %s: %w", name, dir, err)
 		}
 	}
 	return nil
@@ -138,14 +174,16 @@ func fillCpuset(dir, file string) error {
 	return nil
 }
 
-// cgroupRoots are the mounted hierarchies: one of cgroup v2, or many of v1.
+// cgroupMount is where cgroup v2 is mounted, or the hierarchies of v1 are.
+const cgroupMount = "/sys/fs/cgroup"
+
+// cgroupRoots are the mounted hierarchies: one of cgroup v2, or many of v1, beside which there may be a v2 without use.
 func cgroupRoots() []string {
-	const root = "/sys/fs/cgroup"
-	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil {
-		return []string{root}
+	if _, err := os.Stat(filepath.Join(cgroupMount, "cgroup.controllers")); err == nil {
+		return []string{cgroupMount}
 	}
 	var roots []string
-	dirs, _ := filepath.Glob(root + "/*/cgroup.procs")
+	dirs, _ := filepath.Glob(cgroupMount + "/*/cgroup.procs")
 	for _, dir := range dirs {
 		roots = append(roots, filepath.Dir(dir))
 	}

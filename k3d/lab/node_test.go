@@ -5,6 +5,7 @@ package lab
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -107,21 +108,68 @@ func assertLayout(t *testing.T, node *Node, k3d bool) {
 	if want := map[bool]string{true: "private", false: "shared"}[k3d]; propagation != want {
 		t.Errorf("node %s: mounts are %s, want %s", node.Name, propagation, want)
 	}
-	if got := inside("cat", "/proc/sys/kernel/panic"); got != kubeletSysctls["kernel/panic"] {
-		t.Errorf("node %s: kernel.panic is %s inside", node.Name, got)
+	for key, value := range kubeletSysctls {
+		file := filepath.Join("/proc/sys", key)
+		if got := inside("cat", file); got != value {
+			t.Errorf("node %s: %s is %s inside", node.Name, key, got)
+		}
+		// Of the kubelet's writing to it nothing comes to the machine when it is no file of /proc.
+		if got := inside("stat", "--file-system", "--format=%T", file); got == "proc" {
+			t.Errorf("node %s: %s is the machine's", node.Name, key)
+		}
 	}
-	inside("sh", "-c", "echo 7 > /proc/sys/kernel/panic")
-	machine, err := os.ReadFile("/proc/sys/kernel/panic")
-	if err != nil || strings.TrimSpace(string(machine)) == "7" {
-		t.Errorf("node %s: the machine's kernel.panic is %s, %v", node.Name, machine, err)
-	}
-	if err := node.WriteFile("sysctl/kernel_panic", []byte(kubeletSysctls["kernel/panic"]+"\n")); err != nil {
-		t.Error(err)
+	if _, err := node.Exec(t.Context(), "test", "-e", "/var/lib/containerd-opt/bin"); err != nil {
+		t.Errorf("node %s: containerd has made its directory for plugins elsewhere, on the machine: %v", node.Name, err)
 	}
 	for _, root := range cgroupRoots() {
-		if _, err := os.Stat(filepath.Join(root, node.CgroupParent())); err != nil {
+		dir := filepath.Join(root, node.CgroupParent())
+		if _, err := os.Stat(dir); err != nil {
 			t.Errorf("node %s: %v", node.Name, err)
 		}
+		if root == cgroupMount {
+			assertControllers(t, root, dir)
+		}
+	}
+}
+
+// assertControllers has a cgroup have all that a kubelet wants of those that the root has.
+func assertControllers(t *testing.T, root, dir string) {
+	t.Helper()
+	read := func(dir string) []string {
+		text, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+		if err != nil {
+			t.Error(err)
+		}
+		return strings.Fields(string(text))
+	}
+	has, got := read(root), read(dir)
+	for _, name := range kubeletControllers {
+		if slices.Contains(has, name) && !slices.Contains(got, name) {
+			t.Errorf("cgroup %s has no controller %s: %q", dir, name, got)
+		}
+	}
+}
+
+// TestHandControllersOn writes to a directory that looks like a cgroup of v2: the kernel takes one name after the other.
+func TestHandControllersOn(t *testing.T) {
+	for _, tt := range []struct{ has, given, want string }{
+		{"cpuset cpu io memory", "cpuset memory", "+cpu"},
+		{"cpu io", "cpu", "cpu"}, // nothing is written
+		{"io rdma", "", ""},
+	} {
+		dir := t.TempDir()
+		for file, text := range map[string]string{"cgroup.controllers": tt.has, "cgroup.subtree_control": tt.given} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := handControllersOn(dir)
+		if got, _ := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control")); err != nil || string(got) != tt.want {
+			t.Errorf("of %q with %q given: wrote %q, %v, want %q", tt.has, tt.given, got, err, tt.want)
+		}
+	}
+	if err := handControllersOn(t.TempDir()); err != nil {
+		t.Errorf("cgroup v1: %v", err)
 	}
 }
 
