@@ -83,6 +83,7 @@ func (c *Cluster) startControllers() error {
 	if _, err := c.Lab.StartNet("kube-controller-manager", c.bin("kube-controller-manager"), "--kubeconfig="+manager,
 		"--bind-address="+lab.NetIP4, "--cert-dir="+c.path("controller-manager"), "--root-ca-file="+c.pki.ca,
 		"--service-account-private-key-file="+c.path("sa.key"), "--use-service-account-credentials=true",
+		"--flex-volume-plugin-dir="+c.path("volumeplugins"), // made if it is not there, on this machine
 		"--cluster-signing-cert-file="+c.pki.ca, "--cluster-signing-key-file="+c.path("ca.key"),
 		"--leader-elect=false", "--allocate-node-cidrs=false", "--node-monitor-grace-period=20s", "--profiling=false"); err != nil {
 		return err

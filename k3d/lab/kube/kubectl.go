@@ -15,8 +15,14 @@ import (
 // files. It ends with ctx.
 func (c *Cluster) KubectlCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := c.Lab.NetCommand(ctx, c.bin("kubectl"), args...)
-	cmd.Env = append(cmd.Env, "KUBECONFIG="+c.Kubeconfig())
+	cmd.Env = append(cmd.Env, c.ClientEnv()...)
 	return cmd
+}
+
+// ClientEnv is for programs that call the API server as kubectl does. What they keep lies in the lab's directory, and
+// what their user prefers elsewhere (~/.kube/kuberc) does not count.
+func (c *Cluster) ClientEnv() []string {
+	return []string{"KUBECONFIG=" + c.Kubeconfig(), "KUBECACHEDIR=" + c.path("cache"), "KUBERC=off"}
 }
 
 // Kubeconfig is the administrator's file; it leads to the API server in the lab's network namespace "net".

@@ -4,8 +4,7 @@
 // made, on a cluster of two nodes (package kube), seen from outside as a user would.
 //
 // One cluster serves all tests: TestCluster brings it up, plays the tests in order, and finds nothing left afterwards.
-// Node n1 runs deploy/base with an OAuth client, node n2 the overlay for k3d with workload identity, since it is laid
-// out as a node of k3d is.
+// How the plugin is deployed on each node is package install's to say.
 //
 // It has no code of its own but tests, and does not measure beyond the gap of a roll, which it prints.
 package e2e

@@ -113,7 +113,7 @@ func helmChart(s *stage) {
 	helm := func(args ...string) {
 		s.t.Helper()
 		cmd := s.Lab.NetCommand(s.ctx, "helm", append(args, "--namespace=helm-nri")...)
-		cmd.Env = append(cmd.Env, "KUBECONFIG="+s.Kubeconfig(), "HELM_CACHE_HOME="+s.Lab.Dir()+"/helm", "HELM_CONFIG_HOME="+s.Lab.Dir()+"/helm")
+		cmd.Env = append(append(cmd.Env, s.ClientEnv()...), "HELM_CACHE_HOME="+s.Lab.Dir()+"/helm", "HELM_CONFIG_HOME="+s.Lab.Dir()+"/helm")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			s.t.Fatalf("helm %s: %v: %s", args[0], err, out)
 		}
