@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -119,7 +120,7 @@ func TestDeploy(t *testing.T) {
 func TestLoad(t *testing.T) {
 	built := regexp.MustCompile(`-o \S+/([^/ ]+)/bin/([^/ ]+)/tailscale-nri `)
 	for target, want := range map[string][]string{
-		"k3d-load": {"k3d-image arm64"}, "image": {"image-out amd64", "image-out arm64"},
+		"k3d-load": {"k3d-image arm64"}, "image": {"image-out amd64", "image-out arm64"}, "lab-image": {"lab-image " + runtime.GOARCH},
 	} {
 		said, _, err := run(t, nil, "make", "-n", target, "K3D_ARCH=arm64")
 		var got []string

@@ -30,15 +30,18 @@ $(ADDON_BINS): $(ADDON_TOOLS)/go.sum
 	@echo "building $(notdir $@)"
 	@cd $(ADDON_TOOLS) && CGO_ENABLED=0 nice $(GO) build $(LAB_FLAGS) -o $@ $(call addon_pkg,$(notdir $@)) && touch $@
 
+$(LAB_BUILD)/bin/coredns: $(ADDON_TOOLS)/coredns/main.go
+
 # What kube-proxy calls.
 .PHONY: lab-kube-debian
 lab-kube-debian:
 	@k3d/lab/tools/debian.sh iptables nftables
 
-# The image is of this machine alone: nothing else is to run it here.
+# The image that the manifests name, of this machine alone: nothing else is to run it here. Not where make image writes,
+# which would take the other platforms' away.
 .PHONY: lab-image
 lab-image:
-	@$(MAKE) --no-print-directory image IMAGE_ARCHS=$$($(GO) env GOARCH)
+	@$(MAKE) --no-print-directory image IMAGE=tailscale-nri:dev IMAGE_ARCHS=$$($(GO) env GOARCH) IMAGE_OUT=$(LAB_BUILD)/lab-image
 
 # With its output, which has the gap of a roll.
 .PHONY: e2e

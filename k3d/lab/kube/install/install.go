@@ -71,7 +71,7 @@ type Install struct {
 	Cluster *kube.Cluster
 	Plane   *lab.ControlPlane
 	Deploy  string // the project's deploy/, an absolute path
-	Image   string // the image's tar file; "" means the one of make image for this machine
+	Image   string // the image's tar file; "" means the one that make lab-image has made
 }
 
 // Apply imports the image on all nodes, applies all sites' manifests and makes the Secret. It returns when all nodes
@@ -82,7 +82,7 @@ func (i Install) Apply(ctx context.Context) error {
 	}
 	for _, node := range i.Cluster.Nodes {
 		if err := node.ImportArchive(ctx, i.image()); err != nil {
-			return fmt.Errorf("importing the image (make image makes it): %w", err)
+			return fmt.Errorf("importing the image (make lab-image makes it): %w", err)
 		}
 	}
 	for _, site := range Sites() {
@@ -106,7 +106,7 @@ func (i Install) image() string {
 		return i.Image
 	}
 	build := filepath.Dir(filepath.Dir(i.Cluster.Lab.ToolPath()))
-	return filepath.Join(build, "image-out", "tailscale-nri-"+runtime.GOARCH+".tar")
+	return filepath.Join(build, "lab-image", "tailscale-nri-"+runtime.GOARCH+".tar")
 }
 
 // makeSecret hands the key over in a file, so that it is neither in the process list nor in an error.
