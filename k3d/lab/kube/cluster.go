@@ -16,9 +16,12 @@ import (
 
 // Config says where a cluster stands. The zero value is a usable cluster.
 type Config struct {
-	// Lab is the lab below it. Its Name is "tsnri-cluster" unless it is given, its Bare is ignored.
+	// Lab is the lab below it. Its Name is DefaultName unless it is given, its Bare is ignored.
 	Lab lab.Config
 }
+
+// DefaultName is that of a cluster's lab.
+const DefaultName = "tsnri-cluster"
 
 // NodeConfig is a node and how its kube-proxy works.
 type NodeConfig struct {
@@ -74,7 +77,7 @@ func Up(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 
 func labConfig(cfg lab.Config) lab.Config {
 	if cfg.Name == "" {
-		cfg.Name = "tsnri-cluster"
+		cfg.Name = DefaultName
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -74,7 +75,7 @@ const clusterHints = `The cluster is up, with tailscale-nri on its two nodes; ma
   kubectl get pods -A -o wide
   kubectl run web --image=tailscale-nri.test/labtool:1 --image-pull-policy=Never --annotations=tailscale.com/enabled=true
   kubectl exec -n tailscale-nri daemonset/tailscale-nri -- /tailscale-nri status
-  %[1]s%[2]s devices                             # what the tailnet says; LAB_NAME=tsnri-cluster unless it is set
+  %[1]s%[2]s devices                             # what the tailnet says
   %[1]s%[2]s exec peer tailscale status          # what a peer says
 `
 
@@ -98,9 +99,10 @@ func furnish(ctx context.Context, running *kube.Cluster) error {
 	return install.Install{Cluster: running, Plane: plane, Deploy: deploy}.Apply(ctx)
 }
 
-// labVars are those of the lab's variables that are set, to be typed before its command.
-func labVars() (vars string) {
-	for _, key := range []string{"LAB_NAME", "LAB_DIR", "LAB_BUILD"} {
+// labVars are the cluster's name and those of the lab's other variables that are set, to be typed before its command.
+func labVars() string {
+	vars := "LAB_NAME=" + cmp.Or(os.Getenv("LAB_NAME"), kube.DefaultName) + " "
+	for _, key := range []string{"LAB_DIR", "LAB_BUILD"} {
 		if value := os.Getenv(key); value != "" {
 			vars += key + "=" + value + " "
 		}

@@ -19,7 +19,8 @@ import (
 
 const usage = `lab COMMAND
   up                         end what is there and start anew: containerd, control plane
-  cluster up|kubectl|down    Kubernetes: two nodes and a tailnet
+  cluster up|kubectl|starts|down
+                             Kubernetes: two nodes and a tailnet
   demo                       play the whole of it on a new lab; KEEP=1 leaves it up
   demo down                  end that one
   bench [-only PART,...]     measure hook, attach, memory and throughput on a lab of its own
