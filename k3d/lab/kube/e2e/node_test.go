@@ -141,6 +141,9 @@ func uninstall(s *stage) {
 		if left := s.links(node.Exec(s.ctx, "ip", "-json", "link")); len(left) > 0 {
 			s.t.Errorf("links left on node %s: %q", node.Name, left)
 		}
+		if _, err := os.Stat(node.Path("lib", "tailscale-nri")); err != nil {
+			s.t.Errorf("the state of node %s was elsewhere, so this says nothing of it: %v", node.Name, err)
+		}
 		left, err := filepath.Glob(node.Path("lib", "tailscale-nri", "*"))
 		if err != nil || len(left) > 0 {
 			s.t.Errorf("state left on node %s: %q, %v", node.Name, left, err)

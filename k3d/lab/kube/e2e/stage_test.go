@@ -47,6 +47,8 @@ func clusterConfig(t *testing.T) kube.Config {
 func open(t *testing.T) *stage {
 	t.Helper()
 	cfg := clusterConfig(t)
+	untouched := lookAtMachine()
+	t.Cleanup(func() { untouched.compare(t) })
 	cluster, err := kube.Up(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

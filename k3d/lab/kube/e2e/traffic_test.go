@@ -113,14 +113,22 @@ func (s *stage) pausePID(name string) int {
 	return 0
 }
 
+// rollLimit is far above the gaps that have been seen, a tenth of a second, and below what a user would call an outage.
+const rollLimit = 5 * time.Second
+
 // roll restarts the DaemonSets under traffic and prints the gaps. No connection breaks.
 func roll(s *stage) {
 	s.apply(podSpec{name: "a", node: "n1", annotations: enabled()}.object(), podSpec{name: "b", node: "n2", annotations: enabled()}.object())
 	s.awaitReady("a", "b")
 	flows, before := s.flows("a", "b")
 	for _, site := range install.Sites() {
+		old, err := s.agent(site.Node)
+		s.must(err)
 		s.kubectl("rollout", "restart", "-n", site.Namespace, "daemonset/tailscale-nri")
 		s.kubectl("rollout", "status", "-n", site.Namespace, "daemonset/tailscale-nri", "--timeout="+patience.String())
+		if agent, err := s.agent(site.Node); err != nil || agent == old {
+			s.t.Errorf("node %s is served by %q (%v), as before the roll", site.Node, agent, err)
+		}
 	}
 	after := s.awaitRunning("a", "b")
 	s.must(flows.AwaitWell(s.ctx))
@@ -128,6 +136,9 @@ func roll(s *stage) {
 		fmt.Printf("DaemonSet roll, longest silence of %v\n", gap)
 		if gap.Broken != nil {
 			s.t.Errorf("the connection of %s broke: %v", gap.Name, gap.Broken)
+		}
+		if longest := max(gap.In, gap.Out, gap.TCP); longest > rollLimit {
+			s.t.Errorf("%s was silent for %v, more than %v", gap.Name, longest, rollLimit)
 		}
 	}
 	for i := range before {
