@@ -17,14 +17,14 @@ import (
 const patience = 30 * time.Second
 
 // TestStarts: with our file a real containerd comes up and offers NRI where the plugin looks for it. It has a /run of
-// its own, so that it is not the machine's.
+// its own, so that it is not the machine's, and an /etc and an /opt, in which it makes directories.
 func TestStarts(t *testing.T) {
 	for _, file := range []string{"50-nri.toml", "config-v3.toml.tmpl", "config.toml.tmpl"} {
 		t.Run(file, func(t *testing.T) {
 			n := newNode(t)
 			n.Imports = true
 			n.put(t, file)
-			script := "mount -t tmpfs none /run && exec " + labtest.Built(t, "containerd", "lab-tools") + " --config " + n.render(t)
+			script := "for d in /run /etc /opt; do mount -t tmpfs none $d || exit 1; done; exec " + labtest.Built(t, "containerd", "lab-tools") + " --config " + n.render(t)
 			cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script)
 			var log bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &log, &log

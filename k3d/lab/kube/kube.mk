@@ -48,6 +48,10 @@ lab-image:
 e2e: lab-kube lab-image ## run the tests on Kubernetes: the manifests and the image, on two nodes of its own (10 minutes)
 	nice $(GO) test -v -count 1 -timeout 45m ./k3d/lab/kube/e2e
 
+.PHONY: e2e-down
+e2e-down: lab-tools ## end the cluster of tests that were killed, and remove all that it made
+	@LAB_NAME=tsnri-kube LAB_DIR=/run/tsnri-kube $(LAB_BUILD)/bin/lab cluster down
+
 .PHONY: cluster
 cluster: lab-kube lab-image ## bring up a real Kubernetes cluster of two nodes with a tailnet and the plugin, without Docker
 	@$(LAB_BUILD)/bin/lab cluster up
