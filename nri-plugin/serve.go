@@ -106,7 +106,7 @@ func (d *daemon) Run(ctx context.Context) error {
 	d.begin(eng)
 	reg := &registration{
 		socket: d.cfg.NRISocket,
-		plugin: &plugin{pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags}, health: d.health, log: d.log},
+		plugin: &plugin{pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags}, log: d.log},
 		health: d.health,
 		log:    d.log,
 	}
