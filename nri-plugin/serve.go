@@ -52,7 +52,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 	if cfg.Dir != "" {
 		w := &configWatch{getenv: getenv, began: began, health: h, log: log, waits: bad != nil}
 		if bad != nil {
-			w.complain(bad)
+			w.complain(bad, false)
 			up.mark(markServes)
 		}
 		parts = append(parts, w.Run)
