@@ -30,6 +30,10 @@ $(ADDON_BINS): $(ADDON_TOOLS)/go.sum
 	@echo "building $(notdir $@)"
 	@cd $(ADDON_TOOLS) && CGO_ENABLED=0 nice $(GO) build $(LAB_FLAGS) -o $@ $(call addon_pkg,$(notdir $@)) && touch $@
 
+# What the tests of the manifests render with.
+.PHONY: lab-clients
+lab-clients: $(LAB_BUILD)/bin/kubectl $(LAB_BUILD)/bin/helm
+
 # What kube-proxy calls.
 .PHONY: lab-kube-debian
 lab-kube-debian:
