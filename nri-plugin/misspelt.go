@@ -27,9 +27,9 @@ func misspelt(key string, ours []string) (string, bool) {
 	return "", false
 }
 
-// closestSetting returns the variable of the directory that key was probably meant
-// to be: the one that takes the fewest slips, if they are few for its length or key is a part of
-// its name, as in Secrets that were made for another program.
+// closestSetting returns the variable of the directory that key was probably
+// meant to be: the one that takes the fewest slips, if they are few for its length
+// or key is a part of its name, as in Secrets that were made for another program.
 func closestSetting(key string) (like string, ok bool) {
 	const shortest = 4 // letters that mean something
 	key = strings.NewReplacer("-", "_", ".", "_").Replace(strings.ToUpper(key))
