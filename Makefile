@@ -52,7 +52,7 @@ demo-down: build lab-tools ## end the demo that KEEP=1 left up
 # "make build" made. The lab's tests want a stock tailscale.com, since tsnet does
 # not compile with the program's tags. Those on Kubernetes are make e2e's.
 .PHONY: test
-test: build lab-kube ## run the tests: unit, kernel, engine, plugin, manifests and end to end on containerd
+test: build lab-tools lab-clients ## run the tests: unit, kernel, engine, plugin, manifests and end to end on containerd
 	CGO_ENABLED=1 nice $(GO) test -race -timeout 20m -tags $(TAGS) -skip TestKilledAtEachStep ./engine/... ./nri-plugin/...
 	nice $(GO) test -timeout 20m -tags $(TAGS) -run TestKilledAtEachStep ./engine
 	nice $(GO) test -timeout 30m ./deploy/... $$($(GO) list ./k3d/... | grep -v /kube/e2e)

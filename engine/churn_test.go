@@ -38,7 +38,7 @@ func TestChurnLeavesNothing(t *testing.T) {
 		go func() {
 			defer func() { <-slots }()
 			ctx := context.Background()
-			err := w.Attach(ctx, pod)
+			_, err := w.Attach(ctx, pod)
 			sleep(ctx, rand.N(300*time.Millisecond))
 			w.Detach(ctx, pod.SandboxID)
 			p.End()

@@ -118,7 +118,7 @@ func TestHandover(t *testing.T) {
 		w.halt()
 		t.Logf("claimed %v after the end was asked for", (<-claimed).Sub(start).Round(time.Millisecond))
 		_, late := w.pod("late")
-		if err := old.Attach(context.Background(), late); !errors.Is(err, errStopped) {
+		if _, err := old.Attach(context.Background(), late); !errors.Is(err, errStopped) {
 			t.Errorf("Attach after the end: %v", err)
 		}
 		if err := errors.Join(old.Detach(context.Background(), "sbp0"), old.Forget(context.Background(), "sbp0")); !errors.Is(err, errStopped) {
@@ -160,9 +160,16 @@ func TestServes(t *testing.T) {
 			t.Errorf("%s: serves %v, want %v", when, got, want)
 		}
 	}
+	attach := func(when string, want bool) {
+		t.Helper()
+		if anew, err := w.Attach(ctx, pod); anew != want || err != nil {
+			t.Errorf("%s: attached anew %v, want %v (%v)", when, anew, want, err)
+		}
+	}
 	expect("unknown", false)
-	w.mustAttach(pod)
+	attach("unknown", true)
 	expect("attached", true)
+	attach("attached", false)
 	if w.Serves(pod.UID, "another") || w.Serves("another", pod.SandboxID) {
 		t.Error("it serves what is not there")
 	}
@@ -171,13 +178,14 @@ func TestServes(t *testing.T) {
 	w.boot()
 	w.await(pod.UID, Running)
 	expect("after a restart", true)
+	attach("after a restart", false)
 	second, again := w.pod("a2")
 	again.UID = pod.UID
 	if w.Serves(again.UID, again.SandboxID) {
 		t.Error("it serves the pod's next sandbox before it is attached")
 	}
 	pod = again
-	w.mustAttach(pod)
+	attach("the pod's next sandbox", true)
 	expect("attached anew", true)
 	w.Detach(ctx, pod.SandboxID)
 	expect("just detached", true)
@@ -211,7 +219,7 @@ func TestServesWithoutLink(t *testing.T) {
 	w.until("the node says why it has no link", func() bool {
 		return strings.Contains(w.statusOf(pod.UID).Reason, "not ours")
 	}, func() string { return w.statusOf(pod.UID).Reason })
-	if err := w.Attach(context.Background(), pod); w.Serves(pod.UID, pod.SandboxID) || err == nil || !strings.Contains(err.Error(), "not ours") {
+	if _, err := w.Attach(context.Background(), pod); w.Serves(pod.UID, pod.SandboxID) || err == nil || !strings.Contains(err.Error(), "not ours") {
 		t.Errorf("it answers for a pod without a link (Attach = %v)", err)
 	}
 	p.Do(func() error {

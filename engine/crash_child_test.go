@@ -112,7 +112,8 @@ func (v *victim) obey(o order) error {
 	case "status":
 		return nil
 	case "attach":
-		return v.Attach(ctx, o.Pod)
+		_, err := v.Attach(ctx, o.Pod)
+		return err
 	case "detach":
 		return v.Detach(ctx, o.Sandbox)
 	case "forget":

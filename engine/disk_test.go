@@ -91,7 +91,7 @@ func (d *disk) remount(flags uintptr) {
 func (w *world) expectRefused(name, path, why string) {
 	w.t.Helper()
 	_, pod := w.pod(name)
-	err := w.Attach(context.Background(), pod)
+	_, err := w.Attach(context.Background(), pod)
 	if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), why) {
 		w.t.Errorf("Attach = %v, want an error that names %s and %q", err, path, why)
 	}

@@ -194,19 +194,21 @@ func (e *Engine) spawn(f func()) bool {
 
 // Attach gives the pod its link and starts its node. It does local work only,
 // a few milliseconds of it; the node comes up by itself, as soon as the
-// tailnet lets it. Attaching a sandbox again changes nothing.
+// tailnet lets it. Attaching a sandbox again changes nothing; anew reports
+// whether it was not attached, and is now.
 //
 // After an error nothing is left of the attempt, in the kernel or on disk.
-func (e *Engine) Attach(ctx context.Context, pod Pod) error {
+func (e *Engine) Attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return false, err
 	}
 	if !validUID.MatchString(pod.UID) || pod.SandboxID == "" {
-		return fmt.Errorf("pod UID %q, sandbox %q: not usable as names", pod.UID, pod.SandboxID)
+		return false, fmt.Errorf("pod UID %q, sandbox %q: not usable as names", pod.UID, pod.SandboxID)
 	}
-	return e.act(func() error {
+	err = e.act(func() error {
 		for {
-			err := e.nodeOf(pod).attach(ctx, pod)
+			var err error
+			anew, err = e.nodeOf(pod).attach(ctx, pod)
 			if err == nil {
 				e.settled(pod.UID)
 			}
@@ -215,6 +217,7 @@ func (e *Engine) Attach(ctx context.Context, pod Pod) error {
 			}
 		}
 	})
+	return anew, err
 }
 
 // Serves reports whether the sandbox has its node and its link, or had them until

@@ -371,7 +371,7 @@ func TestNetNSGone(t *testing.T) {
 	w.boot()
 	_, pod := w.pod("a")
 	pod.NetNS = filepath.Join(t.TempDir(), "cni-gone")
-	if err := w.Attach(context.Background(), pod); !errors.Is(err, podnet.ErrGone) {
+	if _, err := w.Attach(context.Background(), pod); !errors.Is(err, podnet.ErrGone) {
 		t.Errorf("Attach = %v, want ErrGone", err)
 	}
 	if entries, _ := os.ReadDir(w.dir); len(entries) != 0 {

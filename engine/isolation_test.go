@@ -82,7 +82,8 @@ func TestStallAndFlood(t *testing.T) {
 	expectPrompt(t, "Sync", func() { w.Sync(ctx, []Pod{podStuck, podA, podB, late}, nil) })
 	w.await(late.UID, Running)
 	expectPrompt(t, "Attach, Detach and Forget of the stuck pod", func() {
-		if err := errors.Join(w.Attach(ctx, podStuck), w.Detach(ctx, podStuck.SandboxID), w.Forget(ctx, podStuck.SandboxID)); err != nil {
+		_, err := w.Attach(ctx, podStuck)
+		if err := errors.Join(err, w.Detach(ctx, podStuck.SandboxID), w.Forget(ctx, podStuck.SandboxID)); err != nil {
 			t.Error(err)
 		}
 	})

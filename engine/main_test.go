@@ -117,7 +117,7 @@ func (w *world) pod(name string) (*nstest.Pod, Pod) {
 // mustAttach attaches the pod.
 func (w *world) mustAttach(pod Pod) {
 	w.t.Helper()
-	if err := w.Attach(context.Background(), pod); err != nil {
+	if _, err := w.Attach(context.Background(), pod); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -94,27 +94,27 @@ func (n *node) snapshot() NodeStatus {
 // attach records the pod, makes its link and starts the node, unless ctx is done
 // before its turn has come: the caller has given the attempt up, and the sandbox
 // may be another by now.
-func (n *node) attach(ctx context.Context, pod Pod) error {
+func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	n.op.Lock()
 	defer n.op.Unlock()
 	if n.retired {
-		return errRetired
+		return false, errRetired
 	}
 	if n.rec.Pod.SandboxID == pod.SandboxID && n.active() && !n.rec.Forgotten {
-		return n.catchUp()
+		return false, n.catchUp()
 	}
 	if err := cmp.Or(ctx.Err(), n.checkRoom()); err != nil {
 		if n.fresh {
 			n.retired = true
 			n.e.drop(n)
 		}
-		return err
+		return false, err
 	}
 	start := time.Now()
 	before := n.rec
 	if err := n.prepare(pod); err != nil {
 		n.undo(before, pod)
-		return err
+		return false, err
 	}
 	n.fresh, n.seen, n.removed, n.list, n.goneSince = false, true, false, unknown, time.Time{}
 	n.stopped.Store(false)
@@ -126,7 +126,7 @@ func (n *node) attach(ctx context.Context, pod Pod) error {
 	n.setState(Pending, "starting")
 	n.log.Info("attached", "link", n.rec.Link, "took", time.Since(start))
 	n.become(n.run)
-	return nil
+	return true, nil
 }
 
 // checkRoom refuses a new node whose directory is there: it holds the keys of a

@@ -306,7 +306,7 @@ func TestUnusableDirectory(t *testing.T) {
 	dir := filepath.Join(w.dir, pod.UID)
 	state, _ := newState(t)
 	putDir(t, dir, []byte("{"), state)
-	if err := w.Attach(t.Context(), pod); err == nil || !strings.Contains(err.Error(), dir) {
+	if _, err := w.Attach(t.Context(), pod); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("attached over what is there: %v", err)
 	}
 	if got, err := os.ReadFile(filepath.Join(dir, stateFile)); err != nil || !bytes.Equal(got, state) {

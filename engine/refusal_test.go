@@ -44,7 +44,10 @@ func TestAttachGivenUp(t *testing.T) {
 		ctx, giveUp := context.WithCancel(context.Background())
 		ended := make(chan error, 1)
 		n.op.Lock()
-		go func() { ended <- w.Attach(ctx, late) }()
+		go func() {
+			_, err := w.Attach(ctx, late)
+			ended <- err
+		}()
 		select {
 		case err := <-ended:
 			t.Fatalf("it did not wait for its turn (%v)", err)

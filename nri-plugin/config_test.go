@@ -5,10 +5,13 @@ package main
 import (
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // secret stands wherever one may be given; no error may repeat it.
@@ -81,7 +84,7 @@ func TestReadConfigRefuses(t *testing.T) {
 		{"secret and token file", oauth(envIDTokenFile, "/token"), "TS_OAUTH_CLIENT_SECRET and TS_ID_TOKEN_FILE|unset"},
 		{"key and token file", []string{envIDTokenFile, "/token", envAuthKey, secret}, "two ways|TS_ID_TOKEN_FILE as well as TS_AUTHKEY"},
 		{"no token", []string{envOAuthID, "id", envIDTokenFile, "/nowhere/token"}, "TS_ID_TOKEN_FILE|/nowhere/token|serviceAccountToken"},
-		{"empty token", []string{envOAuthID, "id", envIDTokenFile, "/dev/null"}, "TS_ID_TOKEN_FILE|/dev/null, which is empty|serviceAccountToken"},
+		{"a device for a token", []string{envOAuthID, "id", envIDTokenFile, "/dev/null"}, "TS_ID_TOKEN_FILE|/dev/null, which is no regular file|serviceAccountToken"},
 		{"relative token", []string{envOAuthID, "id", envIDTokenFile, "token"}, `TS_ID_TOKEN_FILE is "token"|absolute`},
 		{"secret alone", []string{envOAuthSecret, secret}, "TS_OAUTH_CLIENT_ID is not"},
 		{"key as secret", []string{envOAuthID, "id", envOAuthSecret, "tskey-auth-" + secret}, "TS_OAUTH_CLIENT_SECRET holds an auth key|TS_AUTHKEY"},
@@ -117,6 +120,22 @@ func TestReadConfigRefuses(t *testing.T) {
 				t.Errorf("the error shows the secret")
 			}
 		})
+	}
+}
+
+// TestTokenFile: the kubelet's links are followed, and nothing is waited for.
+func TestTokenFile(t *testing.T) {
+	dir := t.TempDir()
+	mount(t, dir, "token", secret, "empty", "")
+	pipe := filepath.Join(dir, "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"token": "", "empty": "which is empty", "pipe": "no regular file", "none": "no such file"} {
+		_, err := readConfig(environment(pairs([]string{envOAuthID, "id", envIDTokenFile, filepath.Join(dir, name)})))
+		if want == "" && err != nil || want != "" && !errContains(err, want) {
+			t.Errorf("%s: got %v, want %q", name, err, want)
+		}
 	}
 }
 

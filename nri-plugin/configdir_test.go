@@ -74,6 +74,9 @@ func TestConfigDirRefuses(t *testing.T) {
 		{"misspelt", []string{envAuthKey, secret, "TS_TAG", secret}, []string{`unknown key "TS_TAG" in |did you mean TS_TAGS?`}},
 		{"another program's", []string{envAuthKey, secret, "client_secret", secret}, []string{`unknown key "client_secret"|did you mean TS_OAUTH_CLIENT_SECRET?`}},
 		{"unlike any", []string{envAuthKey, secret, "colour", secret}, []string{`unknown key "colour"|-help`}},
+		{"like one of the environment's", []string{envAuthKey, secret, "CONFIG_DIR", "/x", "TS_STATE_DIRS", "/x"}, []string{
+			`unknown key "CONFIG_DIR" in |: tailscale-nri -help`, `unknown key "TS_STATE_DIRS" in |: tailscale-nri -help`,
+		}},
 		{"itself", []string{envAuthKey, secret, envConfigDir, "/x"}, []string{`key "TS_CONFIG_DIR" in |environment`}},
 		{"of a mount", []string{envAuthKey, secret, envStateDir, "/x", envNRISocket, "x"}, []string{
 			`key "NRI_SOCKET" in |environment`, `key "TS_STATE_DIR" in |environment`,
@@ -148,9 +151,9 @@ func watched(t *testing.T, dir string) (*configWatch, *logBook) {
 	began, _, err := loadConfig(w.getenv)
 	if w.began = began; err != nil {
 		w.waits = true
-		w.complain(err)
+		w.complain(err, false)
 	} else {
-		w.health.synchronized(nil)
+		w.health.connect()(nil)
 	}
 	return w, book
 }
@@ -189,6 +192,63 @@ func TestBadChange(t *testing.T) {
 	}
 }
 
+// TestTokenGoes: it is no change of the configuration that a file goes which it
+// names, and none that it comes back.
+func TestTokenGoes(t *testing.T) {
+	dir := t.TempDir()
+	token := written(t, t.TempDir(), "token", []byte(secret))
+	mount(t, dir, envOAuthID, "id", envIDTokenFile, token)
+	w, book := watched(t, dir)
+	if err := os.Remove(token); err != nil {
+		t.Fatal(err)
+	}
+	w.look()
+	if ok, text := w.health.ready(); !ok || !strings.HasPrefix(text, readyText+"; another start would fail: ") || !strings.Contains(text, token) {
+		t.Errorf("ready %v, %q", ok, text)
+	}
+	if book.count("could not be used at another start") != 1 || book.count("changed") != 0 {
+		t.Errorf("the log says\n%s", book)
+	}
+	mount(t, dir, envOAuthID, "id", envIDTokenFile, token, envCluster, "other")
+	w.look()
+	if _, text := w.health.ready(); !strings.Contains(text, "a changed configuration is not used: ") || book.count("going on with the old one") != 1 {
+		t.Errorf("ready says %q, the log\n%s", text, book)
+	}
+	mount(t, dir, envOAuthID, "id", envIDTokenFile, token)
+	written(t, filepath.Dir(token), "token", []byte(secret))
+	if _, text := w.health.ready(); w.look() {
+		t.Errorf("it begins anew with what it has, %q", text)
+	}
+	if ok, text := w.health.ready(); !ok || text != readyText {
+		t.Errorf("ready %v, %q", ok, text)
+	}
+}
+
+// TestTokenComes: one that waits for a file alone does not speak of a change.
+func TestTokenComes(t *testing.T) {
+	dir := t.TempDir()
+	token := filepath.Join(t.TempDir(), "token")
+	mount(t, dir, envOAuthID, "id", envIDTokenFile, token)
+	w, book := watched(t, dir)
+	written(t, filepath.Dir(token), "token", []byte(secret))
+	if !w.look() || book.count("waiting until it is mended") != 1 || book.count("can be used now") != 1 || book.count("has changed") != 0 {
+		t.Errorf("the log says\n%s", book)
+	}
+}
+
+// TestNoPrivileges: no file mends that, and nothing says so.
+func TestNoPrivileges(t *testing.T) {
+	book := &logBook{grown: make(chan struct{}, 1)}
+	w := &configWatch{health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), waits: true}
+	w.complain(privilegeError{errors.New("missing capabilities NET_RAW")}, false)
+	if ok, text := w.health.ready(); ok || text != "not ready: missing capabilities NET_RAW" {
+		t.Errorf("ready %v, %q", ok, text)
+	}
+	if book.count("waiting to be replaced") != 1 || book.count("configuration") != 0 {
+		t.Errorf("the log says\n%s", book)
+	}
+}
+
 // TestMended: one that waits begins anew once there is something to begin with.
 func TestMended(t *testing.T) {
 	dir := t.TempDir()
@@ -200,7 +260,7 @@ func TestMended(t *testing.T) {
 	if ok, text := w.health.ready(); ok || !strings.HasPrefix(text, `not ready: LOG_LEVEL is "loud"`) || !strings.Contains(text, "; no credentials") {
 		t.Errorf("ready %v, %q", ok, text)
 	}
-	if n := book.count("waiting for a better one"); n != 2 {
+	if n := book.count("waiting until it is mended"); n != 2 {
 		t.Errorf("the log says so %d times:\n%s", n, book)
 	}
 	ended := make(chan error, 1)

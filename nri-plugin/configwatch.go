@@ -20,11 +20,12 @@ const lookEvery = 2 * time.Second
 
 // configWatch looks at a directory of variables for as long as the process runs.
 //
-// A process that could not use its configuration waits here for a better one.
+// A process that could not use its configuration waits here until it can.
 // One that serves ends for a changed one and is started again by its supervisor,
 // which costs the pods what a planned restart does; a changed one that is bad it
 // does not use, says so, and remains ready: a slip in a ConfigMap, which comes to
-// all nodes at once, must not take them down.
+// all nodes at once, must not take them down. So it does where its own is good no
+// more, since a file that it names has gone.
 type configWatch struct {
 	getenv func(string) string
 	began  values // what the process has begun with
@@ -32,8 +33,8 @@ type configWatch struct {
 	log    *slog.Logger
 	every  time.Duration // 0 is lookEvery
 
-	waits bool   // for a better configuration
-	said  string // what the log has of a bad one
+	waits bool   // for a configuration to begin with
+	said  string // what the log has of one that cannot be used
 }
 
 // Run returns errAgain once there is something to begin anew with, and nil at
@@ -59,36 +60,51 @@ func (w *configWatch) look() bool {
 	if err == nil && w.waits {
 		err = checkPrivileges()
 	}
+	keys := changed(w.began, now)
 	if err != nil {
-		w.complain(err)
+		w.complain(err, len(keys) > 0 || !errors.Is(err, errNoToken))
 		return false
 	}
-	keys := changed(w.began, now)
 	if !w.waits && len(keys) == 0 {
 		w.said = ""
 		w.health.note("")
 		return false
 	}
-	w.log.Info("the configuration has changed: starting again with it", "changed", strings.Join(keys, " "))
+	what := "the configuration has changed: starting again with it"
+	if len(keys) == 0 {
+		what = "the configuration can be used now: starting again with it"
+	}
+	w.log.Info(what, "changed", strings.Join(keys, " "))
 	return true
 }
 
 // complain says what is wrong, in the log once and with a line for each value.
-func (w *configWatch) complain(err error) {
+// It is a change, or what has become of a configuration that is as it was.
+func (w *configWatch) complain(err error, change bool) {
+	what, remark := w.trouble(err, change)
 	if w.waits {
 		w.health.become(misconfigured, oneLine(err))
 	} else {
-		w.health.note("a changed configuration is not used: " + oneLine(err))
+		w.health.note(remark + ": " + oneLine(err))
 	}
-	if w.said == err.Error() {
-		return
+	if text := what + err.Error(); w.said != text {
+		w.said = text
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			w.log.Error(what, "err", line)
+		}
 	}
-	w.said = err.Error()
-	what := "the configuration cannot be used: waiting for a better one"
-	if !w.waits {
-		what = "the changed configuration cannot be used: going on with the old one"
+}
+
+// trouble is what err means for this process, for the log and, of one that
+// serves, for a probe.
+func (w *configWatch) trouble(err error, change bool) (what, remark string) {
+	switch {
+	case w.waits && errors.As(err, new(privilegeError)):
+		return "this process cannot serve: waiting to be replaced", ""
+	case w.waits:
+		return "the configuration cannot be used: waiting until it is mended", ""
+	case change:
+		return "the changed configuration cannot be used: going on with the old one", "a changed configuration is not used"
 	}
-	for line := range strings.SplitSeq(w.said, "\n") {
-		w.log.Error(what, "err", line)
-	}
+	return "the configuration could not be used at another start: going on for now", "another start would fail"
 }

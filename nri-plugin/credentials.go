@@ -63,22 +63,27 @@ func (c Config) places() string {
 	return "in the environment, or as keys of the Secret or the ConfigMap mounted at " + c.Dir
 }
 
-// checkTokenFile looks whether the kubelet has put a token there. What it is
-// good for is the API's to say.
+// errNoToken is the one error that comes without a change of the configuration.
+var errNoToken = errors.New("mount the pod's projected serviceAccountToken volume there")
+
+// checkTokenFile looks whether the kubelet has put a token there. It is looked at
+// time and again, so it is not read: what it holds is the engine's to say, and
+// what that is good for the API's.
 func checkTokenFile(path string) error {
 	if path == "" {
 		return nil
 	}
-	const remedy = "mount the pod's projected serviceAccountToken volume there"
 	if !filepath.IsAbs(path) {
-		return fmt.Errorf("%s is %q: write an absolute path, and %s", envIDTokenFile, clip(path), remedy)
+		return fmt.Errorf("%s is %q: write an absolute path, and %w", envIDTokenFile, clip(path), errNoToken)
 	}
-	token, err := os.ReadFile(path)
+	info, err := os.Stat(path)
 	switch {
 	case err != nil:
-		return fmt.Errorf("reading the file that %s names: %w: %s", envIDTokenFile, err, remedy)
-	case len(strings.TrimSpace(string(token))) == 0:
-		return fmt.Errorf("%s names %s, which is empty: %s", envIDTokenFile, clip(path), remedy)
+		return fmt.Errorf("looking for the file that %s names: %w: %w", envIDTokenFile, err, errNoToken)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s names %s, which is no regular file: %w", envIDTokenFile, clip(path), errNoToken)
+	case info.Size() == 0:
+		return fmt.Errorf("%s names %s, which is empty: %w", envIDTokenFile, clip(path), errNoToken)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ type phase int
 
 const (
 	starting      phase = iota
-	misconfigured       // it waits for a better configuration
+	misconfigured       // it cannot serve with what it was given, and waits
 	standingBy          // another process serves
 	connecting          // the runtime is asked to register the plugin
 	unregistered        // it could not be, or is no more
@@ -33,6 +33,9 @@ type health struct {
 	mu    sync.Mutex
 	phase phase
 	why   string // one line, "" where the phase says it all
+	// session counts connections and their ends. News of a connection that is not
+	// the present one is not heard.
+	session int
 	// remark is what else is to be known. It makes nothing unready: a
 	// configuration that cannot be used while an earlier one serves would
 	// otherwise take every node of the cluster down at once.
@@ -144,13 +147,26 @@ func (h *health) become(p phase, why string) {
 	h.phase, h.why = p, why
 }
 
-// synchronized notes how catching up with the runtime's pods went.
-func (h *health) synchronized(err error) {
-	if err != nil {
-		h.become(unregistered, "catching up with the runtime's pods failed: "+oneLine(err))
-		return
+// connect notes a connection to the runtime. What it returns notes how catching up
+// with the runtime's pods went, as long as that connection lasts: a call of a lost
+// one may end at any time.
+func (h *health) connect() (synchronized func(error)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.session++
+	h.phase, h.why = connecting, ""
+	session := h.session
+	return func(err error) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		switch {
+		case session != h.session:
+		case err != nil:
+			h.phase, h.why = unregistered, "catching up with the runtime's pods failed: "+oneLine(err)
+		default:
+			h.phase, h.why = registered, ""
+		}
 	}
-	h.become(registered, "")
 }
 
 // disconnected notes why the plugin is not registered. That the runtime closed
@@ -159,6 +175,7 @@ func (h *health) synchronized(err error) {
 func (h *health) disconnected(err error, why string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.session++
 	if h.phase == unregistered && errors.Is(err, errClosed) {
 		return
 	}

@@ -18,6 +18,7 @@ import (
 func TestHealth(t *testing.T) {
 	h := &health{}
 	socket := filepath.Join(t.TempDir(), "nri.sock")
+	var synchronized, earlier func(error)
 	r := &registration{socket: socket, health: h, log: slog.New(slog.DiscardHandler)}
 	for _, tt := range []struct {
 		turn func()
@@ -30,10 +31,14 @@ func TestHealth(t *testing.T) {
 		{func() { h.standBy(func() string { return lacksRuntime(filepath.Dir(socket)) }) }, true, "standing by: another process"},
 		{func() { h.serves(func() []engine.NodeStatus { return nil }) }, false, "not ready: waiting for the container runtime"},
 		{func() { r.report(fs.ErrNotExist) }, false, "not ready: nothing listens on the NRI socket " + socket + ":"},
-		{func() { h.become(connecting, "") }, false, "not ready: waiting"},
-		{func() { h.synchronized(errors.New("disk\nfull")) }, false, "not ready: catching up with the runtime's pods failed: disk; full"},
+		{func() { synchronized = h.connect() }, false, "not ready: waiting"},
+		{func() { synchronized(errors.New("disk\nfull")) }, false, "not ready: catching up with the runtime's pods failed: disk; full"},
 		{func() { r.report(errClosed) }, false, "not ready: catching up with the runtime's pods failed: disk; full"},
-		{func() { h.become(connecting, ""); h.synchronized(nil) }, true, "ready"},
+		{func() { synchronized(nil) }, false, "not ready: catching up with the runtime's pods failed: disk; full"},
+		{func() { earlier, synchronized = synchronized, h.connect() }, false, "not ready: waiting"},
+		{func() { earlier(nil) }, false, "not ready: waiting"},
+		{func() { synchronized(nil) }, true, "ready"},
+		{func() { earlier(errors.New("late")) }, true, "ready"},
 		{func() { h.note("a remark") }, true, "ready; a remark"},
 		{func() { r.report(errClosed) }, false, "not ready: the runtime closed the connection; a remark"},
 	} {

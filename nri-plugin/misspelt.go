@@ -27,14 +27,17 @@ func misspelt(key string, ours []string) (string, bool) {
 	return "", false
 }
 
-// closestSetting returns the variable that key was probably meant to be: the one
-// that takes the fewest slips, if they are few for its length or key is a part of
-// its name, as in Secrets that were made for another program.
+// closestSetting returns the variable of the directory that key was probably
+// meant to be: the one that takes the fewest slips, if they are few for its length
+// or key is a part of its name, as in Secrets that were made for another program.
 func closestSetting(key string) (like string, ok bool) {
 	const shortest = 4 // letters that mean something
 	key = strings.NewReplacer("-", "_", ".", "_").Replace(strings.ToUpper(key))
 	least := 0
 	for _, s := range settings() {
+		if fixed(s.key) {
+			continue // it would be refused there
+		}
 		d := editDistance(key, s.key)
 		near := d*4 <= len(s.key) || len(key) >= shortest && strings.Contains(s.key, key)
 		if near && (!ok || d < least) {

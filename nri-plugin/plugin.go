@@ -18,18 +18,18 @@ import (
 // The stub finds hooks by type assertion: without these lines a wrong
 // signature would unsubscribe a hook and nothing would say so.
 var (
-	_ stub.ConfigureInterface       = (*plugin)(nil)
-	_ stub.SynchronizeInterface     = (*plugin)(nil)
-	_ stub.RunPodInterface          = (*plugin)(nil)
-	_ stub.StopPodInterface         = (*plugin)(nil)
-	_ stub.RemovePodInterface       = (*plugin)(nil)
-	_ stub.CreateContainerInterface = (*plugin)(nil)
-	_ stub.RemoveContainerInterface = (*plugin)(nil)
+	_ stub.ConfigureInterface       = connection{}
+	_ stub.SynchronizeInterface     = connection{}
+	_ stub.RunPodInterface          = connection{}
+	_ stub.StopPodInterface         = connection{}
+	_ stub.RemovePodInterface       = connection{}
+	_ stub.CreateContainerInterface = connection{}
+	_ stub.RemoveContainerInterface = connection{}
 )
 
 // podSet is what the plugin needs of the engine.
 type podSet interface {
-	Attach(ctx context.Context, pod engine.Pod) error
+	Attach(ctx context.Context, pod engine.Pod) (anew bool, err error)
 	Detach(ctx context.Context, sandboxID string) error
 	Forget(ctx context.Context, sandboxID string) error
 	Serves(podUID, sandboxID string) bool
@@ -51,10 +51,15 @@ const (
 type plugin struct {
 	pods     podSet
 	defaults podDefaults
-	health   *health
 	log      *slog.Logger
 
 	refused refusals
+}
+
+// connection is the plugin on one connection to the runtime.
+type connection struct {
+	*plugin
+	synchronized func(error) // is told how Synchronize went
 }
 
 // The runtime's contract, as containerd 2.4 keeps it:
@@ -108,16 +113,16 @@ func (p *plugin) Configure(ctx context.Context, config, runtime, version string)
 // Synchronize brings the engine in line with the sandboxes that exist. On an
 // error the runtime closes the connection, and the next one tries again; it
 // shows the reason to nobody, so the log has it too.
-func (p *plugin) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, _ []*api.Container) ([]*api.ContainerUpdate, error) {
-	err := timed(ctx, p.log, "Synchronize", func(ctx context.Context) error {
-		live, ended := p.sort(sandboxes)
-		return p.pods.Sync(ctx, live, ended)
+func (c connection) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, _ []*api.Container) ([]*api.ContainerUpdate, error) {
+	err := timed(ctx, c.log, "Synchronize", func(ctx context.Context) error {
+		live, ended := c.sort(sandboxes)
+		return c.pods.Sync(ctx, live, ended)
 	})
 	if err != nil {
-		p.log.Warn("catching up with the runtime's pods failed", "err", err)
+		c.log.Warn("catching up with the runtime's pods failed", "err", err)
 	}
 	if ctx.Err() == nil {
-		p.health.synchronized(err)
+		c.synchronized(err)
 	}
 	return nil, err
 }
@@ -129,7 +134,8 @@ func (p *plugin) RunPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
 		if err != nil || !in {
 			return err
 		}
-		return p.pods.Attach(ctx, pod)
+		_, err = p.pods.Attach(ctx, pod)
+		return err
 	})
 }
 
@@ -160,11 +166,11 @@ func (p *plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, _ *api
 		if err != nil || !in {
 			return err
 		}
-		if err := p.pods.Attach(ctx, pod); err != nil {
-			return err
+		anew, err := p.pods.Attach(ctx, pod)
+		if anew {
+			podLogger(p.log, sb).Info("attached when a container was to be created: the pod had started without its node")
 		}
-		podLogger(p.log, sb).Info("attached when a container was to be created: the pod had started without its node")
-		return nil
+		return err
 	})
 }
 

@@ -178,6 +178,14 @@ func TestSecondGate(t *testing.T) {
 			t.Errorf("%s: the runtime got %v", sb.Name, err)
 		}
 	}
+	pods.attach = func(context.Context) error { // it waits for its turn, and Sync had the one before
+		pods.serves.Store("uid-raced id-raced", true)
+		return nil
+	}
+	if err := r.create(sandbox("raced", annotationEnabled, "true"), "main"); err != nil {
+		t.Error(err)
+	}
+	receive(t, pods.attached, "Attach of the one that Sync was faster for")
 	if n := book.count("attached when a container was to be created"); n != 1 {
 		t.Errorf("the log says %d times that a pod was attached late", n)
 	}

@@ -25,8 +25,22 @@ var needed = []struct {
 
 var capEff = regexp.MustCompile(`(?m)^CapEff:\s*([0-9a-f]+)$`)
 
-// checkPrivileges reports which capabilities this process lacks.
+// privilegeError is one that no configuration mends: the process keeps the
+// capabilities that it was started with.
+type privilegeError struct{ error }
+
+func (e privilegeError) Unwrap() error { return e.error }
+
+// checkPrivileges reports which capabilities this process lacks. Its error is a
+// privilegeError.
 func checkPrivileges() error {
+	if err := needCaps(); err != nil {
+		return privilegeError{err}
+	}
+	return nil
+}
+
+func needCaps() error {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return fmt.Errorf("reading the capabilities of this process: %w", err)

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"log/slog"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -63,6 +64,34 @@ func TestRoots(t *testing.T) {
 				t.Errorf("want %q, got %v\n%s", want, err, out)
 			}
 		})
+	}
+}
+
+// TestRootsThatAreNone: a file that adds nothing to what is trusted is told of.
+func TestRootsThatAreNone(t *testing.T) {
+	dir := t.TempDir()
+	private := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: privateCert(t).Raw})
+	for _, tt := range []struct {
+		name, file string
+		warns      bool
+	}{
+		{"not set", "", false},
+		{"one", written(t, dir, "private", private), false},
+		{"one after what is none", written(t, dir, "mixed", append([]byte("# ours\n"), private...)), false},
+		{"missing", filepath.Join(dir, "missing"), true},
+		{"empty", written(t, dir, "empty", nil), true},
+		{"no PEM", written(t, dir, "der", privateCert(t).Raw), true},
+		{"a key", written(t, dir, "key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte(secret)})), true},
+	} {
+		book := &logBook{grown: make(chan struct{}, 1)}
+		checkRoots(environment(map[string]string{envCertFile: tt.file}), slog.New(slog.NewTextHandler(book, nil)))
+		if warns := book.count("level=WARN") == 1 && book.count("unset SSL_CERT_FILE") == 1 && book.count("file="+tt.file) == 1; warns != tt.warns {
+			t.Errorf("%s: the log says %q", tt.name, book)
+		}
+	}
+	p := serving(t, t.TempDir(), func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, envCertFile+"="+filepath.Join(dir, "missing")) })
+	if n := p.book.count("unset SSL_CERT_FILE"); n != 1 {
+		t.Errorf("the program says so %d times\n%s", n, p.book)
 	}
 }
 

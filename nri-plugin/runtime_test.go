@@ -239,7 +239,7 @@ type fakePods struct {
 	// syncedEnded are the ended sandboxes of the last Sync.
 	syncedEnded atomic.Pointer[[]string]
 	suspected   chan string                 // sandboxes
-	serves      sync.Map                    // sandboxes that Attach was called for with success
+	serves      sync.Map                    // sandboxes that are attached
 	attach      func(context.Context) error // answers Attach; nil is success
 	sync        func() error                // answers Sync; nil is success
 }
@@ -254,15 +254,15 @@ func newFakePods() *fakePods {
 	}
 }
 
-func (f *fakePods) Attach(ctx context.Context, pod engine.Pod) error {
+func (f *fakePods) Attach(ctx context.Context, pod engine.Pod) (anew bool, err error) {
 	f.attached <- pod
 	if f.attach != nil {
 		if err := f.attach(ctx); err != nil {
-			return err
+			return false, err
 		}
 	}
-	f.serves.Store(pod.UID+" "+pod.SandboxID, true)
-	return nil
+	_, had := f.serves.Swap(pod.UID+" "+pod.SandboxID, true)
+	return !had, nil
 }
 
 func (f *fakePods) Serves(podUID, sandboxID string) bool {
@@ -296,9 +296,8 @@ func startPlugin(t *testing.T, dir string, pods podSet) *logBook {
 	t.Helper()
 	book := &logBook{grown: make(chan struct{}, 1)}
 	log := slog.New(slog.NewTextHandler(book, nil))
-	h := &health{}
 	r := &registration{
-		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: testDefaults, health: h, log: log}, health: h, log: log,
+		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: testDefaults, log: log}, health: &health{}, log: log,
 		minWait: 10 * time.Millisecond, maxWait: 100 * time.Millisecond,
 	}
 	ctx, cancel := context.WithCancel(context.Background())

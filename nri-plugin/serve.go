@@ -30,7 +30,10 @@ const startTime = 10 * time.Second
 //
 // A bad configuration is an error, except where it comes from a directory: that
 // is mended in place, so the process stays, says what is wrong to whoever asks,
-// and goes on by itself.
+// and goes on by itself. The configuration alone is waited for so: a status socket
+// that cannot be had, or a state directory that cannot be made, claimed or read,
+// ends the process with either. In a DaemonSet that is CrashLoopBackOff, with the
+// reason in the log and, as deploy has it, in the termination message.
 func serve(ctx context.Context, getenv func(string) string, up parent, stderr io.Writer) error {
 	began, cfg, bad := loadConfig(getenv)
 	if bad == nil {
@@ -40,6 +43,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 		return bad
 	}
 	log, h := newLogger(cfg, stderr), &health{}
+	checkRoots(getenv, log)
 	var parts []func(context.Context) error
 	if socket, err := statusSocket(began.get); err == nil {
 		ln, err := listenStatus(ctx, socket)
@@ -52,7 +56,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 	if cfg.Dir != "" {
 		w := &configWatch{getenv: getenv, began: began, health: h, log: log, waits: bad != nil}
 		if bad != nil {
-			w.complain(bad)
+			w.complain(bad, false)
 			up.mark(markServes)
 		}
 		parts = append(parts, w.Run)
@@ -106,7 +110,7 @@ func (d *daemon) Run(ctx context.Context) error {
 	d.begin(eng)
 	reg := &registration{
 		socket: d.cfg.NRISocket,
-		plugin: &plugin{pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags}, health: d.health, log: d.log},
+		plugin: &plugin{pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags}, log: d.log},
 		health: d.health,
 		log:    d.log,
 	}

@@ -126,7 +126,7 @@ func TestConfigurationIsMended(t *testing.T) {
 	dir, config := t.TempDir(), t.TempDir()
 	mount(t, config, "TS_AUTH_KEY", secret)
 	p := begin(t, dir, configured(config))
-	p.await(t, "waiting for a better one", 2)
+	p.await(t, "waiting until it is mended", 2)
 	p.awaitReady(t, 1, `unknown key "TS_AUTH_KEY" in `+config+": did you mean TS_AUTHKEY?; no credentials: set ")
 	if text, code := p.asked(t, cmdLive); code != 0 {
 		t.Errorf("live says %q", text)

@@ -39,7 +39,7 @@ func startStatus(t *testing.T, nodes []engine.NodeStatus) (socket string) {
 	}
 	h := &health{}
 	h.serves(func() []engine.NodeStatus { return nodes })
-	h.synchronized(nil)
+	h.connect()(nil)
 	s := &statusServer{health: h, ln: ln}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -75,10 +75,10 @@ func (r *registration) session(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	r.health.become(connecting, "")
+	synchronized := r.health.connect()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	answered := make(chan struct{})
-	s, err := stub.New(r.plugin,
+	s, err := stub.New(connection{r.plugin, synchronized},
 		stub.WithLogger(quietLogger{r.log}),
 		stub.WithConnection(conn),
 		stub.WithPluginName(pluginName),

@@ -97,7 +97,7 @@ func TestRunEndsWithContext(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	r := &registration{
 		socket: filepath.Join(dir, "nri.sock"), log: log,
-		plugin:  &plugin{pods: newFakePods(), health: &health{}, log: log},
+		plugin:  &plugin{pods: newFakePods(), log: log},
 		health:  &health{},
 		minWait: time.Hour, maxWait: time.Hour,
 	}

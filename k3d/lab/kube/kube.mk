@@ -32,9 +32,13 @@ $(ADDON_BINS): $(ADDON_TOOLS)/go.sum
 
 $(LAB_BUILD)/bin/coredns: $(ADDON_TOOLS)/coredns/main.go
 
-# What kube-proxy calls.
+# What the tests of the manifests render with.
+.PHONY: lab-clients
+lab-clients: $(LAB_BUILD)/bin/kubectl $(LAB_BUILD)/bin/helm
+
+# What kube-proxy calls; after the others, since apt-get takes one at a time (make -j).
 .PHONY: lab-kube-debian
-lab-kube-debian:
+lab-kube-debian: lab-debian
 	@k3d/lab/tools/debian.sh iptables nftables
 
 # The image that the manifests name, of this machine alone: nothing else is to run it here. Not where make image writes,
