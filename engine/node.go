@@ -7,9 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -101,7 +99,10 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 		return false, errRetired
 	}
 	if n.rec.Pod.SandboxID == pod.SandboxID && n.active() && !n.rec.Forgotten {
-		return false, n.catchUp()
+		// A record that leads to no netns of today, as after a reboot, is made anew.
+		if err := n.catchUp(); !errors.Is(err, podnet.ErrGone) {
+			return false, err
+		}
 	}
 	if err := cmp.Or(ctx.Err(), n.checkRoom()); err != nil {
 		if n.fresh {
@@ -127,22 +128,6 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	n.log.Info("attached", "link", n.rec.Link, "took", time.Since(start))
 	n.become(n.run)
 	return true, nil
-}
-
-// checkRoom refuses a new node whose directory is there: it holds the keys of a
-// node of the same pod, and could not be used.
-func (n *node) checkRoom() error {
-	if !n.fresh {
-		return nil
-	}
-	_, err := os.Lstat(n.dir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return fmt.Errorf("looking for the pod's state: %w", err)
-	}
-	return fmt.Errorf("%s is of this pod and could not be used when this process started, see its log: repair it or move it away, and restart tailscale-nri", n.dir)
 }
 
 // prepare writes the intent, then makes the link.

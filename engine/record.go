@@ -319,3 +319,19 @@ func abandon(dir string) error {
 	}
 	return fmt.Errorf("the pod's state was set aside as %s; %s", aside, device)
 }
+
+// checkRoom refuses a new node whose directory is there: it holds the keys of a
+// node of the same pod, and could not be used.
+func (n *node) checkRoom() error {
+	if !n.fresh {
+		return nil
+	}
+	_, err := os.Lstat(n.dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking for the pod's state: %w", err)
+	}
+	return fmt.Errorf("%s is of this pod and could not be used when this process started, see its log: repair it or move it away, and restart tailscale-nri", n.dir)
+}

@@ -123,7 +123,7 @@ func TestHooks(t *testing.T) {
 			t.Errorf("%s: the runtime got %v", sb.Name, err)
 		}
 	}
-	pods.attach = func(context.Context) error { return errors.New("creating ts0: no buffer space") }
+	pods.answer(func(context.Context) error { return errors.New("creating ts0: no buffer space") })
 	if err := r.run(web); !errContains(err, "pod default/web: creating ts0: no buffer space") {
 		t.Errorf("the runtime got %v", err)
 	}
@@ -144,11 +144,11 @@ func TestSecondGate(t *testing.T) {
 	r.waitSynced(t)
 	missed := sandbox("missed", annotationEnabled, "true", annotationHostname, "late")
 	failing := errors.New("the state directory has no free space")
-	pods.attach = func(context.Context) error { return failing }
+	pods.answer(func(context.Context) error { return failing })
 	if err := r.create(missed, "init"); !errContains(err, "tailscale-nri: pod default/missed: "+failing.Error()) {
 		t.Errorf("the runtime got %v", err)
 	}
-	pods.attach = nil
+	pods.answer(nil)
 	for _, name := range []string{"init", "init", "main", "sidecar"} { // some come twice
 		if err := r.create(missed, name); err != nil {
 			t.Error(err)
@@ -178,10 +178,10 @@ func TestSecondGate(t *testing.T) {
 			t.Errorf("%s: the runtime got %v", sb.Name, err)
 		}
 	}
-	pods.attach = func(context.Context) error { // it waits for its turn, and Sync had the one before
+	pods.answer(func(context.Context) error { // it waits for its turn, and Sync had the one before
 		pods.serves.Store("uid-raced id-raced", true)
 		return nil
-	}
+	})
 	if err := r.create(sandbox("raced", annotationEnabled, "true"), "main"); err != nil {
 		t.Error(err)
 	}
@@ -208,10 +208,10 @@ func TestGateKnowsWhatItServes(t *testing.T) {
 // runtime's 2 s, and costs the next pod nothing.
 func TestSlowAttach(t *testing.T) {
 	dir, pods := t.TempDir(), newFakePods()
-	pods.attach = func(ctx context.Context) error {
+	pods.answer(func(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
-	}
+	})
 	r := startRuntime(t, dir)
 	book := startPlugin(t, dir, pods)
 	r.waitSynced(t)
@@ -219,7 +219,7 @@ func TestSlowAttach(t *testing.T) {
 		t.Errorf("the runtime got %v", err)
 	}
 	receive(t, pods.attached, "Attach")
-	pods.attach = nil
+	pods.answer(nil)
 	if err := r.run(sandbox("next", annotationEnabled, "true")); err != nil {
 		t.Error(err)
 	}
@@ -239,10 +239,10 @@ func TestStuckAttach(t *testing.T) {
 	dir, pods := t.TempDir(), newFakePods()
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
-	pods.attach = func(context.Context) error {
+	pods.answer(func(context.Context) error {
 		<-release
 		return nil
-	}
+	})
 	r := startRuntime(t, dir)
 	startPlugin(t, dir, pods)
 	r.waitSynced(t)
@@ -263,10 +263,10 @@ func TestStuckGate(t *testing.T) {
 	dir, pods := t.TempDir(), newFakePods()
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
-	pods.attach = func(context.Context) error {
+	pods.answer(func(context.Context) error {
 		<-release
 		return nil
-	}
+	})
 	r := startRuntime(t, dir)
 	book := startPlugin(t, dir, pods)
 	r.waitSynced(t)

@@ -238,10 +238,19 @@ type fakePods struct {
 	synced   chan []engine.Pod
 	// syncedEnded are the ended sandboxes of the last Sync.
 	syncedEnded atomic.Pointer[[]string]
-	suspected   chan string                 // sandboxes
-	serves      sync.Map                    // sandboxes that are attached
-	attach      func(context.Context) error // answers Attach; nil is success
-	sync        func() error                // answers Sync; nil is success
+	suspected   chan string  // sandboxes
+	serves      sync.Map     // sandboxes that are attached
+	sync        func() error // answers Sync; nil is success
+	attach      atomic.Pointer[func(context.Context) error]
+}
+
+// answer has Attach call a, nil for success. An Attach that was given up may still be under way.
+func (f *fakePods) answer(a func(context.Context) error) {
+	if a == nil {
+		f.attach.Store(nil)
+		return
+	}
+	f.attach.Store(&a)
 }
 
 func newFakePods() *fakePods {
@@ -256,8 +265,8 @@ func newFakePods() *fakePods {
 
 func (f *fakePods) Attach(ctx context.Context, pod engine.Pod) (anew bool, err error) {
 	f.attached <- pod
-	if f.attach != nil {
-		if err := f.attach(ctx); err != nil {
+	if answer := f.attach.Load(); answer != nil {
+		if err := (*answer)(ctx); err != nil {
 			return false, err
 		}
 	}
