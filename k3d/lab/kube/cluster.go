@@ -3,11 +3,13 @@
 package kube
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -57,6 +59,9 @@ type Cluster struct {
 func Up(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	cfg.Lab = labConfig(cfg.Lab)
 	if err := checkTools(cfg.Lab); err != nil {
+		return nil, err
+	}
+	if err := loadBridgeFilter(ctx); err != nil {
 		return nil, err
 	}
 	begin := time.Now()
@@ -165,6 +170,26 @@ func (c *Cluster) write(name string, data []byte) (string, error) {
 		return "", fmt.Errorf("writing %s: %w", file, err)
 	}
 	return file, nil
+}
+
+// loadBridgeFilter loads br_netfilter where the kernel has it as a module: without it the answer of a Service's pod to a
+// pod of the same bridge passes kube-proxy's rules by. The machine's own bridges stay as they were, since the module's
+// settings are each network namespace's own.
+func loadBridgeFilter(ctx context.Context) error {
+	const settings = "/proc/sys/net/bridge"
+	if _, err := os.Stat(settings); err == nil {
+		return nil
+	}
+	if out, err := exec.CommandContext(ctx, "modprobe", "br_netfilter").CombinedOutput(); err != nil {
+		return fmt.Errorf("loading the kernel module br_netfilter, which Services need; do it by hand with: modprobe br_netfilter: %w: %s",
+			err, bytes.TrimSpace(out))
+	}
+	for _, key := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables"} {
+		if err := os.WriteFile(filepath.Join(settings, key), []byte("0"), 0); err != nil {
+			return fmt.Errorf("keeping br_netfilter from this machine's own bridges: %w", err)
+		}
+	}
+	return nil
 }
 
 // checkTools says which binary is missing before anything is made.

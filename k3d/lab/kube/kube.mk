@@ -39,7 +39,7 @@ lab-clients: $(LAB_BUILD)/bin/kubectl $(LAB_BUILD)/bin/helm
 # What kube-proxy calls; after the others, since apt-get takes one at a time (make -j).
 .PHONY: lab-kube-debian
 lab-kube-debian: lab-debian
-	@k3d/lab/tools/debian.sh iptables nftables
+	@k3d/lab/tools/debian.sh iptables nftables kmod
 
 # The image that the manifests name, of this machine alone: nothing else is to run it here. Not where make image writes,
 # which would take the other platforms' away.

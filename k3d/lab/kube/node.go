@@ -142,8 +142,12 @@ func (n *Node) kubeletConfig(resolvConf string) map[string]any {
 	}
 }
 
-// awaitNodes returns when all nodes are ready.
+// awaitNodes returns when all nodes are ready, and the cluster's DNS is.
 func (c *Cluster) awaitNodes(ctx context.Context) error {
 	_, err := c.Kubectl(ctx, "wait", "--for=condition=Ready", "nodes", "--all", "--timeout="+startPatience.String())
+	if err != nil {
+		return err
+	}
+	_, err = c.Kubectl(ctx, "rollout", "status", "-n", "kube-system", "deployment/coredns", "--timeout="+startPatience.String())
 	return err
 }

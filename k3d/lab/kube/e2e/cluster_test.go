@@ -28,7 +28,9 @@ func TestCluster(t *testing.T) {
 	s.play("the DaemonSet is rolled under traffic", roll)
 	s.play("a configuration that is wrong says so and costs no pod", badConfiguration)
 	s.play("a pod that fails closed waits for the plugin", absent)
+	s.play("containerd and the kubelet are killed", daemons)
 	s.play("a node is rebooted", reboot)
+	s.play("the manifests are deleted while an annotated pod runs", wrongOrder)
 	s.play("nothing is left of the plugin on the nodes", uninstall)
 	s.play("the Helm chart, with a static key", helmChart)
 }

@@ -41,17 +41,37 @@ func manifests(s *stage) {
 	for _, dir := range append(overlays, filepath.Join(deployDir(s), "base")) {
 		s.kubectl(append(strict, "-k", dir)...)
 	}
-	chart := s.Lab.NetCommand(s.ctx, "helm", "template", "tailscale-nri", filepath.Join(deployDir(s), "chart"), "--namespace=tailscale-nri")
-	rendered, err := chart.Output()
-	s.must(err)
-	cmd := s.KubectlCommand(s.ctx, append(strict, "-f", "-")...)
-	cmd.Stdin = strings.NewReader(string(rendered))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		s.t.Errorf("the chart: %v: %s", err, out)
-	}
 	samples, err := filepath.Abs("../../../samples")
 	s.must(err)
-	s.kubectl(append(strict, "-f", samples)...)
+	secrets, err := filepath.Glob(filepath.Join(deployDir(s), "*", "*", "secret.example.yaml"))
+	s.must(err)
+	for _, file := range append(secrets, samples, filepath.Join(deployDir(s), "base", "secret.example.yaml")) {
+		s.kubectl(append(strict, "-f", file)...)
+	}
+	for _, values := range [][]string{
+		nil, {"failClosed=true"}, {"procNetns=true"}, {"workloadIdentity.clientID=x"}, {"caConfigMap=tailscale-nri-ca"},
+		{"credentials.create=true", "credentials.authKey=x"},
+	} {
+		cmd := s.KubectlCommand(s.ctx, append(strict, "-f", "-")...)
+		cmd.Stdin = strings.NewReader(s.chart(values))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			s.t.Errorf("the chart with %q: %v: %s", values, err, out)
+		}
+	}
+}
+
+// chart renders it with values, KEY=VALUE.
+func (s *stage) chart(values []string) string {
+	s.t.Helper()
+	args := []string{"template", "tailscale-nri", filepath.Join(deployDir(s), "chart"), "--namespace=tailscale-nri"}
+	for _, v := range values {
+		args = append(args, "--set="+v)
+	}
+	cmd := s.Lab.NetCommand(s.ctx, "helm", args...)
+	cmd.Env = append(cmd.Env, s.ClientEnv()...)
+	out, err := cmd.Output()
+	s.must(err)
+	return string(out)
 }
 
 // earlyPods are there before the plugin: one runs and is attached late, one requires the plugin and waits for it.

@@ -10,59 +10,128 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tailscale-nri/k3d/lab/blackout"
 )
 
-// hostTailscaled runs a stock tailscaled on a node, in kernel mode and with its firewall rules, while pods talk.
+// hostTailscaled runs a stock tailscaled on a node, in kernel mode and with its firewall rules, while pods talk: nothing
+// of theirs stands still when it comes and goes.
 func hostTailscaled(s *stage) {
 	s.apply(podSpec{name: "a", node: "n1", annotations: enabled()}.object(), podSpec{name: "b", node: "n2", annotations: enabled()}.object())
 	s.awaitReady("a", "b")
-	nodes := s.awaitRunning("a", "b")
-	n1 := s.node("n1")
-	const socket = "/run/host-tailscaled.sock"
-	daemon, err := n1.Start("tailscaled", "tailscaled", "--no-logs-no-support", "--statedir=/var/lib/host-tailscale", "--socket="+socket)
-	s.must(err)
-	defer func() {
-		s.must(daemon.End(s.ctx, unix.SIGTERM))
-		_, err := n1.Exec(s.ctx, "tailscaled", "--cleanup", "--socket="+socket)
-		s.must(err)
-	}()
-	key, err := s.plane.NewKey(s.ctx, "tag:k8s-pod")
-	s.must(err)
-	s.must(n1.WriteFile("authkey", []byte(key)))
-	s.eventually(func() error {
-		_, err := n1.Exec(s.ctx, "tailscale", "--socket="+socket, "up", "--auth-key=file:"+n1.Path("authkey"), "--hostname=host",
-			"--login-server="+s.plane.ControlURL, "--accept-dns=false", "--timeout=30s")
-		return err
-	})
-	out, err := n1.Exec(s.ctx, "tailscale", "--socket="+socket, "ip", "-4")
-	s.must(err)
-	host := netip.MustParseAddr(strings.TrimSpace(out))
-	if rules, err := n1.Exec(s.ctx, "nft", "list", "ruleset"); err != nil || !strings.Contains(rules, "ts-input") {
-		s.t.Errorf("the host's tailscaled has set no rules, so this test says nothing: %v", err)
+	flows, nodes := s.flows("a", "b")
+	host := s.startHostTailscaled()
+	if rules := s.ruleset("n1"); !strings.Contains(rules, "ts-input") {
+		s.t.Error("the host's tailscaled has set no rules, so this test says nothing")
 	}
 	s.reaches("a", nodes[0].IP4(), nodes[1].IP4())
 	s.reaches("b", nodes[1].IP4(), nodes[0].IP4())
 	s.reachedFromPeer(nodes[0].IP4())
-	serving := n1.Command(s.ctx, s.Lab.ToolPath(), "serve")
+	for _, n := range nodes { // of its own node, and of the other
+		page, err := readPage(s.node("n1").Exec(s.ctx, s.Lab.ToolPath(), "get", "-timeout", askPatience, urlOf(n.IP4())))
+		s.must(err)
+		if page.Remote.Addr() != host.addr {
+			s.t.Errorf("pod %s was asked by %v, want %v, the node", n.Pod, page.Remote.Addr(), host.addr)
+		}
+	}
+	serving := s.node("n1").Command(s.ctx, s.Lab.ToolPath(), "serve")
 	s.must(serving.Start())
 	defer func() {
 		_ = serving.Process.Kill()
 		_ = serving.Wait()
 	}()
-	s.eventually(func() error { _, err := s.fetchFromPeer(host); return err })
-	s.reaches("a", nodes[0].IP4(), host) // of its own node
-	s.reaches("b", nodes[1].IP4(), host)
-	_, err = n1.Exec(s.ctx, "tailscale", "--socket="+socket, "logout")
+	s.eventually(func() error { _, err := s.fetchFromPeer(host.addr); return err })
+	s.reaches("a", nodes[0].IP4(), host.addr)
+	s.reaches("b", nodes[1].IP4(), host.addr)
+	host.end()
+	if rules := s.ruleset("n1"); strings.Contains(rules, "ts-input") {
+		s.t.Error("the host's tailscaled has left rules")
+	}
+	s.undisturbed(flows)
+}
+
+// hostTailscale is a tailscaled that runs on a node.
+type hostTailscale struct {
+	addr netip.Addr
+	end  func()
+}
+
+func (s *stage) startHostTailscaled() hostTailscale {
+	s.t.Helper()
+	const socket = "--socket=/run/host-tailscaled.sock"
+	n1 := s.node("n1")
+	daemon, err := n1.Start("tailscaled", "tailscaled", "--no-logs-no-support", "--statedir=/var/lib/host-tailscale", socket)
 	s.must(err)
-	devices, err := s.plane.Devices(s.ctx)
+	key, err := s.plane.NewKey(s.ctx, "tag:k8s-pod")
 	s.must(err)
-	for _, d := range devices {
-		if d.Hostname == "host" {
-			s.must(s.plane.Delete(s.ctx, d.ID))
+	s.must(n1.WriteFile("authkey", []byte(key)))
+	s.eventually(func() error {
+		_, err := n1.Exec(s.ctx, "tailscale", socket, "up", "--auth-key=file:"+n1.Path("authkey"), "--hostname=host",
+			"--login-server="+s.plane.ControlURL, "--accept-dns=false", "--timeout=30s")
+		return err
+	})
+	out, err := n1.Exec(s.ctx, "tailscale", socket, "ip", "-4")
+	s.must(err)
+	end := func() {
+		s.t.Helper()
+		_, err := n1.Exec(s.ctx, "tailscale", socket, "logout")
+		s.must(err)
+		s.must(daemon.End(s.ctx, unix.SIGTERM))
+		_, err = n1.Exec(s.ctx, "tailscaled", "--cleanup", socket)
+		s.must(err)
+		devices, err := s.plane.Devices(s.ctx)
+		s.must(err)
+		for _, d := range devices {
+			if d.Hostname == "host" {
+				s.must(s.plane.Delete(s.ctx, d.ID))
+			}
 		}
 	}
+	return hostTailscale{netip.MustParseAddr(strings.TrimSpace(out)), end}
+}
+
+// ruleset is the firewall of a node.
+func (s *stage) ruleset(node string) string {
+	s.t.Helper()
+	out, err := s.node(node).Exec(s.ctx, "nft", "list", "ruleset")
+	s.must(err)
+	return out
+}
+
+// undisturbed ends flows, of which none may have been silent for long, or broken.
+func (s *stage) undisturbed(flows *blackout.Flows) {
+	s.t.Helper()
+	for _, gap := range flows.Close() {
+		// A busy machine lets packets come late; a handshake that is lost would cost 5 s.
+		if longest := max(gap.In, gap.Out, gap.TCP); longest > 4*time.Second || gap.Broken != nil {
+			s.t.Errorf("what was not to be noticed cost %v", gap)
+		}
+	}
+}
+
+// daemons kills containerd and the kubelet of each node and starts them again. The pods do not notice, one that comes
+// afterwards gets its node, and one that goes is gone from the tailnet.
+func daemons(s *stage) {
+	s.apply(podSpec{name: "a", node: "n1", annotations: enabled()}.object(), podSpec{name: "b", node: "n2", annotations: enabled()}.object())
+	s.awaitReady("a", "b")
+	flows, before := s.flows("a", "b")
+	for _, node := range s.Nodes {
+		s.must(node.StopKubelet(s.ctx))
+		s.must(node.Runtime().Restart(s.ctx, unix.SIGKILL))
+		s.must(node.StartKubelet(s.ctx))
+	}
+	s.apply(podSpec{name: "c", node: "n1", annotations: enabled()}.object(), podSpec{name: "d", node: "n2", annotations: enabled()}.object())
+	s.awaitReady("c", "d")
+	s.awaitRunning("c", "d")
+	for i, n := range s.awaitRunning("a", "b") {
+		if n.NodeID != before[i].NodeID || !slices.Equal(n.Addresses, before[i].Addresses) {
+			s.t.Errorf("pod %s was %v, and is %v", n.Pod, before[i], n)
+		}
+	}
+	s.undisturbed(flows)
 }
 
 // reboot ends all that runs on a node. Its pods come back as the devices that they were.
@@ -133,6 +202,32 @@ func helmChart(s *stage) {
 	helm("uninstall", "tailscale-nri", "--wait")
 }
 
+// wrongOrder deletes the manifests while an annotated pod runs, which the README tells not to do. The pod keeps its link,
+// which goes with it, and its device and keys wait for the plugin: nothing is lost once that is back.
+func wrongOrder(s *stage) {
+	s.apply(podSpec{name: "stays", node: "n1", annotations: enabled()}.object())
+	s.awaitReady("stays")
+	node := s.awaitRunning("stays")[0]
+	s.must(s.install().Remove(s.ctx))
+	n1 := s.node("n1")
+	if left := s.links(n1.Exec(s.ctx, "ip", "-json", "link")); len(left) != 1 {
+		s.t.Errorf("links on node n1 while an annotated pod runs: %q, want its one", left)
+	}
+	if _, err := os.Stat(n1.Path("lib", "tailscale-nri", node.UID)); err != nil {
+		s.t.Errorf("the pod's identity: %v", err)
+	}
+	s.kubectl("delete", "pod", "stays", "--wait")
+	s.eventually(func() error {
+		if left := s.links(n1.Exec(s.ctx, "ip", "-json", "link")); len(left) > 0 {
+			return fmt.Errorf("links on node n1 after the pod's end: %q", left)
+		}
+		return nil
+	})
+	s.awaitDevices(node)
+	s.must(s.install().Apply(s.ctx))
+	s.awaitDevices()
+}
+
 // uninstall follows the README: the annotated pods go first, then the manifests.
 func uninstall(s *stage) {
 	s.awaitDevices()
@@ -148,9 +243,10 @@ func uninstall(s *stage) {
 		if err != nil || len(left) > 0 {
 			s.t.Errorf("state left on node %s: %q, %v", node.Name, left, err)
 		}
-		if _, err := os.Stat(node.Path("run", "tailscale-nri")); err == nil {
-			s.t.Errorf("/run/tailscale-nri is left on node %s", node.Name)
-		}
+	}
+	out := s.kubectl("get", "namespaces,daemonsets,mutatingadmissionpolicies,mutatingadmissionpolicybindings", "-A", "-o", "name")
+	if strings.Contains(out, "tailscale-nri") {
+		s.t.Errorf("left in the cluster: %s", out)
 	}
 }
 

@@ -44,22 +44,34 @@ func reach(s *stage) {
 	}
 }
 
-// services has opted-in pods serve a Service, found by its name, beside one that did not opt in.
+// services has opted-in pods serve a Service, found by its name, for pods that opted in and pods that did not, on a node
+// of each mode of kube-proxy.
 func services(s *stage) {
 	server := podSpec{name: "web", annotations: enabled(), container: probed(), more: spread("web")}
 	s.apply(server.workload("Deployment", 2, nil), service("web", "web"),
-		podSpec{name: "plain", node: "n1"}.object(), podSpec{name: "member", node: "n2", annotations: enabled()}.object())
+		podSpec{name: "plain1", node: "n1"}.object(), podSpec{name: "member1", node: "n1", annotations: enabled()}.object(),
+		podSpec{name: "plain2", node: "n2"}.object(), podSpec{name: "member2", node: "n2", annotations: enabled()}.object())
 	s.kubectl("rollout", "status", "deployment/web", "--timeout="+patience.String())
-	s.awaitReady("plain", "member")
-	s.awaitRunning(append(s.podsOf("web"), "member")...)
-	for _, pod := range []string{"plain", "member"} {
+	pods := []string{"plain1", "member1", "plain2", "member2"}
+	s.awaitReady(pods...)
+	s.awaitRunning(append(s.podsOf("web"), "member1", "member2")...)
+	for node, rules := range map[string][]string{
+		"n1": {"nft", "list", "table", "ip", "kube-proxy"}, "n2": {"iptables-save", "-t", "nat"},
+	} {
+		out, err := s.node(node).Exec(s.ctx, rules[0], rules[1:]...)
+		s.must(err)
+		if !strings.Contains(out, "default/web") {
+			s.t.Errorf("kube-proxy of node %s works in another mode: %v has nothing of the Service", node, rules)
+		}
+	}
+	for _, pod := range pods {
 		facts, err := s.pod(pod)
 		s.must(err)
 		if out, err := s.tool(pod, "lookup", "kubernetes.default"); err != nil || strings.TrimSpace(out) != "10.96.0.1" {
 			s.t.Errorf("in pod %s kubernetes.default is %q, %v", pod, out, err)
 		}
 		hosts := map[string]bool{}
-		for range 20 {
+		for range 12 {
 			page, err := readPage(s.tool(pod, "get", "-timeout", askPatience, "http://web/"))
 			s.must(err)
 			hosts[page.Host] = true
