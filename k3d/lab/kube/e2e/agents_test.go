@@ -126,6 +126,14 @@ func (s *stage) awaitRunning(pods ...string) (nodes []tailnetNode) {
 	return nodes
 }
 
+// pair makes two pods that opt in, on n1 and on n2, and returns their nodes when they are Running.
+func (s *stage) pair(first, second string) []tailnetNode {
+	s.t.Helper()
+	s.apply(podSpec{name: first, node: "n1", annotations: enabled()}.object(), podSpec{name: second, node: "n2", annotations: enabled()}.object())
+	s.awaitReady(first, second)
+	return s.awaitRunning(first, second)
+}
+
 // podsOf lists the pods with a label app.
 func (s *stage) podsOf(app string) (names []string) {
 	s.t.Helper()
