@@ -4,7 +4,6 @@ package tailnet
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -376,31 +374,7 @@ func TestExchangeHangs(t *testing.T) {
 	s := newAPI(t)
 	w := newWorkload(t, s)
 	w.sign(nil)
-	s.AddFault(control.Fault{Path: "/api/v2/oauth/token-exchange", Hang: true})
-	o := w.door(s, nil)
-	errWanted := errors.New("the pod is gone")
-	var calls sync.WaitGroup
-	var cancels []context.CancelCauseFunc
-	for range 2 {
-		ctx, cancel := context.WithCancelCause(testContext(t))
-		cancels = append(cancels, cancel)
-		calls.Go(func() {
-			if _, err := o.NewAuthKey(ctx, web); !errors.Is(err, errWanted) {
-				t.Errorf("got %v, want the context's cause", err)
-			}
-		})
-	}
-	if err := s.AwaitCalls(testContext(t), 1); err != nil {
-		t.Fatal(err)
-	}
-	for _, cancel := range cancels {
-		cancel(errWanted)
-	}
-	calls.Wait()
-	s.ClearFaults()
-	if _, err := o.NewAuthKey(testContext(t), web); err != nil {
-		t.Errorf("after the hang: %v", err)
-	}
+	hangs(t, s, w.door(s, nil), control.Fault{Path: "/api/v2/oauth/token-exchange", Hang: true})
 }
 
 // TestExchangeFaults is about what is not the token's fault.

@@ -326,8 +326,13 @@ func TestUnreachable(t *testing.T) {
 // first one fetches: each ends with its own context.
 func TestHang(t *testing.T) {
 	s := newAPI(t)
-	s.AddFault(control.Fault{Hang: true})
-	o := newOAuth(t, s, nil)
+	hangs(t, s, newOAuth(t, s, nil), control.Fault{Hang: true})
+}
+
+// hangs has two calls hang for a fault, and end each with its own context.
+func hangs(t *testing.T, s *control.Server, o *OAuth, fault control.Fault) {
+	t.Helper()
+	s.AddFault(fault)
 	errWanted := errors.New("the pod is gone")
 	var calls sync.WaitGroup
 	var cancels []context.CancelCauseFunc
