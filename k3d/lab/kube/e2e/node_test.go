@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab/blackout"
+	"tailscale-nri/k3d/lab/control"
 )
 
 // hostTailscaled runs a stock tailscaled on a node, in kernel mode and with its firewall rules, while pods talk: nothing
@@ -228,7 +229,11 @@ func wrongOrder(s *stage) {
 		}
 		return nil
 	})
-	s.awaitDevices(node)
+	devices, err := s.plane.Devices(s.ctx)
+	s.must(err)
+	if !slices.ContainsFunc(devices, func(d control.Device) bool { return d.ID == node.NodeID }) {
+		s.t.Errorf("the pod's device has gone, without anybody to delete it")
+	}
 	s.must(s.install().Apply(s.ctx))
 	s.awaitDevices()
 }
