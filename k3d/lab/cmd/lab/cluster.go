@@ -54,11 +54,18 @@ func cluster(ctx context.Context, args []string) error {
 
 // clusterUp leaves the cluster running.
 func clusterUp(ctx context.Context, cfg kube.Config) error {
+	deploy, err := filepath.Abs("deploy")
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(deploy); err != nil {
+		return fmt.Errorf("looking for the manifests: %w; run it in the project's directory", err)
+	}
 	running, err := kube.Up(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	if err := furnish(ctx, running); err != nil {
+	if err := furnish(ctx, running, deploy); err != nil {
 		return errors.Join(err, running.Down())
 	}
 	binary, err := os.Executable()
@@ -80,7 +87,7 @@ const clusterHints = `The cluster is up, with tailscale-nri on its two nodes; ma
 `
 
 // furnish gives a cluster its tailnet, with a peer, and deploys the plugin.
-func furnish(ctx context.Context, running *kube.Cluster) error {
+func furnish(ctx context.Context, running *kube.Cluster, deploy string) error {
 	plane, err := running.Lab.StartControl(ctx)
 	if err != nil {
 		return err
@@ -90,10 +97,6 @@ func furnish(ctx context.Context, running *kube.Cluster) error {
 		return err
 	}
 	if _, err := running.Lab.StartPeer(ctx, lab.PeerConfig{LoginServer: plane.ControlURL, AuthKey: key}); err != nil {
-		return err
-	}
-	deploy, err := filepath.Abs("deploy")
-	if err != nil {
 		return err
 	}
 	return install.Install{Cluster: running, Plane: plane, Deploy: deploy}.Apply(ctx)
