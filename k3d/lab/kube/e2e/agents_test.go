@@ -168,7 +168,8 @@ func (s *stage) awaitDevices(nodes ...tailnetNode) {
 	for _, n := range nodes {
 		want = append(want, n.NodeID)
 	}
-	s.eventually(func() error {
+	// The kubelet removes a sandbox up to a minute after the pod's end, and one that went without a word has one more.
+	s.within(2*patience, func() error {
 		devices, err := s.plane.Devices(s.ctx)
 		if err != nil {
 			return err

@@ -144,7 +144,12 @@ func (s *stage) apply(objects ...object) {
 // eventually asks check until it answers nil.
 func (s *stage) eventually(check func() error) {
 	s.t.Helper()
-	deadline := time.After(patience)
+	s.within(patience, check)
+}
+
+func (s *stage) within(limit time.Duration, check func() error) {
+	s.t.Helper()
+	deadline := time.After(limit)
 	for {
 		err := check()
 		if err == nil {
