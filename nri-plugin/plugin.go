@@ -215,11 +215,22 @@ func (p *plugin) hook(ctx context.Context, event string, sb *api.PodSandbox, do 
 	return nil
 }
 
+// budget is hookBudget, or less where the runtime waits for less: an answer at
+// its own deadline would come too late every other time.
+func budget(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return hookBudget
+	}
+	return min(hookBudget, time.Until(deadline)*4/5)
+}
+
 // timed runs an event within the budget and logs how long it took. What hangs,
 // in the kernel or on a disk, goes on by itself; the runtime has its error in
 // time, since it takes a late answer for a good one.
 func timed(ctx context.Context, log *slog.Logger, event string, do func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, hookBudget)
+	most := budget(ctx)
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	start := time.Now()
 	done := make(chan error, 1)
@@ -228,7 +239,7 @@ func timed(ctx context.Context, log *slog.Logger, event string, do func(context.
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		err = fmt.Errorf("not done within %v: %w", hookBudget, ctx.Err())
+		err = fmt.Errorf("not done within %v: %w", most, ctx.Err())
 	}
 	took, level := time.Since(start), slog.LevelDebug
 	if took > slowHook {
