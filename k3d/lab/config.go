@@ -138,15 +138,19 @@ func (c Config) PluginPath() (string, error) {
 
 // checkTools says which binary is missing before anything is made.
 func (c Config) checkTools() error {
-	want := []string{
+	return CheckBuilt("lab-tools",
 		c.bin("containerd"), c.bin("containerd-shim-runc-v2"), c.bin("ctr"), c.bin("runc"),
 		c.bin("tailscaled"), c.bin("tailscale"), c.bin("lab"), c.image("pause"), c.image("labtool"),
 		filepath.Join(c.Build, "cni", "bridge"), filepath.Join(c.Build, "cni", "host-local"),
 		filepath.Join(c.Build, "cni", "loopback"),
-	}
-	for _, file := range want {
+	)
+}
+
+// CheckBuilt says which of the files is missing that a make target builds.
+func CheckBuilt(target string, files ...string) error {
+	for _, file := range files {
 		if _, err := os.Stat(file); err != nil {
-			return fmt.Errorf("missing %s; build it with: make lab-tools", file)
+			return fmt.Errorf("missing %s; build it with: make %s", file, target)
 		}
 	}
 	return nil

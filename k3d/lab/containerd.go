@@ -94,8 +94,8 @@ func (r *Containerd) configure() error {
 }
 
 // imports is empty so that the machine's /etc/containerd says nothing here, and opt is where /var/lib is, since containerd
-// makes that directory. restrict_oom_score_adj is for machines
-// without CAP_SYS_RESOURCE, where runc could not lower the value. The plugin directories do not exist.
+// makes that directory. restrict_oom_score_adj is for machines without CAP_SYS_RESOURCE, where runc could not lower the
+// value. The plugin directories do not exist.
 const containerdTOML = `version = 4
 imports = []
 [plugins.'io.containerd.internal.v1.opt']
@@ -123,8 +123,7 @@ imports = []
   plugin_request_timeout = '%s'
 `
 
-// cniConfig connects pods without masquerading: they reach each other and the nodes, nothing else. Mapped host ports are
-// for those who ask for one.
+// cniConfig connects pods without masquerading: they reach each other and the nodes, nothing else.
 func (n NodeConfig) cniConfig() string {
 	ranges := fmt.Sprintf(`[{"subnet":%q}]`, n.PodSubnet4())
 	if hasIPv6() && !n.Kubelet {

@@ -172,7 +172,7 @@ func (l *Lab) CommandIn(ctx context.Context, where, name string, args ...string)
 
 // InNode runs a command in the node to its end and returns its standard output.
 func (l *Lab) InNode(ctx context.Context, name string, args ...string) (string, error) {
-	return run(l.NodeCommand(ctx, name, args...))
+	return Run(l.NodeCommand(ctx, name, args...))
 }
 
 // InPod runs a program of this machine in a pod's network namespace to its end and returns its standard output.
@@ -181,7 +181,7 @@ func (l *Lab) InPod(ctx context.Context, podID, name string, args ...string) (st
 	if err != nil {
 		return "", err
 	}
-	return run(cmd)
+	return Run(cmd)
 }
 
 // StartPlugin starts the plugin (Config.Plugin) in the node, with env beside the caller's environment; its log is
@@ -191,8 +191,8 @@ func (l *Lab) StartPlugin(env []string, args ...string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(binary); err != nil {
-		return nil, fmt.Errorf("missing %s; build it with: make build", binary)
+	if err := CheckBuilt("build", binary); err != nil {
+		return nil, err
 	}
 	cmd := l.NodeCommand(context.Background(), binary, args...)
 	cmd.Env = append(cmd.Env, env...)

@@ -182,7 +182,7 @@ func (n *Node) Command(ctx context.Context, name string, args ...string) *exec.C
 
 // Exec runs a command in the node to its end and returns its standard output.
 func (n *Node) Exec(ctx context.Context, name string, args ...string) (string, error) {
-	return run(n.Command(ctx, name, args...))
+	return Run(n.Command(ctx, name, args...))
 }
 
 // Start starts a daemon in the node, whose log is log/NODE-NAME.log over all its starts.

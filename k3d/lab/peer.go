@@ -134,7 +134,7 @@ func (p *Peer) Command(ctx context.Context, name string, args ...string) *exec.C
 
 // Exec runs a command in the peer's namespaces to its end and returns its standard output.
 func (p *Peer) Exec(ctx context.Context, name string, args ...string) (string, error) {
-	return run(p.Command(ctx, name, args...))
+	return Run(p.Command(ctx, name, args...))
 }
 
 // Tailscale runs the stock command line, such as Tailscale(ctx, "ping", "-c", "1", "100.64.0.2").

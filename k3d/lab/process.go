@@ -132,12 +132,12 @@ func (p *Process) Await(ctx context.Context, ready func(context.Context) error) 
 // pollInterval is how often the lab looks at what cannot be waited for.
 const pollInterval = 20 * time.Millisecond
 
-// run runs a short command to its end; the error holds what it wrote.
-func run(cmd *exec.Cmd) (string, error) {
+// Run runs a short command to its end and returns its standard output; the error holds what it wrote.
+func Run(cmd *exec.Cmd) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("running %s: %w: %s", cmd.Args, err, bytes.TrimSpace(stderr.Bytes()))
+		return stdout.String(), fmt.Errorf("running %s: %w: %s", cmd.Args, err, bytes.TrimSpace(append(stderr.Bytes(), stdout.Bytes()...)))
 	}
 	return stdout.String(), nil
 }

@@ -198,13 +198,11 @@ func checkTools(cfg lab.Config) error {
 	if err != nil {
 		return err
 	}
+	var files []string
 	for _, name := range []string{
 		"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl", "coredns",
 	} {
-		file := filepath.Join(build, "bin", name)
-		if _, err := os.Stat(file); err != nil {
-			return fmt.Errorf("missing %s; build it with: make lab-kube", file)
-		}
+		files = append(files, filepath.Join(build, "bin", name))
 	}
-	return nil
+	return lab.CheckBuilt("lab-kube", files...)
 }

@@ -3,12 +3,13 @@
 package kube
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os/exec"
 	"strings"
+
+	"tailscale-nri/k3d/lab"
 )
 
 // KubectlCommand is kubectl as the cluster's administrator, where the API server can be reached. It sees this machine's
@@ -30,14 +31,14 @@ func (c *Cluster) Kubeconfig() string { return c.path("admin.kubeconfig") }
 
 // Kubectl runs kubectl to its end and returns its standard output. An error holds what it said.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
-	return run(c.KubectlCommand(ctx, args...))
+	return lab.Run(c.KubectlCommand(ctx, args...))
 }
 
 // Apply applies manifests, in YAML or JSON.
 func (c *Cluster) Apply(ctx context.Context, manifests string) error {
 	cmd := c.KubectlCommand(ctx, "apply", "-f", "-")
 	cmd.Stdin = strings.NewReader(manifests)
-	_, err := run(cmd)
+	_, err := lab.Run(cmd)
 	return err
 }
 
@@ -51,15 +52,4 @@ func (c *Cluster) Get(ctx context.Context, out any, args ...string) error {
 		return fmt.Errorf("reading the answer to kubectl get %s: %w", strings.Join(args, " "), err)
 	}
 	return nil
-}
-
-func run(cmd *exec.Cmd) (string, error) {
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		said := bytes.TrimSpace(append(stderr.Bytes(), stdout.Bytes()...))
-		last := cmd.Args[max(0, len(cmd.Args)-6):]
-		return stdout.String(), fmt.Errorf("running %s: %w: %s", strings.Join(last, " "), err, said)
-	}
-	return stdout.String(), nil
 }
