@@ -29,8 +29,8 @@ lint-shell:
 .PHONY: lint-modules
 lint-modules:
 	@for dir in $(MODULES); do \
-		(cd $$dir && $(GO) mod verify >/dev/null && $(GO) mod tidy -diff) || \
-			{ echo "lint: the modules of $$dir are not in order; run there: go mod tidy"; exit 1; }; \
+		(cd $$dir && $(GO) mod verify >/dev/null && $(GO) mod tidy -e -diff) || \
+			{ echo "lint: the modules of $$dir are not in order; run there: go mod tidy -e"; exit 1; }; \
 	done
 
 # Twice: tailscale.com/tsnet, which tests of the lab use, does not compile with the tags of the program.

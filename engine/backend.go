@@ -26,6 +26,7 @@ import (
 type backend struct {
 	*ipnlocal.LocalBackend
 	sys     *tsd.System
+	engine  *wgEngine
 	closers closers
 }
 
@@ -103,8 +104,9 @@ func (b *backend) openEngine(r record, monitor *netmon.Monitor, dialer *tsdial.D
 	if err != nil {
 		return nil, fmt.Errorf("creating the WireGuard engine: %w", err)
 	}
-	b.sys.Set(engine)
-	return engine, nil
+	b.engine = &wgEngine{Engine: engine}
+	b.sys.Set(wgengine.Engine(b.engine))
+	return b.engine, nil
 }
 
 // close ends the backend. The device in the tailnet, the link and what is on

@@ -40,9 +40,9 @@ func newGate(d tun.Device, shut bool) *gate {
 func (g *gate) Open() { g.openOnce.Do(func() { close(g.open) }) }
 
 // Read waits until the gate is open.
-func (g *gate) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+func (g *gate) Read(slab []byte, packets []tun.ReadPacket) (int, error) {
 	<-g.open
-	return g.Device.Read(bufs, sizes, offset)
+	return g.Device.Read(slab, packets)
 }
 
 // Close opens the gate, so that a Read that waits ends.

@@ -49,7 +49,7 @@ func (s *session) greetPeer(ctx context.Context, peer tailcfg.NodeView, opens bo
 			if _, ok := s.ping(ctx, addr, tailcfg.PingTSMP, max(patience, 4*rtt)); ok || ctx.Err() != nil {
 				return
 			}
-			s.b.sys.Engine.Get().ResetDevicePeer(peer.Key())
+			s.b.engine.ResetPeer(peer.Key())
 		}
 		patience = min(2*patience, longest)
 	}

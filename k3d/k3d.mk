@@ -2,7 +2,7 @@
 # give KUBE_CONTEXT and OVERLAY, and have the image on its nodes. No target touches another context than KUBE_CONTEXT.
 
 K3D_CLUSTER  := $(shell sed -n 's/^  name: //p' k3d/cluster.yaml)
-K3D_ARCH     ?= $(shell $(GO) env GOARCH)
+K3D_ARCH     ?= $(shell GOTOOLCHAIN=$(GOTOOLCHAIN) $(GO) env GOARCH)
 # Not where make image writes: an image of one platform there would take the place of the one for all.
 K3D_OUT      := $(BUILD)/k3d-image
 KUBE_CONTEXT ?= k3d-$(K3D_CLUSTER)

@@ -42,8 +42,6 @@ type Device struct {
 	conn   syscall.RawConn
 	events chan tun.Event
 
-	frame []byte // read buffer: virtio_net_hdr, Ethernet header, packet
-
 	writeMu sync.Mutex
 	out     *sender
 
@@ -81,7 +79,6 @@ func (l *Link) Open(store SocketStore) (*Device, error) {
 		events: make(chan tun.Event, 1),
 		gone:   make(chan struct{}),
 		closed: make(chan struct{}),
-		frame:  make([]byte, headerLen+maxIPPacket),
 		out:    newSender(l.podMAC, l.hostMAC, kernelAtLeast(6, 9)),
 	}
 	d.events <- tun.EventUp
@@ -146,9 +143,11 @@ func bigEndian16(v uint16) uint16 {
 // Any other error is of one frame, which the kernel could not describe and has
 // dropped: a pod with CAP_NET_ADMIN can switch the offloads on again that
 // setOffloads switched off.
-func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+func (d *Device) Read(slab []byte, packets []tun.ReadPacket) (int, error) {
+	// The packet of a frame lands where the first of its segments will be.
+	frame := slab[tun.ReadPacketSpacing-headerLen : len(slab)-tun.ReadPacketSpacing]
 	for failed := 0; ; {
-		n, err := d.receive()
+		n, err := d.receive(frame)
 		switch {
 		case errors.Is(err, os.ErrClosed):
 			return 0, err
@@ -163,11 +162,11 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		}
 		failed = 0
 		var h vnetHdr
-		if n < headerLen || h.decode(d.frame) != nil || !isIP(d.frame[vnetHdrLen:]) {
+		if n < headerLen || h.decode(frame) != nil || !isIP(frame[vnetHdrLen:]) {
 			d.Dropped.Add(1)
 			continue
 		}
-		count, err := split(h, d.frame[headerLen:n], bufs, sizes, offset)
+		count, err := split(h, frame[headerLen:n], slab, packets)
 		if err != nil {
 			d.Dropped.Add(1)
 			continue
@@ -186,10 +185,10 @@ func isIP(frame []byte) bool {
 	return false
 }
 
-// receive reads one frame into d.frame and returns its length in bytes.
-func (d *Device) receive() (n int, err error) {
+// receive reads one frame and returns its length in bytes.
+func (d *Device) receive(frame []byte) (n int, err error) {
 	cerr := d.conn.Read(func(fd uintptr) bool {
-		n, err = unix.Read(int(fd), d.frame)
+		n, err = unix.Read(int(fd), frame)
 		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
 	})
 	return n, d.socketError(cerr, err)

@@ -40,26 +40,22 @@ func join(t testing.TB, a, b *testPod) *wire {
 }
 
 func (w *wire) pump(from, to *Device) {
-	bufs, sizes := newBatch()
-	packets := make([][]byte, 0, batchSize)
+	b := newBatch()
 	for {
-		n, err := from.Read(bufs, sizes, 16)
+		packets, err := b.read(from)
 		if err != nil {
 			return
 		}
-		if n > 1 {
+		if len(packets) > 1 {
 			w.big.Add(1)
 		}
-		packets = packets[:0]
-		for i := range n {
-			p := bufs[i][:16+sizes[i]]
-			w.inspect(p[16:])
-			packets = append(packets, p)
+		for _, p := range packets {
+			w.inspect(p)
 		}
-		if _, err := to.Write(packets, 16); err != nil {
+		if _, err := to.Write(packets, 0); err != nil {
 			return
 		}
-		if len(to.out.frames) < n {
+		if len(to.out.frames) < len(packets) {
 			w.coalesced.Add(1)
 		}
 	}
@@ -334,9 +330,9 @@ func TestWall(t *testing.T) {
 	d := mustOpen(t, pod.link)
 	seen := make(chan struct{}, 64)
 	go func() {
-		bufs, sizes := newBatch()
+		b := newBatch()
 		for {
-			if _, err := d.Read(bufs, sizes, 16); err != nil {
+			if _, err := b.read(d); err != nil {
 				return
 			}
 			seen <- struct{}{}

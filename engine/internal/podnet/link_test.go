@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tailscale/wireguard-go/tun"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -188,18 +189,40 @@ func TestReadEndsWithClose(t *testing.T) {
 }
 
 func readUntilError(d *Device) error {
-	bufs, sizes := newBatch()
+	b := newBatch()
 	for {
-		if _, err := d.Read(bufs, sizes, 16); err != nil {
+		if _, err := b.read(d); err != nil {
 			return err
 		}
 	}
 }
 
-func newBatch() (bufs [][]byte, sizes []int) {
-	bufs, sizes = make([][]byte, batchSize), make([]int, batchSize)
-	for i := range bufs {
-		bufs[i] = make([]byte, 1<<16-1)
+// batch is what a reader of a device brings along: wireguard-go's
+// (device/packetbuf.go, batchingSlabSize).
+type batch struct {
+	slab    []byte
+	packets []tun.ReadPacket
+}
+
+func newBatch() batch {
+	return batch{make([]byte, 2*maxIPPacket), make([]tun.ReadPacket, batchSize)}
+}
+
+// read returns the packets of one Read.
+func (b batch) read(d *Device) ([][]byte, error) {
+	n, err := d.Read(b.slab, b.packets)
+	return b.first(n), err
+}
+
+// split returns the packets of one frame.
+func (b batch) split(h vnetHdr, packet []byte) ([][]byte, error) {
+	n, err := split(h, packet, b.slab, b.packets)
+	return b.first(n), err
+}
+
+func (b batch) first(n int) (packets [][]byte) {
+	for _, p := range b.packets[:n] {
+		packets = append(packets, b.slab[p.Offset:][:p.Size])
 	}
-	return bufs, sizes
+	return packets
 }

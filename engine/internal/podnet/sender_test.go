@@ -121,14 +121,14 @@ func newTestSender() *sender {
 // does.
 func cut(t *testing.T, hdrs []vnetHdr, packets [][]byte) (out [][]byte) {
 	t.Helper()
-	bufs, sizes := newBatch()
+	b := newBatch()
 	for i, p := range packets {
-		n, err := split(hdrs[i], p, bufs, sizes, 0)
+		pieces, err := b.split(hdrs[i], p)
 		if err != nil {
 			t.Fatalf("frame %d: %v", i, err)
 		}
-		for j := range n {
-			out = append(out, bytes.Clone(bufs[j][:sizes[j]]))
+		for _, piece := range pieces {
+			out = append(out, bytes.Clone(piece))
 		}
 	}
 	return out
@@ -263,12 +263,11 @@ func TestUDPChecksumIsNeverZero(t *testing.T) {
 	seg := segment{proto: unix.IPPROTO_UDP, v6: true, transport: 40}
 	binary.BigEndian.PutUint16(p[40+udpCsumOffset:], tun.Checksum(nil, seg.pseudo(p, 10)))
 
-	bufs, sizes := newBatch()
-	n, err := split(vnetHdr{needsCsum: true, csumStart: 40, csumOffset: udpCsumOffset}, p, bufs, sizes, 0)
-	if err != nil || n != 1 {
-		t.Fatalf("split = %d, %v", n, err)
+	out, err := newBatch().split(vnetHdr{needsCsum: true, csumStart: 40, csumOffset: udpCsumOffset}, p)
+	if err != nil || len(out) != 1 {
+		t.Fatalf("split = %x, %v", out, err)
 	}
-	if got := binary.BigEndian.Uint16(bufs[0][46:]); got != 0xffff {
+	if got := binary.BigEndian.Uint16(out[0][46:]); got != 0xffff {
 		t.Errorf("checksum %#x, want 0xffff", got)
 	}
 }
@@ -284,19 +283,19 @@ func FuzzSplit(f *testing.F) {
 	f.Add(append(frameHeader(unix.VIRTIO_NET_HDR_GSO_UDP_L4, 1, 20, udpCsumOffset), udp...))
 	f.Add(append(frameHeader(0, 0, 0, 0), packetSpec{port: 1, payload: 10}.build()...))
 	f.Add(append(frameHeader(unix.VIRTIO_NET_HDR_GSO_ECN, 0xffff, 0xffff, 0xffff), tcp...))
-	bufs, sizes := newBatch()
+	b := newBatch()
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		var h vnetHdr
 		if len(frame) < headerLen || len(frame) > headerLen+maxIPPacket || h.decode(frame) != nil {
 			return
 		}
-		n, err := split(h, bytes.Clone(frame[headerLen:]), bufs, sizes, 16)
+		packets, err := b.split(h, bytes.Clone(frame[headerLen:]))
 		if err != nil {
 			return
 		}
-		for i := range n {
-			if sizes[i] > MTU || sizes[i] < 20 {
-				t.Errorf("packet %d of %d has %d bytes", i, n, sizes[i])
+		for i, p := range packets {
+			if len(p) > MTU || len(p) < 20 {
+				t.Errorf("packet %d of %d has %d bytes", i, len(packets), len(p))
 			}
 		}
 	})

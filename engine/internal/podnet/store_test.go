@@ -100,14 +100,14 @@ func hear(t *testing.T, d *Device, text string) {
 	t.Helper()
 	got := make(chan []byte, 1)
 	go func() {
-		bufs, sizes := newBatch()
+		b := newBatch()
 		for {
-			n, err := d.Read(bufs, sizes, 16)
+			packets, err := b.read(d)
 			if err != nil {
 				return
 			}
-			for i := range n {
-				if p := bufs[i][16 : 16+sizes[i]]; p[0]>>4 == 4 && p[9] == unix.IPPROTO_UDP {
+			for _, p := range packets {
+				if p[0]>>4 == 4 && p[9] == unix.IPPROTO_UDP {
 					got <- bytes.Clone(p[28:])
 					return
 				}

@@ -80,11 +80,12 @@ const (
 var errNotIP = errors.New("not an IP packet")
 
 // split finishes one frame that came out of the pod: it cuts packet, which
-// begins with the IP header, into segments of their final form, in
-// bufs[i][offset:], and returns how many. Frames come from the pod, so every
-// field is checked; a frame that does not hold together is an error, and
-// nothing is to be sent of it.
-func split(h vnetHdr, packet []byte, bufs [][]byte, sizes []int, offset int) (int, error) {
+// begins with the IP header, into segments of their final form, which it lays
+// into slab, and returns how many. The packet may be in slab already, where the
+// first segment is to be. Frames come from the pod, so every field is checked; a
+// frame that does not hold together is an error, and nothing is to be sent of
+// it.
+func split(h vnetHdr, packet, slab []byte, packets []tun.ReadPacket) (int, error) {
 	if len(packet) < 20 || packet[0]>>4 == 6 && len(packet) < 40 {
 		return 0, errNotIP
 	}
@@ -95,14 +96,14 @@ func split(h vnetHdr, packet []byte, bufs [][]byte, sizes []int, offset int) (in
 	if options.GSOType == tun.GSONone && len(packet) > MTU {
 		return 0, fmt.Errorf("packet of %d bytes, MTU is %d", len(packet), MTU)
 	}
-	n, err := tun.GSOSplit(packet, options, bufs, sizes, offset)
+	n, err := tun.GSOSplit(packet, options, slab, packets, tun.ReadPacketSpacing)
 	if err != nil {
 		return 0, err
 	}
 	if h.needsCsum && h.csumOffset == udpCsumOffset {
-		at := offset + int(h.csumStart) + udpCsumOffset
-		for i := range n {
-			neverZero(bufs[i][at : at+2])
+		for _, p := range packets[:n] {
+			at := p.Offset + int(h.csumStart) + udpCsumOffset
+			neverZero(slab[at : at+2])
 		}
 	}
 	return n, nil

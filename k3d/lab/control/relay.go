@@ -46,7 +46,7 @@ func (s *Server) startRelay() error {
 		node.IPv6 = s.cfg.Addr.String()
 	}
 	s.derpMap = &tailcfg.DERPMap{
-		Regions: map[int]*tailcfg.DERPRegion{derpRegion: {
+		Regions: map[tailcfg.DERPRegionID]*tailcfg.DERPRegion{derpRegion: {
 			RegionID:   derpRegion,
 			RegionCode: "lab",
 			RegionName: "Lab",

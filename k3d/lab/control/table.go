@@ -34,8 +34,8 @@ type Device struct {
 
 	// What the node has published for its peers.
 	Endpoints []netip.AddrPort
-	DiscoKey  key.DiscoPublic // zero until published
-	HomeDERP  int             // 0 until published
+	DiscoKey  key.DiscoPublic      // zero until published
+	HomeDERP  tailcfg.DERPRegionID // 0 until published
 
 	legacyID string // the API's numeric ID
 }
