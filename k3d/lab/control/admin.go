@@ -4,6 +4,8 @@ package control
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	"tailscale.com/tailcfg"
@@ -30,6 +32,20 @@ func (s *Server) Delete(id string) error {
 func (s *Server) SetLastSeen(id string, t time.Time) error {
 	return s.change(id, "age", func(n *node) {
 		n.LastSeen = &t
+		s.nodes.changedLocked(n)
+	})
+}
+
+// SetAddresses gives a device other addresses, as "edit machine IPv4" in the
+// admin console does, at most one of each family.
+func (s *Server) SetAddresses(id string, addrs ...netip.Addr) error {
+	return s.change(id, "readdress", func(n *node) {
+		n.Addresses = nil
+		for _, a := range addrs {
+			n.Addresses = append(n.Addresses, netip.PrefixFrom(a, a.BitLen()))
+		}
+		n.AllowedIPs = slices.Clone(n.Addresses)
+		n.whole++
 		s.nodes.changedLocked(n)
 	})
 }

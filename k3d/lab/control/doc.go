@@ -37,8 +37,12 @@
 // One mutex guards the table of nodes; it is never held over a write to the
 // network.
 //
-// The package does not persist anything, does not check policy files (who may
-// talk to whom: all may talk to all), approves no routes, and has no tailnet
-// lock, no SSH and no web login: a node without a key is told a URL that nobody
-// can visit.
+// What an admin decides is in admin.go (a device's key, name, addresses, end),
+// policy.go (what may come in, and how a node is told of a peer) and lock.go
+// (tailnet lock).
+//
+// The package does not persist anything, reads no policy files (SetPolicy takes
+// rules; until then all may talk to all), approves no routes, has no SSH and no
+// web login: a node without a key is told a URL that nobody can visit. Its
+// tailnet lock has one trusted key, and cannot be disabled.
 package control

@@ -91,6 +91,8 @@ func (s *Server) serveNoise(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // what a node says of its health is nothing to this tailnet
 		w.WriteHeader(http.StatusNoContent)
 	})
+	mux.HandleFunc("GET /machine/tka/bootstrap", s.serveLockGenesis)
+	mux.HandleFunc("GET /machine/tka/sync/offer", s.serveLockOffer)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.log.Debug("unknown request", "method", r.Method, "path", r.URL.Path)
 		http.NotFound(w, r)

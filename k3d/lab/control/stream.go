@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"net/http"
+	"reflect"
 	"slices"
 	"time"
 
@@ -24,6 +25,8 @@ type stream struct {
 	registered key.NodePublic              // node.registered at the time
 	pending    map[tailcfg.NodeID]struct{} // changed since the last message
 	sent       map[tailcfg.NodeID]int      // the peer's node.whole when it last went out whole
+	filter     []tailcfg.FilterRule        // the node's, as last told; nil until then
+	lockHead   string                      // of tailnet lock, as last told
 	debug      *tailcfg.Debug              // to go out with the next message
 	wake       chan struct{}               // buffered, one pending wake-up is enough
 	ended      chan struct{}
@@ -92,7 +95,7 @@ func (t *table) drain(s *stream, res *tailcfg.MapResponse) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for id := range s.pending {
-		n := t.byID[id]
+		n := t.seenLocked(s.node, id)
 		was, known := s.sent[id]
 		switch {
 		case n == nil && known:
@@ -108,14 +111,45 @@ func (t *table) drain(s *stream, res *tailcfg.MapResponse) bool {
 		case known && was == n.whole && len(n.Endpoints) > 0:
 			res.PeersChangedPatch = append(res.PeersChangedPatch, n.patch())
 		default:
-			res.PeersChanged = append(res.PeersChanged, n.share())
+			peer := n.share()
+			t.applyViewsLocked(peer, s.node, n)
+			res.PeersChanged = append(res.PeersChanged, peer)
 			s.sent[id] = n.whole
 		}
 	}
 	clear(s.pending)
+	more := t.drainPolicyLocked(s, res)
 	res.Debug, s.debug = s.debug, nil
 	slices.SortFunc(res.PeersChanged, func(a, b *tailcfg.Node) int { return cmp.Compare(a.ID, b.ID) })
-	return res.Node != nil || res.Debug != nil || len(res.PeersChanged)+len(res.PeersChangedPatch)+len(res.PeersRemoved) > 0
+	return more || res.Node != nil || res.Debug != nil || len(res.PeersChanged)+len(res.PeersChangedPatch)+len(res.PeersRemoved) > 0
+}
+
+// seenLocked is the node with an ID, nil if there is none or if n is not to
+// know of it.
+func (t *table) seenLocked(n *node, id tailcfg.NodeID) *node {
+	if t.views[sight{n.ID, id}].Hidden {
+		return nil
+	}
+	return t.byID[id]
+}
+
+// drainPolicyLocked adds to res the node's packet filter and the head of
+// tailnet lock if they are not what s last told, and reports whether it did.
+func (t *table) drainPolicyLocked(s *stream, res *tailcfg.MapResponse) (more bool) {
+	if rules := t.filterLocked(s.node); s.filter == nil || !reflect.DeepEqual(rules, s.filter) {
+		// "*": whatever the node had goes. An empty PacketFilter, without the
+		// "s", would not survive being written as JSON.
+		res.PacketFilter = nil
+		res.PacketFilters = map[string][]tailcfg.FilterRule{"*": nil, "base": rules}
+		s.filter = append([]tailcfg.FilterRule{}, rules...)
+		more = true
+	}
+	if t.lock != nil && s.lockHead != t.lock.head {
+		s.lockHead = t.lock.head
+		res.TKAInfo = &tailcfg.TKAInfo{Head: t.lock.head}
+		more = true
+	}
+	return more
 }
 
 // share is a copy of n to send.

@@ -60,6 +60,9 @@ type table struct {
 	byID    map[tailcfg.NodeID]*node
 	streams map[*stream]struct{}
 	news    chan struct{} // closed and replaced at each change
+	policy  []Rule
+	views   map[sight]View
+	lock    *lock // nil: the tailnet has none
 }
 
 func newTable(domain string) *table {
@@ -69,6 +72,8 @@ func newTable(domain string) *table {
 		byID:    map[tailcfg.NodeID]*node{},
 		streams: map[*stream]struct{}{},
 		news:    make(chan struct{}),
+		policy:  []Rule{AllowAll},
+		views:   map[sight]View{},
 	}
 }
 
@@ -111,7 +116,13 @@ func (t *table) admit(admitted *tailcfg.Node, login *tailcfg.RegisterResponse, r
 		t.byID[n.ID] = n
 	}
 	delete(t.byKey, n.Key)
+	if n.Key != req.NodeKey {
+		n.KeySignature = nil
+	}
 	n.Key, n.lockKey = req.NodeKey, req.NLKey
+	if t.lock != nil {
+		n.allowLock()
+	}
 	n.registered, n.login = admitted.Key, login
 	t.byKey[n.Key] = n
 	n.KeyExpiry = time.Time{}
@@ -224,11 +235,14 @@ func (t *table) expire(n *node) (removed bool) {
 
 // expireLocked has n and its peers told that its key has expired.
 func (t *table) expireLocked(n *node) {
-	n.KeyExpiry = time.Now().Add(-time.Minute)
+	n.KeyExpiry = expiredSince()
 	n.Expired = true
 	n.whole++
 	t.changedLocked(n)
 }
+
+// expiredSince is the expiry of a key that an admin has expired.
+func expiredSince() time.Time { return time.Now().Add(-time.Minute) }
 
 // remove deletes a device and reports whether there was one.
 func (t *table) remove(id string) bool {

@@ -192,7 +192,7 @@ func TestDeltas(t *testing.T) {
 		step++
 		switch step {
 		case 1:
-			if len(msg.Peers) != 1 || msg.Node == nil || msg.DERPMap == nil || len(msg.PacketFilter) == 0 || msg.DNSConfig == nil {
+			if len(msg.Peers) != 1 || msg.Node == nil || msg.DERPMap == nil || len(msg.PacketFilters["base"]) == 0 || msg.DNSConfig == nil {
 				t.Fatalf("the first message is not a whole netmap: %+v", msg)
 			}
 			if p := msg.Peers[0]; *p.Online || p.HomeDERP != derpRegion || !slices.Equal(p.Endpoints, []netip.AddrPort{endpoint}) {
