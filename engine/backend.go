@@ -81,6 +81,9 @@ func (n *node) openBackend(r record, device tun.Device, rt router.Router, logf l
 	if err := n.lendNetmap(b.CurrentProfile().ID(), b.NodeKey()); err != nil {
 		n.log.Warn("starting without the last netmap", "err", err)
 	}
+	if told := n.e.cfg.onBackend; told != nil {
+		told(n.uid, b)
+	}
 	return b, nil
 }
 

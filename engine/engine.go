@@ -74,6 +74,8 @@ type Config struct {
 
 	// onStep is told of every step before and after it is taken: see step.
 	onStep func(s step, taken bool)
+	// onBackend is told of every backend before it starts.
+	onBackend func(podUID string, b *backend)
 }
 
 // SocketStore keeps open sockets beyond the end of this process.
