@@ -36,7 +36,7 @@ func ask(from *nstest.Pod, to netip.Addr, p probe) (outcome string) {
 			outcome = answered
 		case errors.Is(err, syscall.ECONNREFUSED):
 			outcome = refused
-		case errors.As(err, &late) && late.Timeout():
+		case errors.As(err, &late) && late.Timeout(), errors.Is(err, syscall.ENETUNREACH): // no link, no route
 			outcome = silent
 		default:
 			outcome = err.Error()

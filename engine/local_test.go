@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -37,6 +38,13 @@ type lane struct {
 
 	mu       sync.Mutex
 	backends map[string]*backend // the latest, by UID
+	known    map[addrKey]netip.Addr
+}
+
+// addrKey is a pod's UID and a family, 4 or 6.
+type addrKey struct {
+	uid    string
+	family int
 }
 
 // side is one of the two pods.
@@ -50,7 +58,7 @@ func newLanes(t *testing.T, name string) []*lane {
 	t.Helper()
 	var lanes []*lane
 	for _, local := range []bool{false, true} {
-		l := &lane{t: t, local: local, way: "WireGuard", backends: map[string]*backend{}}
+		l := &lane{t: t, local: local, way: "WireGuard", backends: map[string]*backend{}, known: map[addrKey]netip.Addr{}}
 		suffix := "w"
 		if local {
 			l.way, suffix = "local", "l"
@@ -146,14 +154,22 @@ func (l *lane) backend(s side) *backend {
 
 func (l *lane) tun(s side) *tstun.Wrapper { return l.backend(s).sys.Tun.Get() }
 
-// addr is the node's address of a family, 4 or 6.
+// addr is the node's address of a family, 4 or 6, or the last one it had.
 func (l *lane) addr(s side, family int) netip.Addr {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := addrKey{s.spec.UID, family}
 	for _, a := range l.statusOf(s.spec.UID).Addresses {
 		if a.Is4() == (family == 4) {
-			return a
+			l.known[key] = a
 		}
 	}
-	return netip.Addr{}
+	return l.known[key]
+}
+
+// has reports whether the node has the address now.
+func (l *lane) has(s side, addr netip.Addr) bool {
+	return slices.Contains(l.statusOf(s.spec.UID).Addresses, addr)
 }
 
 // id is the node's device.
