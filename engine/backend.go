@@ -30,18 +30,27 @@ type backend struct {
 	closers closers
 }
 
-// openBackend wires a backend for the record. It takes over device and router,
-// which may both be nil: then the node has an identity but no packets. The
+// podEnd is what a backend has in its pod. Without it, the node has an identity
+// but no packets.
+type podEnd struct {
+	device tun.Device
+	router router.Router
+	// join makes the node a neighbour of the host's others, before it has seen a
+	// packet; nil leaves it out.
+	join func(*wgEngine) (leave func())
+}
+
+// openBackend wires a backend for the record. It takes over what is in pod. The
 // backend is not started.
-func (n *node) openBackend(r record, device tun.Device, rt router.Router, logf logger.Logf) (_ *backend, err error) {
+func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, err error) {
 	b := &backend{sys: tsd.NewSystem()}
 	defer func() {
 		if err != nil {
 			b.closers.close()
 		}
 	}()
-	if device != nil {
-		b.closers.push(func() { device.Close() })
+	if pod.device != nil {
+		b.closers.push(func() { pod.device.Close() })
 	}
 	bus := b.sys.Bus.Get()
 	b.closers.push(bus.Close)
@@ -54,12 +63,15 @@ func (n *node) openBackend(r record, device tun.Device, rt router.Router, logf l
 	dialer.SetBus(bus)
 	b.closers.push(func() { dialer.Close() })
 
-	if rt != nil {
-		rt = steppedRouter{rt, n.e}
+	if pod.router != nil {
+		pod.router = steppedRouter{pod.router, n.e}
 	}
-	engine, err := b.openEngine(r, monitor, dialer, device, rt, logf)
+	engine, err := b.openEngine(r, monitor, dialer, pod, logf)
 	if err != nil {
 		return nil, err
+	}
+	if pod.join != nil {
+		b.closers.push(pod.join(b.engine))
 	}
 	b.sys.HealthTracker.Get().SetMetricsRegistry(b.sys.UserMetricsRegistry())
 	state, err := n.openState(logf)
@@ -89,14 +101,14 @@ func (n *node) openBackend(r record, device tun.Device, rt router.Router, logf l
 
 // openEngine creates the WireGuard engine.
 func (b *backend) openEngine(r record, monitor *netmon.Monitor, dialer *tsdial.Dialer,
-	device tun.Device, rt router.Router, logf logger.Logf,
+	pod podEnd, logf logger.Logf,
 ) (wgengine.Engine, error) {
 	engine, err := wgengine.NewUserspaceEngine(logf, wgengine.Config{
 		EventBus:      b.sys.Bus.Get(),
 		NetMon:        monitor,
 		Dialer:        dialer,
-		Tun:           device,
-		Router:        rt,
+		Tun:           pod.device,
+		Router:        pod.router,
 		ListenPort:    r.Port,
 		ForceDiscoKey: r.discoKey(),
 		SetSubsystem:  b.sys.Set,

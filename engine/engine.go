@@ -64,6 +64,10 @@ type Config struct {
 	// none.
 	Sockets SocketStore
 
+	// NoLocalDelivery has packets between two pods of this host go through
+	// WireGuard, as those to any other peer do.
+	NoLocalDelivery bool
+
 	// SweepAfter is how long a device that this cluster has made must not have
 	// been seen for it to be deleted, if no pod of this machine has it: its own
 	// machine has died. 0 means seven days, a negative one that none is.
@@ -91,6 +95,8 @@ type Engine struct {
 
 	claim *Claim // of the state directory
 	queue queue  // of the nodes that start
+
+	neighbours neighbours // the nodes that hand each other their pods' packets
 
 	mu    sync.Mutex
 	nodes map[string]*node // by pod UID

@@ -103,7 +103,7 @@ func (n *node) logOut(ctx context.Context, r record) error {
 	}
 	limit := n.e.cfg.AttachTimeout
 	b, err := within(limit, "opening the backend", func() (*backend, error) {
-		return n.openBackend(r, nil, nil, bridge(n.log, nil))
+		return n.openBackend(r, podEnd{}, bridge(n.log, nil))
 	}, (*backend).close)
 	if err != nil {
 		return err

@@ -48,9 +48,10 @@ type node struct {
 	cancel context.CancelFunc // of what the node does
 	done   chan struct{}      // closed when it has ended
 	status NodeStatus
-	linked string // the sandbox that has its link
-	warned string // the reason last logged
-	anew   bool   // the tailnet has thrown the node out: log in again
+	linked string         // the sandbox that has its link
+	warned string         // the reason last logged
+	anew   bool           // the tailnet has thrown the node out: log in again
+	device *podnet.Device // the last one, open or not; nil before the first
 }
 
 // newNode returns the node of a record, which is new if the record names no
@@ -86,6 +87,9 @@ func (n *node) snapshot() NodeStatus {
 	defer n.mu.Unlock()
 	s := n.status
 	s.Addresses = slices.Clone(s.Addresses)
+	if n.device != nil {
+		s.LocalIn, s.LocalOut = trafficOf(&n.device.DirectIn), trafficOf(&n.device.DirectOut)
+	}
 	return s
 }
 
@@ -293,6 +297,12 @@ func (n *node) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+func (n *node) setDevice(d *podnet.Device) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.device = d
 }
 
 // attachedAt begins the count of the time until the node is up.

@@ -48,10 +48,11 @@ func (n *node) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.setDevice(device)
 	s := newSession(n, device, n.e.localPeers(r.Recent))
 	s.registering = authKey != ""
 	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
-		return n.openBackend(r, s.gate, link.Router(n.log, s.addressed), bridge(n.log, s.observe))
+		return n.openBackend(r, s.podEnd(link), bridge(n.log, s.observe))
 	}, (*backend).close)
 	if err != nil {
 		return err
@@ -143,6 +144,15 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 		reachable: make(chan struct{}, 1),
 		thrown:    make(chan struct{}, 1),
 	}
+}
+
+// podEnd returns what the backend has in the pod.
+func (s *session) podEnd(link *podnet.Link) podEnd {
+	p := podEnd{device: s.gate, router: link.Router(s.n.log, s.addressed)}
+	if e := s.n.e; !e.cfg.NoLocalDelivery {
+		p.join = func(engine *wgEngine) func() { return e.neighbours.join(engine, s.device) }
+	}
+	return p
 }
 
 // addressed is told by the router what ts0 has.

@@ -5,6 +5,8 @@ package engine
 import (
 	"net/netip"
 	"time"
+
+	"tailscale-nri/engine/internal/podnet"
 )
 
 // State is what a node is up to.
@@ -41,4 +43,17 @@ type NodeStatus struct {
 	Since      time.Time     `json:"since"`      // of the last change of State
 	AttachedAt time.Time     `json:"attachedAt"` // of the last Attach, or of this process's start if that is later
 	ReadyIn    time.Duration `json:"readyIn"`    // from there to the first Running, 0 until then
+
+	// LocalIn and LocalOut are the pod's packets from and to other pods of this
+	// host that did not go through WireGuard, since its backend was opened.
+	LocalIn  Traffic `json:"localIn"`
+	LocalOut Traffic `json:"localOut"`
 }
+
+// Traffic counts packets of one direction, and their bytes from the IP header on.
+type Traffic struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+func trafficOf(t *podnet.Traffic) Traffic { return Traffic{t.Packets.Load(), t.Bytes.Load()} }

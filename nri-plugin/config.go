@@ -26,6 +26,7 @@ type Config struct {
 	Cluster      string        // a DNS label of at most maxCluster characters
 	Tags         []string      // "tag:…"; empty with AuthKey unless TS_TAGS is set
 	SweepAfter   time.Duration // 0 never
+	NoLocal      bool          // see engine.Config.NoLocalDelivery
 	StateDir     string        // absolute
 	StatusSocket string        // absolute
 	NRISocket    string        // absolute
@@ -77,6 +78,7 @@ func parseConfig(v values) (Config, error) {
 		Cluster:      r.cluster(envCluster),
 		Tags:         r.tags(envTags),
 		SweepAfter:   r.sweepAfter(envSweepAfter),
+		NoLocal:      r.oneOf(envLocal, "true", "false") == "false",
 		StateDir:     r.path(envStateDir),
 		StatusSocket: r.path(envStatusSocket),
 		NRISocket:    r.path(envNRISocket),

@@ -46,11 +46,11 @@ func TestReadConfig(t *testing.T) {
 		{"all", oauth, map[string]string{
 			envLoginServer: "https://hs.example.com/", envAPIURL: "http://127.0.0.1:1/api", envAuthKeyTTL: "90s", envSweepAfter: "0",
 			envCluster: "prod-eu", envTags: "tag:a, tag:b", envStateDir: "/s/", envStatusSocket: "/t", envNRISocket: "/n",
-			envLogLevel: "DEBUG", envLogFormat: "json",
+			envLogLevel: "DEBUG", envLogFormat: "json", envLocal: "false",
 		}, Config{
 			OAuthID: "id", OAuthSecret: secret, LoginServer: "https://hs.example.com", APIURL: "http://127.0.0.1:1/api",
 			AuthKeyTTL: 90 * time.Second, Cluster: "prod-eu", Tags: []string{"tag:a", "tag:b"},
-			StateDir: "/s", StatusSocket: "/t", NRISocket: "/n", LogLevel: slog.LevelDebug, LogJSON: true,
+			StateDir: "/s", StatusSocket: "/t", NRISocket: "/n", LogLevel: slog.LevelDebug, LogJSON: true, NoLocal: true,
 		}},
 		{"auth key brings its tags", map[string]string{envAuthKey: secret}, nil,
 			with(func(c *Config) { c.OAuthID, c.OAuthSecret, c.AuthKey, c.Tags = "", "", secret, nil })},
@@ -101,6 +101,7 @@ func TestReadConfigRefuses(t *testing.T) {
 		{"tags", oauth(envTags, "k8s"), `TS_TAGS is "k8s"|tag:name`},
 		{"relative path", oauth(envStateDir, "state"), `TS_STATE_DIR is "state"|absolute`},
 		{"log level", oauth(envLogLevel, "loud"), `LOG_LEVEL is "loud"|debug, info`},
+		{"local delivery", oauth(envLocal, "yes"), `TS_LOCAL_DELIVERY is "yes"|true, false`},
 		{"log format", oauth(envLogFormat, "xml"), `LOG_FORMAT is "xml"|text, json`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -17,7 +17,8 @@ func newEngine(cfg Config, tn tailnet.Tailnet, claim *engine.Claim, sockets engi
 		after = -1 // the engine's word for never
 	}
 	return engine.New(engine.Config{
-		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn, SweepAfter: after, Sockets: sockets, Logger: log,
+		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn, SweepAfter: after, NoLocalDelivery: cfg.NoLocal,
+		Sockets: sockets, Logger: log,
 	})
 }
 

@@ -28,6 +28,7 @@ const (
 	envCluster      = "CLUSTER_NAME"
 	envTags         = "TS_TAGS"
 	envSweepAfter   = "TS_SWEEP_AFTER"
+	envLocal        = "TS_LOCAL_DELIVERY"
 	envStateDir     = "TS_STATE_DIR"
 	envStatusSocket = "TS_STATUS_SOCKET"
 	envNRISocket    = "NRI_SOCKET"
@@ -49,6 +50,7 @@ func settings() []setting {
 		{envCluster, "k8s", "first part of a pod's default hostname"},
 		{envTags, "tag:k8s-pod", "a pod's default tags, comma separated; none with " + envAuthKey},
 		{envSweepAfter, "168h", "how old a dead machine's devices get; 0 keeps all"},
+		{envLocal, "true", "packets between pods of one host need no WireGuard; true or false"},
 		{envStateDir, "/var/lib/tailscale-nri", "identities of the pods' nodes"},
 		{envStatusSocket, "/run/tailscale-nri/status.sock", "where the status is served"},
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},

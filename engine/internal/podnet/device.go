@@ -42,6 +42,12 @@ type Device struct {
 	conn   syscall.RawConn
 	events chan tun.Event
 
+	// Of the goroutine that reads.
+	in          *readBatch // nil while there is nothing to hand over
+	mayHaveMore bool       // the last read has filled in
+	divert      func(packet []byte) *Device
+	direct      directSender
+
 	writeMu sync.Mutex
 	out     *sender
 
@@ -51,6 +57,9 @@ type Device struct {
 
 	// Dropped counts frames from the pod that did not hold together.
 	Dropped atomic.Uint64
+	// DirectIn and DirectOut are what other pods of this host have handed to
+	// this one and what it has handed to them: see Divert.
+	DirectIn, DirectOut Traffic
 
 	closeOnce sync.Once
 	closeErr  error
@@ -131,69 +140,6 @@ func bigEndian16(v uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
 }
 
-// Read returns the packets of one frame from the pod, cut to the MTU and with
-// their checksums filled in. It returns an error that wraps [os.ErrClosed]
-// after Close.
-//
-// Once the link is gone or down, Read waits for Close; [Device.Gone] tells. An
-// engine whose device fails closes itself from within, and its LocalBackend,
-// which is not told, panics at the next netmap (tailscale.com v1.102.5,
-// wgengine/magicsock, updateRelayServersSet).
-//
-// Any other error is of one frame, which the kernel could not describe and has
-// dropped: a pod with CAP_NET_ADMIN can switch the offloads on again that
-// setOffloads switched off.
-func (d *Device) Read(slab []byte, packets []tun.ReadPacket) (int, error) {
-	// The packet of a frame lands where the first of its segments will be.
-	frame := slab[tun.ReadPacketSpacing-headerLen : len(slab)-tun.ReadPacketSpacing]
-	for failed := 0; ; {
-		n, err := d.receive(frame)
-		switch {
-		case errors.Is(err, os.ErrClosed):
-			return 0, err
-		case errors.Is(err, ErrGone), err != nil && failed == maxFailedReads:
-			d.goneOnce.Do(func() { close(d.gone) })
-			<-d.closed
-			return 0, fmt.Errorf("packet socket on %s: %w", d.name, os.ErrClosed)
-		case err != nil:
-			failed++
-			d.Dropped.Add(1)
-			continue
-		}
-		failed = 0
-		var h vnetHdr
-		if n < headerLen || h.decode(frame) != nil || !isIP(frame[vnetHdrLen:]) {
-			d.Dropped.Add(1)
-			continue
-		}
-		count, err := split(h, frame[headerLen:n], slab, packets)
-		if err != nil {
-			d.Dropped.Add(1)
-			continue
-		}
-		return count, nil
-	}
-}
-
-func isIP(frame []byte) bool {
-	switch binary.BigEndian.Uint16(frame[12:]) {
-	case unix.ETH_P_IP:
-		return frame[ethHdrLen]>>4 == 4
-	case unix.ETH_P_IPV6:
-		return frame[ethHdrLen]>>4 == 6
-	}
-	return false
-}
-
-// receive reads one frame and returns its length in bytes.
-func (d *Device) receive(frame []byte) (n int, err error) {
-	cerr := d.conn.Read(func(fd uintptr) bool {
-		n, err = unix.Read(int(fd), frame)
-		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
-	})
-	return n, d.socketError(cerr, err)
-}
-
 // Write sends packets to the pod, coalesced into as few frames as their flows
 // allow. It may change the packets' headers. A frame that the kernel refuses
 // is lost, as on any link; the error is that of a link that is gone or closed.
@@ -204,24 +150,37 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	for _, b := range bufs {
 		d.out.add(b[offset:])
 	}
-	msgs := d.out.messages()
+	if err := d.sendLocked(d.out.messages()); err != nil {
+		return 0, err
+	}
+	return len(bufs), nil
+}
+
+// sendAll sends the messages, in order.
+func (d *Device) sendAll(msgs []mmsghdr) error {
+	d.writeMu.Lock()
+	defer d.writeMu.Unlock()
+	return d.sendLocked(msgs)
+}
+
+func (d *Device) sendLocked(msgs []mmsghdr) error {
 	for len(msgs) > 0 {
 		n, err := d.send(msgs)
 		switch {
 		case err == nil:
 			msgs = msgs[n:]
-		case errors.Is(err, unix.EINVAL) && d.out.coalesce:
+		case errors.Is(err, unix.EINVAL) && !d.out.refused.Load():
 			// Some kernels refuse segmentation on this path. TCP sends the
 			// lost frame again, and gets it through uncoalesced.
-			d.out.coalesce = false
+			d.out.refused.Store(true)
 			msgs = msgs[1:]
 		case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EMSGSIZE):
 			msgs = msgs[1:]
 		default:
-			return 0, err
+			return err
 		}
 	}
-	return len(bufs), nil
+	return nil
 }
 
 // send returns how many of the messages were sent, at least one without an

@@ -24,7 +24,7 @@ import (
 // wire joins the links of two pods as WireGuard would, without the crypto:
 // what one pod sends is cut to the MTU, and coalesced again for the other.
 type wire struct {
-	big       atomic.Int64 // reads that were cut into several packets
+	big       atomic.Int64 // frames that were cut into several packets
 	tooLong   atomic.Int64 // packets above the MTU, which WireGuard could not carry
 	badCsum   atomic.Int64 // packets that left a pod with a wrong checksum
 	coalesced atomic.Int64 // frames written that hold several packets
@@ -40,14 +40,17 @@ func join(t testing.TB, a, b *testPod) *wire {
 }
 
 func (w *wire) pump(from, to *Device) {
+	from.Divert(func(packet []byte) *Device {
+		if len(packet) > MTU {
+			w.big.Add(1)
+		}
+		return nil
+	})
 	b := newBatch()
 	for {
 		packets, err := b.read(from)
 		if err != nil {
 			return
-		}
-		if len(packets) > 1 {
-			w.big.Add(1)
 		}
 		for _, p := range packets {
 			w.inspect(p)

@@ -216,7 +216,11 @@ func (b batch) read(d *Device) ([][]byte, error) {
 
 // split returns the packets of one frame.
 func (b batch) split(h vnetHdr, packet []byte) ([][]byte, error) {
-	n, err := split(h, packet, b.slab, b.packets)
+	options, err := h.check(packet)
+	if err != nil {
+		return nil, err
+	}
+	n, err := split(h, options, packet, b.slab, b.packets)
 	return b.first(n), err
 }
 

@@ -4,6 +4,7 @@ package podnet
 
 import (
 	"net"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -27,8 +28,8 @@ type mmsghdr struct {
 type sender struct {
 	ether4, ether6 [ethHdrLen]byte
 
-	coalesce bool
-	udp      bool // coalesce UDP too
+	refused atomic.Bool // the kernel takes no frame that it is to cut
+	udp     bool        // coalesce UDP too
 
 	frames []frame // in order of sending; cap(frames) is fixed
 	open   []int   // indices of the frames that can grow, one a flow
@@ -59,11 +60,10 @@ const (
 // 6.8.5 it loses those that the pod sends on through a tunnel.
 func newSender(dst, src net.HardwareAddr, udp bool) *sender {
 	s := &sender{
-		coalesce: true,
-		udp:      udp,
-		frames:   make([]frame, 0, batchSize),
-		open:     make([]int, 0, maxFlows),
-		msgs:     make([]mmsghdr, 0, batchSize),
+		udp:    udp,
+		frames: make([]frame, 0, batchSize),
+		open:   make([]int, 0, maxFlows),
+		msgs:   make([]mmsghdr, 0, batchSize),
 	}
 	s.ether4, s.ether6 = ethernetHeaders(dst, src)
 	return s
@@ -80,7 +80,7 @@ func (s *sender) add(packet []byte) {
 		return
 	}
 	var seg segment
-	grows := s.coalesce && seg.parse(packet) && (seg.proto == unix.IPPROTO_TCP || s.udp)
+	grows := !s.refused.Load() && seg.parse(packet) && (seg.proto == unix.IPPROTO_TCP || s.udp)
 	for i, at := range s.open {
 		f := &s.frames[at]
 		if !seg.hasFlow || !f.seg.sameFlow(&seg, f.head, packet) {

@@ -79,34 +79,30 @@ const (
 
 var errNotIP = errors.New("not an IP packet")
 
-// split finishes one frame that came out of the pod: it cuts packet, which
-// begins with the IP header, into segments of their final form, which it lays
-// into slab, and returns how many. The packet may be in slab already, where the
-// first segment is to be. Frames come from the pod, so every field is checked; a
-// frame that does not hold together is an error, and nothing is to be sent of
-// it.
-func split(h vnetHdr, packet, slab []byte, packets []tun.ReadPacket) (int, error) {
+// check checks the header against the packet, which begins with the IP header,
+// and returns how it is to be cut.
+func (h *vnetHdr) check(packet []byte) (tun.GSOOptions, error) {
 	if len(packet) < 20 || packet[0]>>4 == 6 && len(packet) < 40 {
-		return 0, errNotIP
+		return tun.GSOOptions{}, errNotIP
 	}
 	options, err := h.gsoOptions(packet)
-	if err != nil {
-		return 0, err
+	if err == nil && options.GSOType == tun.GSONone && len(packet) > MTU {
+		err = fmt.Errorf("packet of %d bytes, MTU is %d", len(packet), MTU)
 	}
-	if options.GSOType == tun.GSONone && len(packet) > MTU {
-		return 0, fmt.Errorf("packet of %d bytes, MTU is %d", len(packet), MTU)
-	}
+	return options, err
+}
+
+// split cuts a packet that was checked into segments of their final form, which
+// it lays into slab, and returns how many. An error is of what did not fit.
+func split(h vnetHdr, options tun.GSOOptions, packet, slab []byte, packets []tun.ReadPacket) (int, error) {
 	n, err := tun.GSOSplit(packet, options, slab, packets, tun.ReadPacketSpacing)
-	if err != nil {
-		return 0, err
-	}
 	if h.needsCsum && h.csumOffset == udpCsumOffset {
 		for _, p := range packets[:n] {
 			at := p.Offset + int(h.csumStart) + udpCsumOffset
 			neverZero(slab[at : at+2])
 		}
 	}
-	return n, nil
+	return n, err
 }
 
 // neverZero replaces a computed UDP checksum of zero, which would mean "none"
@@ -117,7 +113,7 @@ func neverZero(csum []byte) {
 	}
 }
 
-// gsoOptions checks the header against the packet. It finds the headers'
+// gsoOptions translates the header, once it fits the packet. It finds the headers'
 // length itself: the kernel's hdrLen is the length of the linear part of the
 // buffer, which may hold payload too.
 func (h *vnetHdr) gsoOptions(packet []byte) (tun.GSOOptions, error) {

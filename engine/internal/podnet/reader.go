@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podnet
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/tailscale/wireguard-go/tun"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// readAhead is how many frames are read at a time. Sixteen small packets
+	// cost little more than one: a system call, and the way through WireGuard's
+	// goroutines, which is made once for all.
+	readAhead = 16
+
+	// frameRoom is the room for one frame, in bytes: virtio_net_hdr, Ethernet
+	// header, and an IP packet of up to 64 KB.
+	frameRoom = headerLen + maxIPPacket + 1
+)
+
+// readBatch holds frames that were read from a packet socket. Its megabyte is
+// touched only as far as frames are long.
+type readBatch struct {
+	data []byte
+	iovs [readAhead]unix.Iovec
+	msgs [readAhead]mmsghdr
+	n    int // frames read
+	next int // the first of them that is not handed over yet
+}
+
+// readBatches are shared by all devices: one that waits for its pod holds none.
+var readBatches = sync.Pool{New: func() any {
+	b := &readBatch{data: make([]byte, readAhead*frameRoom)}
+	for i := range b.msgs {
+		b.iovs[i].Base = &b.data[i*frameRoom]
+		b.iovs[i].SetLen(frameRoom)
+		b.msgs[i].hdr.Iov = &b.iovs[i]
+		b.msgs[i].hdr.SetIovlen(1)
+	}
+	return b
+}}
+
+func (b *readBatch) more() bool { return b != nil && b.next < b.n }
+
+// frame returns the next frame, nil if it was longer than there is room for.
+func (b *readBatch) frame() []byte {
+	m := &b.msgs[b.next]
+	if m.hdr.Flags&unix.MSG_TRUNC != 0 {
+		return nil
+	}
+	return b.data[b.next*frameRoom:][:m.len]
+}
+
+// Read returns packets from the pod, cut to the MTU and with their checksums
+// filled in: those of one frame, or of as many as have come meanwhile and find
+// room. What a function set with [Device.Divert] takes is not among them. Read
+// returns an error that wraps [os.ErrClosed] after Close.
+//
+// Once the link is gone or down, Read waits for Close; [Device.Gone] tells. An
+// engine whose device fails closes itself from within, and its LocalBackend,
+// which is not told, panics at the next netmap (tailscale.com v1.104.5,
+// wgengine/magicsock, updateRelayServersSet).
+//
+// Any other error is of one frame, which the kernel could not describe and has
+// dropped: a pod with CAP_NET_ADMIN can switch the offloads on again that
+// setOffloads switched off.
+func (d *Device) Read(slab []byte, packets []tun.ReadPacket) (int, error) {
+	out := output{slab: slab, packets: packets}
+	for {
+		if !d.in.more() {
+			if out.n > 0 && !d.mayHaveMore {
+				return out.n, nil
+			}
+			if err := d.fill(out.n == 0); err != nil {
+				return out.n, err
+			}
+		}
+		full := d.handOver(&out)
+		d.direct.flush()
+		if full {
+			return out.n, nil
+		}
+	}
+}
+
+// fill reads the next frames: at least one if it is to wait for it.
+func (d *Device) fill(wait bool) error {
+	for failed := 0; ; {
+		err := d.receive(wait)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, os.ErrClosed):
+			return err
+		case errors.Is(err, ErrGone), failed == maxFailedReads:
+			d.goneOnce.Do(func() { close(d.gone) })
+			d.mayHaveMore = false
+			if !wait {
+				return nil // the next Read waits
+			}
+			<-d.closed
+			return fmt.Errorf("packet socket on %s: %w", d.name, os.ErrClosed)
+		}
+		failed++
+		d.Dropped.Add(1)
+	}
+}
+
+// receive reads what is there, up to readAhead frames.
+func (d *Device) receive(wait bool) error {
+	select {
+	case <-d.gone: // the socket says so once, and nothing more for ever
+		return ErrGone
+	default:
+	}
+	d.releaseBatch()
+	var n int
+	var err error
+	cerr := d.conn.Read(func(fd uintptr) bool {
+		b := readBatches.Get().(*readBatch)
+		for {
+			n, err = recvmmsg(fd, b.msgs[:])
+			if !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		if err != nil {
+			readBatches.Put(b)
+			return !wait || !errors.Is(err, unix.EAGAIN)
+		}
+		b.n, b.next = n, 0
+		d.in = b
+		return true
+	})
+	d.mayHaveMore = err == nil && n == readAhead
+	if cerr == nil && errors.Is(err, unix.EAGAIN) {
+		return nil
+	}
+	return d.socketError(cerr, err)
+}
+
+func (d *Device) releaseBatch() {
+	if d.in != nil {
+		readBatches.Put(d.in)
+		d.in = nil
+	}
+}
+
+// recvmmsg returns how many messages were read, at least one without an error.
+func recvmmsg(fd uintptr, msgs []mmsghdr) (int, error) {
+	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd,
+		uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// handOver turns frames into packets, until there are none left or the next one
+// finds no room. It reports whether that was so.
+func (d *Device) handOver(out *output) (full bool) {
+	for ; d.in.more(); d.in.next++ {
+		f, err := parseFrame(d.in.frame())
+		if err == nil && d.divert != nil {
+			if to := d.divert(f.packet()); to != nil && d.direct.add(to, &f) {
+				d.DirectOut.add(&f)
+				to.DirectIn.add(&f)
+				continue
+			}
+		}
+		if err == nil {
+			if out.n > 0 && !out.hasRoom(&f) {
+				return true
+			}
+			err = out.split(&f)
+		}
+		if err != nil {
+			d.Dropped.Add(1)
+		}
+	}
+	return len(out.packets) == out.n
+}
+
+// Divert has Read ask fn for every frame's IP packet, which may be longer than
+// the MTU and lack its checksum, whether it goes to another pod of this host
+// directly. fn returns that pod's device, or nil; it must not keep the packet.
+// Divert is to be called before the first Read.
+func (d *Device) Divert(fn func(packet []byte) *Device) { d.divert = fn }
+
+// inFrame is one frame that came out of a pod.
+type inFrame struct {
+	vnet    vnetHdr
+	options tun.GSOOptions
+	raw     []byte // virtio_net_hdr, Ethernet header, packet
+}
+
+func (f *inFrame) packet() []byte { return f.raw[headerLen:] }
+
+// parseFrame checks a frame. Frames come from the pod, so every field is
+// checked; of a frame that does not hold together nothing is to be sent.
+func parseFrame(raw []byte) (f inFrame, err error) {
+	if len(raw) < headerLen || !isIP(raw[vnetHdrLen:]) {
+		return f, errNotIP
+	}
+	f.raw = raw
+	if err := f.vnet.decode(raw); err != nil {
+		return f, err
+	}
+	f.options, err = f.vnet.check(f.packet())
+	return f, err
+}
+
+func isIP(frame []byte) bool {
+	if len(frame) <= ethHdrLen {
+		return false
+	}
+	switch binary.BigEndian.Uint16(frame[12:]) {
+	case unix.ETH_P_IP:
+		return frame[ethHdrLen]>>4 == 4
+	case unix.ETH_P_IPV6:
+		return frame[ethHdrLen]>>4 == 6
+	}
+	return false
+}
+
+// output is where a Read puts its packets.
+type output struct {
+	slab    []byte
+	packets []tun.ReadPacket
+	n       int // packets that are there
+	end     int // of the last one, in slab
+}
+
+// segments returns how many packets the frame will be cut into, and how many bytes
+// of payload they share.
+func (f *inFrame) segments() (n, payload int) {
+	n, payload = 1, len(f.packet())-int(f.options.HdrLen)
+	if size := int(f.options.GSOSize); f.options.GSOType != tun.GSONone && payload > size {
+		n = (payload + size - 1) / size
+	}
+	return n, payload
+}
+
+// Traffic counts packets of one direction. A frame counts as the packets that it
+// holds, and their bytes from the IP header on.
+type Traffic struct{ Packets, Bytes atomic.Uint64 }
+
+func (t *Traffic) add(f *inFrame) {
+	n, payload := f.segments()
+	t.Packets.Add(uint64(n))
+	t.Bytes.Add(uint64(n*int(f.options.HdrLen) + payload))
+}
+
+// hasRoom reports whether all segments of the frame fit, with the spacing that
+// wireguard-go wants around each.
+func (o *output) hasRoom(f *inFrame) bool {
+	segments, payload := f.segments()
+	need := segments*int(f.options.HdrLen) + payload + (segments+1)*tun.ReadPacketSpacing
+	return segments <= len(o.packets)-o.n && need <= len(o.slab)-o.end
+}
+
+// split adds the frame, cut into segments of their final form.
+func (o *output) split(f *inFrame) error {
+	packets := o.packets[o.n:]
+	n, err := split(f.vnet, f.options, f.packet(), o.slab[o.end:], packets)
+	for i := range packets[:n] {
+		packets[i].Offset += o.end
+	}
+	if n > 0 {
+		o.n += n
+		o.end = packets[n-1].Offset + packets[n-1].Size
+	}
+	return err
+}
+
+// directSender collects frames that go from one pod to another one of this host.
+type directSender struct {
+	to   *Device
+	iovs [readAhead]unix.Iovec
+	msgs [readAhead]mmsghdr
+	n    int
+}
+
+// add takes the frame along, as it is but for its headers. It reports false if
+// that device takes none like it.
+func (s *directSender) add(to *Device, f *inFrame) bool {
+	if to.out.refused.Load() && f.vnet.gsoType != unix.VIRTIO_NET_HDR_GSO_NONE ||
+		!to.out.udp && f.vnet.gsoType == unix.VIRTIO_NET_HDR_GSO_UDP_L4 {
+		return false
+	}
+	if s.to != to || s.n == len(s.msgs) {
+		s.flush()
+	}
+	h := f.vnet
+	h.hdrLen = f.options.HdrLen
+	h.encode(f.raw)
+	ether := &to.out.ether4
+	if f.packet()[0]>>4 == 6 {
+		ether = &to.out.ether6
+	}
+	copy(f.raw[vnetHdrLen:headerLen], ether[:])
+	s.to = to
+	s.iovs[s.n].Base = &f.raw[0]
+	s.iovs[s.n].SetLen(len(f.raw))
+	s.msgs[s.n] = mmsghdr{}
+	s.msgs[s.n].hdr.Iov = &s.iovs[s.n]
+	s.msgs[s.n].hdr.SetIovlen(1)
+	s.n++
+	return true
+}
+
+// flush sends what was collected. What the other pod's link does not take is
+// lost, as on any link.
+func (s *directSender) flush() {
+	if s.n > 0 {
+		_ = s.to.sendAll(s.msgs[:s.n]) // it has a Device of its own that tells of its end
+		s.to, s.n = nil, 0
+	}
+}
