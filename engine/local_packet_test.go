@@ -19,9 +19,9 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-// packet is an IP packet as a pod with CAP_NET_RAW may make it. Its zero value,
+// rawPacket is an IP packet as a pod with CAP_NET_RAW may make it. Its zero value,
 // with addresses, is a UDP packet.
-type packet struct {
+type rawPacket struct {
 	src, dst netip.Addr
 	proto    byte
 	ttl      byte
@@ -35,7 +35,7 @@ type packet struct {
 }
 
 // bytes returns the packet, with mark at the end of its payload.
-func (p packet) bytes(mark string) []byte {
+func (p rawPacket) bytes(mark string) []byte {
 	if p.proto == 0 {
 		p.proto = unix.IPPROTO_UDP
 	}
@@ -59,7 +59,7 @@ func (p packet) bytes(mark string) []byte {
 	return out
 }
 
-func (p packet) header4(body int) []byte {
+func (p rawPacket) header4(body int) []byte {
 	length := 20 + len(p.options)
 	h := []byte{0x40 | byte(length/4), p.tos}
 	h = binary.BigEndian.AppendUint16(h, uint16(length+body))
@@ -81,7 +81,7 @@ func as4(a netip.Addr) []byte {
 	return a.AsSlice()
 }
 
-func (p packet) header6(body int) []byte {
+func (p rawPacket) header6(body int) []byte {
 	next := p.proto
 	if len(p.options) > 0 {
 		next = p.ext
@@ -198,7 +198,7 @@ func htons(v uint16) uint16 { return v<<8 | v>>8 }
 type ends struct {
 	a, b           [2]netip.Addr // IPv4, IPv6
 	strange        [2]netip.Addr // of the tailnet, nobody's
-	v4, v6         packet        // the plain ones
+	v4, v6         rawPacket     // the plain ones
 	discoA, discoB []byte
 }
 
@@ -208,7 +208,7 @@ func (l *lane) ends() ends {
 		b:       [2]netip.Addr{l.addr(l.b, 4), l.addr(l.b, 6)},
 		strange: [2]netip.Addr{moved, netip.MustParseAddr("fd7a:115c:a1e0::7777")},
 	}
-	e.v4, e.v6 = packet{src: e.a[0], dst: e.b[0]}, packet{src: e.a[1], dst: e.b[1]}
+	e.v4, e.v6 = rawPacket{src: e.a[0], dst: e.b[0]}, rawPacket{src: e.a[1], dst: e.b[1]}
 	e.discoA, e.discoB = l.device(l.a).DiscoKey.AppendTo(nil), l.device(l.b).DiscoKey.AppendTo(nil)
 	return e
 }

@@ -13,7 +13,7 @@ import (
 // packetRow is a packet from a to b, and whether it arrives.
 type packetRow struct {
 	name    string
-	packet  packet
+	packet  rawPacket
 	arrives bool
 	cut     int // bytes that are not part of the packet by its own length
 }
@@ -22,7 +22,7 @@ type packetRow struct {
 func (r packetRow) as(sent []byte) []byte { return sent[:len(sent)-r.cut] }
 
 // with returns the packet with a change.
-func (p packet) with(change func(*packet)) packet {
+func (p rawPacket) with(change func(*rawPacket)) rawPacket {
 	change(&p)
 	return p
 }
@@ -38,58 +38,58 @@ func packetRows(e ends) []packetRow {
 
 // plainRows differ in the header only.
 func plainRows(e ends) []packetRow {
-	v4 := func(change func(*packet)) packet { return e.v4.with(change) }
-	v6 := func(change func(*packet)) packet { return e.v6.with(change) }
+	v4 := func(change func(*rawPacket)) rawPacket { return e.v4.with(change) }
+	v6 := func(change func(*rawPacket)) rawPacket { return e.v6.with(change) }
 	nop := []byte{1, 1, 1, 0}
 	routerAlert := []byte{148, 4, 0, 0}
 	timestamp := []byte{68, 8, 5, 0, 0, 0, 0, 0}
 	sourceRoute := append([]byte{131, 7, 4}, append(as4(e.b[0]), 0)...)
 	padded := []byte{unix.IPPROTO_UDP, 0, 1, 4, 0, 0, 0, 0} // PadN
 	return []packetRow{
-		{"IPv4", v4(func(*packet) {}), true, 0},
-		{"IPv6", v6(func(*packet) {}), true, 0},
-		{"TTL 1", v4(func(p *packet) { p.ttl = 1 }), true, 0},
-		{"TTL 255", v4(func(p *packet) { p.ttl = 255 }), true, 0},
-		{"hop limit 1", v6(func(p *packet) { p.ttl = 1 }), true, 0},
-		{"DSCP and ECN", v4(func(p *packet) { p.tos = 0xb9 }), true, 0},
-		{"IPv6 traffic class", v6(func(p *packet) { p.tos = 0xb9 }), true, 0},
-		{"do not fragment", v4(func(p *packet) { p.frag = 0x4000 }), true, 0},
-		{"the evil bit", v4(func(p *packet) { p.frag = 0x8000 }), true, 0},
-		{"options: no operation", v4(func(p *packet) { p.options = nop }), true, 0},
-		{"options: router alert", v4(func(p *packet) { p.options = routerAlert }), true, 0},
-		{"options: timestamp", v4(func(p *packet) { p.options = timestamp }), true, 0},
-		{"options: source route", v4(func(p *packet) { p.options = sourceRoute }), true, 0},
-		{"first fragment", v4(func(p *packet) { p.frag, p.payload = 0x2000, make([]byte, 200) }), true, 0},
-		{"small first fragment", v4(func(p *packet) { p.frag = 0x2000 }), true, 0},
-		{"later fragment", v4(func(p *packet) { p.frag, p.payload = 0x2000|100, make([]byte, 200) }), true, 0},
-		{"last fragment", v4(func(p *packet) { p.frag, p.payload = 200, make([]byte, 13) }), true, 0},
-		{"fragment that overlaps a header", v4(func(p *packet) { p.frag, p.payload = 1, make([]byte, 200) }), false, 0},
-		{"hop-by-hop options", v6(func(p *packet) { p.ext, p.options = unix.IPPROTO_HOPOPTS, padded }), false, 0},
-		{"destination options", v6(func(p *packet) { p.ext, p.options = unix.IPPROTO_DSTOPTS, padded }), false, 0},
-		{"routing header", v6(func(p *packet) {
+		{"IPv4", v4(func(*rawPacket) {}), true, 0},
+		{"IPv6", v6(func(*rawPacket) {}), true, 0},
+		{"TTL 1", v4(func(p *rawPacket) { p.ttl = 1 }), true, 0},
+		{"TTL 255", v4(func(p *rawPacket) { p.ttl = 255 }), true, 0},
+		{"hop limit 1", v6(func(p *rawPacket) { p.ttl = 1 }), true, 0},
+		{"DSCP and ECN", v4(func(p *rawPacket) { p.tos = 0xb9 }), true, 0},
+		{"IPv6 traffic class", v6(func(p *rawPacket) { p.tos = 0xb9 }), true, 0},
+		{"do not fragment", v4(func(p *rawPacket) { p.frag = 0x4000 }), true, 0},
+		{"the evil bit", v4(func(p *rawPacket) { p.frag = 0x8000 }), true, 0},
+		{"options: no operation", v4(func(p *rawPacket) { p.options = nop }), true, 0},
+		{"options: router alert", v4(func(p *rawPacket) { p.options = routerAlert }), true, 0},
+		{"options: timestamp", v4(func(p *rawPacket) { p.options = timestamp }), true, 0},
+		{"options: source route", v4(func(p *rawPacket) { p.options = sourceRoute }), true, 0},
+		{"first fragment", v4(func(p *rawPacket) { p.frag, p.payload = 0x2000, make([]byte, 200) }), true, 0},
+		{"small first fragment", v4(func(p *rawPacket) { p.frag = 0x2000 }), true, 0},
+		{"later fragment", v4(func(p *rawPacket) { p.frag, p.payload = 0x2000|100, make([]byte, 200) }), true, 0},
+		{"last fragment", v4(func(p *rawPacket) { p.frag, p.payload = 200, make([]byte, 13) }), true, 0},
+		{"fragment that overlaps a header", v4(func(p *rawPacket) { p.frag, p.payload = 1, make([]byte, 200) }), false, 0},
+		{"hop-by-hop options", v6(func(p *rawPacket) { p.ext, p.options = unix.IPPROTO_HOPOPTS, padded }), false, 0},
+		{"destination options", v6(func(p *rawPacket) { p.ext, p.options = unix.IPPROTO_DSTOPTS, padded }), false, 0},
+		{"routing header", v6(func(p *rawPacket) {
 			p.ext, p.options = unix.IPPROTO_ROUTING, []byte{unix.IPPROTO_UDP, 0, 4, 0, 0, 0, 0, 0}
 		}), false, 0},
-		{"IPv6 atomic fragment", v6(func(p *packet) {
+		{"IPv6 atomic fragment", v6(func(p *rawPacket) {
 			p.ext, p.options = unix.IPPROTO_FRAGMENT, []byte{unix.IPPROTO_UDP, 0, 0, 0, 1, 2, 3, 4}
 		}), true, 0},
-		{"IPv6 first fragment", v6(func(p *packet) {
+		{"IPv6 first fragment", v6(func(p *rawPacket) {
 			p.ext, p.options = unix.IPPROTO_FRAGMENT, []byte{unix.IPPROTO_UDP, 0, 0, 1, 1, 2, 3, 5}
 		}), true, 0},
-		{"IPv6 later fragment", v6(func(p *packet) {
+		{"IPv6 later fragment", v6(func(p *rawPacket) {
 			p.ext, p.options = unix.IPPROTO_FRAGMENT, []byte{unix.IPPROTO_UDP, 0, 0x04, 0x00, 1, 2, 3, 6}
 			p.payload = make([]byte, 200)
 		}), true, 0},
-		{"as large as the MTU", v4(func(p *packet) { p.proto, p.payload = unix.IPPROTO_GRE, make([]byte, 1280-20-len(mark(0))) }), true, 0},
+		{"as large as the MTU", v4(func(p *rawPacket) { p.proto, p.payload = unix.IPPROTO_GRE, make([]byte, 1280-20-len(mark(0))) }), true, 0},
 	}
 }
 
 // spoofedRows come from another address than the pod's own.
 func spoofedRows(e ends) (rows []packetRow) {
 	from4 := func(name, addr string) {
-		rows = append(rows, packetRow{"from " + name, e.v4.with(func(p *packet) { p.src = netip.MustParseAddr(addr) }), false, 0})
+		rows = append(rows, packetRow{"from " + name, e.v4.with(func(p *rawPacket) { p.src = netip.MustParseAddr(addr) }), false, 0})
 	}
 	from6 := func(name, addr string) {
-		rows = append(rows, packetRow{"from " + name, e.v6.with(func(p *packet) { p.src = netip.MustParseAddr(addr) }), false, 0})
+		rows = append(rows, packetRow{"from " + name, e.v6.with(func(p *rawPacket) { p.src = netip.MustParseAddr(addr) }), false, 0})
 	}
 	from4("another address of the tailnet", e.strange[0].String())
 	from4("b's own address", e.b[0].String())
@@ -112,10 +112,10 @@ func spoofedRows(e ends) (rows []packetRow) {
 // strayRows go to what is no address of b's node.
 func strayRows(e ends) (rows []packetRow) {
 	to4 := func(name, addr string) {
-		rows = append(rows, packetRow{"to " + name, e.v4.with(func(p *packet) { p.dst = netip.MustParseAddr(addr) }), false, 0})
+		rows = append(rows, packetRow{"to " + name, e.v4.with(func(p *rawPacket) { p.dst = netip.MustParseAddr(addr) }), false, 0})
 	}
 	to6 := func(name, addr string) {
-		rows = append(rows, packetRow{"to " + name, e.v6.with(func(p *packet) { p.dst = netip.MustParseAddr(addr) }), false, 0})
+		rows = append(rows, packetRow{"to " + name, e.v6.with(func(p *rawPacket) { p.dst = netip.MustParseAddr(addr) }), false, 0})
 	}
 	to4("nobody", e.strange[0].String())
 	to4("a itself", e.a[0].String())
@@ -134,17 +134,19 @@ func strayRows(e ends) (rows []packetRow) {
 
 // protocolRows are not UDP, or not for the pod.
 func protocolRows(e ends) []packetRow {
-	v4 := func(proto byte, payload ...byte) packet {
-		return e.v4.with(func(p *packet) { p.proto, p.payload = proto, payload })
+	v4 := func(proto byte, payload ...byte) rawPacket {
+		return e.v4.with(func(p *rawPacket) { p.proto, p.payload = proto, payload })
 	}
-	v6 := func(proto byte, payload ...byte) packet {
-		return e.v6.with(func(p *packet) { p.proto, p.payload = proto, payload })
+	v6 := func(proto byte, payload ...byte) rawPacket {
+		return e.v6.with(func(p *rawPacket) { p.proto, p.payload = proto, payload })
 	}
 	zeros := make([]byte, 40)
-	icmp := func(kind, code byte) packet { return v4(unix.IPPROTO_ICMP, append([]byte{kind, code}, zeros...)...) }
-	icmp6 := func(kind, code byte) packet { return v6(unix.IPPROTO_ICMPV6, append([]byte{kind, code}, zeros...)...) }
-	disco := func(key []byte) packet {
-		return e.v4.with(func(p *packet) {
+	icmp := func(kind, code byte) rawPacket { return v4(unix.IPPROTO_ICMP, append([]byte{kind, code}, zeros...)...) }
+	icmp6 := func(kind, code byte) rawPacket {
+		return v6(unix.IPPROTO_ICMPV6, append([]byte{kind, code}, zeros...)...)
+	}
+	disco := func(key []byte) rawPacket {
+		return e.v4.with(func(p *rawPacket) {
 			data := append(append([]byte("TS💬"), key...), bytes.Repeat([]byte{7}, 40)...)
 			p.payload = udpTo(e.a[0], e.b[0], 9, data)
 		})
@@ -198,8 +200,8 @@ func tcp(flags byte) []byte {
 
 // brokenRows are not what they say.
 func brokenRows(e ends) []packetRow {
-	v4 := func(mangle func([]byte) []byte) packet { return e.v4.with(func(p *packet) { p.mangle = mangle }) }
-	v6 := func(mangle func([]byte) []byte) packet { return e.v6.with(func(p *packet) { p.mangle = mangle }) }
+	v4 := func(mangle func([]byte) []byte) rawPacket { return e.v4.with(func(p *rawPacket) { p.mangle = mangle }) }
+	v6 := func(mangle func([]byte) []byte) rawPacket { return e.v6.with(func(p *rawPacket) { p.mangle = mangle }) }
 	set := func(at int, to ...byte) func([]byte) []byte {
 		return func(b []byte) []byte { copy(b[at:], to); return b }
 	}

@@ -65,7 +65,7 @@ func newLanes(t *testing.T, name string) []*lane {
 		}
 		l.world = newWorld(t)
 		l.boot(func(c *Config) {
-			localDelivery(c, local)
+			c.NoLocalDelivery = !local
 			c.onBackend = func(uid string, b *backend) {
 				l.mu.Lock()
 				defer l.mu.Unlock()
@@ -115,10 +115,10 @@ func (l *lane) side(name string) side {
 }
 
 // warm has a speak to b first: two handshakes at the same instant cost five
-// seconds.
+// seconds. ICMP takes WireGuard on both lanes.
 func (l *lane) warm() {
 	l.t.Helper()
-	for _, p := range []probe{{"ping", 4, 0}, {"ping", 6, 0}} {
+	for _, p := range []probe{{"ping", 4, 0}, {"udp", 4, 53}, {"ping", 6, 0}, {"udp", 6, 53}} {
 		l.untilAnswered(l.a, l.b, p)
 		l.untilAnswered(l.b, l.a, p)
 	}
@@ -136,9 +136,6 @@ func (l *lane) untilAnswered(from, to side, p probe) {
 // assertWay holds the lane to its way.
 func (l *lane) assertWay() {
 	l.t.Helper()
-	if !localIsIn {
-		return
-	}
 	for _, s := range []side{l.a, l.b} {
 		if n := deliveredLocally(l.t, l.Engine, s.spec); (n > 0) != l.local {
 			l.t.Errorf("%s: %s has delivered %d packets locally", l.way, s.spec.Name, n)
