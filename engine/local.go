@@ -26,7 +26,8 @@ import (
 // nothing else. Each question is put to whoever answers it on the other way:
 //
 //   - the sender's backend says which peer has the destination, and that must be
-//     the receiving node under the key that it has now;
+//     the receiving node under the key that it has now, and one that the sender's
+//     WireGuard has a configuration of;
 //   - the receiver's backend says what that peer, the sending node under its own
 //     key, may send from, and the source must be one of these addresses;
 //   - the sender's filter decides on the way out, the receiver's on the way in.
@@ -168,10 +169,13 @@ func (n *neighbour) route(ends flowEnds) *neighbour {
 	return r.neighbour()
 }
 
-// peerAt returns the neighbour that has the address in this node's own netmap.
+// peerAt returns the neighbour that has the address in this node's own netmap,
+// and that its WireGuard would send to: the lookup by address also finds a peer
+// whose key has expired (ipn/ipnlocal/resolve.go), which WireGuard has no
+// configuration of (net/routemanager).
 func (n *neighbour) peerAt(dst netip.Addr) *neighbour {
 	k, ok := n.engine.peerAt(dst)
-	if !ok {
+	if !ok || !n.engine.mayComeFrom(k, dst) {
 		return nil
 	}
 	if to := n.all.find(k); to != n {
