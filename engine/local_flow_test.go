@@ -71,7 +71,7 @@ func (l *lane) expectReplies(family int) {
 		defer c.Close()
 	}
 	from := func(s side, c *net.UDPConn) netip.AddrPort {
-		return netip.AddrPortFrom(l.addr(s, family), c.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+		return netip.AddrPortFrom(l.addr(s, family), portOf(c))
 	}
 	a, b := from(l.a, asker), from(l.b, server)
 	step := func(what string, c *net.UDPConn, to netip.AddrPort, at *net.UDPConn, want bool) {
@@ -101,6 +101,8 @@ func (l *lane) udp(s side, family int, port uint16) (c *net.UDPConn) {
 	})
 	return c
 }
+
+func portOf(c *net.UDPConn) uint16 { return c.LocalAddr().(*net.UDPAddr).AddrPort().Port() }
 
 // arrives sends a word, and reports whether it comes.
 func arrives(from *net.UDPConn, to netip.AddrPort, at *net.UDPConn) bool {
@@ -192,7 +194,7 @@ func (l *lane) segments(from, to side, family int) {
 	setUDP(l.t, sender, unix.UDP_SEGMENT, size)
 	setUDP(l.t, receiver, unix.UDP_GRO, 1)
 
-	target := netip.AddrPortFrom(l.addr(to, family), receiver.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+	target := netip.AddrPortFrom(l.addr(to, family), portOf(receiver))
 	go func() {
 		for call := range calls {
 			var b []byte

@@ -5,7 +5,9 @@ package engine
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,6 +35,27 @@ var viewRows = []struct {
 	{"a's key has expired, as b is told", func(l *lane) { l.view(l.b, l.a, control.View{Expired: true}) }, none, none},
 	{"b is jailed at a", func(l *lane) { l.view(l.a, l.b, control.View{Jailed: true}) }, every, none},
 	{"a is jailed at b", func(l *lane) { l.view(l.b, l.a, control.View{Jailed: true}) }, none, every},
+	{"b has been hidden from a, and is back", func(l *lane) {
+		l.view(l.a, l.b, control.View{Hidden: true})
+		l.policy(control.AllowAll)
+		if got := l.ask(l.a, l.b, probes[0]); got != silent {
+			l.t.Errorf("%s: the hidden b: %s", l.way, got)
+		}
+		l.view(l.a, l.b, control.View{})
+		l.policy(control.AllowAll)
+		l.warm()
+	}, every, every},
+	{"b appears to a under another address", func(l *lane) {
+		l.view(l.a, l.b, control.View{As: moved})
+		l.policy(control.AllowAll)
+		l.untilAnsweredAt(l.a, moved)
+		seen, err := seenAs(l.b, l.a, l.addr(l.a, 4))
+		if err != nil || seen != moved {
+			l.t.Errorf("%s: b is seen at a as %v (%v), want %v", l.way, seen, err, moved)
+		}
+		// Not udp4:54: what a says of the port quotes b's other address, and
+		// means nothing to b.
+	}, none, "tcp4:80 tcp4:81 udp4:53 ping4"},
 	{"b has another IPv4 address, and no IPv6", func(l *lane) {
 		was := l.addr(l.b, 4)
 		l.must(l.control.SetAddresses(l.id(l.b), moved))
@@ -118,9 +141,39 @@ func TestLocalViews(t *testing.T) {
 				// One after the other: see warm.
 				l.expect(t, l.a, l.b, row.ab)
 				l.expect(t, l.b, l.a, row.ba)
+				for _, family := range []int{4, 6} {
+					udp := fmt.Sprintf("udp%d:53", family)
+					l.expectComing(t, l.a, l.b, family, strings.Contains(row.ab, udp))
+					l.expectComing(t, l.b, l.a, family, strings.Contains(row.ba, udp))
+				}
 			})
 		})
 	}
+}
+
+func (l *lane) untilAnsweredAt(from side, addr netip.Addr) {
+	l.t.Helper()
+	var last string
+	l.until(fmt.Sprintf("%s: %v answers", l.way, addr), func() bool {
+		last = ask(from.Pod, addr, probes[0])
+		return last == answered
+	}, func() string { return last })
+}
+
+// seenAs sends UDP to a pod's address and returns where it came from.
+func seenAs(from, to side, addr netip.Addr) (netip.Addr, error) {
+	var receiver, sender *net.UDPConn
+	to.Do(func() (err error) { receiver, err = net.ListenUDP("udp4", nil); return err })
+	defer receiver.Close()
+	from.Do(func() (err error) { sender, err = net.ListenUDP("udp4", nil); return err })
+	defer sender.Close()
+	target := netip.AddrPortFrom(addr, portOf(receiver))
+	if _, err := sender.WriteToUDPAddrPort([]byte("word"), target); err != nil {
+		return netip.Addr{}, err
+	}
+	receiver.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_, source, err := receiver.ReadFromUDPAddrPort(make([]byte, 10))
+	return source.Addr(), err
 }
 
 func (l *lane) must(err error) {
@@ -155,6 +208,25 @@ func (l *lane) peer(s side, addr netip.Addr) *ipnstate.PeerStatus {
 		}
 	}
 	return nil
+}
+
+// expectComing expects that UDP from one pod gets to the other, or does not,
+// whatever becomes of an answer.
+func (l *lane) expectComing(t *testing.T, from, to side, family int, want bool) {
+	t.Helper()
+	sender, receiver := l.udp(from, family, 0), l.udp(to, family, 0)
+	defer sender.Close()
+	defer receiver.Close()
+	target := netip.AddrPortFrom(l.addr(to, family), portOf(receiver))
+	got := arrives(sender, target, receiver)
+	for range 2 {
+		if want && !got {
+			got = arrives(sender, target, receiver)
+		}
+	}
+	if got != want {
+		t.Errorf("%s: UDP over IPv%d from %s to %s arrives: %v, want %v", l.way, family, from.spec.Name, to.spec.Name, got, want)
+	}
 }
 
 // expectSilence asks for b at addresses that it had, IPv4 first.
