@@ -2,6 +2,10 @@
 # k3d/lab/tools/go.mod. Included by the top Makefile; `make -f k3d/lab/tools.mk lab-tools` works alone as well.
 # A binary is built when it is missing or older than tools/go.sum; cold, on two cores, all take about 5 minutes.
 
+# Alone each module is built with the toolchain that it asks for; the top Makefile names one for all.
+GOTOOLCHAIN ?= auto
+export GOTOOLCHAIN
+
 GO        ?= go
 LAB_BUILD ?= $(CURDIR)/.build
 LAB_TOOLS := $(CURDIR)/k3d/lab/tools
