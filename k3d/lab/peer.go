@@ -102,6 +102,18 @@ func (p *Peer) bin(name string) string { return p.lab.cfg.bin(name + p.suffix) }
 
 const peerSocket = "/run/tailscale/tailscaled.sock"
 
+// Restart ends the peer's tailscaled as a crash would and starts it again on the state that it has left.
+func (p *Peer) Restart(ctx context.Context) error {
+	if err := p.process.Kill(ctx); err != nil {
+		return fmt.Errorf("ending peer %s: %w", p.name, err)
+	}
+	// It stays behind, and start takes it for the new one's.
+	if err := os.Remove(p.lab.cfg.path(p.name, peerSocket)); err != nil {
+		return fmt.Errorf("removing the socket of peer %s: %w", p.name, err)
+	}
+	return p.start(ctx)
+}
+
 // login hands the key over in a file, so that it is neither in the process list nor in an error.
 func (p *Peer) login(ctx context.Context, cfg PeerConfig) error {
 	const keyFile = "/run/authkey"
