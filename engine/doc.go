@@ -28,7 +28,7 @@
 //   - one that hears of changes of the machine's interfaces, for all backends;
 //   - one that waits for the state directory while another process has it;
 //   - those that a watchdog lets do what takes no context (within);
-//   - those of tailscale.com and wireguard-go, about 48 per backend.
+//   - those of tailscale.com and wireguard-go, about 36 per backend.
 //
 // # Locks
 //

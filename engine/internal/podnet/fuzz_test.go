@@ -13,7 +13,7 @@ import (
 
 // pipedDevice returns a Device that reads the frames written to the other end of
 // a socket pair, as it reads those of a packet socket.
-func pipedDevice(f *testing.F) (d *Device, write func([]byte) error) {
+func pipedDevice(f testing.TB) (d *Device, write func([]byte) error) {
 	f.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

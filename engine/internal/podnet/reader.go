@@ -65,9 +65,10 @@ func (b *readBatch) frame() []byte {
 // returns an error that wraps [os.ErrClosed] after Close.
 //
 // Once the link is gone or down, Read waits for Close; [Device.Gone] tells. An
-// engine whose device fails closes itself from within, and its LocalBackend,
-// which is not told, panics at the next netmap (tailscale.com v1.104.5,
-// wgengine/magicsock, updateRelayServersSet).
+// engine whose device fails closes itself from within. Its LocalBackend is not
+// told, and panics at the second netmap if that was before the first
+// (tailscale.com v1.104.5, wgengine/magicsock, updateRelayServersSet: the
+// closed socket has taken in that there is a node, and not which).
 //
 // Any other error is of one frame, which the kernel could not describe and has
 // dropped: a pod with CAP_NET_ADMIN can switch the offloads on again that
