@@ -43,13 +43,20 @@ type Device struct {
 	events chan tun.Event
 
 	// Of the goroutine that reads.
+	receiveOnce func(fd uintptr) bool
+	wait        bool // receiveOnce waits for a frame
+	receiveErr  error
 	in          *readBatch // nil while there is nothing to hand over
 	mayHaveMore bool       // the last read has filled in
 	divert      func(packet []byte) *Device
 	direct      directSender
 
-	writeMu sync.Mutex
-	out     *sender
+	writeMu  sync.Mutex // guards what follows
+	out      *sender
+	sendOnce func(fd uintptr) bool
+	sending  []mmsghdr // what sendOnce is to send
+	sent     int
+	sendErr  error
 
 	gone     chan struct{} // closed when the link has ended
 	goneOnce sync.Once
@@ -81,17 +88,25 @@ func (l *Link) Open(store SocketStore) (*Device, error) {
 		file.Close()
 		return nil, fmt.Errorf("polling the packet socket on %s: %w", l.Host, err)
 	}
+	return newDevice(l.Host, file, conn, newSender(l.podMAC, l.hostMAC, kernelAtLeast(6, 9))), nil
+}
+
+// newDevice returns a Device on a socket.
+func newDevice(name string, file *os.File, conn syscall.RawConn, out *sender) *Device {
 	d := &Device{
-		name:   l.Host,
+		name:   name,
 		file:   file,
 		conn:   conn,
 		events: make(chan tun.Event, 1),
 		gone:   make(chan struct{}),
 		closed: make(chan struct{}),
-		out:    newSender(l.podMAC, l.hostMAC, kernelAtLeast(6, 9)),
+		out:    out,
 	}
+	// Made once: a function value made for each system call would be an
+	// allocation for each.
+	d.receiveOnce, d.sendOnce = d.tryReceive, d.trySend
 	d.events <- tun.EventUp
-	return d, nil
+	return d
 }
 
 // openPacketSocket returns a non-blocking socket that receives all that
@@ -186,16 +201,26 @@ func (d *Device) sendLocked(msgs []mmsghdr) error {
 // send returns how many of the messages were sent, at least one without an
 // error.
 func (d *Device) send(msgs []mmsghdr) (n int, err error) {
-	cerr := d.conn.Write(func(fd uintptr) bool {
-		r, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd,
-			uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), 0, 0, 0)
-		n, err = int(r), nil
-		if errno != 0 {
-			err = errno
+	d.sending = msgs
+	cerr := d.conn.Write(d.sendOnce)
+	d.sending = nil
+	return d.sent, d.socketError(cerr, d.sendErr)
+}
+
+// trySend is sendOnce. It reports whether it is done.
+func (d *Device) trySend(fd uintptr) bool {
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd,
+			uintptr(unsafe.Pointer(&d.sending[0])), uintptr(len(d.sending)), 0, 0, 0)
+		switch d.sent, d.sendErr = int(n), nil; errno {
+		case 0:
+			return true
+		case unix.EINTR:
+			continue
 		}
-		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
-	})
-	return n, d.socketError(cerr, err)
+		d.sendErr = errno
+		return errno != unix.EAGAIN
+	}
 }
 
 // socketError tells the end of the link from other errors. ENETDOWN is what a

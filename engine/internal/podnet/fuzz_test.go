@@ -29,10 +29,7 @@ func pipedDevice(f testing.TB) (d *Device, write func([]byte) error) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	d = &Device{
-		name: "frames", file: file, conn: conn,
-		gone: make(chan struct{}), closed: make(chan struct{}),
-	}
+	d = newDevice("frames", file, conn, nil)
 	f.Cleanup(func() { file.Close(); unix.Close(fds[1]) })
 	return d, func(frame []byte) error {
 		_, err := unix.Write(fds[1], frame)

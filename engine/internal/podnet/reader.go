@@ -123,29 +123,27 @@ func (d *Device) receive(wait bool) error {
 	default:
 	}
 	d.releaseBatch()
-	var n int
-	var err error
-	cerr := d.conn.Read(func(fd uintptr) bool {
-		b := readBatches.Get().(*readBatch)
-		for {
-			n, err = recvmmsg(fd, b.msgs[:])
-			if !errors.Is(err, unix.EINTR) {
-				break
-			}
-		}
-		if err != nil {
-			readBatches.Put(b)
-			return !wait || !errors.Is(err, unix.EAGAIN)
-		}
-		b.n, b.next = n, 0
-		d.in = b
-		return true
-	})
-	d.mayHaveMore = err == nil && n == readAhead
-	if cerr == nil && errors.Is(err, unix.EAGAIN) {
+	d.wait = wait
+	cerr := d.conn.Read(d.receiveOnce)
+	d.mayHaveMore = d.in != nil && d.in.n == readAhead
+	if cerr == nil && errors.Is(d.receiveErr, unix.EAGAIN) {
 		return nil
 	}
-	return d.socketError(cerr, err)
+	return d.socketError(cerr, d.receiveErr)
+}
+
+// tryReceive is receiveOnce. It reports whether it is done.
+func (d *Device) tryReceive(fd uintptr) bool {
+	b := readBatches.Get().(*readBatch)
+	n, err := recvmmsg(fd, b.msgs[:])
+	d.receiveErr = err
+	if err != nil {
+		readBatches.Put(b)
+		return !d.wait || !errors.Is(err, unix.EAGAIN)
+	}
+	b.n, b.next = n, 0
+	d.in = b
+	return true
 }
 
 func (d *Device) releaseBatch() {
@@ -157,12 +155,17 @@ func (d *Device) releaseBatch() {
 
 // recvmmsg returns how many messages were read, at least one without an error.
 func recvmmsg(fd uintptr, msgs []mmsghdr) (int, error) {
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd,
-		uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
-	if errno != 0 {
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd,
+			uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+			continue
+		}
 		return 0, errno
 	}
-	return int(n), nil
 }
 
 // handOver turns frames into packets, until there are none left or the next one
