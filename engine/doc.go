@@ -10,6 +10,9 @@
 //	                                                          │
 //	   pod ◀── ts0 ◀── Router.Set ◀── wgengine ◀── netmap ◀───┘
 //
+// Packets between two pods of this engine that are each other's peers, and whose
+// filters agree, go from link to link without WireGuard: see local.go.
+//
 // A node is named by its pod's UID: it keeps its key, its addresses and its
 // UDP port when the sandbox is made anew, and when this process restarts. The
 // verbs come in pairs: [Engine.Attach] and [Engine.Detach] for the link and
@@ -35,7 +38,8 @@
 // Engine.mu guards the map of nodes and is never held across I/O. node.op
 // makes Attach, Detach and Forget of one pod take turns; it is held across
 // local work only, never across the network. node.mu guards the node's fields
-// and is held across nothing.
+// and is held across nothing. neighbours.mu and wgEngine.selfMu, which is taken
+// first, guard who is known by which key, and are held across nothing either.
 //
 // # What lies on disk
 //

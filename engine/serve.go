@@ -138,7 +138,7 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 		netmap:    newNetmapKeeper(n),
 		device:    device,
 		local:     local,
-		gate:      newGate(device, len(local) > 0),
+		gate:      newGate(device, len(local) > 0 && n.e.cfg.NoLocalDelivery),
 		addrs:     make(chan []netip.Addr, 1),
 		notify:    make(chan *ipn.Notify, 64),
 		reachable: make(chan struct{}, 1),
