@@ -51,14 +51,11 @@ demo-down: build lab-tools ## end the demo that KEEP=1 left up
 	@$(BUILD)/bin/lab demo down
 
 # The race detector where goroutines of ours meet. The fault table starts over a
-# thousand processes, which take twice as long under it; and two nodes that start
-# at once without their netmaps, as on a full disk, meet a race of tailscale.com's
-# own now and then (v1.102.5, controlclient, streamingMapSession). What these
-# tests run, other tests run under it. The processes of the end-to-end tests are
-# the ones that "make build" made. The lab's tests want a stock tailscale.com,
-# since tsnet does not compile with the program's tags. Those on Kubernetes are
-# make e2e's.
-UNRACED := TestKilledAtEachStep|TestDiskFull
+# thousand processes, which take twice as long under it; what they run, other
+# tests run under it. The processes of the end-to-end tests are the ones that
+# "make build" made. The lab's tests want a stock tailscale.com, since tsnet does
+# not compile with the program's tags. Those on Kubernetes are make e2e's.
+UNRACED := TestKilledAtEachStep
 .PHONY: test
 test: build lab-tools lab-clients ## run the tests: unit, kernel, engine, plugin, manifests and end to end on containerd
 	CGO_ENABLED=1 nice $(GO) test -race -timeout 20m -tags $(TAGS) -skip "$(UNRACED)" ./engine/... ./nri-plugin/...

@@ -97,7 +97,8 @@ func (s *Server) serveNoise(w http.ResponseWriter, r *http.Request) {
 		s.log.Debug("unknown request", "method", r.Method, "path", r.URL.Path)
 		http.NotFound(w, r)
 	})
-	new(http2.Server).ServeConn(conn, &http2.ServeConnOpts{
+	// It is deprecated in favour of http.Server, which takes a listener and does not say when a connection has ended.
+	new(http2.Server).ServeConn(conn, &http2.ServeConnOpts{ //nolint:staticcheck // see above
 		Context:    ctx,
 		BaseConfig: &http.Server{Handler: s.outage.guard(mux), ErrorLog: discardLog},
 	})

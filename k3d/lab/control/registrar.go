@@ -17,6 +17,7 @@ import (
 	"tailscale.com/control/ts2021"
 	"tailscale.com/net/memnet"
 	"tailscale.com/tailcfg"
+	"tailscale.com/tailcfg/nodecap"
 	"tailscale.com/tstest/integration/testcontrol"
 	"tailscale.com/tstime"
 	"tailscale.com/types/key"
@@ -50,7 +51,7 @@ func (s *Server) startRegistrar() error {
 			CollectServices:  opt.False,
 			ExplicitBaseURL:  "http://registrar.invalid",
 			DefaultNodeCapabilities: &tailcfg.NodeCapMap{
-				tailcfg.CapabilityHTTPS: nil,
+				nodecap.HTTPS: nil,
 			},
 		},
 		machine: key.NewMachine(),
