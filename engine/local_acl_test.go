@@ -3,7 +3,6 @@
 package engine
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -45,9 +44,8 @@ func rule(src, dst string, change ...func(*control.Rule)) control.Rule {
 func on(p []tailcfg.PortRange) func(*control.Rule) { return func(r *control.Rule) { r.Ports = p } }
 func by(p ...int) func(*control.Rule)              { return func(r *control.Rule) { r.Proto = p } }
 
-// A probe of a family is let in if any port of the address is open to its
-// sender: so Tailscale's packet filter has it for ICMP, whatever the rule's
-// protocol.
+// ICMP is let in where any port of the address is open to its sender, whatever
+// protocol the rule names (wgengine/filter, matchIPsOnly).
 const (
 	every = "tcp4:80 tcp4:81 udp4:53 udp4:54 ping4 tcp6:80 tcp6:81 udp6:53 udp6:54 ping6"
 	pings = "ping4 ping6"
@@ -87,6 +85,11 @@ var aclRows = []struct {
 
 // Every policy lets the same in, and counts the same refusals, on both ways.
 func TestLocalPolicies(t *testing.T) {
+	for _, p := range probes {
+		if !slices.Contains(strings.Fields(every), p.String()) {
+			t.Fatalf("%v is not among %q", p, every)
+		}
+	}
 	lanes := newLanes(t, "acl")
 	for _, row := range aclRows {
 		t.Run(row.name, func(t *testing.T) {
@@ -103,7 +106,7 @@ func TestLocalPolicies(t *testing.T) {
 func (l *lane) expectRefusals(t *testing.T, ab, ba string) {
 	t.Helper()
 	beforeA, beforeB := l.aclDrops(l.a), l.aclDrops(l.b)
-	locallyA, locallyB := deliveredLocally(t, l.Engine, l.a.spec), deliveredLocally(t, l.Engine, l.b.spec)
+	locallyA, locallyB := l.deliveredLocally(l.a), l.deliveredLocally(l.b)
 	var refusedA, refusedB int
 	var wg sync.WaitGroup
 	wg.Go(func() { refusedB = l.expect(t, l.a, l.b, ab) })
@@ -122,8 +125,8 @@ func (l *lane) expectRefusals(t *testing.T, ab, ba string) {
 		return
 	}
 	// Answers count for the one that gives them; ICMP is WireGuard's.
-	gotA := deliveredLocally(t, l.Engine, l.a.spec) - locallyA
-	gotB := deliveredLocally(t, l.Engine, l.b.spec) - locallyB
+	gotA := l.deliveredLocally(l.a) - locallyA
+	gotB := l.deliveredLocally(l.b) - locallyB
 	want := strings.Contains(ab+ba, "tcp") || strings.Contains(ab+ba, "udp")
 	if (gotA > 0) != want || (gotB > 0) != want {
 		t.Errorf("a and b have delivered %d and %d packets locally, with %q allowed", gotA, gotB, ab+ba)
@@ -164,12 +167,4 @@ func (l *lane) expect(t *testing.T, from, to side, pass string) (stopped int) {
 	}
 	wg.Wait()
 	return stopped
-}
-
-func init() {
-	for _, p := range probes {
-		if !slices.Contains(strings.Fields(every), p.String()) {
-			panic(fmt.Sprintf("%v is not in every", p))
-		}
-	}
 }

@@ -132,10 +132,34 @@ func TestLocalBulk(t *testing.T) {
 			}
 		}
 		wg.Wait()
+		for _, s := range []side{l.a, l.b} {
+			const least = 2 * bulk / 1280
+			if n := l.deliveredLocally(s); l.local && n < least || !l.local && n > 0 {
+				t.Errorf("%s: %s has delivered %d packets locally, of at least %d", l.way, s.spec.Name, n, least)
+			}
+		}
 		for _, family := range []int{4, 6} {
 			l.segments(l.a, l.b, family)
 		}
+		l.policy()
+		l.segmentsRefused(l.a, l.b)
 	})
+}
+
+// segmentsRefused sends what the kernel cuts where nothing is allowed: each
+// datagram counts.
+func (l *lane) segmentsRefused(from, to side) {
+	l.t.Helper()
+	const size, count = 1000, 40
+	before := l.aclDrops(to)
+	sender := l.udp(from, 4, 0)
+	defer sender.Close()
+	setUDP(l.t, sender, unix.UDP_SEGMENT, size)
+	if _, err := sender.WriteToUDPAddrPort(make([]byte, size*count), netip.AddrPortFrom(l.addr(to, 4), 53)); err != nil {
+		l.t.Errorf("%s: sending: %v", l.way, err)
+	}
+	l.until(l.way+": all are refused", func() bool { return l.aclDrops(to)-before == count },
+		func() string { return fmt.Sprint(l.aclDrops(to) - before) })
 }
 
 // bulk is how much TCP carries, in bytes.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"tailscale.com/tailcfg"
+	"tailscale.com/tailcfg/nodecap"
 	"tailscale.com/tka"
 	"tailscale.com/types/key"
 	"tailscale.com/types/tkatype"
@@ -53,7 +54,7 @@ func (s *Server) Lock(ids ...string) error {
 // allowLock gives n the capability without which a client ignores tailnet lock
 // (ipn/ipnlocal, tkaSyncIfNeeded).
 func (n *node) allowLock() {
-	caps := tailcfg.NodeCapMap{tailcfg.CapabilityTailnetLock: nil}
+	caps := tailcfg.NodeCapMap{nodecap.TailnetLock: nil}
 	for c, v := range n.CapMap {
 		caps[c] = v
 	}
