@@ -21,12 +21,24 @@ type PeerConfig struct {
 	Name        string // of its namespaces, its log and in the tailnet; lower-case letters and digits. "" means "peer"
 	LoginServer string // "" means Tailscale's own
 	AuthKey     string
+	// Recent runs the stock tailscaled of the engine's own version (bin/tailscaled-new). false means an older one, that of
+	// tools/go.mod.
+	Recent bool
+}
+
+// suffix is that of the peer's binaries.
+func (c PeerConfig) suffix() string {
+	if c.Recent {
+		return "-new"
+	}
+	return ""
 }
 
 // Peer is a stock tailscaled in kernel mode, in namespaces of its own.
 type Peer struct {
 	lab     *Lab
 	name    string
+	suffix  string // of its binaries
 	process *Process
 	IP4     netip.Addr // in the tailnet
 	IP6     netip.Addr
@@ -43,12 +55,15 @@ func (l *Lab) StartPeer(ctx context.Context, cfg PeerConfig) (*Peer, error) {
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		return nil, errors.New("missing /dev/net/tun, which a stock tailscaled needs; load it with: modprobe tun")
 	}
+	peer := &Peer{lab: l, name: cfg.Name, suffix: cfg.suffix()}
+	if err := CheckBuilt("lab-tools", peer.bin("tailscaled"), peer.bin("tailscale")); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
 	if err := l.cfg.makeSite(ctx, l.nextPeer(cfg.Name)); err != nil {
 		return nil, fmt.Errorf("making peer %s: %w", cfg.Name, err)
 	}
-	peer := &Peer{lab: l, name: cfg.Name}
 	if err := peer.start(ctx); err != nil {
 		return nil, err
 	}
@@ -71,7 +86,7 @@ func (l *Lab) nextPeer(name string) site {
 
 // start runs tailscaled with its usual paths, which are the peer's own, and without Tailscale's log server.
 func (p *Peer) start(ctx context.Context) (err error) {
-	cmd := p.Command(context.WithoutCancel(ctx), p.lab.cfg.bin("tailscaled"), "--no-logs-no-support",
+	cmd := p.Command(context.WithoutCancel(ctx), p.bin("tailscaled"), "--no-logs-no-support",
 		"--statedir=/var/lib/tailscale", "--socket="+peerSocket)
 	p.process, err = p.lab.cfg.start(p.name, cmd)
 	if err != nil {
@@ -82,6 +97,8 @@ func (p *Peer) start(ctx context.Context) (err error) {
 		return err
 	})
 }
+
+func (p *Peer) bin(name string) string { return p.lab.cfg.bin(name + p.suffix) }
 
 const peerSocket = "/run/tailscale/tailscaled.sock"
 
@@ -139,5 +156,5 @@ func (p *Peer) Exec(ctx context.Context, name string, args ...string) (string, e
 
 // Tailscale runs the stock command line, such as Tailscale(ctx, "ping", "-c", "1", "100.64.0.2").
 func (p *Peer) Tailscale(ctx context.Context, args ...string) (string, error) {
-	return p.Exec(ctx, p.lab.cfg.bin("tailscale"), append([]string{"--socket=" + peerSocket}, args...)...)
+	return p.Exec(ctx, p.bin("tailscale"), append([]string{"--socket=" + peerSocket}, args...)...)
 }

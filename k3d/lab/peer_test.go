@@ -13,7 +13,7 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-// TestPeers has two stock peers meet in the tailnet: what the plugin's nodes will find there works.
+// TestPeers has two stock peers, of both versions, meet in the tailnet: what the plugin's nodes will find there works.
 func TestPeers(t *testing.T) {
 	lab := upLab(t)
 	plane, err := lab.StartControl(t.Context())
@@ -39,7 +39,9 @@ func startPeer(t *testing.T, lab *Lab, plane *ControlPlane, name string) *Peer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	peer, err := lab.StartPeer(t.Context(), PeerConfig{Name: name, LoginServer: plane.ControlURL, AuthKey: key})
+	peer, err := lab.StartPeer(t.Context(), PeerConfig{
+		Name: name, LoginServer: plane.ControlURL, AuthKey: key, Recent: name == "peer2",
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,5 @@
 # What the lab runs: containerd, runc, the CNI plugins and a stock tailscaled, built from the versions pinned in
-# k3d/lab/tools/go.mod. Included by the top Makefile; `make -f k3d/lab/tools.mk lab-tools` works alone as well.
+# k3d/lab/tools/go.mod, and a second stock tailscaled of the engine's own version (k3d/lab/tools/peer). Included by the top Makefile; `make -f k3d/lab/tools.mk lab-tools` works alone as well.
 # A binary is built when it is missing or older than tools/go.sum; cold, on two cores, all take about 5 minutes.
 
 GO        ?= go
@@ -11,6 +11,13 @@ LAB_BIN   := containerd containerd-shim-runc-v2 ctr runc tailscale tailscaled
 LAB_CNI   := bridge loopback host-local ptp portmap
 LAB_IMAGE := pause labtool
 
+# The stock tailscaled of the version that the engine has, from a module of its own: the go.mod of the older one cannot
+# name both. Without gro's tag it does not compile, since the gVisor that it asks for is not to be had; without ssh's its
+# SSH library is missing. What is left out are the userspace network stack and SSH, which kernel mode does not use.
+LAB_PEER      := $(CURDIR)/k3d/lab/tools/peer
+LAB_PEER_TAGS := ts_omit_gro,ts_omit_netstack,ts_omit_ssh
+LAB_PEER_BINS := $(LAB_BUILD)/bin/tailscale-new $(LAB_BUILD)/bin/tailscaled-new
+
 LAB_BINS  := $(LAB_BIN:%=$(LAB_BUILD)/bin/%) $(LAB_CNI:%=$(LAB_BUILD)/cni/%)
 LAB_IMAGES := $(LAB_IMAGE:%=$(LAB_BUILD)/image/%)
 
@@ -18,7 +25,7 @@ LAB_IMAGES := $(LAB_IMAGE:%=$(LAB_BUILD)/image/%)
 lab_pkg = $(shell sed -n 's|^\t\([^ ]*/$(notdir $1)\)$$|\1|p' $(LAB_TOOLS)/go.mod)
 
 .PHONY: lab-tools
-lab-tools: lab-debian $(LAB_BINS) $(LAB_IMAGES) $(LAB_BUILD)/bin/lab ## build what the lab runs (containerd, runc, CNI, tailscaled)
+lab-tools: lab-debian $(LAB_BINS) $(LAB_PEER_BINS) $(LAB_IMAGES) $(LAB_BUILD)/bin/lab ## build what the lab runs (containerd, runc, CNI, tailscaled)
 
 # runc is cgo, and without seccomp it refuses the profile that a kubelet gives every sandbox.
 $(LAB_BUILD)/bin/runc: $(LAB_TOOLS)/go.sum | lab-debian
@@ -28,6 +35,11 @@ $(LAB_BUILD)/bin/runc: $(LAB_TOOLS)/go.sum | lab-debian
 $(filter-out %/runc,$(LAB_BINS)): $(LAB_TOOLS)/go.sum
 	@echo "building $(notdir $@)"
 	@cd $(LAB_TOOLS) && CGO_ENABLED=0 nice $(GO) build $(LAB_FLAGS) -o $@ $(call lab_pkg,$@) && touch $@
+
+$(LAB_PEER_BINS): $(LAB_PEER)/go.sum
+	@echo "building $(notdir $@)"
+	@cd $(LAB_PEER) && CGO_ENABLED=0 nice $(GO) build $(LAB_FLAGS) -tags $(LAB_PEER_TAGS) -o $@ \
+		tailscale.com/cmd/$(patsubst %-new,%,$(notdir $@)) && touch $@
 
 # go build decides what is stale among our own packages, so these are always asked for and seldom built.
 .PHONY: $(LAB_IMAGES) $(LAB_BUILD)/bin/lab
