@@ -34,6 +34,15 @@ func (s *Server) SetLastSeen(id string, t time.Time) error {
 	})
 }
 
+// SetApart hides the nodes from each other, from the next netmap on, as a policy
+// does that lets nobody talk to anybody. Nodes that have been told of each
+// other are not told otherwise.
+func (s *Server) SetApart(apart bool) {
+	s.nodes.mu.Lock()
+	defer s.nodes.mu.Unlock()
+	s.nodes.apart = apart
+}
+
 // Exit has a device's client end its process with a code (tailcfg.Debug.Exit),
 // with the next message of its poll; "" is all devices. It returns to how many
 // polls that goes: a node that is not connected now is not told later.

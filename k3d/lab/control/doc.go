@@ -38,7 +38,7 @@
 // network.
 //
 // The package does not persist anything, does not check policy files (who may
-// talk to whom: all may talk to all), approves no routes, and has no tailnet
+// talk to whom: all to all, or after SetApart nobody to anybody), approves no routes, and has no tailnet
 // lock, no SSH and no web login: a node without a key is told a URL that nobody
 // can visit.
 package control
