@@ -102,6 +102,11 @@ func (t *tailnet) addHost(ctx context.Context, number int) (*host, error) {
 	})
 }
 
+// pids are the plugin's processes.
+func (h *host) pids() []int {
+	return slices.Compact([]int{h.plugin.PID(), h.plugin.Serving()})
+}
+
 // log is all that the plugin has written.
 func (h *host) log() (string, error) {
 	log, err := os.ReadFile(h.plugin.LogPath())

@@ -38,8 +38,9 @@ func memoryOver(ctx context.Context, cfg Config, r *report) error {
 	return nil
 }
 
-// memoryOf adds pods to one process and reads its memory at each number, and that of two stock tailscaleds which are in
-// the same tailnet. With the last number it reads what the process uses while nothing happens.
+// memoryOf adds pods to one host and reads the plugin's memory at each number: the resident memory of the process that
+// serves, and the proportional one of it and its supervisor, which share the binary's text. Two stock tailscaleds are in
+// the same tailnet, and what one of them holds is read too. With the last number it reads what the process uses while nothing happens.
 func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r *report) error {
 	if err := t.plane.SetApart(ctx, shape == shapeApart); err != nil {
 		return err
@@ -70,7 +71,11 @@ func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r 
 		if err != nil {
 			return err
 		}
-		r.add(name, of, measured{unitRSS: held.rss, unitPSS: held.pss})
+		both, err := readMemory(h.pids()...)
+		if err != nil {
+			return err
+		}
+		r.add(name, of, measured{unitRSS: held.rss, unitPSS: both.pss})
 		if len(stock) > 0 {
 			each, err := readMemory(stock...)
 			if err != nil {

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -134,7 +136,7 @@ func (t *tailnet) makePairs(ctx context.Context) ([]*pair, []*host, error) {
 		{ofLocal, pods[0].place, pods[2].place, []int{a}, tool},
 	}
 	for _, p := range pairs {
-		if err := p.open(ctx); err != nil {
+		if err := p.open(ctx, t.lab.Dir()); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
@@ -142,9 +144,16 @@ func (t *tailnet) makePairs(ctx context.Context) ([]*pair, []*host, error) {
 }
 
 // open starts the servers at the far end, which end with the lab, and warms the path up.
-func (p *pair) open(ctx context.Context) error {
+func (p *pair) open(ctx context.Context, dir string) error {
+	log, err := os.Create(filepath.Join(dir, "log", "servers-"+p.name+".log"))
+	if err != nil {
+		return fmt.Errorf("starting servers: %w", err)
+	}
+	defer log.Close()
 	for _, args := range [][]string{{"iperf3", "-s"}, {p.labtool, "echo"}} {
-		if err := p.to.command(ctx, args...).Start(); err != nil {
+		cmd := p.to.command(ctx, args...)
+		cmd.Stdout, cmd.Stderr = log, log
+		if err := cmd.Start(); err != nil {
 			return fmt.Errorf("starting %v: %w", args, err)
 		}
 	}
@@ -195,7 +204,10 @@ func (p *pair) transfer(ctx context.Context, t transfer, span time.Duration, r *
 	return nil
 }
 
-func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) }
+// seconds is a span for iperf3, which takes whole ones and goes on for ever with 0.
+func seconds(d time.Duration) string {
+	return strconv.Itoa(max(1, int(d.Round(time.Second).Seconds())))
+}
 
 // iperfSays is iperf3's report, as far as it counts here.
 type iperfSays struct {
@@ -211,17 +223,25 @@ type iperfSays struct {
 	}
 }
 
-// iperf runs iperf3 at the near end.
+// iperf runs iperf3 at the near end, and once more if that fails: its UDP test gives up at the first packet that is lost
+// while it is set up.
 func (p *pair) iperf(ctx context.Context, ipv6 bool, args ...string) (said iperfSays, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	args = append([]string{"iperf3", "-J", "--connect-timeout", "5000", "-c", p.to.addr(ipv6).String()}, args...)
-	out, runErr := p.from.run(ctx, args...)
-	if err := json.Unmarshal([]byte(out), &said); err != nil {
-		return said, errors.Join(runErr, fmt.Errorf("reading what iperf3 says: %w", err))
+	for range 2 {
+		var out string
+		out, err = p.from.run(ctx, args...)
+		said = iperfSays{}
+		err = errors.Join(err, json.Unmarshal([]byte(out), &said))
+		if said.Error != "" {
+			err = errors.New(said.Error)
+		}
+		if err == nil {
+			return said, nil
+		}
 	}
-	if said.Error != "" {
-		return said, fmt.Errorf("running %v: %s", args, said.Error)
-	}
-	return said, runErr
+	return said, fmt.Errorf("running %v: %w", args, err)
 }
 
 // roundTrips asks for one byte at a time.
