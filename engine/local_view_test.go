@@ -151,6 +151,17 @@ func TestLocalViews(t *testing.T) {
 	}
 }
 
+// What only the receiver has heard ends a flow of the sender's, though nothing
+// has changed at the sender's own node.
+func TestLocalReceiverChanges(t *testing.T) {
+	eachLane(newLanes(t, "recv"), func(l *lane) {
+		l.expectComing(t, l.a, l.b, 4, true)
+		l.view(l.b, l.a, control.View{Hidden: true})
+		l.until(l.way+": b has dropped a", func() bool { return l.peer(l.b, l.addr(l.a, 4)) == nil }, func() string { return "" })
+		l.expectComing(t, l.a, l.b, 4, false)
+	})
+}
+
 func (l *lane) untilAnsweredAt(from side, addr netip.Addr) {
 	l.t.Helper()
 	var last string

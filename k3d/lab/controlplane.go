@@ -108,6 +108,12 @@ func (p *ControlPlane) SetOutage(ctx context.Context, outage control.Outage) err
 	return p.call(ctx, http.MethodPost, "/outage", outage, nil)
 }
 
+// SetApart hides the tailnet's nodes from each other, from their next netmap on, as a policy does that lets nobody talk
+// to anybody. It is meant for a tailnet that is still empty: nodes that have seen each other are not told otherwise.
+func (p *ControlPlane) SetApart(ctx context.Context, apart bool) error {
+	return p.call(ctx, http.MethodPost, "/apart", apart, nil)
+}
+
 // AddFault has the API answer wrongly.
 func (p *ControlPlane) AddFault(ctx context.Context, fault control.Fault) error {
 	return p.call(ctx, http.MethodPost, "/fault", fault, nil)
@@ -224,6 +230,7 @@ func deskHandler(server *control.Server, cfg control.Config) http.Handler {
 	handle(mux, "POST /issuer", func(i control.Issuer) (any, error) { return nil, server.TrustIssuer(i) })
 	handle(mux, "POST /key/reusable", func(tags []string) (any, error) { return server.NewReusableKey(tags...), nil })
 	handle(mux, "POST /outage", func(o control.Outage) (any, error) { return nil, server.SetOutage(o) })
+	handle(mux, "POST /apart", func(apart bool) (any, error) { server.SetApart(apart); return nil, nil })
 	handle(mux, "POST /fault", func(f control.Fault) (any, error) { server.AddFault(f); return nil, nil })
 	handle(mux, "DELETE /fault", func(struct{}) (any, error) { server.ClearFaults(); return nil, nil })
 	handle(mux, "POST /expire", func(id string) (any, error) { return nil, server.Expire(id) })

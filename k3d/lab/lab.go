@@ -147,14 +147,7 @@ func (l *Lab) NetCommand(ctx context.Context, name string, args ...string) *exec
 // PodCommand runs a program of this machine in a pod's network namespace; its output comes as it is written, other
 // than with CRI.Exec.
 func (l *Lab) PodCommand(ctx context.Context, podID, name string, args ...string) (*exec.Cmd, error) {
-	pod, err := l.node.cri.PodStatus(ctx, podID)
-	if err != nil {
-		return nil, err
-	}
-	if pod.NetNS == "" {
-		return nil, fmt.Errorf("pod %s/%s has no network namespace of its own", pod.Spec.Namespace, pod.Spec.Name)
-	}
-	return l.NodeCommand(ctx, "nsenter", append([]string{"--net=" + pod.NetNS, "--", name}, args...)...), nil
+	return l.node.PodCommand(ctx, podID, name, args...)
 }
 
 // StartNet starts a daemon where the control plane is; its log is log/NAME.log over all its starts.
@@ -187,14 +180,5 @@ func (l *Lab) InPod(ctx context.Context, podID, name string, args ...string) (st
 // StartPlugin starts the plugin (Config.Plugin) in the node, with env beside the caller's environment; its log is
 // log/plugin.log over all its starts.
 func (l *Lab) StartPlugin(env []string, args ...string) (*Process, error) {
-	binary, err := l.cfg.PluginPath()
-	if err != nil {
-		return nil, err
-	}
-	if err := CheckBuilt("build", binary); err != nil {
-		return nil, err
-	}
-	cmd := l.NodeCommand(context.Background(), binary, args...)
-	cmd.Env = append(cmd.Env, env...)
-	return l.cfg.start("plugin", cmd)
+	return l.node.startPlugin("plugin", env, args...)
 }

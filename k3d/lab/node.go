@@ -190,6 +190,37 @@ func (n *Node) Start(name, binary string, args ...string) (*Process, error) {
 	return n.cfg.start(n.Name+"-"+name, n.Command(context.Background(), binary, args...))
 }
 
+// PodCommand runs a program of this machine in the network namespace of one of the node's pods; it ends with ctx.
+func (n *Node) PodCommand(ctx context.Context, podID, name string, args ...string) (*exec.Cmd, error) {
+	pod, err := n.cri.PodStatus(ctx, podID)
+	if err != nil {
+		return nil, err
+	}
+	if pod.NetNS == "" {
+		return nil, fmt.Errorf("pod %s/%s has no network namespace of its own", pod.Spec.Namespace, pod.Spec.Name)
+	}
+	return n.Command(ctx, "nsenter", append([]string{"--net=" + pod.NetNS, "--", name}, args...)...), nil
+}
+
+// StartPlugin starts the plugin (Config.Plugin) in the node, with env in addition to the caller's environment; its log
+// is log/NODE-plugin.log over all its starts.
+func (n *Node) StartPlugin(env []string, args ...string) (*Process, error) {
+	return n.startPlugin(n.Name+"-plugin", env, args...)
+}
+
+func (n *Node) startPlugin(log string, env []string, args ...string) (*Process, error) {
+	binary, err := n.cfg.PluginPath()
+	if err != nil {
+		return nil, err
+	}
+	if err := CheckBuilt("build", binary); err != nil {
+		return nil, err
+	}
+	cmd := n.Command(context.Background(), binary, args...)
+	cmd.Env = append(cmd.Env, env...)
+	return n.cfg.start(log, cmd)
+}
+
 // Path is a file of the node's directory as seen from outside and inside.
 func (n *Node) Path(elem ...string) string { return n.cfg.path(append([]string{n.Name}, elem...)...) }
 

@@ -7,140 +7,128 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
-
-	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
 )
 
 // attach measures how a pod comes into the tailnet: alone, and among many.
 func attach(ctx context.Context, cfg Config, r *report) error {
-	return onScene(ctx, cfg.Lab, func(scene *demo.Scene) error {
-		s, done := watchScene(ctx, scene)
-		defer done()
-		if err := s.oneByOne(ctx, cfg.Single, r); err != nil {
-			return err
-		}
-		if err := s.burst(ctx, cfg.Burst, r); err != nil {
-			return err
-		}
-		log, err := pluginLog(scene)
+	return onTailnet(ctx, cfg.Lab, func(t *tailnet) error {
+		h, err := t.addHost(ctx, 0)
 		if err != nil {
 			return err
 		}
-		return addHooks(log, r)
+		_, peer, err := t.addPeer(ctx)
+		if err != nil {
+			return err
+		}
+		ping := func(ctx context.Context, to netip.Addr) error {
+			_, err := peer.run(ctx, t.lab.ToolPath(), "ping", "-timeout", "1s", to.String())
+			return err
+		}
+		defer h.watch(ctx)()
+		if err := h.oneByOne(ctx, cfg.Single, ping, r); err != nil {
+			return err
+		}
+		before, err := h.log()
+		if err != nil {
+			return err
+		}
+		if err := h.burst(ctx, cfg.Burst, ping, r); err != nil {
+			return err
+		}
+		log, err := h.log()
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(addHooks(before, ofSingle, r), addHooks(log[len(before):], ofBurst, r)); err != nil {
+			return err
+		}
+		r.figure("hook_p99_burst", "Hook/RunPodSandbox", ofBurst, unitMillis, 0.99)
+		r.figure("attach_to_first_ping_p50", "Attach/firstPing", ofSingle, unitMillis, 0.5)
+		r.figure("attach_to_first_ping_burst_p50", "Attach/firstPing", ofBurst, unitMillis, 0.5)
+		return nil
 	})
 }
 
-const unitMillis = "ms"
+const (
+	ofSingle = "single" // one pod after the other
+	ofBurst  = "burst"  // many at once
+)
+
+// pinger sends one echo request from the peer and wants its answer.
+type pinger func(ctx context.Context, to netip.Addr) error
 
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // oneByOne attaches n pods, each after the one before has left the tailnet.
-func (s *stage) oneByOne(ctx context.Context, n int, r *report) error {
+func (h *host) oneByOne(ctx context.Context, n int, ping pinger, r *report) error {
 	for i := range n {
-		pod, err := s.joinAndPing(ctx, fmt.Sprintf("single%d", i))
+		p, err := h.joinAndPing(ctx, fmt.Sprintf("single%d", i), ofSingle, ping, r)
 		if err != nil {
 			return err
 		}
-		pod.addTo(r, "one by one")
 		// What a ping costs here, of which starting labtool is the most: the first one above has it in it.
 		begin := time.Now()
-		if err := s.scene.Ping(ctx, s.scene.AtPeer(), pod.addr); err != nil {
+		if err := ping(ctx, p.addr(false)); err != nil {
 			return err
 		}
-		r.add("ping of a pod that is there", "lab", unitMillis, millis(time.Since(begin)))
-		if err := s.scene.RemovePod(ctx, pod.Pod); err != nil {
+		r.add("Attach/laterPing", ofSingle, measured{unitMillis: millis(time.Since(begin))})
+		if err := errors.Join(h.CRI().StopPod(ctx, p.id), h.CRI().RemovePod(ctx, p.id)); err != nil {
 			return err
 		}
-		if err := s.until(ctx, func(nodes map[string]demo.Node) bool { return len(nodes) == 0 }); err != nil {
-			return fmt.Errorf("waiting for pod %s to leave: %w", pod.FullName(), err)
+		if err := h.until(ctx, func(nodes map[string]node) bool { return len(nodes) == 0 }); err != nil {
+			return fmt.Errorf("waiting for pod single%d to leave: %w", i, err)
 		}
 	}
 	return nil
 }
 
 // burst attaches n pods at once.
-func (s *stage) burst(ctx context.Context, n int, r *report) error {
-	type outcome struct {
-		pod *joined
-		err error
-	}
-	outcomes := make(chan outcome)
+func (h *host) burst(ctx context.Context, n int, ping pinger, r *report) error {
+	ended := make(chan error)
 	begin := time.Now()
 	for i := range n {
 		go func() {
-			pod, err := s.joinAndPing(ctx, fmt.Sprintf("burst%d", i))
-			outcomes <- outcome{pod, err}
+			_, err := h.joinAndPing(ctx, fmt.Sprintf("burst%d", i), ofBurst, ping, r)
+			ended <- err
 		}()
 	}
 	var failed error
 	for range n {
-		o := <-outcomes
-		failed = errors.Join(failed, o.err)
-		if o.err == nil {
-			o.pod.addTo(r, fmt.Sprintf("%d at once", n))
-		}
+		failed = errors.Join(failed, <-ended)
 	}
-	r.add("until the last first ping", fmt.Sprintf("%d at once", n), unitMillis, millis(time.Since(begin)))
+	r.add("Attach/untilLastFirstPing", ofBurst, measured{unitMillis: millis(time.Since(begin))})
 	return failed
 }
 
-// joined is a pod that has answered.
-type joined struct {
-	*demo.Pod
-	node demo.Node
-	ping time.Duration // from the sandbox to the first answer
-	place
-}
-
-func (j *joined) addTo(r *report, of string) {
-	r.add("RunPodSandbox of CRI", of, unitMillis, millis(j.CRITook))
-	r.add("sandbox to Running, says the plugin", of, unitMillis, millis(j.node.ReadyIn))
-	r.add("sandbox to first ping from a peer", of, unitMillis, millis(j.ping))
-}
-
 // joinAndPing runs a pod and pings it from the peer until it answers. Its address is known once its node runs.
-func (s *stage) joinAndPing(ctx context.Context, name string) (*joined, error) {
-	pod, err := s.join(ctx, name)
+func (h *host) joinAndPing(ctx context.Context, name, of string, ping pinger, r *report) (*pod, error) {
+	p, err := h.join(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	for ctx, cancel := context.WithTimeout(ctx, patience); ; {
-		err := s.scene.Ping(ctx, s.scene.AtPeer(), pod.addr)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		err := ping(ctx, p.addr(false))
 		if err == nil {
-			cancel()
-			pod.ping = time.Since(pod.Made)
-			return pod, nil
+			break
 		}
 		if ctx.Err() != nil {
-			cancel()
 			return nil, err
 		}
 	}
-}
-
-// join runs a pod and waits for its node.
-func (s *stage) join(ctx context.Context, name string) (*joined, error) {
-	pod, err := s.scene.RunSandbox(ctx, lab.PodSpec{Name: name, Annotations: demo.OptIn()})
-	if err != nil {
-		return nil, err
-	}
-	j := &joined{Pod: pod}
-	err = s.until(ctx, func(nodes map[string]demo.Node) bool {
-		j.node = nodes[pod.ID]
-		return j.node.State == "Running" && len(j.node.Addresses) > 0
-	})
-	if err != nil {
-		return nil, fmt.Errorf("waiting for pod %s to run (it is %s: %s): %w", name, j.node.State, j.node.Reason, err)
-	}
-	j.place = s.podPlace(pod.ID, j.node.Addresses)
-	return j, nil
+	r.add("Attach/firstPing", of, measured{unitMillis: millis(time.Since(p.made))})
+	r.add("Attach/sandbox", of, measured{unitMillis: millis(p.criTook)})
+	r.add("Attach/running", of, measured{unitMillis: millis(p.node.ReadyIn)})
+	return p, nil
 }
 
 // addHooks reads the time of each hook from the plugin's debug log.
-func addHooks(log string, r *report) error {
+func addHooks(log, of string, r *report) error {
+	const attaching = "Hook/RunPodSandbox"
 	for line := range strings.Lines(log) {
 		var entry struct {
 			Msg, Event string
@@ -149,9 +137,9 @@ func addHooks(log string, r *report) error {
 		if err := json.Unmarshal([]byte(line), &entry); err != nil || entry.Msg != "hook done" {
 			continue // a panic of the past has no JSON
 		}
-		r.add("hook "+entry.Event, "plugin", unitMillis, millis(entry.Took))
+		r.add("Hook/"+entry.Event, of, measured{unitMillis: millis(entry.Took)})
 	}
-	if r.first("hook RunPodSandbox") < 0 {
+	if len(r.get(attaching, of, unitMillis)) == 0 {
 		return errors.New(`the plugin's debug log has no "hook done" of RunPodSandbox`)
 	}
 	return nil

@@ -17,50 +17,51 @@ import (
 
 // TestRun has every part give its figures, in small. It wants no figure to be good.
 func TestRun(t *testing.T) {
-	var table, lines bytes.Buffer
+	var table, figures, lines bytes.Buffer
 	cfg := Config{
 		Lab: lab.Config{Name: "tsnri-bt"}, Single: 1, Burst: 2, Pods: []int{1, 2}, Settle: 100 * time.Millisecond,
-		Rounds: 1, Span: 200 * time.Millisecond, Table: &table, JSON: &lines,
+		Idle: 100 * time.Millisecond, Rounds: 1, Span: 200 * time.Millisecond, Probe: 100 * time.Millisecond,
+		Load: 200 * time.Millisecond, Watch: 100 * time.Millisecond, Table: &table, JSON: &figures, Lines: &lines,
 	}
 	if err := Run(t.Context(), cfg); err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v\n%s", err, lines.String())
 	}
 	t.Log("\n" + table.String())
-	got := map[string]int{}
-	for dec := json.NewDecoder(&lines); ; {
-		var s Series
-		err := dec.Decode(&s)
+	got := map[string]Figure{}
+	for dec := json.NewDecoder(&figures); ; {
+		var f Figure
+		err := dec.Decode(&f)
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		got[s.Name] += len(s.Values)
+		got[f.Figure] = f
 	}
-	for name, n := range map[string]int{
-		"hook RunPodSandbox":                      3,
-		"RunPodSandbox of CRI":                    3,
-		"sandbox to first ping from a peer":       3,
-		"size of the binary":                      1,
-		"memory with 1 pods, idle":                1,
-		"memory with 2 pods, idle":                1,
-		"TCP, IPv4, 1 stream":                     2,
-		"TCP, IPv6, 4 streams":                    2,
-		"UDP, 1200 B echoed, loss":                2,
-		"TCP, IPv4, 1 stream, CPU of the daemons": 2,
-		"memory after the traffic":                2,
+	for _, name := range []string{
+		"hook_p99_burst", "attach_to_first_ping_p50", "attach_to_first_ping_burst_p50",
+		"tcp1_ratio", "tcp4_ratio", "tcp4_ratio/TCP4/ip=6/dir=back", "local_tcp_ratio", "udp_small_pps_ratio",
+		"rr_latency_ratio", "cpu_seconds_per_gb_ratio", "memory_recovery_pods/daemon=1", "memory_recovery_stock/daemon=0",
+		"memory_new/Memory/shape=mesh/pods=2", "memory_stock_each/Memory/shape=apart/pods=1",
+		"idle_new/Idle/shape=apart/pods=2",
 	} {
-		if got[name] != n {
-			t.Errorf("%q has %d values, want %d", name, got[name], n)
+		if f, ok := got[name]; !ok || math.IsNaN(f.Value) || f.Low > f.High {
+			t.Errorf("figure %s is %+v", name, f)
+		}
+	}
+	for _, line := range []string{"Unit Gb/s better=higher\n", "\nBenchmarkTCP4/ip=6/dir=back/of=stock 1 ", "\nBenchmarkHook/RunPodSandbox/of=burst 1 "} {
+		if !strings.Contains(lines.String(), line) {
+			t.Errorf("no %q in\n%s", line, lines.String())
 		}
 	}
 }
 
-func TestRunRefusesPart(t *testing.T) {
-	err := Run(t.Context(), Config{Only: []string{"attach", "nonsense"}})
-	if err == nil || !strings.Contains(err.Error(), "nonsense") {
-		t.Errorf("got %v", err)
+func TestRunRefuses(t *testing.T) {
+	for _, cfg := range []Config{{Only: []string{"attach", "nonsense"}}, {Shapes: []string{"nonsense"}}} {
+		if err := Run(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "nonsense") {
+			t.Errorf("got %v", err)
+		}
 	}
 }
 
@@ -77,40 +78,47 @@ func TestQuantile(t *testing.T) {
 		{[]float64{7}, 0.5, 7},
 		{[]float64{7}, 0.99, 7},
 		{[]float64{3, 1, 2}, 0.5, 2},
-		{[]float64{4, 3, 2, 1}, 0.5, 2},
-		{hundred, 0.5, 50},
+		{[]float64{4, 3, 2, 1}, 0.5, 2.5},
+		{hundred, 0.5, 50.5},
 		{hundred, 0.99, 99},
 		{hundred, 1, 100},
 	} {
-		if got := (Series{Values: c.values}).Quantile(c.q); got != c.want {
+		if got := quantile(c.values, c.q); got != c.want {
 			t.Errorf("quantile %v of %v = %v, want %v", c.q, c.values, got, c.want)
 		}
 	}
-	if got := (Series{}).Quantile(0.5); !math.IsNaN(got) {
+	if got := quantile(nil, 0.5); !math.IsNaN(got) {
 		t.Errorf("the median of nothing is %v", got)
 	}
 }
 
 func TestReport(t *testing.T) {
-	r := &report{part: "traffic", compares: true}
-	r.add("speed", "two pods", "Gb/s", 3)
-	r.add("loss", "two pods", "%", 0)
-	r.add("speed", "two tailscaleds", "Gb/s", 1.5)
-	r.add("speed", "two pods", "Gb/s", 4)
-	var out bytes.Buffer
-	if err := r.print(&out); err != nil {
+	var lines, figures bytes.Buffer
+	r := newReport(&lines)
+	for _, v := range []float64{3, 4} {
+		r.add("A", ofPods, measured{unitRate: v, unitCPU: 1})
+		r.add("B", ofPods, measured{unitRate: 2 * v})
+		r.add("A", ofStock, measured{unitRate: 2})
+		r.add("B", ofStock, measured{unitRate: 2})
+	}
+	if want := "BenchmarkA/of=pods 1 3 Gb/s 1 cpu-s/GB\n"; !strings.HasPrefix(lines.String(), want) {
+		t.Errorf("lines are %q, want %q first", lines.String(), want)
+	}
+	r.ratio("x", ofPods, ofStock, unitRate, "A", "B", "missing")
+	r.ratio("one", ofPods, ofStock, unitRate, "B")
+	r.figure("y", "A", ofPods, unitRate, 1)
+	r.figure("z", "missing", ofPods, unitRate, 1)
+	if err := r.write(&figures, io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	lines := strings.Split(out.String(), "\n")
-	for i, want := range []string{
-		"traffic OF N P50 P99 MIN MAX UNIT RATIO",
-		"speed two pods 2 3 4 3 4 Gb/s",
-		"speed two tailscaleds 1 1.5 1.5 1.5 1.5 Gb/s 2",
-		"loss two pods 1 0 0 0 0 %",
-	} {
-		if got := strings.Join(strings.Fields(lines[i]), " "); got != want {
-			t.Errorf("line %d is %q, want %q", i, got, want)
-		}
+	want := `{"figure":"x/A","value":1.75,"unit":"pods/stock","low":1.5,"high":2,"n":2}
+{"figure":"x/B","value":3.5,"unit":"pods/stock","low":3,"high":4,"n":2}
+{"figure":"x","value":2.625,"unit":"pods/stock","low":1.5,"high":4,"n":2}
+{"figure":"one","value":3.5,"unit":"pods/stock","low":3,"high":4,"n":2}
+{"figure":"y","value":4,"unit":"Gb/s","low":3,"high":4,"n":2}
+`
+	if figures.String() != want {
+		t.Errorf("figures are\n%swant\n%s", figures.String(), want)
 	}
 }
 
@@ -121,14 +129,15 @@ no JSON
 {"level":"WARN","msg":"hook done","event":"StopPodSandbox","took":600000000,"ok":true}
 {"level":"DEBUG","msg":"hook done","event":"RunPodSandbox","took":2000000,"ok":false}
 `
-	r := &report{}
-	if err := addHooks(log, r); err != nil {
+	r := newReport(io.Discard)
+	if err := addHooks(log, ofBurst, r); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.series) != 2 || r.series[0].Quantile(1) != 12.5 || r.series[1].Values[0] != 600 {
-		t.Errorf("read %+v", r.series)
+	run, stop := r.get("Hook/RunPodSandbox", ofBurst, unitMillis), r.get("Hook/StopPodSandbox", ofBurst, unitMillis)
+	if len(run) != 2 || quantile(run, 1) != 12.5 || len(stop) != 1 || stop[0] != 600 {
+		t.Errorf("read %v and %v", run, stop)
 	}
-	if err := addHooks("", &report{}); err == nil {
+	if err := addHooks("", ofBurst, newReport(io.Discard)); err == nil {
 		t.Error("a log without hooks is no error")
 	}
 }
@@ -163,10 +172,10 @@ func TestOwnProcess(t *testing.T) {
 	if machine, err := machineTime(); err != nil || machine < machineBefore+4*tick {
 		t.Errorf("the machine was busy for %v: %v", machine-machineBefore, err)
 	}
-	if rss, err := residentMemory(os.Getpid()); err != nil || rss < mebibyte {
-		t.Errorf("resident memory %d: %v", rss, err)
+	if m, err := readMemory(os.Getpid(), os.Getpid()); err != nil || m.pss < 2 || m.rss < m.pss {
+		t.Errorf("memory %+v: %v", m, err)
 	}
-	for _, err := range []error{second(cpuTime(1 << 30)), second(residentMemory(1 << 30))} {
+	for _, err := range []error{second(cpuTime(1 << 30)), second(readMemory(1 << 30))} {
 		if err == nil {
 			t.Error("a process that does not exist is no error")
 		}

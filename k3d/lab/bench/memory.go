@@ -4,110 +4,197 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"slices"
 	"time"
-
-	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
 )
 
-// memory reads the plugin's by number of pods, for the builds that there are, and how large these are.
-func memory(ctx context.Context, cfg Config, r *report) error {
-	builds := []struct {
-		of, path string
-		runs     bool
-	}{
-		{"all build tags", "", true},
-		{"only the tags it insists on", cfg.FewTags, true},
-		{"no build tags", cfg.Untagged, false},
-	}
-	for i, b := range builds {
-		if i > 0 && b.path == "" {
-			continue
-		}
-		at := cfg.Lab
-		at.Plugin = b.path
-		if err := addSize(at, b.of, r); err != nil {
-			return err
-		}
-		if !b.runs {
-			continue
-		}
-		if err := memoryOf(ctx, cfg, at, b.of, r); err != nil {
-			return fmt.Errorf("plugin with %s: %w", b.of, err)
+// The builds of the plugin that the memory part compares.
+const (
+	ofNew    = "new"
+	ofBefore = "before"
+)
+
+// The shapes of Config.Shapes.
+const (
+	shapeMesh  = "mesh"
+	shapeApart = "apart"
+)
+
+// memoryOver reads the plugin's memory by number of pods, in two shapes of tailnet.
+func memoryOver(ctx context.Context, cfg Config, r *report) error {
+	for _, shape := range cfg.Shapes {
+		for _, build := range []struct{ of, path string }{{ofNew, cfg.Lab.Plugin}, {ofBefore, cfg.Before}} {
+			if build.of == ofBefore && build.path == "" {
+				continue
+			}
+			at := cfg.Lab
+			at.Plugin = build.path
+			err := onTailnet(ctx, at, func(t *tailnet) error { return t.memoryOf(ctx, cfg, shape, build.of, r) })
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", shape, build.of, err)
+			}
 		}
 	}
 	return nil
 }
 
-const unitMiB = "MiB"
-
-// addSize of the binary, which is stripped.
-func addSize(at lab.Config, of string, r *report) error {
-	path, err := at.PluginPath()
+// memoryOf adds pods to one host and reads the plugin's memory at each number: the resident memory of the process that
+// serves, and the proportional one of it and its supervisor, which share the binary's text. Two stock tailscaleds are in
+// the same tailnet, and what one of them holds is read too. With the last number it reads what the process uses while nothing happens.
+func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r *report) error {
+	if err := t.plane.SetApart(ctx, shape == shapeApart); err != nil {
+		return err
+	}
+	h, err := t.addHost(ctx, 0)
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return fmt.Errorf("missing a build of the plugin: %w; build it with: make bench", err)
+	var stock []int
+	for range 2 {
+		if of != ofNew {
+			break
+		}
+		peer, _, err := t.addPeer(ctx)
+		if err != nil {
+			return err
+		}
+		stock = append(stock, peer.Process().PID())
 	}
-	r.add("size of the binary", of, unitMiB, float64(info.Size())/mebibyte)
-	return nil
-}
-
-// memoryOf adds pods to one process and reads its memory at each number.
-func memoryOf(ctx context.Context, cfg Config, at lab.Config, of string, r *report) error {
-	return onScene(ctx, at, func(scene *demo.Scene) error {
-		s, done := watchScene(ctx, scene)
-		defer func() { done() }()
-		have := 0
-		for _, want := range cfg.Pods {
-			for ; have < want; have++ {
-				if _, err := s.join(ctx, fmt.Sprintf("pod%d", have)); err != nil {
-					return err
-				}
-			}
-			done() // nobody asks for anything while it is idle
-			rss, err := settled(ctx, scene.Plugin.Serving(), cfg.Settle)
+	have := 0
+	for _, want := range cfg.Pods {
+		if err := h.joinAll(ctx, have, want-have); err != nil {
+			return err
+		}
+		have = want
+		name := fmt.Sprintf("Memory/shape=%s/pods=%d", shape, want)
+		held, err := settledMemory(ctx, h.plugin.Serving(), cfg.Settle)
+		if err != nil {
+			return err
+		}
+		both, err := readMemory(h.pids()...)
+		if err != nil {
+			return err
+		}
+		r.add(name, of, measured{unitRSS: held.rss, unitPSS: both.pss})
+		if len(stock) > 0 {
+			each, err := readMemory(stock...)
 			if err != nil {
 				return err
 			}
-			r.add(fmt.Sprintf("memory with %d pods, idle", want), of, unitMiB, float64(rss)/mebibyte)
-			s, done = watchScene(ctx, scene)
+			r.add(name, ofStock, measured{unitRSS: each.rss / float64(len(stock)), unitPSS: each.pss / float64(len(stock))})
+			r.figure("memory_stock_each/"+name, name, ofStock, unitPSS, 0.5)
 		}
+		r.figure("memory_"+of+"/"+name, name, of, unitRSS, 0.5)
+		r.ratio("memory_ratio/"+name, ofNew, ofBefore, unitRSS, name)
+		if err := cfg.heapProfile(ctx, h, name+"/"+of); err != nil {
+			return err
+		}
+	}
+	return h.idle(ctx, cfg, fmt.Sprintf("Idle/shape=%s/pods=%d", shape, have), of, r)
+}
+
+// idle reads what a process uses that is asked for nothing.
+func (h *host) idle(ctx context.Context, cfg Config, name, of string, r *report) error {
+	pid := h.plugin.Serving()
+	before, err := cpuTime(pid)
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := pause(ctx, cfg.Idle); err != nil {
+		return err
+	}
+	after, err := cpuTime(pid)
+	if err != nil {
+		return err
+	}
+	r.add(name, of, measured{unitIdle: 1000 * (after - before).Seconds() / time.Since(begin).Seconds()})
+	r.figure("idle_"+of+"/"+name, name, of, unitIdle, 0.5)
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
 		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// recovery loads a pair for a while and watches what its daemons hold afterwards, until that is back within
+// recoveryLimit of what it was before, or for cfg.Watch.
+func recovery(ctx context.Context, cfg Config, r *report) error {
+	return onTailnet(ctx, cfg.Lab, func(t *tailnet) error {
+		pairs, hosts, err := t.makePairs(ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range pairs {
+			if p.name == ofLocal {
+				continue
+			}
+			if err := p.recover(ctx, cfg, r); err != nil {
+				return fmt.Errorf("%s: %w", p.name, err)
+			}
+		}
+		return cfg.heapProfile(ctx, hosts[1], "Recovery")
 	})
 }
 
-// settled is the memory of a process once it has stayed within 2 % for so long, or after ten times as long.
-func settled(ctx context.Context, pid int, span time.Duration) (int64, error) {
-	const looks = 10
-	var seen []int64
-	for range 10 * looks {
-		select {
-		case <-time.After(span / looks):
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-		rss, err := residentMemory(pid)
+const (
+	// recoveryLimit is how much more than before the load counts as having recovered.
+	recoveryLimit = 1.3
+	recoverySteps = 12 // of cfg.Watch
+)
+
+func (p *pair) recover(ctx context.Context, cfg Config, r *report) error {
+	for i, pid := range p.daemons {
+		before, err := settledMemory(ctx, pid, cfg.Settle)
 		if err != nil {
-			return 0, err
+			return err
 		}
-		seen = append(seen, rss)
-		if len(seen) < looks {
-			continue
+		r.add(fmt.Sprintf("Recovery/daemon=%d/before", i), p.name, measured{unitRSS: before.rss, unitPSS: before.pss})
+	}
+	if _, err := p.iperf(ctx, false, "-P", "4", "-t", seconds(cfg.Load)); err != nil {
+		return err
+	}
+	recovered := make([]float64, len(p.daemons))
+	begin := time.Now()
+	for step := range recoverySteps + 1 {
+		after := cfg.Watch * time.Duration(step) / recoverySteps
+		if err := pause(ctx, time.Until(begin.Add(after))); err != nil {
+			return err
 		}
-		last := seen[len(seen)-looks:]
-		if low, high := slices.Min(last), slices.Max(last); high-low <= low/50 {
-			return rss, nil
+		for i, pid := range p.daemons {
+			now, err := readMemory(pid)
+			if err != nil {
+				return err
+			}
+			name := fmt.Sprintf("Recovery/daemon=%d", i)
+			r.add(fmt.Sprintf("%s/after=%v", name, after), p.name, measured{unitRSS: now.rss, unitPSS: now.pss})
+			if now.rss > recoveryLimit*r.get(name+"/before", p.name, unitRSS)[0] {
+				recovered[i] = -1
+			} else if step == 0 || recovered[i] < 0 {
+				recovered[i] = after.Seconds()
+			}
 		}
 	}
-	if len(seen) == 0 {
-		return 0, errors.New("the memory was never read")
+	p.recoveryFigures(r, cfg, recovered)
+	return nil
+}
+
+// recoveryFigures are the time until the memory was back for good, -1 if it never was, and how it stood in the end.
+func (p *pair) recoveryFigures(r *report, cfg Config, recovered []float64) {
+	for i, value := range recovered {
+		name := fmt.Sprintf("Recovery/daemon=%d", i)
+		before := r.get(name+"/before", p.name, unitRSS)[0]
+		share := func(after time.Duration) float64 {
+			return r.get(fmt.Sprintf("%s/after=%v", name, after), p.name, unitRSS)[0] / before
+		}
+		figure := fmt.Sprintf("memory_recovery_%s/daemon=%d", p.name, i)
+		r.figures = append(r.figures,
+			Figure{figure, value, "s", value, value, 1},
+			Figure{figure + "/over_before", share(cfg.Watch), "ratio", share(cfg.Watch), share(0), recoverySteps + 1})
 	}
-	return seen[len(seen)-1], nil
 }

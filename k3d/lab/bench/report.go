@@ -5,101 +5,149 @@ package bench
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"runtime"
 	"slices"
-	"strconv"
-	"text/tabwriter"
+	"strings"
+	"sync"
 )
 
-// Series is what was measured of one thing.
-type Series struct {
-	Part   string    `json:"part"`
-	Name   string    `json:"name"` // what was measured
-	Of     string    `json:"of"`   // whose it is
-	Unit   string    `json:"unit"`
-	Values []float64 `json:"values"` // in the order in which they were measured
+// Units, as benchstat wants them: which is better is told in the file's head.
+const (
+	unitRate    = "Gb/s"
+	unitPackets = "packets/s"
+	unitMillis  = "ms"
+	unitMicros  = "us"
+	unitTail    = "p99-us"
+	unitCPU     = "cpu-s/GB"
+	unitMachine = "machine-cpu-s/GB"
+	unitRSS     = "RSS-MiB"
+	unitPSS     = "PSS-MiB"
+	unitIdle    = "millicores"
+)
+
+var higherIsBetter = []string{unitRate, unitPackets}
+
+// Figure is one of the results, a line of bench.json.
+type Figure struct {
+	Figure string  `json:"figure"`
+	Value  float64 `json:"value"`
+	Unit   string  `json:"unit"`
+	// Low and High are the extremes of what Value was taken from: of the rounds' own ratios, where it is a ratio.
+	Low  float64 `json:"low"`
+	High float64 `json:"high"`
+	N    int     `json:"n"`
 }
 
-// Quantile is the smallest value that a share q of all values does not exceed, 0 < q <= 1; NaN without values.
-func (s Series) Quantile(q float64) float64 {
-	if len(s.Values) == 0 {
+// report writes each measurement as a line in Go's benchmark format, for benchstat, and keeps it for the figures. Its
+// method add may be called concurrently.
+type report struct {
+	lines   io.Writer
+	mu      sync.Mutex
+	values  map[string][]float64
+	figures []Figure
+	err     error // the first of writing
+}
+
+func newReport(lines io.Writer) *report { return &report{lines: lines, values: map[string][]float64{}} }
+
+// head tells benchstat what the lines are.
+func head(lines io.Writer) {
+	fmt.Fprintf(lines, "goos: %s\ngoarch: %s\npkg: tailscale-nri/k3d/lab/bench\n", runtime.GOOS, runtime.GOARCH)
+	for _, unit := range higherIsBetter {
+		fmt.Fprintf(lines, "Unit %s better=higher\n", unit)
+	}
+}
+
+func (r *report) printf(format string, args ...any) {
+	_, err := fmt.Fprintf(r.lines, format, args...)
+	r.err = cmp.Or(r.err, err)
+}
+
+// measured is one measurement, by unit.
+type measured map[string]float64
+
+// add takes what was measured of one thing; of says whose it is, and is what benchstat compares.
+func (r *report) add(name, of string, m measured) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.printf("Benchmark%s/of=%s 1", name, of)
+	for _, unit := range slices.Sorted(maps.Keys(m)) {
+		r.printf(" %.6g %s", m[unit], unit)
+		key := strings.Join([]string{name, of, unit}, "|")
+		r.values[key] = append(r.values[key], m[unit])
+	}
+	r.printf("\n")
+}
+
+func (r *report) get(name, of, unit string) []float64 {
+	return r.values[strings.Join([]string{name, of, unit}, "|")]
+}
+
+// figure is a quantile of what was measured; nothing where nothing was.
+func (r *report) figure(figure, name, of, unit string, q float64) {
+	values := r.get(name, of, unit)
+	if len(values) == 0 {
+		return
+	}
+	r.figures = append(r.figures, Figure{figure, quantile(values, q), unit, slices.Min(values), slices.Max(values), len(values)})
+}
+
+// ratio is the median of the names' ratios, each of which is that of two medians and gets a line of its own if there are
+// several. What is compared was measured in turns.
+func (r *report) ratio(figure, of, over, unit string, names ...string) {
+	var all Figure
+	var ratios []float64
+	for _, name := range names {
+		a, b := r.get(name, of, unit), r.get(name, over, unit)
+		if len(a) == 0 || len(b) == 0 {
+			continue
+		}
+		f := Figure{figure + "/" + name, quantile(a, 0.5) / quantile(b, 0.5), of + "/" + over, math.Inf(1), math.Inf(-1), len(a)}
+		for i := range min(len(a), len(b)) {
+			f.Low, f.High = min(f.Low, a[i]/b[i]), max(f.High, a[i]/b[i])
+		}
+		if all.N == 0 {
+			all = f
+		}
+		all.Low, all.High, all.N = min(all.Low, f.Low), max(all.High, f.High), f.N
+		ratios = append(ratios, f.Value)
+		if len(names) > 1 {
+			r.figures = append(r.figures, f)
+		}
+	}
+	if len(ratios) > 0 {
+		all.Figure, all.Value = figure, quantile(ratios, 0.5)
+		r.figures = append(r.figures, all)
+	}
+}
+
+// quantile is the smallest value that a share q of all values does not exceed; of an even number of values the median
+// is the mean of the middle two. 0 < q <= 1.
+func quantile(values []float64, q float64) float64 {
+	if len(values) == 0 {
 		return math.NaN()
 	}
-	sorted := slices.Sorted(slices.Values(s.Values))
+	sorted := slices.Sorted(slices.Values(values))
+	if n := len(sorted); q == 0.5 && n%2 == 0 {
+		return (sorted[n/2-1] + sorted[n/2]) / 2
+	}
 	return sorted[max(0, int(math.Ceil(q*float64(len(sorted))))-1)]
 }
 
-// report collects the series of one part.
-type report struct {
-	part     string
-	compares bool // whether the series of one name are of rivals
-	series   []*Series
-}
-
-// add puts a value to the series of that name and owner, which is new if there is none.
-func (r *report) add(name, of, unit string, value float64) {
-	i := slices.IndexFunc(r.series, func(s *Series) bool { return s.Name == name && s.Of == of })
-	if i < 0 {
-		i = len(r.series)
-		r.series = append(r.series, &Series{Part: r.part, Name: name, Of: of, Unit: unit})
-	}
-	r.series[i].Values = append(r.series[i].Values, value)
-}
-
-// print writes a table. Where series are compared, each has the first one's median over its own as its ratio.
-func (r *report) print(out io.Writer) error {
-	r.sort()
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "%s\tOF\tN\tP50\tP99\tMIN\tMAX\tUNIT\tRATIO\n", r.part)
-	for i, s := range r.series {
-		ratio := ""
-		if r.compares && i > 0 && r.series[i-1].Name == s.Name {
-			ratio = number(r.series[r.first(s.Name)].Quantile(0.5) / s.Quantile(0.5))
+// write prints the figures as JSON, one in a line, and as a table.
+func (r *report) write(lines, table io.Writer) error {
+	enc := json.NewEncoder(lines)
+	for _, f := range r.figures {
+		if err := enc.Encode(f); err != nil {
+			return fmt.Errorf("writing figure %s: %w", f.Figure, err)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Of, len(s.Values), number(s.Quantile(0.5)),
-			number(s.Quantile(0.99)), number(slices.Min(s.Values)), number(slices.Max(s.Values)), s.Unit, ratio)
+		_, err := fmt.Fprintf(table, "%-52s %9.4g %-12s %.4g to %.4g, n=%d\n", f.Figure, f.Value, f.Unit, f.Low, f.High, f.N)
+		r.err = errors.Join(r.err, err)
 	}
-	fmt.Fprintln(w)
-	return w.Flush()
-}
-
-// sort brings the series of a name together, where the first of them stands.
-func (r *report) sort() {
-	place := make(map[string]int)
-	for i, s := range r.series {
-		if _, ok := place[s.Name]; !ok {
-			place[s.Name] = i
-		}
-	}
-	slices.SortStableFunc(r.series, func(a, b *Series) int { return cmp.Compare(place[a.Name], place[b.Name]) })
-}
-
-func (r *report) first(name string) int {
-	return slices.IndexFunc(r.series, func(s *Series) bool { return s.Name == name })
-}
-
-// number has three significant digits, as many as can be told apart here, and no fewer than the integer has.
-func number(v float64) string {
-	if math.Abs(v) >= 100 {
-		return strconv.FormatFloat(v, 'f', 0, 64)
-	}
-	return strconv.FormatFloat(v, 'g', 3, 64)
-}
-
-// encode writes a line of JSON for each series.
-func (r *report) encode(out io.Writer) error {
-	enc := json.NewEncoder(out)
-	for _, s := range r.series {
-		line := struct {
-			*Series
-			P50 float64 `json:"p50"`
-			P99 float64 `json:"p99"`
-		}{s, s.Quantile(0.5), s.Quantile(0.99)}
-		if err := enc.Encode(line); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.err
 }

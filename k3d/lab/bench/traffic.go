@@ -3,145 +3,165 @@
 package bench
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
-
-	"tailscale-nri/k3d/lab/demo"
 )
 
 // pair is two places with a tailnet between them.
 type pair struct {
 	name     string
 	from, to place
-	daemons  []int    // the processes that carry its packets
-	far      *farSide // what serves at to
+	daemons  []int  // the processes that carry its packets
+	labtool  string // its path
 }
 
-// transfer is one kind of traffic.
+// The pairs of the traffic part.
+const (
+	ofPods  = "pods"  // on two hosts
+	ofLocal = "local" // on one host
+	ofStock = "stock" // two stock tailscaleds
+)
+
+// transfer is one kind of TCP traffic.
 type transfer struct {
-	name    string
+	streams int
 	ipv6    bool
-	streams int // 0 is UDP
+	back    bool // the far end sends
 }
 
-func (t transfer) addr(p place) netip.Addr {
+func (t transfer) String() string {
+	family, direction := 4, "forth"
 	if t.ipv6 {
-		return p.addr6
+		family = 6
 	}
-	return p.addr
+	if t.back {
+		direction = "back"
+	}
+	return fmt.Sprintf("TCP%d/ip=%d/dir=%s", t.streams, family, direction)
 }
 
-var transfers = []transfer{
-	{"TCP, IPv4, 1 stream", false, 1},
-	{"TCP, IPv4, 4 streams", false, 4},
-	{"TCP, IPv6, 1 stream", true, 1},
-	{"TCP, IPv6, 4 streams", true, 4},
-	{"UDP, 1200 B", false, 0},
+func transfers() (all []transfer) {
+	for _, streams := range []int{1, 4} {
+		for _, ipv6 := range []bool{false, true} {
+			all = append(all, transfer{streams, ipv6, false}, transfer{streams, ipv6, true})
+		}
+	}
+	return all
 }
 
-// traffic compares two pods with two stock tailscaleds. The pairs take turns, and change who is first: what else goes
-// on in the machine meets both.
+// traffic compares two pods of two hosts, and two of one, with two stock tailscaleds. The pairs take turns, and change
+// who is first: what else goes on in the machine meets all of them.
 func traffic(ctx context.Context, cfg Config, r *report) error {
-	return onScene(ctx, cfg.Lab, func(scene *demo.Scene) error {
-		pairs, end, err := makePairs(ctx, scene)
-		defer end()
+	return onTailnet(ctx, cfg.Lab, func(t *tailnet) error {
+		pairs, hosts, err := t.makePairs(ctx)
 		if err != nil {
 			return err
 		}
-		if err := addMemory(pairs, "memory after the warm-up", r); err != nil {
-			return err
-		}
-		turns := slices.Clone(pairs)
 		for round := range cfg.Rounds {
-			for _, t := range transfers {
-				for _, p := range turns {
-					if err := p.measure(ctx, t, cfg.Span, r); err != nil {
-						return fmt.Errorf("round %d, %s, %s: %w", round+1, t.name, p.name, err)
+			for _, tr := range transfers() {
+				for _, p := range pairs {
+					profiled := cfg.startProfile(ctx, round == 0 && p.name == ofPods, hosts[0], tr.String())
+					if err := errors.Join(p.transfer(ctx, tr, cfg.Span, r), profiled()); err != nil {
+						return fmt.Errorf("round %d, %v, %s: %w", round+1, tr, p.name, err)
 					}
 				}
 			}
-			slices.Reverse(turns)
+			for _, p := range pairs {
+				if err := errors.Join(p.roundTrips(ctx, cfg.Span, r), p.smallPackets(ctx, cfg, r)); err != nil {
+					return fmt.Errorf("round %d, %s: %w", round+1, p.name, err)
+				}
+			}
+			slices.Reverse(pairs)
 		}
-		return addMemory(pairs, "memory after the traffic", r)
+		trafficFigures(r)
+		return nil
 	})
 }
 
-// makePairs lets everything in and sends a little each way, so that all are on the direct path when it counts.
-// end is to be called in any case.
-func makePairs(ctx context.Context, scene *demo.Scene) (pairs []*pair, end func(), err error) {
-	s, done := watchScene(ctx, scene)
-	defer done()
-	var a, b *joined
-	end = func() {
-		for _, p := range pairs {
-			p.far.end()
+func trafficFigures(r *report) {
+	names := map[int][]string{}
+	for _, t := range transfers() {
+		names[t.streams] = append(names[t.streams], t.String())
+	}
+	r.ratio("tcp1_ratio", ofPods, ofStock, unitRate, names[1]...)
+	r.ratio("tcp4_ratio", ofPods, ofStock, unitRate, names[4]...)
+	r.ratio("local_tcp_ratio", ofLocal, ofStock, unitRate, slices.Concat(names[1], names[4])...)
+	r.ratio("udp_small_pps_ratio", ofPods, ofStock, unitPackets, smallName)
+	r.ratio("rr_latency_ratio", ofPods, ofStock, unitMicros, "RR/tcp", "RR/udp")
+	r.ratio("cpu_seconds_per_gb_ratio", ofPods, ofStock, unitCPU, slices.Concat(names[1], names[4])...)
+	r.ratio("machine_seconds_per_gb_ratio", ofPods, ofStock, unitMachine, slices.Concat(names[1], names[4])...)
+}
+
+// makePairs lets everything in, starts what serves at the far ends, and sends a little each way, so that all are on the
+// direct path when it counts.
+func (t *tailnet) makePairs(ctx context.Context) ([]*pair, []*host, error) {
+	var hosts []*host
+	var pods []*pod
+	for i, name := range []string{"a", "b", "c"} {
+		if i < 2 {
+			h, err := t.addHost(ctx, i)
+			if err != nil {
+				return nil, nil, err
+			}
+			defer h.watch(ctx)()
+			hosts = append(hosts, h)
 		}
+		p, err := hosts[i%2].join(ctx, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		pods = append(pods, p)
 	}
-	if a, err = s.join(ctx, "a"); err != nil {
-		return nil, end, err
-	}
-	if b, err = s.join(ctx, "b"); err != nil {
-		return nil, end, err
-	}
-	second, err := s.startPeer(ctx, "benchpeer")
+	near, nearPlace, err := t.addPeer(ctx)
 	if err != nil {
-		return nil, end, err
+		return nil, nil, err
 	}
-	pairs = []*pair{
-		{"two pods", a.place, b.place, []int{scene.Plugin.Serving()}, nil},
-		{"two tailscaleds", s.peerPlace(scene.Peer), s.peerPlace(second),
-			[]int{scene.Peer.Process().PID(), second.Process().PID()}, nil},
+	far, farPlace, err := t.addPeer(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	a, b := hosts[0].plugin.Serving(), hosts[1].plugin.Serving()
+	tool := t.lab.ToolPath()
+	pairs := []*pair{
+		{ofPods, pods[0].place, pods[1].place, []int{a, b}, tool},
+		{ofStock, nearPlace, farPlace, []int{near.Process().PID(), far.Process().PID()}, tool},
+		{ofLocal, pods[0].place, pods[2].place, []int{a}, tool},
 	}
 	for _, p := range pairs {
-		if p.far, err = serveAt(ctx, p.to); err != nil {
-			return pairs, end, err
-		}
-		if err := p.warmUp(ctx); err != nil {
-			return pairs, end, fmt.Errorf("%s: %w", p.name, err)
+		if err := p.open(ctx, t.lab.Dir()); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
-	return pairs, end, nil
+	return pairs, hosts, nil
 }
 
-// farSide is labtool that serves everything at the far end of a pair.
-type farSide struct{ cmd *exec.Cmd }
-
-func serveAt(ctx context.Context, to place) (*farSide, error) {
-	cmd, err := to.command(ctx, "all")
+// open starts the servers at the far end, which end with the lab, and warms the path up.
+func (p *pair) open(ctx context.Context, dir string) error {
+	log, err := os.Create(filepath.Join(dir, "log", "servers-"+p.name+".log"))
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("starting servers: %w", err)
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting labtool at %v: %w", to.addr, err)
+	defer log.Close()
+	for _, args := range [][]string{{"iperf3", "-s"}, {p.labtool, "echo"}} {
+		cmd := p.to.command(ctx, args...)
+		cmd.Stdout, cmd.Stderr = log, log
+		if err := cmd.Start(); err != nil {
+			return fmt.Errorf("starting %v: %w", args, err)
+		}
 	}
-	return &farSide{cmd}, nil
-}
-
-func (f *farSide) pid() int { return f.cmd.Process.Pid }
-
-// end may be called on none.
-func (f *farSide) end() {
-	if f != nil {
-		_ = f.cmd.Process.Kill()
-		_ = f.cmd.Wait() // it was killed, which is no news
-	}
-}
-
-func (p *pair) warmUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for _, t := range transfers {
+	for _, ipv6 := range []bool{false, true} {
 		for {
-			_, err := p.send(ctx, t, 300*time.Millisecond)
+			_, err := p.iperf(ctx, ipv6, "-n", "1M")
 			if err == nil {
 				break
 			}
@@ -153,99 +173,141 @@ func (p *pair) warmUp(ctx context.Context) error {
 	return nil
 }
 
-// measure adds speed, loss and CPU time of one transfer.
-func (p *pair) measure(ctx context.Context, t transfer, span time.Duration, r *report) error {
-	before, err := p.usage()
+// transfer adds speed and CPU time of one transfer.
+func (p *pair) transfer(ctx context.Context, t transfer, span time.Duration, r *report) error {
+	args := []string{"-P", strconv.Itoa(t.streams), "-t", seconds(span)}
+	if t.back {
+		args = append(args, "-R")
+	}
+	before, err := readUsage(p.daemons)
 	if err != nil {
 		return err
 	}
-	got, err := p.send(ctx, t, span)
+	got, err := p.iperf(ctx, t.ipv6, args...)
 	if err != nil {
 		return err
 	}
-	after, err := p.usage()
+	after, err := readUsage(p.daemons)
 	if err != nil {
 		return err
 	}
-	if t.streams == 0 {
-		r.add(t.name+" echoed, loss", p.name, "%", 100*(1-float64(got.Received)/float64(got.Sent)))
-		r.add(t.name+" echoed, each way", p.name, "Gb/s", got.gigabits())
-		return nil
+	received := got.End.Received
+	gigabytes := received.Bytes / 1e9
+	if gigabytes == 0 || received.Seconds == 0 {
+		return errors.New("nothing has arrived")
 	}
-	gigabytes := float64(got.Bytes) / 1e9
-	r.add(t.name, p.name, "Gb/s", got.gigabits())
-	r.add(t.name+", CPU of the daemons", p.name, "s/GB", (after.daemons-before.daemons).Seconds()/gigabytes)
-	r.add(t.name+", CPU with sender and sink", p.name, "s/GB",
-		(after.daemons-before.daemons+after.far-before.far+got.cpu).Seconds()/gigabytes)
-	r.add(t.name+", CPU of the machine", p.name, "s/GB", (after.machine-before.machine).Seconds()/gigabytes)
+	r.add(t.String(), p.name, measured{
+		unitRate:    gigabytes * 8 / received.Seconds,
+		unitCPU:     (after.daemons - before.daemons).Seconds() / gigabytes,
+		unitMachine: (after.machine - before.machine).Seconds() / gigabytes,
+	})
 	return nil
 }
 
-// usage is CPU time used so far.
-type usage struct{ daemons, far, machine time.Duration }
-
-func (p *pair) usage() (u usage, err error) {
-	var errs [3]error
-	u.daemons, errs[0] = cpuTime(p.daemons...)
-	u.far, errs[1] = cpuTime(p.far.pid())
-	u.machine, errs[2] = machineTime()
-	return u, errors.Join(errs[:]...)
+// seconds is a span for iperf3, which takes whole ones and goes on for ever with 0.
+func seconds(d time.Duration) string {
+	return strconv.Itoa(max(1, int(d.Round(time.Second).Seconds())))
 }
 
-// result is what labtool says of a transfer, and what it used itself.
-type result struct {
-	Bytes          int64
-	Seconds        float64
-	Sent, Received int
-	cpu            time.Duration
+// iperfSays is iperf3's report, as far as it counts here.
+type iperfSays struct {
+	Error string
+	End   struct {
+		Received struct{ Bytes, Seconds float64 } `json:"sum_received"`
+		// Sum is UDP's: what was sent, by the sender's count, and what of that did not arrive.
+		Sum struct {
+			Seconds float64
+			Packets int
+			Lost    int `json:"lost_packets"`
+		}
+	}
 }
 
-func (r result) gigabits() float64 { return float64(r.Bytes) * 8 / 1e9 / r.Seconds }
+// iperf runs iperf3 at the near end, and once more if that fails: its UDP test gives up at the first packet that is lost
+// while it is set up.
+func (p *pair) iperf(ctx context.Context, ipv6 bool, args ...string) (said iperfSays, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	args = append([]string{"iperf3", "-J", "--connect-timeout", "5000", "-c", p.to.addr(ipv6).String()}, args...)
+	for range 2 {
+		var out string
+		out, err = p.from.run(ctx, args...)
+		said = iperfSays{}
+		err = errors.Join(err, json.Unmarshal([]byte(out), &said))
+		if said.Error != "" {
+			err = errors.New(said.Error)
+		}
+		if err == nil {
+			return said, nil
+		}
+	}
+	return said, fmt.Errorf("running %v: %w", args, err)
+}
+
+// roundTrips asks for one byte at a time.
+func (p *pair) roundTrips(ctx context.Context, span time.Duration, r *report) error {
+	for _, protocol := range []string{"tcp", "udp"} {
+		out, err := p.from.run(ctx, p.labtool, "rr", "-timeout", "1s", "-udp="+strconv.FormatBool(protocol == "udp"),
+			"-for", span.String(), p.to.addr(false).String()+":7")
+		if err != nil {
+			return err
+		}
+		var said struct{ P50, P99 float64 }
+		if err := json.Unmarshal([]byte(out), &said); err != nil {
+			return fmt.Errorf("reading labtool's %q: %w", out, err)
+		}
+		r.add("RR/"+protocol, p.name, measured{unitMicros: said.P50, unitTail: said.P99})
+	}
+	return nil
+}
+
+const smallName = "SmallUDP"
 
 const (
-	udpSize = 1200
-	// udpEvery makes 150 Mb/s of udpSize, each way.
-	udpEvery = 64 * time.Microsecond
+	smallSize = 64 // payload in bytes
+	// smallLoss is the share of packets that a rate may lose and still count as free of loss.
+	smallLoss = 0.001
+	// The search's bounds in packets per second, and how many rates it tries between them: seven halvings of eight
+	// octaves find the rate to 5 %.
+	smallLeast, smallMost, smallTries = 2000, 512000, 7
 )
 
-// send runs labtool at the near end.
-func (p *pair) send(ctx context.Context, t transfer, span time.Duration) (res result, err error) {
-	to := t.addr(p.to)
-	args := []string{"send", "-for", span.String(), "-streams", strconv.Itoa(t.streams), netip.AddrPortFrom(to, 5201).String()}
-	if t.streams == 0 {
-		args = []string{"udp", "-size", strconv.Itoa(udpSize), "-every", udpEvery.String(), "-timeout", "1s",
-			"-count", strconv.Itoa(int(span / udpEvery)), netip.AddrPortFrom(to, 7).String()}
+// smallPackets finds the highest rate of small UDP packets that arrive, by halving on a logarithmic scale. A rate that
+// the sender does not reach counts as what it reached, and as too high.
+func (p *pair) smallPackets(ctx context.Context, cfg Config, r *report) error {
+	low, high, best := float64(smallLeast), float64(smallMost), 0.0
+	for range smallTries {
+		rate := geometricMean(low, high)
+		got, err := p.iperf(ctx, false, "-u", "-l", strconv.Itoa(smallSize), "-t", seconds(cfg.Probe),
+			"-b", strconv.Itoa(int(rate*smallSize*8)), "-w", strconv.Itoa(receiveRoom()))
+		if err != nil {
+			return err
+		}
+		sum := got.End.Sum
+		if sum.Packets == 0 || sum.Seconds == 0 {
+			return errors.New("iperf3 has sent no packets")
+		}
+		reached := float64(sum.Packets-sum.Lost) / sum.Seconds
+		if float64(sum.Lost)/float64(sum.Packets) > smallLoss {
+			high = rate
+			continue
+		}
+		best = max(best, reached)
+		if low = rate; reached < 0.9*rate {
+			high, low = rate, max(smallLeast, min(low, reached))
+		}
 	}
-	cmd, err := p.from.command(ctx, args...)
-	if err != nil {
-		return res, err
+	if best == 0 {
+		best = smallLeast // no rate was free of loss
 	}
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return res, fmt.Errorf("running labtool %v: %w: %s", args, err, strings.TrimSpace(stderr.String()))
-	}
-	if err := json.Unmarshal(stdout.Bytes(), &res); err != nil {
-		return res, fmt.Errorf("reading labtool's %q: %w", stdout.String(), err)
-	}
-	if res.Bytes == 0 {
-		return res, fmt.Errorf("labtool %v: nothing arrived", args)
-	}
-	res.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-	return res, nil
+	r.add(smallName, p.name, measured{unitPackets: best})
+	return nil
 }
 
-func addMemory(pairs []*pair, name string, r *report) error {
-	for _, p := range pairs {
-		var sum int64
-		for _, pid := range p.daemons {
-			rss, err := residentMemory(pid)
-			if err != nil {
-				return err
-			}
-			sum += rss
-		}
-		r.add(name, p.name, unitMiB, float64(sum)/mebibyte)
+// lookIperf says that iperf3 is missing before anything is made.
+func lookIperf() error {
+	if _, err := exec.LookPath("iperf3"); err != nil {
+		return errors.New("missing iperf3; install it with: make bench (Debian package iperf3)")
 	}
 	return nil
 }

@@ -62,6 +62,24 @@ func ready(hostnames ...string) func([]Device) bool {
 	}
 }
 
+// TestApart has two nodes that are told nothing of each other.
+func TestApart(t *testing.T) {
+	ctx := testContext(t)
+	s := start(t, Config{})
+	s.SetApart(true)
+	a, b := newNode(t, s, "alpha", s.NewKey("tag:a")), newNode(t, s, "beta", s.NewKey("tag:a"))
+	a.up(t, ctx)
+	b.up(t, ctx)
+	if err := s.Await(ctx, ready("alpha", "beta")); err != nil {
+		t.Fatalf("nodes did not publish their endpoints: %v; devices: %+v", err, s.Devices())
+	}
+	for _, n := range []*testNode{a, b} {
+		if peers := n.Status().Peer; len(peers) > 0 {
+			t.Errorf("%s sees %d peers, want none", n.hostname, len(peers))
+		}
+	}
+}
+
 func TestTailnet(t *testing.T) {
 	ctx := testContext(t)
 	s := start(t, Config{})

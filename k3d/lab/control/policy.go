@@ -136,9 +136,12 @@ func (s *Server) SetView(nodeID, peerID string, v View) error {
 	}
 	return s.change(peerID, "be told of", func(peer *node) {
 		t := s.nodes
+		was := t.views[sight{from.ID, peer.ID}]
 		t.views[sight{from.ID, peer.ID}] = v
 		t.retellLocked(from, peer)
-		t.retellLocked(peer, from) // it may have to appear as another
+		if v.As != was.As {
+			t.retellLocked(peer, from) // it has to appear as another
+		}
 		t.pokeLocked()
 	})
 }

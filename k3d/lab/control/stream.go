@@ -101,7 +101,7 @@ func (t *table) drain(s *stream, res *tailcfg.MapResponse) bool {
 		case n == nil && known:
 			res.PeersRemoved = append(res.PeersRemoved, id)
 			delete(s.sent, id)
-		case n == nil:
+		case n == nil, t.apart && n != s.node:
 		case n == s.node:
 			// Only if it changed for itself: its own endpoints are no news to it.
 			if !known || was != n.whole {

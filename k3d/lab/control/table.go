@@ -56,6 +56,7 @@ type node struct {
 type table struct {
 	mu      sync.Mutex
 	domain  string
+	apart   bool // no node is told of another
 	byKey   map[key.NodePublic]*node
 	byID    map[tailcfg.NodeID]*node
 	streams map[*stream]struct{}

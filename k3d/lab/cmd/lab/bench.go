@@ -8,49 +8,60 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"tailscale-nri/k3d/lab/bench"
 )
 
-// benchmark measures on a lab of its own and writes Build/bench.json beside the table.
-func benchmark(ctx context.Context, args []string) error {
+// benchmark measures on labs of its own and writes Build/bench.json and Build/bench.txt beside the table.
+func benchmark(ctx context.Context, args []string) (failed error) {
 	cfg := bench.Config{Lab: config(), Table: os.Stdout}
 	cfg.Lab.Name = cmp.Or(cfg.Lab.Name, "tsnri-bench")
 	cfg.Lab.Logger = nil
-	plugin, err := cfg.Lab.PluginPath()
+	build, err := cfg.Lab.BuildDir()
 	if err != nil {
 		return err
 	}
-	build := filepath.Dir(filepath.Dir(plugin))
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	only := flags.String("only", "", "parts, comma separated: attach, memory, traffic")
+	flags.Func("only", "parts, comma separated: "+strings.Join(bench.Parts(), ", "), splitInto(&cfg.Only))
+	flags.Func("shapes", "of the memory part: mesh, apart (both)", splitInto(&cfg.Shapes))
+	flags.Func("pods", "numbers of pods of the memory part (1,10,50,100,200)", func(text string) error {
+		for _, field := range strings.Split(text, ",") {
+			n, err := strconv.Atoi(field)
+			if err != nil {
+				return err
+			}
+			cfg.Pods = append(cfg.Pods, n)
+		}
+		return nil
+	})
 	flags.IntVar(&cfg.Rounds, "rounds", 0, "rounds of traffic (5)")
 	flags.DurationVar(&cfg.Span, "for", 0, "how long one transfer goes on (4s)")
 	flags.StringVar(&cfg.Lab.Plugin, "plugin", "", "another build of the plugin")
+	flags.StringVar(&cfg.Before, "before", "", "a build of the plugin to compare the memory with")
+	flags.StringVar(&cfg.Profiles, "profiles", "", "directory for profiles; takes -plugin .build/bench/profile (make profile)")
+	out := flags.String("out", filepath.Join(build, "bench"), "where the results go: OUT.json and OUT.txt")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if *only != "" {
-		cfg.Only = strings.Split(*only, ",")
+	for suffix, to := range map[string]*io.Writer{".json": &cfg.JSON, ".txt": &cfg.Lines} {
+		file, err := os.Create(*out + suffix)
+		if err != nil {
+			return fmt.Errorf("writing the result: %w", err)
+		}
+		defer func() { failed = errors.Join(failed, file.Close()) }()
+		*to = file
 	}
-	cfg.FewTags = present(filepath.Join(build, "bench", "few-tags"))
-	cfg.Untagged = present(filepath.Join(build, "bench", "untagged"))
-	out, err := os.Create(filepath.Join(build, "bench.json"))
-	if err != nil {
-		return fmt.Errorf("writing the result: %w", err)
-	}
-	cfg.JSON = out
-	return errors.Join(bench.Run(ctx, cfg), out.Close())
+	return bench.Run(ctx, cfg)
 }
 
-// present is file, or "" if make bench has not built it.
-func present(file string) string {
-	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-		return ""
+func splitInto(list *[]string) func(string) error {
+	return func(text string) error {
+		*list = strings.Split(text, ",")
+		return nil
 	}
-	return file
 }

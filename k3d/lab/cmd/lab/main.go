@@ -23,7 +23,7 @@ const usage = `lab COMMAND
                              Kubernetes: two nodes and a tailnet
   demo                       play the whole of it on a new lab; KEEP=1 leaves it up
   demo down                  end that one
-  bench [-only PART,...]     measure hook, attach, memory and throughput on a lab of its own
+  bench [-only PART,...]     measure attach, traffic, memory and CPU time on labs of its own
   blackout [-pods N] [-rounds N] [-events EVENT,...]
                              measure the gaps of traffic when things restart, on labs of its own
   soak [-cycles N] [-seed N] [-parallel N]

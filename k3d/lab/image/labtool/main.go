@@ -30,6 +30,8 @@ const usage = `labtool COMMAND [FLAGS] [ARGUMENT]
                            TCP to a sink, as fast as it goes; prints bytes and seconds as JSON
   udp [-count N] [-size N] [-every D] ADDR
                            UDP to an echo; prints how many came back, as JSON
+  rr [-udp] [-for D] ADDR
+                           one byte to an echo and back, again and again; prints the time that takes, as JSON
   ping [-count N] [-size N] [-timeout D] ADDR
                            ICMP echo; a line for each answer, exit 1 when one is missing
   lookup NAME              the addresses that the resolver has for NAME
@@ -42,6 +44,7 @@ type options struct {
 	timeout, every, span time.Duration
 	retry                time.Duration
 	count, size, streams int
+	datagrams            bool
 	out                  io.Writer
 }
 
@@ -62,6 +65,7 @@ var commands = map[string]command{
 	"stream": {stream, ""},
 	"send":   {send, ""},
 	"udp":    {udp, ""},
+	"rr":     {rr, ""},
 	"ping":   {ping, ""},
 	"lookup": {lookup, ""},
 	"cat":    {cat, ""},
@@ -91,6 +95,7 @@ func run(ctx context.Context, args []string) error {
 	flags.IntVar(&opt.count, "count", 1, "number of messages")
 	flags.IntVar(&opt.size, "size", 56, "payload in bytes")
 	flags.IntVar(&opt.streams, "streams", 1, "number of connections")
+	flags.BoolVar(&opt.datagrams, "udp", false, "UDP in place of TCP")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}

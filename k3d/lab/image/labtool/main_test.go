@@ -94,6 +94,23 @@ func TestStream(t *testing.T) {
 	}
 }
 
+func TestRoundTrips(t *testing.T) {
+	for _, datagrams := range []bool{false, true} {
+		addr := serving(t, "echo", "127.0.0.1")
+		out, err := asking(t, options{span: 50 * time.Millisecond, datagrams: datagrams}, "rr", addr)
+		var r roundTrips
+		if err := errors.Join(err, json.Unmarshal([]byte(out), &r)); err != nil {
+			t.Fatal(err)
+		}
+		if r.Answers == 0 || r.P50 <= 0 || r.P99 < r.P50 {
+			t.Errorf("datagrams %v: %+v", datagrams, r)
+		}
+	}
+	if out, err := asking(t, options{timeout: time.Millisecond, span: 10 * time.Millisecond, datagrams: true}, "rr", freeAddr(t, "127.0.0.1")); err == nil {
+		t.Errorf("nobody answers, and rr prints %s", out)
+	}
+}
+
 // TestStreamBreaks has an echo that answers twice and is gone, and one that answers wrongly.
 func TestStreamBreaks(t *testing.T) {
 	for _, c := range []struct {
