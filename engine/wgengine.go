@@ -109,7 +109,8 @@ func (e *wgEngine) setSelf(k key.NodePrivate) {
 	defer e.selfMu.Unlock()
 	was := e.self.Swap(self)
 	e.changes.Add(1)
-	if e.renamed != nil {
+	same := was == self || was != nil && self != nil && *was == *self
+	if e.renamed != nil && !same {
 		e.renamed(was, self)
 	}
 }

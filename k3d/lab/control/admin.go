@@ -36,7 +36,6 @@ func (s *Server) SetLastSeen(id string, t time.Time) error {
 	})
 }
 
-<<<<<<< .merge_file_PtyFNK
 // SetAddresses gives a device other addresses, as "edit machine IPv4" in the
 // admin console does, at most one of each family.
 func (s *Server) SetAddresses(id string, addrs ...netip.Addr) error {
@@ -49,7 +48,8 @@ func (s *Server) SetAddresses(id string, addrs ...netip.Addr) error {
 		n.whole++
 		s.nodes.changedLocked(n)
 	})
-=======
+}
+
 // SetApart hides the nodes from each other, from the next netmap on, as a policy
 // does that lets nobody talk to anybody. Nodes that have been told of each
 // other are not told otherwise.
@@ -57,7 +57,6 @@ func (s *Server) SetApart(apart bool) {
 	s.nodes.mu.Lock()
 	defer s.nodes.mu.Unlock()
 	s.nodes.apart = apart
->>>>>>> .merge_file_cx2Ntu
 }
 
 // Exit has a device's client end its process with a code (tailcfg.Debug.Exit),

@@ -37,7 +37,6 @@
 // One mutex guards the table of nodes; it is never held over a write to the
 // network.
 //
-<<<<<<< .merge_file_YVgdMe
 // What an admin decides is in admin.go (a device's key, name, addresses, end),
 // policy.go (what may come in, and how a node is told of a peer) and lock.go
 // (tailnet lock).
@@ -46,10 +45,4 @@
 // rules; until then all may talk to all), approves no routes, has no SSH and no
 // web login: a node without a key is told a URL that nobody can visit. Its
 // tailnet lock has one trusted key, and cannot be disabled.
-=======
-// The package does not persist anything, does not check policy files (who may
-// talk to whom: all to all, or after SetApart nobody to anybody), approves no routes, and has no tailnet
-// lock, no SSH and no web login: a node without a key is told a URL that nobody
-// can visit.
->>>>>>> .merge_file_0fSz4Z
 package control
