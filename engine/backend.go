@@ -49,7 +49,7 @@ func (n *node) openBackend(r record, device tun.Device, rt router.Router, logf l
 		return nil, fmt.Errorf("watching this machine's network: %w", err)
 	}
 	b.closers.push(func() { monitor.Close() })
-	dialer := &tsdial.Dialer{Logf: logf}
+	dialer := n.controlDialer(monitor, logf)
 	dialer.SetBus(bus)
 	b.closers.push(func() { dialer.Close() })
 
