@@ -10,7 +10,6 @@ import (
 	"tailscale.com/control/controlclient"
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnlocal"
-	"tailscale.com/ipn/store"
 	"tailscale.com/net/netmon"
 	"tailscale.com/net/tsdial"
 	"tailscale.com/tsd"
@@ -59,7 +58,7 @@ func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, 
 		return nil, fmt.Errorf("watching this machine's network: %w", err)
 	}
 	b.closers.push(func() { monitor.Close() })
-	dialer := &tsdial.Dialer{Logf: logf}
+	dialer := n.controlDialer(monitor, logf)
 	dialer.SetBus(bus)
 	b.closers.push(func() { dialer.Close() })
 
@@ -74,7 +73,7 @@ func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, 
 		b.closers.push(pod.join(b.engine))
 	}
 	b.sys.HealthTracker.Get().SetMetricsRegistry(b.sys.UserMetricsRegistry())
-	state, err := n.openState(logf)
+	state, err := n.openState()
 	if err != nil {
 		engine.Close()
 		return nil, err
@@ -163,12 +162,11 @@ func prefs(pod Pod, controlURL string) *ipn.Prefs {
 
 // openState opens the node's keys and preferences, and makes them for a new
 // node.
-func (n *node) openState(logf logger.Logf) (ipn.StateStore, error) {
-	file, err := store.NewFileStore(logf, n.statePath())
+func (n *node) openState() (ipn.StateStore, error) {
+	state, err := openStateStore(n.statePath(), func(write func() error) error { return n.e.take(stepState, write) })
 	if err != nil {
 		return nil, fmt.Errorf("opening the node's state %s: %w", n.statePath(), err)
 	}
-	state := steppedStore{file, n.e}
 	if err := ensureNodeKey(state, n.lockKey); err != nil {
 		return nil, fmt.Errorf("preparing the node's state %s: %w", n.statePath(), err)
 	}

@@ -97,6 +97,8 @@ type Engine struct {
 	queue queue  // of the nodes that start
 
 	neighbours neighbours // the nodes that hand each other their pods' packets
+	hooks      hooks
+	returning  inFlight // nodes that an earlier process served, and this one not yet
 
 	mu    sync.Mutex
 	nodes map[string]*node // by pod UID
@@ -176,9 +178,7 @@ func newEngine(cfg Config) (*Engine, error) {
 // are, and returns nil. When it lets go of the state directory, nothing of this
 // engine acts any more: no goroutine of a node, no Attach, no Forget.
 func (e *Engine) Run(ctx context.Context) error {
-	for _, n := range e.snapshot() {
-		n.resume()
-	}
+	e.resumeAll()
 	e.spawn(func() { e.sweep(e.ctx) })
 	<-ctx.Done()
 	e.mu.Lock()
@@ -186,6 +186,18 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.mu.Unlock()
 	e.wg.Wait()
 	return e.claim.Release()
+}
+
+// resumeAll resumes the recorded nodes, those with connections first.
+func (e *Engine) resumeAll() {
+	defer e.returning.begin()()
+	nodes := e.snapshot()
+	slices.SortStableFunc(nodes, func(a, b *node) int {
+		return cmp.Compare(min(len(b.record().Recent), 1), min(len(a.record().Recent), 1))
+	})
+	for _, n := range nodes {
+		n.resume()
+	}
 }
 
 // spawn starts a goroutine of a node, unless the engine has stopped. It
@@ -207,6 +219,12 @@ func (e *Engine) spawn(f func()) bool {
 //
 // After an error nothing is left of the attempt, in the kernel or on disk.
 func (e *Engine) Attach(ctx context.Context, pod Pod) (anew bool, err error) {
+	defer e.hooks.begin()()
+	return e.attach(ctx, pod)
+}
+
+// attach is Attach, whoever asks for it.
+func (e *Engine) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}

@@ -28,8 +28,10 @@ func (e *Engine) nextRound() int {
 
 // attachAll attaches the pods one after the other, since it is a few
 // milliseconds each, and the first to be served is served soonest; and again
-// those that failed, until the next round.
+// those that failed, until the next round. After a restart nearly all of them
+// are nodes that are about to be served, links and all: they go first.
 func (e *Engine) attachAll(pods []Pod, round int) {
+	e.returning.wait(e.ctx, returnPatience)
 	for pause := newBackoff(); ; {
 		pods = slices.DeleteFunc(pods, func(pod Pod) bool { return e.attachLate(pod, round) })
 		if len(pods) == 0 || !sleep(e.ctx, pause.next()) {
@@ -43,7 +45,7 @@ func (e *Engine) attachLate(pod Pod, round int) bool {
 	if e.outdated(pod, round) {
 		return true
 	}
-	_, err := e.Attach(e.ctx, pod)
+	_, err := e.attach(e.ctx, pod)
 	log := e.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID, "sandbox", shortID(pod.SandboxID))
 	switch {
 	case err == nil || e.ctx.Err() != nil:

@@ -29,7 +29,8 @@ type node struct {
 	uid string
 	dir string
 
-	linking sync.Mutex // attach and serve take turns with the link
+	linking  sync.Mutex             // attach and serve take turns with the link
+	returned atomic.Pointer[func()] // to be called once this process serves the node again, nil for a new one
 
 	op        sync.Mutex // attach, detach, forget and the record take turns
 	rec       record
@@ -191,6 +192,8 @@ func (n *node) resume() {
 	default:
 		n.attachedAt(time.Now())
 		n.setState(Pending, "starting again")
+		returned := n.e.returning.begin()
+		n.returned.Store(&returned)
 		n.become(n.run)
 	}
 }

@@ -13,9 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"tailscale.com/ipn/store"
 	"tailscale.com/types/key"
-	"tailscale.com/types/logger"
 
 	"tailscale-nri/engine/internal/podnet"
 )
@@ -45,7 +43,7 @@ func newRecord(t testing.TB, uid string) (record, []byte) {
 func newState(t testing.TB) ([]byte, keys) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), stateFile)
-	state, err := store.NewFileStore(logger.Discard, path)
+	state, err := openStateStore(path, untaken)
 	if err != nil {
 		t.Fatal(err)
 	}

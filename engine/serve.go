@@ -21,29 +21,36 @@ import (
 // serve brings the node up and keeps it up until ctx is done, which is no
 // error, or something is wrong. The link stays in either case.
 func (n *node) serve(ctx context.Context) error {
+	defer n.hasReturned()
 	keyed, err := n.mendState()
 	if err != nil {
 		return err
 	}
-	r := n.record()
-	if !keyed || n.loginNeeded() {
+	r, anew := n.record(), n.loginNeeded()
+	if !keyed || anew {
 		// What comes of a login must not be forgotten.
 		if err := checkWritable(n.dir); err != nil {
 			return fmt.Errorf("the node's keys cannot be kept: %w", err)
 		}
+	}
+	leave := func() {}
+	defer func() { leave() }()
+	known := r.NodeID != "" && !anew // needs no key, and so nobody's answer
+	if known {
+		leave = n.e.enter(ctx)
 	}
 	link, err := n.ensureLink(r)
 	if err != nil {
 		return err
 	}
 	n.reached(r)
-	anew := n.loginNeeded()
 	authKey, err := n.authKey(ctx, r, anew)
 	if err != nil {
 		return err
 	}
-	leave := n.e.enter(ctx)
-	defer leave()
+	if !known {
+		leave = n.e.enter(ctx)
+	}
 	device, err := link.Open(n.e.cfg.Sockets)
 	if err != nil {
 		return err
@@ -73,6 +80,7 @@ func (n *node) serve(ctx context.Context) error {
 	}
 	n.reclaimNetmap()
 	leave()
+	n.hasReturned()
 	return s.loop(ctx, r.Recent)
 }
 

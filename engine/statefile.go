@@ -32,7 +32,7 @@ import (
 // (ipn/ipnlocal/profiles.go): one profile, which is the current one, and its
 // preferences. So does the machine key, since the lock key is made from it: see
 // [tailnet.Tailnet].
-func ensureNodeKey(state ipn.StateStore, lockKey func(key.MachinePublic) key.NLPrivate) error {
+func ensureNodeKey(state *stateStore, lockKey func(key.MachinePublic) key.NLPrivate) error {
 	p, err := currentPrefs(state)
 	if err != nil {
 		return err
@@ -51,12 +51,12 @@ func ensureNodeKey(state ipn.StateStore, lockKey func(key.MachinePublic) key.NLP
 	if err != nil {
 		return err
 	}
-	return errors.Join(
-		state.WriteState(ipn.MachineKeyStateKey, machineText),
-		state.WriteState(profileKey, p.ToBytes()),
-		state.WriteState(ipn.KnownProfilesStateKey, profiles),
-		state.WriteState(ipn.CurrentProfileStateKey, []byte(profileKey)),
-	)
+	return state.writeStates(map[ipn.StateKey][]byte{
+		ipn.MachineKeyStateKey:     machineText,
+		profileKey:                 p.ToBytes(),
+		ipn.KnownProfilesStateKey:  profiles,
+		ipn.CurrentProfileStateKey: []byte(profileKey),
+	})
 }
 
 // errDamaged is of a file of ours that nothing can be made of.

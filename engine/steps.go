@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"tailscale.com/ipn"
 	"tailscale.com/types/key"
 	"tailscale.com/wgengine/router"
 
@@ -103,16 +102,6 @@ type steppedRouter struct {
 
 func (r steppedRouter) Set(cfg *router.Config) error {
 	return r.e.take(stepAddresses, func() error { return r.Router.Set(cfg) })
-}
-
-// steppedStore takes each change of a node's keys and preferences as a step.
-type steppedStore struct {
-	ipn.StateStore
-	e *Engine
-}
-
-func (s steppedStore) WriteState(id ipn.StateKey, data []byte) error {
-	return s.e.take(stepState, func() error { return s.StateStore.WriteState(id, data) })
 }
 
 // steppedTailnet takes each call of the tailnet's door as a step.

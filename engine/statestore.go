@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"sync"
+	"time"
+
+	"tailscale.com/ipn"
+)
+
+// syncPause is the time from a change of a node's state to the moment at which
+// it is forced to the disk.
+const syncPause = time.Second
+
+// stateStore keeps a node's keys and preferences in one file, in the form of
+// tailscale.com's FileStore. Each change is a step.
+//
+// A FileStore waits for the disk at each change: eight times in a node's first
+// start and twice in every other, mostly with the backend's lock held. That is
+// 10 ms each time on a good disk, 100 ms on a busy one, and the file system's
+// journal makes the hooks' own writes wait with it. This one writes the file
+// before it returns, so that the end of this process costs nothing, and syncs
+// it once, a second later. A power failure in between may cost the change, as
+// it may cost the record's.
+type stateStore struct {
+	path string
+	take func(func() error) error
+
+	mu     sync.Mutex
+	values map[ipn.StateKey][]byte
+	sync   *time.Timer // nil until the first change
+}
+
+// openStateStore reads the state in a file. One that does not exist, or is
+// empty, is a state without values. Every change goes through take.
+func openStateStore(path string, take func(func() error) error) (*stateStore, error) {
+	s := &stateStore{path: path, take: take, values: map[ipn.StateKey][]byte{}}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) == 0 {
+		return s, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &s.values)
+	}
+	if err == nil && s.values == nil {
+		err = errors.New(`it is "null"`)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the node's state: %w", err)
+	}
+	return s, nil
+}
+
+// ReadState implements [ipn.StateStore].
+func (s *stateStore) ReadState(id ipn.StateKey) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	data, ok := s.values[id]
+	if !ok {
+		return nil, ipn.ErrStateNotExist
+	}
+	return data, nil
+}
+
+// WriteState implements [ipn.StateStore]. nil removes the value. What could not
+// be written is not in the store either.
+func (s *stateStore) WriteState(id ipn.StateKey, data []byte) error {
+	return s.writeStates(map[ipn.StateKey][]byte{id: data})
+}
+
+// writeStates writes several values at once.
+func (s *stateStore) writeStates(changes map[ipn.StateKey][]byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next, changed := maps.Clone(s.values), false
+	for id, data := range changes {
+		was, ok := next[id]
+		if ok == (data != nil) && bytes.Equal(was, data) {
+			continue
+		}
+		changed = true
+		if data == nil {
+			delete(next, id)
+		} else {
+			next[id] = bytes.Clone(data)
+		}
+	}
+	if !changed {
+		return nil
+	}
+	text, err := json.MarshalIndent(next, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := s.take(func() error { return replaceFile(s.path, text) }); err != nil {
+		return err
+	}
+	s.values = next
+	if s.sync == nil {
+		s.sync = time.AfterFunc(syncPause, s.syncFile)
+	} else {
+		s.sync.Reset(syncPause)
+	}
+	return nil
+}
+
+// syncFile forces the file to the disk. A failure is the next writer's to hear
+// of; a file that is gone was the node's that has left.
+func (s *stateStore) syncFile() {
+	if f, err := os.Open(s.path); err == nil {
+		_ = f.Sync()
+		f.Close()
+	}
+}
