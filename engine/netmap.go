@@ -25,7 +25,7 @@ import (
 // from it rather than from the control plane's answer, and starts at all while
 // there is none. tailscale.com has a cache for this and reads it at each start,
 // but it writes it only for tailnets whose policy says so, and empties it
-// otherwise (ipn/ipnlocal/local.go, setControlClientStatusLocked). So the
+// otherwise (ipn/ipnlocal/local.go, setNetMapLocked). So the
 // engine keeps a cache of the same form beside it, and lends it to the backend.
 
 const netmapDir = "netmap"
