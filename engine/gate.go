@@ -16,11 +16,11 @@ const gatePatience = 500 * time.Millisecond
 // meanwhile waits in the packet socket's buffer.
 //
 // It is for two nodes of this process that had a session and come back at the
-// same time, with their pods in the middle of a conversation, where there is no
-// local delivery. The first packet
+// same time, with their pods in the middle of a conversation. The first packet
 // of each would begin a handshake: before the other is up, which costs five
 // seconds, or at the same instant, so that each overwrites the other's, which
-// costs as much. Shut, they let one greet the other first.
+// costs as much. Shut, they let one greet the other first. With local delivery
+// only a ping or a fragment would meet that, and none is shut.
 type gate struct {
 	tun.Device
 

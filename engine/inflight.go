@@ -117,13 +117,16 @@ func (n *node) hasReturned() {
 	}
 }
 
-// controlDialer returns a dialer that waits its turn. The control client dials
-// with it (controlclient.Options.Dialer), magicsock and the packets' way do not.
+// controlDialer returns a dialer that waits its turn once. The control client
+// dials with it (controlclient.Options.Dialer), magicsock and the packets' way
+// do not.
 func (n *node) controlDialer(monitor *netmon.Monitor, logf logger.Logf) *tsdial.Dialer {
-	system := netns.NewDialer(logf, monitor)
+	system, turn := netns.NewDialer(logf, monitor), sync.Once{}
 	return tsdial.NewFromFuncForDebug(logf, func(ctx context.Context, network, addr string) (net.Conn, error) {
-		n.e.returning.wait(ctx, returnPatience)
-		n.e.hooks.wait(ctx, hookPatience)
+		turn.Do(func() {
+			n.e.returning.wait(ctx, returnPatience)
+			n.e.hooks.wait(ctx, hookPatience)
+		})
 		return system.DialContext(ctx, network, addr)
 	})
 }

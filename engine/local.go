@@ -81,11 +81,7 @@ const maxLocalRoutes = 4096
 func (ns *neighbours) join(engine *wgEngine, device *podnet.Device) (leave func()) {
 	n := &neighbour{all: ns, engine: engine, device: device, routes: map[flowEnds]localRoute{}}
 	device.Divert(n.receiver)
-	engine.onSelf(func(was, is *key.NodePublic) { ns.rename(n, was, is) })
-	return func() {
-		engine.onSelf(nil)
-		ns.rename(n, engine.self.Load(), nil)
-	}
+	return engine.onSelf(func(was, is *key.NodePublic) { ns.rename(n, was, is) })
 }
 
 // rename enters a neighbour under another key, or under none.

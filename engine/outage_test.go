@@ -42,6 +42,26 @@ func TestRestartDuringOutage(t *testing.T) {
 	assertPrivate(t, w.dir)
 }
 
+// A device that is deleted while no process is there to hear of it is known to
+// the node by its last netmap, which the backend does not doubt by itself.
+func TestDeletedWhileAway(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	_, pod := w.pod("a")
+	w.mustAttach(pod)
+	before := w.await(pod.UID, Running)
+	w.awaitKept(pod, 0)
+	w.halt()
+	if err := w.tailnet.Delete(t.Context(), before.NodeID); err != nil {
+		t.Fatal(err)
+	}
+	w.boot()
+	w.until("the node is another device", func() bool {
+		s := w.statusOf(pod.UID)
+		return s.State == Running && s.NodeID != before.NodeID
+	}, func() string { return w.statusOf(pod.UID).Reason })
+}
+
 // awaitKept waits until the pod's netmap is on disk, with so many peers and the
 // endpoints of each.
 func (w *world) awaitKept(pod Pod, peers int) {

@@ -65,7 +65,8 @@ const formatReceived = "Received error: %v"
 // thrownOut reports whether the line says that the control plane no longer
 // knows the node: its device was deleted. The backend takes that for a passing
 // fault, stays Running and asks again for ever
-// (control/controlclient/direct.go, sendMapRequest).
+// (control/controlclient/direct.go, sendMapRequest; the line is written by
+// ipn/ipnlocal/local.go, setControlClientStatusLocked).
 func thrownOut(format string, args []any) bool {
 	if format != formatReceived || len(args) != 1 {
 		return false

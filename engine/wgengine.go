@@ -81,9 +81,13 @@ func (e *wgEngine) SyncDevicePeer(k key.NodePublic) {
 	e.Engine.SyncDevicePeer(k)
 }
 
-// Reconfig implements [wgengine.Engine].
+// Reconfig implements [wgengine.Engine]. The node has its key while WireGuard and
+// ts0 are set up for it.
 func (e *wgEngine) Reconfig(cfg *wgcfg.Config, rcfg *router.Config, dcfg *dns.Config) error {
-	e.setSelf(cfg.PrivateKey)
+	if self := e.self.Load(); self != nil && (cfg.PrivateKey.IsZero() || cfg.PrivateKey.Public() != *self) {
+		e.setSelf(key.NodePrivate{})
+	}
+	defer e.setSelf(cfg.PrivateKey)
 	return e.Engine.Reconfig(cfg, rcfg, dcfg)
 }
 
@@ -115,14 +119,18 @@ func (e *wgEngine) setSelf(k key.NodePrivate) {
 	}
 }
 
-// onSelf has fn told of each change of the node's key from now on, and of the one
-// it has, as the first.
-func (e *wgEngine) onSelf(fn func(was, is *key.NodePublic)) {
+// onSelf has fn told of each change of the node's key from now on: of the one that
+// it has, as the first, and of its loss, as the last, when stop is called.
+func (e *wgEngine) onSelf(fn func(was, is *key.NodePublic)) (stop func()) {
 	e.selfMu.Lock()
 	defer e.selfMu.Unlock()
 	e.renamed = fn
-	if fn != nil {
-		fn(nil, e.self.Load())
+	fn(nil, e.self.Load())
+	return func() {
+		e.selfMu.Lock()
+		defer e.selfMu.Unlock()
+		e.renamed = nil
+		fn(e.self.Load(), nil)
 	}
 }
 

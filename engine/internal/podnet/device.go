@@ -104,7 +104,7 @@ func newDevice(name string, file *os.File, conn syscall.RawConn, out *sender) *D
 	}
 	// Made once: a function value made for each system call would be an
 	// allocation for each.
-	d.receiveOnce, d.sendOnce = d.tryReceive, d.trySend
+	d.receiveOnce, d.sendOnce, d.direct.sendOnce = d.tryReceive, d.trySend, d.direct.send
 	d.events <- tun.EventUp
 	return d
 }
@@ -171,31 +171,48 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	return len(bufs), nil
 }
 
-// sendAll sends the messages, in order.
-func (d *Device) sendAll(msgs []mmsghdr) error {
-	d.writeMu.Lock()
-	defer d.writeMu.Unlock()
-	return d.sendLocked(msgs)
-}
-
 func (d *Device) sendLocked(msgs []mmsghdr) error {
+	var a attempt
 	for len(msgs) > 0 {
 		n, err := d.send(msgs)
-		switch {
-		case err == nil:
-			msgs = msgs[n:]
-		case errors.Is(err, unix.EINVAL) && !d.out.refused.Load():
-			// Some kernels refuse segmentation on this path. TCP sends the
-			// lost frame again, and gets it through uncoalesced.
-			d.out.refused.Store(true)
-			msgs = msgs[1:]
-		case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EMSGSIZE):
-			msgs = msgs[1:]
-		default:
+		if msgs, err = a.rest(msgs, n, err, &d.out.refused); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// attempt is what is known of sending the first of some messages.
+type attempt struct{ failed bool }
+
+// rest returns the messages that are still to be sent, after n were, or after the
+// first one met an error. A frame that the kernel refuses is lost, as on any link.
+func (a *attempt) rest(msgs []mmsghdr, n int, err error, refused *atomic.Bool) ([]mmsghdr, error) {
+	switch {
+	case err == nil:
+		a.failed = false
+		return msgs[n:], nil
+	case errors.Is(err, unix.EINVAL) && !a.failed:
+		// It may be of a frame that was read: a socket keeps an error for the
+		// next call, whichever it is.
+		a.failed = true
+		return msgs, nil
+	case errors.Is(err, unix.EINVAL) && segmented(&msgs[0]):
+		// Some kernels refuse segmentation on this path. TCP sends the lost
+		// frame again, and gets it through uncoalesced.
+		refused.Store(true)
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EMSGSIZE):
+	default:
+		return nil, err
+	}
+	a.failed = false
+	return msgs[1:], nil
+}
+
+// segmented reports whether the message is a frame that the kernel is to cut.
+func segmented(m *mmsghdr) bool {
+	vnet := unsafe.Slice(m.hdr.Iov.Base, vnetHdrLen)
+	return vnet[1] != unix.VIRTIO_NET_HDR_GSO_NONE
 }
 
 // send returns how many of the messages were sent, at least one without an
@@ -209,17 +226,22 @@ func (d *Device) send(msgs []mmsghdr) (n int, err error) {
 
 // trySend is sendOnce. It reports whether it is done.
 func (d *Device) trySend(fd uintptr) bool {
+	d.sent, d.sendErr = sendmmsg(fd, d.sending, 0)
+	return !errors.Is(d.sendErr, unix.EAGAIN)
+}
+
+// sendmmsg returns how many messages were sent, at least one without an error.
+func sendmmsg(fd uintptr, msgs []mmsghdr, flags int) (int, error) {
 	for {
 		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd,
-			uintptr(unsafe.Pointer(&d.sending[0])), uintptr(len(d.sending)), 0, 0, 0)
-		switch d.sent, d.sendErr = int(n), nil; errno {
+			uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), uintptr(flags), 0, 0)
+		switch errno {
 		case 0:
-			return true
+			return int(n), nil
 		case unix.EINTR:
 			continue
 		}
-		d.sendErr = errno
-		return errno != unix.EAGAIN
+		return 0, errno
 	}
 }
 

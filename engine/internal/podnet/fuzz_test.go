@@ -29,7 +29,7 @@ func pipedDevice(f testing.TB) (d *Device, write func([]byte) error) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	d = newDevice("frames", file, conn, nil)
+	d = newDevice("frames", file, conn, newTestSender())
 	f.Cleanup(func() { file.Close(); unix.Close(fds[1]) })
 	return d, func(frame []byte) error {
 		_, err := unix.Write(fds[1], frame)

@@ -84,9 +84,9 @@ func (d *Device) Read(slab []byte, packets []tun.ReadPacket) (int, error) {
 				return out.n, err
 			}
 		}
-		full := d.handOver(&out)
+		done := d.handOver(&out)
 		d.direct.flush()
-		if full {
+		if done {
 			return out.n, nil
 		}
 	}
@@ -169,16 +169,16 @@ func recvmmsg(fd uintptr, msgs []mmsghdr) (int, error) {
 }
 
 // handOver turns frames into packets, until there are none left or the next one
-// finds no room. It reports whether that was so.
-func (d *Device) handOver(out *output) (full bool) {
+// finds no room. It reports whether the packets are to be returned now: they fill
+// their room, or some frames went another way. Those may keep coming for as long
+// as the pod likes, and packets for WireGuard must not wait for that.
+func (d *Device) handOver(out *output) (done bool) {
+	diverted := false
 	for ; d.in.more(); d.in.next++ {
 		f, err := parseFrame(d.in.frame())
-		if err == nil && d.divert != nil {
-			if to := d.divert(f.packet()); to != nil && d.direct.add(to, &f) {
-				d.DirectOut.add(&f)
-				to.DirectIn.add(&f)
-				continue
-			}
+		if err == nil && d.goesDirectly(&f) {
+			diverted = true
+			continue
 		}
 		if err == nil {
 			if out.n > 0 && !out.hasRoom(&f) {
@@ -190,7 +190,20 @@ func (d *Device) handOver(out *output) (full bool) {
 			d.Dropped.Add(1)
 		}
 	}
-	return len(out.packets) == out.n
+	return len(out.packets) == out.n || diverted && out.n > 0
+}
+
+// goesDirectly takes the frame along if it goes to another pod of this host.
+func (d *Device) goesDirectly(f *inFrame) bool {
+	if d.divert == nil || !f.consistent() {
+		return false
+	}
+	to, size := d.divert(f.packet()), f.size()
+	if to == nil || !d.direct.add(to, f) {
+		return false
+	}
+	d.DirectOut.add(size)
+	return true
 }
 
 // Divert has Read ask fn for every frame's IP packet, which may be longer than
@@ -220,6 +233,36 @@ func parseFrame(raw []byte) (f inFrame, err error) {
 	}
 	f.options, err = f.vnet.check(f.packet())
 	return f, err
+}
+
+// consistent reports whether the virtio_net_hdr says of the packet what the
+// packet's own headers say. A pod that may send raw frames can have it say
+// anything, and nobody looks at it again on the way to another pod.
+func (f *inFrame) consistent() bool {
+	h, p := &f.vnet, f.packet()
+	if !h.needsCsum {
+		return h.gsoType == unix.VIRTIO_NET_HDR_GSO_NONE
+	}
+	gso := uint8(unix.VIRTIO_NET_HDR_GSO_UDP_L4)
+	offset, proto := uint16(udpCsumOffset), transportOf(p)
+	if proto == unix.IPPROTO_TCP {
+		offset, gso = tcpCsumOffset, unix.VIRTIO_NET_HDR_GSO_TCPV4
+		if p[0]>>4 == 6 {
+			gso = unix.VIRTIO_NET_HDR_GSO_TCPV6
+		}
+	} else if proto != unix.IPPROTO_UDP {
+		return false
+	}
+	return int(h.csumStart) == ipHeaderLen(p) && h.csumOffset == offset &&
+		(h.gsoType == unix.VIRTIO_NET_HDR_GSO_NONE || h.gsoType == gso)
+}
+
+// transportOf returns the protocol that the IP header names.
+func transportOf(packet []byte) byte {
+	if packet[0]>>4 == 6 {
+		return packet[6]
+	}
+	return packet[9]
 }
 
 func isIP(frame []byte) bool {
@@ -253,14 +296,22 @@ func (f *inFrame) segments() (n, payload int) {
 	return n, payload
 }
 
-// Traffic counts packets of one direction. A frame counts as the packets that it
-// holds, and their bytes from the IP header on.
+// frameSize is what a frame holds: packets once it is cut, and their bytes from
+// the IP header on.
+type frameSize struct{ packets, bytes uint64 }
+
+func (f *inFrame) size() frameSize {
+	n, payload := f.segments()
+	return frameSize{uint64(n), uint64(n*int(f.options.HdrLen) + payload)}
+}
+
+// Traffic counts packets of one direction, and their bytes from the IP header on.
+// A frame counts as the packets that it holds.
 type Traffic struct{ Packets, Bytes atomic.Uint64 }
 
-func (t *Traffic) add(f *inFrame) {
-	n, payload := f.segments()
-	t.Packets.Add(uint64(n))
-	t.Bytes.Add(uint64(n*int(f.options.HdrLen) + payload))
+func (t *Traffic) add(s frameSize) {
+	t.Packets.Add(s.packets)
+	t.Bytes.Add(s.bytes)
 }
 
 // hasRoom reports whether all segments of the frame fit, with the spacing that
@@ -287,17 +338,19 @@ func (o *output) split(f *inFrame) error {
 
 // directSender collects frames that go from one pod to another one of this host.
 type directSender struct {
-	to   *Device
-	iovs [readAhead]unix.Iovec
-	msgs [readAhead]mmsghdr
-	n    int
+	to       *Device
+	sendOnce func(fd uintptr)
+	iovs     [readAhead]unix.Iovec
+	sizes    [readAhead]frameSize
+	msgs     [readAhead]mmsghdr
+	n        int
 }
 
 // add takes the frame along, as it is but for its headers. It reports false if
-// that device takes none like it.
+// that device takes none like it. That is so for all packets of a flow or for
+// none, so that none overtakes another.
 func (s *directSender) add(to *Device, f *inFrame) bool {
-	if to.out.refused.Load() && f.vnet.gsoType != unix.VIRTIO_NET_HDR_GSO_NONE ||
-		!to.out.udp && f.vnet.gsoType == unix.VIRTIO_NET_HDR_GSO_UDP_L4 {
+	if to.out.refused.Load() || !to.out.udp && transportOf(f.packet()) == unix.IPPROTO_UDP {
 		return false
 	}
 	if s.to != to || s.n == len(s.msgs) {
@@ -314,6 +367,7 @@ func (s *directSender) add(to *Device, f *inFrame) bool {
 	s.to = to
 	s.iovs[s.n].Base = &f.raw[0]
 	s.iovs[s.n].SetLen(len(f.raw))
+	s.sizes[s.n] = f.size()
 	s.msgs[s.n] = mmsghdr{}
 	s.msgs[s.n].hdr.Iov = &s.iovs[s.n]
 	s.msgs[s.n].hdr.SetIovlen(1)
@@ -321,11 +375,29 @@ func (s *directSender) add(to *Device, f *inFrame) bool {
 	return true
 }
 
-// flush sends what was collected. What the other pod's link does not take is
-// lost, as on any link.
+// flush sends what was collected. It never waits: what the other pod's link does
+// not take at once is lost, as on any link, so that no pod can hold up another.
+// Nor does it take that device's lock, which a Write of its own that waits has.
 func (s *directSender) flush() {
-	if s.n > 0 {
-		_ = s.to.sendAll(s.msgs[:s.n]) // it has a Device of its own that tells of its end
-		s.to, s.n = nil, 0
+	if s.n == 0 {
+		return
+	}
+	_ = s.to.conn.Control(s.sendOnce) // a device that was closed loses what it is sent
+	clear(s.iovs[:s.n])               // or they would keep a batch from the collector
+	s.to, s.n = nil, 0
+}
+
+// send is sendOnce.
+func (s *directSender) send(fd uintptr) {
+	var a attempt
+	for msgs := s.msgs[:s.n]; len(msgs) > 0; {
+		n, err := sendmmsg(fd, msgs, unix.MSG_DONTWAIT)
+		for i := range n {
+			s.to.DirectIn.add(s.sizes[s.n-len(msgs)+i])
+		}
+		if msgs, err = a.rest(msgs, n, err, &s.to.out.refused); err != nil {
+			_ = s.to.socketError(nil, err) // whoever reads that device is to know if its link is gone
+			return
+		}
 	}
 }

@@ -4,20 +4,19 @@ package podnet
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/tailscale/wireguard-go/tun"
 	"golang.org/x/sys/unix"
 )
 
 func isTCPOrUDP(packet []byte) bool {
-	proto := packet[9]
-	if packet[0]>>4 == 6 {
-		proto = packet[6]
-	}
+	proto := transportOf(packet)
 	return proto == unix.IPPROTO_TCP || proto == unix.IPPROTO_UDP
 }
 
@@ -76,6 +75,136 @@ func TestDirectToClosed(t *testing.T) {
 	}
 	say(t, a, "heard")
 	hear(t, da, "heard")
+}
+
+// remotePort is that of packets which no test has go directly.
+const remotePort = 9
+
+// toOther has all packets but those of remotePort go to the other device.
+func toOther(other *Device) func([]byte) *Device {
+	return func(p []byte) *Device {
+		if binary.BigEndian.Uint16(p[20:]) == remotePort {
+			return nil
+		}
+		return other
+	}
+}
+
+func udpFrame(port uint16) []byte {
+	return ethernetFrame(unix.ETH_P_IP, vnetHdr{}, packetSpec{udp: true, port: port, payload: 1000}.build())
+}
+
+// A pod that takes nothing loses what others send it. It holds nobody up: neither
+// those who send, nor what they send elsewhere.
+func TestDirectNeverWaits(t *testing.T) {
+	d, write := pipedDevice(t)
+	stuck, _ := pipedDevice(t) // nobody reads its other end
+	d.Divert(toOther(stuck))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b := newBatch()
+		for range 200 {
+			for _, port := range []uint16{remotePort, 1, 2, 3, 4, 5, 6, 7, 8} {
+				if err := write(udpFrame(port)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			if packets, err := b.read(d); err != nil || len(packets) != 1 {
+				t.Errorf("read %d packets, want 1: %v", len(packets), err)
+				return
+			}
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		d.Close()
+		t.Fatal("a device that takes no frames holds up the one that sends")
+	}
+	if out, in := d.DirectOut.Packets.Load(), stuck.DirectIn.Packets.Load(); out != 200*8 || in == 0 || in >= out {
+		t.Errorf("of %d packets %d have arrived", out, in)
+	}
+}
+
+// What goes to other pods does not hold back what goes by WireGuard, however much
+// of it there is.
+func TestDirectHoldsNothingBack(t *testing.T) {
+	d, write := pipedDevice(t)
+	other, _ := pipedDevice(t)
+	d.Divert(toOther(other))
+	for i := range 4 * readAhead {
+		port := uint16(1)
+		if i == readAhead/2 {
+			port = remotePort
+		}
+		if err := write(udpFrame(port)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	packets, err := newBatch().read(d)
+	if err != nil || len(packets) != 1 {
+		t.Fatalf("read %d packets, want 1: %v", len(packets), err)
+	}
+	if n := d.DirectOut.Packets.Load(); n >= 2*readAhead {
+		t.Errorf("the packet has waited for %d others", n)
+	}
+}
+
+// A frame that is longer than any that this kernel should make is lost, and only it.
+func TestTooLongFrame(t *testing.T) {
+	d, write := pipedDevice(t)
+	p := packetSpec{udp: true, port: 1, payload: 1000}.build()
+	long := append(ethernetFrame(unix.ETH_P_IP, vnetHdr{}, p), make([]byte, frameRoom)...)
+	for _, frame := range [][]byte{long, udpFrame(2)} {
+		if err := write(frame); err != nil {
+			t.Fatal(err)
+		}
+	}
+	packets, err := newBatch().read(d)
+	if err != nil || len(packets) != 1 || !bytes.Equal(packets[0], udpFrame(2)[headerLen:]) {
+		t.Errorf("read %d packets, want the second frame's: %v", len(packets), err)
+	}
+	if n := d.Dropped.Load(); n != 1 {
+		t.Errorf("%d frames were dropped, want 1", n)
+	}
+}
+
+// A virtio_net_hdr that says something else than the packet itself is for WireGuard,
+// which looks at the packet once more.
+func TestForgedHeader(t *testing.T) {
+	tcp := packetSpec{port: 1, payload: 3000}.build()
+	tcp6 := packetSpec{v6: true, port: 1, payload: 3000}.build()
+	udp := packetSpec{udp: true, port: 1, payload: 3000}.build()
+	small := packetSpec{udp: true, port: 1, payload: 10}.build()
+	gso := func(kind uint8, start, offset uint16) vnetHdr {
+		return vnetHdr{needsCsum: true, gsoType: kind, gsoSize: 1000, csumStart: start, csumOffset: offset}
+	}
+	const v4, v6 = unix.ETH_P_IP, unix.ETH_P_IPV6
+	for _, tt := range []struct {
+		name   string
+		ether  uint16
+		h      vnetHdr
+		packet []byte
+		want   bool
+	}{
+		{"plain", v4, vnetHdr{}, small, true},
+		{"TCP", v4, gso(unix.VIRTIO_NET_HDR_GSO_TCPV4, 20, tcpCsumOffset), tcp, true},
+		{"TCP, IPv6", v6, gso(unix.VIRTIO_NET_HDR_GSO_TCPV6, 40, tcpCsumOffset), tcp6, true},
+		{"UDP", v4, gso(unix.VIRTIO_NET_HDR_GSO_UDP_L4, 20, udpCsumOffset), udp, true},
+		{"checksum alone", v4, vnetHdr{needsCsum: true, csumStart: 20, csumOffset: udpCsumOffset}, small, true},
+		{"the other family's segments", v4, gso(unix.VIRTIO_NET_HDR_GSO_TCPV6, 20, tcpCsumOffset), tcp, false},
+		{"the other protocol's segments", v4, gso(unix.VIRTIO_NET_HDR_GSO_TCPV4, 20, tcpCsumOffset), udp, false},
+		{"checksum of the other protocol", v4, gso(unix.VIRTIO_NET_HDR_GSO_UDP_L4, 20, tcpCsumOffset), udp, false},
+		{"checksum further on", v4, gso(unix.VIRTIO_NET_HDR_GSO_TCPV4, 40, tcpCsumOffset), tcp, false},
+		{"checksum in the payload", v4, vnetHdr{needsCsum: true, csumStart: 24, csumOffset: udpCsumOffset}, small, false},
+	} {
+		f, err := parseFrame(ethernetFrame(tt.ether, tt.h, tt.packet))
+		if got := err == nil && f.consistent(); got != tt.want {
+			t.Errorf("%s: %v (%v), want %v", tt.name, got, err, tt.want)
+		}
+	}
 }
 
 // Frames that come while nobody reads are read in order, as many at a time as find
