@@ -97,8 +97,7 @@ type Engine struct {
 	queue queue  // of the nodes that start
 
 	neighbours neighbours // the nodes that hand each other their pods' packets
-	hooks      hooks
-	returning  inFlight // nodes that an earlier process served, and this one not yet
+	returning  inFlight   // nodes that an earlier process served, and this one not yet
 
 	mu    sync.Mutex
 	nodes map[string]*node // by pod UID
@@ -219,12 +218,6 @@ func (e *Engine) spawn(f func()) bool {
 //
 // After an error nothing is left of the attempt, in the kernel or on disk.
 func (e *Engine) Attach(ctx context.Context, pod Pod) (anew bool, err error) {
-	defer e.hooks.begin()()
-	return e.attach(ctx, pod)
-}
-
-// attach is Attach, whoever asks for it.
-func (e *Engine) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}

@@ -14,29 +14,15 @@ import (
 	"tailscale.com/types/logger"
 )
 
-// On a machine with fewer processors than work, three kinds of work take turns:
+// After a restart two kinds of work take turns, since there are fewer processors
+// than nodes: the start of the nodes that an earlier process served, which forward
+// again as soon as they have started from their last netmaps; and what they then
+// say to their control plane, which is most of the work and changes nothing for
+// their pods.
 //
-//  1. hooks, which hold up the start of every pod of the machine, and take
-//     milliseconds: see Engine.Attach;
-//  2. the start of nodes, as many at a time as queue allows, and those that a
-//     restart has interrupted first: a node that starts from its last netmap
-//     forwards as soon as it has started;
-//  3. what such a node says to its control plane, which is most of the work of
-//     a start and changes nothing for its pod.
-//
-// Each waits for those before it, but never for long: a hook or a node that
-// hangs must not keep the others from anything.
-const (
-	// hookPatience bounds how long the start of a node waits for hooks.
-	hookPatience = 300 * time.Millisecond
-	// hookLull is how long after a hook of a burst the next is expected, and
-	// burstPause the greatest time between two hooks of one burst.
-	hookLull   = 15 * time.Millisecond
-	burstPause = 100 * time.Millisecond
-	// returnPatience bounds how long a node's control connection waits for
-	// nodes that are to start from their last netmaps.
-	returnPatience = 2 * time.Second
-)
+// returnPatience bounds how long the second waits for the first: a node that hangs
+// must not keep the others from anything.
+const returnPatience = 2 * time.Second
 
 // inFlight counts what is under way, so that others can wait until nothing is.
 // Its zero value is ready to use.
@@ -82,33 +68,6 @@ func (f *inFlight) wait(ctx context.Context, atMost time.Duration) {
 	}
 }
 
-// hooks are the attaches that a runtime waits for.
-type hooks struct {
-	inFlight
-
-	mu   sync.Mutex
-	last time.Time // when one ended
-}
-
-// begin is that of inFlight. A hook of a burst counts a little longer than it
-// takes, since the next one follows at once: the runtime makes one call at a time.
-func (h *hooks) begin() (end func()) {
-	h.mu.Lock()
-	burst := time.Since(h.last) < burstPause
-	h.mu.Unlock()
-	over := h.inFlight.begin()
-	return func() {
-		h.mu.Lock()
-		h.last = time.Now()
-		h.mu.Unlock()
-		if burst {
-			time.AfterFunc(hookLull, over)
-		} else {
-			over()
-		}
-	}
-}
-
 // hasReturned notes that the node needs nobody's patience any more: it forwards,
 // or has failed to.
 func (n *node) hasReturned() {
@@ -119,14 +78,12 @@ func (n *node) hasReturned() {
 
 // controlDialer returns a dialer that waits its turn once. The control client
 // dials with it (controlclient.Options.Dialer), magicsock and the packets' way
-// do not.
+// do not. The constructor is meant for debugging, and the only one that takes a
+// function: apart from that, this is the dialer as it always is.
 func (n *node) controlDialer(monitor *netmon.Monitor, logf logger.Logf) *tsdial.Dialer {
 	system, turn := netns.NewDialer(logf, monitor), sync.Once{}
 	return tsdial.NewFromFuncForDebug(logf, func(ctx context.Context, network, addr string) (net.Conn, error) {
-		turn.Do(func() {
-			n.e.returning.wait(ctx, returnPatience)
-			n.e.hooks.wait(ctx, hookPatience)
-		})
+		turn.Do(func() { n.e.returning.wait(ctx, returnPatience) })
 		return system.DialContext(ctx, network, addr)
 	})
 }

@@ -47,27 +47,6 @@ func TestInFlight(t *testing.T) {
 	})
 }
 
-// A hook that follows another at once is followed by more; one alone is not.
-func TestHooks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var h hooks
-		waited := func() time.Duration {
-			start := time.Now()
-			h.wait(t.Context(), time.Hour)
-			return time.Since(start)
-		}
-		for _, tt := range []struct{ before, want time.Duration }{
-			{time.Hour, 0}, {burstPause / 2, hookLull}, {burstPause / 2, hookLull}, {time.Hour, 0},
-		} {
-			time.Sleep(tt.before)
-			h.begin()()
-			if d := waited(); d != tt.want {
-				t.Errorf("%v after the hook before, nodes wait %v, want %v", tt.before, d, tt.want)
-			}
-		}
-	})
-}
-
 // The control client dials when those that go first are done.
 func TestControlDialerWaits(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -78,7 +57,7 @@ func TestControlDialerWaits(t *testing.T) {
 	n := newNode(&Engine{log: slog.New(slog.DiscardHandler)}, t.TempDir(), record{Pod: Pod{UID: "a"}})
 	dialer := n.controlDialer(netmon.NewStatic(), logger.Discard)
 	var done atomic.Bool
-	endHook, returned := n.e.hooks.begin(), n.e.returning.begin()
+	returned := n.e.returning.begin()
 	dialed := make(chan error, 1)
 	go func() {
 		c, err := dialer.SystemDial(t.Context(), "tcp", ln.Addr().String())
@@ -97,7 +76,6 @@ func TestControlDialerWaits(t *testing.T) {
 	}
 	done.Store(true)
 	returned()
-	endHook()
 	if err := <-dialed; err != nil {
 		t.Error(err)
 	}

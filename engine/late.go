@@ -45,7 +45,7 @@ func (e *Engine) attachLate(pod Pod, round int) bool {
 	if e.outdated(pod, round) {
 		return true
 	}
-	_, err := e.attach(e.ctx, pod)
+	_, err := e.Attach(e.ctx, pod)
 	log := e.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID, "sandbox", shortID(pod.SandboxID))
 	switch {
 	case err == nil || e.ctx.Err() != nil:

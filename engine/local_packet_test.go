@@ -224,6 +224,7 @@ func TestLocalPackets(t *testing.T) {
 		tapA, tapB := newTap(t, l.a.Pod), newTap(t, l.b.Pod)
 		rows := packetRows(e)
 		sent := make([][]byte, len(rows))
+		locally := l.deliveredLocally(l.a)
 		for i, row := range rows {
 			sent[i] = row.packet.bytes(mark(i))
 			ethertype := uint16(unix.ETH_P_IP)
@@ -246,6 +247,9 @@ func TestLocalPackets(t *testing.T) {
 			}
 		}
 		time.Sleep(silence) // for what should not come
+		if n := l.deliveredLocally(l.a); (n > locally) != l.local {
+			t.Errorf("%s: %d packets were delivered locally", l.way, n-locally)
+		}
 		for i, row := range rows {
 			got := tapB.find(mark(i))
 			switch {

@@ -138,9 +138,13 @@ func TestLocalViews(t *testing.T) {
 				if l.statusOf(l.b.spec.UID).State == Running {
 					l.policy(control.AllowAll)
 				}
+				locally := l.deliveredLocally(l.a)
 				// One after the other: see warm.
 				l.expect(t, l.a, l.b, row.ab)
 				l.expect(t, l.b, l.a, row.ba)
+				if n := l.deliveredLocally(l.a); l.local && row.ab == every && row.ba == every && n == locally {
+					t.Error("all is allowed, and nothing was delivered locally")
+				}
 				for _, family := range []int{4, 6} {
 					udp := fmt.Sprintf("udp%d:53", family)
 					l.expectComing(t, l.a, l.b, family, strings.Contains(row.ab, udp))

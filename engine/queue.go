@@ -28,7 +28,6 @@ func (e *Engine) enter(ctx context.Context) (leave func()) {
 	defer patience.Stop()
 	select {
 	case e.queue <- struct{}{}:
-		e.hooks.wait(ctx, hookPatience)
 		return sync.OnceFunc(func() { <-e.queue })
 	case <-patience.C:
 	case <-ctx.Done():

@@ -33,6 +33,9 @@ type Config struct {
 	Settle time.Duration
 	// Idle is how long the CPU time of an idle plugin is counted. 0 means one minute.
 	Idle time.Duration
+	// Calm is how long the plugin is left alone before that: when pods have joined, their nodes go on learning about
+	// each other for a while. 0 means one minute.
+	Calm time.Duration
 	// Rounds of traffic; in each, all pairs take their turn at everything. 0 means 5.
 	Rounds int
 	// Span is how long one transfer goes on, Probe one rate of small packets. 0 means 4 s and 1 s.
@@ -56,7 +59,7 @@ func (c Config) withDefaults() Config {
 	if len(c.Shapes) == 0 {
 		c.Shapes = []string{shapeMesh, shapeApart}
 	}
-	c.Settle, c.Idle = cmp.Or(c.Settle, 5*time.Second), cmp.Or(c.Idle, time.Minute)
+	c.Settle, c.Idle, c.Calm = cmp.Or(c.Settle, 5*time.Second), cmp.Or(c.Idle, time.Minute), cmp.Or(c.Calm, time.Minute)
 	c.Rounds = cmp.Or(c.Rounds, 5)
 	c.Span, c.Probe = cmp.Or(c.Span, 4*time.Second), cmp.Or(c.Probe, time.Second)
 	c.Load, c.Watch = cmp.Or(c.Load, time.Minute), cmp.Or(c.Watch, 2*time.Minute)

@@ -20,7 +20,8 @@ func TestRun(t *testing.T) {
 	var table, figures, lines bytes.Buffer
 	cfg := Config{
 		Lab: lab.Config{Name: "tsnri-bt"}, Single: 1, Burst: 2, Pods: []int{1, 2}, Settle: 100 * time.Millisecond,
-		Idle: 100 * time.Millisecond, Rounds: 1, Span: 200 * time.Millisecond, Probe: 100 * time.Millisecond,
+		Idle: 100 * time.Millisecond, Calm: time.Millisecond,
+		Rounds: 1, Span: 200 * time.Millisecond, Probe: 100 * time.Millisecond,
 		Load: 200 * time.Millisecond, Watch: 100 * time.Millisecond, Table: &table, JSON: &figures, Lines: &lines,
 	}
 	if err := Run(t.Context(), cfg); err != nil {

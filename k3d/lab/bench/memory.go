@@ -95,6 +95,9 @@ func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r 
 
 // idle reads what a process uses that is asked for nothing.
 func (h *host) idle(ctx context.Context, cfg Config, name, of string, r *report) error {
+	if err := pause(ctx, cfg.Calm); err != nil {
+		return err
+	}
 	pid := h.plugin.Serving()
 	before, err := cpuTime(pid)
 	if err != nil {

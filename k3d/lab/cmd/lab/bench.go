@@ -43,6 +43,7 @@ func benchmark(ctx context.Context, args []string) (failed error) {
 	flags.DurationVar(&cfg.Span, "for", 0, "how long one transfer goes on (4s)")
 	flags.DurationVar(&cfg.Load, "load", 0, "how long the traffic of the recovery part goes on (1m)")
 	flags.DurationVar(&cfg.Watch, "watch", 0, "how long memory is watched afterwards (2m)")
+	flags.DurationVar(&cfg.Calm, "calm", 0, "how long it is left alone before that (1m)")
 	flags.DurationVar(&cfg.Idle, "idle", 0, "how long an idle plugin's CPU time is counted (1m)")
 	flags.StringVar(&cfg.Lab.Plugin, "plugin", "", "another build of the plugin")
 	flags.StringVar(&cfg.Before, "before", "", "a build of the plugin to compare the memory with")

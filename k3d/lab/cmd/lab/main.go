@@ -48,7 +48,7 @@ func main() {
 	err := run(ctx, os.Args[1:])
 	var exit *exec.ExitError
 	switch {
-	case errors.As(err, &exit):
+	case errors.As(err, &exit) && err.Error() == exit.Error(): // of a program that has said why itself
 		os.Exit(exit.ExitCode())
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "lab:", err)
