@@ -3,8 +3,8 @@
 # What this program never does is left out of tailscale.com. Some of it is left
 # out because it must not be there: Serve, SSH, the PeerAPI server and C2N act
 # in the daemon's namespaces, not in the pod's, and the engine refuses to start
-# in a binary that has them. The rest saves 12 % of the binary and 4 to 6 % of
-# the memory (115 against 122 MiB with 20 pods).
+# in a binary that has them. The rest saves 12 % of the binary and some 5 % of
+# the memory.
 OMIT := ace acme advertiseexitnode advertiseroutes androidbin androiddns \
 	appconnectors aws bird c2n captiveportal capture cli cliconndiag \
 	clientmetrics clientupdate cloud colorable completion completion_scripts \

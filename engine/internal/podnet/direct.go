@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podnet
+
+import (
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// Divert has Read ask fn for every frame's IP packet, which may be longer than
+// the MTU and lack its checksum, whether it goes to another pod of this host
+// directly. fn returns that pod's device, or nil; it must not keep the packet.
+// Divert is to be called before the first Read.
+func (d *Device) Divert(fn func(packet []byte) *Device) { d.divert = fn }
+
+// goesDirectly takes the frame along if it goes to another pod of this host.
+func (d *Device) goesDirectly(f *inFrame) bool {
+	if d.divert == nil || !f.consistent() {
+		return false
+	}
+	to, size := d.divert(f.packet()), f.size()
+	if to == nil || !d.direct.add(to, f) {
+		return false
+	}
+	d.DirectOut.add(size)
+	return true
+}
+
+// consistent reports whether the virtio_net_hdr says of the packet what the
+// packet's own headers say. A pod that may send raw frames can have it say
+// anything, and nobody looks at it again on the way to another pod.
+func (f *inFrame) consistent() bool {
+	h, p := &f.vnet, f.packet()
+	if !h.needsCsum {
+		return h.gsoType == unix.VIRTIO_NET_HDR_GSO_NONE
+	}
+	gso := uint8(unix.VIRTIO_NET_HDR_GSO_UDP_L4)
+	offset, proto := uint16(udpCsumOffset), transportOf(p)
+	if proto == unix.IPPROTO_TCP {
+		offset, gso = tcpCsumOffset, unix.VIRTIO_NET_HDR_GSO_TCPV4
+		if p[0]>>4 == 6 {
+			gso = unix.VIRTIO_NET_HDR_GSO_TCPV6
+		}
+	} else if proto != unix.IPPROTO_UDP {
+		return false
+	}
+	return int(h.csumStart) == ipHeaderLen(p) && h.csumOffset == offset &&
+		(h.gsoType == unix.VIRTIO_NET_HDR_GSO_NONE || h.gsoType == gso)
+}
+
+// transportOf returns the protocol that the IP header names.
+func transportOf(packet []byte) byte {
+	if packet[0]>>4 == 6 {
+		return packet[6]
+	}
+	return packet[9]
+}
+
+// Traffic counts packets of one direction, and their bytes from the IP header on.
+// A frame counts as the packets that it holds.
+type Traffic struct{ Packets, Bytes atomic.Uint64 }
+
+func (t *Traffic) add(s frameSize) {
+	t.Packets.Add(s.packets)
+	t.Bytes.Add(s.bytes)
+}
+
+// directSender collects frames that go from one pod to another one of this host.
+type directSender struct {
+	to       *Device
+	sendOnce func(fd uintptr)
+	iovs     [readAhead]unix.Iovec
+	sizes    [readAhead]frameSize
+	msgs     [readAhead]mmsghdr
+	n        int
+}
+
+// add takes the frame along, as it is but for its headers. It reports false if
+// that device takes none like it. That is so for all packets of a flow or for
+// none, so that none overtakes another.
+func (s *directSender) add(to *Device, f *inFrame) bool {
+	if to.out.refused.Load() || !to.out.udp && transportOf(f.packet()) == unix.IPPROTO_UDP {
+		return false
+	}
+	if s.to != to || s.n == len(s.msgs) {
+		s.flush()
+	}
+	h := f.vnet
+	h.hdrLen = f.options.HdrLen
+	h.encode(f.raw)
+	ether := &to.out.ether4
+	if f.packet()[0]>>4 == 6 {
+		ether = &to.out.ether6
+	}
+	copy(f.raw[vnetHdrLen:headerLen], ether[:])
+	s.to = to
+	s.iovs[s.n].Base = &f.raw[0]
+	s.iovs[s.n].SetLen(len(f.raw))
+	s.sizes[s.n] = f.size()
+	s.msgs[s.n] = mmsghdr{}
+	s.msgs[s.n].hdr.Iov = &s.iovs[s.n]
+	s.msgs[s.n].hdr.SetIovlen(1)
+	s.n++
+	return true
+}
+
+// flush sends what was collected. It never waits: what the other pod's link does
+// not take at once is lost, as on any link, so that no pod can hold up another.
+// Nor does it take that device's lock, which a Write of its own that waits has.
+func (s *directSender) flush() {
+	if s.n == 0 {
+		return
+	}
+	_ = s.to.conn.Control(s.sendOnce) // a device that was closed loses what it is sent
+	clear(s.iovs[:s.n])               // or they would keep a batch from the collector
+	s.to, s.n = nil, 0
+}
+
+// send is sendOnce.
+func (s *directSender) send(fd uintptr) {
+	var a attempt
+	for msgs := s.msgs[:s.n]; len(msgs) > 0; {
+		n, err := sendmmsg(fd, msgs, unix.MSG_DONTWAIT)
+		for i := range n {
+			s.to.DirectIn.add(s.sizes[s.n-len(msgs)+i])
+		}
+		if msgs, err = a.rest(msgs, n, err, &s.to.out.refused); err != nil {
+			_ = s.to.socketError(nil, err) // whoever reads that device is to know if its link is gone
+			return
+		}
+	}
+}
