@@ -187,18 +187,6 @@ func (e *Engine) Run(ctx context.Context) error {
 	return e.claim.Release()
 }
 
-// resumeAll resumes the recorded nodes, those with connections first.
-func (e *Engine) resumeAll() {
-	defer e.returning.begin()()
-	nodes := e.snapshot()
-	slices.SortStableFunc(nodes, func(a, b *node) int {
-		return cmp.Compare(min(len(b.record().Recent), 1), min(len(a.record().Recent), 1))
-	})
-	for _, n := range nodes {
-		n.resume()
-	}
-}
-
 // spawn starts a goroutine of a node, unless the engine has stopped. It
 // reports whether it did.
 func (e *Engine) spawn(f func()) bool {

@@ -3,8 +3,10 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,6 +67,18 @@ func (f *inFlight) wait(ctx context.Context, atMost time.Duration) {
 	case <-over:
 	case <-patience.C:
 	case <-ctx.Done():
+	}
+}
+
+// resumeAll resumes the recorded nodes, those with connections first.
+func (e *Engine) resumeAll() {
+	defer e.returning.begin()()
+	nodes := e.snapshot()
+	slices.SortStableFunc(nodes, func(a, b *node) int {
+		return cmp.Compare(min(len(b.record().Recent), 1), min(len(a.record().Recent), 1))
+	})
+	for _, n := range nodes {
+		n.resume()
 	}
 }
 

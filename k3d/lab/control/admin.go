@@ -50,9 +50,8 @@ func (s *Server) SetAddresses(id string, addrs ...netip.Addr) error {
 	})
 }
 
-// SetApart hides the nodes from each other, from the next netmap on, as a policy
-// does that lets nobody talk to anybody. Nodes that have been told of each
-// other are not told otherwise.
+// SetApart hides the nodes from each other, from each one's next change on, as a
+// policy does that lets nobody talk to anybody.
 func (s *Server) SetApart(apart bool) {
 	s.nodes.mu.Lock()
 	defer s.nodes.mu.Unlock()

@@ -101,7 +101,7 @@ func (t *table) drain(s *stream, res *tailcfg.MapResponse) bool {
 		case n == nil && known:
 			res.PeersRemoved = append(res.PeersRemoved, id)
 			delete(s.sent, id)
-		case n == nil, t.apart && n != s.node:
+		case n == nil:
 		case n == s.node:
 			// Only if it changed for itself: its own endpoints are no news to it.
 			if !known || was != n.whole {
@@ -127,7 +127,7 @@ func (t *table) drain(s *stream, res *tailcfg.MapResponse) bool {
 // seenLocked is the node with an ID, nil if there is none or if n is not to
 // know of it.
 func (t *table) seenLocked(n *node, id tailcfg.NodeID) *node {
-	if t.views[sight{n.ID, id}].Hidden {
+	if t.apart && n.ID != id || t.views[sight{n.ID, id}].Hidden {
 		return nil
 	}
 	return t.byID[id]
