@@ -20,8 +20,9 @@ comma := ,
 space := $(subst ,, )
 TAGS := $(subst $(space),$(comma),$(strip $(addprefix ts_omit_,$(OMIT))))
 
-# The toolchain that go.mod asks for, fetched like any module: the go command of
-# Debian, and of many images, takes none but its own unless it is told to.
+# One toolchain for all modules, no older than what each go.mod asks for. It is
+# fetched like any module; the go command of Debian, and of many images, takes
+# none but its own unless it is told to.
 export GOTOOLCHAIN := go1.27.4
 
 GO      ?= go

@@ -17,7 +17,7 @@ lint-files:
 
 .PHONY: lint-format
 lint-format:
-	@bad=$$(gofmt -l $(call lint_files,'*.go')) && [ -z "$$bad" ] || \
+	@bad=$$("$$($(GO) env GOROOT)/bin/gofmt" -l $(call lint_files,'*.go')) && [ -z "$$bad" ] || \
 		{ echo "$$bad"; echo "lint: not formatted; run: make fmt"; exit 1; }
 
 .PHONY: lint-shell

@@ -27,6 +27,8 @@
 //   - one per peer that is greeted after a restart, for a few seconds;
 //   - one per sandbox that has gone without a word, until that is certain;
 //   - one per node that waits for the name it wished for, half an hour at most;
+//   - one per node whose record could not be written, until it can;
+//   - one per list of the runtime, which attaches what is on it;
 //   - one that sweeps up devices of machines that died, hourly;
 //   - one that hears of changes of the machine's interfaces, for all backends;
 //   - one that waits for the state directory while another process has it;
@@ -39,7 +41,10 @@
 // makes Attach, Detach and Forget of one pod take turns; it is held across
 // local work only, never across the network. node.mu guards the node's fields
 // and is held across nothing. neighbours.mu and wgEngine.selfMu, which is taken
-// first, guard who is known by which key, and are held across nothing either.
+// first, guard who is known by which key, and are held across nothing else. Any
+other mutex guards the fields of its own struct, but for node.linking, held
+while the link is made, stateStore.mu, held across the write of the file, and
+wgEngine.resetting, held while a peer is reset.
 //
 // # What lies on disk
 //

@@ -1,5 +1,6 @@
 # What the lab runs: containerd, runc, the CNI plugins and a stock tailscaled, built from the versions pinned in
-# k3d/lab/tools/go.mod, and a second stock tailscaled of the engine's own version (k3d/lab/tools/peer). Included by the top Makefile; `make -f k3d/lab/tools.mk lab-tools` works alone as well.
+# k3d/lab/tools/go.mod, and a second stock tailscaled of the engine's own version (k3d/lab/tools/peer). Included by the
+# top Makefile; `make -f k3d/lab/tools.mk lab-tools` works alone as well.
 # A binary is built when it is missing or older than tools/go.sum; cold, on two cores, all take about 5 minutes.
 
 # Alone each module is built with the toolchain that it asks for; the top Makefile names one for all.

@@ -12,7 +12,8 @@
 //
 // [Ensure] makes the link, or adopts the one that an earlier process left.
 // [Link.Open] gives its host end as a [Device] that a WireGuard engine reads
-// and writes, in super-packets of up to 64 KB. [Link.Router] programs addresses and
+// and writes, in super-packets of up to 64 KB; [Device.Divert] hands those for
+// another pod of the host to that pod's Device. [Link.Router] programs addresses and
 // routes on ts0. [Remove] takes the link away.
 //
 // The link outlives the process: a new process opens a new packet socket on
@@ -25,7 +26,8 @@
 // was closed and used anew would silently point at another pod.
 //
 // What this package does not do: it knows no pods, no tailnet and no
-// container runtime, it keeps no state, it starts no goroutine, it changes no
+// container runtime, it keeps no state but the list of the host's interfaces, no
+// goroutine of it outlives a call but the one that keeps that list, it changes no
 // route, rule, sysctl or firewall of its own netns, and it never enters a
 // netns with a thread that anyone else will use.
 package podnet

@@ -48,7 +48,8 @@ func TestDirect(t *testing.T) {
 	for i, d := range w.devices {
 		other := w.devices[1-i]
 		out, in := d.DirectOut.Bytes.Load(), other.DirectIn.Bytes.Load()
-		if out < 2*bytesEachWay || out != in || d.DirectOut.Packets.Load() < out/MTU {
+		// A frame may be under way, or lost: a link that has no room for it loses it.
+		if out < 2*bytesEachWay || in > out || in < out-out/100 || d.DirectOut.Packets.Load() < out/MTU {
 			t.Errorf("device %d has sent %d bytes in %d packets, the other has received %d",
 				i, out, d.DirectOut.Packets.Load(), in)
 		}
