@@ -42,9 +42,9 @@
 // local work only, never across the network. node.mu guards the node's fields
 // and is held across nothing. neighbours.mu and wgEngine.selfMu, which is taken
 // first, guard who is known by which key, and are held across nothing else. Any
-other mutex guards the fields of its own struct, but for node.linking, held
-while the link is made, stateStore.mu, held across the write of the file, and
-wgEngine.resetting, held while a peer is reset.
+// other mutex guards the fields of its own struct, but for node.linking, held
+// while the link is made, stateStore.mu, held across the write of the file, and
+// wgEngine.resetting, held while a peer is reset.
 //
 // # What lies on disk
 //
