@@ -20,7 +20,7 @@ func (d *Device) goesDirectly(f *inFrame) bool {
 		return false
 	}
 	to, size := d.divert(f.packet()), f.size()
-	if to == nil || !d.direct.add(to, f) {
+	if to == nil || !d.direct.add(to, f, size) {
 		return false
 	}
 	d.DirectOut.add(size)
@@ -79,7 +79,7 @@ type directSender struct {
 // add takes the frame along, as it is but for its headers. It reports false if
 // that device takes none like it. That is so for all packets of a flow or for
 // none, so that none overtakes another.
-func (s *directSender) add(to *Device, f *inFrame) bool {
+func (s *directSender) add(to *Device, f *inFrame, size frameSize) bool {
 	if to.out.refused.Load() || !to.out.udp && transportOf(f.packet()) == unix.IPPROTO_UDP {
 		return false
 	}
@@ -97,7 +97,7 @@ func (s *directSender) add(to *Device, f *inFrame) bool {
 	s.to = to
 	s.iovs[s.n].Base = &f.raw[0]
 	s.iovs[s.n].SetLen(len(f.raw))
-	s.sizes[s.n] = f.size()
+	s.sizes[s.n] = size
 	s.msgs[s.n] = mmsghdr{}
 	s.msgs[s.n].hdr.Iov = &s.iovs[s.n]
 	s.msgs[s.n].hdr.SetIovlen(1)
