@@ -90,6 +90,7 @@ func (n *node) snapshot() NodeStatus {
 	s.Addresses = slices.Clone(s.Addresses)
 	if n.device != nil {
 		s.LocalIn, s.LocalOut = trafficOf(&n.device.DirectIn), trafficOf(&n.device.DirectOut)
+		s.CutRefusals = n.device.CutRefusals()
 	}
 	return s
 }

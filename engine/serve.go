@@ -55,6 +55,10 @@ func (n *node) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	device.OnCutRefused(func(pause time.Duration) {
+		n.log.Warn("the kernel refused a segmentation-offload frame: the pod gets single packets, which is slower, until the kernel takes one again",
+			"next try in", pause)
+	})
 	n.setDevice(device)
 	s := newSession(n, device, n.e.localPeers(r.Recent))
 	s.registering = authKey != ""

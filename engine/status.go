@@ -48,6 +48,11 @@ type NodeStatus struct {
 	// host that did not go through WireGuard, since its backend was opened.
 	LocalIn  Traffic `json:"localIn"`
 	LocalOut Traffic `json:"localOut"`
+
+	// CutRefusals counts frames for the pod that the kernel was to cut into
+	// segments and has refused. After one, the pod gets single packets for a
+	// while, which is slower.
+	CutRefusals uint64 `json:"cutRefusals"`
 }
 
 // Traffic counts packets of one direction, and their bytes from the IP header on.

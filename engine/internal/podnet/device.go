@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -175,7 +176,7 @@ func (d *Device) sendLocked(msgs []mmsghdr) error {
 	var a attempt
 	for len(msgs) > 0 {
 		n, err := d.send(msgs)
-		if msgs, err = a.rest(msgs, n, err, &d.out.refused); err != nil {
+		if msgs, err = a.rest(msgs, n, err, &d.out.cut); err != nil {
 			return err
 		}
 	}
@@ -187,20 +188,23 @@ type attempt struct{ failed bool }
 
 // rest returns the messages that are still to be sent, after n were, or after the
 // first one met an error. A frame that the kernel refuses is lost, as on any link.
-func (a *attempt) rest(msgs []mmsghdr, n int, err error, refused *atomic.Bool) ([]mmsghdr, error) {
+func (a *attempt) rest(msgs []mmsghdr, n int, err error, cut *cutting) ([]mmsghdr, error) {
 	switch {
 	case err == nil:
 		a.failed = false
+		if cut.until.Load() != 0 && slices.ContainsFunc(msgs[:n], segmented) {
+			cut.taken()
+		}
 		return msgs[n:], nil
 	case errors.Is(err, unix.EINVAL) && !a.failed:
 		// It may be of a frame that was read: a socket keeps an error for the
 		// next call, whichever it is.
 		a.failed = true
 		return msgs, nil
-	case errors.Is(err, unix.EINVAL) && segmented(&msgs[0]):
+	case errors.Is(err, unix.EINVAL) && segmented(msgs[0]):
 		// Some kernels refuse segmentation on this path. TCP sends the lost
 		// frame again, and gets it through uncoalesced.
-		refused.Store(true)
+		cut.refused()
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EMSGSIZE):
 	default:
 		return nil, err
@@ -210,7 +214,7 @@ func (a *attempt) rest(msgs []mmsghdr, n int, err error, refused *atomic.Bool) (
 }
 
 // segmented reports whether the message is a frame that the kernel is to cut.
-func segmented(m *mmsghdr) bool {
+func segmented(m mmsghdr) bool {
 	vnet := unsafe.Slice(m.hdr.Iov.Base, vnetHdrLen)
 	return vnet[1] != unix.VIRTIO_NET_HDR_GSO_NONE
 }

@@ -80,7 +80,7 @@ type directSender struct {
 // that device takes none like it. That is so for all packets of a flow or for
 // none, so that none overtakes another.
 func (s *directSender) add(to *Device, f *inFrame, size frameSize) bool {
-	if to.out.refused.Load() || !to.out.udp && transportOf(f.packet()) == unix.IPPROTO_UDP {
+	if to.out.cut.off() || !to.out.udp && transportOf(f.packet()) == unix.IPPROTO_UDP {
 		return false
 	}
 	if s.to != to || s.n == len(s.msgs) {
@@ -125,7 +125,7 @@ func (s *directSender) send(fd uintptr) {
 		for i := range n {
 			s.to.DirectIn.add(s.sizes[s.n-len(msgs)+i])
 		}
-		if msgs, err = a.rest(msgs, n, err, &s.to.out.refused); err != nil {
+		if msgs, err = a.rest(msgs, n, err, &s.to.out.cut); err != nil {
 			_ = s.to.socketError(nil, err) // whoever reads that device is to know if its link is gone
 			return
 		}

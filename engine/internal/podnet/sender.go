@@ -4,7 +4,6 @@ package podnet
 
 import (
 	"net"
-	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -28,8 +27,8 @@ type mmsghdr struct {
 type sender struct {
 	ether4, ether6 [ethHdrLen]byte
 
-	refused atomic.Bool // the kernel takes no frame that it is to cut
-	udp     bool        // coalesce UDP too
+	cut cutting // whether the kernel takes frames that it is to cut
+	udp bool    // coalesce UDP too
 
 	frames []frame // in order of sending; cap(frames) is fixed
 	open   []int   // indices of the frames that can grow, one a flow
@@ -80,7 +79,7 @@ func (s *sender) add(packet []byte) {
 		return
 	}
 	var seg segment
-	grows := !s.refused.Load() && seg.parse(packet) && (seg.proto == unix.IPPROTO_TCP || s.udp)
+	grows := !s.cut.off() && seg.parse(packet) && (seg.proto == unix.IPPROTO_TCP || s.udp)
 	for i, at := range s.open {
 		f := &s.frames[at]
 		if !seg.hasFlow || !f.seg.sameFlow(&seg, f.head, packet) {
