@@ -51,6 +51,18 @@ demo: build lab-tools ## show the main job for real: pods on a tailnet, on a con
 demo-down: build lab-tools ## end the demo that KEEP=1 left up
 	@$(BUILD)/bin/lab demo down
 
+.PHONY: tags
+tags: ## print the build tags, for go test -tags
+	@echo $(TAGS)
+
+# What a contributor runs all day. It needs nothing but Go and root, and is the
+# part of "make test" without the race detector, the fault table, the lab's own
+# tests and those end to end.
+PKG ?= ./engine/... ./nri-plugin/...
+.PHONY: unit
+unit: ## run the tests of engine, kernel and plugin, in five minutes (PKG=./engine RUN=TestName)
+	nice $(GO) test -timeout 15m -tags $(TAGS) -skip "$(UNRACED)" $(if $(RUN),-run '$(RUN)') $(PKG)
+
 # The race detector where goroutines of ours meet. The fault table starts over a
 # thousand processes, which take twice as long under it; what they run, other
 # tests run under it. The processes of the end-to-end tests are the ones that

@@ -16,7 +16,7 @@ import (
 func checkFeatures() error {
 	if buildfeatures.HasServe || buildfeatures.HasSSH || buildfeatures.HasPeerAPIServer || buildfeatures.HasC2N {
 		return errors.New("built with Tailscale's Serve, SSH, PeerAPI server or C2N, " +
-			"which would act in the node's namespaces instead of the pod's: build with the tags of the Makefile (make build)")
+			"which would act in the node's namespaces instead of the pod's: build with the tags that make tags prints")
 	}
 	return nil
 }

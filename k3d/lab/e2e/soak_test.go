@@ -24,7 +24,7 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	cfg := soak.Config{
-		Lab: config(t, "soak"), Cycles: 200, Seed: seed, Bound: 170 * time.Second, Settle: 90 * time.Second, Out: t.Output(),
+		Lab: config(t, "soak"), Cycles: 200, Seed: seed, Bound: 170 * time.Second, Out: t.Output(),
 	}
 	result, err := soak.Run(t.Context(), cfg)
 	result.Print(t.Output(), seed)

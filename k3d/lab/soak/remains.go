@@ -87,36 +87,55 @@ func (r *run) withoutRuntimes(ctx context.Context, now remains) (rest remains, l
 	return rest, left
 }
 
+// keptAfter is when only those pods are left whose removal containerd has told nobody: the plugin waits for a minute
+// before it gives up a pod that went without a word.
+const keptAfter = 75 * time.Second
+
 // settleAll is settle, but for pods whose end containerd has told nobody: it was ended between a sandbox's stop and its
 // removal, and the plugin keeps such a pod for ten minutes, unless a list without it comes sooner. It gets one.
 func (r *run) settleAll(ctx context.Context, base remains) (leaks []string, err error) {
-	leaks, err = r.settle(ctx, base)
-	if err != nil || len(leaks) == 0 {
-		return leaks, err
-	}
-	nodes, err := r.scene.Status(ctx)
-	if err != nil {
-		return leaks, err
-	}
 	kept := 0
-	for _, n := range nodes {
-		if n.State == "Stopped" {
-			kept++
-			leaks = slices.DeleteFunc(leaks, func(leak string) bool { return strings.Contains(leak, n.SandboxID[:12]) })
+	leaks, err = r.settle(ctx, base, func(leaks []string, after time.Duration) bool {
+		kept = 0
+		if after > keptAfter {
+			kept = r.kept(ctx, leaks)
 		}
-	}
-	if kept == 0 || len(leaks) > 0 {
-		return leaks, nil
+		return kept > 0
+	})
+	if err != nil || kept == 0 {
+		return leaks, err
 	}
 	r.log("%d pods are kept, stopped, of whose removal containerd has told nobody: the plugin is started again", kept)
 	if err := r.restart(ctx); err != nil {
 		return nil, err
 	}
-	return r.settle(ctx, base)
+	return r.settle(ctx, base, never)
 }
 
-// settle waits until there is no more than base, and returns what is left when the time for that is over.
-func (r *run) settle(ctx context.Context, base remains) (leaks []string, err error) {
+// kept is how many pods the plugin keeps, stopped, if all that is left is of them; 0 if something else is.
+func (r *run) kept(ctx context.Context, leaks []string) (n int) {
+	nodes, err := r.scene.Status(ctx)
+	if err != nil {
+		return 0 // it is asked again
+	}
+	leaks = slices.Clone(leaks)
+	for _, node := range nodes {
+		if node.State == "Stopped" {
+			n++
+			leaks = slices.DeleteFunc(leaks, func(leak string) bool { return strings.Contains(leak, node.SandboxID[:12]) })
+		}
+	}
+	if len(leaks) > 0 {
+		return 0
+	}
+	return n
+}
+
+func never([]string, time.Duration) bool { return false }
+
+// settle waits until there is no more than base, and returns what is left when the time for that is over, or when it is
+// enough for the caller.
+func (r *run) settle(ctx context.Context, base remains, enough func(leaks []string, after time.Duration) bool) (leaks []string, err error) {
 	begin := time.Now()
 	said := begin
 	for {
@@ -126,7 +145,7 @@ func (r *run) settle(ctx context.Context, base remains) (leaks []string, err err
 		}
 		now, runtimes := r.withoutRuntimes(ctx, now)
 		leaks = r.cast.beyond(base, now)
-		if len(leaks) == 0 || time.Since(begin) > r.cfg.Settle {
+		if after := time.Since(begin); len(leaks) == 0 || after > r.cfg.Settle || enough(leaks, after) {
 			if runtimes > 0 {
 				r.log("not counted: %d network namespaces of sandboxes that containerd was ended in, of which the plugin never heard", runtimes)
 			}

@@ -29,7 +29,8 @@ type Config struct {
 	Cycles, Parallel int
 	// Seed draws the plan. 0 is a seed like any other.
 	Seed uint64
-	// Bound is how long all cycles may take; what is not done by then is an error. 0 means 3 s for each.
+	// Bound ends the beginning of cycles: those that were not begun by then are left out, and the rest counts. A slow
+	// machine does less, and finds as little wrong. 0 means 3 s for each, a minute at least.
 	Bound time.Duration
 	// Settle is how long what is of no pod may stay. The plugin waits for a minute before it gives up a pod that went
 	// without a word. 0 means 150 s.
@@ -47,7 +48,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	c.Cycles, c.Parallel = cmp.Or(c.Cycles, 200), cmp.Or(c.Parallel, 8)
-	c.Bound = cmp.Or(c.Bound, time.Duration(c.Cycles)*3*time.Second)
+	c.Bound = cmp.Or(c.Bound, max(time.Minute, time.Duration(c.Cycles)*3*time.Second))
 	c.Settle = cmp.Or(c.Settle, 150*time.Second)
 	c.LogLevel = cmp.Or(c.LogLevel, "debug")
 	if c.Out == nil {
@@ -173,10 +174,10 @@ func (r *run) warmUp(ctx context.Context, bare remains) (base census, err error)
 			few = append(few, cycle{-len(few) - 1, k, 0})
 		}
 	}
-	if err := r.cycles(ctx, few, func(int) {}); err != nil {
+	if err := r.cycles(ctx, few, time.Now().Add(r.cfg.Bound), func(int) {}); err != nil {
 		return base, err
 	}
-	if leaks, err := r.settle(ctx, bare); err != nil || len(leaks) > 0 {
+	if leaks, err := r.settle(ctx, bare, never); err != nil || len(leaks) > 0 {
 		return base, errors.Join(err, fmt.Errorf("after warming up there are %q", leaks))
 	}
 	if base, err = r.count(ctx, nil); err != nil {
@@ -225,13 +226,11 @@ func (r *run) startPluginRegistered(ctx context.Context) error {
 
 // churn has the plan happen.
 func (r *run) churn(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, r.cfg.Bound, fmt.Errorf("the bound of %v for all cycles is over", r.cfg.Bound))
-	defer cancel()
 	r.weather = r.newWeather(ctx, len(r.plan.events))
 	r.begun, r.ended = 0, 0 // of warming up
 	stop := r.report()
 	defer stop()
-	err := r.cycles(ctx, r.plan.cycles, func(number int) {
+	err := r.cycles(ctx, r.plan.cycles, time.Now().Add(r.cfg.Bound), func(number int) {
 		for _, e := range r.plan.events {
 			if e.at == number {
 				r.weather.due[e.lane] <- e
@@ -242,16 +241,15 @@ func (r *run) churn(ctx context.Context) error {
 	return err
 }
 
-// cycles has the pods live, several at a time. It tells begins of each one's number. It ends early when so much fails
-// that there is no point in going on.
-func (r *run) cycles(ctx context.Context, cycles []cycle, begins func(number int)) error {
+// cycles has the pods live, several at a time. It tells begins of each one's number. It begins none after until, and
+// none when so much fails that there is no point in going on.
+func (r *run) cycles(ctx context.Context, cycles []cycle, until time.Time, begins func(number int)) error {
 	next := make(chan cycle)
 	var workers sync.WaitGroup
 	for range r.cfg.Parallel {
 		workers.Go(func() {
 			for c := range next {
-				// What the bound has cut off is named too: it is why the time was not enough.
-				if err := r.live(ctx, c); err != nil && !errors.Is(context.Cause(ctx), context.Canceled) {
+				if err := r.live(ctx, c); err != nil && ctx.Err() == nil {
 					r.fail(err)
 				}
 				r.mu.Lock()
@@ -265,6 +263,10 @@ func (r *run) cycles(ctx context.Context, cycles []cycle, begins func(number int
 		if ctx.Err() != nil || r.failed() >= tooMany {
 			break
 		}
+		if time.Now().After(until) {
+			r.log("the time for cycles is over: %d of %d are left out", len(cycles)-done, len(cycles))
+			break
+		}
 		begins(c.number)
 		r.mu.Lock()
 		r.begun++
@@ -274,15 +276,16 @@ func (r *run) cycles(ctx context.Context, cycles []cycle, begins func(number int
 	}
 	close(next)
 	workers.Wait()
-	if ctx.Err() != nil || done < len(cycles) {
-		return fmt.Errorf("%d of %d cycles were begun: %w", done, len(cycles), cmp.Or(context.Cause(ctx), errTooMany))
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("%d of %d cycles were begun: %w", done, len(cycles), context.Cause(ctx))
+	case r.failed() >= tooMany:
+		return fmt.Errorf("%d of %d cycles were begun: too much fails", done, len(cycles))
 	}
 	return nil
 }
 
 const tooMany = 10
-
-var errTooMany = errors.New("too much fails")
 
 // calmDown ends all faults, and wants the plugin to be there.
 func (r *run) calmDown(ctx context.Context) error {

@@ -15,7 +15,7 @@ const (
 	// pollInterval is how often the plugin is asked for its status, by one asker for all that wait.
 	pollInterval = 50 * time.Millisecond
 	// patience bounds what must happen in the end, whatever goes wrong meanwhile. It is no expectation.
-	patience = 90 * time.Second
+	patience = 3 * time.Minute
 )
 
 // watch is what the plugin says of all nodes, over and over.

@@ -28,7 +28,7 @@ func soaking(ctx context.Context, args []string) error {
 	flags.IntVar(&cfg.Cycles, "cycles", 1000, "pods that come and go")
 	flags.IntVar(&cfg.Parallel, "parallel", 8, "how many at a time")
 	flags.Uint64Var(&cfg.Seed, "seed", uint64(rand.Uint32()), "what draws the plan; any other one each time without it")
-	flags.DurationVar(&cfg.Bound, "bound", 0, "how long all cycles may take (3s for each)")
+	flags.DurationVar(&cfg.Bound, "bound", 0, "how long cycles are begun (3s for each); the rest is left out")
 	flags.StringVar(&cfg.LogLevel, "log", "", "the plugin's LOG_LEVEL (debug)")
 	flags.StringVar(&cfg.Lab.Plugin, "plugin", "", "another build of the plugin")
 	flags.StringVar(&cfg.Keep, "keep", "", "where the logs of a failed run go (soak/SEED where the binaries are)")
