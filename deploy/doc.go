@@ -10,6 +10,8 @@
 //	overlays/    base and components put together: k3s, k3d, headscale, …
 //	chart/       a Helm chart that renders the same
 //
+// TROUBLESHOOTING.md quotes what the program says, and is held against it.
+//
 // base/daemonset.yaml gives the reasons; the chart's copy of it leaves them
 // out. Which variables there are, the program decides (nri-plugin/settings.go).
 //

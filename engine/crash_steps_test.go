@@ -24,7 +24,7 @@ var (
 		`^podnet\.[A-Z]|\.Router\.Set$|` +
 		`^atomicfile\.|^store\.|\.WriteState$|\.FileStore\.Remove$|\.rec\.save$|^replaceFile$|` +
 		`\.door\.|^\w+\.(Start|StartLoginInteractive|EditPrefs|Logout)$`)
-	reads = regexp.MustCompile(`^podnet\.(FindNamespace|HostLink|Exists)$|` +
+	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists)$|` +
 		`\.door\.(ControlURL|Devices|Device|LockKey|Ours|Refusal)$`)
 )
 

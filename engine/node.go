@@ -120,7 +120,7 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	start := time.Now()
 	before := n.rec
 	if err := n.prepare(pod); err != nil {
-		n.undo(before, pod)
+		n.undo(before)
 		return false, err
 	}
 	n.fresh, n.seen, n.removed, n.list, n.goneSince = false, true, false, unknown, time.Time{}
@@ -149,7 +149,7 @@ func (n *node) prepare(pod Pod) error {
 	earlier := n.rec.Pod.SandboxID
 	n.adopt(pod)
 	n.rec.Retried = !n.fresh && !n.rec.Forgotten && earlier != pod.SandboxID
-	n.rec.NetNS, n.rec.Link, n.rec.Forgotten = ns, podnet.HostLink(pod.SandboxID), false
+	n.rec.NetNS, n.rec.Link, n.rec.Forgotten = ns, podnet.FindHostLink(pod.SandboxID), false
 	if err := errors.Join(n.rec.newSecrets(), n.save()); err != nil {
 		return err
 	}
@@ -158,9 +158,9 @@ func (n *node) prepare(pod Pod) error {
 }
 
 // undo takes a failed attach back. A link that was there before stays.
-func (n *node) undo(before record, pod Pod) {
-	if link := podnet.HostLink(pod.SandboxID); link != before.Link {
-		n.removeLink(link)
+func (n *node) undo(before record) {
+	if n.rec.Link != before.Link {
+		n.removeLink(n.rec.Link)
 	}
 	if n.fresh {
 		n.retire()

@@ -195,7 +195,7 @@ func parseRecord(data []byte, uid string) (record, error) {
 		return record{}, fmt.Errorf("has version %d, want %d", r.Version, recordVersion)
 	case r.Pod.UID != uid:
 		return record{}, fmt.Errorf("%w: %q", errOtherPod, r.Pod.UID)
-	case r.Pod.SandboxID == "" || r.Link != podnet.HostLink(r.Pod.SandboxID):
+	case r.Pod.SandboxID == "" || !podnet.IsHostLink(r.Link, r.Pod.SandboxID):
 		// A link of another name may be anyone's, and we would delete it.
 		return record{}, fmt.Errorf("%w: sandbox %q has no link %q", errDamaged, r.Pod.SandboxID, r.Link)
 	}

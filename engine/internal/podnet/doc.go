@@ -5,7 +5,7 @@
 //
 //	pod's netns                │  this process's netns
 //	                           │
-//	ts0   100.x/32  fd7a::/128 │  ts<sandbox>   no address, no route
+//	ts0   100.x/32  fd7a::/128 │  vetht…        no address, no route
 //	      MTU 1280  NOARP  ════╪════ veth       tc ingress and egress: drop
 //	                           │        │
 //	                           │     packet socket (Device, a tun.Device)

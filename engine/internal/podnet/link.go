@@ -20,15 +20,39 @@ const (
 	// of one byte more does not fit into WireGuard's.
 	MTU = 1280
 
-	// hostPrefix begins the names of the host ends.
-	hostPrefix = "ts"
+	// hostPrefix begins the names of the host ends. What watches or configures
+	// a host's interfaces mostly leaves out those that begin with veth. CNI
+	// plugins go on with a hexadecimal digit there, which t is not.
+	hostPrefix = "vetht"
+
+	// earlierPrefix is what it was before.
+	earlierPrefix = "ts"
 )
 
 // HostLink returns the name of the host end of a sandbox's link. It is
 // derived from the sandbox's ID, so that a link of that name is ours.
-func HostLink(sandboxID string) string {
-	name := hostPrefix + sandboxID
+func HostLink(sandboxID string) string { return hostLink(hostPrefix, sandboxID) }
+
+func hostLink(prefix, sandboxID string) string {
+	name := prefix + sandboxID
 	return name[:min(len(name), unix.IFNAMSIZ-1)]
+}
+
+// IsHostLink reports whether the host end of a sandbox's link has that name, or
+// had it in an earlier version of this program.
+func IsHostLink(name, sandboxID string) bool {
+	return name == HostLink(sandboxID) || name == hostLink(earlierPrefix, sandboxID)
+}
+
+// FindHostLink returns the name of the host end of a sandbox's link: the one
+// that an earlier version gave it, if that link is seen, since a pod keeps its
+// link for as long as it lives; otherwise [HostLink].
+func FindHostLink(sandboxID string) string {
+	earlier := hostLink(earlierPrefix, sandboxID)
+	if found, err := Exists(earlier); err == nil && found {
+		return earlier
+	}
+	return HostLink(sandboxID)
 }
 
 // Link is the veth pair between a pod and this process.

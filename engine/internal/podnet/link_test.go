@@ -21,11 +21,19 @@ import (
 
 func TestHostLink(t *testing.T) {
 	for _, tt := range []struct{ sandbox, want string }{
-		{"0123456789abcdef0123456789abcdef", "ts0123456789abc"},
-		{"abc", "tsabc"},
+		{"0123456789abcdef0123456789abcdef", "vetht0123456789"},
+		{"abc", "vethtabc"},
 	} {
 		if got := HostLink(tt.sandbox); got != tt.want {
 			t.Errorf("HostLink(%q) = %q, want %q", tt.sandbox, got, tt.want)
+		}
+		for name, want := range map[string]bool{
+			tt.want: true, ("ts" + tt.sandbox)[:min(len(tt.sandbox)+2, 15)]: true,
+			"": false, "eth0": false, "vetht": false, "ts": false, tt.want + "0": false,
+		} {
+			if IsHostLink(name, tt.sandbox) != want {
+				t.Errorf("IsHostLink(%q, %q) is not %v", name, tt.sandbox, want)
+			}
 		}
 	}
 }

@@ -33,7 +33,7 @@ func (s *Scene) LookAround() []Command {
 	}
 	return append(list,
 		Command{inLab + " run another tailscale.com/enabled=true", "one more pod joins"},
-		Command{fmt.Sprintf("nsenter --net=%s/ns/node ip -br link", s.Lab.Dir()), "the node's links, each ts… the host end of a ts0"},
+		Command{fmt.Sprintf("nsenter --net=%s/ns/node ip -br link", s.Lab.Dir()), "the node's links, each vetht… the host end of a ts0"},
 		Command{fmt.Sprintf("tail %s", filepath.Join(s.Lab.Dir(), "log", "plugin.log")), "the plugin's log"})
 }
 

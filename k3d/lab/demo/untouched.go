@@ -112,8 +112,8 @@ func (s *Scene) Traces(ctx context.Context) (t Traces, err error) {
 		return t, err
 	}
 	for line := range strings.Lines(out) {
-		// "7: ts1a2b@if2: <…"; the CNI's own are called veth…
-		if name, _, _ := strings.Cut(strings.Fields(line)[1], "@"); strings.HasPrefix(name, "ts") {
+		// "7: vetht1a2b@if2: <…"; the CNI's own go on with a digit, or a letter up to f, after veth
+		if name, _, _ := strings.Cut(strings.Fields(line)[1], "@"); strings.HasPrefix(name, "vetht") {
 			t.Links = append(t.Links, strings.TrimSuffix(name, ":"))
 		}
 	}

@@ -105,7 +105,7 @@ func (r *role) left(trace string) bool {
 	if slices.Contains(r.netns, filepath.Base(trace)) {
 		return true
 	}
-	id, isLink := strings.CutPrefix(trace, "ts")
+	id, isLink := strings.CutPrefix(trace, "vetht")
 	return slices.ContainsFunc(r.sandboxes, func(s string) bool {
 		return isLink && id != "" && strings.HasPrefix(s, id) || strings.Contains(trace, s)
 	})

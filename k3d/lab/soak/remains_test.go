@@ -33,12 +33,12 @@ func TestWhose(t *testing.T) {
 		"uid-soak-7":               "pod default/c7 ",
 		"DEVICE7 soak-c7":          "pod default/c7 ",
 		"ANOTHER soak-c75":         "pod default/c75 ",
-		"ts75012345678":            "pod default/c75 ",
-		"ts70123456789":            "pod default/c7 ",
+		"vetht750123456":           "pod default/c75 ",
+		"vetht701234567":           "pod default/c7 ",
 		"cni-75":                   "pod default/c75 ",
 		"/run/netns/cni-7":         "pod default/c7 ",
 		"/run/x/70123456789abcdef": "pod default/c7 ",
-		"tsabc":                    "a sandbox that containerd began",
+		"vethtabc":                 "a sandbox that containerd began",
 	} {
 		if is := c.whose(trace); !strings.HasPrefix(is, want) {
 			t.Errorf("%q is of %s, want %s", trace, is, want)

@@ -22,7 +22,7 @@ func TestFindsLeaks(t *testing.T) {
 		Lab: lab.Config{Name: "tsnri-sl"}, Cycles: 4, Parallel: 2, Settle: 10 * time.Second, Keep: t.TempDir(), Out: &out,
 	}
 	cfg.plant = func(ctx context.Context, s *demo.Scene) error {
-		_, err := s.Lab.InNode(ctx, "sh", "-ec", `ip link add ts0123456789abc type veth peer name planted
+		_, err := s.Lab.InNode(ctx, "sh", "-ec", `ip link add vetht0123456789 type veth peer name planted
 			ip netns add planted; ip netns add runtimes; ip -n planted link add ts0 type veth peer name other
 			mkdir -p /var/lib/tailscale-nri/uid-soak-2 /run/planted; touch /run/tailscale-nri/planted
 			mount -t tmpfs planted /run/planted`)
@@ -36,7 +36,7 @@ func TestFindsLeaks(t *testing.T) {
 	}
 	all := strings.Join(result.Leaks, "\n")
 	for _, want := range []string{
-		"link ts0123456789abc of a sandbox that", "network namespace planted of", "state uid-soak-2 of pod default/c2 (cycle 2, ",
+		"link vetht0123456789 of a sandbox that", "network namespace planted of", "state uid-soak-2 of pod default/c2 (cycle 2, ",
 		"mount /run/planted of", "file planted of",
 	} {
 		if !strings.Contains(all, want) {

@@ -267,7 +267,7 @@ func (s *stage) links(out string, err error) (ours []string) {
 	var links []struct{ Ifname string }
 	s.must(json.Unmarshal([]byte(out), &links))
 	for _, l := range links {
-		if strings.HasPrefix(l.Ifname, "ts") {
+		if strings.HasPrefix(l.Ifname, "vetht") {
 			ours = append(ours, l.Ifname)
 		}
 	}

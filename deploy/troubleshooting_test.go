@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package deploy
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const guide = "TROUBLESHOOTING.md"
+
+// varies stands in the guide for what is not the same in every message.
+const varies = "…"
+
+var verb = regexp.MustCompile(`%[-+#0-9.]*[a-zA-Z]`)
+
+// TestGuideQuotes holds each line of the guide that quotes this program (a
+// block marked "text") against the string literals of its sources, so that the
+// text that a user searches for is the text that he has seen.
+func TestGuideQuotes(t *testing.T) {
+	messages := programTexts(t)
+	quotes := blocks(read(t, guide), "text")
+	if len(quotes) < 20 {
+		t.Fatalf("%s has %d quotes, which are not all", guide, len(quotes))
+	}
+	for _, quote := range quotes {
+		if !slices.ContainsFunc(messages, func(m string) bool { return quoted(quote, m) }) {
+			t.Errorf("%s quotes %q, which no source of the program says", guide, quote)
+		}
+	}
+}
+
+// TestQuoted: what is taken for a quote and what is not.
+func TestQuoted(t *testing.T) {
+	const message = "device … waits: … of …"
+	for quote, want := range map[string]bool{
+		"device … waits: … of …": true,
+		"device a waits: 3 of 7": true,
+		"device … waits":         true,
+		"waits: …":               true,
+		"… of … waits":           false,
+		"device … waited":        false,
+		"…":                      false,
+	} {
+		if quoted(quote, message) != want {
+			t.Errorf("quoted(%q, %q) is not %v", quote, message, want)
+		}
+	}
+	if quoted("anything at all", "…: …") {
+		t.Error("a message of nothing but verbs is taken for every text")
+	}
+}
+
+// quoted reports whether quote is the message, or parts of it in their order.
+func quoted(quote, message string) bool {
+	if fixed(quote) == 0 || fixed(message) < 5 {
+		return false
+	}
+	pattern := strings.ReplaceAll(regexp.QuoteMeta(message), varies, ".+")
+	if regexp.MustCompile("^" + pattern + "$").MatchString(quote) {
+		return true
+	}
+	rest := message
+	for part := range strings.SplitSeq(quote, varies) {
+		_, after, found := strings.Cut(rest, part)
+		if !found {
+			return false
+		}
+		rest = after
+	}
+	return true
+}
+
+// fixed counts the letters that do not vary.
+func fixed(text string) int {
+	return len(regexp.MustCompile(`[^a-zA-Z]`).ReplaceAllString(text, ""))
+}
+
+// TestGuideLinks: the guide is linked from the README, and its own links lead
+// somewhere.
+func TestGuideLinks(t *testing.T) {
+	if !strings.Contains(read(t, "../README.md"), "(deploy/"+guide+")") {
+		t.Errorf("README.md does not link to deploy/%s", guide)
+	}
+	text := read(t, guide)
+	var anchors []string
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(text, -1) {
+		plain := regexp.MustCompile(`[^a-z0-9 -]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		anchors = append(anchors, strings.ReplaceAll(plain, " ", "-"))
+	}
+	for _, m := range regexp.MustCompile(`\]\(#([^)]+)\)`).FindAllStringSubmatch(text, -1) {
+		if !slices.Contains(anchors, m[1]) {
+			t.Errorf("%s links to #%s, and has no such heading", guide, m[1])
+		}
+	}
+	for _, m := range regexp.MustCompile("`(deploy/[a-z0-9./-]+)`").FindAllStringSubmatch(text, -1) {
+		if found, err := filepath.Glob(filepath.Join("..", m[1])); err != nil || len(found) == 0 {
+			t.Errorf("%s names %s, which is not there (%v)", guide, m[1], err)
+		}
+	}
+}
+
+// TestGuideVariables: what the guide calls a setting is one.
+func TestGuideVariables(t *testing.T) {
+	known := settings(t)
+	for _, m := range regexp.MustCompile("`(TS_[A-Z_]+|NRI_SOCKET|CLUSTER_NAME)`").FindAllStringSubmatch(read(t, guide), -1) {
+		if _, ok := known[m[1]]; !ok {
+			t.Errorf("%s names %s, which the program does not know", guide, m[1])
+		}
+	}
+}
+
+// blocks are the lines of all fenced blocks with this mark.
+func blocks(text, mark string) (lines []string) {
+	inside := false
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		switch {
+		case inside && line != "```":
+			lines = append(lines, line)
+		default:
+			inside = !inside && line == "```"+mark
+		}
+	}
+	return lines
+}
+
+// programTexts are the string literals of the program's sources, with "…" for
+// the verbs of package fmt and for what is added to a literal at run time.
+func programTexts(t *testing.T) (texts []string) {
+	t.Helper()
+	for _, root := range []string{"../engine", "../nri-plugin"} {
+		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				e, ok := n.(ast.Expr)
+				if !ok {
+					return true
+				}
+				if text := textOf(e); fixed(text) > 0 {
+					texts = append(texts, text)
+					_, whole := e.(*ast.BinaryExpr)
+					return !whole // its parts are in it
+				}
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return texts
+}
+
+// textOf is the text of a literal, or of a sum that has one.
+func textOf(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		return verb.ReplaceAllString(literal(e), varies)
+	case *ast.ParenExpr:
+		return textOf(e.X)
+	case *ast.BinaryExpr:
+		if e.Op != token.ADD {
+			return ""
+		}
+		left, right := textOf(e.X), textOf(e.Y)
+		if left+right == "" {
+			return ""
+		}
+		if left == "" {
+			left = varies
+		}
+		if right == "" {
+			right = varies
+		}
+		return left + right
+	}
+	return ""
+}
