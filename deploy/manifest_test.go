@@ -33,7 +33,7 @@ func renderings(t *testing.T) map[string]objects {
 func TestPrivileges(t *testing.T) {
 	for name, all := range renderings(t) {
 		t.Run(name, func(t *testing.T) {
-			caps := []any{"NET_ADMIN", "NET_RAW", "SYS_ADMIN"}
+			caps := []any{"NET_ADMIN", "NET_BROADCAST", "NET_RAW", "SYS_ADMIN"}
 			paths := []string{"/var/lib/tailscale-nri", "/var/run/netns", "/var/run/nri"}
 			var hostPID any
 			if name == "k3d" {

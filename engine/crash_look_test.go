@@ -73,11 +73,16 @@ func (m *rig) lookInto(s *sandbox, say func(string, ...any)) {
 		for _, a := range addrs {
 			say("%s: address %v", s.SandboxID, a.IPNet)
 		}
-		routes, routesErr := netlink.RouteList(ts0, netlink.FAMILY_ALL)
+		// What is for ts0's addresses: other pods, who come and go, are in another table.
+		const bound, ours = 11600, 116
+		routes, routesErr := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: bound}, netlink.RT_FILTER_TABLE)
+		rules, rulesErr := netlink.RuleList(netlink.FAMILY_ALL)
 		for _, r := range routes {
 			say("%s: route %v from %v", s.SandboxID, r.Dst, r.Src)
 		}
-		if err := errors.Join(err, routesErr); err != nil {
+		rules = slices.DeleteFunc(rules, func(r netlink.Rule) bool { return r.Protocol != ours })
+		say("%s: %d rules", s.SandboxID, len(rules))
+		if err := errors.Join(err, routesErr, rulesErr); err != nil {
 			say("%s: %v", s.SandboxID, err)
 		}
 		return nil
@@ -165,6 +170,7 @@ func (m *rig) wished(live []*sandbox) string {
 		link := podnet.HostLink(s.SandboxID)
 		say("host: link %s", link)
 		say("%s: ts0 MTU 1280, up true, NOARP true", s.SandboxID)
+		say("%s: 8 rules", s.SandboxID)
 		for _, addr := range d.Addresses {
 			route := tsaddr.CGNATRange()
 			if addr.Is6() {

@@ -21,7 +21,7 @@ import (
 var (
 	changes = regexp.MustCompile(`^os\.(Chmod|Chown|Chtimes|Create|CreateTemp|Link|Mkdir|MkdirAll|MkdirTemp|OpenFile|Remove|RemoveAll|Rename|Symlink|Truncate|WriteFile)$|` +
 		`^unix\.(Link|Mkdir|Mount|Rename|Rmdir|Symlink|Truncate|Unlink|Unmount)|` +
-		`^podnet\.[A-Z]|\.Router\.Set$|` +
+		`^podnet\.[A-Z]|\.Router\.Set$|^(link|router)\.Restore$|` +
 		`^atomicfile\.|^store\.|\.WriteState$|\.FileStore\.Remove$|\.rec\.save$|^replaceFile$|` +
 		`\.door\.|^\w+\.(Start|StartLoginInteractive|EditPrefs|Logout)$`)
 	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists)$|` +
@@ -38,6 +38,9 @@ var outsideSteps = map[string]string{
 	"replaceFile":        "record.save and stateStore.writeStates are its callers",
 	"loadRecords":        "before there is a node: what a kill left half made or half removed, and what nobody can read",
 	"netmapKeeper.keep":  "an empty directory: the files in it are steps",
+	"node.restore":       "what a step has made, and what the next process's first steps would restore",
+	"guardedRouter.Set":  "steppedRouter takes the step",
+	"Engine.watchLinks":  "it listens",
 	"node.lendNetmap":    "made anew at each start",
 	"node.reclaimNetmap": "what lendNetmap has made",
 	"removeHalfWritten":  "before there is a node",

@@ -31,6 +31,8 @@
 //   - one per list of the runtime, which attaches what is on it;
 //   - one that sweeps up devices of machines that died, hourly;
 //   - one that hears of changes of the machine's interfaces, for all backends;
+//   - one that hears of changes of the pods' links, for all nodes, and one per node
+//     that is up which restores them, started and joined by run;
 //   - one that waits for the state directory while another process has it;
 //   - those that a watchdog lets do what takes no context (within);
 //   - those of tailscale.com and wireguard-go, about 36 per backend.
@@ -43,7 +45,7 @@
 // and is held across nothing. neighbours.mu and wgEngine.selfMu, which is taken
 // first, guard who is known by which key, and are held across nothing else. Any
 // other mutex guards the fields of its own struct, but for node.linking, held
-// while the link is made, stateStore.mu, held across the write of the file, and
+// while the link is made or restored, stateStore.mu, held across the write of the file, and
 // wgEngine.resetting, held while a peer is reset.
 //
 // # What lies on disk

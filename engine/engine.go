@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +17,6 @@ import (
 	"time"
 
 	"tailscale.com/net/netns"
-	"tailscale.com/tailcfg"
 
 	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/tailnet"
@@ -68,6 +68,11 @@ type Config struct {
 	// WireGuard, as those to any other peer do.
 	NoLocalDelivery bool
 
+	// ClusterRanges are the addresses of the cluster's nodes, pods and services.
+	// What a pod begins to there stays on its other interfaces, also where the
+	// tailnet has the same addresses.
+	ClusterRanges []netip.Prefix
+
 	// SweepAfter is how long a device that this cluster has made must not have
 	// been seen for it to be deleted, if no pod of this machine has it: its own
 	// machine has died. 0 means seven days, a negative one that none is.
@@ -93,8 +98,9 @@ type Engine struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup // all goroutines of nodes
 
-	claim *Claim // of the state directory
-	queue queue  // of the nodes that start
+	claim *Claim        // of the state directory
+	watch *podnet.Watch // of all links
+	queue queue         // of the nodes that start
 
 	neighbours neighbours // the nodes that hand each other their pods' packets
 	returning  inFlight   // nodes that an earlier process served, and this one not yet
@@ -151,6 +157,9 @@ func newEngine(cfg Config) (*Engine, error) {
 	e.late.refused = map[string]NodeStatus{}
 	e.cfg.Tailnet = steppedTailnet{cfg.Tailnet, e}
 	e.ctx, e.stop = context.WithCancel(context.Background())
+	if err := e.watchLinks(); err != nil {
+		return nil, err
+	}
 	podnet.ShareInterfaces(e.ctx.Done(), func(err error) {
 		e.log.Warn("each node asks for this machine's interfaces by itself for a while", "err", err)
 	})
@@ -371,17 +380,6 @@ func (e *Engine) find(sandboxID string) *node {
 		}
 	}
 	return nil
-}
-
-// localPeers returns those of the devices that are nodes of this engine.
-func (e *Engine) localPeers(devices []tailcfg.StableNodeID) (local []tailcfg.StableNodeID) {
-	for _, n := range e.snapshot() {
-		id := tailcfg.StableNodeID(n.snapshot().NodeID)
-		if id != "" && slices.Contains(devices, id) {
-			local = append(local, id)
-		}
-	}
-	return local
 }
 
 // drop removes the node from the map.

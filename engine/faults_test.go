@@ -56,10 +56,9 @@ func TestUnreachableNetNS(t *testing.T) {
 	}
 }
 
-// Whoever takes the link away, or down, has it made again.
+// Whoever takes the link away has it made again.
 func TestLinkTakenAway(t *testing.T) {
 	for name, take := range map[string]func(host netlink.Link) error{
-		"down":    netlink.LinkSetDown,
 		"deleted": netlink.LinkDel,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,6 +2,12 @@
 
 package engine
 
+import (
+	"time"
+
+	"tailscale-nri/engine/internal/podnet"
+)
+
 // catchUp makes the link of a node that was resumed and has not come to it. n.op
 // is held.
 func (n *node) catchUp() error {
@@ -27,4 +33,17 @@ func (n *node) attachedTo() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.linked
+}
+
+func (n *node) setDevice(d *podnet.Device) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.device = d
+}
+
+// attachedAt begins the count of the time until the node is up.
+func (n *node) attachedAt(t time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.status.AttachedAt, n.status.ReadyIn = t, 0
 }

@@ -6,11 +6,13 @@ import (
 	"encoding/binary"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"tailscale.com/disco"
 	"tailscale.com/net/packet"
+	"tailscale.com/tailcfg"
 	"tailscale.com/types/ipproto"
 	"tailscale.com/types/key"
 	"tailscale.com/wgengine/filter"
@@ -204,4 +206,15 @@ func (n *neighbour) pass(to *neighbour, p []byte) bool {
 		return false
 	}
 	return in.RunIn(q, 0) == filter.Accept
+}
+
+// localPeers returns those of the devices that are nodes of this engine.
+func (e *Engine) localPeers(devices []tailcfg.StableNodeID) (local []tailcfg.StableNodeID) {
+	for _, n := range e.snapshot() {
+		id := tailcfg.StableNodeID(n.snapshot().NodeID)
+		if id != "" && slices.Contains(devices, id) {
+			local = append(local, id)
+		}
+	}
+	return local
 }

@@ -53,12 +53,15 @@ type node struct {
 	warned string         // the reason last logged
 	anew   bool           // the tailnet has thrown the node out: log in again
 	device *podnet.Device // the last one, open or not; nil before the first
+
+	guarded guarded
 }
 
 // newNode returns the node of a record, which is new if the record names no
 // link.
 func newNode(e *Engine, dir string, r record) *node {
 	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, fresh: r.Link == ""}
+	n.guarded.changed = make(chan struct{}, 1)
 	n.adopt(r.Pod)
 	n.status.State, n.status.Since = Stopped, time.Now()
 	n.status.NodeID = string(r.NodeID)
@@ -92,6 +95,7 @@ func (n *node) snapshot() NodeStatus {
 		s.LocalIn, s.LocalOut = trafficOf(&n.device.DirectIn), trafficOf(&n.device.DirectOut)
 		s.CutRefusals = n.device.CutRefusals()
 	}
+	n.guarded.amend(&s)
 	return s
 }
 
@@ -278,6 +282,7 @@ func (n *node) awaitDone(ctx context.Context) {
 // run keeps the node up until ctx is done or the pod has ended. It is the one
 // place of retry: all below is straight-line and returns errors.
 func (n *node) run(ctx context.Context) {
+	defer n.startGuard(ctx)()
 	for pause := newBackoff(); ; {
 		start := time.Now()
 		err := n.serve(ctx)
@@ -301,19 +306,6 @@ func (n *node) run(ctx context.Context) {
 			return
 		}
 	}
-}
-
-func (n *node) setDevice(d *podnet.Device) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.device = d
-}
-
-// attachedAt begins the count of the time until the node is up.
-func (n *node) attachedAt(t time.Time) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.status.AttachedAt, n.status.ReadyIn = t, 0
 }
 
 // setState publishes what the node is up to.

@@ -160,7 +160,9 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 
 // podEnd returns what the backend has in the pod.
 func (s *session) podEnd(link *podnet.Link) podEnd {
-	p := podEnd{device: s.gate, router: link.Router(s.n.log, s.addressed)}
+	r := link.Router(s.n.log, s.n.e.cfg.ClusterRanges, s.addressed)
+	s.n.setRouter(r)
+	p := podEnd{device: s.gate, router: guardedRouter{r, s.n}}
 	if e := s.n.e; !e.cfg.NoLocalDelivery {
 		p.join = func(engine *wgEngine) func() { return e.neighbours.join(engine, s.device) }
 	}

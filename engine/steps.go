@@ -84,10 +84,14 @@ func (n *node) ensureLink(r record) (link *podnet.Link, err error) {
 		link, err = podnet.Ensure(r.NetNS, r.Link)
 		return err
 	})
+	if err == nil {
+		n.setLink(link)
+	}
 	return link, err
 }
 
 func (n *node) removeLink(name string) {
+	n.e.watch.Remove(name)
 	if err := n.e.take(stepUnlink, func() error { return podnet.Remove(name) }); err != nil {
 		n.log.Error("removing the link", "link", name, "err", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -23,13 +24,14 @@ type Config struct {
 	LoginServer  string // "" is Tailscale's own
 	APIURL       string
 	AuthKeyTTL   time.Duration
-	Cluster      string        // a DNS label of at most maxCluster characters
-	Tags         []string      // "tag:…"; empty with AuthKey unless TS_TAGS is set
-	SweepAfter   time.Duration // 0 never
-	NoLocal      bool          // see engine.Config.NoLocalDelivery
-	StateDir     string        // absolute
-	StatusSocket string        // absolute
-	NRISocket    string        // absolute
+	Cluster      string         // a DNS label of at most maxCluster characters
+	Tags         []string       // "tag:…"; empty with AuthKey unless TS_TAGS is set
+	SweepAfter   time.Duration  // 0 never
+	NoLocal      bool           // see engine.Config.NoLocalDelivery
+	Ranges       []netip.Prefix // see engine.Config.ClusterRanges
+	StateDir     string         // absolute
+	StatusSocket string         // absolute
+	NRISocket    string         // absolute
 	LogLevel     slog.Level
 	LogJSON      bool
 	Dir          string // that variables are also read from, "" is none
@@ -79,6 +81,7 @@ func parseConfig(v values) (Config, error) {
 		Tags:         r.tags(envTags),
 		SweepAfter:   r.sweepAfter(envSweepAfter),
 		NoLocal:      r.oneOf(envLocal, "true", "false") == "false",
+		Ranges:       r.ranges(envRanges),
 		StateDir:     r.path(envStateDir),
 		StatusSocket: r.path(envStatusSocket),
 		NRISocket:    r.path(envNRISocket),

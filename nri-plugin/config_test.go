@@ -102,6 +102,10 @@ func TestReadConfigRefuses(t *testing.T) {
 		{"relative path", oauth(envStateDir, "state"), `TS_STATE_DIR is "state"|absolute`},
 		{"log level", oauth(envLogLevel, "loud"), `LOG_LEVEL is "loud"|debug, info`},
 		{"local delivery", oauth(envLocal, "yes"), `TS_LOCAL_DELIVERY is "yes"|true, false`},
+		{"range that is none", oauth(envRanges, "10.0.0.0/8,pods"), `TS_CLUSTER_RANGES is "pods"|such as 100.64.0.0/13`},
+		{"range of another form", oauth(envRanges, "10.0.0.1/8"), `TS_CLUSTER_RANGES is "10.0.0.1/8"|write 10.0.0.0/8`},
+		{"range of all", oauth(envRanges, "0.0.0.0/0"), `TS_CLUSTER_RANGES is "0.0.0.0/0"|every address`},
+		{"mapped range", oauth(envRanges, "::ffff:10.0.0.0/104"), `TS_CLUSTER_RANGES is|such as`},
 		{"log format", oauth(envLogFormat, "xml"), `LOG_FORMAT is "xml"|text, json`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -154,9 +158,9 @@ func TestMissingCaps(t *testing.T) {
 		err          string
 	}{
 		{"all", "CapPrm:\t0000000000000000\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n", nil, ""},
-		{"just those", "CapEff:\t0000000000203000\n", nil, ""},
-		{"Docker's default", "CapEff:\t00000000a80425fb\n", []string{"NET_ADMIN", "SYS_ADMIN"}, ""},
-		{"none", "CapEff:\t0000000000000000\n", []string{"NET_ADMIN", "NET_RAW", "SYS_ADMIN"}, ""},
+		{"just those", "CapEff:\t0000000000203800\n", nil, ""},
+		{"Docker's default", "CapEff:\t00000000a80425fb\n", []string{"NET_ADMIN", "NET_BROADCAST", "SYS_ADMIN"}, ""},
+		{"none", "CapEff:\t0000000000000000\n", []string{"NET_ADMIN", "NET_BROADCAST", "NET_RAW", "SYS_ADMIN"}, ""},
 		{"no line", "Name:\tx\n", nil, "no CapEff"},
 	} {
 		got, err := missingCaps(tt.status)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"log/slog"
+	"os"
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
@@ -18,7 +19,8 @@ func newEngine(cfg Config, tn tailnet.Tailnet, claim *engine.Claim, sockets engi
 	}
 	return engine.New(engine.Config{
 		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn, SweepAfter: after, NoLocalDelivery: cfg.NoLocal,
-		Sockets: sockets, Logger: log,
+		ClusterRanges: clusterRanges(cfg.Ranges, os.Getenv(envServiceHost), log),
+		Sockets:       sockets, Logger: log,
 	})
 }
 

@@ -13,12 +13,14 @@ import (
 )
 
 // needed are the capabilities without which no pod can be served: to make and
-// program interfaces, to open packet sockets, to enter a pod's netns.
+// program interfaces, to hear of changes in the pods' netns, to open packet sockets,
+// to enter a pod's netns.
 var needed = []struct {
 	bit  uint
 	name string
 }{
 	{unix.CAP_NET_ADMIN, "NET_ADMIN"},
+	{unix.CAP_NET_BROADCAST, "NET_BROADCAST"},
 	{unix.CAP_NET_RAW, "NET_RAW"},
 	{unix.CAP_SYS_ADMIN, "SYS_ADMIN"},
 }

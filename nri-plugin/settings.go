@@ -29,6 +29,7 @@ const (
 	envTags         = "TS_TAGS"
 	envSweepAfter   = "TS_SWEEP_AFTER"
 	envLocal        = "TS_LOCAL_DELIVERY"
+	envRanges       = "TS_CLUSTER_RANGES"
 	envStateDir     = "TS_STATE_DIR"
 	envStatusSocket = "TS_STATUS_SOCKET"
 	envNRISocket    = "NRI_SOCKET"
@@ -51,6 +52,7 @@ func settings() []setting {
 		{envTags, "tag:k8s-pod", "a pod's default tags, comma separated; none with " + envAuthKey},
 		{envSweepAfter, "168h", "how old a dead machine's devices get; 0 keeps all"},
 		{envLocal, "true", "packets between pods of one host need no WireGuard; true or false"},
+		{envRanges, "", "the cluster's own addresses, CIDRs, comma separated: pods connect to these over eth0"},
 		{envStateDir, "/var/lib/tailscale-nri", "identities of the pods' nodes"},
 		{envStatusSocket, "/run/tailscale-nri/status.sock", "where the status is served"},
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},

@@ -22,7 +22,7 @@ import (
 
 // capabilities that a process which serves pods has, by name; the last only where /proc leads to the pods' netns.
 var capabilities = map[string]int{
-	"NET_ADMIN": unix.CAP_NET_ADMIN, "NET_RAW": unix.CAP_NET_RAW, "SYS_ADMIN": unix.CAP_SYS_ADMIN, "SYS_PTRACE": unix.CAP_SYS_PTRACE,
+	"NET_ADMIN": unix.CAP_NET_ADMIN, "NET_BROADCAST": unix.CAP_NET_BROADCAST, "NET_RAW": unix.CAP_NET_RAW, "SYS_ADMIN": unix.CAP_SYS_ADMIN, "SYS_PTRACE": unix.CAP_SYS_PTRACE,
 }
 
 // servesVar makes the test binary a process that does to the netns at its path what is done to a pod's, and says what
@@ -31,6 +31,9 @@ const servesVar = "TSNRI_TEST_SERVES"
 
 // serve is that process.
 func serve(path string) error {
+	if _, err := OpenWatch(); err != nil {
+		return fmt.Errorf("watch: %w", err)
+	}
 	ns, err := FindNamespace(path)
 	if err != nil {
 		return fmt.Errorf("find: %w", err)
@@ -45,7 +48,7 @@ func serve(path string) error {
 	}
 	defer device.Close()
 	addrs := []netip.Prefix{netip.MustParsePrefix("100.64.0.9/32"), netip.MustParsePrefix("fd7a:115c:a1e0::9/128")}
-	if err := link.Router(slog.New(slog.DiscardHandler), nil).Set(&router.Config{LocalAddrs: addrs}); err != nil {
+	if err := link.Router(slog.New(slog.DiscardHandler), nil, nil).Set(&router.Config{LocalAddrs: addrs}); err != nil {
 		return fmt.Errorf("set: %w", err)
 	}
 	return nil
@@ -54,7 +57,7 @@ func serve(path string) error {
 // TestEachCapabilityIsNeeded serves a pod with the capabilities that the manifests give, and again without each of
 // them: it is not for the manifests to give more than what something fails without.
 func TestEachCapabilityIsNeeded(t *testing.T) {
-	base := []string{"NET_ADMIN", "NET_RAW", "SYS_ADMIN"}
+	base := []string{"NET_ADMIN", "NET_BROADCAST", "NET_RAW", "SYS_ADMIN"}
 	pause := exec.Command("sleep", "60") // with all capabilities, as root of the machine has
 	if err := pause.Start(); err != nil {
 		t.Fatal(err)
@@ -71,11 +74,12 @@ func TestEachCapabilityIsNeeded(t *testing.T) {
 		fails      string // what does, and how; "" if nothing does
 	}{
 		{"all of the base's", "", base, ""},
-		{"without NET_ADMIN", "", []string{"NET_RAW", "SYS_ADMIN"}, "ensure: creating ts0 and tscaps: operation not permitted"},
-		{"without NET_RAW", "", []string{"NET_ADMIN", "SYS_ADMIN"}, "open: opening a packet socket on tscaps: operation not permitted"},
-		{"without SYS_ADMIN", "", []string{"NET_ADMIN", "NET_RAW"}, "find: opening netlink in the pod's netns"},
+		{"without NET_ADMIN", "", []string{"NET_BROADCAST", "NET_RAW", "SYS_ADMIN"}, "ensure: creating ts0 and tscaps: operation not permitted"},
+		{"without NET_BROADCAST", "", []string{"NET_ADMIN", "NET_RAW", "SYS_ADMIN"}, "watch: watching the pods' links: listening to all namespaces"},
+		{"without NET_RAW", "", []string{"NET_ADMIN", "NET_BROADCAST", "SYS_ADMIN"}, "open: opening a packet socket on tscaps: operation not permitted"},
+		{"without SYS_ADMIN", "", []string{"NET_ADMIN", "NET_BROADCAST", "NET_RAW"}, "find: opening netlink in the pod's netns"},
 		{"through /proc without SYS_PTRACE", proc, base, proc + ": permission denied"},
-		{"through /proc with it", proc, []string{"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE"}, ""},
+		{"through /proc with it", proc, []string{"NET_ADMIN", "NET_BROADCAST", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE"}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := serveWith(t, tt.path, tt.with)

@@ -59,6 +59,7 @@ type Device struct {
 	sent     int
 	sendErr  error
 
+	down     atomic.Bool   // the link was found down, and is looked at
 	gone     chan struct{} // closed when the link has ended
 	goneOnce sync.Once
 	closed   chan struct{} // closed by Close
@@ -205,7 +206,7 @@ func (a *attempt) rest(msgs []mmsghdr, n int, err error, cut *cutting) ([]mmsghd
 		// Some kernels refuse segmentation on this path. TCP sends the lost
 		// frame again, and gets it through uncoalesced.
 		cut.refused()
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EMSGSIZE):
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EMSGSIZE), errors.Is(err, unix.ENETDOWN):
 	default:
 		return nil, err
 	}
@@ -250,13 +251,16 @@ func sendmmsg(fd uintptr, msgs []mmsghdr, flags int) (int, error) {
 }
 
 // socketError tells the end of the link from other errors. ENETDOWN is what a
-// packet socket reports when its interface goes (net/packet/af_packet.c,
-// packet_notifier); ENXIO is what it says from then on.
+// packet socket reports when its interface goes or is set down
+// (net/packet/af_packet.c, packet_notifier); ENXIO is what it says once it is gone.
 func (d *Device) socketError(closed, err error) error {
 	switch {
 	case closed != nil:
 		return fmt.Errorf("packet socket on %s: %w", d.name, os.ErrClosed)
-	case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+	case errors.Is(err, unix.ENETDOWN):
+		d.wentDown()
+		return fmt.Errorf("packet socket on %s: %w", d.name, err)
+	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
 		d.goneOnce.Do(func() { close(d.gone) })
 		return fmt.Errorf("%w: packet socket on %s: %w", ErrGone, d.name, err)
 	case err != nil:
@@ -266,7 +270,7 @@ func (d *Device) socketError(closed, err error) error {
 }
 
 // Gone returns a channel that is closed once a Read or Write has found the link
-// gone or down.
+// gone. One that is down may come up again, and the socket goes on with it.
 func (d *Device) Gone() <-chan struct{} { return d.gone }
 
 // File returns nil: the socket's descriptor has one owner, which is the

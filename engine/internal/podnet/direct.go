@@ -3,6 +3,7 @@
 package podnet
 
 import (
+	"errors"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -124,6 +125,9 @@ func (s *directSender) send(fd uintptr) {
 		n, err := sendmmsg(fd, msgs, unix.MSG_DONTWAIT)
 		for i := range n {
 			s.to.DirectIn.add(s.sizes[s.n-len(msgs)+i])
+		}
+		if errors.Is(err, unix.ENETDOWN) {
+			_ = s.to.socketError(nil, err) // which looks whether it is gone
 		}
 		if msgs, err = a.rest(msgs, n, err, &s.to.out.cut); err != nil {
 			_ = s.to.socketError(nil, err) // whoever reads that device is to know if its link is gone

@@ -14,7 +14,8 @@
 // [Link.Open] gives its host end as a [Device] that a WireGuard engine reads
 // and writes, in super-packets of up to 64 KB; [Device.Divert] hands those for
 // another pod of the host to that pod's Device. [Link.Router] programs addresses and
-// routes on ts0. [Remove] takes the link away.
+// routes on ts0, and rules that lead to them. [Remove] takes the link away.
+// [Watch] hears of what others change of either, for Restore to set it up again.
 //
 // The link outlives the process: a new process opens a new packet socket on
 // it, and ts0 keeps its addresses, its routes and the pod's connections.
@@ -27,7 +28,8 @@
 //
 // What this package does not do: it knows no pods, no tailnet and no
 // container runtime, it keeps no state but the list of the host's interfaces, no
-// goroutine of it outlives a call but the one that keeps that list, it changes no
+// goroutine of it outlives a call but the one that keeps that list (Watch.Run is the
+// caller's), it changes no
 // route, rule, sysctl or firewall of its own netns, and it never enters a
 // netns with a thread that anyone else will use.
 package podnet

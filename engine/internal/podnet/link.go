@@ -61,8 +61,11 @@ type Link struct {
 	Host string // name of the host end
 
 	hostIndex int
+	podIndex  int
+	nsid      int // of the pod's netns, as seen from here
 	hostMAC   net.HardwareAddr
 	podMAC    net.HardwareAddr
+	missing   []string // what the last ensure has added
 }
 
 // Ensure returns the link between the pod's netns and the host end named
@@ -77,16 +80,24 @@ func Ensure(ns Namespace, host string) (*Link, error) {
 	if err := ns.withHandle(l.ensurePair); err != nil {
 		return nil, err
 	}
-	if err := l.ensureHostEnd(); err != nil {
-		return nil, fmt.Errorf("setting up %s: %w", host, err)
-	}
-	if err := ns.do(setOffloads); err != nil {
-		return nil, fmt.Errorf("setting offloads of %s: %w", PodLink, err)
-	}
-	if err := ns.withHandle(l.raisePodEnd); err != nil {
-		return nil, fmt.Errorf("setting up %s: %w", PodLink, err)
+	if err := l.setUp(); err != nil {
+		return nil, err
 	}
 	return l, nil
+}
+
+// setUp makes a pair that is there what it should be, the wall first.
+func (l *Link) setUp() error {
+	if err := l.ensureHostEnd(); err != nil {
+		return fmt.Errorf("setting up %s: %w", l.Host, err)
+	}
+	if err := l.NS.do(setOffloads); err != nil {
+		return fmt.Errorf("setting offloads of %s: %w", PodLink, err)
+	}
+	if err := l.NS.withHandle(l.raisePodEnd); err != nil {
+		return fmt.Errorf("setting up %s: %w", PodLink, err)
+	}
+	return nil
 }
 
 // ensurePair creates the pair, unless both ends are there and belong together.
@@ -105,6 +116,8 @@ func (l *Link) ensurePair(pod *netlink.Handle) error {
 	switch {
 	case ts0 != nil && host != nil && arePair(ts0, host):
 		return nil
+	case ts0 != nil && host == nil && l.wasRenamed(ts0):
+		return l.nameHostEnd(ts0)
 	case ts0 != nil:
 		return fmt.Errorf("the pod has an interface %s that is not ours (%s, index %d): remove or rename it",
 			PodLink, ts0.Type(), ts0.Attrs().Index)
@@ -149,15 +162,20 @@ func (l *Link) ensureHostEnd() error {
 	if err != nil {
 		return goneIfNotFound(err)
 	}
-	l.hostIndex = host.Attrs().Index
-	l.hostMAC = host.Attrs().HardwareAddr
+	a := host.Attrs()
+	l.hostIndex, l.podIndex, l.nsid, l.hostMAC = a.Index, a.ParentIndex, a.NetNsID, a.HardwareAddr
+	built, err := buildWall(l.hostIndex)
+	if err != nil {
+		return goneIfNotFound(err)
+	}
+	if built {
+		l.missing = append(l.missing, "tc drop filters of "+l.Host)
+	}
+	l.note(a, l.Host)
 	if err := netlink.LinkSetARPOff(host); err != nil {
 		return fmt.Errorf("switching ARP off: %w", goneIfNotFound(err))
 	}
 	if err := setAddrGenModeNone(netlink.LinkSetIP6AddrGenMode, host); err != nil {
-		return goneIfNotFound(err)
-	}
-	if err := buildWall(l.hostIndex); err != nil {
 		return goneIfNotFound(err)
 	}
 	if err := netlink.LinkSetUp(host); err != nil {
@@ -171,7 +189,9 @@ func (l *Link) raisePodEnd(pod *netlink.Handle) error {
 	if err != nil {
 		return goneIfNotFound(err)
 	}
-	l.podMAC = ts0.Attrs().HardwareAddr
+	if err := l.resetPodEnd(pod, ts0); err != nil {
+		return err
+	}
 	// NOARP: no neighbour table, no duplicate address detection, and frames
 	// that carry ts0's own address as their destination, which the host's
 	// stack takes for somebody else's.

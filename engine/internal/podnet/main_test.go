@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"log/slog"
 
@@ -46,13 +48,29 @@ func newTestPod(t testing.TB, n int) *testPod {
 	}
 	p.link = mustEnsure(t, p.Pod, fmt.Sprintf("tspod%d", n))
 	t.Cleanup(func() { Remove(p.link.Host) })
-	r := p.link.Router(slog.New(slog.DiscardHandler), nil)
+	r := p.link.Router(slog.New(slog.DiscardHandler), nil, nil)
 	if err := r.Set(&router.Config{LocalAddrs: []netip.Prefix{
 		netip.PrefixFrom(p.v4, 32), netip.PrefixFrom(p.v6, 128),
-	}}); err != nil {
+	}, Routes: tailscaleRanges()}); err != nil {
 		t.Fatal(err)
 	}
+	awaitLocal(t, p.Netlink(), p.v6)
 	return p
+}
+
+// awaitLocal waits for the address's own route: in IPv6 the kernel makes it in a
+// thread of its own, and what comes before is lost.
+func awaitLocal(t testing.TB, h *netlink.Handle, addr netip.Addr) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		routes, err := h.RouteGet(addr.AsSlice())
+		if err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no local route for %v: %v (%v)", addr, routes, err)
+		}
+	}
 }
 
 func mustEnsure(t testing.TB, pod *nstest.Pod, host string) *Link {
@@ -78,8 +96,9 @@ func mustOpen(t testing.TB, l *Link) *Device {
 	return d
 }
 
-// show returns ts0's addresses and routes as an admin would read them from
-// "ip addr" and "ip route" in the pod.
+// show returns ts0's addresses, the routes over it, those that end a look-up in
+// our tables, and our rules, as an admin would read them from "ip addr", "ip
+// route show table all" and "ip rule" in the pod.
 func show(t testing.TB, h *netlink.Handle) string {
 	t.Helper()
 	ts0, err := h.LinkByName(PodLink)
@@ -94,13 +113,44 @@ func show(t testing.TB, h *netlink.Handle) string {
 	for _, a := range addrs {
 		fmt.Fprintf(&b, "addr %v\n", a)
 	}
-	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: ts0.Attrs().Index, Table: unix.RT_TABLE_MAIN},
-		netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routeProtocol},
+		netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var lines []string
 	for _, r := range routes {
-		fmt.Fprintf(&b, "route %v proto %d src %v\n", r.Dst, r.Protocol, r.Src)
+		table := map[int]string{tableBound: "bound", tablePeers: "peers", unix.RT_TABLE_MAIN: "main"}[r.Table]
+		if r.Type == unix.RTN_THROW {
+			lines = append(lines, fmt.Sprintf("%s: throw %v\n", table, r.Dst))
+		} else {
+			lines = append(lines, fmt.Sprintf("%s: %v src %v\n", table, r.Dst, r.Src))
+		}
+	}
+	slices.Sort(lines)
+	b.WriteString(strings.Join(lines, ""))
+	rules, err := h.RuleList(netlink.FAMILY_ALL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range rules {
+		if r := ruleOf(&rules[i]); rules[i].Protocol == routeProtocol {
+			fmt.Fprintf(&b, "rule %s\n", r)
+		}
 	}
 	return b.String()
+}
+
+func (r rule) String() string {
+	s := map[bool]string{false: "-4", true: "-6"}[r.v6] + " from all"
+	if r.src.IsValid() {
+		s = s[:2] + " from " + r.src.String()
+	}
+	if r.forwarded {
+		s += " not iif lo"
+	}
+	if r.next != 0 {
+		return fmt.Sprintf("%s goto %d", s, r.next)
+	}
+	return s + " lookup " + map[int]string{tableBound: "bound", tablePeers: "peers"}[r.table]
 }

@@ -46,7 +46,7 @@ func TestReusedNumbers(t *testing.T) {
 	if _, err := Ensure(link.NS, "tsreused"); !errors.Is(err, ErrGone) {
 		t.Errorf("Ensure = %v, want ErrGone", err)
 	}
-	r := link.Router(slog.New(slog.DiscardHandler), nil)
+	r := link.Router(slog.New(slog.DiscardHandler), nil, nil)
 	cfg := router.Config{LocalAddrs: []netip.Prefix{netip.MustParsePrefix("100.64.0.9/32")}}
 	if err := r.Set(&cfg); !errors.Is(err, ErrGone) {
 		t.Errorf("Set = %v, want ErrGone", err)

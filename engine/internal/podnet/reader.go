@@ -63,7 +63,7 @@ func (b *readBatch) frame() []byte {
 // room. What a function set with [Device.Divert] takes is not among them. Read
 // returns an error that wraps [os.ErrClosed] after Close.
 //
-// Once the link is gone or down, Read waits for Close; [Device.Gone] tells. An
+// Once the link is gone, Read waits for Close; [Device.Gone] tells. An
 // engine whose device fails closes itself from within. Its LocalBackend is not
 // told, and panics at the second netmap if that was before the first
 // (tailscale.com v1.104.5, wgengine/magicsock, updateRelayServersSet: the
@@ -108,6 +108,8 @@ func (d *Device) fill(wait bool) error {
 			}
 			<-d.closed
 			return fmt.Errorf("packet socket on %s: %w", d.name, os.ErrClosed)
+		case errors.Is(err, unix.ENETDOWN):
+			continue // said once; the next read waits
 		}
 		failed++
 		d.Dropped.Add(1)

@@ -6,45 +6,64 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"tailscale.com/net/tsaddr"
 	"tailscale.com/wgengine/router"
 )
 
-// routeProtocol marks the routes that are ours (rtm_protocol, "proto 116" in
-// ip(8)'s words); only those are ever deleted. Numbers from 5 on are free for
-// routing daemons (linux/rtnetlink.h).
+// routeProtocol marks the routes and rules that are ours (rtm_protocol and
+// FRA_PROTOCOL, "proto 116" in ip(8)'s words); only those are ever deleted.
+// Numbers from 5 on are free for routing daemons (linux/rtnetlink.h).
 const routeProtocol = 116
 
-// Router programs the addresses and routes of ts0. It implements
-// [router.Router] for one pod: the engine says what should be, and Set makes
-// it so, whatever is there.
+// Router programs the addresses of ts0, the routes over it and the rules that
+// lead to them. It implements [router.Router] for one pod: the engine says what
+// should be, and Set makes it so, whatever is there.
 type Router struct {
 	ns     Namespace
 	logger *slog.Logger
 	notify func([]netip.Addr)
+	kept   []netip.Prefix
 
-	mu     sync.Mutex
-	closed bool
-	warned map[string]bool
+	mu      sync.Mutex
+	closed  bool
+	warned  map[string]bool
+	cfg     *router.Config // the last one with addresses
+	set     *installed     // what the pod has, nil if that is to be read
+	missing []string       // what the last reconcile has added
+
+	// wanted is the last set, for those who do not hold mu.
+	wanted atomic.Pointer[installed]
+}
+
+// installed is what a Set has put into the pod, and what it has found there. It
+// is not changed.
+type installed struct {
+	index   int            // of ts0
+	asked   []netip.Prefix // addresses of the config
+	addrs   []netip.Prefix // those of them that ts0 has
+	foreign []netip.Prefix // destinations of the pod's own routes
+	routes  map[routeKey]netip.Addr
 }
 
 var _ router.Router = (*Router)(nil)
 
-// Router returns the router of the link's pod. After each Set that put
-// addresses on ts0 it calls notify, if that is not nil, with all of them, IPv4
-// first.
-func (l *Link) Router(logger *slog.Logger, notify func([]netip.Addr)) *Router {
+// Router returns the router of the link's pod. Destinations in kept stay on the
+// pod's other interfaces, whatever the tailnet has there. After each Set that
+// put addresses on ts0 it calls notify, if that is not nil, with all of them,
+// IPv4 first.
+func (l *Link) Router(logger *slog.Logger, kept []netip.Prefix, notify func([]netip.Addr)) *Router {
 	if notify == nil {
 		notify = func([]netip.Addr) {}
 	}
-	return &Router{ns: l.NS, logger: logger, notify: notify, warned: map[string]bool{}}
+	return &Router{ns: l.NS, logger: logger, kept: kept, notify: notify, warned: map[string]bool{}}
 }
 
 // Up does nothing: the link is up before the engine starts.
@@ -72,50 +91,112 @@ func (r *Router) Set(cfg *router.Config) error {
 	if r.closed || cfg == nil || len(cfg.LocalAddrs) == 0 {
 		return nil
 	}
-	var addrs []netip.Addr
-	err := r.ns.withHandle(func(h *netlink.Handle) (err error) {
-		addrs, err = r.reconcile(h, cfg)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("programming %s: %w", PodLink, err)
+	r.cfg = &router.Config{LocalAddrs: slices.Clone(cfg.LocalAddrs), Routes: slices.Clone(cfg.Routes)}
+	return r.program()
+}
+
+// Restore reads what the pod has, and makes it what the last Set asked for. It
+// returns what was missing. It does nothing before the first Set and after
+// Close.
+func (r *Router) Restore() (missing []string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed || r.cfg == nil {
+		return nil, nil
 	}
+	r.set, r.missing = nil, nil
+	err = r.program()
+	return r.missing, err
+}
+
+// program makes the pod what r.cfg says. What an earlier call has put there is
+// taken for granted, and only the difference is sent. r.mu is held.
+func (r *Router) program() error {
+	if r.set == nil || !slices.Equal(r.set.asked, r.cfg.LocalAddrs) || r.update() != nil {
+		r.set = nil
+		if err := r.ns.withHandle(r.reconcile); err != nil {
+			return fmt.Errorf("programming %s: %w", PodLink, err)
+		}
+	}
+	addrs := make([]netip.Addr, len(r.set.addrs))
+	for i, p := range r.set.addrs {
+		addrs[i] = p.Addr()
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
 	r.notify(addrs)
 	return nil
 }
 
-// reconcile adds the new before it takes away the old: with an address go the
-// IPv4 routes that name it as their source.
-func (r *Router) reconcile(h *netlink.Handle, cfg *router.Config) ([]netip.Addr, error) {
+// update sends what has changed since the last call. After an error somebody
+// else may have changed the pod.
+func (r *Router) update() error {
+	next := r.layOut(r.set.addrs, r.set.foreign)
+	if maps.Equal(next, r.set.routes) {
+		return nil
+	}
+	return r.ns.withHandle(func(h *netlink.Handle) error {
+		if err := addRoutes(h, r.set.index, next, r.set.routes); err != nil {
+			return err
+		}
+		s := *r.set
+		s.routes = next
+		r.wanted.Store(&s)
+		for key, src := range r.set.routes {
+			if _, wanted := next[key]; wanted {
+				continue
+			}
+			route := key.route(r.set.index, src)
+			if err := h.RouteDel(&route); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("deleting route %v: %w", key.dst, err)
+			}
+		}
+		r.set = &s
+		return nil
+	})
+}
+
+// reconcile reads what is there, and adds the new before it takes away the old:
+// with an address go the IPv4 routes that name it as their source.
+func (r *Router) reconcile(h *netlink.Handle) error {
 	ts0, err := h.LinkByName(PodLink)
 	if err != nil {
-		return nil, goneIfNotFound(err)
+		return goneIfNotFound(err)
 	}
-	want, err := r.addAddrs(h, ts0, cfg.LocalAddrs)
+	s := &installed{index: ts0.Attrs().Index, asked: r.cfg.LocalAddrs}
+	if s.addrs, err = r.addAddrs(h, ts0, r.cfg.LocalAddrs); err != nil {
+		return err
+	}
+	there, err := listRoutes(h, s.index)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	routes, err := r.wantedRoutes(h, ts0, cfg.Routes, want)
-	if err != nil {
-		return nil, err
-	}
-	for i := range routes {
-		if err := h.RouteReplace(&routes[i]); err != nil {
-			return nil, fmt.Errorf("adding route %v: %w", routes[i].Dst, err)
+	s.foreign = there.foreign
+	s.routes = r.layOut(s.addrs, s.foreign)
+	for key, src := range s.routes {
+		if was, ok := there.ours[key]; !ok || was != src {
+			r.missing = append(r.missing, "routes")
+			break
 		}
 	}
-	if err := deleteOtherRoutes(h, ts0, routes); err != nil {
-		return nil, err
+	if err := addRoutes(h, s.index, s.routes, there.ours); err != nil {
+		return err
 	}
-	if err := deleteOtherAddrs(h, ts0, want); err != nil {
-		return nil, err
+	added, err := setRules(h, s.addrs)
+	if err != nil {
+		return err
 	}
-	addrs := make([]netip.Addr, len(want))
-	for i, p := range want {
-		addrs[i] = p.Addr()
+	if added {
+		r.missing = append(r.missing, "rules")
 	}
-	slices.SortFunc(addrs, netip.Addr.Compare)
-	return addrs, nil
+	r.wanted.Store(s)
+	if err := there.deleteOthers(h, s.routes); err != nil {
+		return err
+	}
+	if err := deleteOtherAddrs(h, ts0, s.addrs); err != nil {
+		return err
+	}
+	r.set = s
+	return nil
 }
 
 // addAddrs adds the addresses that are missing, and returns those that ts0
@@ -135,6 +216,7 @@ func (r *Router) addAddrs(h *netlink.Handle, ts0 netlink.Link, want []netip.Pref
 		switch {
 		case err == nil, errors.Is(err, unix.EEXIST):
 			have = append(have, p)
+			r.missing = append(r.missing, p.Addr().String())
 		case p.Addr().Is6() && isIPv6Off(err):
 			r.warnOnce("the pod has no IPv6: its node gets IPv4 only", "address", p.Addr().String())
 		default:
@@ -142,129 +224,6 @@ func (r *Router) addAddrs(h *netlink.Handle, ts0 netlink.Link, want []netip.Pref
 		}
 	}
 	return have, nil
-}
-
-// wantedRoutes returns the routes for the peers' prefixes. Peers' own
-// addresses are covered by one route a family, unless the cluster uses that
-// range itself: then each peer has its own.
-func (r *Router) wantedRoutes(h *netlink.Handle, ts0 netlink.Link, prefixes, addrs []netip.Prefix) ([]netlink.Route, error) {
-	var routes []netlink.Route
-	for _, family := range []struct {
-		number int
-		whole  netip.Prefix
-	}{
-		{netlink.FAMILY_V4, tsaddr.CGNATRange()},
-		{netlink.FAMILY_V6, tsaddr.TailscaleULARange()},
-	} {
-		source := slices.IndexFunc(addrs, func(p netip.Prefix) bool { return p.Addr().Is4() == family.whole.Addr().Is4() })
-		if source < 0 {
-			continue // no address, no route
-		}
-		foreign, err := foreignRoutes(h, ts0, family.number)
-		if err != nil {
-			return nil, err
-		}
-		overlap, err := overlaps(h, ts0, family.number, foreign, family.whole)
-		if err != nil {
-			return nil, err
-		}
-		if overlap.IsValid() {
-			r.warnOnce("the cluster uses a part of Tailscale's range: one route per peer instead of one for all",
-				"range", family.whole.String(), "used", overlap.String())
-		}
-		for _, dst := range aggregate(prefixes, family.whole, !overlap.IsValid()) {
-			if slices.ContainsFunc(foreign, func(r netlink.Route) bool { return prefixOf(r.Dst) == dst }) {
-				r.warnOnce("the pod has a route of its own to a part of the tailnet: that part stays unreachable", "prefix", dst.String())
-				continue
-			}
-			routes = append(routes, linkRoute(ts0, dst, addrs[source].Addr()))
-		}
-	}
-	return routes, nil
-}
-
-// aggregate returns the prefixes of whole's family, those within whole
-// replaced by it if all is true.
-func aggregate(prefixes []netip.Prefix, whole netip.Prefix, all bool) (out []netip.Prefix) {
-	if all {
-		out = append(out, whole)
-	}
-	for _, p := range prefixes {
-		inside := whole.Contains(p.Addr()) && p.Bits() >= whole.Bits()
-		if p.Addr().Is4() == whole.Addr().Is4() && !(all && inside) {
-			out = append(out, p.Masked())
-		}
-	}
-	return out
-}
-
-func linkRoute(ts0 netlink.Link, dst netip.Prefix, src netip.Addr) netlink.Route {
-	route := netlink.Route{
-		LinkIndex: ts0.Attrs().Index,
-		Dst:       ipNet(dst),
-		Src:       src.AsSlice(),
-		Protocol:  routeProtocol,
-		Table:     unix.RT_TABLE_MAIN,
-	}
-	if dst.Addr().Is4() {
-		route.Scope = netlink.SCOPE_LINK
-	}
-	return route
-}
-
-// foreignRoutes returns the pod's routes that are not ours. One of them may be
-// the way to its gateway.
-func foreignRoutes(h *netlink.Handle, ts0 netlink.Link, family int) ([]netlink.Route, error) {
-	routes, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return nil, fmt.Errorf("listing the pod's routes: %w", err)
-	}
-	return slices.DeleteFunc(routes, func(r netlink.Route) bool {
-		return r.Protocol == routeProtocol && r.LinkIndex == ts0.Attrs().Index
-	}), nil
-}
-
-// overlaps returns an address on another of the pod's interfaces, or one of the
-// foreign routes over them, that lies within whole; the zero Prefix if there is
-// none.
-func overlaps(h *netlink.Handle, ts0 netlink.Link, family int, foreign []netlink.Route, whole netip.Prefix) (netip.Prefix, error) {
-	index := ts0.Attrs().Index
-	addrs, err := h.AddrList(nil, family)
-	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("listing the pod's addresses: %w", err)
-	}
-	for _, a := range addrs {
-		if p := prefixOf(a.IPNet); a.LinkIndex != index && whole.Overlaps(p) {
-			return p, nil
-		}
-	}
-	for _, r := range foreign {
-		if p := prefixOf(r.Dst); r.LinkIndex != index && p.Bits() >= whole.Bits() && whole.Overlaps(p) {
-			return p, nil
-		}
-	}
-	return netip.Prefix{}, nil
-}
-
-// deleteOtherRoutes deletes those of our routes that are not wanted. It
-// deletes them as the kernel lists them: an IPv4 route of another scope would
-// silently stay.
-func deleteOtherRoutes(h *netlink.Handle, ts0 netlink.Link, want []netlink.Route) error {
-	filter := &netlink.Route{LinkIndex: ts0.Attrs().Index, Protocol: routeProtocol}
-	have, err := h.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
-	if err != nil {
-		return fmt.Errorf("listing routes: %w", err)
-	}
-	for i := range have {
-		wanted := slices.ContainsFunc(want, func(r netlink.Route) bool { return prefixOf(r.Dst) == prefixOf(have[i].Dst) })
-		if wanted {
-			continue
-		}
-		if err := h.RouteDel(&have[i]); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("deleting route %v: %w", have[i].Dst, err)
-		}
-	}
-	return nil
 }
 
 func deleteOtherAddrs(h *netlink.Handle, ts0 netlink.Link, want []netip.Prefix) error {

@@ -4,6 +4,7 @@ package podnet
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	"tailscale.com/wgengine/router"
 
 	"tailscale-nri/engine/internal/nstest"
@@ -24,20 +26,38 @@ func prefixes(s ...string) (out []netip.Prefix) {
 	return out
 }
 
+// rulesFor are the rules of a pod with these addresses on ts0, as show has them.
+func rulesFor(v4, v6 string) string {
+	var s string
+	if v4 != "" {
+		s = "rule -4 from " + v4 + "/32 lookup bound\nrule -4 from all not iif lo lookup peers\nrule -4 from 0.0.0.0/32 lookup peers\n"
+	}
+	if v6 != "" {
+		s += "rule -6 from " + v6 + "/128 lookup bound\nrule -6 from all not iif lo lookup peers\n" +
+			"rule -6 from ::/1 goto 32766\nrule -6 from 8000::/1 goto 32766\nrule -6 from all lookup peers\n"
+	}
+	return s
+}
+
 // Each step starts from what the one before left.
 func TestRouterStates(t *testing.T) {
 	pod := nstest.NewPod(t)
 	l := mustEnsure(t, pod, "tsrouter")
 	var notified []netip.Addr
-	r := l.Router(slog.New(slog.DiscardHandler), func(a []netip.Addr) { notified = a })
+	kept := prefixes("100.80.0.0/12", "192.0.2.128/25", "10.0.0.0/8", "fd7a:115c:a1e0:b::/64")
+	r := l.Router(slog.New(slog.DiscardHandler), kept, func(a []netip.Addr) { notified = a })
 	h := pod.Netlink()
 
 	const first = `
 addr 100.64.0.7/32
 addr fd7a:115c:a1e0::7/128
-route 100.64.0.0/10 proto 116 src 100.64.0.7
-route fd7a:115c:a1e0::/48 proto 116 src fd7a:115c:a1e0::7
+bound: 100.64.0.0/10 src 100.64.0.7
+bound: fd7a:115c:a1e0::/48 src fd7a:115c:a1e0::7
+peers: 100.64.0.8/32 src 100.64.0.7
+peers: fd7a:115c:a1e0::/48 src fd7a:115c:a1e0::7
+peers: throw fd7a:115c:a1e0:b::/64
 `
+	rules := rulesFor("100.64.0.7", "fd7a:115c:a1e0::7")
 	for _, step := range []struct {
 		name string
 		cfg  *router.Config
@@ -46,34 +66,52 @@ route fd7a:115c:a1e0::/48 proto 116 src fd7a:115c:a1e0::7
 		{"before the engine knows anything", nil, "\n"},
 		{"without addresses", &router.Config{}, "\n"},
 		{"addresses and peers", &router.Config{
-			LocalAddrs:  prefixes("100.64.0.7/32", "fd7a:115c:a1e0::7/128"),
-			Routes:      prefixes("100.64.0.8/32", "fd7a:115c:a1e0::8/128"),
-			LocalRoutes: prefixes("10.0.0.0/8"),
-		}, first},
-		{"the engine stops", nil, first},
-		{"an accepted route", &router.Config{
 			LocalAddrs: prefixes("100.64.0.7/32", "fd7a:115c:a1e0::7/128"),
-			Routes:     prefixes("100.64.0.8/32", "192.0.2.0/24", "2001:db8::/32"),
+			// The engine has one route for all peers in IPv6, and those to MagicDNS.
+			Routes:      prefixes("100.64.0.8/32", "fd7a:115c:a1e0::/48", "100.100.100.100/32", "fd7a:115c:a1e0::53/128"),
+			LocalRoutes: prefixes("10.0.0.0/8"),
+		}, first + rules},
+		{"the engine stops", nil, first + rules},
+		{"accepted routes, and a peer that the cluster has", &router.Config{
+			LocalAddrs: prefixes("100.64.0.7/32", "fd7a:115c:a1e0::7/128"),
+			Routes:     prefixes("100.64.0.8/32", "100.90.0.1/32", "192.0.2.0/24", "2001:db8::/32"),
 		}, `
 addr 100.64.0.7/32
 addr fd7a:115c:a1e0::7/128
-route 100.64.0.0/10 proto 116 src 100.64.0.7
-route 192.0.2.0/24 proto 116 src 100.64.0.7
-route 2001:db8::/32 proto 116 src fd7a:115c:a1e0::7
-route fd7a:115c:a1e0::/48 proto 116 src fd7a:115c:a1e0::7
-`},
-		{"the route is withdrawn, both addresses change", &router.Config{
+bound: 100.64.0.0/10 src 100.64.0.7
+bound: 192.0.2.0/24 src 100.64.0.7
+bound: 2001:db8::/32 src fd7a:115c:a1e0::7
+bound: fd7a:115c:a1e0::/48 src fd7a:115c:a1e0::7
+peers: 100.64.0.8/32 src 100.64.0.7
+peers: 192.0.2.0/24 src 100.64.0.7
+peers: 2001:db8::/32 src fd7a:115c:a1e0::7
+peers: throw 192.0.2.128/25
+` + rules},
+		{"the control plane wants one route for all", &router.Config{
+			LocalAddrs: prefixes("100.64.0.7/32", "fd7a:115c:a1e0::7/128"),
+			Routes:     prefixes("100.64.0.0/10"),
+		}, `
+addr 100.64.0.7/32
+addr fd7a:115c:a1e0::7/128
+bound: 100.64.0.0/10 src 100.64.0.7
+bound: fd7a:115c:a1e0::/48 src fd7a:115c:a1e0::7
+peers: 100.64.0.0/10 src 100.64.0.7
+peers: throw 100.80.0.0/12
+` + rules},
+		{"both addresses change", &router.Config{
 			LocalAddrs: prefixes("100.99.0.1/32", "fd7a:115c:a1e0::99/128"),
+			Routes:     prefixes("100.64.0.8/32"),
 		}, `
 addr 100.99.0.1/32
 addr fd7a:115c:a1e0::99/128
-route 100.64.0.0/10 proto 116 src 100.99.0.1
-route fd7a:115c:a1e0::/48 proto 116 src fd7a:115c:a1e0::99
-`},
-		{"IPv6 is taken away", &router.Config{LocalAddrs: prefixes("100.99.0.1/32")}, `
+bound: 100.64.0.0/10 src 100.99.0.1
+bound: fd7a:115c:a1e0::/48 src fd7a:115c:a1e0::99
+peers: 100.64.0.8/32 src 100.99.0.1
+` + rulesFor("100.99.0.1", "fd7a:115c:a1e0::99")},
+		{"IPv6 and the peers are taken away", &router.Config{LocalAddrs: prefixes("100.99.0.1/32")}, `
 addr 100.99.0.1/32
-route 100.64.0.0/10 proto 116 src 100.99.0.1
-`},
+bound: 100.64.0.0/10 src 100.99.0.1
+` + rulesFor("100.99.0.1", "")},
 	} {
 		for range 2 { // Set is idempotent
 			if err := r.Set(step.cfg); err != nil {
@@ -82,17 +120,77 @@ route 100.64.0.0/10 proto 116 src 100.99.0.1
 			if diff := cmp.Diff(step.want, "\n"+show(t, h)); diff != "" {
 				t.Fatalf("%s (-want +got):\n%s", step.name, diff)
 			}
+			// What was sent as a difference is what would be made of nothing.
+			if err := restore(r); err != nil {
+				t.Fatalf("%s: %v", step.name, err)
+			}
+			if diff := cmp.Diff(step.want, "\n"+show(t, h)); diff != "" {
+				t.Fatalf("%s, restored (-want +got):\n%s", step.name, diff)
+			}
 		}
 	}
 	if len(notified) != 1 || notified[0].String() != "100.99.0.1" {
 		t.Errorf("notified of %v, want 100.99.0.1", notified)
 	}
 	r.Close()
-	if err := r.Set(&router.Config{LocalAddrs: prefixes("100.64.0.1/32")}); err != nil {
+	if err := errors.Join(r.Set(&router.Config{LocalAddrs: prefixes("100.64.0.1/32")}), restore(r)); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(show(t, h), "100.99.0.1") {
 		t.Error("a closed router changed the pod")
+	}
+}
+
+// A process of an earlier version had its routes in the main table. One of this
+// version that died may have left routes to peers that are gone, and rules in
+// another order.
+func TestRouterTakesOver(t *testing.T) {
+	pod := nstest.NewPod(t)
+	l := mustEnsure(t, pod, "tstakeover")
+	h := pod.Netlink()
+	cfg := &router.Config{LocalAddrs: prefixes("100.64.0.7/32", "fd7a:115c:a1e0::7/128"), Routes: prefixes("100.64.0.8/32")}
+	discard := slog.New(slog.DiscardHandler)
+	if err := l.Router(discard, nil, nil).Set(cfg); err != nil {
+		t.Fatal(err)
+	}
+	want := show(t, h)
+	ts0, err := h.LinkByName(PodLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []routeKey{
+		{unix.RT_TABLE_MAIN, netip.MustParsePrefix("100.64.0.0/10")}, {unix.RT_TABLE_MAIN, netip.MustParsePrefix("fd7a:115c:a1e0::/48")},
+		{tablePeers, netip.MustParsePrefix("100.64.0.9/32")}, {tableBound, netip.MustParsePrefix("198.51.100.0/24")},
+	} {
+		src := cfg.LocalAddrs[0].Addr()
+		if key.dst.Addr().Is6() {
+			src = cfg.LocalAddrs[1].Addr()
+		}
+		route := key.route(ts0.Attrs().Index, src)
+		if err := h.RouteAdd(&route); err != nil {
+			t.Fatal(err)
+		}
+	}
+	throw := routeKey{tablePeers, netip.MustParsePrefix("100.96.0.0/16")}.route(0, netip.Addr{})
+	theirs := netlink.NewRule()
+	theirs.Priority, theirs.Mark, theirs.Table, theirs.Family = rulePriority, 0x111, 100, netlink.FAMILY_V6
+	moved := wantedRules(cfg.LocalAddrs)[4].netlink()
+	if err := errors.Join(h.RouteAdd(&throw), h.RuleAdd(theirs),
+		h.RuleDel(moved),
+		h.RuleAdd(rule{v6: true, table: 99}.netlink()), h.RuleAdd(moved)); err != nil {
+		t.Fatal(err)
+	}
+	if show(t, h) == want {
+		t.Fatal("nothing has changed")
+	}
+	if err := l.Router(discard, nil, nil).Set(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, show(t, h)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if rules, err := h.RuleListFiltered(netlink.FAMILY_V6, theirs, netlink.RT_FILTER_MARK); err != nil || len(rules) != 1 {
+		t.Errorf("the rule of another is gone: %v (%v)", rules, err)
 	}
 }
 
@@ -109,15 +207,18 @@ func TestRouterLeavesForeignRoutes(t *testing.T) {
 	if err := h.RouteAdd(&netlink.Route{LinkIndex: ts0.Attrs().Index, Dst: ipNet(dst), Scope: netlink.SCOPE_LINK}); err != nil {
 		t.Fatal(err)
 	}
-	r := l.Router(slog.New(slog.DiscardHandler), nil)
+	r := l.Router(slog.New(slog.DiscardHandler), nil, nil)
 	if err := r.Set(&router.Config{LocalAddrs: prefixes("100.64.0.7/32")}); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(show(t, h), dst.String()) {
-		t.Error("the pod's own route is gone")
+	own, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: ipNet(dst)}, netlink.RT_FILTER_DST)
+	if err != nil || len(own) != 1 {
+		t.Errorf("the pod's own route is gone: %v (%v)", own, err)
 	}
 }
 
+// Where the pod's own interfaces have addresses of Tailscale's range, their
+// networks win.
 func TestRouterWhereTheClusterUsesCGNAT(t *testing.T) {
 	pod := nstest.NewPod(t)
 	h := pod.Netlink()
@@ -125,31 +226,27 @@ func TestRouterWhereTheClusterUsesCGNAT(t *testing.T) {
 	if err := h.LinkAdd(eth0); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.AddrAdd(eth0, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("100.80.3.4/24"))}); err != nil {
+	if err := errors.Join(h.LinkSetUp(eth0), h.AddrAdd(eth0, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("100.80.3.4/24"))})); err != nil {
 		t.Fatal(err)
 	}
 	l := mustEnsure(t, pod, "tscgnat")
 	var log bytes.Buffer
-	r := l.Router(slog.New(slog.NewTextHandler(&log, nil)), nil)
+	r := l.Router(slog.New(slog.NewTextHandler(&log, nil)), prefixes("100.96.0.0/16"), nil)
 	cfg := &router.Config{
-		LocalAddrs: prefixes("100.64.0.7/32", "fd7a:115c:a1e0::7/128"),
-		Routes:     prefixes("100.64.0.8/32", "fd7a:115c:a1e0::8/128"),
+		LocalAddrs: prefixes("100.64.0.7/32"),
+		Routes:     prefixes("100.64.0.8/32", "100.80.3.9/32", "100.96.0.10/32"),
 	}
 	for range 2 {
-		if err := r.Set(cfg); err != nil {
+		if err := errors.Join(r.Set(cfg), restore(r)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want := `addr 100.64.0.7/32
-addr fd7a:115c:a1e0::7/128
-route 100.64.0.8/32 proto 116 src 100.64.0.7
-route fd7a:115c:a1e0::/48 proto 116 src fd7a:115c:a1e0::7
-`
+	want := "addr 100.64.0.7/32\nbound: 100.64.0.0/10 src 100.64.0.7\npeers: 100.64.0.8/32 src 100.64.0.7\n" + rulesFor("100.64.0.7", "")
 	if diff := cmp.Diff(want, show(t, h)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if n := strings.Count(log.String(), "one route per peer"); n != 1 {
-		t.Errorf("the overlap was logged %d times, want once:\n%s", n, log.String())
+	if n := strings.Count(log.String(), "100.80.3.9/32 100.96.0.10/32"); n != 1 {
+		t.Errorf("what cannot be reached was logged %d times, want once:\n%s", n, log.String())
 	}
 }
 
@@ -165,13 +262,13 @@ func TestRouterWithoutIPv6(t *testing.T) {
 	})
 	l := mustEnsure(t, pod, "tsnov6")
 	var log bytes.Buffer
-	r := l.Router(slog.New(slog.NewTextHandler(&log, nil)), nil)
+	r := l.Router(slog.New(slog.NewTextHandler(&log, nil)), nil, nil)
 	for range 2 {
 		if err := r.Set(&router.Config{LocalAddrs: prefixes("100.64.0.7/32", "fd7a:115c:a1e0::7/128")}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want := "addr 100.64.0.7/32\nroute 100.64.0.0/10 proto 116 src 100.64.0.7\n"
+	want := "addr 100.64.0.7/32\nbound: 100.64.0.0/10 src 100.64.0.7\n" + rulesFor("100.64.0.7", "")
 	if diff := cmp.Diff(want, show(t, pod.Netlink())); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -205,7 +302,7 @@ func TestRouterLeavesTheGateway(t *testing.T) {
 	}
 	l := mustEnsure(t, pod, "tsgateway")
 	var log bytes.Buffer
-	r := l.Router(slog.New(slog.NewTextHandler(&log, nil)), nil)
+	r := l.Router(slog.New(slog.NewTextHandler(&log, nil)), nil, nil)
 	for _, routes := range [][]netip.Prefix{prefixes("100.64.1.1/32", "100.64.0.8/32"), nil} {
 		if err := r.Set(&router.Config{LocalAddrs: prefixes("100.99.0.7/32"), Routes: routes}); err != nil {
 			t.Fatal(err)
@@ -217,4 +314,9 @@ func TestRouterLeavesTheGateway(t *testing.T) {
 	if !strings.Contains(log.String(), gateway.String()) {
 		t.Errorf("nothing in the log of %v:\n%s", gateway, log.String())
 	}
+}
+
+func restore(r *Router) error {
+	_, err := r.Restore()
+	return err
 }

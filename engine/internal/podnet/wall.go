@@ -23,21 +23,27 @@ import (
 //
 // The filter is part of the link and goes with it. It is no firewall rule:
 // nothing that flushes a ruleset takes it away.
-func buildWall(ifindex int) error {
+//
+// built reports whether anything was missing.
+func buildWall(ifindex int) (built bool, err error) {
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: ifindex,
 		Handle:    netlink.MakeHandle(0xffff, 0),
 		Parent:    netlink.HANDLE_CLSACT,
 	}}
-	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
-		return wallError("adding the clsact qdisc", "sch_ingress", err)
+	err = netlink.QdiscAdd(qdisc)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return false, wallError("adding the clsact qdisc", "sch_ingress", err)
 	}
+	built = err == nil
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		if err := addDropFilter(ifindex, parent); err != nil && !errors.Is(err, unix.EEXIST) {
-			return wallError("adding the drop filter", "cls_bpf", err)
+		err := addDropFilter(ifindex, parent)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return built, wallError("adding the drop filter", "cls_bpf", err)
 		}
+		built = built || err == nil
 	}
-	return nil
+	return built, nil
 }
 
 func wallError(doing, module string, err error) error {

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"tailscale.com/wgengine/router"
+
+	"tailscale-nri/engine/internal/podnet"
+)
+
+// What is changed about a node's link from outside, its guard restores.
+const (
+	// settleChanges is how long the guard waits for the rest of a change: a link
+	// that is set down loses its routes one by one.
+	settleChanges = 50 * time.Millisecond
+	// restoresAtOnce is how many times in restless a link is restored at once. What
+	// comes more often is somebody's work, and is restored every slowRestore.
+	restoresAtOnce = 6
+	restless       = time.Minute
+	slowRestore    = 2 * time.Second
+	// retryRestore is the pause after a restoration that has failed.
+	retryRestore = time.Second
+)
+
+// watchLinks has the nodes hear of changes of their links.
+func (e *Engine) watchLinks() (err error) {
+	if e.watch, err = podnet.OpenWatch(); err != nil {
+		return err
+	}
+	go e.watch.Run(e.ctx.Done(), func(err error) {
+		e.log.Warn("lost the watch on the pods' links, opening another", "err", err)
+	})
+	return nil
+}
+
+// guarded is what a node's guard knows.
+type guarded struct {
+	// Guarded by node.mu.
+	link   *podnet.Link
+	router *podnet.Router // of the last session, nil before the first
+	broken string         // what is wrong with ts0, "" if nothing is known to be
+	uneasy string         // what was wrong with it too often, "" if that is over
+
+	changed chan struct{} // of one
+}
+
+// setLink has the guard look after the link.
+func (n *node) setLink(l *podnet.Link) {
+	n.mu.Lock()
+	n.guarded.link = l
+	n.mu.Unlock()
+	n.e.watch.Add(l, n.linkChanged)
+}
+
+func (n *node) setRouter(r *podnet.Router) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.guarded.router = r
+}
+
+// linkChanged is told by the watch what has happened to the link.
+func (n *node) linkChanged(c podnet.Change) {
+	n.mu.Lock()
+	r := n.guarded.router
+	n.mu.Unlock()
+	if r.Minds(c) {
+		n.wakeGuard()
+	}
+}
+
+func (n *node) wakeGuard() {
+	select {
+	case n.guarded.changed <- struct{}{}:
+	default:
+	}
+}
+
+// startGuard guards the node's link until the function that it returns is
+// called, which waits until nothing more is done to it.
+func (n *node) startGuard(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.guard(ctx)
+	}()
+	return func() { cancel(); <-done }
+}
+
+// guard restores what was changed of the link, each time, until ctx is done.
+func (n *node) guard(ctx context.Context) {
+	var at []time.Time // restorations, within restless
+	calm := time.NewTimer(0)
+	defer calm.Stop()
+	defer n.setGuarded("", "")
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-calm.C:
+			n.setGuarded("", "")
+			continue
+		case <-n.guarded.changed:
+		}
+		at = slices.DeleteFunc(at, func(t time.Time) bool { return time.Since(t) > restless })
+		pause := settleChanges
+		if len(at) >= restoresAtOnce {
+			pause = slowRestore
+			n.setGuarded(fmt.Sprintf("ts0 was changed from outside %d times within a minute; restoring it in %v", len(at), slowRestore), "")
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+		n.drainChanges()
+		start := time.Now()
+		missing, err := n.restore()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, podnet.ErrGone):
+			// The session hears of that.
+		case err != nil:
+			n.cannotRestore(err)
+			time.AfterFunc(retryRestore, n.wakeGuard)
+			continue
+		case len(missing) > 0:
+			at = append(at, start)
+			n.logRestored(len(at), missing, time.Since(start))
+		}
+		uneasy := ""
+		if len(at) >= restoresAtOnce {
+			uneasy = fmt.Sprintf("ts0 was changed from outside %d times within a minute, last: %s", len(at), strings.Join(missing, ", "))
+		}
+		n.setGuarded("", uneasy)
+		calm.Reset(restless)
+	}
+}
+
+// logRestored logs a restoration, the count-th within restless. From the one on
+// that makes it too many, status says so.
+func (n *node) logRestored(count int, missing []string, took time.Duration) {
+	level, msg := slog.LevelWarn, "ts0 was changed from outside, and is restored"
+	switch {
+	case count == restoresAtOnce:
+		msg = "ts0 keeps being changed from outside: from now on it is restored every " + slowRestore.String()
+	case count > restoresAtOnce:
+		level = slog.LevelDebug
+	}
+	n.log.Log(context.Background(), level, msg, "missing", strings.Join(missing, ", "), "took", took)
+}
+
+func (n *node) drainChanges() {
+	select {
+	case <-n.guarded.changed:
+	default:
+	}
+}
+
+// restore sets up again what was changed of the link, its wall first, and then
+// of what the router has put into the pod. It returns what was missing.
+func (n *node) restore() (missing []string, err error) {
+	n.linking.Lock()
+	defer n.linking.Unlock()
+	n.mu.Lock()
+	link, router := n.guarded.link, n.guarded.router
+	n.mu.Unlock()
+	if link == nil {
+		return nil, nil
+	}
+	if missing, err = link.Restore(); err != nil || router == nil {
+		return missing, err
+	}
+	more, err := router.Restore()
+	return append(missing, more...), err
+}
+
+func (n *node) setGuarded(broken, uneasy string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.guarded.broken, n.guarded.uneasy = broken, uneasy
+}
+
+// cannotRestore publishes why ts0 is not what it should be, and logs it once.
+func (n *node) cannotRestore(err error) {
+	why := "ts0 cannot be set up: " + err.Error()
+	n.mu.Lock()
+	known := n.guarded.broken == why
+	n.guarded.broken = why
+	n.mu.Unlock()
+	if !known {
+		n.log.Error("ts0 cannot be set up, trying again", "err", err)
+	}
+}
+
+// amend says in a node's status what its session does not know. n.mu is held.
+func (g *guarded) amend(s *NodeStatus) {
+	switch {
+	case g.broken != "" && (s.State == Running || s.State == Pending):
+		s.State, s.Reason = Pending, g.broken
+	case g.uneasy != "" && s.State == Running:
+		s.Reason = g.uneasy
+	}
+}
+
+// guardedRouter wakes the guard when the router could not do what it was told.
+type guardedRouter struct {
+	router.Router
+	n *node
+}
+
+func (r guardedRouter) Set(cfg *router.Config) error {
+	err := r.Router.Set(cfg)
+	if err != nil {
+		r.n.wakeGuard()
+	}
+	return err
+}

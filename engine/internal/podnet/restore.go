@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podnet
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Restore sets up again what somebody has changed of the link since Ensure, at
+// either end, and returns what that was. It returns an error that wraps
+// [ErrGone] if an end is gone: it makes no other.
+func (l *Link) Restore() (missing []string, err error) {
+	l.missing = nil
+	if err := l.NS.withHandle(l.findPair); err != nil {
+		return nil, err
+	}
+	err = l.setUp()
+	return l.missing, err
+}
+
+// findPair looks for the pair, and gives its ends their names back.
+func (l *Link) findPair(pod *netlink.Handle) error {
+	ts0, err := pod.LinkByIndex(l.podIndex)
+	if err != nil {
+		return goneIfNotFound(err)
+	}
+	if name := ts0.Attrs().Name; name != PodLink {
+		if err := rename(pod, ts0, PodLink); err != nil {
+			return err
+		}
+		l.missing = append(l.missing, PodLink+" was named "+name)
+	}
+	return l.nameHostEnd(ts0)
+}
+
+// nameHostEnd gives ts0's host end its name back, if somebody has changed it.
+func (l *Link) nameHostEnd(ts0 netlink.Link) error {
+	host, err := netlink.LinkByIndex(ts0.Attrs().ParentIndex)
+	if err != nil {
+		return goneIfNotFound(err)
+	}
+	name := host.Attrs().Name
+	if name == l.Host {
+		return nil
+	}
+	here, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("opening netlink: %w", err)
+	}
+	defer here.Close()
+	if err := rename(here, host, l.Host); err != nil {
+		return err
+	}
+	l.missing = append(l.missing, l.Host+" was named "+name)
+	return nil
+}
+
+// rename renames a link. Before Linux 6.2 it must be down for that.
+func rename(h *netlink.Handle, link netlink.Link, name string) error {
+	err := h.LinkSetName(link, name)
+	if errors.Is(err, unix.EBUSY) {
+		err = errors.Join(h.LinkSetDown(link), h.LinkSetName(link, name), h.LinkSetUp(link))
+	}
+	if err != nil {
+		return fmt.Errorf("renaming %s to %s: %w", link.Attrs().Name, name, goneIfNotFound(err))
+	}
+	return nil
+}
+
+// wasRenamed reports whether ts0's peer is in this netns, under another name.
+// Numbers of interfaces are no proof of that, since every netns has its own.
+func (l *Link) wasRenamed(ts0 netlink.Link) bool {
+	host, err := netlink.LinkByIndex(ts0.Attrs().ParentIndex)
+	if err != nil || !arePair(ts0, host) {
+		return false
+	}
+	ns, err := l.NS.open()
+	if err != nil {
+		return false
+	}
+	defer ns.Close()
+	id, err := netlink.GetNetNsIdByFd(int(ns))
+	return err == nil && id >= 0 && id == host.Attrs().NetNsID
+}
+
+// resetPodEnd gives ts0 the MAC address and the MTU that it had.
+func (l *Link) resetPodEnd(pod *netlink.Handle, ts0 netlink.Link) error {
+	a := ts0.Attrs()
+	l.note(a, PodLink)
+	if l.podMAC == nil {
+		l.podMAC = a.HardwareAddr
+	}
+	if !bytes.Equal(l.podMAC, a.HardwareAddr) {
+		// Our frames carry the one that it had.
+		if err := pod.LinkSetHardwareAddr(ts0, l.podMAC); err != nil {
+			return fmt.Errorf("setting its MAC address: %w", err)
+		}
+		l.missing = append(l.missing, PodLink+" had another MAC address")
+	}
+	if a.MTU != MTU {
+		if err := pod.LinkSetMTU(ts0, MTU); err != nil {
+			return fmt.Errorf("setting its MTU: %w", err)
+		}
+		l.missing = append(l.missing, PodLink+" had another MTU")
+	}
+	return nil
+}
+
+// note notes which of an end's flags are missing.
+func (l *Link) note(a *netlink.LinkAttrs, name string) {
+	switch {
+	case a.RawFlags&unix.IFF_UP == 0:
+		l.missing = append(l.missing, name+" was down")
+	case a.RawFlags&unix.IFF_NOARP == 0:
+		l.missing = append(l.missing, name+" had ARP on")
+	}
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podnet
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"tailscale.com/net/tsaddr"
+)
+
+// The pod's routes over ts0 are in two tables of their own, and rules lead to
+// them (see rules.go), so that they say nothing about packets of the pod's
+// other interfaces. Numbers above 255 are nobody's by convention.
+const (
+	// tableBound is for what has an address of ts0 as its source: all of
+	// Tailscale's range, and what the tailnet has besides.
+	tableBound = 11600
+	// tablePeers is for what has no source yet, since the pod begins it: what
+	// the tailnet has, and nothing of what stays on other interfaces.
+	tablePeers = 11601
+)
+
+// routeKey names a route.
+type routeKey struct {
+	table int
+	dst   netip.Prefix
+}
+
+// route returns the route over the link of that index with src as its source;
+// with the zero Addr, one that ends the look-up in its table (RTN_THROW).
+func (k routeKey) route(index int, src netip.Addr) netlink.Route {
+	route := netlink.Route{Dst: ipNet(k.dst), Table: k.table, Protocol: routeProtocol}
+	if !src.IsValid() {
+		route.Type = unix.RTN_THROW
+		return route
+	}
+	route.LinkIndex, route.Src = index, src.AsSlice()
+	if k.dst.Addr().Is4() {
+		route.Scope = netlink.SCOPE_LINK
+	}
+	return route
+}
+
+// tailscaleRanges are the ranges in which the tailnet's own addresses are.
+func tailscaleRanges() []netip.Prefix {
+	return []netip.Prefix{tsaddr.CGNATRange(), tsaddr.TailscaleULARange()}
+}
+
+// layOut returns the routes, with their sources, for a pod that has these of
+// its addresses on ts0 and foreign routes of its own. A family without an
+// address has none.
+func (r *Router) layOut(addrs, foreign []netip.Prefix) map[routeKey]netip.Addr {
+	routes := map[routeKey]netip.Addr{}
+	var unreachable []netip.Prefix
+	for _, whole := range tailscaleRanges() {
+		of := func(p netip.Prefix) bool { return p.Addr().Is4() == whole.Addr().Is4() }
+		source := slices.IndexFunc(addrs, of)
+		if source < 0 {
+			continue
+		}
+		f := family{whole: whole, src: addrs[source].Addr()}
+		for _, p := range r.cfg.Routes {
+			// Nobody answers there: MagicDNS is not served.
+			if of(p) && p.Addr() != tsaddr.TailscaleServiceIP() && p.Addr() != tsaddr.TailscaleServiceIPv6() {
+				f.tailnet = append(f.tailnet, p.Masked())
+			}
+		}
+		for _, p := range r.kept {
+			if of(p) {
+				f.kept = append(f.kept, p.Masked())
+			}
+		}
+		for _, p := range foreign {
+			if of(p) {
+				f.foreign = append(f.foreign, p)
+			}
+		}
+		unreachable = append(unreachable, f.layOut(routes)...)
+	}
+	r.warnUnreachable(unreachable)
+	return routes
+}
+
+// family is what the routes of one address family follow from.
+type family struct {
+	whole   netip.Prefix   // Tailscale's range
+	src     netip.Addr     // ts0's address
+	tailnet []netip.Prefix // what the tailnet has
+	kept    []netip.Prefix // what stays on other interfaces
+	foreign []netip.Prefix // the pod's own routes
+}
+
+// layOut adds the family's routes, and returns what of the tailnet the pod
+// cannot begin to talk to.
+//
+// The pod's own routes count as they would in one table, where the longest
+// prefix wins; but within Tailscale's range they always win, since they lead to
+// the pod's gateway and neighbours.
+func (f *family) layOut(routes map[routeKey]netip.Addr) (unreachable []netip.Prefix) {
+	routes[routeKey{tableBound, f.whole}] = f.src
+	stays := slices.Clone(f.kept)
+	for _, p := range f.foreign {
+		if p.Bits() > f.whole.Bits() && f.whole.Contains(p.Addr()) {
+			stays = append(stays, p)
+		}
+	}
+	for _, p := range f.tailnet {
+		if !covers(f.whole, p) {
+			routes[routeKey{tableBound, p}] = f.src
+		}
+		if coveredBy(p, stays) || slices.Contains(f.foreign, p) {
+			unreachable = append(unreachable, p)
+		} else {
+			routes[routeKey{tablePeers, p}] = f.src
+		}
+	}
+	for _, p := range slices.Concat(stays, f.foreign) {
+		// Only where something wider would take it.
+		if coveredBy(p, f.tailnet) {
+			routes[routeKey{tablePeers, p}] = netip.Addr{}
+		}
+	}
+	return unreachable
+}
+
+// covers reports whether all of p is in whole.
+func covers(whole, p netip.Prefix) bool {
+	return whole.Bits() <= p.Bits() && whole.Contains(p.Addr())
+}
+
+func coveredBy(p netip.Prefix, wider []netip.Prefix) bool {
+	return slices.ContainsFunc(wider, func(w netip.Prefix) bool { return covers(w, p) })
+}
+
+// warnUnreachable logs which parts of the tailnet the pod cannot reach, those
+// that it has not logged before.
+func (r *Router) warnUnreachable(prefixes []netip.Prefix) {
+	const named = 10 // of any number
+	var fresh []string
+	for _, p := range prefixes {
+		if key := "unreachable " + p.String(); !r.warned[key] {
+			r.warned[key] = true
+			fresh = append(fresh, p.String())
+		}
+	}
+	if len(fresh) > 0 {
+		r.logger.Warn("the cluster has a part of the tailnet's addresses: the pod cannot connect to these, they can connect to it",
+			"prefixes", fresh[:min(len(fresh), named)], "count", len(fresh))
+	}
+}
+
+// addRoutes adds those of want that are not in have. What ends look-ups comes
+// first, so that nothing is led astray meanwhile.
+func addRoutes(h *netlink.Handle, index int, want, have map[routeKey]netip.Addr) error {
+	for _, throws := range []bool{true, false} {
+		for key, src := range want {
+			if was, there := have[key]; there && was == src || src.IsValid() == throws {
+				continue
+			}
+			route := key.route(index, src)
+			if err := h.RouteReplace(&route); err != nil {
+				return fmt.Errorf("adding route %v: %w", key.dst, err)
+			}
+		}
+	}
+	return nil
+}
+
+// podRoutes are the routes found in a pod.
+type podRoutes struct {
+	ours    map[routeKey]netip.Addr
+	listed  []netlink.Route // ours, as the kernel lists them
+	foreign []netip.Prefix  // destinations of its own, but for the default
+}
+
+// listRoutes reads all of the pod's tables. Earlier versions had their routes in
+// the main table.
+func listRoutes(h *netlink.Handle, index int) (podRoutes, error) {
+	all, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return podRoutes{}, fmt.Errorf("listing the pod's routes: %w", err)
+	}
+	p := podRoutes{ours: map[routeKey]netip.Addr{}}
+	for _, route := range all {
+		dst := prefixOf(route.Dst)
+		ours := route.Protocol == routeProtocol
+		switch {
+		case ours && (route.Table == tableBound || route.Table == tablePeers):
+			src, _ := netip.AddrFromSlice(route.Src)
+			if route.Type == unix.RTN_THROW || route.LinkIndex == index {
+				p.ours[routeKey{route.Table, dst}] = src.Unmap()
+			}
+			p.listed = append(p.listed, route)
+		case ours && route.LinkIndex == index:
+			p.listed = append(p.listed, route)
+		case route.Table == unix.RT_TABLE_MAIN && route.LinkIndex != index && dst.Bits() > 0:
+			p.foreign = append(p.foreign, dst)
+		}
+	}
+	return p, nil
+}
+
+// deleteOthers deletes those of our routes that are not wanted. It deletes them
+// as the kernel lists them: an IPv4 route of another scope would silently stay.
+func (p podRoutes) deleteOthers(h *netlink.Handle, want map[routeKey]netip.Addr) error {
+	for i := range p.listed {
+		route := &p.listed[i]
+		if _, wanted := want[routeKey{route.Table, prefixOf(route.Dst)}]; wanted {
+			continue
+		}
+		if err := h.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("deleting route %v: %w", route.Dst, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"tailscale.com/net/tsaddr"
+)
+
+// envServiceHost is set by the kubelet in every container: the address of the
+// Service of the cluster's API server, the first of the range of Services.
+const envServiceHost = "KUBERNETES_SERVICE_HOST"
+
+// ranges reads prefixes. One address is a prefix too.
+func (r *reader) ranges(key string) []netip.Prefix {
+	var ranges []netip.Prefix
+	for field := range strings.SplitSeq(r.text(key), ",") {
+		field = strings.TrimSpace(field)
+		if field == "" {
+			continue
+		}
+		p, err := parseRange(field)
+		if err != nil {
+			r.bad(key, field, err.Error())
+			continue
+		}
+		ranges = append(ranges, p)
+	}
+	return ranges
+}
+
+func parseRange(s string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" && !addr.Is4In6() {
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	switch {
+	case err != nil || p.Addr().Is4In6():
+		return p, fmt.Errorf("write prefixes such as 100.64.0.0/13 or fd00:1::/112, separated by commas")
+	case p != p.Masked():
+		return p, fmt.Errorf("it has bits set beyond its length, write %v", p.Masked())
+	case p.Bits() == 0:
+		return p, fmt.Errorf("it is every address, so that no peer could be reached: name the ranges of nodes, pods and services")
+	}
+	return p, nil
+}
+
+// clusterRanges returns what stays on the pods' eth0: the ranges, and the API
+// server's address, which every pod is told. If that is in a range of
+// Tailscale's, the other Services are as well, and nobody has said how many.
+func clusterRanges(ranges []netip.Prefix, serviceHost string, log *slog.Logger) []netip.Prefix {
+	host, err := netip.ParseAddr(serviceHost)
+	if err != nil || slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(host) }) {
+		return ranges
+	}
+	if tsaddr.CGNATRange().Contains(host) || tsaddr.TailscaleULARange().Contains(host) {
+		log.Warn("the cluster's Services have addresses of Tailscale's range, and a peer may have the same: name their range in "+envRanges,
+			envServiceHost, serviceHost)
+	}
+	return append(slices.Clone(ranges), netip.PrefixFrom(host, host.BitLen()))
+}

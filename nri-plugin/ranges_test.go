@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The API server's address stays on eth0, and where it shows that Services are
+// in Tailscale's range, the log says what to set.
+func TestClusterRanges(t *testing.T) {
+	for _, tt := range []struct {
+		name, ranges, host, want string
+		warns                    bool
+	}{
+		{"outside of a cluster", "10.0.0.0/8", "", "10.0.0.0/8", false},
+		{"usual Services", "", "10.43.0.1", "10.43.0.1/32", false},
+		{"kOps, nothing named", "", "100.64.0.1", "100.64.0.1/32", true},
+		{"kOps, named", "100.64.0.0/13", "100.64.0.1", "100.64.0.0/13", false},
+		{"IPv6", "10.0.0.0/8", "fd7a:115c:a1e0:1::1", "10.0.0.0/8 fd7a:115c:a1e0:1::1/128", true},
+	} {
+		var log bytes.Buffer
+		c, err := parseConfig(values{envAuthKey: secret, envRanges: tt.ranges})
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		got := clusterRanges(c.Ranges, tt.host, slog.New(slog.NewTextHandler(&log, nil)))
+		var text []string
+		for _, p := range got {
+			text = append(text, p.String())
+		}
+		if strings.Join(text, " ") != tt.want {
+			t.Errorf("%s: got %v, want %s", tt.name, got, tt.want)
+		}
+		if warned := strings.Contains(log.String(), "TS_CLUSTER_RANGES"); warned != tt.warns {
+			t.Errorf("%s: warned is %v, want %v: %s", tt.name, warned, tt.warns, log.String())
+		}
+	}
+	r := newReader(environment(map[string]string{envRanges: " 10.0.0.0/8,, 192.0.2.1 , fd00::/8"}))
+	want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("fd00::/8")}
+	if got := r.ranges(envRanges); !slices.Equal(got, want) || r.errs != nil {
+		t.Errorf("got %v, %v, want %v", got, r.errs, want)
+	}
+}
