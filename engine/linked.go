@@ -28,3 +28,11 @@ func (n *node) attachedTo() string {
 	defer n.mu.Unlock()
 	return n.linked
 }
+
+// Knows reports whether the sandbox has a node in this engine, on disk at least.
+func (e *Engine) Knows(podUID, sandboxID string) bool {
+	e.mu.Lock()
+	n := e.nodes[podUID]
+	e.mu.Unlock()
+	return n != nil && n.sandboxID() == sandboxID
+}
