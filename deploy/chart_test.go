@@ -39,7 +39,10 @@ func overlays() map[string]overlay {
 	login := []string{"TS_LOGIN_SERVER=REPLACE-ME", "TS_LOGIN_SERVER=https://headscale.example.com"}
 	return map[string]overlay{
 		"k3s": {values: []string{"config.CLUSTER_NAME=k3s"}},
-		"k3d": {values: []string{"config.CLUSTER_NAME=k3d", "procNetns=true"}},
+		"k3d": {
+			edits:  []string{"CLUSTER_NAME=REPLACE-ME", "CLUSTER_NAME=mine"},
+			values: []string{"config.CLUSTER_NAME=mine", "procNetns=true"},
+		},
 		"headscale": {
 			edits:  login,
 			values: []string{"config.TS_LOGIN_SERVER=https://headscale.example.com"},
@@ -125,7 +128,13 @@ func TestChartOptions(t *testing.T) {
 		{"podLabels.a=b", append(pod, "metadata", "labels", "a"), "b"},
 		{"podAnnotations.a=b", append(pod, "metadata", "annotations", "a"), "b"},
 		{"labels.a=b", []any{"ServiceAccount/tailscale-nri", "metadata", "labels", "a"}, "b"},
-		{"updateStrategy.rollingUpdate.maxSurge=10%", append(strategy, "rollingUpdate", "maxSurge"), "10%"},
+		{"updateStrategy.rollingUpdate.maxSurge=1", append(strategy, "rollingUpdate", "maxSurge"), 1.0},
+		{"config.HTTPS_PROXY=http://proxy.example.com:3128", []any{"ConfigMap/tailscale-nri", "data", "HTTPS_PROXY"}, "http://proxy.example.com:3128"},
+		{`config.NO_PROXY=localhost\,10.0.0.0/8\,.svc`, []any{"ConfigMap/tailscale-nri", "data", "NO_PROXY"}, "localhost,10.0.0.0/8,.svc"},
+		{
+			"extraEnv[0].name=GODEBUG,extraEnv[0].value=x=1", append(pod, "spec", "containers", 0, "env", 0),
+			map[string]any{"name": "GODEBUG", "value": "x=1"},
+		},
 		{"updateStrategy.type=OnDelete", strategy, map[string]any{"type": "OnDelete"}},
 		{"updateStrategy.rollingUpdate=null", strategy, map[string]any{"type": "RollingUpdate"}},
 		{
@@ -180,6 +189,11 @@ func TestChartRefuses(t *testing.T) {
 		{"config.TS_API_URL=https://u:p@api.example.com", []string{"/config/TS_API_URL", "https?://"}},
 		{"config.AUTH_KEY_TTL=5", []string{"/config/AUTH_KEY_TTL", "number", "string"}},
 		{"config.TS_SWEEP_AFTER=7d", []string{"/config/TS_SWEEP_AFTER", "7d", "(s|m|h)"}},
+		{"config.HTTPS_PROXY=http://u:p@proxy.example.com", []string{"/config/HTTPS_PROXY", "https?://"}},
+		{"config.HTTP_PROXY=proxy:3128", []string{"/config/HTTP_PROXY", "https?://"}},
+		{"config.TS_RUNTIME_HANDLERS=runc Kata", []string{"/config/TS_RUNTIME_HANDLERS", "a-z0-9"}},
+		{"extraEnv[0].name=TS_AUTHKEY", []string{"/extraEnv/0/name"}},
+		{"extraEnv[0].value=x", []string{"/extraEnv/0", "name"}},
 		{"config.LOG_LEVEL=loud", []string{"/config/LOG_LEVEL", "debug", "warn"}},
 		{"config.LOG_FORMAT=xml", []string{"/config/LOG_FORMAT", "json"}},
 		{"image.pullPolicy=Sometimes", []string{"/image/pullPolicy", "IfNotPresent"}},
@@ -197,9 +211,9 @@ func TestChartRefuses(t *testing.T) {
 		{"updateStrategy.rollingUpdate.maxSurge=101%", []string{"/updateStrategy/rollingUpdate/maxSurge", "101%", "100)%"}},
 		{"updateStrategy.rollingUpdate.maxSurge=0", []string{"maxSurge 0 and maxUnavailable 0", "one of them has to be 0"}},
 		{"updateStrategy.rollingUpdate.maxSurge=0%", []string{"maxSurge 0% and maxUnavailable 0", "one of them has to be 0"}},
-		{"updateStrategy.rollingUpdate.maxUnavailable=1", []string{"maxSurge 1 and maxUnavailable 1", "one of them has to be 0"}},
+		{"updateStrategy.rollingUpdate.maxUnavailable=1", []string{"maxSurge 60% and maxUnavailable 1", "one of them has to be 0"}},
 		{"updateStrategy.rollingUpdate.maxSurge=null", []string{"maxSurge 0 and maxUnavailable 0", "one of them has to be 0"}},
-		{"updateStrategy.rollingUpdate.maxUnavailable=null", []string{"maxSurge 1 and maxUnavailable 1", "one of them has to be 0"}},
+		{"updateStrategy.rollingUpdate.maxUnavailable=null", []string{"maxSurge 60% and maxUnavailable 1", "one of them has to be 0"}},
 		{"credentials.authKey=k", []string{"credentials.create is false", "credentials.secretName"}},
 		{"credentials.create=true", []string{"set oauthClientID and oauthClientSecret, or authKey"}},
 		{"credentials.create=true,credentials.oauthClientID=i", []string{"set both"}},

@@ -47,3 +47,11 @@ func (n *node) attachedAt(t time.Time) {
 	defer n.mu.Unlock()
 	n.status.AttachedAt, n.status.ReadyIn = t, 0
 }
+
+// Knows reports whether the sandbox has a node in this engine, on disk at least.
+func (e *Engine) Knows(podUID, sandboxID string) bool {
+	e.mu.Lock()
+	n := e.nodes[podUID]
+	e.mu.Unlock()
+	return n != nil && n.sandboxID() == sandboxID
+}

@@ -1,7 +1,7 @@
 # A k3d cluster to try the program on; included by the top Makefile. deploy, logs and restart work on any cluster:
 # give KUBE_CONTEXT and OVERLAY, and have the image on its nodes. No target touches another context than KUBE_CONTEXT.
 
-K3D_CLUSTER  := $(shell sed -n 's/^  name: //p' k3d/cluster.yaml)
+K3D_CLUSTER  ?= $(shell sed -n 's/^  name: //p' k3d/cluster.yaml)
 K3D_ARCH     ?= $(shell GOTOOLCHAIN=$(GOTOOLCHAIN) $(GO) env GOARCH)
 # Not where make image writes: an image of one platform there would take the place of the one for all.
 K3D_OUT      := $(BUILD)/k3d-image
@@ -12,8 +12,13 @@ KUBECTL    = kubectl --context $(KUBE_CONTEXT)
 AGENTS     = -n tailscale-nri daemonset/tailscale-nri
 AGENT_PODS = -n tailscale-nri -l app.kubernetes.io/name=tailscale-nri
 
-# The image of the manifests is the one that make image makes, whatever IMAGE names it.
-RENDER = $(KUBECTL) kustomize $(OVERLAY) | sed 's|image: tailscale-nri:dev$$|image: $(IMAGE)|'
+# The image of the manifests is the one that make image makes, whatever IMAGE names it. An overlay that leaves the
+# cluster's name open gets CLUSTER_NAME, or one with this machine's name in it.
+RENDER = $(KUBECTL) kustomize $(OVERLAY) | sed -e 's|image: tailscale-nri:dev$$|image: $(IMAGE)|' \
+	-e "s|CLUSTER_NAME: REPLACE-ME$$|CLUSTER_NAME: $$name|"
+
+# Seconds that deploy and restart wait for all nodes.
+WAIT ?= 180
 
 .PHONY: need-k3d need-kubectl need-context
 need-k3d:
@@ -28,7 +33,7 @@ need-context: need-kubectl
 
 .PHONY: k3d-up
 k3d-up: need-k3d ## create a k3d cluster with NRI on (k3d/cluster.yaml)
-	@PWD='$(CURDIR)' k3d cluster create --config k3d/cluster.yaml
+	@PWD='$(CURDIR)' k3d cluster create $(K3D_CLUSTER) --config k3d/cluster.yaml
 
 .PHONY: k3d-load
 k3d-load: need-k3d ## make the image for K3D_ARCH alone and load it into the k3d cluster
@@ -38,9 +43,8 @@ k3d-load: need-k3d ## make the image for K3D_ARCH alone and load it into the k3d
 .PHONY: deploy
 deploy: need-context ## apply OVERLAY (deploy/overlays/k3d) and the environment's credentials to KUBE_CONTEXT
 	@k3d/secret.sh $(OVERLAY) $(KUBECTL)
-	@$(RENDER) | $(KUBECTL) apply -f -
-	@$(KUBECTL) rollout status $(AGENTS) --timeout 3m || \
-		{ echo "deploy: not ready; what the agents say:"; $(KUBECTL) logs $(AGENT_PODS) --prefix --tail 3; exit 1; }
+	@name=$$(CLUSTER_NAME='$(CLUSTER_NAME)' K3D_CLUSTER='$(K3D_CLUSTER)' k3d/name.sh $(KUBECTL)) && $(RENDER) | $(KUBECTL) apply -f -
+	@WAIT=$(WAIT) k3d/rollout.sh $(KUBECTL)
 	@echo "deploy: ready; pods to try it with: $(KUBECTL) apply -f k3d/samples"
 
 .PHONY: logs
@@ -50,7 +54,7 @@ logs: need-context ## follow the log of every node's agent
 .PHONY: restart
 restart: need-context ## start every node's agent anew, as an update does
 	@$(KUBECTL) rollout restart $(AGENTS)
-	@$(KUBECTL) rollout status $(AGENTS) --timeout 3m
+	@WAIT=$(WAIT) k3d/rollout.sh $(KUBECTL)
 
 .PHONY: k3d-down
 k3d-down: need-k3d need-kubectl ## let the samples leave the tailnet and delete the k3d cluster (FORCE=1: do not wait)

@@ -13,7 +13,8 @@ while [ "$tries" -gt 0 ]; do
 	agents=$("$@" -n tailscale-nri get pods -l app.kubernetes.io/name=tailscale-nri -o name)
 	for agent in $agents; do
 		nodes=$("$@" -n tailscale-nri exec "$agent" -- /tailscale-nri status)
-		left=$(printf '%s\n%s' "$left" "$(echo "$nodes" | tail -n +2)")
+		# The table ends at an empty line; below are remarks, on pods that have no node among others.
+		left=$(printf '%s\n%s' "$left" "$(echo "$nodes" | sed -e 1d -e '/^$/,$d')")
 	done
 	[ -n "$left" ] || exit 0
 	tries=$((tries - 1))

@@ -21,10 +21,15 @@ case "$*" in
 *kustomize*) echo "$RENDERED" ;;
 *"create secret"*) cat >>"$DIR/stdin"; echo kind: Secret ;;
 *"get secret"*) [ -z "$SERVER_SILENT" ] || exit 1; [ -z "$SECRET_EXISTS" ] || echo secret/x ;;
+*"get configmap"*) echo "$NAMED" ;;
+*"get daemonset"*) echo "2 ${OBSERVED:-2} $(echo "$NODES" | wc -l)" ;;
+*"get controllerrevisions"*) echo new ;;
+*"get nodes"*) echo "$NODES" ;;
+*"get pods"*jsonpath*) echo "$PODS" ;;
+*"get events"*) echo "Readiness probe failed: not ready: no NRI" ;;
 *"get pods"*) [ -z "$SERVER_SILENT" ] || exit 1; echo pod/a ;;
 *exec*) [ -z "$AGENT_SILENT" ] || exit 1; echo POD; [ -e "$DIR/gone" ] || { : >"$DIR/gone"; echo default/web; } ;;
 *"apply -f -" | *"create -f -" | *"replace -f -") cat >>"$DIR/applied" ;;
-*"rollout status"*) [ -z "$AGENT_SILENT" ] ;;
 *logs*) echo why it is not ready ;;
 esac
 `
@@ -91,7 +96,7 @@ func TestSecret(t *testing.T) {
 // whether it can work at all.
 func TestDeploy(t *testing.T) {
 	const rendered = "RENDERED=        image: tailscale-nri:dev"
-	with := []string{"TS_AUTHKEY=k", rendered}
+	with := []string{"TS_AUTHKEY=k", rendered, oneNode, "PODS=pod a new n1 ready=True"}
 	for _, tt := range []struct {
 		env              []string
 		args             []string
@@ -100,7 +105,12 @@ func TestDeploy(t *testing.T) {
 	}{
 		{env: with, applied: "image: tailscale-nri:dev\n", says: "apply -f k3d/samples"},
 		{env: with, args: []string{"IMAGE=r.example.com:5000/a/nri:1"}, applied: "image: r.example.com:5000/a/nri:1\n"},
-		{env: append(with, "AGENT_SILENT=1"), says: "why it is not ready", fails: true},
+		{env: append(with, "PODS=pod a new n1 ready=False"), args: []string{"WAIT=0"}, says: "why it is not ready", fails: true},
+		{
+			env:     []string{"TS_AUTHKEY=k", oneNode, "PODS=pod a new n1 ready=True", "RENDERED=  CLUSTER_NAME: REPLACE-ME"},
+			args:    []string{"CLUSTER_NAME=mine"},
+			applied: "  CLUSTER_NAME: mine\n", says: "deploy: ready",
+		},
 		{env: []string{rendered}, says: "no credentials", fails: true, untouched: true},
 	} {
 		said, file, err := run(t, tt.env, "make", append([]string{"--no-print-directory", "deploy"}, tt.args...)...)
@@ -154,5 +164,79 @@ func TestLeave(t *testing.T) {
 		if said, _, err := run(t, []string{silent}, "k3d/leave.sh", "kubectl"); err == nil {
 			t.Errorf("%s: silence was taken for no nodes: %s", silent, said)
 		}
+	}
+}
+
+// oneNode is a cluster of one node, which is up.
+const oneNode = "NODES=node n1 True"
+
+// TestRollout: a node that is down holds nothing up, one that is up and not served is named with the reason, and what the
+// controller has not come to does not count.
+func TestRollout(t *testing.T) {
+	const nodes = "NODES=node n1 True\nnode n2 True\nnode n3 Unknown"
+	for _, tt := range []struct {
+		name  string
+		env   []string
+		says  []string
+		fails bool
+	}{
+		{"all", []string{oneNode, "PODS=pod a new n1 ready=True"}, nil, false},
+		{"one is down", []string{nodes, "PODS=pod a new n1 ready=True\npod b new n2 ready=True\npod c old n3 ready=False"}, []string{"they are down: n3;"}, false},
+		{
+			"one waits", []string{nodes, "PODS=pod a new n1 ready=True\npod b old n2 ready=True\npod d new n2 ready=False\npod c old n3 ready=False"},
+			[]string{"not every node", "n2 (d):", "Readiness probe failed: not ready: no NRI", "why it is not ready"}, true,
+		},
+		{"the old one serves", []string{oneNode, "PODS=pod a old n1 ready=True"}, []string{"n1 (a):"}, true},
+		{"the new one goes", []string{oneNode, "PODS=pod a new n1 ready=True 2026-11-29T15:00:00Z"}, []string{"n1 (a):"}, true},
+		{"a node has no pod yet", []string{nodes, "PODS=pod a new n1 ready=True"}, []string{"controller is behind"}, true},
+		{"an earlier generation", []string{oneNode, "OBSERVED=1", "PODS=pod a new n1 ready=True"}, []string{"controller is behind"}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			said, _, err := run(t, append(tt.env, "WAIT=0"), "k3d/rollout.sh", "kubectl")
+			if (err != nil) != tt.fails {
+				t.Errorf("%v, said %q", err, said)
+			}
+			for _, want := range tt.says {
+				if !strings.Contains(said, want) {
+					t.Errorf("said %q, want %q", said, want)
+				}
+			}
+			if tt.says == nil && said != "" {
+				t.Errorf("said %q", said)
+			}
+		})
+	}
+}
+
+// TestName: no two developers' clusters have the same name by default, whatever they are called, and a cluster keeps the
+// one that it has.
+func TestName(t *testing.T) {
+	name := func(cluster string, env ...string) string {
+		t.Helper()
+		said, _, err := run(t, append(env, "K3D_CLUSTER="+cluster), "k3d/name.sh", "kubectl")
+		if err != nil {
+			t.Fatalf("%v: %s", err, said)
+		}
+		return strings.TrimSuffix(said, "\n")
+	}
+	if got := name("x", "CLUSTER_NAME=mine", "NAMED=before"); got != "mine" {
+		t.Errorf("given mine, it is %q", got)
+	}
+	if got := name("x", "NAMED=before"); got != "before" {
+		t.Errorf("it was before, and is %q", got)
+	}
+	label := regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
+	seen := map[string]bool{}
+	for _, cluster := range []string{"a", "my_Cluster", strings.Repeat("long", 20), strings.Repeat("long", 20) + "er"} {
+		for _, before := range []string{"", "NAMED=k3d", "NAMED=REPLACE-ME"} {
+			got := name(cluster, before)
+			if !label.MatchString(got) || got == cluster {
+				t.Errorf("cluster %s is called %q", cluster, got)
+			}
+			seen[got] = true
+		}
+	}
+	if len(seen) != 4 {
+		t.Errorf("four clusters have the names %v", seen)
 	}
 }

@@ -24,7 +24,7 @@ credentials() {
 
 # An unknown context or a server that does not answer ends this here.
 there=$("$@" -n tailscale-nri get secret "$secret" --ignore-not-found -o name)
-rendered=$("$@" kustomize "$overlay")
+rendered=$("$@" kustomize "$overlay" | sed '/CLUSTER_NAME: REPLACE-ME$/d') # that one make deploy writes
 case $rendered in
 *REPLACE-ME*) end "$overlay has REPLACE-ME in it; write there what its first lines say" ;;
 *'TS_OAUTH_CLIENT_ID: ""'*) end "TS_OAUTH_CLIENT_ID in $overlay is empty; write there what its first lines say" ;;

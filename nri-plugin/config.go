@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/net/http/httpproxy"
 )
 
 // Config is what the process is told at its start. Zero values are as the
@@ -24,14 +26,17 @@ type Config struct {
 	LoginServer  string // "" is Tailscale's own
 	APIURL       string
 	AuthKeyTTL   time.Duration
+	Proxy        httpproxy.Config
 	Cluster      string         // a DNS label of at most maxCluster characters
 	Tags         []string       // "tag:…"; empty with AuthKey unless TS_TAGS is set
 	SweepAfter   time.Duration  // 0 never
 	NoLocal      bool           // see engine.Config.NoLocalDelivery
 	Ranges       []netip.Prefix // see engine.Config.ClusterRanges
+	Handlers     []string       // known runtime handlers
 	StateDir     string         // absolute
 	StatusSocket string         // absolute
 	NRISocket    string         // absolute
+	PodUID       string         // "" is not checked
 	LogLevel     slog.Level
 	LogJSON      bool
 	Dir          string // that variables are also read from, "" is none
@@ -77,14 +82,17 @@ func parseConfig(v values) (Config, error) {
 		LoginServer:  r.url(envLoginServer),
 		APIURL:       r.url(envAPIURL),
 		AuthKeyTTL:   r.keyTTL(envAuthKeyTTL),
+		Proxy:        r.proxies(),
 		Cluster:      r.cluster(envCluster),
 		Tags:         r.tags(envTags),
 		SweepAfter:   r.sweepAfter(envSweepAfter),
 		NoLocal:      r.oneOf(envLocal, "true", "false") == "false",
 		Ranges:       r.ranges(envRanges),
+		Handlers:     r.handlers(envHandlers),
 		StateDir:     r.path(envStateDir),
 		StatusSocket: r.path(envStatusSocket),
 		NRISocket:    r.path(envNRISocket),
+		PodUID:       r.text(envPodUID),
 		LogLevel:     r.level(envLogLevel),
 		LogJSON:      r.oneOf(envLogFormat, "text", "json") == "json",
 		Dir:          r.text(envConfigDir),
@@ -181,6 +189,15 @@ func (r *reader) tags(key string) []string {
 		r.bad(key, v, err.Error())
 	}
 	return tags
+}
+
+func (r *reader) handlers(key string) []string {
+	v := r.text(key)
+	handlers, err := parseHandlers(v)
+	if err != nil {
+		r.bad(key, v, err.Error())
+	}
+	return handlers
 }
 
 func (r *reader) path(key string) string {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,6 +28,7 @@ func TestReadConfig(t *testing.T) {
 		APIURL: "https://api.tailscale.com", AuthKeyTTL: 5 * time.Minute, SweepAfter: 168 * time.Hour,
 		Cluster: "k8s", Tags: []string{"tag:k8s-pod"},
 		StateDir: "/var/lib/tailscale-nri", StatusSocket: "/run/tailscale-nri/status.sock",
+		Handlers:  []string{"runc", "crun", "youki", "nvidia", "nvidia-cdi", "nvidia-legacy"},
 		NRISocket: "/var/run/nri/nri.sock", LogLevel: slog.LevelInfo,
 	}
 	with := func(change func(*Config)) Config {
@@ -47,10 +49,13 @@ func TestReadConfig(t *testing.T) {
 			envLoginServer: "https://hs.example.com/", envAPIURL: "http://127.0.0.1:1/api", envAuthKeyTTL: "90s", envSweepAfter: "0",
 			envCluster: "prod-eu", envTags: "tag:a, tag:b", envStateDir: "/s/", envStatusSocket: "/t", envNRISocket: "/n",
 			envLogLevel: "DEBUG", envLogFormat: "json", envLocal: "false",
+			envHandlers: "runc, mine", envPodUID: "u", "https_proxy": "p:3128", envHTTPProxy: "http://u:p@q/", envNoProxy: "a,b",
 		}, Config{
 			OAuthID: "id", OAuthSecret: secret, LoginServer: "https://hs.example.com", APIURL: "http://127.0.0.1:1/api",
 			AuthKeyTTL: 90 * time.Second, Cluster: "prod-eu", Tags: []string{"tag:a", "tag:b"},
 			StateDir: "/s", StatusSocket: "/t", NRISocket: "/n", LogLevel: slog.LevelDebug, LogJSON: true, NoLocal: true,
+			Handlers: []string{"runc", "mine"}, PodUID: "u",
+			Proxy: httpproxy.Config{HTTPSProxy: "http://p:3128", HTTPProxy: "http://u:p@q/", NoProxy: "a,b"},
 		}},
 		{"auth key brings its tags", map[string]string{envAuthKey: secret}, nil,
 			with(func(c *Config) { c.OAuthID, c.OAuthSecret, c.AuthKey, c.Tags = "", "", secret, nil })},
@@ -101,6 +106,10 @@ func TestReadConfigRefuses(t *testing.T) {
 		{"tags", oauth(envTags, "k8s"), `TS_TAGS is "k8s"|tag:name`},
 		{"relative path", oauth(envStateDir, "state"), `TS_STATE_DIR is "state"|absolute`},
 		{"log level", oauth(envLogLevel, "loud"), `LOG_LEVEL is "loud"|debug, info`},
+		{"proxy that is a path", oauth(envHTTPSProxy, "/"+secret), "HTTPS_PROXY|http://user:password@host:port"},
+		{"proxy of another kind", oauth(envHTTPProxy, "ftp://u:"+secret+"@host"), "HTTP_PROXY|http://host:port"},
+		{"proxy with a password that breaks it", oauth(envHTTPSProxy, "http://u:"+secret+"%zz@host"), "HTTPS_PROXY|%XX"},
+		{"runtime handlers", oauth(envHandlers, "runc,Kata"), `TS_RUNTIME_HANDLERS is "runc,Kata"|"Kata" is not the name`},
 		{"local delivery", oauth(envLocal, "yes"), `TS_LOCAL_DELIVERY is "yes"|true, false`},
 		{"range that is none", oauth(envRanges, "10.0.0.0/8,pods"), `TS_CLUSTER_RANGES is "pods"|such as 100.64.0.0/13`},
 		{"range of another form", oauth(envRanges, "10.0.0.1/8"), `TS_CLUSTER_RANGES is "10.0.0.1/8"|write 10.0.0.0/8`},

@@ -32,7 +32,7 @@ func gather(getenv func(string) string) (values, error) {
 	}
 	v := make(values)
 	for _, s := range settings() {
-		if is := cmp.Or(set(getenv, s.key), files[s.key]); is != "" {
+		if is := cmp.Or(set(getenv, s.key), lowerCase(getenv, s.key), files[s.key]); is != "" {
 			v[s.key] = is
 		}
 	}
@@ -46,7 +46,7 @@ func set(getenv func(string) string, key string) string { return strings.TrimSpa
 // paths that the process shares with what is not told of a change: the mounts of
 // its pod, and the probes, which would end a process that they do not find.
 func fixed(key string) bool {
-	return slices.Contains([]string{envConfigDir, envStateDir, envStatusSocket, envNRISocket}, key)
+	return slices.Contains([]string{envConfigDir, envStateDir, envStatusSocket, envNRISocket, envPodUID}, key)
 }
 
 // errNoConfigDir is the error of which all others are but a consequence.

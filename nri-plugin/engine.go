@@ -38,6 +38,7 @@ func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
 		Cluster:      cfg.Cluster,
 		Tags:         cfg.Tags,
 		AuthKeyTTL:   cfg.AuthKeyTTL,
+		Transport:    apiTransport(cfg.Proxy),
 		Logger:       log,
 	})
 }

@@ -40,6 +40,7 @@ type health struct {
 	// configuration that cannot be used while an earlier one serves would
 	// otherwise take every node of the cluster down at once.
 	remark string
+	warn   func() []string            // pods that run without a node, nil until there is a plugin
 	lacks  func() string              // what it would fail for if it had to serve, "" if nothing; of one that stands by
 	nodes  func() []engine.NodeStatus // nil until there is an engine
 	asked  chan struct{}              // closed when the engine answers, nil while nobody waits
@@ -139,6 +140,24 @@ func (h *health) serves(nodes func() []engine.NodeStatus) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.phase, h.nodes = connecting, nodes
+}
+
+// warns notes who knows of pods that run without a node.
+func (h *health) warns(lines func() []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.warn = lines
+}
+
+// warnings has a line for each pod that runs without a node and should have one.
+func (h *health) warnings() []string {
+	h.mu.Lock()
+	lines := h.warn
+	h.mu.Unlock()
+	if lines == nil {
+		return nil
+	}
+	return lines()
 }
 
 func (h *health) become(p phase, why string) {

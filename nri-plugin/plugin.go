@@ -33,6 +33,7 @@ type podSet interface {
 	Detach(ctx context.Context, sandboxID string) error
 	Forget(ctx context.Context, sandboxID string) error
 	Serves(podUID, sandboxID string) bool
+	Knows(podUID, sandboxID string) bool
 	Sync(ctx context.Context, live []engine.Pod, ended []string) error
 	Suspect(sandboxID string)
 }
@@ -51,15 +52,11 @@ const (
 type plugin struct {
 	pods     podSet
 	defaults podDefaults
+	handlers []string // known runtime handlers, see checkHandler
+	ownUID   string   // of the pod that this process runs in, "" is not checked
 	log      *slog.Logger
 
 	refused refusals
-}
-
-// connection is the plugin on one connection to the runtime.
-type connection struct {
-	*plugin
-	synchronized func(error) // is told how Synchronize went
 }
 
 // The runtime's contract, as containerd 2.4 keeps it:
@@ -99,23 +96,32 @@ type connection struct {
 // plugins (/etc/nri/conf.d) goes only to those that it starts itself, as of NRI
 // 0.12 (pkg/adaptation/plugin.go, newExternalPlugin). Should it ever come, it
 // is refused rather than ignored.
-func (p *plugin) Configure(ctx context.Context, config, runtime, version string) (api.EventMask, error) {
+func (c connection) Configure(ctx context.Context, config, runtime, version string) (api.EventMask, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
 	if config != "" {
 		return 0, errors.New("the runtime's configuration of this plugin is not read: set the environment of tailscale-nri instead and remove it")
 	}
-	p.log.Info("registered with the container runtime", "runtime", runtime, "version", version)
+	c.runtime.Store(&runtimeName{runtime, version})
 	return 0, nil
 }
 
 // Synchronize brings the engine in line with the sandboxes that exist. On an
 // error the runtime closes the connection, and the next one tries again; it
 // shows the reason to nobody, so the log has it too.
-func (c connection) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, _ []*api.Container) ([]*api.ContainerUpdate, error) {
+//
+// The list of a runtime that does not run this pod is not the list of this
+// node's pods: acting on it would end all that is served.
+func (c connection) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, containers []*api.Container) ([]*api.ContainerUpdate, error) {
+	if err := c.checkRuntime(sandboxes); err != nil {
+		c.refuse(err)
+		return nil, err
+	}
+	is := c.runtime.Load()
+	c.log.Info("registered with the container runtime", "runtime", is.name, "version", is.version)
 	err := timed(ctx, c.log, "Synchronize", func(ctx context.Context) error {
-		live, ended := c.sort(sandboxes)
+		live, ended := c.sort(sandboxes, containers)
 		return c.pods.Sync(ctx, live, ended)
 	})
 	if err != nil {
@@ -130,7 +136,7 @@ func (c connection) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox
 // RunPodSandbox gives an opted-in pod its node, which then comes up by itself.
 func (p *plugin) RunPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
 	return p.hook(ctx, "RunPodSandbox", sb, func(ctx context.Context) error {
-		pod, in, err := podFrom(sb, p.defaults)
+		pod, in, err := p.podOf(sb)
 		if err != nil || !in {
 			return err
 		}
@@ -143,6 +149,7 @@ func (p *plugin) RunPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
 // whether the pod opted in: the engine knows what it serves, even if another
 // version of this program would read the annotations in another way.
 func (p *plugin) StopPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
+	p.refused.drop(sb.GetId())
 	return p.hook(ctx, "StopPodSandbox", sb, func(ctx context.Context) error {
 		return p.pods.Detach(ctx, sb.GetId())
 	})
@@ -156,13 +163,17 @@ func (p *plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error
 }
 
 // CreateContainer gives a pod its node that should have one and has not. What
-// RunPodSandbox would have refused is refused here.
-func (p *plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, _ *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+// RunPodSandbox would have refused is refused here, unless it has run already.
+func (p *plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
 	if p.pods.Serves(sb.GetUid(), sb.GetId()) {
 		return nil, nil, nil
 	}
 	return nil, nil, p.hook(ctx, "CreateContainer", sb, func(ctx context.Context) error {
-		pod, in, err := podFrom(sb, p.defaults)
+		pod, in, err := p.podOf(sb)
+		if err != nil && p.refused.ran(sb, c) {
+			p.warnRan(sb, err)
+			return nil
+		}
 		if err != nil || !in {
 			return err
 		}
@@ -182,25 +193,51 @@ func (p *plugin) RemoveContainer(_ context.Context, sb *api.PodSandbox, _ *api.C
 	return nil
 }
 
+// podOf is podFrom with what else has a pod refused.
+func (p *plugin) podOf(sb *api.PodSandbox) (engine.Pod, bool, error) {
+	pod, in, err := podFrom(sb, p.defaults)
+	if in {
+		err = checkHandler(sb, p.handlers)
+	}
+	return pod, in && err == nil, err
+}
+
+// warnRan says that a pod goes on without a node, once: there is nobody to return
+// an error to.
+func (p *plugin) warnRan(sb *api.PodSandbox, err error) {
+	if p.refused.note(sb, err, true) {
+		podLogger(p.log, sb).Warn("this pod gets no tailnet node; it ran before this plugin could refuse it and goes on", "err", err)
+	}
+}
+
 // sort translates the sandboxes that have not ended, and names those that
-// have. One that should be refused runs already, since it started without us:
-// there is nobody to return an error to, so the log has it, once.
-func (p *plugin) sort(sandboxes []*api.PodSandbox) (pods []engine.Pod, ended []string) {
-	seen := make(map[string]string)
+// have. One that should be refused was started without us: the log has it, once.
+// One that has its node keeps it, though its runtime handler is no longer known.
+func (p *plugin) sort(sandboxes []*api.PodSandbox, containers []*api.Container) (pods []engine.Pod, ended []string) {
+	ran, seen := make(map[string]bool), make(map[string]bool)
+	for _, c := range containers {
+		ran[c.GetPodSandboxId()] = true
+	}
 	for _, sb := range sandboxes {
 		if gone(sb) {
 			ended = append(ended, sb.GetId())
 			continue
 		}
-		pod, in, err := podFrom(sb, p.defaults)
+		pod, in, err := p.podOf(sb)
+		if err != nil && pod.SandboxID != "" {
+			in = p.pods.Knows(pod.UID, pod.SandboxID)
+		}
 		switch {
-		case err != nil:
-			seen[sb.GetId()] = err.Error()
-			if p.refused.isNews(sb.GetId(), err) {
-				podLogger(p.log, sb).Warn("this pod gets no tailnet node", "err", err)
-			}
 		case in:
 			pods = append(pods, pod)
+		case err != nil && ran[sb.GetId()]:
+			seen[sb.GetId()] = true
+			p.warnRan(sb, err)
+		case err != nil:
+			seen[sb.GetId()] = true
+			if p.refused.note(sb, err, false) {
+				podLogger(p.log, sb).Warn("this pod gets no tailnet node, and no container", "err", err)
+			}
 		}
 	}
 	p.refused.keep(seen)

@@ -65,22 +65,6 @@ func TestSynchronize(t *testing.T) {
 	}
 }
 
-func TestRefusalsAreForgotten(t *testing.T) {
-	var refused refusals
-	bad := errors.New("bad")
-	if !refused.isNews("a", bad) {
-		t.Error("the first is no news")
-	}
-	refused.keep(map[string]string{"a": "bad"})
-	if refused.isNews("a", bad) || !refused.isNews("a", errors.New("worse")) {
-		t.Error("the same reason is news, or another is not")
-	}
-	refused.keep(nil)
-	if !refused.isNews("a", bad) {
-		t.Error("a sandbox that is gone is remembered")
-	}
-}
-
 // TestHooks: a pod's events over a real socket.
 func TestHooks(t *testing.T) {
 	dir, pods := t.TempDir(), newFakePods()
@@ -284,17 +268,14 @@ func TestStuckGate(t *testing.T) {
 
 // TestConfigure: a configuration that would be ignored is refused.
 func TestConfigure(t *testing.T) {
-	book := &logBook{grown: make(chan struct{}, 1)}
-	p := &plugin{log: slog.New(slog.NewTextHandler(book, nil))}
-	for _, version := range []string{"v2.4.1", "v2.4.2"} {
-		if mask, err := p.Configure(context.Background(), "", "containerd", version); mask != 0 || err != nil {
-			t.Errorf("got %v, %v", mask, err)
-		}
-		if book.count("runtime=containerd version="+version+"\n") != 1 {
-			t.Errorf("the log does not name %s once:\n%s", version, book)
-		}
+	c := connection{&plugin{log: slog.New(slog.DiscardHandler)}, newSession("", nil)}
+	if mask, err := c.Configure(context.Background(), "", "containerd", "v2.4.2"); mask != 0 || err != nil {
+		t.Errorf("got %v, %v", mask, err)
 	}
-	if _, err := p.Configure(context.Background(), "tags: [tag:a]", "containerd", "v2.4.2"); !errContains(err, "environment") {
+	if got := *c.runtime.Load(); got != (runtimeName{"containerd", "v2.4.2"}) {
+		t.Errorf("the runtime is %v", got)
+	}
+	if _, err := c.Configure(context.Background(), "tags: [tag:a]", "containerd", "v2.4.2"); !errContains(err, "environment") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -2,25 +2,87 @@
 
 package main
 
-import "sync"
+import (
+	"slices"
+	"strconv"
+	"sync"
 
-// refusals remembers which refused sandboxes the log has, so that a runtime
-// that restarts often does not repeat them. The zero value is empty.
+	"github.com/containerd/nri/pkg/api"
+)
+
+// annotationRestarts is what the kubelet says of a container that it creates
+// again: how often it has done so (kubelet/kuberuntime/labels.go).
+const annotationRestarts = "io.kubernetes.container.restartCount"
+
+// refusals are the sandboxes that started while the plugin was away and would
+// have been refused. What ran without us goes on: only what never ran is kept
+// from running. The zero value is empty.
 type refusals struct {
-	mu     sync.Mutex
-	logged map[string]string // sandbox ID to reason
+	mu    sync.Mutex
+	known map[string]refusal // by sandbox ID
 }
 
-// isNews reports whether the sandbox was not refused before for this reason.
-func (r *refusals) isNews(sandboxID string, reason error) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.logged[sandboxID] != reason.Error()
+type refusal struct {
+	pod string // namespace/name
+	why string
+	ran bool // a container of the sandbox ran, or runs
 }
 
-// keep replaces what is remembered, so that it never outgrows the node.
-func (r *refusals) keep(seen map[string]string) {
+// note remembers why the sandbox gets no node, and reports whether that is news:
+// a runtime that restarts often is not to fill the log.
+func (r *refusals) note(sb *api.PodSandbox, why error, ran bool) (news bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.logged = seen
+	was, again := r.known[sb.GetId()]
+	if r.known == nil {
+		r.known = make(map[string]refusal)
+	}
+	r.known[sb.GetId()] = refusal{pod: sb.GetNamespace() + "/" + sb.GetName(), why: why.Error(), ran: ran || was.ran}
+	return !again || was.why != why.Error()
+}
+
+// ran reports whether a container of the sandbox ran before c is created. The
+// runtime's list has shown that, or the kubelet's count of restarts does: exited
+// containers are in no list (containerd 2.4.2, internal/cri/nri,
+// ListContainers).
+func (r *refusals) ran(sb *api.PodSandbox, c *api.Container) bool {
+	if n, err := strconv.Atoi(c.GetAnnotations()[annotationRestarts]); err == nil && n > 0 {
+		return true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.known[sb.GetId()].ran
+}
+
+// keep forgets all sandboxes but these, so that the list never outgrows the node.
+func (r *refusals) keep(sandboxIDs map[string]bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id := range r.known {
+		if !sandboxIDs[id] {
+			delete(r.known, id)
+		}
+	}
+}
+
+// drop forgets a sandbox that has ended.
+func (r *refusals) drop(sandboxID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.known, sandboxID)
+}
+
+// lines has one for each sandbox, sorted.
+func (r *refusals) lines() (out []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.known {
+		what := "gets no tailnet node"
+		if s.ran {
+			what = "runs without a tailnet node"
+		}
+		out = append(out, s.pod+" "+what+": "+s.why)
+	}
+	slices.Sort(out)
+	return out
 }

@@ -72,9 +72,10 @@ func runtimeProcess(socket string) {
 // testRuntime is the runtime's side of NRI, as containerd has it.
 type testRuntime struct {
 	*adaptation.Adaptation
-	mu        sync.Mutex
-	sandboxes []*api.PodSandbox
-	synced    chan error // the outcome of each Synchronize
+	mu         sync.Mutex
+	sandboxes  []*api.PodSandbox
+	containers []*api.Container
+	synced     chan error // the outcome of each Synchronize
 }
 
 func newRuntime(socket, dir string) (*testRuntime, error) {
@@ -82,7 +83,7 @@ func newRuntime(socket, dir string) (*testRuntime, error) {
 	sync := func(ctx context.Context, cb adaptation.SyncCB) error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		_, err := cb(ctx, r.sandboxes, nil)
+		_, err := cb(ctx, r.sandboxes, r.containers)
 		r.synced <- err
 		return err
 	}
@@ -123,6 +124,14 @@ func (r *testRuntime) create(sb *api.PodSandbox, name string) error {
 	_, err := r.CreateContainer(context.Background(), &adaptation.CreateContainerRequest{
 		Pod: sb, Container: &api.Container{Id: name, PodSandboxId: sb.Id, Name: name},
 	})
+	return err
+}
+
+// restart is create for a container that has run before, as the kubelet marks it.
+func (r *testRuntime) restart(sb *api.PodSandbox, name string) error {
+	_, err := r.CreateContainer(context.Background(), &adaptation.CreateContainerRequest{Pod: sb, Container: &api.Container{
+		Id: name, PodSandboxId: sb.Id, Name: name, Annotations: map[string]string{annotationRestarts: "1"},
+	}})
 	return err
 }
 
@@ -279,6 +288,8 @@ func (f *fakePods) Serves(podUID, sandboxID string) bool {
 	return ok
 }
 
+func (f *fakePods) Knows(podUID, sandboxID string) bool { return f.Serves(podUID, sandboxID) }
+
 func (f *fakePods) Detach(_ context.Context, id string) error {
 	f.ended <- "detach " + id
 	return nil
@@ -301,13 +312,16 @@ func (f *fakePods) Sync(_ context.Context, live []engine.Pod, ended []string) er
 func (f *fakePods) Suspect(id string) { f.suspected <- id }
 
 // startPlugin keeps a plugin registered on dir's NRI socket until the test ends.
-func startPlugin(t *testing.T, dir string, pods podSet) *logBook {
+func startPlugin(t *testing.T, dir string, pods podSet, change ...func(*registration)) *logBook {
 	t.Helper()
 	book := &logBook{grown: make(chan struct{}, 1)}
 	log := slog.New(slog.NewTextHandler(book, nil))
 	r := &registration{
 		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: testDefaults, log: log}, health: &health{}, log: log,
 		minWait: 10 * time.Millisecond, maxWait: 100 * time.Millisecond,
+	}
+	for _, f := range change {
+		f(r)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -85,6 +85,7 @@ func (d *daemon) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	useProxy(d.cfg.Proxy)
 	tn, err := newTailnet(d.cfg, d.log)
 	if err != nil {
 		return err
@@ -108,12 +109,12 @@ func (d *daemon) Run(ctx context.Context) error {
 		return err
 	}
 	d.begin(eng)
-	reg := &registration{
-		socket: d.cfg.NRISocket,
-		plugin: &plugin{pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags}, log: d.log},
-		health: d.health,
-		log:    d.log,
+	p := &plugin{
+		pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags},
+		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log,
 	}
+	d.health.warns(p.refused.lines)
+	reg := &registration{socket: d.cfg.NRISocket, plugin: p, health: d.health, log: d.log}
 	return runEngine(ctx, eng.Run, reg.Run)
 }
 
@@ -146,7 +147,15 @@ func (d *daemon) begin(eng *engine.Engine) {
 	if !d.ownPace {
 		time.AfterFunc(startTime, func() { debug.SetGCPercent(gcPercent) })
 	}
+	d.logStart()
+}
+
+// logStart says what is started, and how it reaches the tailnet.
+func (d *daemon) logStart() {
 	attrs := []any{"version", ourVersion(), "state", d.cfg.StateDir, "nri", d.cfg.NRISocket}
+	if via := proxyHosts(d.cfg.Proxy); via != "" {
+		attrs = append(attrs, "proxy", via)
+	}
 	if d.up.restarts > 0 {
 		attrs = append(attrs, "restarts", d.up.restarts)
 	}

@@ -25,14 +25,19 @@ const (
 	envLoginServer  = "TS_LOGIN_SERVER"
 	envAPIURL       = "TS_API_URL"
 	envAuthKeyTTL   = "AUTH_KEY_TTL"
+	envHTTPSProxy   = "HTTPS_PROXY"
+	envHTTPProxy    = "HTTP_PROXY"
+	envNoProxy      = "NO_PROXY"
 	envCluster      = "CLUSTER_NAME"
 	envTags         = "TS_TAGS"
 	envSweepAfter   = "TS_SWEEP_AFTER"
 	envLocal        = "TS_LOCAL_DELIVERY"
 	envRanges       = "TS_CLUSTER_RANGES"
+	envHandlers     = "TS_RUNTIME_HANDLERS"
 	envStateDir     = "TS_STATE_DIR"
 	envStatusSocket = "TS_STATUS_SOCKET"
 	envNRISocket    = "NRI_SOCKET"
+	envPodUID       = "POD_UID"
 	envLogLevel     = "LOG_LEVEL"
 	envLogFormat    = "LOG_FORMAT"
 	envConfigDir    = "TS_CONFIG_DIR"
@@ -48,14 +53,19 @@ func settings() []setting {
 		{envLoginServer, "", "control server; Tailscale's own where empty"},
 		{envAPIURL, "https://api.tailscale.com", "Tailscale's API"},
 		{envAuthKeyTTL, "5m", "how long a minted key is good for"},
+		{envHTTPSProxy, "", "proxy to the API, an https control server and DERP"},
+		{envHTTPProxy, "", "proxy to an http control server"},
+		{envNoProxy, "", "hosts, domains and networks that are reached without a proxy"},
 		{envCluster, "k8s", "first part of a pod's default hostname"},
 		{envTags, "tag:k8s-pod", "a pod's default tags, comma separated; none with " + envAuthKey},
 		{envSweepAfter, "168h", "how old a dead machine's devices get; 0 keeps all"},
 		{envLocal, "true", "packets between pods of one host need no WireGuard; true or false"},
 		{envRanges, "", "the cluster's own addresses, CIDRs, comma separated: pods connect to these over eth0"},
+		{envHandlers, "runc,crun,youki,nvidia,nvidia-cdi,nvidia-legacy", "known runtime handlers"},
 		{envStateDir, "/var/lib/tailscale-nri", "identities of the pods' nodes"},
 		{envStatusSocket, "/run/tailscale-nri/status.sock", "where the status is served"},
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},
+		{envPodUID, "", "of the pod this runs in, which containerd must list"},
 		{envLogLevel, "info", "debug, info, warn or error"},
 		{envLogFormat, "text", "text or json"},
 		{envConfigDir, "", "directory with a file for each variable that has no flag"},

@@ -25,8 +25,11 @@ import (
 	"tailscale-nri/engine"
 )
 
+// askWarnings is what to ask for the pods that run without a node.
+const askWarnings = "warnings"
+
 // statusServer answers on a unix socket: GET /status with the engine's nodes,
-// GET /ready and GET /live with 200 or 503 and a line that says why.
+// GET /warnings with a line for each pod that runs without one and should not, GET /ready and GET /live with 200 or 503 and a line that says why.
 type statusServer struct {
 	health *health
 	ln     net.Listener
@@ -93,6 +96,9 @@ func (s *statusServer) Run(ctx context.Context) error {
 		// An error here is the reader's who went away.
 		_ = json.NewEncoder(w).Encode(nodes)
 	})
+	mux.HandleFunc("GET /"+askWarnings, func(w http.ResponseWriter, _ *http.Request) {
+		answerProbe(w, true, strings.Join(s.health.warnings(), "\n"))
+	})
 	mux.HandleFunc("GET /"+cmdReady, func(w http.ResponseWriter, _ *http.Request) {
 		ok, text := s.health.ready()
 		answerProbe(w, ok, text)
@@ -140,7 +146,14 @@ func showStatus(ctx context.Context, socket string, cmd command, w io.Writer) er
 	if err == nil && string(text) != readyText {
 		fmt.Fprintf(w, "\n%s\n", text)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	// A process of an earlier version has none to say.
+	if code, text, err := fetch(ctx, socket, askWarnings); err == nil && code == http.StatusOK && len(text) > 0 {
+		fmt.Fprintf(w, "\n%s\n", text)
+	}
+	return nil
 }
 
 // statusPatience is how long a process may take to say its status.

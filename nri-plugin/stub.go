@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -37,8 +38,10 @@ type registration struct {
 	// Bounds of the wait between two tries; zero is 200 ms and 5 s. A pod that
 	// starts meanwhile is attached late, so the upper one is short.
 	minWait, maxWait time.Duration
+	otherWait        time.Duration // see awaitOther; zero is a minute
 
-	reported string // the failure that the log has; "" while registered
+	reported string      // the failure that the log has; "" while registered
+	tried    os.FileInfo // the socket that was dialled last, nil if there was none
 }
 
 // Run registers the plugin again whenever the connection is lost, until ctx is
@@ -53,6 +56,11 @@ func (r *registration) Run(ctx context.Context) error {
 			break
 		}
 		r.report(err)
+		if errors.As(err, new(otherRuntime)) {
+			r.awaitOther(ctx)
+			wait = least
+			continue
+		}
 		// A connection that the runtime closes at once is a failure as well.
 		if time.Since(start) > most {
 			wait = least
@@ -70,15 +78,16 @@ var errClosed = errors.New("the runtime closed the connection")
 // error. Each has a stub of its own: a stub that failed to register keeps its
 // dead connection and would use it again.
 func (r *registration) session(ctx context.Context) error {
+	r.tried, _ = os.Stat(r.socket) // before, so that a change meanwhile is seen
 	conn, err := dialNRI(ctx, r.socket)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	synchronized := r.health.connect()
+	ses := newSession(r.socket, r.health.connect())
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	answered := make(chan struct{})
-	s, err := stub.New(connection{r.plugin, synchronized},
+	s, err := stub.New(connection{r.plugin, ses},
 		stub.WithLogger(quietLogger{r.log}),
 		stub.WithConnection(conn),
 		stub.WithPluginName(pluginName),
@@ -94,9 +103,21 @@ func (r *registration) session(ctx context.Context) error {
 	if err := start(ctx, s, conn.lost, answered); err != nil {
 		return fmt.Errorf("registering on %s: %w", r.socket, err)
 	}
+	defer s.Stop()
+	select {
+	case <-conn.lost:
+		return ses.end()
+	case <-ses.refused:
+		// The runtime ends the connection, since it has an error for an answer.
+		select {
+		case <-conn.lost:
+		case <-time.After(time.Second):
+		}
+		return ses.end()
+	case <-ses.accepted:
+	}
 	r.reported = ""
 	<-conn.lost
-	s.Stop()
 	return errClosed
 }
 

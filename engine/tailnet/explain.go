@@ -59,6 +59,11 @@ func (o *OAuth) explain(ctx context.Context, op string, tags []string, err error
 		o.explainToken(out, refused)
 	case errors.As(err, &answer):
 		o.explainAnswer(out, answer, tags)
+	case strings.Contains(err.Error(), http.StatusText(http.StatusProxyAuthRequired)):
+		// net/http has no type for it (transport.go, dialConn).
+		out.Temporary = true
+		out.Reason = "the HTTP proxy on the way to the API at " + o.baseURL + " refuses us (" + http.StatusText(http.StatusProxyAuthRequired) + ")"
+		out.Remedy = "check the user and the password in HTTPS_PROXY and HTTP_PROXY"
 	default:
 		out.Temporary = true
 		out.Reason = "the API at " + o.baseURL + " cannot be reached"

@@ -114,13 +114,18 @@ imports = []
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
   BinaryName = '%s'
   SystemdCgroup = false
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.other]
+  runtime_type = 'io.containerd.runc.v2'
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.other.options]
+  BinaryName = '%[4]s'
+  SystemdCgroup = false
 [plugins.'io.containerd.nri.v1.nri']
   disable = false
   socket_path = '/var/run/nri/nri.sock'
   plugin_path = '/var/run/nri/plugins'
   plugin_config_path = '/var/run/nri/conf.d'
   plugin_registration_timeout = '5s'
-  plugin_request_timeout = '%s'
+  plugin_request_timeout = '%[5]s'
 `
 
 // cniConfig connects pods without masquerading: they reach each other and the nodes, nothing else.

@@ -63,7 +63,12 @@ type PodSpec struct {
 	Annotations map[string]string
 	Labels      map[string]string // beside those of the kubelet
 	HostNetwork bool
+	// RuntimeHandler is that of the pod's RuntimeClass. "" is the default one, and OtherHandler the only other.
+	RuntimeHandler string
 }
+
+// OtherHandler is a runtime handler that is runc too, under another name.
+const OtherHandler = "other"
 
 // The labels by which a kubelet finds its pods again.
 const (
@@ -117,7 +122,7 @@ func (c *CRI) RunPod(ctx context.Context, spec PodSpec) (string, error) {
 	if err := os.MkdirAll(c.logDir(spec.UID), 0o755); err != nil {
 		return "", fmt.Errorf("making the log directory of pod %s: %w", spec.Name, err)
 	}
-	answer, err := c.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: c.config(spec)})
+	answer, err := c.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: c.config(spec), RuntimeHandler: spec.RuntimeHandler})
 	if err != nil {
 		return "", fmt.Errorf("running pod %s/%s: %w", spec.Namespace, spec.Name, err)
 	}

@@ -17,6 +17,8 @@ type ContainerSpec struct {
 	Image string            // "" means ToolImage
 	Args  []string          // instead of the image's own
 	Env   map[string]string // beside the image's own
+	// Annotations are those that a kubelet gives the container.
+	Annotations map[string]string
 }
 
 // RunContainer makes a container in a pod, starts it and returns its ID.
@@ -48,7 +50,7 @@ func (s ContainerSpec) config(sandbox *cri.PodSandboxConfig) *cri.ContainerConfi
 	}
 	config := &cri.ContainerConfig{
 		Metadata: &cri.ContainerMetadata{Name: s.Name}, Image: &cri.ImageSpec{Image: s.Image},
-		Args: s.Args, Labels: labels, LogPath: s.Name + ".log",
+		Args: s.Args, Labels: labels, Annotations: s.Annotations, LogPath: s.Name + ".log",
 		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
 			NamespaceOptions: sandbox.Linux.SecurityContext.NamespaceOptions,
 		}},

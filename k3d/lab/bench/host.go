@@ -84,6 +84,7 @@ func (t *tailnet) addHost(ctx context.Context, number int) (*host, error) {
 	}}
 	h.plugin, err = h.StartPlugin([]string{
 		"TS_AUTHKEY=", "TS_ID_TOKEN_FILE=", "TS_CONFIG_DIR=", "TS_STATE_DIR=", "TS_STATUS_SOCKET=", "NRI_SOCKET=",
+		"POD_UID=", "HTTPS_PROXY=", "HTTP_PROXY=", "https_proxy=", "http_proxy=",
 		"AUTH_KEY_TTL=", "CLUSTER_NAME=bench", "TS_TAGS=" + podTag, "LOG_LEVEL=debug", "LOG_FORMAT=json",
 		"TS_OAUTH_CLIENT_ID=" + t.plane.OAuthClientID, "TS_OAUTH_CLIENT_SECRET=" + t.plane.OAuthClientSecret,
 		"TS_LOGIN_SERVER=" + t.plane.ControlURL, "TS_API_URL=" + t.plane.APIURL,

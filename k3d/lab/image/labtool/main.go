@@ -32,6 +32,8 @@ const usage = `labtool COMMAND [FLAGS] [ARGUMENT]
                            UDP to an echo; prints how many came back, as JSON
   rr [-udp] [-for D] ADDR
                            one byte to an echo and back, again and again; prints the time that takes, as JSON
+  proxy [ADDR]             HTTP proxy on ADDR (:3128) that wants the user and password of PROXY_AUTH (user:password) and
+                           says whom it was asked for
   ping [-count N] [-size N] [-timeout D] ADDR
                            ICMP echo; a line for each answer, exit 1 when one is missing
   lookup NAME              the addresses that the resolver has for NAME
@@ -66,6 +68,7 @@ var commands = map[string]command{
 	"send":   {send, ""},
 	"udp":    {udp, ""},
 	"rr":     {rr, ""},
+	"proxy":  {proxy, ":3128"},
 	"ping":   {ping, ""},
 	"lookup": {lookup, ""},
 	"cat":    {cat, ""},

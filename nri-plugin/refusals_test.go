@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/nri/pkg/adaptation"
+	"github.com/containerd/nri/pkg/api"
+)
+
+func TestRefusals(t *testing.T) {
+	var refused refusals
+	a, bad := sandbox("a"), errors.New("bad")
+	if refused.ran(a, nil) || !refused.note(a, bad, false) {
+		t.Error("the first is no news, or has run")
+	}
+	if refused.note(a, bad, false) || !refused.note(a, errors.New("worse"), true) {
+		t.Error("the same reason is news, or another is not")
+	}
+	refused.note(a, bad, false)
+	refused.note(sandbox("b"), bad, false)
+	if !refused.ran(a, nil) || refused.ran(sandbox("b"), nil) {
+		t.Error("one that ran is no longer known to have, or another is")
+	}
+	want := []string{"default/a runs without a tailnet node: bad", "default/b gets no tailnet node: bad"}
+	if got := refused.lines(); !slices.Equal(got, want) {
+		t.Errorf("lines %q, want %q", got, want)
+	}
+	refused.keep(map[string]bool{"id-b": true})
+	if !refused.note(a, bad, false) {
+		t.Error("a sandbox that is gone is remembered")
+	}
+	refused.drop("id-a")
+	if got := refused.lines(); len(got) != 1 {
+		t.Errorf("lines %q", got)
+	}
+	restarted := &api.Container{Annotations: map[string]string{annotationRestarts: "3"}}
+	first := &api.Container{Annotations: map[string]string{annotationRestarts: "0"}}
+	if !refused.ran(a, restarted) || refused.ran(a, first) {
+		t.Error("the kubelet's count of restarts is not believed")
+	}
+}
+
+// TestRanBefore: what ran while the plugin was away, and would be refused today,
+// goes on and gets its next container, whatever the runtime still lists of it. A
+// new sandbox of the same pod is refused.
+func TestRanBefore(t *testing.T) {
+	ingress := hostNetwork(sandbox("ingress", annotationEnabled, "true"))
+	typo := sandbox("typo", annotationPrefix+"enable", "true")
+	kata := sandbox("kata", annotationEnabled, "true")
+	kata.RuntimeHandler = "kata"
+	waits := sandbox("waits", annotationEnabled, "yes please")
+	for _, tt := range []struct {
+		name       string
+		containers []*api.Container
+		create     func(*testRuntime, *api.PodSandbox) error
+	}{
+		{"one of them runs", []*api.Container{
+			{Id: "1", PodSandboxId: ingress.Id}, {Id: "2", PodSandboxId: typo.Id}, {Id: "3", PodSandboxId: kata.Id},
+		}, func(r *testRuntime, sb *api.PodSandbox) error { return r.create(sb, "second") }},
+		{"the only one has exited", nil, func(r *testRuntime, sb *api.PodSandbox) error { return r.restart(sb, "main") }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir, pods := t.TempDir(), newFakePods()
+			r := startRuntime(t, dir, ingress, typo, kata, waits)
+			r.containers = tt.containers
+			p := make(chan *plugin, 1)
+			book := startPlugin(t, dir, pods, func(r *registration) { p <- r.plugin })
+			r.waitSynced(t)
+			for _, sb := range []*api.PodSandbox{ingress, typo, kata} {
+				for range 2 {
+					if err := tt.create(r, sb); err != nil {
+						t.Errorf("%s: the runtime got %v", sb.Name, err)
+					}
+				}
+				if err := r.run(sb); !errContains(err, "tailscale-nri: pod default/"+sb.Name+": ") {
+					t.Errorf("%s, a new sandbox: the runtime got %v", sb.Name, err)
+				}
+			}
+			if err := r.create(waits, "main"); !errContains(err, "yes please") {
+				t.Errorf("one that never ran: the runtime got %v", err)
+			}
+			if n := book.count("sandbox=id-ingress") - book.count("hook done"); n > 2 {
+				t.Errorf("the log has %d lines of one pod:\n%s", n, book)
+			}
+			lines := strings.Join((<-p).refused.lines(), "\n")
+			for _, want := range []string{"default/ingress runs without", "default/kata runs without", "default/typo runs without", "default/waits gets no"} {
+				if !strings.Contains(lines, want) {
+					t.Errorf("the status does not say %q:\n%s", want, lines)
+				}
+			}
+			if len(pods.attached) != 0 {
+				t.Error("one of them was attached")
+			}
+			if err := r.StopPodSandbox(t.Context(), &adaptation.StopPodSandboxRequest{Pod: ingress}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestHandlers: a pod is refused whose runtime handler is not known to share the
+// host's kernel, and one that has its node keeps it.
+func TestHandlers(t *testing.T) {
+	known, err := parseHandlers("runc, nvidia,crun")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for handler, ok := range map[string]bool{"": true, "runc": true, "nvidia": true, "runsc": false, "kata-qemu": false, "nvidia-2": false} {
+		sb := sandbox("web", annotationEnabled, "true")
+		sb.RuntimeHandler = handler
+		p := &plugin{defaults: testDefaults, handlers: known}
+		pod, in, err := p.podOf(sb)
+		if in != ok || (err == nil) != ok || pod.SandboxID != "id-web" {
+			t.Errorf("%q: %v, %v", handler, in, err)
+		}
+		for _, want := range []string{annotationEnabled, "runtimeClassName", `"` + handler + `"`, envHandlers} {
+			if !ok && !strings.Contains(err.Error(), want) {
+				t.Errorf("%q does not say %q", err, want)
+			}
+		}
+		p.handlers = []string{anyHandler}
+		if _, in, err := p.podOf(sb); !in || err != nil {
+			t.Errorf("%q, and any is known: %v", handler, err)
+		}
+		delete(sb.Annotations, annotationEnabled)
+		if _, in, err := p.podOf(sb); in || err != nil {
+			t.Errorf("%q, not opted in: %v, %v", handler, in, err)
+		}
+	}
+	for _, bad := range []string{"runc,,crun", "io.containerd.runc.v2", "Runc", "runc crun"} {
+		if _, err := parseHandlers(bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+	pods := newFakePods()
+	served, stranger := sandbox("served", annotationEnabled, "true"), sandbox("stranger", annotationEnabled, "true")
+	served.RuntimeHandler, stranger.RuntimeHandler = "mine", "mine"
+	pods.serves.Store("uid-served id-served", true)
+	dir := t.TempDir()
+	r := startRuntime(t, dir, served, stranger)
+	startPlugin(t, dir, pods)
+	r.waitSynced(t)
+	if live := receive(t, pods.synced, "Sync"); len(live) != 1 || live[0].Name != "served" {
+		t.Errorf("live is %+v", live)
+	}
+	if err := r.create(served, "main"); err != nil {
+		t.Error(err)
+	}
+}
