@@ -60,7 +60,7 @@ func settings() []setting {
 		{envTags, "tag:k8s-pod", "a pod's default tags, comma separated; none with " + envAuthKey},
 		{envSweepAfter, "168h", "how old a dead machine's devices get; 0 keeps all"},
 		{envLocal, "true", "packets between pods of one host need no WireGuard; true or false"},
-		{envRanges, "", "the cluster's own addresses, CIDRs, comma separated: pods connect to these over eth0"},
+		{envRanges, "", "the cluster's CIDRs, comma separated: they stay on eth0"},
 		{envHandlers, "runc,crun,youki,nvidia,nvidia-cdi,nvidia-legacy", "known runtime handlers"},
 		{envStateDir, "/var/lib/tailscale-nri", "identities of the pods' nodes"},
 		{envStatusSocket, "/run/tailscale-nri/status.sock", "where the status is served"},
