@@ -20,10 +20,12 @@ import (
 // is told on standard input, and kills itself when it is told to.
 const victimEnv = "TSNRI_TEST_VICTIM"
 
-// A victim's patience: Config.Grace and Config.SweepAfter.
+// A victim's patience: Config.Grace, Config.SweepAfter and Config.copyPatience.
 const (
 	victimGrace      = 300 * time.Millisecond
 	victimSweepAfter = time.Hour
+
+	victimCopyPatience = 2 * time.Second
 )
 
 // point is a moment at which a process is killed: right before or right after
@@ -133,7 +135,7 @@ func (v *victim) boot(o order) (err error) {
 		StateDir: o.Dir, AttachTimeout: 20 * time.Second, Grace: victimGrace, onStep: v.onStep,
 		Logger:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 		SweepAfter: victimSweepAfter, sweepFirst: 200 * time.Millisecond, sweepEvery: 500 * time.Millisecond,
-		namePause: 100 * time.Millisecond,
+		namePause: 100 * time.Millisecond, copyPatience: victimCopyPatience, copyPause: 50 * time.Millisecond,
 	}
 	if o.AuthKey != "" {
 		cfg.Tailnet, err = tailnet.NewStatic(tailnet.StaticConfig{AuthKey: o.AuthKey, ControlURL: o.ControlURL})

@@ -75,6 +75,8 @@ type Config struct {
 
 	// Tests want them shorter; 0 means the usual.
 	sweepFirst, sweepEvery, namePause time.Duration
+	copyPatience, copyPause           time.Duration
+	machine                           string // as thisMachine says
 
 	// onStep is told of every step before and after it is taken: see step.
 	onStep func(s step, taken bool)
@@ -93,8 +95,9 @@ type Engine struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup // all goroutines of nodes
 
-	claim *Claim // of the state directory
-	queue queue  // of the nodes that start
+	claim   *Claim // of the state directory
+	queue   queue  // of the nodes that start
+	machine string // see thisMachine
 
 	neighbours neighbours // the nodes that hand each other their pods' packets
 	returning  inFlight   // nodes that an earlier process served, and this one not yet
@@ -102,6 +105,8 @@ type Engine struct {
 	mu    sync.Mutex
 	nodes map[string]*node // by pod UID
 	late  late
+	// elsewhere are the devices of states that were set aside as copies.
+	elsewhere map[string]bool
 }
 
 // New returns an Engine with the nodes that an earlier process recorded. They
@@ -147,7 +152,12 @@ func newEngine(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("setting TS_LOGS_DIR: %w", err)
 	}
 
-	e := &Engine{cfg: cfg, log: cfg.Logger, claim: cfg.Claim, queue: newQueue(), nodes: map[string]*node{}}
+	e := &Engine{cfg: cfg, log: cfg.Logger, claim: cfg.Claim, queue: newQueue(), nodes: map[string]*node{}, elsewhere: map[string]bool{}}
+	var err error
+	if e.machine, err = thisMachine(); err != nil {
+		return nil, err
+	}
+	e.machine = cmp.Or(cfg.machine, e.machine)
 	e.late.refused = map[string]NodeStatus{}
 	e.cfg.Tailnet = steppedTailnet{cfg.Tailnet, e}
 	e.ctx, e.stop = context.WithCancel(context.Background())
@@ -162,6 +172,9 @@ func newEngine(cfg Config) (*Engine, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	for _, r := range loadCopied(cfg.StateDir) {
+		e.noteElsewhere(r)
 	}
 	var links []string
 	for dir, r := range records {

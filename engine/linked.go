@@ -28,3 +28,17 @@ func (n *node) attachedTo() string {
 	defer n.mu.Unlock()
 	return n.linked
 }
+
+// setBackend notes the backend that runs, nil if none does.
+func (n *node) setBackend(b *backend) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.backend = b
+}
+
+// runningBackend returns the backend that runs, nil if none does.
+func (n *node) runningBackend() *backend {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.backend
+}

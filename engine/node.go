@@ -37,6 +37,8 @@ type node struct {
 	fresh     bool        // nothing is on disk yet
 	retired   bool        // the directory is gone, and so is the node
 	seen      bool        // the netns has been reached by this process
+	foreign   bool        // the record may be a copy of another machine's
+	asked     bool        // the tailnet was asked about that before the node was served
 	stopped   atomic.Bool // the sandbox was detached; written under op
 	removed   bool        // the runtime has removed it
 	unsaved   string      // why the record on disk is not n.rec, "" if it is
@@ -45,20 +47,22 @@ type node struct {
 	goneSince time.Time // its netns, as far as lookAgain has seen
 	log       *slog.Logger
 
-	mu     sync.Mutex
-	cancel context.CancelFunc // of what the node does
-	done   chan struct{}      // closed when it has ended
-	status NodeStatus
-	linked string         // the sandbox that has its link
-	warned string         // the reason last logged
-	anew   bool           // the tailnet has thrown the node out: log in again
-	device *podnet.Device // the last one, open or not; nil before the first
+	mu      sync.Mutex
+	cancel  context.CancelFunc // of what the node does
+	done    chan struct{}      // closed when it has ended
+	status  NodeStatus
+	linked  string         // the sandbox that has its link
+	warned  string         // the reason last logged
+	anew    bool           // the tailnet has thrown the node out: log in again
+	device  *podnet.Device // the last one, open or not; nil before the first
+	backend *backend       // that runs, nil if none does
 }
 
 // newNode returns the node of a record, which is new if the record names no
 // link.
 func newNode(e *Engine, dir string, r record) *node {
 	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, fresh: r.Link == ""}
+	n.foreign = !n.fresh && r.Machine != e.machine && r.NetNS.Check() != nil
 	n.adopt(r.Pod)
 	n.status.State, n.status.Since = Stopped, time.Now()
 	n.status.NodeID = string(r.NodeID)
@@ -150,6 +154,9 @@ func (n *node) prepare(pod Pod) error {
 	n.adopt(pod)
 	n.rec.Retried = !n.fresh && !n.rec.Forgotten && earlier != pod.SandboxID
 	n.rec.NetNS, n.rec.Link, n.rec.Forgotten = ns, podnet.FindHostLink(pod.SandboxID), false
+	if !n.foreign {
+		n.servedHere()
+	}
 	if err := errors.Join(n.rec.newSecrets(), n.save()); err != nil {
 		return err
 	}

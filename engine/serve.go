@@ -22,6 +22,9 @@ import (
 // error, or something is wrong. The link stays in either case.
 func (n *node) serve(ctx context.Context) error {
 	defer n.hasReturned()
+	if err := n.checkIdentity(ctx); err != nil {
+		return err
+	}
 	keyed, err := n.mendState()
 	if err != nil {
 		return err
@@ -69,6 +72,8 @@ func (n *node) serve(ctx context.Context) error {
 		return err
 	}
 	defer n.closeBackend(s.b)
+	n.setBackend(s.b)
+	defer n.setBackend(nil)
 	n.keepPort(r, s.b.sys.MagicSock.Get().LocalPort())
 
 	ctx, stop := context.WithCancel(ctx) // also ends greetings
