@@ -216,11 +216,11 @@ func isConnected(d tailnet.Device) bool { return d.Connected || d.LastSeen.IsZer
 // device: all there is to know where no API is.
 func (e *Engine) seenByPeers(id tailcfg.StableNodeID) presence {
 	for _, n := range e.snapshot() {
-		b := n.runningBackend()
-		if b == nil {
+		s := n.runningSession()
+		if s == nil {
 			continue
 		}
-		nm := b.NetMapWithPeers()
+		nm := s.b.NetMapWithPeers()
 		if nm == nil || nm.Cached {
 			continue
 		}

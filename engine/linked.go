@@ -29,16 +29,16 @@ func (n *node) attachedTo() string {
 	return n.linked
 }
 
-// setBackend notes the backend that runs, nil if none does.
-func (n *node) setBackend(b *backend) {
+// setSession notes the session that serves the node, nil if none does.
+func (n *node) setSession(s *session) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.backend = b
+	n.session = s
 }
 
-// runningBackend returns the backend that runs, nil if none does.
-func (n *node) runningBackend() *backend {
+// runningSession returns the session that serves the node, nil if none does.
+func (n *node) runningSession() *session {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.backend
+	return n.session
 }

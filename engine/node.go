@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,7 +54,10 @@ type node struct {
 	warned  string         // the reason last logged
 	anew    bool           // the tailnet has thrown the node out: log in again
 	device  *podnet.Device // the last one, open or not; nil before the first
-	backend *backend       // that runs, nil if none does
+	session *session       // that serves it, nil if none does
+
+	suffering condition            // what is wrong with it while it is up
+	said      map[string]time.Time // when the log had a line of a kind
 }
 
 // newNode returns the node of a record, which is new if the record names no
@@ -321,54 +323,6 @@ func (n *node) attachedAt(t time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.status.AttachedAt, n.status.ReadyIn = t, 0
-}
-
-// setState publishes what the node is up to.
-func (n *node) setState(s State, why string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.status.State != s {
-		n.status.State, n.status.Since = s, time.Now()
-	}
-	n.status.Reason = why
-	if s != Running && s != Pending {
-		n.status.Addresses = nil
-	}
-}
-
-// pending publishes why the node is not up, and logs it: once, and again when
-// it changes.
-func (n *node) pending(err error) {
-	why := err.Error()
-	n.setState(Pending, why)
-	n.mu.Lock()
-	again := n.warned == why
-	n.warned = why
-	n.mu.Unlock()
-	if !again {
-		n.log.Warn("not in the tailnet yet, trying again", "reason", why)
-	}
-}
-
-// running publishes that the node is up.
-func (n *node) running(p *progress) {
-	n.mu.Lock()
-	s := &n.status
-	if s.State != Running {
-		s.State, s.Since = Running, time.Now()
-	}
-	s.Reason, s.Addresses, s.DNSName = "", slices.Clone(p.addrs), p.dnsName
-	if s.ReadyIn == 0 {
-		s.ReadyIn = time.Since(s.AttachedAt)
-	}
-	readyIn, wished := s.ReadyIn, s.Hostname
-	n.warned = ""
-	n.mu.Unlock()
-	n.log.Info("running", "name", p.dnsName, "addresses", p.addrs, "node", p.nodeID, "readyIn", readyIn.Round(time.Millisecond))
-	if label, _, _ := strings.Cut(p.dnsName, "."); label != wished {
-		n.log.Warn("the tailnet gave the node another name than it asked for: a device with that name exists",
-			"wished", wished, "given", label)
-	}
 }
 
 func (n *node) loginNeeded() bool {
