@@ -28,7 +28,9 @@ type node struct {
 	uid string
 	dir string
 
-	linking  sync.Mutex             // attach and serve take turns with the link
+	linking     sync.Mutex   // attach and serve take turns with the link
+	netmapBytes atomic.Int64 // written by this process
+
 	returned atomic.Pointer[func()] // to be called once this process serves the node again, nil for a new one
 
 	op        sync.Mutex // attach, detach, forget and the record take turns

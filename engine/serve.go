@@ -90,6 +90,7 @@ func (n *node) serve(ctx context.Context) error {
 	n.reclaimNetmap()
 	leave()
 	n.hasReturned()
+	defer func() { s.netmap.flush(s.b.LocalBackend) }()
 	return s.loop(ctx, r.Recent)
 }
 
@@ -258,7 +259,7 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 	case <-s.watch.due.C:
 		s.watch.look = true
 	case <-s.netmap.due:
-		s.netmap.keep(s.b.LocalBackend)
+		s.netmap.keep(s.b.LocalBackend, false)
 	case <-s.thrown:
 		s.n.setLoginNeeded()
 		return true, errLoginNeeded

@@ -2,6 +2,11 @@
 
 package control
 
+import (
+	"net/netip"
+	"slices"
+)
+
 // DeleteSilently removes a device as Headscale (0.29.0) does: its peers and the API
 // no longer have it, its own poll goes on as if nothing had happened, and only its
 // next request is answered with 404 "node not found".
@@ -18,5 +23,14 @@ func (s *Server) DeleteSilently(id string) error {
 		}
 		close(t.news)
 		t.news = make(chan struct{})
+	})
+}
+
+// SetEndpoints has the peers told of other endpoints of a device than it has
+// published, until it publishes some again.
+func (s *Server) SetEndpoints(id string, endpoints ...netip.AddrPort) error {
+	return s.change(id, "move", func(n *node) {
+		n.Endpoints = slices.Clone(endpoints)
+		s.nodes.changedLocked(n)
 	})
 }
