@@ -97,9 +97,10 @@ type Engine struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup // all goroutines of nodes
 
-	claim   *Claim // of the state directory
-	queue   queue  // of the nodes that start
-	machine string // see thisMachine
+	claim   *Claim                // of the state directory
+	queue   queue                 // of the nodes that start
+	machine string                // see thisMachine
+	prepare func(context.Context) // what the tailnet does ahead, nil if nothing
 
 	neighbours neighbours // the nodes that hand each other their pods' packets
 	returning  inFlight   // nodes that an earlier process served, and this one not yet
@@ -161,6 +162,9 @@ func newEngine(cfg Config) (*Engine, error) {
 	}
 	e.machine = cmp.Or(cfg.machine, e.machine)
 	e.late.refused = map[string]NodeStatus{}
+	if p, ok := cfg.Tailnet.(interface{ Prepare(context.Context) }); ok {
+		e.prepare = p.Prepare
+	}
 	e.cfg.Tailnet = steppedTailnet{cfg.Tailnet, e}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	podnet.ShareInterfaces(e.ctx.Done(), func(err error) {
@@ -195,12 +199,18 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.resumeAll()
 	e.spawn(func() { e.sweep(e.ctx) })
 	e.spawn(func() { e.recheck(e.ctx) })
+	var ahead sync.WaitGroup
+	if e.prepare != nil {
+		ahead.Go(func() { e.prepare(e.ctx) })
+	}
 	<-ctx.Done()
 	e.mu.Lock()
 	e.stop()
 	e.mu.Unlock()
 	e.wg.Wait()
-	return e.claim.Release()
+	err := e.claim.Release()
+	ahead.Wait() // nobody else waits for that
+	return err
 }
 
 // spawn starts a goroutine of a node, unless the engine has stopped. It

@@ -22,6 +22,9 @@ func newEngine(cfg Config, tn tailnet.Tailnet, claim *engine.Claim, sockets engi
 	})
 }
 
+// keysAhead is how many auth keys lie ready for each set of tags in use.
+const keysAhead = 2
+
 // newTailnet is the way into the tailnet that cfg names.
 func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
 	if cfg.AuthKey != "" {
@@ -36,6 +39,7 @@ func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
 		Cluster:      cfg.Cluster,
 		Tags:         cfg.Tags,
 		AuthKeyTTL:   cfg.AuthKeyTTL,
+		KeysAhead:    keysAhead,
 		Logger:       log,
 	})
 }
