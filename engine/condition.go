@@ -71,9 +71,11 @@ func newWatch(cfg *Config) watch {
 	}
 }
 
-// connects notes which peers have a session.
-func (w *watch) connects(states map[tailcfg.StableNodeID]ipn.PeerState) {
-	for id, state := range states {
+// hear takes in one notification: which peers have a session, and whether
+// tailscale.com's health has changed.
+func (w *watch) hear(note *ipn.Notify) {
+	w.look = w.look || note.Health != nil
+	for id, state := range note.PeerState {
 		switch state.PeerWireGuardState {
 		case ipn.PeerWireGuardStateEstablished:
 			w.live[id] = true

@@ -321,11 +321,8 @@ func (s *session) hear(note *ipn.Notify) error {
 	if note.SelfChange != nil || len(note.PeersChanged)+len(note.PeersRemoved)+len(note.PeerChangedPatch) > 0 {
 		s.netmap.changed()
 	}
-	if note.Health != nil {
-		s.watch.look = true
-	}
+	s.watch.hear(note)
 	if len(note.PeerState) > 0 {
-		s.watch.connects(note.PeerState)
 		s.remember(note.PeerState)
 		s.openGate(note.PeerState)
 	}
