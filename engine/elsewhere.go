@@ -33,8 +33,9 @@ import (
 const (
 	copyPatience = 3 * time.Minute
 	copyPause    = 5 * time.Second // to the second look; doubled, up to a minute
-	// copySettled is how long a device must not have been seen for one look to
-	// settle that it is not connected.
+	// copySettled is how long a device must not have been seen to be deleted: its
+	// node may be about to connect again, as all are after a restart of the control
+	// plane.
 	copySettled = 2 * time.Minute
 	// copyAsk bounds one look where a node waits for it to come up.
 	copyAsk = 10 * time.Second
@@ -120,8 +121,8 @@ func (n *node) firstLook(r record) bool {
 
 // whereabouts returns nil if none of the devices that the node has been is
 // connected, and errElsewhere, with those devices, if one still is after some
-// time, which it waits for. If it is to be sure, a device that was seen a moment
-// ago is looked at twice. Any other error says why it cannot be known.
+// time, which it waits for. A device that was seen a moment ago is looked at again:
+// once, or, if it is to be sure, until that was copySettled ago. Any other error says why it cannot be known.
 func (n *node) whereabouts(ctx context.Context, r record, sure bool) ([]tailcfg.StableNodeID, error) {
 	deadline := time.Now().Add(cmp.Or(n.e.cfg.copyPatience, copyPatience))
 	pause := cmp.Or(n.e.cfg.copyPause, copyPause)
@@ -131,7 +132,7 @@ func (n *node) whereabouts(ctx context.Context, r record, sure bool) ([]tailcfg.
 		if err != nil {
 			return nil, err
 		}
-		verdict := settle(now, before, sure)
+		verdict := n.e.settle(now, before, sure)
 		late := time.Now().After(deadline)
 		switch {
 		case verdict == absent:
@@ -159,7 +160,7 @@ type sighting struct {
 }
 
 // settle is the verdict over all devices: the worst.
-func settle(now, before map[tailcfg.StableNodeID]sighting, sure bool) presence {
+func (e *Engine) settle(now, before map[tailcfg.StableNodeID]sighting, sure bool) presence {
 	verdict := absent
 	for id, d := range now {
 		was := before[id]
@@ -169,7 +170,7 @@ func settle(now, before map[tailcfg.StableNodeID]sighting, sure bool) presence {
 			return presenceUnknown
 		case d.presence == connected, was.presence == absent && !again:
 			verdict = connected
-		case sure && !again && time.Since(d.lastSeen) < copySettled:
+		case (sure || !again) && time.Since(d.lastSeen) < cmp.Or(e.cfg.copySettled, copySettled):
 			verdict = max(verdict, seenLately)
 		}
 	}
@@ -196,7 +197,7 @@ func (n *node) look(ctx context.Context, r record, sure bool) ([]tailcfg.StableN
 		switch {
 		case errors.Is(err, tailnet.ErrNoDevice):
 		case errors.Is(err, tailnet.ErrNoDelete):
-			now[id] = sighting{presence: n.e.seenByPeers(id)}
+			now[id] = n.e.seenByPeers(id)
 		case err != nil:
 			return nil, nil, err
 		case isConnected(d):
@@ -214,7 +215,7 @@ func isConnected(d tailnet.Device) bool { return d.Connected || d.LastSeen.IsZer
 
 // seenByPeers is what the control plane tells this machine's own nodes of a
 // device: all there is to know where no API is.
-func (e *Engine) seenByPeers(id tailcfg.StableNodeID) presence {
+func (e *Engine) seenByPeers(id tailcfg.StableNodeID) sighting {
 	for _, n := range e.snapshot() {
 		s := n.runningSession()
 		if s == nil {
@@ -230,13 +231,13 @@ func (e *Engine) seenByPeers(id tailcfg.StableNodeID) presence {
 			}
 			if online, ok := p.Online().GetOk(); ok {
 				if online {
-					return connected
+					return sighting{presence: connected}
 				}
-				return absent
+				return sighting{absent, p.LastSeen().Get()}
 			}
 		}
 	}
-	return presenceUnknown
+	return sighting{}
 }
 
 // waitsForOther says why the node does nothing yet.

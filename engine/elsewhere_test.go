@@ -46,8 +46,18 @@ func (w *world) clone(authKey string) *machine {
 		w.t.Fatal(err)
 	}
 	connect(w.t, m.cmd.Process.Pid)
-	m.boot = order{Do: "boot", Dir: m.dir, APIURL: w.control.APIURL(), ControlURL: w.control.ControlURL(), AuthKey: authKey}
+	m.boot = order{Do: "boot", Dir: m.dir, APIURL: w.control.APIURL(), ControlURL: w.control.ControlURL(), AuthKey: authKey, Settled: time.Minute}
+	w.settled()
 	return m
+}
+
+// settled waits until the control plane has had all nodes' first requests, after
+// which a poll may be opened again, and sees all connected.
+func (w *world) settled() {
+	w.t.Helper()
+	w.until("all devices are connected", func() bool {
+		return !slices.ContainsFunc(w.control.Devices(), func(d control.Device) bool { return !d.Online })
+	}, func() string { return fmt.Sprint(w.control.Devices()) })
 }
 
 // connect gives the process's network namespace a way to the tests' one.
