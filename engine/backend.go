@@ -27,6 +27,7 @@ type backend struct {
 	sys     *tsd.System
 	engine  *wgEngine
 	closers closers
+	control connections // to the control plane
 }
 
 // podEnd is what a backend has in its pod. Without it, the node has an identity
@@ -58,7 +59,7 @@ func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, 
 		return nil, fmt.Errorf("watching this machine's network: %w", err)
 	}
 	b.closers.push(func() { monitor.Close() })
-	dialer := n.controlDialer(monitor, logf)
+	dialer := n.controlDialer(monitor, logf, &b.control)
 	dialer.SetBus(bus)
 	b.closers.push(func() { dialer.Close() })
 

@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,10 +21,12 @@ import (
 // is told on standard input, and kills itself when it is told to.
 const victimEnv = "TSNRI_TEST_VICTIM"
 
-// A victim's patience: Config.Grace and Config.SweepAfter.
+// A victim's patience: Config.Grace, Config.SweepAfter and Config.copyPatience.
 const (
 	victimGrace      = 300 * time.Millisecond
 	victimSweepAfter = time.Hour
+
+	victimCopyPatience = 2 * time.Second
 )
 
 // point is a moment at which a process is killed: right before or right after
@@ -48,7 +51,8 @@ type order struct {
 
 	// Of "boot".
 	Dir, APIURL, ControlURL string
-	AuthKey                 string // "" is OAuth
+	AuthKey                 string        // "" is OAuth
+	Settled                 time.Duration // Config.copySettled; 0 is a second
 
 	// Of "boot" and "watch": whether steps are reported from now on, and the
 	// one at which to die; nil is none.
@@ -133,7 +137,8 @@ func (v *victim) boot(o order) (err error) {
 		StateDir: o.Dir, AttachTimeout: 20 * time.Second, Grace: victimGrace, onStep: v.onStep,
 		Logger:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 		SweepAfter: victimSweepAfter, sweepFirst: 200 * time.Millisecond, sweepEvery: 500 * time.Millisecond,
-		namePause: 100 * time.Millisecond,
+		namePause: 100 * time.Millisecond, copyPatience: victimCopyPatience, copyPause: 200 * time.Millisecond,
+		copySettled: cmp.Or(o.Settled, time.Second),
 	}
 	if o.AuthKey != "" {
 		cfg.Tailnet, err = tailnet.NewStatic(tailnet.StaticConfig{AuthKey: o.AuthKey, ControlURL: o.ControlURL})

@@ -35,13 +35,17 @@ type process struct {
 	last  time.Time // of the last step
 }
 
-func startProcess(t *testing.T) *process {
+// startProcess starts a victim, in a network namespace of its own if so told.
+func startProcess(t *testing.T, ownNetNS ...bool) *process {
 	t.Helper()
 	p := &process{answers: make(chan report, 1), dead: make(chan struct{}), last: time.Now()}
 	p.cmd = exec.Command("/proc/self/exe")
 	p.cmd.Env = append(os.Environ(), victimEnv+"=1")
 	p.cmd.Stderr = &p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if len(ownNetNS) > 0 && ownNetNS[0] {
+		p.cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
+	}
 	in, err := p.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -30,6 +30,10 @@
 //   - one per node whose record could not be written, until it can;
 //   - one per list of the runtime, which attaches what is on it;
 //   - one that sweeps up devices of machines that died, hourly;
+//   - one that asks a control server of somebody's own whether the devices are
+//     still there, every few minutes;
+//   - one in which the tailnet has keys ready, joined after the state directory
+//     was let go of;
 //   - one that hears of changes of the machine's interfaces, for all backends;
 //   - one that hears of changes of the pods' links, for all nodes, and one per node
 //     that is up which restores them, started and joined by run;
@@ -53,7 +57,8 @@
 // One directory per pod below [Config.StateDir], 0700, by UID: pod.json, what
 // was asked for and how to find the link; tailscaled.state, the node's keys as
 // tailscale.com stores them; netmap, the last netmap, to start from; and
-// profile-data, where the backend finds it. All files are 0600. Auth keys are
+// profile-data, where the backend finds it. What was set aside because nothing
+// could be made of it ends in .damaged, what another machine uses in .copied. All files are 0600. Auth keys are
 // never stored. All that changes what outlives this process is a step: see
 // steps.go.
 //

@@ -80,6 +80,11 @@ type Config struct {
 
 	// Tests want them shorter; 0 means the usual.
 	sweepFirst, sweepEvery, namePause time.Duration
+	copyPatience, copyPause           time.Duration
+	copySettled                       time.Duration
+	conditionEvery, degradedAfter     time.Duration
+	cutOffAfter, recheckEvery         time.Duration
+	machine                           string // as thisMachine says
 
 	// onStep is told of every step before and after it is taken: see step.
 	onStep func(s step, taken bool)
@@ -98,9 +103,11 @@ type Engine struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup // all goroutines of nodes
 
-	claim *Claim        // of the state directory
-	watch *podnet.Watch // of all links
-	queue queue         // of the nodes that start
+	claim   *Claim                // of the state directory
+	watch   *podnet.Watch         // of all links
+	queue   queue                 // of the nodes that start
+	machine string                // see thisMachine
+	prepare func(context.Context) // what the tailnet does ahead, nil if nothing
 
 	neighbours neighbours // the nodes that hand each other their pods' packets
 	returning  inFlight   // nodes that an earlier process served, and this one not yet
@@ -108,6 +115,8 @@ type Engine struct {
 	mu    sync.Mutex
 	nodes map[string]*node // by pod UID
 	late  late
+	// elsewhere are the devices of states that were set aside as copies.
+	elsewhere map[string]bool
 }
 
 // New returns an Engine with the nodes that an earlier process recorded. They
@@ -153,8 +162,16 @@ func newEngine(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("setting TS_LOGS_DIR: %w", err)
 	}
 
-	e := &Engine{cfg: cfg, log: cfg.Logger, claim: cfg.Claim, queue: newQueue(), nodes: map[string]*node{}}
+	e := &Engine{cfg: cfg, log: cfg.Logger, claim: cfg.Claim, queue: newQueue(), nodes: map[string]*node{}, elsewhere: map[string]bool{}}
+	var err error
+	if e.machine, err = thisMachine(); err != nil {
+		return nil, err
+	}
+	e.machine = cmp.Or(cfg.machine, e.machine)
 	e.late.refused = map[string]NodeStatus{}
+	if p, ok := cfg.Tailnet.(interface{ Prepare(context.Context) }); ok {
+		e.prepare = p.Prepare
+	}
 	e.cfg.Tailnet = steppedTailnet{cfg.Tailnet, e}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	if err := e.watchLinks(); err != nil {
@@ -172,6 +189,9 @@ func newEngine(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, r := range loadCopied(cfg.StateDir) {
+		e.noteElsewhere(r)
+	}
 	var links []string
 	for dir, r := range records {
 		e.nodes[r.Pod.UID] = newNode(e, dir, r)
@@ -188,12 +208,19 @@ func newEngine(cfg Config) (*Engine, error) {
 func (e *Engine) Run(ctx context.Context) error {
 	e.resumeAll()
 	e.spawn(func() { e.sweep(e.ctx) })
+	e.spawn(func() { e.recheck(e.ctx) })
+	var ahead sync.WaitGroup
+	if e.prepare != nil {
+		ahead.Go(func() { e.prepare(e.ctx) })
+	}
 	<-ctx.Done()
 	e.mu.Lock()
 	e.stop()
 	e.mu.Unlock()
 	e.wg.Wait()
-	return e.claim.Release()
+	err := e.claim.Release()
+	ahead.Wait() // nobody else waits for that
+	return err
 }
 
 // spawn starts a goroutine of a node, unless the engine has stopped. It
@@ -283,62 +310,6 @@ func (e *Engine) Suspect(sandboxID string) {
 	if n := e.find(sandboxID); n != nil {
 		e.spawn(func() { n.suspect(sandboxID) })
 	}
-}
-
-// Sync attaches the live pods that are not attached, and forgets those that
-// are not live and do not come back within the grace period. ended are
-// sandboxes that the runtime still lists though they have ended: their pods may
-// be about to get new ones, after a reboot for instance, so they have ten times
-// as long. Sync returns at once and works afterwards.
-func (e *Engine) Sync(ctx context.Context, live []Pod, ended []string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	live = onePerUID(live)
-	lists := map[string]listing{}
-	for _, id := range ended {
-		lists[id] = listedEnded
-	}
-	anew := map[string]bool{}
-	for _, pod := range live {
-		lists[pod.SandboxID], anew[pod.UID] = listedLive, true
-	}
-	for _, n := range e.snapshot() {
-		id := n.sandboxID()
-		l, ok := lists[id]
-		switch {
-		case anew[n.uid] && l != listedLive:
-			l = listedAnew
-		case !ok:
-			l = notListed
-		}
-		// One that is listed as live and was detached is about to end: the list
-		// is older than that.
-		if detached := n.listed(l); detached || l != listedLive {
-			e.spawn(func() { n.awaitEnd(id) })
-		}
-	}
-	round := e.nextRound()
-	e.spawn(func() { e.attachAll(live, round) })
-	return nil
-}
-
-// onePerUID keeps one sandbox of each pod: one whose pause process lives, and
-// among several the last.
-func onePerUID(pods []Pod) []Pod {
-	at := map[string]int{}
-	var out []Pod
-	for _, pod := range pods {
-		i, ok := at[pod.UID]
-		switch {
-		case !ok:
-			at[pod.UID] = len(out)
-			out = append(out, pod)
-		case pod.PID != 0 || out[i].PID == 0:
-			out[i] = pod
-		}
-	}
-	return out
 }
 
 // Status returns a snapshot of every node, and of every pod that was to get one

@@ -66,6 +66,10 @@ func (n *node) reached(r record) {
 	if n.rec.Link == r.Link {
 		n.setLinked()
 	}
+	if !n.foreign && n.rec.Machine != n.e.machine {
+		n.servedHere()
+		n.keep()
+	}
 }
 
 // awaitEnd forgets a sandbox that has ended without a word, or may have, once

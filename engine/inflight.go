@@ -94,10 +94,14 @@ func (n *node) hasReturned() {
 // dials with it (controlclient.Options.Dialer), magicsock and the packets' way
 // do not. The constructor is meant for debugging, and the only one that takes a
 // function: apart from that, this is the dialer as it always is.
-func (n *node) controlDialer(monitor *netmon.Monitor, logf logger.Logf) *tsdial.Dialer {
+func (n *node) controlDialer(monitor *netmon.Monitor, logf logger.Logf, conns *connections) *tsdial.Dialer {
 	system, turn := netns.NewDialer(logf, monitor), sync.Once{}
 	return tsdial.NewFromFuncForDebug(logf, func(ctx context.Context, network, addr string) (net.Conn, error) {
 		turn.Do(func() { n.e.returning.wait(ctx, returnPatience) })
-		return system.DialContext(ctx, network, addr)
+		conn, err := system.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return conns.add(conn), nil
 	})
 }

@@ -55,7 +55,7 @@ func TestControlDialerWaits(t *testing.T) {
 	}
 	defer ln.Close()
 	n := newNode(&Engine{log: slog.New(slog.DiscardHandler)}, t.TempDir(), record{Pod: Pod{UID: "a"}})
-	dialer := n.controlDialer(netmon.NewStatic(), logger.Discard)
+	dialer := n.controlDialer(netmon.NewStatic(), logger.Discard, &connections{})
 	var done atomic.Bool
 	returned := n.e.returning.begin()
 	dialed := make(chan error, 1)

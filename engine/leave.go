@@ -28,7 +28,10 @@ func (n *node) leave(ctx context.Context) {
 			n.retireAfter(ctx)
 			return
 		}
-		if ctx.Err() != nil {
+		if errors.Is(err, errElsewhere) || errors.Is(err, errNobodySees) {
+			err = n.letAlone(ctx, err)
+		}
+		if err == nil || ctx.Err() != nil {
 			return
 		}
 		n.setState(Leaving, err.Error())
@@ -46,6 +49,11 @@ func (n *node) leaveOnce(ctx context.Context) error {
 		return err
 	}
 	r := n.record()
+	if n.isForeign() {
+		if _, err := n.whereabouts(ctx, r, true); err != nil {
+			return err
+		}
+	}
 	devices, err := n.devices(ctx, r)
 	if errors.Is(err, tailnet.ErrNoDelete) {
 		return n.logOut(ctx, r)
@@ -66,9 +74,13 @@ func (n *node) leaveOnce(ctx context.Context) error {
 	return nil
 }
 
-// devices returns the IDs of all devices that the node has been.
-func (n *node) devices(ctx context.Context, r record) ([]tailcfg.StableNodeID, error) {
-	ids := slices.Clone(r.Former)
+// devices returns the IDs of all devices that the node has been, but for those
+// that are another machine's.
+func (n *node) devices(ctx context.Context, r record) (ids []tailcfg.StableNodeID, err error) {
+	defer func() {
+		ids = slices.DeleteFunc(ids, func(id tailcfg.StableNodeID) bool { return slices.Contains(r.Elsewhere, id) })
+	}()
+	ids = slices.Clone(r.Former)
 	if r.NodeID != "" {
 		ids = append(ids, r.NodeID)
 	}
@@ -98,8 +110,8 @@ func (n *node) devices(ctx context.Context, r record) ([]tailcfg.StableNodeID, e
 // logOut tells the control plane that the node is gone. It brings up a backend
 // without packets for that: the one that ran ended with the pod.
 func (n *node) logOut(ctx context.Context, r record) error {
-	if r.NodeID == "" && !r.Registering {
-		return nil // it never knocked
+	if r.NodeID == "" && !r.Registering || slices.Contains(r.Elsewhere, r.NodeID) {
+		return nil // it never knocked, or is another machine's
 	}
 	limit := n.e.cfg.AttachTimeout
 	b, err := within(limit, "opening the backend", func() (*backend, error) {

@@ -55,3 +55,17 @@ func (e *Engine) Knows(podUID, sandboxID string) bool {
 	e.mu.Unlock()
 	return n != nil && n.sandboxID() == sandboxID
 }
+
+// setSession notes the session that serves the node, nil if none does.
+func (n *node) setSession(s *session) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.session = s
+}
+
+// runningSession returns the session that serves the node, nil if none does.
+func (n *node) runningSession() *session {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.session
+}

@@ -62,6 +62,7 @@ func (w *world) boot(change ...func(*Config)) {
 	cfg := Config{
 		StateDir: w.dir, Tailnet: w.tailnet, Logger: testLogger(w.t, "engine"),
 		AttachTimeout: 20 * time.Second, Grace: 2 * time.Second,
+		copySettled: time.Second, copyPause: 100 * time.Millisecond,
 	}
 	for _, f := range change {
 		f(&cfg)

@@ -102,5 +102,5 @@ func (n *node) outlived(d tailnet.Device) bool {
 		return false
 	}
 	h := n.e.holder(d.ID)
-	return h == nil || h == n
+	return (h == nil || h == n) && !n.e.isElsewhere(d.ID)
 }

@@ -30,9 +30,10 @@ import (
 
 const netmapDir = "netmap"
 
-// netmapPause is the least time between two writes of a netmap. In a busy
-// tailnet it changes all the time, so that the pause is netmapShare times as
-// long as the write took if that is longer.
+// netmapPause is the least time between two looks at a netmap that has changed. In
+// a busy tailnet it changes all the time, so that the pause is netmapShare times as
+// long as the look took if that is longer. When a change is written is up to
+// netmapDigest.
 const (
 	netmapPause = time.Second
 	netmapShare = 50
@@ -58,6 +59,7 @@ func (s netmapStore) Store(_ context.Context, key string, value []byte) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, value) {
 		return nil
 	}
+	s.n.netmapBytes.Add(int64(len(value)))
 	return s.n.e.take(stepNetmap, func() error {
 		next := filepath.Join(s.n.dir, "netmap.new") // not a name that the cache would list
 		if err := os.WriteFile(next, value, 0o600); err != nil {
@@ -70,56 +72,6 @@ func (s netmapStore) Store(_ context.Context, key string, value []byte) error {
 // Remove implements netmapcache.Store.
 func (s netmapStore) Remove(ctx context.Context, key string) error {
 	return s.n.e.take(stepNetmap, func() error { return s.FileStore.Remove(ctx, key) })
-}
-
-// netmapKeeper writes a node's netmap to disk, soon after it has changed.
-type netmapKeeper struct {
-	n     *node
-	cache *netmapcache.Cache
-	due   <-chan time.Time // nil while nothing has changed
-	next  time.Time        // the earliest time of the next write
-
-	warned string // the failure last logged
-}
-
-func newNetmapKeeper(n *node) *netmapKeeper {
-	k := &netmapKeeper{n: n, cache: netmapcache.NewCache(n.netmapStore())}
-	pause := netmapPause
-	if n.snapshot().NodeID != "" { // it starts from one, perhaps with many others
-		pause = netmapAgain
-	}
-	k.next = time.Now().Add(pause)
-	return k
-}
-
-// changed notes that the netmap has changed.
-func (k *netmapKeeper) changed() {
-	if k.due == nil {
-		k.due = time.After(time.Until(k.next))
-	}
-}
-
-// keep writes the backend's netmap. A failure costs no more than the next
-// start's head start.
-func (k *netmapKeeper) keep(b *ipnlocal.LocalBackend) {
-	k.due = nil
-	start := time.Now()
-	defer func() { k.next = time.Now().Add(max(netmapPause, netmapShare*time.Since(start))) }()
-	nm := b.NetMapWithPeers()
-	if nm == nil || nm.Cached || !nm.SelfNode.Valid() {
-		return
-	}
-	err := os.MkdirAll(filepath.Join(k.n.dir, netmapDir), 0o700)
-	if err == nil {
-		err = k.cache.Store(context.Background(), nm)
-	}
-	switch {
-	case err == nil:
-		k.warned = ""
-	case err.Error() != k.warned:
-		k.warned = err.Error()
-		k.n.log.Warn("keeping the netmap for the next start", "err", err)
-	}
 }
 
 // lendNetmap gives the backend the last netmap, if it is that of the node with

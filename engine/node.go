@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +28,9 @@ type node struct {
 	uid string
 	dir string
 
-	linking  sync.Mutex             // attach and serve take turns with the link
+	linking     sync.Mutex   // attach and serve take turns with the link
+	netmapBytes atomic.Int64 // written by this process
+
 	returned atomic.Pointer[func()] // to be called once this process serves the node again, nil for a new one
 
 	op        sync.Mutex // attach, detach, forget and the record take turns
@@ -37,6 +38,8 @@ type node struct {
 	fresh     bool        // nothing is on disk yet
 	retired   bool        // the directory is gone, and so is the node
 	seen      bool        // the netns has been reached by this process
+	foreign   bool        // the record may be a copy of another machine's
+	asked     bool        // the tailnet was asked about that before the node was served
 	stopped   atomic.Bool // the sandbox was detached; written under op
 	removed   bool        // the runtime has removed it
 	unsaved   string      // why the record on disk is not n.rec, "" if it is
@@ -45,14 +48,18 @@ type node struct {
 	goneSince time.Time // its netns, as far as lookAgain has seen
 	log       *slog.Logger
 
-	mu     sync.Mutex
-	cancel context.CancelFunc // of what the node does
-	done   chan struct{}      // closed when it has ended
-	status NodeStatus
-	linked string         // the sandbox that has its link
-	warned string         // the reason last logged
-	anew   bool           // the tailnet has thrown the node out: log in again
-	device *podnet.Device // the last one, open or not; nil before the first
+	mu      sync.Mutex
+	cancel  context.CancelFunc // of what the node does
+	done    chan struct{}      // closed when it has ended
+	status  NodeStatus
+	linked  string         // the sandbox that has its link
+	warned  string         // the reason last logged
+	anew    bool           // the tailnet has thrown the node out: log in again
+	device  *podnet.Device // the last one, open or not; nil before the first
+	session *session       // that serves it, nil if none does
+
+	suffering condition            // what is wrong with it while it is up
+	said      map[string]time.Time // when the log had a line of a kind
 
 	guarded guarded
 }
@@ -62,6 +69,7 @@ type node struct {
 func newNode(e *Engine, dir string, r record) *node {
 	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, fresh: r.Link == ""}
 	n.guarded.changed = make(chan struct{}, 1)
+	n.foreign = !n.fresh && r.Machine != e.machine && r.NetNS.Check() != nil
 	n.adopt(r.Pod)
 	n.status.State, n.status.Since = Stopped, time.Now()
 	n.status.NodeID = string(r.NodeID)
@@ -154,6 +162,9 @@ func (n *node) prepare(pod Pod) error {
 	n.adopt(pod)
 	n.rec.Retried = !n.fresh && !n.rec.Forgotten && earlier != pod.SandboxID
 	n.rec.NetNS, n.rec.Link, n.rec.Forgotten = ns, podnet.FindHostLink(pod.SandboxID), false
+	if !n.foreign {
+		n.servedHere()
+	}
 	if err := errors.Join(n.rec.newSecrets(), n.save()); err != nil {
 		return err
 	}
@@ -305,54 +316,6 @@ func (n *node) run(ctx context.Context) {
 		if !sleep(ctx, pause.next()) {
 			return
 		}
-	}
-}
-
-// setState publishes what the node is up to.
-func (n *node) setState(s State, why string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.status.State != s {
-		n.status.State, n.status.Since = s, time.Now()
-	}
-	n.status.Reason = why
-	if s != Running && s != Pending {
-		n.status.Addresses = nil
-	}
-}
-
-// pending publishes why the node is not up, and logs it: once, and again when
-// it changes.
-func (n *node) pending(err error) {
-	why := err.Error()
-	n.setState(Pending, why)
-	n.mu.Lock()
-	again := n.warned == why
-	n.warned = why
-	n.mu.Unlock()
-	if !again {
-		n.log.Warn("not in the tailnet yet, trying again", "reason", why)
-	}
-}
-
-// running publishes that the node is up.
-func (n *node) running(p *progress) {
-	n.mu.Lock()
-	s := &n.status
-	if s.State != Running {
-		s.State, s.Since = Running, time.Now()
-	}
-	s.Reason, s.Addresses, s.DNSName = "", slices.Clone(p.addrs), p.dnsName
-	if s.ReadyIn == 0 {
-		s.ReadyIn = time.Since(s.AttachedAt)
-	}
-	readyIn, wished := s.ReadyIn, s.Hostname
-	n.warned = ""
-	n.mu.Unlock()
-	n.log.Info("running", "name", p.dnsName, "addresses", p.addrs, "node", p.nodeID, "readyIn", readyIn.Round(time.Millisecond))
-	if label, _, _ := strings.Cut(p.dnsName, "."); label != wished {
-		n.log.Warn("the tailnet gave the node another name than it asked for: a device with that name exists",
-			"wished", wished, "given", label)
 	}
 }
 

@@ -56,6 +56,12 @@ type record struct {
 	// Former are devices that the node was before it had to register anew.
 	// They are deleted with it.
 	Former []tailcfg.StableNodeID `json:"former,omitempty"`
+	// Elsewhere are devices that another machine runs, of whose state this was a
+	// copy. They are never deleted.
+	Elsewhere []tailcfg.StableNodeID `json:"elsewhere,omitempty"`
+	// Machine is the machine, in one of its boots, that last served the node: see
+	// thisMachine.
+	Machine string `json:"machine,omitempty"`
 	// Recent are the peers with a WireGuard session: they are greeted
 	// first after a restart.
 	Recent []tailcfg.StableNodeID `json:"recent,omitempty"`

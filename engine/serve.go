@@ -22,6 +22,9 @@ import (
 // error, or something is wrong. The link stays in either case.
 func (n *node) serve(ctx context.Context) error {
 	defer n.hasReturned()
+	if err := n.checkIdentity(ctx); err != nil {
+		return err
+	}
 	keyed, err := n.mendState()
 	if err != nil {
 		return err
@@ -69,6 +72,8 @@ func (n *node) serve(ctx context.Context) error {
 		return err
 	}
 	defer n.closeBackend(s.b)
+	n.setSession(s)
+	defer n.setSession(nil)
 	n.keepPort(r, s.b.sys.MagicSock.Get().LocalPort())
 
 	ctx, stop := context.WithCancel(ctx) // also ends greetings
@@ -85,6 +90,7 @@ func (n *node) serve(ctx context.Context) error {
 	n.reclaimNetmap()
 	leave()
 	n.hasReturned()
+	defer func() { s.netmap.flush(s.b.LocalBackend) }()
 	return s.loop(ctx, r.Recent)
 }
 
@@ -133,6 +139,7 @@ type session struct {
 	thrown    chan struct{} // out of the tailnet
 
 	reach reach
+	watch watch
 
 	// What loop knows.
 	p        progress
@@ -148,6 +155,7 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 	return &session{
 		n:         n,
 		netmap:    newNetmapKeeper(n),
+		watch:     newWatch(&n.e.cfg),
 		device:    device,
 		local:     local,
 		gate:      newGate(device, len(local) > 0 && n.e.cfg.NoLocalDelivery),
@@ -181,10 +189,10 @@ func (s *session) addressed(addrs []netip.Addr) {
 // observe reads the backend's log for what it does not say elsewhere: that a
 // peer can reach us.
 func (s *session) observe(format string, args []any) {
-	if thrownOut(format, args) {
-		select {
-		case s.thrown <- struct{}{}:
-		default:
+	if err := failedRequest(format, args); err != nil {
+		s.reach.noteFailure(err)
+		if thrownOut(format, args) {
+			s.throwOut()
 		}
 	}
 	if s.reach.observe(format, args, time.Now()) {
@@ -213,6 +221,7 @@ func (s *session) watchBackend(ctx context.Context, done chan<- struct{}) {
 // or something is wrong.
 func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error {
 	s.watchdog = time.After(s.n.e.cfg.AttachTimeout)
+	defer s.watch.due.Stop()
 	for {
 		if done, err := s.wait(ctx); done || err != nil {
 			return err
@@ -225,9 +234,7 @@ func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error
 			time.AfterFunc(gatePatience, s.gate.Open)
 			s.greet(ctx, recent)
 		}
-		if s.p.complete() {
-			s.ready(ctx)
-		}
+		s.publish(ctx)
 	}
 }
 
@@ -251,8 +258,10 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 		s.p.reachable = true
 	case <-s.patience:
 		s.p.reachable = true // as far as anyone can tell
+	case <-s.watch.due.C:
+		s.watch.look = true
 	case <-s.netmap.due:
-		s.netmap.keep(s.b.LocalBackend)
+		s.netmap.keep(s.b.LocalBackend, false)
 	case <-s.thrown:
 		s.n.setLoginNeeded()
 		return true, errLoginNeeded
@@ -282,23 +291,6 @@ func (e *end) unless(cause <-chan struct{}) <-chan struct{} {
 	}
 	return cause
 }
-
-// progress is what is known of a node's way up.
-type progress struct {
-	active    bool         // the backend is Starting or Running
-	addrs     []netip.Addr // on ts0
-	reachable bool         // see reach
-	nodeID    tailcfg.StableNodeID
-	admitted  tailcfg.StableNodeID // as the control plane has told this session
-	dnsName   string
-	reported  string // what ready last told the world
-	claims    bool   // keepName has been started
-}
-
-func (p *progress) up() bool { return p.active && p.addrs != nil }
-
-// complete reports whether a peer's first packet would be answered.
-func (p *progress) complete() bool { return p.up() && p.reachable }
 
 // hear takes in one notification.
 func (s *session) hear(note *ipn.Notify) error {
@@ -331,6 +323,7 @@ func (s *session) hear(note *ipn.Notify) error {
 	if note.SelfChange != nil || len(note.PeersChanged)+len(note.PeersRemoved)+len(note.PeerChangedPatch) > 0 {
 		s.netmap.changed()
 	}
+	s.watch.hear(note)
 	if len(note.PeerState) > 0 {
 		s.remember(note.PeerState)
 		s.openGate(note.PeerState)
@@ -369,7 +362,7 @@ func (s *session) identify(nm *netmap.NetworkMap) {
 // ready publishes that the node is up, and logs it: once, and again when its
 // addresses or its name change.
 func (s *session) ready(ctx context.Context) {
-	what := fmt.Sprint(s.p.addrs, s.p.dnsName)
+	what := s.p.identity()
 	if s.p.reported == what {
 		return
 	}

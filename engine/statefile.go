@@ -207,21 +207,26 @@ func (n *node) mendState() (keyed bool, err error) {
 // number, too.
 const damagedExt = ".damaged"
 
-var isSetAside = regexp.MustCompile(`\.damaged(-[0-9]+)?$`).MatchString
+// copiedExt ends the names of what was set aside because another machine uses it.
+const copiedExt = ".copied"
+
+var isSetAside = regexp.MustCompile(`\.(damaged|copied)(-[0-9]+)?$`).MatchString
 
 // setAside renames a file or directory that nothing can be made of, and returns
 // its new path. What was set aside before stays.
-func setAside(path string) (string, error) {
-	to, err := freeName(path)
+func setAside(path string) (string, error) { return setAsideAs(path, damagedExt) }
+
+func setAsideAs(path, ext string) (string, error) {
+	to, err := freeName(path, ext)
 	if err != nil {
 		return "", err
 	}
 	return to, os.Rename(path, to)
 }
 
-func freeName(path string) (string, error) {
+func freeName(path, ext string) (string, error) {
 	for i := 1; ; i++ {
-		to := path + damagedExt
+		to := path + ext
 		if i > 1 {
 			to = fmt.Sprintf("%s-%d", to, i)
 		}

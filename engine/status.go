@@ -4,6 +4,8 @@ package engine
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"tailscale-nri/engine/internal/podnet"
@@ -14,7 +16,7 @@ type State string
 
 const (
 	// Pending: the link is there, the node is not in the tailnet, or not
-	// ready. NodeStatus.Reason says why.
+	// ready, or no longer. NodeStatus.Reason says why.
 	Pending State = "Pending"
 	// Running: ts0 has its addresses and the node's endpoints are
 	// published, so that a peer's first packet is answered.
@@ -35,7 +37,7 @@ type NodeStatus struct {
 	Hostname  string `json:"hostname"` // as wished
 
 	State     State        `json:"state"`
-	Reason    string       `json:"reason,omitempty"` // why it is not Running
+	Reason    string       `json:"reason,omitempty"` // why it is not Running, or what does not work though it is
 	Addresses []netip.Addr `json:"addresses"`        // on ts0, IPv4 first
 	NodeID    string       `json:"nodeID,omitempty"`
 	DNSName   string       `json:"dnsName,omitempty"` // as given, without the final dot
@@ -62,3 +64,55 @@ type Traffic struct {
 }
 
 func trafficOf(t *podnet.Traffic) Traffic { return Traffic{t.Packets.Load(), t.Bytes.Load()} }
+
+// setState publishes what the node is up to.
+func (n *node) setState(s State, why string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.status.State != s {
+		n.status.State, n.status.Since = s, time.Now()
+	}
+	n.status.Reason = why
+	if s != Running && s != Pending {
+		n.status.Addresses = nil
+	}
+}
+
+// pending publishes why the node is not up, and logs it: once, and again when
+// it changes.
+func (n *node) pending(err error) {
+	why := err.Error()
+	n.setState(Pending, why)
+	n.mu.Lock()
+	again := n.warned == why
+	n.warned = why
+	n.mu.Unlock()
+	if !again {
+		n.log.Warn("not in the tailnet yet, trying again", "reason", why)
+	}
+}
+
+// running publishes that the node is up.
+func (n *node) running(p *progress) {
+	n.mu.Lock()
+	s := &n.status
+	if s.State != Running {
+		s.State, s.Since = Running, time.Now()
+	}
+	s.Reason, s.Addresses, s.DNSName = "", slices.Clone(p.addrs), p.dnsName
+	if s.ReadyIn == 0 {
+		s.ReadyIn = time.Since(s.AttachedAt)
+	}
+	readyIn, wished := s.ReadyIn, s.Hostname
+	n.warned = ""
+	news := n.isNewsLocked("running " + p.identity())
+	n.mu.Unlock()
+	if !news {
+		return
+	}
+	n.log.Info("running", "name", p.dnsName, "addresses", p.addrs, "node", p.nodeID, "readyIn", readyIn.Round(time.Millisecond))
+	if label, _, _ := strings.Cut(p.dnsName, "."); label != wished {
+		n.log.Warn("the tailnet gave the node another name than it asked for: a device with that name exists",
+			"wished", wished, "given", label)
+	}
+}

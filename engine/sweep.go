@@ -109,7 +109,7 @@ func (e *Engine) sweepable(d tailnet.Device) bool {
 		return false
 	}
 	ours, _ := e.cfg.Tailnet.Ours(d)
-	return ours && e.holder(d.ID) == nil
+	return ours && e.holder(d.ID) == nil && !e.isElsewhere(d.ID)
 }
 
 // holder returns the node that is, or has been, this device; nil if there is

@@ -182,6 +182,7 @@ type crowd struct {
 	deleted []string
 }
 
+func (c *crowd) ControlURL() string { return "" }
 func (c *crowd) Devices(context.Context) ([]tailnet.Device, error) {
 	return slices.Clone(c.listed), nil
 }

@@ -24,6 +24,9 @@ func newEngine(cfg Config, tn tailnet.Tailnet, claim *engine.Claim, sockets engi
 	})
 }
 
+// keysAhead is how many auth keys lie ready for each set of tags in use.
+const keysAhead = 2
+
 // newTailnet is the way into the tailnet that cfg names.
 func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
 	if cfg.AuthKey != "" {
@@ -39,6 +42,7 @@ func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
 		Tags:         cfg.Tags,
 		AuthKeyTTL:   cfg.AuthKeyTTL,
 		Transport:    apiTransport(cfg.Proxy),
+		KeysAhead:    keysAhead,
 		Logger:       log,
 	})
 }

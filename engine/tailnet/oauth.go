@@ -49,6 +49,10 @@ type OAuthConfig struct {
 	// seconds: 1 s at least, 90 days at most.
 	AuthKeyTTL time.Duration
 
+	// KeysAhead is how many keys are minted ahead for each set of tags that nodes
+	// have had lately, while OAuth.Prepare runs; 0 is none.
+	KeysAhead int
+
 	// Calls bounds what the API has to bear from this process.
 	Calls CallLimits
 
@@ -76,6 +80,8 @@ type OAuth struct {
 	ttl        time.Duration
 	mark       mark
 	calls      *calls
+	bearer     *bearer
+	ahead      *ahead
 	api        *tailscale.Client
 }
 
@@ -100,7 +106,8 @@ func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
 		return nil, fmt.Errorf("parsing the API's URL: %w", err)
 	}
 	calls := newCalls(cfg)
-	return &OAuth{
+	bearer := newBearer(cfg, calls)
+	o := &OAuth{
 		controlURL: cfg.ControlURL,
 		baseURL:    cfg.BaseURL,
 		credential: credentialOf(cfg),
@@ -108,13 +115,25 @@ func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
 		ttl:        cfg.AuthKeyTTL,
 		mark:       newMark(cfg),
 		calls:      calls,
+		bearer:     bearer,
+		ahead:      newAhead(cfg.KeysAhead, cfg.AuthKeyTTL, cfg.Logger),
 		api: &tailscale.Client{
 			BaseURL:   base,
 			UserAgent: "tailscale-nri",
 			Tailnet:   cmp.Or(cfg.Tailnet, "-"),
-			HTTP:      &http.Client{Transport: newBearer(cfg, calls)},
+			HTTP:      &http.Client{Transport: bearer},
 		},
-	}, nil
+	}
+	o.ahead.mint = func(ctx context.Context, tags []string) (aheadKey, error) {
+		until := time.Now().Add(o.ahead.life)
+		key, err := o.mint(ctx, "minting an auth key ahead", tags, "tailscale-nri "+cfg.Cluster+" for the next pod")
+		if err != nil {
+			return aheadKey{}, err
+		}
+		return aheadKey{key.ID, key.Key, until}, nil
+	}
+	o.ahead.revoke = o.api.Keys().Delete
+	return o, nil
 }
 
 // check names the variable that is missing or wrong.
@@ -143,7 +162,7 @@ func (o *OAuth) String() string { return "tailnet with " + o.credential.kind + "
 // ControlURL implements Tailnet.
 func (o *OAuth) ControlURL() string { return o.controlURL }
 
-// NewAuthKey mints a key for n. Errors are *Error, or wrap ctx's.
+// NewAuthKey returns a key for n: one that was minted ahead, or a new one. Errors are *Error, or wrap ctx's.
 func (o *OAuth) NewAuthKey(ctx context.Context, n Node) (string, error) {
 	op := "minting auth key for " + n.Hostname
 	tags := n.Tags
@@ -157,21 +176,33 @@ func (o *OAuth) NewAuthKey(ctx context.Context, n Node) (string, error) {
 			Remedy: "set TS_TAGS, or the annotation tailscale.com/tags",
 		}
 	}
+	if key, ok := o.ahead.take(tags); ok && ctx.Err() == nil {
+		return key, nil
+	}
+	key, err := o.mint(ctx, op, tags, cmp.Or(n.Description, n.Hostname))
+	if err != nil {
+		return "", err
+	}
+	return key.Key, nil
+}
+
+// mint asks the API for a key.
+func (o *OAuth) mint(ctx context.Context, op string, tags []string, description string) (*tailscale.Key, error) {
 	req := tailscale.CreateKeyRequest{
 		ExpirySeconds: int64(o.ttl / time.Second),
-		Description:   describe(cmp.Or(n.Description, n.Hostname)),
+		Description:   describe(description),
 	}
 	create := &req.Capabilities.Devices.Create
 	create.Preauthorized = true
 	create.Tags = tags
 	key, err := o.api.Keys().CreateAuthKey(ctx, req)
 	if err != nil {
-		return "", o.explain(ctx, op, tags, err)
+		return nil, o.explain(ctx, op, tags, err)
 	}
 	if key.Key == "" {
-		return "", &Error{Op: op, Reason: "the API at " + o.baseURL + " answered without a key", Temporary: true}
+		return nil, &Error{Op: op, Reason: "the API at " + o.baseURL + " answered without a key", Temporary: true}
 	}
-	return key.Key, nil
+	return key, nil
 }
 
 // describe makes a text that the API takes as a key's description: letters,

@@ -19,8 +19,8 @@
 // tailnet lock key is made from its machine key and the OAuth client's secret
 // or, where there is none, its ID (OAuth.LockKey), and Tailscale's API shows both keys' public halves.
 //
-// The package starts no goroutine, and keeps no auth key: each is returned and
-// forgotten. It does not log a node in (the engine's control client does),
+// The package starts no goroutine but in OAuth.Prepare, which joins its own, and
+// writes no auth key to disk: each is returned and forgotten. It does not log a node in (the engine's control client does),
 // does not know which device is which pod's, and does not retry beyond its
 // bounds: whoever calls keeps the intent and comes back.
 package tailnet

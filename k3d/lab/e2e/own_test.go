@@ -85,8 +85,8 @@ func playOnOwn(ctx context.Context, keep bool) error {
 	if left := plane.Devices(); len(left) > 0 {
 		return fmt.Errorf("left in the tailnet: %+v", left)
 	}
-	if keys := plane.Counters().KeysMinted; keys != 3 {
-		return fmt.Errorf("expected a key for each of two pods and the peer, saw %d minted", keys)
+	if keys := plane.Counters().KeysMinted; keys < 3 {
+		return fmt.Errorf("expected a key for each of two pods and the peer, and perhaps some that lay ready, saw %d minted", keys)
 	}
 	return nil
 }

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"tailscale.com/health"
+	"tailscale.com/ipn"
+	"tailscale.com/tailcfg"
+	"tailscale.com/tsconst"
+)
+
+// "Running" says what is, not what once was: a node that is up is looked at again
+// as long as it is served. The backend's own state does not do, since it stays
+// Running whatever happens to DERP, the control plane or the signature of the
+// node's key.
+const (
+	conditionEvery = 15 * time.Second
+	// degradedAfter is how long the control plane or DERP must have been away for
+	// the status to say so, cutOffAfter how long DERP, with no peer connected, for
+	// the node not to be Running.
+	degradedAfter = time.Minute
+	cutOffAfter   = 2 * time.Minute
+	// saidAgain is how long the log is spared a line that it has had.
+	saidAgain = 10 * time.Minute
+)
+
+// condition is what is wrong with a node that is up.
+type condition struct {
+	kind string // the same for the same cause; "" is none
+	text string
+	down bool // the node is not Running
+}
+
+// spell measures how long something has lasted.
+type spell struct{ since time.Time }
+
+// note takes in whether it lasts, and returns for how long it has.
+func (s *spell) note(lasts bool, now time.Time) time.Duration {
+	switch {
+	case !lasts:
+		s.since = time.Time{}
+		return 0
+	case s.since.IsZero():
+		s.since = now
+	}
+	return now.Sub(s.since)
+}
+
+// watch is what a session knows of its node's condition.
+type watch struct {
+	due               *time.Ticker
+	noDERP, noControl spell
+	live              map[tailcfg.StableNodeID]bool // peers with a WireGuard session
+	degraded, cutOff  time.Duration
+	look              bool // something may have changed
+}
+
+func newWatch(cfg *Config) watch {
+	return watch{
+		due:      time.NewTicker(cmp.Or(cfg.conditionEvery, conditionEvery)),
+		live:     map[tailcfg.StableNodeID]bool{},
+		degraded: cmp.Or(cfg.degradedAfter, degradedAfter), cutOff: cmp.Or(cfg.cutOffAfter, cutOffAfter),
+	}
+}
+
+// hear takes in one notification: which peers have a session, and whether
+// tailscale.com's health has changed.
+func (w *watch) hear(note *ipn.Notify) {
+	w.look = w.look || note.Health != nil
+	for id, state := range note.PeerState {
+		switch state.PeerWireGuardState {
+		case ipn.PeerWireGuardStateEstablished:
+			w.live[id] = true
+		case ipn.PeerWireGuardStateNone:
+			delete(w.live, id)
+		}
+	}
+}
+
+// condition returns what is wrong now, the worst first.
+func (s *session) condition(now time.Time) condition {
+	h, w := s.b.sys.HealthTracker.Get(), &s.watch
+	warnings := h.CurrentState().Warnings
+	noDERP := w.noDERP.note(s.hasDERP() && (!s.reach.isRelayed() || isUnhealthy(warnings, derpWarnings)), now)
+	noControl := w.noControl.note(!h.GetInPollNetMap() || isUnhealthy(warnings, controlWarnings), now)
+	refused := s.reach.refusedWith()
+	switch {
+	case h.TKAHealth() != nil:
+		return condition{"locked", "locked out by tailnet lock: no peer talks to a node whose key is not signed; on a node with a trusted signing key run: tailscale lock sign " +
+			s.b.NodeKey().String(), true}
+	case noControl >= w.degraded && refused != "":
+		return condition{"refused", "the control plane refuses the node: " + refused, true}
+	case noDERP >= w.cutOff && len(w.live) == 0:
+		return condition{"cut off", fmt.Sprintf("no DERP server has been reached since %s, and no peer is connected: check this host's way out, TCP 443 and UDP",
+			w.noDERP.since.Format(time.TimeOnly)), true}
+	case noControl >= w.degraded:
+		return condition{"no control", fmt.Sprintf("the control plane has not been reached since %s: peers are as last known",
+			w.noControl.since.Format(time.TimeOnly)), false}
+	case noDERP >= w.degraded:
+		return condition{"no DERP", fmt.Sprintf("no DERP server has been reached since %s: only peers with a direct path reach the pod",
+			w.noDERP.since.Format(time.TimeOnly)), false}
+	}
+	if said := controlSays(warnings); said != "" {
+		return condition{"control: " + said, "the control plane says: " + said, false}
+	}
+	return condition{}
+}
+
+// What tailscale.com's health calls DERP, or the control plane, being away. It is
+// slow to: while there is no poll of the control plane it takes back, at each look,
+// that a DERP connection is missing (health/health.go, updateBuiltinWarnablesLocked),
+// and a missing poll shows after 8 minutes. So connections and polls count as well.
+var (
+	derpWarnings    = []health.WarnableCode{tsconst.HealthWarnableDERPTimedOut, tsconst.HealthWarnableNetworkStatus}
+	controlWarnings = []health.WarnableCode{tsconst.HealthWarnableNotInMapPoll, tsconst.HealthWarnableMapResponseTimeout}
+)
+
+func isUnhealthy(warnings map[health.WarnableCode]health.UnhealthyState, any []health.WarnableCode) bool {
+	return slices.ContainsFunc(any, func(c health.WarnableCode) bool { _, is := warnings[c]; return is })
+}
+
+// controlSays returns what the control plane wants the node's user to read.
+func controlSays(warnings map[health.WarnableCode]health.UnhealthyState) string {
+	for _, code := range slices.Sorted(maps.Keys(warnings)) {
+		if strings.HasPrefix(string(code), "control-health.") {
+			return strings.TrimSuffix(warnings[code].Title+": "+warnings[code].Text, ": ")
+		}
+	}
+	return ""
+}
+
+// hasDERP reports whether the tailnet has DERP servers at all.
+func (s *session) hasDERP() bool {
+	nm := s.b.NetMapNoPeers()
+	return nm != nil && nm.DERPMap != nil && len(nm.DERPMap.Regions) > 0
+}
+
+// publish tells the world how the node is, if it is up.
+func (s *session) publish(ctx context.Context) {
+	if !s.p.complete() || !s.watch.look && s.p.reported == s.p.identity() {
+		return
+	}
+	s.watch.look = false
+	c := s.condition(time.Now())
+	if c.down {
+		s.p.reported = ""
+		s.n.suffers(c)
+		return
+	}
+	s.ready(ctx)
+	s.n.suffers(c)
+}
+
+// suffers publishes what is wrong with the node, and logs it: once, and when it
+// is over. What comes and goes is not logged each time.
+func (n *node) suffers(c condition) {
+	if c.down {
+		n.setState(Pending, c.text)
+	} else {
+		n.setReason(c.text)
+	}
+	n.mu.Lock()
+	was := n.suffering
+	n.suffering = c
+	news := c.kind != was.kind && n.isNewsLocked(c.kind)
+	n.mu.Unlock()
+	switch {
+	case !news:
+	case c.down:
+		n.log.Warn("not running any more", "reason", c.text)
+	case c.kind != "":
+		n.log.Warn("running, but impaired", "reason", c.text)
+	case !was.down: // the end of one that was down is "running"
+		n.log.Info("no longer impaired", "was", was.text)
+	}
+}
+
+// setReason says what is wrong with a node that is Running.
+func (n *node) setReason(why string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.status.Reason = why
+}
+
+// isNewsLocked reports whether the log has not had such a line lately.
+func (n *node) isNewsLocked(kind string) bool {
+	if time.Since(n.said[kind]) < saidAgain {
+		return false
+	}
+	maps.DeleteFunc(n.said, func(_ string, at time.Time) bool { return time.Since(at) >= saidAgain })
+	if n.said == nil {
+		n.said = map[string]time.Time{}
+	}
+	n.said[kind] = time.Now()
+	return true
+}

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/logid"
+
+	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/tailnet"
+)
+
+// A state directory may be a copy: of a virtual machine that was cloned, of a
+// backup that was restored. Its devices are then nodes that run on another
+// machine, and nothing on the disk tells, since a copy has all of it. So a record
+// names the machine, in one of its boots, that last served the node. A record
+// that names this one is no copy. For any other the tailnet is asked whether the
+// device is connected, before the device is deleted and before its keys are used.
+// A machine that has just rebooted may look connected for a while: it is looked at
+// again, until it is not, or for copyPatience.
+const (
+	copyPatience = 3 * time.Minute
+	copyPause    = 5 * time.Second // to the second look; doubled, up to a minute
+	// copySettled is how long a device must not have been seen to be deleted: its
+	// node may be about to connect again, as all are after a restart of the control
+	// plane.
+	copySettled = 2 * time.Minute
+	// copyAsk bounds one look where a node waits for it to come up.
+	copyAsk = 10 * time.Second
+)
+
+// thisMachine names the machine and its boot. Machines in containers share a
+// kernel, and so its boot ID, but not the network namespace.
+func thisMachine() (string, error) {
+	ns, err := podnet.FindNamespace("/proc/self/ns/net")
+	if err != nil {
+		return "", fmt.Errorf("finding out which machine this is: %w", err)
+	}
+	return fmt.Sprintf("%s %d %d", ns.Boot, ns.Ino, ns.Cookie), nil
+}
+
+// presence is what is known of a device.
+type presence int
+
+const (
+	presenceUnknown presence = iota
+	absent
+	seenLately // and to be looked at again
+	connected
+)
+
+// errElsewhere says that the node's device is another machine's, or may be.
+var errElsewhere = errors.New("the device is connected from another machine")
+
+// isForeign reports whether the record may be a copy of another machine's.
+func (n *node) isForeign() bool {
+	n.op.Lock()
+	defer n.op.Unlock()
+	return n.foreign
+}
+
+// servedHere notes that the node is this machine's. n.op is held.
+func (n *node) servedHere() {
+	n.foreign = false
+	n.rec.Machine = n.e.machine
+}
+
+// checkIdentity makes sure that the node's keys are this machine's to use. If
+// they are another's, which runs now, they are set aside and the node gets others.
+// Where nobody can tell, the keys are used: after a reboot that is right.
+func (n *node) checkIdentity(ctx context.Context) error {
+	r := n.record()
+	if slices.Contains(r.Elsewhere, r.NodeID) && r.NodeID != "" {
+		return n.startAfresh(nil) // an earlier process was ended before it had done so
+	}
+	if r.NodeID == "" && !r.Registering || !n.firstLook(r) {
+		return nil
+	}
+	devices, err := n.whereabouts(ctx, r, false)
+	switch {
+	case errors.Is(err, errElsewhere):
+		return n.startAfresh(devices)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		n.log.Debug("whether the node runs on another machine is not known", "reason", err)
+		return nil
+	}
+	n.op.Lock()
+	defer n.op.Unlock()
+	if !n.retired {
+		n.servedHere()
+		n.keep()
+	}
+	return nil
+}
+
+// firstLook reports whether the node's device is to be looked at before it is
+// served: afterwards it is connected because of us.
+func (n *node) firstLook(r record) bool {
+	n.op.Lock()
+	defer n.op.Unlock()
+	if !n.foreign || n.asked || n.rec.NetNS.Check() != nil {
+		return false
+	}
+	n.asked = true
+	return true
+}
+
+// whereabouts returns nil if none of the devices that the node has been is
+// connected, and errElsewhere, with those devices, if one still is after some
+// time, which it waits for. A device that was seen a moment ago is looked at again:
+// once, or, if it is to be sure, until that was copySettled ago. Any other error says why it cannot be known.
+func (n *node) whereabouts(ctx context.Context, r record, sure bool) ([]tailcfg.StableNodeID, error) {
+	deadline := time.Now().Add(cmp.Or(n.e.cfg.copyPatience, copyPatience))
+	pause := cmp.Or(n.e.cfg.copyPause, copyPause)
+	var before map[tailcfg.StableNodeID]sighting
+	for {
+		devices, now, err := n.look(ctx, r, sure)
+		if err != nil {
+			return nil, err
+		}
+		verdict := n.e.settle(now, before, sure)
+		late := time.Now().After(deadline)
+		switch {
+		case verdict == absent:
+			return nil, nil
+		case verdict == connected && late:
+			return devices, errElsewhere
+		case verdict == presenceUnknown && late:
+			return devices, errNobodySees
+		}
+		n.waitsForOther(verdict, deadline)
+		if !sleep(ctx, pause/2+rand.N(pause)) {
+			return nil, ctx.Err()
+		}
+		pause, before = min(2*pause, time.Minute), now
+	}
+}
+
+// errNobodySees says that a static key leaves it open.
+var errNobodySees = errors.New("a static auth key cannot ask whether the device is connected, and no node here sees it")
+
+// sighting is one look at a device.
+type sighting struct {
+	presence
+	lastSeen time.Time
+}
+
+// settle is the verdict over all devices: the worst.
+func (e *Engine) settle(now, before map[tailcfg.StableNodeID]sighting, sure bool) presence {
+	verdict := absent
+	for id, d := range now {
+		was := before[id]
+		again := was.presence == absent && was.lastSeen.Equal(d.lastSeen)
+		switch {
+		case d.presence == presenceUnknown:
+			return presenceUnknown
+		case d.presence == connected, was.presence == absent && !again:
+			verdict = connected
+		case (sure || !again) && time.Since(d.lastSeen) < cmp.Or(e.cfg.copySettled, copySettled):
+			verdict = max(verdict, seenLately)
+		}
+	}
+	return verdict
+}
+
+// look asks the tailnet for all devices that the node has been.
+func (n *node) look(ctx context.Context, r record, sure bool) ([]tailcfg.StableNodeID, map[tailcfg.StableNodeID]sighting, error) {
+	if !sure {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, copyAsk)
+		defer cancel()
+	}
+	ids, err := n.devices(ctx, r)
+	if errors.Is(err, tailnet.ErrNoDelete) { // one that has registered is not known by its ID
+		return nil, map[tailcfg.StableNodeID]sighting{"": {}}, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	now := map[tailcfg.StableNodeID]sighting{}
+	for _, id := range ids {
+		d, err := n.e.cfg.Tailnet.Device(ctx, string(id))
+		switch {
+		case errors.Is(err, tailnet.ErrNoDevice):
+		case errors.Is(err, tailnet.ErrNoDelete):
+			now[id] = n.e.seenByPeers(id)
+		case err != nil:
+			return nil, nil, err
+		case isConnected(d):
+			now[id] = sighting{presence: connected}
+		default:
+			now[id] = sighting{absent, d.LastSeen}
+		}
+	}
+	return ids, now, nil
+}
+
+// isConnected reports whether a device is connected, or may be: Tailscale says
+// so, Headscale leaves out when it was last seen.
+func isConnected(d tailnet.Device) bool { return d.Connected || d.LastSeen.IsZero() }
+
+// seenByPeers is what the control plane tells this machine's own nodes of a
+// device: all there is to know where no API is.
+func (e *Engine) seenByPeers(id tailcfg.StableNodeID) sighting {
+	for _, n := range e.snapshot() {
+		s := n.runningSession()
+		if s == nil {
+			continue
+		}
+		nm := s.b.NetMapWithPeers()
+		if nm == nil || nm.Cached {
+			continue
+		}
+		for _, p := range nm.Peers {
+			if p.StableID() != id {
+				continue
+			}
+			if online, ok := p.Online().GetOk(); ok {
+				if online {
+					return sighting{presence: connected}
+				}
+				return sighting{absent, p.LastSeen().Get()}
+			}
+		}
+	}
+	return sighting{}
+}
+
+// waitsForOther says why the node does nothing yet.
+func (n *node) waitsForOther(p presence, deadline time.Time) {
+	var why string
+	switch p {
+	case connected:
+		why = "the tailnet says that its device is connected: this machine has just rebooted, or its state is a copy of another machine's"
+	case presenceUnknown:
+		why = "whether its device is connected from another machine is not known yet"
+	default:
+		why = "its device was seen a moment ago, and not by this process"
+	}
+	if p != seenLately {
+		why += "; looking again until " + deadline.Format(time.TimeOnly)
+	}
+	n.mu.Lock()
+	n.status.Reason = why
+	again := n.warned == why
+	n.warned = why
+	n.mu.Unlock()
+	if !again {
+		n.log.Warn("waiting", "reason", why)
+	}
+}
+
+const copyRemedy = "give a copy of a machine an empty TS_STATE_DIR; if this is no copy, delete the device by hand"
+
+// startAfresh sets the node's keys aside, which another machine uses, and makes
+// the node one that has never been in the tailnet. The record says so first:
+// nothing that it then names is ever deleted.
+func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
+	n.update(func(r *record) { r.Elsewhere = append(r.Elsewhere, devices...) })
+	var aside string
+	err := n.e.take(stepState, func() (err error) {
+		aside, err = setAsideAs(n.statePath(), copiedExt)
+		return err
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("setting aside keys that another machine uses: %w", remedy(err))
+	}
+	n.log.Error("this looks like a copy of another machine's state: its device is connected from there and is left alone, the pod gets one of its own",
+		"node", n.record().NodeID, "keys", aside, "remedy", copyRemedy)
+	n.op.Lock()
+	defer n.op.Unlock()
+	if n.retired {
+		return nil
+	}
+	r := &n.rec
+	r.NodeID, r.Registering, r.Former, r.Recent = "", false, nil, nil
+	r.Port, r.DiscoKey, r.LogID = 0, nil, logid.PrivateID{}
+	if err := r.newSecrets(); err != nil {
+		return err
+	}
+	n.servedHere()
+	n.keep()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.status.NodeID = ""
+	return nil
+}
+
+// letAlone sets the state of a node aside whose device is another machine's, or
+// may be, unless its pod came back at the last moment.
+func (n *node) letAlone(ctx context.Context, why error) error {
+	n.op.Lock()
+	defer n.op.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var aside string
+	err := n.e.take(stepRetire, func() (err error) {
+		aside, err = setAsideAs(n.dir, copiedExt)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("setting aside the state of a node that another machine runs: %w", remedy(err))
+	}
+	n.retired = true
+	n.e.noteElsewhere(n.rec)
+	n.e.drop(n)
+	text := "this looks like a copy of another machine's state: the device is left alone"
+	if !errors.Is(why, errElsewhere) {
+		text = "the device is left alone: its node ran before this machine's boot, or on the machine that this state is a copy of"
+	}
+	n.log.Error(text, "reason", why, "node", n.rec.NodeID, "state", aside, "remedy", copyRemedy)
+	return nil
+}
+
+// noteElsewhere keeps in mind which devices are another machine's: neither is
+// their name taken nor are they swept.
+func (e *Engine) noteElsewhere(r record) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, id := range slices.Concat([]tailcfg.StableNodeID{r.NodeID}, r.Former, r.Elsewhere) {
+		if id != "" {
+			e.elsewhere[string(id)] = true
+		}
+	}
+}
+
+// isElsewhere reports whether a device is of a state that was set aside as a
+// copy.
+func (e *Engine) isElsewhere(id string) bool {
+	for _, n := range e.snapshot() {
+		if slices.Contains(n.record().Elsewhere, tailcfg.StableNodeID(id)) {
+			return true
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.elsewhere[id]
+}
+
+// loadCopied returns the records of what was set aside as a copy, as far as they
+// can be read.
+func loadCopied(stateDir string) (records []record) {
+	dirs, _ := filepath.Glob(filepath.Join(stateDir, "*"+copiedExt+"*")) // the pattern is a good one
+	for _, dir := range dirs {
+		var r record
+		data, err := os.ReadFile(filepath.Join(dir, recordFile))
+		if err == nil && json.Unmarshal(data, &r) == nil {
+			records = append(records, r)
+		}
+	}
+	return records
+}

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"fmt"
+	"net/netip"
+
+	"tailscale.com/tailcfg"
+)
+
+// progress is what is known of a node's way up.
+type progress struct {
+	active    bool         // the backend is Starting or Running
+	addrs     []netip.Addr // on ts0
+	reachable bool         // see reach
+	nodeID    tailcfg.StableNodeID
+	admitted  tailcfg.StableNodeID // as the control plane has told this session
+	dnsName   string
+	reported  string // what ready last told the world
+	claims    bool   // keepName has been started
+}
+
+// identity is what a pod is known by in the tailnet.
+func (p *progress) identity() string { return fmt.Sprint(p.addrs, p.dnsName) }
+
+func (p *progress) up() bool { return p.active && p.addrs != nil }
+
+// complete reports whether a peer's first packet would be answered.
+func (p *progress) complete() bool { return p.up() && p.reachable }

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"tailscale-nri/engine/tailnet"
+)
+
+// Tailscale's control plane ends the poll of a device that is deleted, and answers
+// the next one with an error. Headscale (0.29.0) lets the poll go on for ever, with
+// its keep-alives, and says so only when it is asked again. So with a control
+// server of somebody's own it is asked now and then: the API, once for all nodes,
+// where there is one, otherwise by each node's control connection, which is opened
+// again.
+const recheckEvery = 5 * time.Minute // half of it to one and a half times it
+
+// recheck looks, until ctx is done, whether the devices of the nodes that run are
+// still there.
+func (e *Engine) recheck(ctx context.Context) {
+	if e.cfg.Tailnet.ControlURL() == "" {
+		return
+	}
+	pause := cmp.Or(e.cfg.recheckEvery, recheckEvery)
+	for sleep(ctx, pause/2+rand.N(pause)) {
+		switch err := e.recheckDevices(ctx); {
+		case errors.Is(err, tailnet.ErrNoDelete):
+			e.recheckPolls(ctx, pause/2)
+		case err != nil && ctx.Err() == nil:
+			e.log.Debug("looking whether the devices are still there, again later", "err", err)
+		}
+	}
+}
+
+// recheckDevices asks the API once for all, and for each that is missing once
+// more.
+func (e *Engine) recheckDevices(ctx context.Context) error {
+	sessions := e.runningSessions()
+	if len(sessions) == 0 {
+		return nil
+	}
+	devices, err := e.cfg.Tailnet.Devices(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range sessions {
+		id := s.n.snapshot().NodeID
+		if slices.ContainsFunc(devices, func(d tailnet.Device) bool { return d.ID == id }) {
+			continue
+		}
+		if _, err := e.cfg.Tailnet.Device(ctx, id); errors.Is(err, tailnet.ErrNoDevice) {
+			s.throwOut()
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recheckPolls has the nodes ask the control plane again, over some time.
+func (e *Engine) recheckPolls(ctx context.Context, over time.Duration) {
+	sessions := e.runningSessions()
+	for _, s := range sessions {
+		s.b.control.cut()
+		if !sleep(ctx, over/time.Duration(len(sessions))) {
+			return
+		}
+	}
+}
+
+// runningSessions are those of the nodes that are Running.
+func (e *Engine) runningSessions() (sessions []*session) {
+	for _, n := range e.snapshot() {
+		if s := n.runningSession(); s != nil && n.snapshot().State == Running {
+			sessions = append(sessions, s)
+		}
+	}
+	return sessions
+}
+
+// throwOut has the node log in anew: the tailnet no longer has its device.
+func (s *session) throwOut() {
+	select {
+	case s.thrown <- struct{}{}:
+	default:
+	}
+}
+
+// connections are those to the control plane.
+type connections struct {
+	mu   sync.Mutex
+	open map[*controlConn]struct{}
+}
+
+// controlConn is a connection that can be cut.
+type controlConn struct {
+	net.Conn
+	of *connections
+}
+
+// add returns the connection as one that can be cut.
+func (c *connections) add(conn net.Conn) net.Conn {
+	cc := &controlConn{conn, c}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open == nil {
+		c.open = map[*controlConn]struct{}{}
+	}
+	c.open[cc] = struct{}{}
+	return cc
+}
+
+// Close implements [net.Conn].
+func (c *controlConn) Close() error {
+	c.of.mu.Lock()
+	delete(c.of.open, c)
+	c.of.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// cut closes all of them; the control client opens another at once.
+func (c *connections) cut() {
+	c.mu.Lock()
+	var open []*controlConn
+	for conn := range c.open {
+		open = append(open, conn)
+	}
+	c.mu.Unlock()
+	for _, conn := range open {
+		conn.Close()
+	}
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import "context"
+
+// Sync attaches the live pods that are not attached, and forgets those that
+// are not live and do not come back within the grace period. ended are
+// sandboxes that the runtime still lists though they have ended: their pods may
+// be about to get new ones, after a reboot for instance, so they have ten times
+// as long. Sync returns at once and works afterwards.
+func (e *Engine) Sync(ctx context.Context, live []Pod, ended []string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	live = onePerUID(live)
+	lists := map[string]listing{}
+	for _, id := range ended {
+		lists[id] = listedEnded
+	}
+	anew := map[string]bool{}
+	for _, pod := range live {
+		lists[pod.SandboxID], anew[pod.UID] = listedLive, true
+	}
+	for _, n := range e.snapshot() {
+		id := n.sandboxID()
+		l, ok := lists[id]
+		switch {
+		case anew[n.uid] && l != listedLive:
+			l = listedAnew
+		case !ok:
+			l = notListed
+		}
+		// One that is listed as live and was detached is about to end: the list
+		// is older than that.
+		if detached := n.listed(l); detached || l != listedLive {
+			e.spawn(func() { n.awaitEnd(id) })
+		}
+	}
+	round := e.nextRound()
+	e.spawn(func() { e.attachAll(live, round) })
+	return nil
+}
+
+// onePerUID keeps one sandbox of each pod: one whose pause process lives, and
+// among several the last.
+func onePerUID(pods []Pod) []Pod {
+	at := map[string]int{}
+	var out []Pod
+	for _, pod := range pods {
+		i, ok := at[pod.UID]
+		switch {
+		case !ok:
+			at[pod.UID] = len(out)
+			out = append(out, pod)
+		case pod.PID != 0 || out[i].PID == 0:
+			out[i] = pod
+		}
+	}
+	return out
+}
