@@ -74,7 +74,7 @@ type Config struct {
 	SweepAfter time.Duration
 
 	// Tests want them shorter; 0 means the usual.
-	sweepFirst, sweepEvery, namePause time.Duration
+	sweepFirst, sweepEvery, namePause, expiryNotice time.Duration
 
 	// onStep is told of every step before and after it is taken: see step.
 	onStep func(s step, taken bool)

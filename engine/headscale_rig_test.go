@@ -4,8 +4,10 @@ package engine
 
 import (
 	"context"
-	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,7 +21,8 @@ import (
 // own is there for DERP and STUN alone.
 type headscaleWorld struct {
 	*world
-	hs *headscale.Server
+	hs   *headscale.Server
+	pods map[string]*nstest.Pod // by UID
 }
 
 func newHeadscaleWorld(t *testing.T, change ...func(*headscale.Config)) *headscaleWorld {
@@ -46,7 +49,7 @@ func newHeadscaleWorld(t *testing.T, change ...func(*headscale.Config)) *headsca
 	}
 	t.Cleanup(func() { hs.Close() })
 	t.Cleanup(func() { w.halt() })
-	return &headscaleWorld{w, hs}
+	return &headscaleWorld{w, hs, map[string]*nstest.Pod{}}
 }
 
 // key makes a reusable pre-auth key the world's way in, and returns its ID.
@@ -57,18 +60,68 @@ func (w *headscaleWorld) key(cfg headscale.KeyConfig) uint64 {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.tailnet, err = tailnet.NewStatic(tailnet.StaticConfig{AuthKey: secret, ControlURL: w.hs.URL()})
+	w.tailnet = w.static(secret)
+	return id
+}
+
+// static is the way in with a pre-auth key.
+func (w *headscaleWorld) static(secret string) tailnet.Tailnet {
+	w.t.Helper()
+	door, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: secret, ControlURL: w.hs.URL()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return id
+	return door
+}
+
+// awaitReason waits until a node's reason has all the words.
+func (w *world) awaitReason(uid string, words ...string) {
+	w.t.Helper()
+	w.until("the reason says why", func() bool {
+		return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(w.statusOf(uid).Reason, word) })
+	}, func() string { return w.statusOf(uid).Reason })
+}
+
+// addressesOf are those on the pod's ts0 but for the link's own.
+func (w *headscaleWorld) addressesOf(pod Pod) (out []string, err error) {
+	all, err := addresses(w.pods[pod.UID])
+	for _, a := range all {
+		if !strings.HasPrefix(a, "fe80:") {
+			out = append(out, a)
+		}
+	}
+	return out, err
+}
+
+// file holds a text.
+func (w *headscaleWorld) file(text string) string {
+	w.t.Helper()
+	name := filepath.Join(w.t.TempDir(), "file")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return name
+}
+
+// describeNodes lists names, and which of them are expired.
+func describeNodes(nodes []headscale.Node) string {
+	var out []string
+	for _, n := range nodes {
+		name := n.Name
+		if n.Expired() {
+			name += " expired"
+		}
+		out = append(out, name)
+	}
+	return strings.Join(out, ", ")
 }
 
 // start attaches a pod that asks for the tags.
 func (w *headscaleWorld) start(name string, tags ...string) Pod {
 	w.t.Helper()
-	_, pod := w.pod(name)
+	p, pod := w.pod(name)
 	pod.Tags = tags
+	w.pods[pod.UID] = p
 	w.mustAttach(pod)
 	return pod
 }
@@ -80,11 +133,4 @@ func (w *headscaleWorld) nodes() []headscale.Node {
 		w.t.Fatal(err)
 	}
 	return nodes
-}
-
-// awaitNodes waits until Headscale's list is as ok wants it.
-func (w *headscaleWorld) awaitNodes(what string, ok func([]headscale.Node) bool) {
-	w.t.Helper()
-	var last []headscale.Node
-	w.until(what, func() bool { last = w.nodes(); return ok(last) }, func() string { return fmt.Sprintf("%+v", last) })
 }
