@@ -16,7 +16,8 @@ func TestHeadscaleJoin(t *testing.T) {
 	for _, test := range []struct {
 		name      string
 		ephemeral bool
-	}{{"kept", false}, {"ephemeral", true}} {
+		after     string
+	}{{"kept", false, "k8s-default-a expired"}, {"ephemeral", true, ""}} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newHeadscaleWorld(t)
 			w.key(headscale.KeyConfig{Tags: []string{"tag:k8s-pod"}, Ephemeral: test.ephemeral})
@@ -30,7 +31,9 @@ func TestHeadscaleJoin(t *testing.T) {
 			}
 			w.Forget(t.Context(), pod.SandboxID)
 			w.awaitForgotten(pod.UID)
-			t.Logf("after: %+v", w.nodes())
+			if got := describeNodes(w.nodes()); got != test.after {
+				t.Errorf("in the end: %q, want %q", got, test.after)
+			}
 		})
 	}
 }
