@@ -169,7 +169,7 @@ func (s *Server) run(ctx context.Context) error {
 	defer out.Close()
 	cmd := exec.Command(s.cfg.Binary, "-c", s.path("config.yaml"), "serve")
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: 0, Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting Headscale: %w", err)
 	}
