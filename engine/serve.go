@@ -306,7 +306,7 @@ func (p *progress) complete() bool { return p.up() && p.reachable }
 func (s *session) hear(note *ipn.Notify) error {
 	p := &s.p
 	if note.ErrMessage != nil {
-		return s.refused(*note.ErrMessage)
+		return s.n.e.cfg.Tailnet.Refusal(*note.ErrMessage)
 	}
 	if note.BrowseToURL != nil && *note.BrowseToURL != "" {
 		// The control plane wants a login. A backend that has a netmap, be it
@@ -327,12 +327,8 @@ func (s *session) hear(note *ipn.Notify) error {
 			return err
 		}
 	}
-	if nm := s.b.NetMapNoPeers(); nm != nil && nm.SelfNode.Valid() {
-		s.identify(nm)
-		if err := s.checkTags(nm); err != nil {
-			return err
-		}
-		s.expiry.note(s, nm)
+	if err := s.hearOfSelf(s.b.NetMapNoPeers()); err != nil {
+		return err
 	}
 	if note.SelfChange != nil || len(note.PeersChanged)+len(note.PeersRemoved)+len(note.PeerChangedPatch) > 0 {
 		s.netmap.changed()

@@ -55,9 +55,14 @@ func (n *node) tagsDue() []string {
 	return nil
 }
 
-// refused is the error of a refused login.
-func (s *session) refused(message string) error {
-	return s.n.e.cfg.Tailnet.Refusal(message)
+// hearOfSelf takes in what a netmap, if there is one, says of the node.
+func (s *session) hearOfSelf(nm *netmap.NetworkMap) error {
+	if nm == nil || !nm.SelfNode.Valid() {
+		return nil
+	}
+	s.identify(nm)
+	s.expiry.note(s, nm)
+	return s.checkTags(nm)
 }
 
 // granted reports whether the netmap's node has the tags that are due.
