@@ -130,8 +130,8 @@ func (b *backend) close() { b.closers.close() }
 
 // start brings the backend up, logging in with authKey unless that is "". A
 // node that was thrown out of its tailnet logs in anew, with a new node key.
-func (b *backend) start(pod Pod, controlURL, authKey string, anew bool) error {
-	if err := b.Start(ipn.Options{AuthKey: authKey, UpdatePrefs: prefs(pod, controlURL)}); err != nil {
+func (b *backend) start(p *ipn.Prefs, authKey string, anew bool) error {
+	if err := b.Start(ipn.Options{AuthKey: authKey, UpdatePrefs: p}); err != nil {
 		return fmt.Errorf("starting the backend: %w", err)
 	}
 	if !anew {
@@ -145,13 +145,13 @@ func (b *backend) start(pod Pod, controlURL, authKey string, anew bool) error {
 	return nil
 }
 
-// prefs are the preferences of every node. What is not named is off: no
+// prefs are the preferences of the node. What is not named is off: no
 // accepted routes, no DNS, no firewall, no Serve, no SSH, no updates.
-func prefs(pod Pod, controlURL string) *ipn.Prefs {
+func (n *node) prefs(pod Pod) *ipn.Prefs {
 	p := ipn.NewPrefs()
-	p.ControlURL = controlURL
+	p.ControlURL = n.e.cfg.Tailnet.ControlURL()
 	p.Hostname = pod.Hostname
-	p.AdvertiseTags = pod.Tags
+	p.AdvertiseTags = n.requestedTags(pod)
 	p.WantRunning = true
 	p.RouteAll = false
 	p.CorpDNS = false

@@ -39,6 +39,9 @@ type condition struct {
 	down bool // the node is not Running
 }
 
+// keyEnds is the kind of condition of which nothing is felt yet.
+const keyEnds = "key ends"
+
 // spell measures how long something has lasted.
 type spell struct{ since time.Time }
 
@@ -111,6 +114,9 @@ func (s *session) condition(now time.Time) condition {
 	if said := controlSays(warnings); said != "" {
 		return condition{"control: " + said, "the control plane says: " + said, false}
 	}
+	if ends := s.expiry.notice(); ends != "" {
+		return condition{keyEnds, ends, false}
+	}
 	return condition{}
 }
 
@@ -176,6 +182,8 @@ func (n *node) suffers(c condition) {
 	case !news:
 	case c.down:
 		n.log.Warn("not running any more", "reason", c.text)
+	case c.kind == keyEnds:
+		n.log.Warn("the node's key ends", "reason", c.text)
 	case c.kind != "":
 		n.log.Warn("running, but impaired", "reason", c.text)
 	case !was.down: // the end of one that was down is "running"

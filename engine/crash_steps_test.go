@@ -25,7 +25,7 @@ var (
 		`^atomicfile\.|^store\.|\.WriteState$|\.FileStore\.Remove$|\.rec\.save$|^replaceFile$|` +
 		`\.door\.|^\w+\.(Start|StartLoginInteractive|EditPrefs|Logout)$`)
 	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists)$|` +
-		`\.door\.(ControlURL|Devices|Device|LockKey|Ours|Refusal)$`)
+		`\.door\.(ControlURL|Devices|Device|LockKey|Ours|Refusal|RequestsTags|WrongTags)$`)
 )
 
 // outsideSteps are the functions that change something outside a step, and why
@@ -34,6 +34,7 @@ var outsideSteps = map[string]string{
 	"newEngine":          "ShareInterfaces changes nothing",
 	"openClaim":          "before there is a node: the directory",
 	"removeAllBut":       "node.removeState takes the step",
+	"taggedRouter.Set":   "steppedRouter, which is around it, takes the step",
 	"record.save":        "node.save takes the step",
 	"replaceFile":        "record.save and stateStore.writeStates are its callers",
 	"loadRecords":        "before there is a node: what a kill left half made or half removed, and what nobody can read",

@@ -81,7 +81,7 @@ type Config struct {
 	// Tests want them shorter; 0 means the usual.
 	sweepFirst, sweepEvery, namePause time.Duration
 	copyPatience, copyPause           time.Duration
-	copySettled                       time.Duration
+	copySettled, expiryNotice         time.Duration
 	conditionEvery, degradedAfter     time.Duration
 	cutOffAfter, recheckEvery         time.Duration
 	machine                           string // as thisMachine says

@@ -123,7 +123,7 @@ func (n *node) logOut(ctx context.Context, r record) error {
 	defer n.closeBackend(b)
 	// A backend that syncs would log in while it is logged out, and the two
 	// race (control/controlclient/direct.go, doLogin).
-	p := prefs(r.Pod, n.e.cfg.Tailnet.ControlURL())
+	p := n.prefs(r.Pod)
 	p.WantRunning, p.Sync = false, opt.NewBool(false)
 	if _, err := within(limit, "starting the backend", func() (struct{}, error) {
 		return struct{}{}, b.Start(ipn.Options{UpdatePrefs: p})
@@ -150,8 +150,9 @@ func (n *node) retireAfter(ctx context.Context) {
 }
 
 // identified records which device the node is, and which it was before: a
-// node that had to register anew leaves its old device behind.
-func (n *node) identified(id tailcfg.StableNodeID) {
+// node that had to register anew leaves its old device behind. tagged says
+// whether it has the tags that its pod asks for.
+func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
 	n.mu.Lock()
 	n.status.NodeID, n.anew = string(id), false
 	n.mu.Unlock()
@@ -159,6 +160,6 @@ func (n *node) identified(id tailcfg.StableNodeID) {
 		if r.NodeID != "" && r.NodeID != id && !slices.Contains(r.Former, r.NodeID) {
 			r.Former = append(r.Former, r.NodeID)
 		}
-		r.NodeID, r.Registering = id, false
+		r.NodeID, r.Registering, r.TagsDue = id, false, r.TagsDue && !tagged
 	})
 }

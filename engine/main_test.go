@@ -37,9 +37,13 @@ type world struct {
 	done chan error
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, change ...func(*control.Config)) *world {
 	t.Helper()
-	srv, err := control.Start(control.Config{Addr: nstest.HostAddr, Logger: testLogger(t, "control")})
+	cfg := control.Config{Addr: nstest.HostAddr, Logger: testLogger(t, "control")}
+	for _, f := range change {
+		f(&cfg)
+	}
+	srv, err := control.Start(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

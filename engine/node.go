@@ -55,6 +55,7 @@ type node struct {
 	linked  string         // the sandbox that has its link
 	warned  string         // the reason last logged
 	anew    bool           // the tailnet has thrown the node out: log in again
+	noTags  bool           // the login server takes no requested tags
 	device  *podnet.Device // the last one, open or not; nil before the first
 	session *session       // that serves it, nil if none does
 
@@ -73,6 +74,7 @@ func newNode(e *Engine, dir string, r record) *node {
 	n.adopt(r.Pod)
 	n.status.State, n.status.Since = Stopped, time.Now()
 	n.status.NodeID = string(r.NodeID)
+	n.anew = r.NodeID != "" && r.TagsDue // the key may give it others now
 	return n
 }
 

@@ -53,6 +53,9 @@ type record struct {
 	// NodeID is known: in between it may be in the tailnet without our having
 	// heard of it.
 	Registering bool `json:"registering,omitempty"`
+	// TagsDue is set with Registering, if the pod asks for tags, and cleared
+	// once the control plane has said that the node has them.
+	TagsDue bool `json:"tagsDue,omitempty"`
 	// Former are devices that the node was before it had to register anew.
 	// They are deleted with it.
 	Former []tailcfg.StableNodeID `json:"former,omitempty"`

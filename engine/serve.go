@@ -18,9 +18,9 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// serve brings the node up and keeps it up until ctx is done, which is no
+// serveOnce brings the node up and keeps it up until ctx is done, which is no
 // error, or something is wrong. The link stays in either case.
-func (n *node) serve(ctx context.Context) error {
+func (n *node) serveOnce(ctx context.Context) error {
 	defer n.hasReturned()
 	if err := n.checkIdentity(ctx); err != nil {
 		return err
@@ -65,6 +65,7 @@ func (n *node) serve(ctx context.Context) error {
 	n.setDevice(device)
 	s := newSession(n, device, n.e.localPeers(r.Recent))
 	s.registering = authKey != ""
+	s.tagsDue = n.tagsDue()
 	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
 		return n.openBackend(r, s.podEnd(link), bridge(n.log, s.observe))
 	}, (*backend).close)
@@ -74,6 +75,7 @@ func (n *node) serve(ctx context.Context) error {
 	defer n.closeBackend(s.b)
 	n.setSession(s)
 	defer n.setSession(nil)
+	defer s.expiry.stop()
 	n.keepPort(r, s.b.sys.MagicSock.Get().LocalPort())
 
 	ctx, stop := context.WithCancel(ctx) // also ends greetings
@@ -83,7 +85,7 @@ func (n *node) serve(ctx context.Context) error {
 	defer func() { unwatch(); <-watched }()
 	go s.watchBackend(watching, watched)
 	if _, err := within(n.e.cfg.AttachTimeout, "starting the backend", func() (struct{}, error) {
-		return struct{}{}, s.b.start(r.Pod, n.e.cfg.Tailnet.ControlURL(), authKey, anew)
+		return struct{}{}, s.b.start(n.prefs(r.Pod), authKey, anew)
 	}, func(struct{}) {}); err != nil {
 		return err
 	}
@@ -107,7 +109,7 @@ func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error)
 		return "", nil
 	}
 	n.e.succeed(ctx, r.Pod)
-	n.update(func(r *record) { r.Registering = true })
+	n.update(func(r *record) { r.Registering, r.TagsDue = true, len(r.Pod.Tags) > 0 })
 	ctx, cancel := context.WithTimeout(ctx, n.e.cfg.AttachTimeout)
 	defer cancel()
 	key, err := n.e.cfg.Tailnet.NewAuthKey(ctx, tailnet.Node{
@@ -129,7 +131,8 @@ type session struct {
 	gate   *gate
 	local  []tailcfg.StableNodeID // that the gate waits for
 
-	registering bool // an auth key is under way, and nobody has said whose device it made
+	tagsDue     []string // that the node must have been granted before it has an address
+	registering bool     // an auth key is under way, and nobody has said whose device it made
 
 	// What the backend's own goroutines report. Each is a channel of one:
 	// the latest counts.
@@ -138,8 +141,9 @@ type session struct {
 	reachable chan struct{}
 	thrown    chan struct{} // out of the tailnet
 
-	reach reach
-	watch watch
+	reach  reach
+	watch  watch
+	expiry expiry
 
 	// What loop knows.
 	p        progress
@@ -170,7 +174,7 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 func (s *session) podEnd(link *podnet.Link) podEnd {
 	r := link.Router(s.n.log, s.n.e.cfg.ClusterRanges, s.addressed)
 	s.n.setRouter(r)
-	p := podEnd{device: s.gate, router: guardedRouter{r, s.n}}
+	p := podEnd{device: s.gate, router: taggedRouter{guardedRouter{r, s.n}, s}}
 	if e := s.n.e; !e.cfg.NoLocalDelivery {
 		p.join = func(engine *wgEngine) func() { return e.neighbours.join(engine, s.device) }
 	}
@@ -189,6 +193,9 @@ func (s *session) addressed(addrs []netip.Addr) {
 // observe reads the backend's log for what it does not say elsewhere: that a
 // peer can reach us.
 func (s *session) observe(format string, args []any) {
+	if s.expiry.observe(format, args) {
+		s.throwOut()
+	}
 	if err := failedRequest(format, args); err != nil {
 		s.reach.noteFailure(err)
 		if thrownOut(format, args) {
@@ -264,7 +271,7 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 		s.netmap.keep(s.b.LocalBackend, false)
 	case <-s.thrown:
 		s.n.setLoginNeeded()
-		return true, errLoginNeeded
+		return true, s.whyThrown()
 	case note := <-s.notify:
 		return false, s.hear(note)
 	}
@@ -317,8 +324,8 @@ func (s *session) hear(note *ipn.Notify) error {
 			return err
 		}
 	}
-	if nm := s.b.NetMapNoPeers(); nm != nil && nm.SelfNode.Valid() {
-		s.identify(nm)
+	if err := s.hearOfSelf(s.b.NetMapNoPeers()); err != nil {
+		return err
 	}
 	if note.SelfChange != nil || len(note.PeersChanged)+len(note.PeersRemoved)+len(note.PeerChangedPatch) > 0 {
 		s.netmap.changed()
@@ -355,7 +362,7 @@ func (s *session) identify(nm *netmap.NetworkMap) {
 		return // who the node was: it may be about to become another
 	}
 	p.admitted, s.registering = p.nodeID, false // in: NeedsLogin means thrown out now
-	s.n.identified(p.nodeID)
+	s.n.identified(p.nodeID, s.granted(nm))
 	s.forgetPeers()
 }
 
@@ -368,6 +375,7 @@ func (s *session) ready(ctx context.Context) {
 	}
 	s.p.reported = what
 	s.n.running(&s.p)
+	s.n.remark(s.expiry.notice())
 	given, _, _ := strings.Cut(s.p.dnsName, ".")
 	if wished := s.n.snapshot().Hostname; given != wished && !s.p.claims {
 		s.p.claims = true

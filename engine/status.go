@@ -37,7 +37,7 @@ type NodeStatus struct {
 	Hostname  string `json:"hostname"` // as wished
 
 	State     State        `json:"state"`
-	Reason    string       `json:"reason,omitempty"` // why it is not Running, or what does not work though it is
+	Reason    string       `json:"reason,omitempty"` // why it is not Running, or what does not work, or will end that, though it is
 	Addresses []netip.Addr `json:"addresses"`        // on ts0, IPv4 first
 	NodeID    string       `json:"nodeID,omitempty"`
 	DNSName   string       `json:"dnsName,omitempty"` // as given, without the final dot

@@ -148,4 +148,10 @@ func (t steppedTailnet) LockKey(machine key.MachinePublic, chosenName bool) (key
 
 func (t steppedTailnet) Ours(d tailnet.Device) (ours, chosenName bool) { return t.door.Ours(d) }
 
+func (t steppedTailnet) RequestsTags() bool { return t.door.RequestsTags() }
+
+func (t steppedTailnet) WrongTags(asked, granted []string) error {
+	return t.door.WrongTags(asked, granted)
+}
+
 func (t steppedTailnet) Refusal(message string) error { return t.door.Refusal(message) }

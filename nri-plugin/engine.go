@@ -27,9 +27,14 @@ func newEngine(cfg Config, tn tailnet.Tailnet, claim *engine.Claim, sockets engi
 // keysAhead is how many auth keys lie ready for each set of tags in use.
 const keysAhead = 2
 
+// keyLeavesBehind is said once at start: with a key nothing can be deleted.
+const keyLeavesBehind = "TS_AUTHKEY is set, with which no device can be deleted: a pod's device goes with the pod if the key is an ephemeral one; " +
+	"of any other key it stays in the tailnet, expired, and keeps its name, until somebody deletes it by hand"
+
 // newTailnet is the way into the tailnet that cfg names.
 func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
 	if cfg.AuthKey != "" {
+		log.Warn(keyLeavesBehind)
 		return tailnet.NewStatic(tailnet.StaticConfig{AuthKey: cfg.AuthKey, ControlURL: cfg.LoginServer})
 	}
 	return tailnet.NewOAuth(tailnet.OAuthConfig{

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"bytes"
 	"log/slog"
+	"strings"
 	"testing"
 
 	"tailscale-nri/engine/tailnet"
@@ -22,12 +24,18 @@ func TestNewTailnet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tn, err := newTailnet(cfg, slog.New(slog.DiscardHandler))
+		var log bytes.Buffer
+		tn, err := newTailnet(cfg, slog.New(slog.NewTextHandler(&log, nil)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, static := tn.(*tailnet.Static); static != (cfg.AuthKey != "") || tn.ControlURL() != server {
 			t.Errorf("%v: got %T at %s", vars, tn, tn.ControlURL())
+		}
+		// What a key leaves behind is said at start, once and without the key.
+		said := strings.Count(log.String(), "no device can be deleted")
+		if want := len(cfg.AuthKey) / max(len(cfg.AuthKey), 1); said != want || strings.Contains(log.String(), secret) {
+			t.Errorf("%v: the log is %q", vars, log.String())
 		}
 	}
 }

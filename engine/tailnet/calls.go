@@ -144,8 +144,8 @@ func (c *calls) once(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
-	if res.StatusCode >= 400 && !json.Valid(body) {
-		body = plainError(body)
+	if res.StatusCode >= 400 {
+		body = asMessage(body)
 	}
 	res.Body = io.NopCloser(bytes.NewReader(body))
 	res.ContentLength = int64(len(body))
@@ -174,6 +174,22 @@ func (c *calls) ourTime(t time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return t.Add(-c.ahead)
+}
+
+// asMessage gives an error of another form that of the API's own: a problem of RFC
+// 9457 (once RFC 7807), as Headscale answers with, or what is no JSON.
+func asMessage(body []byte) []byte {
+	var problem struct{ Message, Title, Detail string }
+	if json.Unmarshal(body, &problem) != nil {
+		if json.Valid(body) {
+			return body
+		}
+		return plainError(body)
+	}
+	if text := cmp.Or(problem.Detail, problem.Title); problem.Message == "" && text != "" {
+		return plainError([]byte(text))
+	}
+	return body
 }
 
 // plainError gives a proxy's page the form of the API's own errors, or the

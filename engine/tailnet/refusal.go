@@ -22,8 +22,9 @@ const (
 // whyRefused reads the login server's text. Tailscale's own says "invalid key:
 // API key does not exist", "invalid key: API key k… not valid" (spent or
 // expired) or "invalid key: unable to validate API key"; Headscale says
-// "authkey already used", "authkey expired" or "invalid authkey". Both say that
-// requested tags are invalid or not permitted.
+// "authkey already used", "authkey expired", "invalid authkey" or "invalid pre
+// auth key" (0.29.0). Both say that requested tags are invalid or not permitted.
+// Headscale says it of all tags, from 0.28 on: the key alone gives them.
 func whyRefused(message string) refusal {
 	text := strings.ToLower(message)
 	switch {
@@ -50,10 +51,13 @@ func (s *Static) Refusal(message string) error {
 	switch whyRefused(message) {
 	case refusedKey:
 		e.Reason = "the control plane refused the auth key in TS_AUTHKEY: it is spent, expired, revoked or mistyped (" + text + ")"
-		e.Remedy = "make a reusable auth key and start again with it in TS_AUTHKEY"
+		e.Remedy = "make a reusable auth key and put it into TS_AUTHKEY; pods that are in the tailnet already do not need it"
 	case refusedTags:
 		e.Reason = "the auth key in TS_AUTHKEY does not allow the pod's tags (" + text + ")"
 		e.Remedy = "take the tag out of the annotation tailscale.com/tags or of TS_TAGS, or set TS_AUTHKEY to a key that has it"
+		if !isTailscales(s.controlURL) {
+			e.Err = errors.Join(e.Err, ErrTagsRefused)
+		}
 	}
 	return e
 }

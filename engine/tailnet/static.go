@@ -29,8 +29,10 @@ func (c StaticConfig) String() string {
 //     works once and for minutes. It has to be reusable, or the second node is
 //     refused; and it expires (on Tailscale after 90 days at most), from when on
 //     no new node comes up.
-//   - Tags are those of the key: a pod that asks for another one is refused at
-//     login ("requested tags … are invalid or not permitted").
+//   - Tags are those of the key. A pod that asks for another one is refused at
+//     login ("requested tags … are invalid or not permitted"), or, where the
+//     server refuses every request as Headscale does, comes in with the key's
+//     tags, which the engine then compares with the ones asked for.
 //   - No device can be deleted. A node that ends is logged out: on Headscale
 //     and Tailscale an ephemeral node vanishes by that, any other stays in the
 //     list, expired, until somebody deletes it. A node that ends while the

@@ -70,8 +70,17 @@ type Tailnet interface {
 	// LockKey, and with which chosenName.
 	Ours(d Device) (ours, chosenName bool)
 
+	// RequestsTags reports whether a node asks the login server for its tags by
+	// itself. Where it does not, its auth key carries them.
+	RequestsTags() bool
+
+	// WrongTags is the error of a node that came in without some of the tags
+	// that its pod asks for: an *Error.
+	WrongTags(asked, granted []string) error
+
 	// Refusal is what the login server's refusal of a node means that came in
-	// this way: an *Error if it is a known one.
+	// this way: an *Error if it is a known one. It wraps ErrTagsRefused where
+	// the node may have the tags by its key, if it requests none.
 	Refusal(message string) error
 }
 
@@ -100,6 +109,10 @@ type Node struct {
 // ErrNoDelete says that this way has no API for devices: they can be neither
 // deleted nor listed nor renamed.
 var ErrNoDelete = errors.New("this tailnet is reached with a static auth key, which cannot delete devices")
+
+// ErrTagsRefused says that the login server lets no node request tags with an
+// auth key, not even the key's own.
+var ErrTagsRefused = errors.New("the login server refuses requested tags")
 
 // ErrNoDevice says that the tailnet has no such device.
 var ErrNoDevice = errors.New("the tailnet has no such device")

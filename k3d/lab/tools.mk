@@ -1,7 +1,7 @@
 # What the lab runs: containerd, runc, the CNI plugins and a stock tailscaled, built from the versions pinned in
-# k3d/lab/tools/go.mod, and a second stock tailscaled of the engine's own version (k3d/lab/tools/peer). Included by the
-# top Makefile; `make -f k3d/lab/tools.mk lab-tools` works alone as well.
-# A binary is built when it is missing or older than tools/go.sum; cold, on two cores, all take about 5 minutes.
+# k3d/lab/tools/go.mod, a second stock tailscaled of the engine's own version (k3d/lab/tools/peer), and Headscale
+# (k3d/lab/tools/headscale). Included by the top Makefile; `make -f k3d/lab/tools.mk lab-tools` works alone as well.
+# A binary is built when it is missing or older than tools/go.sum; cold, on two cores, all take about 8 minutes.
 
 # Alone each module is built with the toolchain that it asks for; the top Makefile names one for all.
 GOTOOLCHAIN ?= auto
@@ -23,6 +23,10 @@ LAB_PEER      := $(CURDIR)/k3d/lab/tools/peer
 LAB_PEER_TAGS := ts_omit_gro,ts_omit_netstack,ts_omit_ssh
 LAB_PEER_BINS := $(LAB_BUILD)/bin/tailscale-new $(LAB_BUILD)/bin/tailscaled-new
 
+# Headscale, from a module of its own too: it asks for a tailscale.com that is neither's.
+LAB_HEADSCALE     := $(CURDIR)/k3d/lab/tools/headscale
+LAB_HEADSCALE_BIN := $(LAB_BUILD)/bin/headscale
+
 LAB_BINS  := $(LAB_BIN:%=$(LAB_BUILD)/bin/%) $(LAB_CNI:%=$(LAB_BUILD)/cni/%)
 LAB_IMAGES := $(LAB_IMAGE:%=$(LAB_BUILD)/image/%)
 
@@ -30,7 +34,7 @@ LAB_IMAGES := $(LAB_IMAGE:%=$(LAB_BUILD)/image/%)
 lab_pkg = $(shell sed -n 's|^\t\([^ ]*/$(notdir $1)\)$$|\1|p' $(LAB_TOOLS)/go.mod)
 
 .PHONY: lab-tools
-lab-tools: lab-debian $(LAB_BINS) $(LAB_PEER_BINS) $(LAB_IMAGES) $(LAB_BUILD)/bin/lab ## build what the lab runs (containerd, runc, CNI, tailscaled)
+lab-tools: lab-debian $(LAB_BINS) $(LAB_PEER_BINS) $(LAB_HEADSCALE_BIN) $(LAB_IMAGES) $(LAB_BUILD)/bin/lab ## build what the lab runs (containerd, runc, CNI, tailscaled, Headscale)
 
 # runc is cgo, and without seccomp it refuses the profile that a kubelet gives every sandbox.
 $(LAB_BUILD)/bin/runc: $(LAB_TOOLS)/go.sum | lab-debian
@@ -45,6 +49,11 @@ $(LAB_PEER_BINS): $(LAB_PEER)/go.sum
 	@echo "building $(notdir $@)"
 	@cd $(LAB_PEER) && CGO_ENABLED=0 nice $(GO) build $(LAB_FLAGS) -tags $(LAB_PEER_TAGS) -o $@ \
 		tailscale.com/cmd/$(patsubst %-new,%,$(notdir $@)) && touch $@
+
+# Its SQLite is pure Go.
+$(LAB_HEADSCALE_BIN): $(LAB_HEADSCALE)/go.sum
+	@echo "building $(notdir $@)"
+	@cd $(LAB_HEADSCALE) && CGO_ENABLED=0 nice $(GO) build $(LAB_FLAGS) -o $@ github.com/juanfont/headscale/cmd/headscale && touch $@
 
 # go build decides what is stale among our own packages, so these are always asked for and seldom built.
 .PHONY: $(LAB_IMAGES) $(LAB_BUILD)/bin/lab

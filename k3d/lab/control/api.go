@@ -94,14 +94,19 @@ func (s *Server) startAPI() error {
 	mux.HandleFunc("GET /api/v2/device/{id}", s.authorized(s.getDevice))
 	mux.HandleFunc("DELETE /api/v2/device/{id}", s.authorized(s.deleteDevice))
 	mux.HandleFunc("POST /api/v2/device/{id}/name", s.authorized(s.nameDevice))
-	srv := &http.Server{Handler: s.faults.guard(mux)}
+	srv := &http.Server{Handler: s.inManner(s.faults.guard(mux))}
 	s.serve(srv, ln)
 	s.onClose(func() { srv.Close() })
 	return nil
 }
 
-// apiError answers in the API's one form for errors.
+// apiError answers in the API's one form for errors, which startAPI may have
+// wrapped w to change.
 func apiError(w http.ResponseWriter, status int, message string) {
+	if p, ok := w.(problemWriter); ok {
+		p.problem(status, message)
+		return
+	}
 	writeJSON(w, status, struct {
 		Message string `json:"message"`
 	}{message})

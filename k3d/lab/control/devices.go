@@ -18,23 +18,23 @@ import (
 type deviceAnswer struct {
 	ID         string     `json:"id"` // the legacy, numeric one
 	NodeID     string     `json:"nodeId"`
-	NodeKey    string     `json:"nodeKey"`        // "nodekey:…"
-	MachineKey string     `json:"machineKey"`     // "mkey:…"
-	LockKey    string     `json:"tailnetLockKey"` // "nlpub:…", whether or not the tailnet is locked
-	Name       string     `json:"name"`           // MagicDNS name with its domain
+	NodeKey    string     `json:"nodeKey"`                  // "nodekey:…"
+	MachineKey string     `json:"machineKey"`               // "mkey:…"
+	LockKey    string     `json:"tailnetLockKey,omitempty"` // "nlpub:…", whether or not the tailnet is locked
+	Name       string     `json:"name"`                     // MagicDNS name with its domain
 	Hostname   string     `json:"hostname"`
 	Addresses  []string   `json:"addresses"`
 	Tags       []string   `json:"tags,omitempty"`
 	Created    time.Time  `json:"created"`
 	LastSeen   *time.Time `json:"lastSeen,omitempty"` // left out while it is connected
-	Online     bool       `json:"connectedToControl"`
+	Online     *bool      `json:"connectedToControl,omitempty"`
 	Ephemeral  bool       `json:"isEphemeral"`
 }
 
 func (s *Server) listDevices(w http.ResponseWriter, _ *http.Request) {
 	devices := []deviceAnswer{}
 	for _, d := range s.Devices() {
-		devices = append(devices, d.answer())
+		devices = append(devices, s.deviceAnswer(d))
 	}
 	writeJSON(w, http.StatusOK, map[string]any{"devices": devices})
 }
@@ -45,7 +45,7 @@ func (s *Server) getDevice(w http.ResponseWriter, r *http.Request) {
 		noDevice(w, r)
 		return
 	}
-	writeJSON(w, http.StatusOK, d.answer())
+	writeJSON(w, http.StatusOK, s.deviceAnswer(d))
 }
 
 func (s *Server) deleteDevice(w http.ResponseWriter, r *http.Request) {
@@ -114,7 +114,7 @@ func (d Device) answer() deviceAnswer {
 		ID: d.legacyID, NodeID: d.ID,
 		NodeKey: d.NodeKey.String(), MachineKey: d.MachineKey.String(), LockKey: d.lockKeyText(),
 		Name: d.Name, Hostname: d.Hostname, Tags: d.Tags,
-		Created: apiTime(d.Created), Online: d.Online, Ephemeral: d.Ephemeral,
+		Created: apiTime(d.Created), Online: &d.Online, Ephemeral: d.Ephemeral,
 	}
 	if !d.Online && !d.LastSeen.IsZero() {
 		out.LastSeen = new(apiTime(d.LastSeen))

@@ -41,6 +41,9 @@
 // policy.go (what may come in, and how a node is told of a peer) and lock.go
 // (tailnet lock).
 //
+// With Config.Headscale it does as Headscale does where that differs: see
+// headscale.go.
+//
 // The package does not persist anything, reads no policy files (SetPolicy takes
 // rules; until then all may talk to all), approves no routes, has no SSH and no
 // web login: a node without a key is told a URL that nobody can visit. Its

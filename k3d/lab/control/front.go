@@ -190,7 +190,7 @@ func (s *Server) register(ctx context.Context, req *tailcfg.RegisterRequest, mac
 		// call a second such answer an error.
 		return &tailcfg.RegisterResponse{MachineAuthorized: true}, nil
 	case req.Auth != nil && req.Auth.AuthKey != "":
-		k, err := s.keys.use(req.Auth.AuthKey, req.NodeKey, req.Hostinfo.RequestTags)
+		k, err := s.useKey(req, machine)
 		if err != nil {
 			log.Info("refused a login", "reason", err)
 			return &tailcfg.RegisterResponse{Error: err.Error()}, nil
@@ -209,6 +209,9 @@ func (s *Server) admit(ctx context.Context, req *tailcfg.RegisterRequest, machin
 		return nil, fmt.Errorf("admitting node: %w", err)
 	}
 	d := s.nodes.admit(admitted, res, req, machine, k)
+	if d.Expired {
+		res = &tailcfg.RegisterResponse{MachineAuthorized: true, NodeKeyExpired: true}
+	}
 	s.log.Info("node logged in", "id", d.ID, "name", d.Name, "tags", d.Tags, "key", k.ID)
 	return res, nil
 }
@@ -216,5 +219,7 @@ func (s *Server) admit(ctx context.Context, req *tailcfg.RegisterRequest, machin
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(v)
+	writeBody(w, v)
 }
+
+func writeBody(w http.ResponseWriter, v any) { json.NewEncoder(w).Encode(v) }

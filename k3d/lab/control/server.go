@@ -44,6 +44,10 @@ type Config struct {
 	// Domain is the MagicDNS domain; "" is "lab.ts.net".
 	Domain string
 
+	// Headscale has the tailnet behave as Headscale does, where that differs: see
+	// headscale.go.
+	Headscale bool
+
 	// Logger gets a line for each login, deletion and refusal; nil drops them.
 	// The registrar's and the DERP server's own lines come at level debug.
 	Logger *slog.Logger
@@ -86,7 +90,7 @@ func Start(cfg Config) (_ *Server, err error) {
 		noise: key.NewMachine(),
 		conns: map[io.Closer]struct{}{},
 		keys:  newKeyring(),
-		nodes: newTable(cfg.Domain),
+		nodes: newTable(cfg),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	defer func() {

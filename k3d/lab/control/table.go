@@ -54,27 +54,29 @@ type node struct {
 
 // table is the tailnet's nodes, and who is to hear of their changes.
 type table struct {
-	mu      sync.Mutex
-	domain  string
-	apart   bool // no node is told of another
-	byKey   map[key.NodePublic]*node
-	byID    map[tailcfg.NodeID]*node
-	streams map[*stream]struct{}
-	news    chan struct{} // closed and replaced at each change
-	policy  []Rule
-	views   map[sight]View
-	lock    *lock // nil: the tailnet has none
+	mu        sync.Mutex
+	domain    string
+	headscale bool // see headscale.go
+	apart     bool // no node is told of another
+	byKey     map[key.NodePublic]*node
+	byID      map[tailcfg.NodeID]*node
+	streams   map[*stream]struct{}
+	news      chan struct{} // closed and replaced at each change
+	policy    []Rule
+	views     map[sight]View
+	lock      *lock // nil: the tailnet has none
 }
 
-func newTable(domain string) *table {
+func newTable(cfg Config) *table {
 	return &table{
-		domain:  domain,
-		byKey:   map[key.NodePublic]*node{},
-		byID:    map[tailcfg.NodeID]*node{},
-		streams: map[*stream]struct{}{},
-		news:    make(chan struct{}),
-		policy:  []Rule{AllowAll},
-		views:   map[sight]View{},
+		domain:    cfg.Domain,
+		headscale: cfg.Headscale,
+		byKey:     map[key.NodePublic]*node{},
+		byID:      map[tailcfg.NodeID]*node{},
+		streams:   map[*stream]struct{}{},
+		news:      make(chan struct{}),
+		policy:    []Rule{AllowAll},
+		views:     map[sight]View{},
 	}
 }
 
@@ -114,6 +116,9 @@ func (t *table) admit(admitted *tailcfg.Node, login *tailcfg.RegisterResponse, r
 		n = &node{Node: *admitted}
 		n.Machine = machine
 		n.Created = time.Now()
+		if t.headscale {
+			n.StableID = tailcfg.StableNodeID(n.legacyID())
+		}
 		t.byID[n.ID] = n
 	}
 	delete(t.byKey, n.Key)
@@ -126,8 +131,12 @@ func (t *table) admit(admitted *tailcfg.Node, login *tailcfg.RegisterResponse, r
 	}
 	n.registered, n.login = admitted.Key, login
 	t.byKey[n.Key] = n
-	n.KeyExpiry = time.Time{}
-	n.Expired = false
+	if t.headscale && !fresh && len(n.Tags) > 0 {
+		k.Tags = n.Tags // and its expiry
+	} else {
+		n.KeyExpiry = time.Time{}
+		n.Expired = false
+	}
 	renamed := fresh || n.Hostinfo.Hostname() != admitted.Hostinfo.Hostname()
 	n.Hostinfo = admitted.Hostinfo
 	n.Tags = slices.Clone(k.Tags)
@@ -255,7 +264,7 @@ func (t *table) removeLocked(n *node) {
 	delete(t.byID, n.ID)
 	delete(t.byKey, n.Key)
 	for s := range t.streams {
-		if s.node == n {
+		if s.node == n && !t.headscale {
 			s.end()
 		}
 	}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"cmp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tailscale.com/types/netmap"
+
+	"tailscale-nri/engine/tailnet"
+)
+
+// expiryNotice is how long before the end of a node's key its log and its status
+// say so.
+const expiryNotice = 7 * 24 * time.Hour
+
+// expiry watches the end of a node's key. Tailscale gives a tagged device none;
+// Headscale's admin can, and its user's devices may have one.
+type expiry struct {
+	forGood atomic.Bool // the login server takes no new key
+
+	mu    sync.Mutex
+	at    time.Time
+	timer *time.Timer // until it is time to say so; nil without an end
+	said  string      // what was said of that end
+	over  bool        // the session has ended
+}
+
+// note takes over what the control plane says of the key's end.
+func (x *expiry) note(s *session, nm *netmap.NetworkMap) {
+	at := nm.SelfKeyExpiry()
+	if nm.Cached || at.Before(time.Now()) {
+		at = time.Time{} // or expired: the backend's state says that
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if at.Equal(x.at) || x.over {
+		return
+	}
+	x.at, x.said = at, ""
+	if x.timer != nil {
+		x.timer.Stop()
+		x.timer = nil
+	}
+	if at.IsZero() {
+		return
+	}
+	notice := tailnet.KeyEnds(s.n.e.cfg.Tailnet, string(nm.SelfNode.StableID()), nm.SelfNode.Tags().Len() > 0, at).Error()
+	ahead := cmp.Or(s.n.e.cfg.expiryNotice, expiryNotice)
+	x.timer = time.AfterFunc(max(time.Until(at.Add(-ahead)), 0), func() { x.say(s.n, at, notice) })
+}
+
+// say has the status and the log say that the key ends at that time.
+func (x *expiry) say(n *node, at time.Time, notice string) {
+	x.mu.Lock()
+	late := x.over || !at.Equal(x.at)
+	if !late {
+		x.said = notice
+	}
+	x.mu.Unlock()
+	if !late {
+		n.remark(notice) // and the log at the session's next look at its condition
+	}
+}
+
+// stop ends the watch.
+func (x *expiry) stop() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.over = true
+	if x.timer != nil {
+		x.timer.Stop()
+	}
+}
+
+// notice is what has been said of the key's end.
+func (x *expiry) notice() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.said
+}
+
+// remark adds to the status of a node that runs what will end that.
+func (n *node) remark(what string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.status.State == Running {
+		n.status.Reason = what
+	}
+}
+
+// observe reads the backend's log for a login server that answers a node which
+// comes with a good auth key and a new node key that its key has expired, as
+// Headscale does for a tagged node (control/controlclient/direct.go, doLogin).
+func (x *expiry) observe(format string, args []any) (forGood bool) {
+	if format != formatReceived || len(args) != 1 {
+		return false
+	}
+	err, ok := args[0].(error)
+	if ok && strings.Contains(err.Error(), "regen=true but server says NodeKeyExpired") {
+		x.forGood.Store(true)
+		return true
+	}
+	return false
+}
+
+// whyThrown is the error of a session whose node the tailnet has thrown out.
+func (s *session) whyThrown() error {
+	if s.expiry.forGood.Load() {
+		return tailnet.KeyStaysExpired(s.n.snapshot().NodeID)
+	}
+	return errLoginNeeded
+}

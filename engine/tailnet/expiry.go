@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package tailnet
+
+import (
+	"fmt"
+	"time"
+)
+
+// KeyEnds says that a device's key ends soon, and what somebody can do about it.
+func KeyEnds(t Tailnet, nodeID string, tagged bool, at time.Time) *Error {
+	e := &Error{
+		Op:     "device " + nodeID,
+		Reason: "its key expires at " + at.UTC().Format(time.RFC3339),
+		Remedy: "disable its key expiry in the tailnet's admin console",
+	}
+	switch {
+	case tagged && !isTailscales(t.ControlURL()):
+		e.Remedy = fmt.Sprintf("a tagged node gets no new one from Headscale: run headscale nodes expire --identifier %s --disable", nodeID)
+	case t.RequestsTags():
+		e.Remedy = "the node then logs in again with the auth key in TS_AUTHKEY, which has to be good until then"
+	}
+	return e
+}
+
+// KeyStaysExpired says that the login server keeps a device expired that has come
+// with a good auth key.
+func KeyStaysExpired(nodeID string) *Error {
+	return &Error{
+		Op:     opLogin,
+		Reason: "device " + nodeID + " is expired on the control server, which renews it with no auth key, as Headscale does with a tagged node that was expired or logged out",
+		Remedy: fmt.Sprintf("run headscale nodes expire --identifier %s --disable, or delete the device, and the node registers again", nodeID),
+	}
+}
