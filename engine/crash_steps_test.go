@@ -39,6 +39,7 @@ var outsideSteps = map[string]string{
 	"replaceFile":        "record.save and stateStore.writeStates are its callers",
 	"loadRecords":        "before there is a node: what a kill left half made or half removed, and what nobody can read",
 	"netmapKeeper.write": "an empty directory: the files in it are steps",
+	"Engine.keepServed":  "the time of day",
 	"node.restore":       "what a step has made, and what the next process's first steps would restore",
 	"guardedRouter.Set":  "steppedRouter takes the step",
 	"Engine.watchLinks":  "it listens",

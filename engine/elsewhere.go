@@ -28,17 +28,17 @@ import (
 // names the machine, in one of its boots, that last served the node. A record
 // that names this one is no copy. For any other the tailnet is asked whether the
 // device is connected, before the device is deleted and before its keys are used.
-// A machine that has just rebooted may look connected for a while: it is looked at
-// again, until it is not, or for copyPatience.
+//
+// A machine that has just rebooted may look connected for a while. Its pods do not
+// wait for that: see served. A deletion does, for copyPatience.
 const (
-	copyPatience = 3 * time.Minute
+	copyPatience = 15 * time.Minute
 	copyPause    = 5 * time.Second // to the second look; doubled, up to a minute
-	// copySettled is how long a device must not have been seen to be deleted: its
-	// node may be about to connect again, as all are after a restart of the control
-	// plane.
+	// copySettled is how long a device must not have been seen for one look to
+	// settle that it is not connected.
 	copySettled = 2 * time.Minute
 	// copyAsk bounds one look where a node waits for it to come up.
-	copyAsk = 10 * time.Second
+	copyAsk = 3 * time.Second
 )
 
 // thisMachine names the machine and its boot. Machines in containers share a
@@ -79,37 +79,58 @@ func (n *node) servedHere() {
 
 // checkIdentity makes sure that the node's keys are this machine's to use. If
 // they are another's, which runs now, they are set aside and the node gets others.
-// Where nobody can tell, the keys are used: after a reboot that is right.
+// Where nobody can tell, and after a reboot, the keys are used.
 func (n *node) checkIdentity(ctx context.Context) error {
 	r := n.record()
 	if slices.Contains(r.Elsewhere, r.NodeID) && r.NodeID != "" {
 		return n.startAfresh(nil) // an earlier process was ended before it had done so
 	}
-	if r.NodeID == "" && !r.Registering || !n.firstLook(r) {
+	if r.NodeID == "" && !r.Registering || !n.firstLook() {
 		return nil
 	}
-	devices, err := n.whereabouts(ctx, r, false)
+	devices, seen, err := n.lookBriefly(ctx, r)
+	if seen == connected && !n.e.cameBack() {
+		if !sleep(ctx, cmp.Or(n.e.cfg.copyPause, copyPause)) {
+			return ctx.Err()
+		}
+		devices, seen, err = n.lookBriefly(ctx, r)
+	}
 	switch {
-	case errors.Is(err, errElsewhere):
-		return n.startAfresh(devices)
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case err != nil:
-		n.log.Debug("whether the node runs on another machine is not known", "reason", err)
-		return nil
-	}
-	n.op.Lock()
-	defer n.op.Unlock()
-	if !n.retired {
-		n.servedHere()
-		n.keep()
+	case seen == presenceUnknown:
+		n.log.Debug("whether the node runs on another machine is not known", "err", err)
+	case seen == connected && !n.e.cameBack():
+		return n.startAfresh(devices)
+	case seen == connected:
+		n.log.Warn("the node's device was connected before this machine has used its keys: the machine has just rebooted, or its state is a copy of another machine's",
+			"node", r.NodeID, "remedy", "nothing after a reboot; "+copyRemedy)
+	default:
+		n.op.Lock()
+		defer n.op.Unlock()
+		if !n.retired {
+			n.servedHere()
+			n.keep()
+		}
 	}
 	return nil
 }
 
+// lookBriefly asks once, in a time for which a pod may wait, whether one of the
+// devices that the node has been is connected.
+func (n *node) lookBriefly(ctx context.Context, r record) ([]tailcfg.StableNodeID, presence, error) {
+	ctx, cancel := context.WithTimeout(ctx, copyAsk)
+	defer cancel()
+	devices, now, err := n.look(ctx, r)
+	if err != nil {
+		return nil, presenceUnknown, err
+	}
+	return devices, n.e.settle(now, nil), nil
+}
+
 // firstLook reports whether the node's device is to be looked at before it is
 // served: afterwards it is connected because of us.
-func (n *node) firstLook(r record) bool {
+func (n *node) firstLook() bool {
 	n.op.Lock()
 	defer n.op.Unlock()
 	if !n.foreign || n.asked || n.rec.NetNS.Check() != nil {
@@ -120,31 +141,31 @@ func (n *node) firstLook(r record) bool {
 }
 
 // whereabouts returns nil if none of the devices that the node has been is
-// connected, and errElsewhere, with those devices, if one still is after some
-// time, which it waits for. A device that was seen a moment ago is looked at again:
-// once, or, if it is to be sure, until that was copySettled ago. Any other error says why it cannot be known.
-func (n *node) whereabouts(ctx context.Context, r record, sure bool) ([]tailcfg.StableNodeID, error) {
+// connected, and errElsewhere if one still is after some time, which it waits for.
+// A device that was seen a moment ago is looked at again, until that was
+// copySettled ago. Any other error says why it cannot be known.
+func (n *node) whereabouts(ctx context.Context, r record) error {
 	deadline := time.Now().Add(cmp.Or(n.e.cfg.copyPatience, copyPatience))
 	pause := cmp.Or(n.e.cfg.copyPause, copyPause)
 	var before map[tailcfg.StableNodeID]sighting
 	for {
-		devices, now, err := n.look(ctx, r, sure)
+		_, now, err := n.look(ctx, r)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		verdict := n.e.settle(now, before, sure)
+		verdict := n.e.settle(now, before)
 		late := time.Now().After(deadline)
 		switch {
 		case verdict == absent:
-			return nil, nil
+			return nil
 		case verdict == connected && late:
-			return devices, errElsewhere
+			return errElsewhere
 		case verdict == presenceUnknown && late:
-			return devices, errNobodySees
+			return errNobodySees
 		}
 		n.waitsForOther(verdict, deadline)
 		if !sleep(ctx, pause/2+rand.N(pause)) {
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
 		pause, before = min(2*pause, time.Minute), now
 	}
@@ -160,7 +181,7 @@ type sighting struct {
 }
 
 // settle is the verdict over all devices: the worst.
-func (e *Engine) settle(now, before map[tailcfg.StableNodeID]sighting, sure bool) presence {
+func (e *Engine) settle(now, before map[tailcfg.StableNodeID]sighting) presence {
 	verdict := absent
 	for id, d := range now {
 		was := before[id]
@@ -170,7 +191,7 @@ func (e *Engine) settle(now, before map[tailcfg.StableNodeID]sighting, sure bool
 			return presenceUnknown
 		case d.presence == connected, was.presence == absent && !again:
 			verdict = connected
-		case (sure || !again) && time.Since(d.lastSeen) < cmp.Or(e.cfg.copySettled, copySettled):
+		case time.Since(d.lastSeen) < cmp.Or(e.cfg.copySettled, copySettled):
 			verdict = max(verdict, seenLately)
 		}
 	}
@@ -178,12 +199,7 @@ func (e *Engine) settle(now, before map[tailcfg.StableNodeID]sighting, sure bool
 }
 
 // look asks the tailnet for all devices that the node has been.
-func (n *node) look(ctx context.Context, r record, sure bool) ([]tailcfg.StableNodeID, map[tailcfg.StableNodeID]sighting, error) {
-	if !sure {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, copyAsk)
-		defer cancel()
-	}
+func (n *node) look(ctx context.Context, r record) ([]tailcfg.StableNodeID, map[tailcfg.StableNodeID]sighting, error) {
 	ids, err := n.devices(ctx, r)
 	if errors.Is(err, tailnet.ErrNoDelete) { // one that has registered is not known by its ID
 		return nil, map[tailcfg.StableNodeID]sighting{"": {}}, nil

@@ -4,6 +4,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -45,10 +46,23 @@ func (w *world) clone(authKey string) *machine {
 	if err := os.CopyFS(m.dir, os.DirFS(w.dir)); err != nil {
 		w.t.Fatal(err)
 	}
+	unused(w.t, m.dir, 24*time.Hour)
 	connect(w.t, m.cmd.Process.Pid)
 	m.boot = order{Do: "boot", Dir: m.dir, APIURL: w.control.APIURL(), ControlURL: w.control.ControlURL(), AuthKey: authKey, Settled: time.Minute}
 	w.settled()
 	return m
+}
+
+// unused has nobody have used the state directory for that long.
+func unused(t *testing.T, dir string, d time.Duration) {
+	t.Helper()
+	data, err := json.Marshal(served{Machine: "the original", At: time.Now().Add(-d)})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, servedFile), data, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // settled waits until the control plane has had all nodes' first requests, after
@@ -271,9 +285,9 @@ func rebooted(cfg *Config) {
 	cfg.machine, cfg.copyPause, cfg.copyPatience = "another boot", 10*time.Millisecond, 20*time.Second
 }
 
-// After a reboot, devices of pods that are gone are deleted, and one that comes
-// back is the device it was, as soon as the tailnet has noticed that the machine
-// was away.
+// After a reboot, a pod that comes back is the device it was at once, though that
+// still looks connected. The devices of pods that are gone are deleted as soon as
+// the tailnet has noticed that the machine was away.
 func TestRebootLooksConnected(t *testing.T) {
 	w := newWorld(t)
 	w.enter("k8s")
@@ -321,15 +335,18 @@ func TestRebootLooksConnected(t *testing.T) {
 	if err := w.Sync(context.Background(), []Pod{again}, nil); err != nil {
 		t.Fatal(err)
 	}
-	w.until("both wait", func() bool { return log.count("this machine has just rebooted") >= 2 }, func() string { return fmt.Sprint(w.Status()) })
+	w.until("the one that is gone waits", func() bool { return log.count("this machine has just rebooted") >= 1 }, func() string { return fmt.Sprint(w.Status()) })
+	if after := w.await(again.UID, Running); after.NodeID != before.NodeID || !slices.Equal(after.Addresses, before.Addresses) {
+		t.Errorf("the pod is %s %v, was %s %v", after.NodeID, after.Addresses, before.NodeID, before.Addresses)
+	}
+	if log.count("its state is a copy of another machine's") == 0 {
+		t.Error("the log does not say that the device was connected")
+	}
 	if c := w.control.Counters(); c.DevicesDeleted != 0 {
 		t.Errorf("%d devices were deleted while they looked connected", c.DevicesDeleted)
 	}
 	m.kill()
 	w.awaitForgotten(pods[0].UID)
-	if after := w.await(again.UID, Running); after.NodeID != before.NodeID || !slices.Equal(after.Addresses, before.Addresses) {
-		t.Errorf("the pod is %s %v, was %s %v", after.NodeID, after.Addresses, before.NodeID, before.Addresses)
-	}
 	if d := w.control.Devices(); len(d) != 1 {
 		t.Errorf("devices: %v, want one", d)
 	}
@@ -352,5 +369,37 @@ func TestRebootWithoutAPI(t *testing.T) {
 	w.mustAttach(next)
 	if after := w.await(pod.UID, Running); after.NodeID != before.NodeID {
 		t.Errorf("the pod is %s, was %s", after.NodeID, before.NodeID)
+	}
+}
+
+// TestServed: how long nobody has used a state directory, by its file.
+func TestServed(t *testing.T) {
+	hour := func(ago int) time.Time { return time.Now().Add(time.Duration(-ago) * time.Hour) }
+	for _, tt := range []struct {
+		name string
+		file any // nil is none
+		want time.Duration
+	}{
+		{"no file", nil, 0},
+		{"no JSON", "}", 0},
+		{"another boot, an hour ago", served{Machine: "another", At: hour(1)}, time.Hour},
+		{"another boot, in the future", served{Machine: "another", At: hour(-1)}, 0},
+		{"this boot, which began after two hours", served{Machine: "this", At: hour(1), Away: 2 * time.Hour}, 2 * time.Hour},
+		{"another boot, which itself was away", served{Machine: "another", At: hour(0), Away: 2 * time.Hour}, 0},
+	} {
+		dir := t.TempDir()
+		if tt.file != nil {
+			data, err := json.Marshal(tt.file)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, servedFile), data, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := loadServed(dir, "this")
+		if s.Machine != "this" || s.Away.Round(time.Minute) != tt.want {
+			t.Errorf("%s: away for %v, want %v", tt.name, s.Away, tt.want)
+		}
 	}
 }

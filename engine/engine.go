@@ -84,6 +84,7 @@ type Config struct {
 	copySettled, expiryNotice         time.Duration
 	conditionEvery, degradedAfter     time.Duration
 	cutOffAfter, recheckEvery         time.Duration
+	rebootTakes                       time.Duration
 	machine                           string // as thisMachine says
 
 	// onStep is told of every step before and after it is taken: see step.
@@ -107,6 +108,7 @@ type Engine struct {
 	watch   *podnet.Watch         // of all links
 	queue   queue                 // of the nodes that start
 	machine string                // see thisMachine
+	served  served                // of the goroutine that runs keepServed
 	prepare func(context.Context) // what the tailnet does ahead, nil if nothing
 
 	neighbours neighbours // the nodes that hand each other their pods' packets
@@ -168,6 +170,7 @@ func newEngine(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	e.machine = cmp.Or(cfg.machine, e.machine)
+	e.served = loadServed(cfg.StateDir, e.machine)
 	e.late.refused = map[string]NodeStatus{}
 	if p, ok := cfg.Tailnet.(interface{ Prepare(context.Context) }); ok {
 		e.prepare = p.Prepare
@@ -208,6 +211,7 @@ func newEngine(cfg Config) (*Engine, error) {
 func (e *Engine) Run(ctx context.Context) error {
 	e.resumeAll()
 	e.spawn(func() { e.sweep(e.ctx) })
+	e.spawn(func() { e.keepServed(e.ctx) })
 	e.spawn(func() { e.recheck(e.ctx) })
 	var ahead sync.WaitGroup
 	if e.prepare != nil {

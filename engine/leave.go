@@ -50,7 +50,7 @@ func (n *node) leaveOnce(ctx context.Context) error {
 	}
 	r := n.record()
 	if n.isForeign() {
-		if _, err := n.whereabouts(ctx, r, true); err != nil {
+		if err := n.whereabouts(ctx, r); err != nil {
 			return err
 		}
 	}
