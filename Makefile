@@ -55,12 +55,12 @@ demo-down: build lab-tools ## end the demo that KEEP=1 left up
 tags: ## print the build tags, for go test -tags
 	@echo $(TAGS)
 
-# What a contributor runs all day. It needs nothing but Go and root, and is the
-# part of "make test" without the race detector, the fault table, the lab's own
-# tests and those end to end.
+# What a contributor runs all day: "make test" without the race detector, the
+# fault table, the manifests, the lab's own tests and those end to end. It needs
+# root, Go, and Headscale, which the first run builds.
 PKG ?= ./engine/... ./nri-plugin/...
 .PHONY: unit
-unit: ## run the tests of engine, kernel and plugin, in five minutes (PKG=./engine RUN=TestName)
+unit: $(LAB_HEADSCALE_BIN) ## run the tests of engine, kernel and plugin, in five minutes (PKG=./engine RUN=TestName)
 	nice $(GO) test -timeout 15m -tags $(TAGS) -skip "$(UNRACED)" $(if $(RUN),-run '$(RUN)') $(PKG)
 
 # The race detector where goroutines of ours meet. The fault table starts over a

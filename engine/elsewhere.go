@@ -18,7 +18,6 @@ import (
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/logid"
 
-	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -40,16 +39,6 @@ const (
 	// copyAsk bounds one look where a node waits for it to come up.
 	copyAsk = 3 * time.Second
 )
-
-// thisMachine names the machine and its boot. Machines in containers share a
-// kernel, and so its boot ID, but not the network namespace.
-func thisMachine() (string, error) {
-	ns, err := podnet.FindNamespace("/proc/self/ns/net")
-	if err != nil {
-		return "", fmt.Errorf("finding out which machine this is: %w", err)
-	}
-	return fmt.Sprintf("%s %d %d", ns.Boot, ns.Ino, ns.Cookie), nil
-}
 
 // presence is what is known of a device.
 type presence int

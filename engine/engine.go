@@ -85,7 +85,7 @@ type Config struct {
 	conditionEvery, degradedAfter     time.Duration
 	cutOffAfter, recheckEvery         time.Duration
 	rebootTakes                       time.Duration
-	machine                           string // as thisMachine says
+	machine                           string // as podnet.Machine says
 
 	// onStep is told of every step before and after it is taken: see step.
 	onStep func(s step, taken bool)
@@ -107,7 +107,7 @@ type Engine struct {
 	claim   *Claim                // of the state directory
 	watch   *podnet.Watch         // of all links
 	queue   queue                 // of the nodes that start
-	machine string                // see thisMachine
+	machine string                // see podnet.Machine
 	served  served                // of the goroutine that runs keepServed
 	prepare func(context.Context) // what the tailnet does ahead, nil if nothing
 
@@ -166,8 +166,8 @@ func newEngine(cfg Config) (*Engine, error) {
 
 	e := &Engine{cfg: cfg, log: cfg.Logger, claim: cfg.Claim, queue: newQueue(), nodes: map[string]*node{}, elsewhere: map[string]bool{}}
 	var err error
-	if e.machine, err = thisMachine(); err != nil {
-		return nil, err
+	if e.machine, err = podnet.Machine(); err != nil {
+		return nil, fmt.Errorf("finding out which machine this is: %w", err)
 	}
 	e.machine = cmp.Or(cfg.machine, e.machine)
 	e.served = loadServed(cfg.StateDir, e.machine)

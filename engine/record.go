@@ -63,7 +63,7 @@ type record struct {
 	// copy. They are never deleted.
 	Elsewhere []tailcfg.StableNodeID `json:"elsewhere,omitempty"`
 	// Machine is the machine, in one of its boots, that last served the node: see
-	// thisMachine.
+	// podnet.Machine.
 	Machine string `json:"machine,omitempty"`
 	// Recent are the peers with a WireGuard session: they are greeted
 	// first after a restart.

@@ -23,7 +23,7 @@ const (
 // served is the file that says when the state directory was last used. A copy of
 // the directory has it, too.
 type served struct {
-	Machine string    `json:"machine"` // in one of its boots: see thisMachine
+	Machine string    `json:"machine"` // in one of its boots: see podnet.Machine
 	At      time.Time `json:"at"`      // as that machine has last said
 	// Away is for how long nobody had used the directory when that boot began; 0
 	// where nobody knows.

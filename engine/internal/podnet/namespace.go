@@ -166,11 +166,33 @@ func cookieOf(h netns.NsHandle) (uint64, error) {
 		return 0, fmt.Errorf("opening netlink in the pod's netns: %w", err)
 	}
 	defer s.Close()
-	cookie, err := unix.GetsockoptUint64(s.GetFd(), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	return socketCookie(s.GetFd())
+}
+
+// socketCookie returns the cookie of the namespace that a socket is of.
+func socketCookie(fd int) (uint64, error) {
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
 		return 0, fmt.Errorf("asking for the netns's cookie: %w", err)
 	}
 	return cookie, nil
+}
+
+// Machine names this machine, in one of its boots: by the boot's ID and, from Linux
+// 5.14 on, the cookie of this process's netns, since machines in containers share a
+// kernel and not that.
+func Machine() (string, error) {
+	boot, err := bootID()
+	if err != nil {
+		return "", err
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("opening a socket: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := socketCookie(fd)
+	return fmt.Sprintf("%s %d", boot, cookie), err
 }
 
 // statNS returns the identity of the namespace behind h. The path of a netns
