@@ -10,7 +10,7 @@ name=${CLUSTER_NAME:-}
 [ -n "$name" ] || name=$("$@" -n tailscale-nri get configmap tailscale-nri --ignore-not-found -o 'jsonpath={.data.CLUSTER_NAME}')
 case $name in
 '' | k3d | *REPLACE-ME*) # k3d is what every cluster was called once
-	full=$(printf '%s-%s-%s' "$K3D_CLUSTER" "$(id -un)" "$(uname -n | cut -d. -f1)" | tr 'A-Z' 'a-z' | tr -cs 'a-z0-9' '-')
+	full=$(printf '%s-%s-%s' "$K3D_CLUSTER" "$(id -un)" "$(uname -n | cut -d. -f1)" | tr '[:upper:]' '[:lower:]' | tr -cs 'a-z0-9' '-')
 	name=$full
 	if [ "${#name}" -gt "$most" ]; then
 		sum=$(printf '%s' "$full" | cksum | cut -d' ' -f1)
