@@ -23,11 +23,20 @@ func (l *Link) Restore() (missing []string, err error) {
 	return l.missing, err
 }
 
-// findPair looks for the pair, and gives its ends their names back.
+// findPair looks for the pair, and gives its ends their names back. It goes by
+// the host end's number: what the pod's end says of its peer is the pod's to
+// choose, and may name any interface of the host.
 func (l *Link) findPair(pod *netlink.Handle) error {
 	ts0, err := pod.LinkByIndex(l.podIndex)
 	if err != nil {
 		return goneIfNotFound(err)
+	}
+	host, err := netlink.LinkByIndex(l.hostIndex)
+	if err != nil {
+		return goneIfNotFound(err)
+	}
+	if !arePair(ts0, host) || host.Attrs().NetNsID != l.nsid {
+		return fmt.Errorf("%w: interface %d of the pod is another link", ErrGone, l.podIndex)
 	}
 	if name := ts0.Attrs().Name; name != PodLink {
 		if err := rename(pod, ts0, PodLink); err != nil {
@@ -35,15 +44,11 @@ func (l *Link) findPair(pod *netlink.Handle) error {
 		}
 		l.missing = append(l.missing, PodLink+" was named "+name)
 	}
-	return l.nameHostEnd(ts0)
+	return l.nameHostEnd(host)
 }
 
-// nameHostEnd gives ts0's host end its name back, if somebody has changed it.
-func (l *Link) nameHostEnd(ts0 netlink.Link) error {
-	host, err := netlink.LinkByIndex(ts0.Attrs().ParentIndex)
-	if err != nil {
-		return goneIfNotFound(err)
-	}
+// nameHostEnd gives the host end its name back, if somebody has changed it.
+func (l *Link) nameHostEnd(host netlink.Link) error {
 	name := host.Attrs().Name
 	if name == l.Host {
 		return nil
@@ -72,20 +77,24 @@ func rename(h *netlink.Handle, link netlink.Link, name string) error {
 	return nil
 }
 
-// wasRenamed reports whether ts0's peer is in this netns, under another name.
-// Numbers of interfaces are no proof of that, since every netns has its own.
-func (l *Link) wasRenamed(ts0 netlink.Link) bool {
+// renamed returns ts0's peer if that is in this netns, under another name, and
+// nil otherwise. Numbers of interfaces are no proof of that, since every netns has
+// its own.
+func (l *Link) renamed(ts0 netlink.Link) (host netlink.Link) {
 	host, err := netlink.LinkByIndex(ts0.Attrs().ParentIndex)
 	if err != nil || !arePair(ts0, host) {
-		return false
+		return nil
 	}
 	ns, err := l.NS.open()
 	if err != nil {
-		return false
+		return nil
 	}
 	defer ns.Close()
 	id, err := netlink.GetNetNsIdByFd(int(ns))
-	return err == nil && id >= 0 && id == host.Attrs().NetNsID
+	if err != nil || id < 0 || id != host.Attrs().NetNsID {
+		return nil
+	}
+	return host
 }
 
 // resetPodEnd gives ts0 the MAC address and the MTU that it had.
