@@ -13,7 +13,7 @@ import (
 
 // Restore sets up again what somebody has changed of the link since Ensure, at
 // either end, and returns what that was. It returns an error that wraps
-// [ErrGone] if an end is gone: it makes no other.
+// [ErrGone] if an end is gone, and deletes the other: it makes no new link.
 func (l *Link) Restore() (missing []string, err error) {
 	l.missing = nil
 	if err := l.NS.withHandle(l.findPair); err != nil {
@@ -27,16 +27,16 @@ func (l *Link) Restore() (missing []string, err error) {
 // the host end's number: what the pod's end says of its peer is the pod's to
 // choose, and may name any interface of the host.
 func (l *Link) findPair(pod *netlink.Handle) error {
-	ts0, err := pod.LinkByIndex(l.podIndex)
-	if err != nil {
-		return goneIfNotFound(err)
-	}
 	host, err := netlink.LinkByIndex(l.hostIndex)
 	if err != nil {
 		return goneIfNotFound(err)
 	}
-	if !arePair(ts0, host) || host.Attrs().NetNsID != l.nsid {
-		return fmt.Errorf("%w: interface %d of the pod is another link", ErrGone, l.podIndex)
+	ts0, err := pod.LinkByIndex(l.podIndex)
+	switch {
+	case err != nil && !isNotFound(err):
+		return err
+	case err != nil, !arePair(ts0, host), host.Attrs().NetNsID != l.nsid:
+		return l.cutOff(host)
 	}
 	if name := ts0.Attrs().Name; name != PodLink {
 		if err := rename(pod, ts0, PodLink); err != nil {
@@ -45,6 +45,17 @@ func (l *Link) findPair(pod *netlink.Handle) error {
 		l.missing = append(l.missing, PodLink+" was named "+name)
 	}
 	return l.nameHostEnd(host)
+}
+
+// cutOff deletes the host end of a link whose other end is not in the pod any
+// more, as when somebody has put ts0 into another netns. Its socket learns of it.
+func (l *Link) cutOff(host netlink.Link) error {
+	if host.Type() == "veth" && host.Attrs().Name == l.Host {
+		if err := netlink.LinkDel(host); err != nil && !isNotFound(err) {
+			return fmt.Errorf("deleting %s, whose other end has left the pod: %w", l.Host, err)
+		}
+	}
+	return fmt.Errorf("%w: the pod's end of %s is not there any more", ErrGone, l.Host)
 }
 
 // nameHostEnd gives the host end its name back, if somebody has changed it.

@@ -4,11 +4,15 @@ package podnet
 
 import (
 	"errors"
+	"os"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"tailscale-nri/engine/internal/nstest"
 )
 
 // A pod that may change its netns chooses the numbers of both ends of a veth
@@ -46,6 +50,33 @@ func TestForgedPair(t *testing.T) {
 	if after.Attrs().Name != "victim0" || after.Attrs().RawFlags != victim.Attrs().RawFlags {
 		t.Errorf("the host's interface was changed: %+v", after.Attrs())
 	}
+}
+
+// A link whose end was put into another netns ends, so that another is made.
+func TestEndInAnotherNetns(t *testing.T) {
+	c := newCluster(t, "tsmoved")
+	go readUntilError(c.device)
+	ts0, err := c.pod.Netlink().LinkByName(PodLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns, err := os.Open(nstest.NewPod(t).Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	if err := c.pod.Netlink().LinkSetNsFd(ts0, int(ns.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.link.Restore(); !errors.Is(err, ErrGone) {
+		t.Errorf("got %v, want that the link is gone", err)
+	}
+	select {
+	case <-c.device.Gone():
+	case <-time.After(20 * time.Second):
+		t.Error("the device does not know that its link is gone")
+	}
+	mustEnsure(t, c.pod, "tsmoved")
 }
 
 // addForgedPair makes a veth pair of these numbers, in the netns of the thread.
