@@ -173,21 +173,30 @@ func (n *node) drainChanges() {
 }
 
 // restore sets up again what was changed of the link, its wall first, and then
-// of what the router has put into the pod. It returns what was missing.
+// of what the router has put into the pod. It returns what was missing. An attach
+// waits for the link, but not for the router, which reads all the pod's routes.
 func (n *node) restore() (missing []string, err error) {
+	router, missing, err := n.restoreLink()
+	if err != nil || router == nil {
+		return missing, err
+	}
+	more, err := router.Restore()
+	return append(missing, more...), err
+}
+
+// restoreLink returns the router of the link that it has restored, nil if there is
+// none.
+func (n *node) restoreLink() (router *podnet.Router, missing []string, err error) {
 	n.linking.Lock()
 	defer n.linking.Unlock()
 	n.mu.Lock()
 	link, router := n.guarded.link, n.guarded.router
 	n.mu.Unlock()
 	if link == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
-	if missing, err = link.Restore(); err != nil || router == nil {
-		return missing, err
-	}
-	more, err := router.Restore()
-	return append(missing, more...), err
+	missing, err = link.Restore()
+	return router, missing, err
 }
 
 func (n *node) setGuarded(broken, uneasy string) {

@@ -81,6 +81,8 @@ func setRules(h *netlink.Handle, addrs []netip.Prefix) (added bool, err error) {
 	if slices.Equal(have, want) {
 		return false, nil
 	}
+	// In their order: the kernel deletes the first that has what is said of it, and
+	// what is not said matches anything.
 	for i := range ours {
 		if err := h.RuleDel(&ours[i]); err != nil && !errors.Is(err, unix.ENOENT) {
 			return false, fmt.Errorf("deleting rule %v: %w", ours[i], err)
