@@ -4,6 +4,7 @@ package podnet
 
 import (
 	"errors"
+	"net"
 	"os"
 	"testing"
 	"time"
@@ -77,6 +78,31 @@ func TestEndInAnotherNetns(t *testing.T) {
 		t.Error("the device does not know that its link is gone")
 	}
 	mustEnsure(t, c.pod, "tsmoved")
+}
+
+// While ts0 is down, what has its address as its source does not leave by eth0.
+func TestNoLeakWhileDown(t *testing.T) {
+	c := newCluster(t, "tsleak")
+	h := c.pod.Netlink()
+	ts0, err := h.LinkByName(PodLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.LinkSetDown(ts0); err != nil {
+		t.Fatal(err)
+	}
+	routes, err := h.RouteGetWithOptions(net.ParseIP(peerAddr), &netlink.RouteGetOptions{SrcAddr: net.ParseIP(ownAddr)})
+	if !errors.Is(err, unix.ENETUNREACH) {
+		t.Errorf("to a peer there is %v (%v)", routes, err)
+	}
+	_, err = c.link.Restore()
+	if _, rerr := c.router.Restore(); errors.Join(err, rerr) != nil {
+		t.Fatal(err, rerr)
+	}
+	routes, err = h.RouteGetWithOptions(net.ParseIP(peerAddr), &netlink.RouteGetOptions{SrcAddr: net.ParseIP(ownAddr)})
+	if err != nil || routes[0].LinkIndex != ts0.Attrs().Index {
+		t.Errorf("afterwards there is %v (%v)", routes, err)
+	}
 }
 
 // addForgedPair makes a veth pair of these numbers, in the netns of the thread.
