@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
@@ -26,8 +25,15 @@ const (
 	restoresAtOnce = 6
 	restless       = time.Minute
 	slowRestore    = 2 * time.Second
+	// looksAtOnce is how many times in restless a link is looked at at once, whether
+	// anything was missing or not: a pod may do harmless things without end, and
+	// one that does too much has all links looked at.
+	looksAtOnce = 20
 	// retryRestore is the pause after a restoration that has failed.
 	retryRestore = time.Second
+	// linesPerHour is how many lines a guard has in the log within an hour. What a pod
+	// does to its own ts0 once in a while, for ever, must not fill it.
+	linesPerHour = 20
 )
 
 // watchLinks has the nodes hear of changes of their links.
@@ -97,7 +103,8 @@ func (n *node) startGuard(ctx context.Context) (stop func()) {
 
 // guard restores what was changed of the link, each time, until ctx is done.
 func (n *node) guard(ctx context.Context) {
-	var at []time.Time // restorations, within restless
+	var p pace
+	last := "" // that was missing
 	calm := time.NewTimer(0)
 	defer calm.Stop()
 	defer n.setGuarded("", "")
@@ -110,17 +117,16 @@ func (n *node) guard(ctx context.Context) {
 			continue
 		case <-n.guarded.changed:
 		}
-		at = slices.DeleteFunc(at, func(t time.Time) bool { return time.Since(t) > restless })
-		pause := settleChanges
-		if len(at) >= restoresAtOnce {
-			pause = slowRestore
-			n.setGuarded(fmt.Sprintf("ts0 was changed from outside %d times within a minute; restoring it in %v", len(at), slowRestore), "")
+		pause, count := p.pause(time.Now())
+		if count >= restoresAtOnce {
+			n.setGuarded(fmt.Sprintf("ts0 was changed from outside %d times within a minute; restoring it in %v", count, slowRestore), "")
 		}
 		if !sleep(ctx, pause) {
 			return
 		}
 		n.drainChanges()
 		start := time.Now()
+		p.looked.note(start, restless)
 		missing, err := n.restore()
 		switch {
 		case ctx.Err() != nil:
@@ -128,16 +134,18 @@ func (n *node) guard(ctx context.Context) {
 		case errors.Is(err, podnet.ErrGone):
 			// The session hears of that.
 		case err != nil:
-			n.cannotRestore(err)
+			calm.Stop()
+			n.cannotRestore(&p, err)
 			time.AfterFunc(retryRestore, n.wakeGuard)
 			continue
 		case len(missing) > 0:
-			at = append(at, start)
-			n.logRestored(len(at), missing, time.Since(start))
+			last = strings.Join(missing, ", ")
+			count = p.restored.note(start, restless)
+			n.logRestored(&p, count, missing, time.Since(start))
 		}
 		uneasy := ""
-		if len(at) >= restoresAtOnce {
-			uneasy = fmt.Sprintf("ts0 was changed from outside %d times within a minute, last: %s", len(at), strings.Join(missing, ", "))
+		if count >= restoresAtOnce {
+			uneasy = fmt.Sprintf("ts0 was changed from outside %d times within a minute, last: %s", count, last)
 		}
 		n.setGuarded("", uneasy)
 		calm.Reset(restless)
@@ -146,13 +154,13 @@ func (n *node) guard(ctx context.Context) {
 
 // logRestored logs a restoration, the count-th within restless. From the one on
 // that makes it too many, status says so.
-func (n *node) logRestored(count int, missing []string, took time.Duration) {
-	level, msg := slog.LevelWarn, "ts0 was changed from outside, and is restored"
-	switch {
-	case count == restoresAtOnce:
+func (n *node) logRestored(p *pace, count int, missing []string, took time.Duration) {
+	level, msg := slog.LevelDebug, "ts0 was changed from outside, and is restored"
+	if count == restoresAtOnce {
 		msg = "ts0 keeps being changed from outside: from now on it is restored every " + slowRestore.String()
-	case count > restoresAtOnce:
-		level = slog.LevelDebug
+	}
+	if count <= restoresAtOnce {
+		level, msg = p.level(slog.LevelWarn, msg)
 	}
 	n.log.Log(context.Background(), level, msg, "missing", strings.Join(missing, ", "), "took", took)
 }
@@ -165,21 +173,30 @@ func (n *node) drainChanges() {
 }
 
 // restore sets up again what was changed of the link, its wall first, and then
-// of what the router has put into the pod. It returns what was missing.
+// of what the router has put into the pod. It returns what was missing. An attach
+// waits for the link, but not for the router, which reads all the pod's routes.
 func (n *node) restore() (missing []string, err error) {
+	router, missing, err := n.restoreLink()
+	if err != nil || router == nil {
+		return missing, err
+	}
+	more, err := router.Restore()
+	return append(missing, more...), err
+}
+
+// restoreLink returns the router of the link that it has restored, nil if there is
+// none.
+func (n *node) restoreLink() (router *podnet.Router, missing []string, err error) {
 	n.linking.Lock()
 	defer n.linking.Unlock()
 	n.mu.Lock()
 	link, router := n.guarded.link, n.guarded.router
 	n.mu.Unlock()
 	if link == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
-	if missing, err = link.Restore(); err != nil || router == nil {
-		return missing, err
-	}
-	more, err := router.Restore()
-	return append(missing, more...), err
+	missing, err = link.Restore()
+	return router, missing, err
 }
 
 func (n *node) setGuarded(broken, uneasy string) {
@@ -189,14 +206,15 @@ func (n *node) setGuarded(broken, uneasy string) {
 }
 
 // cannotRestore publishes why ts0 is not what it should be, and logs it once.
-func (n *node) cannotRestore(err error) {
+func (n *node) cannotRestore(p *pace, err error) {
 	why := "ts0 cannot be set up: " + err.Error()
 	n.mu.Lock()
 	known := n.guarded.broken == why
 	n.guarded.broken = why
 	n.mu.Unlock()
 	if !known {
-		n.log.Error("ts0 cannot be set up, trying again", "err", err)
+		level, msg := p.level(slog.LevelError, "ts0 cannot be set up, trying again")
+		n.log.Log(context.Background(), level, msg, "err", err)
 	}
 }
 

@@ -56,7 +56,7 @@ func (r *Router) Minds(c Change) bool {
 		_, wanted := s.routes[c.key]
 		return wanted
 	case changedForeign:
-		return coveredBy(c.key.dst, tailscaleRanges())
+		return coveredBy(c.key.dst, s.within)
 	case changedIPv6:
 		return len(s.addrs) < len(s.asked)
 	}

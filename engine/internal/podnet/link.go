@@ -116,9 +116,13 @@ func (l *Link) ensurePair(pod *netlink.Handle) error {
 	switch {
 	case ts0 != nil && host != nil && arePair(ts0, host):
 		return nil
-	case ts0 != nil && host == nil && l.wasRenamed(ts0):
-		return l.nameHostEnd(ts0)
 	case ts0 != nil:
+		if host == nil {
+			host = l.renamed(ts0)
+			if host != nil {
+				return l.nameHostEnd(host)
+			}
+		}
 		return fmt.Errorf("the pod has an interface %s that is not ours (%s, index %d): remove or rename it",
 			PodLink, ts0.Type(), ts0.Attrs().Index)
 	case host != nil:

@@ -149,6 +149,9 @@ func (r rule) String() string {
 	if r.forwarded {
 		s += " not iif lo"
 	}
+	if r.dst.IsValid() {
+		return s + " to " + r.dst.String() + " unreachable"
+	}
 	if r.next != 0 {
 		return fmt.Sprintf("%s goto %d", s, r.next)
 	}

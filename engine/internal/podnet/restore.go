@@ -13,7 +13,7 @@ import (
 
 // Restore sets up again what somebody has changed of the link since Ensure, at
 // either end, and returns what that was. It returns an error that wraps
-// [ErrGone] if an end is gone: it makes no other.
+// [ErrGone] if an end is gone, and deletes the other: it makes no new link.
 func (l *Link) Restore() (missing []string, err error) {
 	l.missing = nil
 	if err := l.NS.withHandle(l.findPair); err != nil {
@@ -23,11 +23,20 @@ func (l *Link) Restore() (missing []string, err error) {
 	return l.missing, err
 }
 
-// findPair looks for the pair, and gives its ends their names back.
+// findPair looks for the pair, and gives its ends their names back. It goes by
+// the host end's number: what the pod's end says of its peer is the pod's to
+// choose, and may name any interface of the host.
 func (l *Link) findPair(pod *netlink.Handle) error {
-	ts0, err := pod.LinkByIndex(l.podIndex)
+	host, err := netlink.LinkByIndex(l.hostIndex)
 	if err != nil {
 		return goneIfNotFound(err)
+	}
+	ts0, err := pod.LinkByIndex(l.podIndex)
+	switch {
+	case err != nil && !isNotFound(err):
+		return err
+	case err != nil, !arePair(ts0, host), host.Attrs().NetNsID != l.nsid:
+		return l.cutOff(host)
 	}
 	if name := ts0.Attrs().Name; name != PodLink {
 		if err := rename(pod, ts0, PodLink); err != nil {
@@ -35,15 +44,22 @@ func (l *Link) findPair(pod *netlink.Handle) error {
 		}
 		l.missing = append(l.missing, PodLink+" was named "+name)
 	}
-	return l.nameHostEnd(ts0)
+	return l.nameHostEnd(host)
 }
 
-// nameHostEnd gives ts0's host end its name back, if somebody has changed it.
-func (l *Link) nameHostEnd(ts0 netlink.Link) error {
-	host, err := netlink.LinkByIndex(ts0.Attrs().ParentIndex)
-	if err != nil {
-		return goneIfNotFound(err)
+// cutOff deletes the host end of a link whose other end is not in the pod any
+// more, as when somebody has put ts0 into another netns. Its socket learns of it.
+func (l *Link) cutOff(host netlink.Link) error {
+	if host.Type() == "veth" && host.Attrs().Name == l.Host {
+		if err := netlink.LinkDel(host); err != nil && !isNotFound(err) {
+			return fmt.Errorf("deleting %s, whose other end has left the pod: %w", l.Host, err)
+		}
 	}
+	return fmt.Errorf("%w: the pod's end of %s is not there any more", ErrGone, l.Host)
+}
+
+// nameHostEnd gives the host end its name back, if somebody has changed it.
+func (l *Link) nameHostEnd(host netlink.Link) error {
 	name := host.Attrs().Name
 	if name == l.Host {
 		return nil
@@ -72,20 +88,24 @@ func rename(h *netlink.Handle, link netlink.Link, name string) error {
 	return nil
 }
 
-// wasRenamed reports whether ts0's peer is in this netns, under another name.
-// Numbers of interfaces are no proof of that, since every netns has its own.
-func (l *Link) wasRenamed(ts0 netlink.Link) bool {
+// renamed returns ts0's peer if that is in this netns, under another name, and
+// nil otherwise. Numbers of interfaces are no proof of that, since every netns has
+// its own.
+func (l *Link) renamed(ts0 netlink.Link) (host netlink.Link) {
 	host, err := netlink.LinkByIndex(ts0.Attrs().ParentIndex)
 	if err != nil || !arePair(ts0, host) {
-		return false
+		return nil
 	}
 	ns, err := l.NS.open()
 	if err != nil {
-		return false
+		return nil
 	}
 	defer ns.Close()
 	id, err := netlink.GetNetNsIdByFd(int(ns))
-	return err == nil && id >= 0 && id == host.Attrs().NetNsID
+	if err != nil || id < 0 || id != host.Attrs().NetNsID {
+		return nil
+	}
+	return host
 }
 
 // resetPodEnd gives ts0 the MAC address and the MTU that it had.

@@ -49,7 +49,8 @@ type installed struct {
 	index   int            // of ts0
 	asked   []netip.Prefix // addresses of the config
 	addrs   []netip.Prefix // those of them that ts0 has
-	foreign []netip.Prefix // destinations of the pod's own routes
+	within  []netip.Prefix // where the pod's own routes matter
+	foreign []netip.Prefix // their destinations
 	routes  map[routeKey]netip.Addr
 }
 
@@ -112,7 +113,8 @@ func (r *Router) Restore() (missing []string, err error) {
 // program makes the pod what r.cfg says. What an earlier call has put there is
 // taken for granted, and only the difference is sent. r.mu is held.
 func (r *Router) program() error {
-	if r.set == nil || !slices.Equal(r.set.asked, r.cfg.LocalAddrs) || r.update() != nil {
+	if r.set == nil || !slices.Equal(r.set.asked, r.cfg.LocalAddrs) ||
+		!slices.Equal(r.set.within, shared(r.cfg.Routes)) || r.update() != nil {
 		r.set = nil
 		if err := r.ns.withHandle(r.reconcile); err != nil {
 			return fmt.Errorf("programming %s: %w", PodLink, err)
@@ -166,11 +168,14 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 	if s.addrs, err = r.addAddrs(h, ts0, r.cfg.LocalAddrs); err != nil {
 		return err
 	}
-	there, err := listRoutes(h, s.index)
+	s.within = shared(r.cfg.Routes)
+	there, err := listRoutes(h, s.index, s.within)
 	if err != nil {
 		return err
 	}
-	s.foreign = there.foreign
+	if s.foreign = there.foreign; len(s.foreign) == mostForeign {
+		r.warnOnce("the pod has too many routes of its own within the tailnet's addresses: not all of them count", "count", mostForeign)
+	}
 	s.routes = r.layOut(s.addrs, s.foreign)
 	for key, src := range s.routes {
 		if was, ok := there.ours[key]; !ok || was != src {

@@ -30,10 +30,10 @@ func prefixes(s ...string) (out []netip.Prefix) {
 func rulesFor(v4, v6 string) string {
 	var s string
 	if v4 != "" {
-		s = "rule -4 from " + v4 + "/32 lookup bound\nrule -4 from all not iif lo lookup peers\nrule -4 from 0.0.0.0/32 lookup peers\n"
+		s = "rule -4 from " + v4 + "/32 lookup bound\nrule -4 from " + v4 + "/32 to 100.64.0.0/10 unreachable\nrule -4 from all not iif lo lookup peers\nrule -4 from 0.0.0.0/32 lookup peers\n"
 	}
 	if v6 != "" {
-		s += "rule -6 from " + v6 + "/128 lookup bound\nrule -6 from all not iif lo lookup peers\n" +
+		s += "rule -6 from " + v6 + "/128 lookup bound\nrule -6 from " + v6 + "/128 to fd7a:115c:a1e0::/48 unreachable\nrule -6 from all not iif lo lookup peers\n" +
 			"rule -6 from ::/1 goto 32766\nrule -6 from 8000::/1 goto 32766\nrule -6 from all lookup peers\n"
 	}
 	return s

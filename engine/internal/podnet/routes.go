@@ -51,6 +51,17 @@ func tailscaleRanges() []netip.Prefix {
 	return []netip.Prefix{tsaddr.CGNATRange(), tsaddr.TailscaleULARange()}
 }
 
+// shared returns the prefixes within which the pod's own routes matter.
+func shared(routes []netip.Prefix) []netip.Prefix {
+	within := tailscaleRanges()
+	for _, p := range routes {
+		if !coveredBy(p, within) {
+			within = append(within, p.Masked())
+		}
+	}
+	return within
+}
+
 // layOut returns the routes, with their sources, for a pod that has these of
 // its addresses on ts0 and foreign routes of its own. A family without an
 // address has none.
@@ -175,18 +186,19 @@ func addRoutes(h *netlink.Handle, index int, want, have map[routeKey]netip.Addr)
 type podRoutes struct {
 	ours    map[routeKey]netip.Addr
 	listed  []netlink.Route // ours, as the kernel lists them
-	foreign []netip.Prefix  // destinations of its own, but for the default
+	foreign []netip.Prefix  // destinations of its own that matter
 }
 
-// listRoutes reads all of the pod's tables. Earlier versions had their routes in
-// the main table.
-func listRoutes(h *netlink.Handle, index int) (podRoutes, error) {
-	all, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{}, netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return podRoutes{}, fmt.Errorf("listing the pod's routes: %w", err)
-	}
+// mostForeign is how many of the pod's own routes count. A pod that makes more
+// within the tailnet's addresses has no need of them all.
+const mostForeign = 1000
+
+// listRoutes reads all of the pod's tables, and keeps of the pod's own routes those
+// within the given prefixes: a pod may have a million others. Earlier versions had
+// their routes in the main table.
+func listRoutes(h *netlink.Handle, index int, within []netip.Prefix) (podRoutes, error) {
 	p := podRoutes{ours: map[routeKey]netip.Addr{}}
-	for _, route := range all {
+	err := h.RouteListFilteredIter(netlink.FAMILY_ALL, &netlink.Route{}, netlink.RT_FILTER_TABLE, func(route netlink.Route) bool {
 		dst := prefixOf(route.Dst)
 		ours := route.Protocol == routeProtocol
 		switch {
@@ -199,8 +211,14 @@ func listRoutes(h *netlink.Handle, index int) (podRoutes, error) {
 		case ours && route.LinkIndex == index:
 			p.listed = append(p.listed, route)
 		case route.Table == unix.RT_TABLE_MAIN && route.LinkIndex != index && dst.Bits() > 0:
-			p.foreign = append(p.foreign, dst)
+			if len(p.foreign) < mostForeign && coveredBy(dst, within) {
+				p.foreign = append(p.foreign, dst)
+			}
 		}
+		return true
+	})
+	if err != nil {
+		return podRoutes{}, fmt.Errorf("listing the pod's routes: %w", err)
 	}
 	return p, nil
 }

@@ -93,6 +93,7 @@ func newCluster(t *testing.T, host string) *cluster {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	awaitLocal(t, pod, netip.MustParseAddr(ownAddr6))
 	return c
 }
 

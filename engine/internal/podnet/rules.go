@@ -30,12 +30,17 @@ type rule struct {
 	forwarded bool         // only what does not come from the pod itself
 	table     int
 	next      int // priority to go on at, instead of table
+	// dst is the destinations that cannot be reached if no rule before this one has
+	// led to them.
+	dst netip.Prefix
 }
 
 // wantedRules returns the rules of a pod with these addresses on ts0, in their
 // order.
 //
-// What has an address of ts0 as its source belongs to the tailnet. What has
+// What has an address of ts0 as its source belongs to the tailnet. While ts0 is
+// down its routes are gone, and what goes on from there to a peer must not leave
+// by eth0, in clear. What has
 // another source, as every answer to a packet of another interface has, must not
 // meet our routes. What has none yet is about to be given one by the route that
 // it finds. An IPv4 rule for 0.0.0.0/32 is met by just that; in IPv6 no rule
@@ -45,13 +50,15 @@ type rule struct {
 // What the pod forwards, for containers inside it, has a source that says
 // nothing. It is treated as what the pod begins.
 func wantedRules(addrs []netip.Prefix) (rules []rule) {
-	for _, v6 := range []bool{false, true} {
+	for _, whole := range tailscaleRanges() {
+		v6 := whole.Addr().Is6()
 		source := slices.IndexFunc(addrs, func(p netip.Prefix) bool { return p.Addr().Is6() == v6 })
 		if source < 0 {
 			continue
 		}
 		rules = append(rules,
 			rule{v6: v6, src: addrs[source], table: tableBound},
+			rule{v6: v6, src: addrs[source], dst: whole},
 			rule{v6: v6, forwarded: true, table: tablePeers})
 		if !v6 {
 			rules = append(rules, rule{src: netip.PrefixFrom(netip.IPv4Unspecified(), 32), table: tablePeers})
@@ -81,6 +88,8 @@ func setRules(h *netlink.Handle, addrs []netip.Prefix) (added bool, err error) {
 	if slices.Equal(have, want) {
 		return false, nil
 	}
+	// In their order: the kernel deletes the first that has what is said of it, and
+	// what is not said matches anything.
 	for i := range ours {
 		if err := h.RuleDel(&ours[i]); err != nil && !errors.Is(err, unix.ENOENT) {
 			return false, fmt.Errorf("deleting rule %v: %w", ours[i], err)
@@ -107,6 +116,9 @@ func (r rule) netlink() *netlink.Rule {
 		n.Invert, n.IifName = true, "lo"
 	}
 	n.Table = r.table
+	if r.dst.IsValid() {
+		n.Dst, n.Type = ipNet(r.dst), unix.RTN_UNREACHABLE
+	}
 	if r.next != 0 {
 		n.Goto = r.next
 	}
@@ -116,7 +128,7 @@ func (r rule) netlink() *netlink.Rule {
 // ruleOf is what netlink makes of a rule, taken back. A rule that differs in
 // anything else differs in table.
 func ruleOf(n *netlink.Rule) rule {
-	r := rule{v6: n.Family == netlink.FAMILY_V6, table: n.Table, src: prefixOf(n.Src)}
+	r := rule{v6: n.Family == netlink.FAMILY_V6, table: n.Table, src: prefixOf(n.Src), dst: prefixOf(n.Dst)}
 	if r.forwarded = n.Invert && n.IifName == "lo"; n.Priority != rulePriority {
 		r.table = -1
 	}

@@ -135,7 +135,8 @@ func (w *Watch) Add(l *Link, changed func(Change)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.removeLocked(l.Host)
-	entry := &watched{l, changed}
+	seen := *l // Restore writes to l
+	entry := &watched{&seen, changed}
 	w.links[l.Host], w.hosts[int32(l.hostIndex)], w.pods[int32(l.nsid)] = entry, entry, entry
 }
 

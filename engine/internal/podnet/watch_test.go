@@ -272,7 +272,7 @@ func TestOwnChangesAreNone(t *testing.T) {
 	}
 	c.want = show(t, c.pod)
 	c.awaitQuiet(t)
-	if n := c.minded.Load(); n > 8 {
+	if n := c.minded.Load(); n > 10 {
 		t.Errorf("%d of our own changes counted as another's, with new addresses once", n)
 	}
 }

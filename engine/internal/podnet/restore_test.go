@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podnet
+
+import (
+	"errors"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"tailscale-nri/engine/internal/nstest"
+)
+
+// A pod that may change its netns chooses the numbers of both ends of a veth
+// pair of its own. What that says of the host's interfaces is not believed.
+func TestForgedPair(t *testing.T) {
+	c := newCluster(t, "tsforged")
+	// An interface of the host's.
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "victim0"
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "victim1"}); err != nil {
+		t.Fatal(err)
+	}
+	victim, err := netlink.LinkByName("victim0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(victim) })
+
+	pod := c.pod.Netlink()
+	ts0, err := pod.LinkByName(PodLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pod.LinkDel(ts0); err != nil {
+		t.Fatal(err)
+	}
+	c.pod.Do(func() error { return addForgedPair(ts0.Attrs().Index, victim.Attrs().Index) })
+	if _, err := c.link.Restore(); !errors.Is(err, ErrGone) {
+		t.Errorf("a forged pair was taken for the link: %v", err)
+	}
+	after, err := netlink.LinkByIndex(victim.Attrs().Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.Attrs().Name != "victim0" || after.Attrs().RawFlags != victim.Attrs().RawFlags {
+		t.Errorf("the host's interface was changed: %+v", after.Attrs())
+	}
+}
+
+// A link whose end was put into another netns ends, so that another is made.
+func TestEndInAnotherNetns(t *testing.T) {
+	c := newCluster(t, "tsmoved")
+	go readUntilError(c.device)
+	ts0, err := c.pod.Netlink().LinkByName(PodLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns, err := os.Open(nstest.NewPod(t).Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	if err := c.pod.Netlink().LinkSetNsFd(ts0, int(ns.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.link.Restore(); !errors.Is(err, ErrGone) {
+		t.Errorf("got %v, want that the link is gone", err)
+	}
+	select {
+	case <-c.device.Gone():
+	case <-time.After(20 * time.Second):
+		t.Error("the device does not know that its link is gone")
+	}
+	mustEnsure(t, c.pod, "tsmoved")
+}
+
+// While ts0 is down, what has its address as its source does not leave by eth0.
+func TestNoLeakWhileDown(t *testing.T) {
+	c := newCluster(t, "tsleak")
+	h := c.pod.Netlink()
+	ts0, err := h.LinkByName(PodLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.LinkSetDown(ts0); err != nil {
+		t.Fatal(err)
+	}
+	routes, err := h.RouteGetWithOptions(net.ParseIP(peerAddr), &netlink.RouteGetOptions{SrcAddr: net.ParseIP(ownAddr)})
+	if !errors.Is(err, unix.ENETUNREACH) {
+		t.Errorf("to a peer there is %v (%v)", routes, err)
+	}
+	_, err = c.link.Restore()
+	if _, rerr := c.router.Restore(); errors.Join(err, rerr) != nil {
+		t.Fatal(err, rerr)
+	}
+	routes, err = h.RouteGetWithOptions(net.ParseIP(peerAddr), &netlink.RouteGetOptions{SrcAddr: net.ParseIP(ownAddr)})
+	if err != nil || routes[0].LinkIndex != ts0.Attrs().Index {
+		t.Errorf("afterwards there is %v (%v)", routes, err)
+	}
+}
+
+// addForgedPair makes a veth pair of these numbers, in the netns of the thread.
+func addForgedPair(index, peerIndex int) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(PodLink)))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
+	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
+	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC).Index = int32(peerIndex)
+	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("forged0"))
+	req.AddData(info)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
