@@ -80,6 +80,9 @@ func printSettings(w io.Writer) {
 		if s.standard != "" {
 			standard = " (" + s.standard + ")"
 		}
+		if len(s.doc+standard) > 74 { // with the key's column, a line of the screen
+			standard = "\n  \t" + standard[1:]
+		}
 		fmt.Fprintf(tw, "  %s\t%s%s\n", s.key, s.doc, standard)
 	}
 	tw.Flush()
