@@ -37,6 +37,25 @@ func TestGuideQuotes(t *testing.T) {
 	}
 }
 
+// TestGuideCovers: what the log says at these times explains itself least, so
+// that the guide has a word on each.
+func TestGuideCovers(t *testing.T) {
+	text := read(t, guide)
+	for _, want := range []string{
+		"this looks like a copy of another machine's state",
+		"the node's device was connected before this machine has used its keys",
+		"locked out by tailnet lock",
+		"are invalid or not permitted",
+		"the kernel refused a segmentation-offload frame",
+		"does not run this pod: another runtime has taken the kubelet's socket",
+		"which is not in …",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%s has nothing on %q", guide, want)
+		}
+	}
+}
+
 // TestQuoted: what is taken for a quote and what is not.
 func TestQuoted(t *testing.T) {
 	const message = "device … waits: … of …"

@@ -222,6 +222,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.stop()
 	e.mu.Unlock()
 	e.wg.Wait()
+	e.tidy()
 	err := e.claim.Release()
 	ahead.Wait() // nobody else waits for that
 	return err

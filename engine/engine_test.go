@@ -5,6 +5,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -47,8 +48,8 @@ func TestTwoPods(t *testing.T) {
 			t.Errorf("device %s: tags %v, ephemeral %v", d.Name, d.Tags, d.Ephemeral)
 		}
 	}
-	if entries, err := os.ReadDir(w.dir); err != nil || len(entries) != 2 {
-		t.Errorf("state directory: %v (%v), want one entry a pod", entries, err)
+	if entries := w.entries(); len(entries) != 2 {
+		t.Errorf("state directory: %q, want one entry a pod", entries)
 	}
 	assertPrivate(t, w.dir)
 }
@@ -374,8 +375,8 @@ func TestNetNSGone(t *testing.T) {
 	if _, err := w.Attach(context.Background(), pod); !errors.Is(err, podnet.ErrGone) {
 		t.Errorf("Attach = %v, want ErrGone", err)
 	}
-	if entries, _ := os.ReadDir(w.dir); len(entries) != 0 {
-		t.Errorf("left behind: %v", entries)
+	if left := w.entries(); len(left) != 0 {
+		t.Errorf("left behind: %q", left)
 	}
 	if len(w.Status()) != 0 {
 		t.Errorf("left behind: %v", w.Status())
@@ -477,8 +478,25 @@ func TestDirectoryWithoutRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.boot()
-	if entries, err := os.ReadDir(w.dir); err != nil || len(entries) != 0 {
-		t.Errorf("left: %v (%v)", entries, err)
+	if left := w.entries(); len(left) != 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+// Where no pod has a node, the program's end leaves an empty directory.
+func TestEndsEmpty(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	node := w.join("a")
+	w.halt()
+	w.boot()
+	if err := w.Forget(t.Context(), node.SandboxID); err != nil {
+		t.Fatal(err)
+	}
+	w.until("it is forgotten", func() bool { return len(w.Status()) == 0 }, func() string { return fmt.Sprint(w.Status()) })
+	w.halt()
+	if left, err := os.ReadDir(w.dir); err != nil || len(left) != 0 {
+		t.Errorf("left: %v (%v)", left, err)
 	}
 }
 

@@ -3,6 +3,8 @@
 package engine
 
 import (
+	"os"
+	"path/filepath"
 	"time"
 
 	"tailscale-nri/engine/internal/podnet"
@@ -68,4 +70,12 @@ func (n *node) runningSession() *session {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.session
+}
+
+// tidy leaves nothing on disk where there is no node whose keys could be copied:
+// whoever uninstalls the program finds an empty directory.
+func (e *Engine) tidy() {
+	if len(e.snapshot()) == 0 {
+		os.Remove(filepath.Join(e.cfg.StateDir, servedFile))
+	}
 }

@@ -92,6 +92,21 @@ func (w *world) halt() {
 	w.Engine = nil
 }
 
+// entries are what the state directory has of pods.
+func (w *world) entries() (names []string) {
+	w.t.Helper()
+	all, err := os.ReadDir(w.dir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, e := range all {
+		if !strings.HasPrefix(e.Name(), servedFile) {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
 // testLogger writes to the test's log; TSNRI_TEST_TRACE=1 adds what
 // tailscale.com says.
 func testLogger(t *testing.T, who string) *slog.Logger {

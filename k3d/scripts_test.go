@@ -20,6 +20,8 @@ echo "$*" >>"$DIR/calls"
 case "$*" in
 *kustomize*) echo "$RENDERED" ;;
 *"create secret"*) cat >>"$DIR/stdin"; echo kind: Secret ;;
+*"get secret"*"{.data.HTTPS_PROXY}") printf %s "$PROXY" ;;
+*"get secret"*"{.data."*) ;;
 *"get secret"*) [ -z "$SERVER_SILENT" ] || exit 1; [ -z "$SECRET_EXISTS" ] || echo secret/x ;;
 *"get configmap"*) echo "$NAMED" ;;
 *"get daemonset"*) echo "2 ${OBSERVED:-2} $(echo "$NODES" | wc -l)" ;;
@@ -67,6 +69,10 @@ func TestSecret(t *testing.T) {
 		{oauth, "TS_OAUTH_CLIENT_ID=" + id + "\nTS_OAUTH_CLIENT_SECRET=" + secret + "\n", "", false},
 		{[]string{"TS_AUTHKEY=" + key}, "TS_AUTHKEY=" + key + "\n", "", false},
 		{[]string{"TS_AUTHKEY=" + key, "SECRET_EXISTS=1"}, "TS_AUTHKEY=" + key + "\n", "", false},
+		{ // PROXY is base64
+			[]string{"TS_AUTHKEY=" + key, "SECRET_EXISTS=1", "PROXY=aHR0cDovL3U6cEBwcm94eToz", "HTTP_PROXY=http://not-the-hosts"},
+			"TS_AUTHKEY=" + key + "\nHTTPS_PROXY=http://u:p@proxy:3\n", "", false,
+		},
 		{append([]string{"TS_AUTHKEY=" + key}, oauth...), "", "unset one", true},
 		{nil, "", none, true},
 		{[]string{"TS_OAUTH_CLIENT_ID=" + id}, "", none, true},

@@ -22,6 +22,13 @@ credentials() {
 	done
 }
 
+proxies() {
+	for key in HTTPS_PROXY HTTP_PROXY NO_PROXY; do
+		value=$("$@" -n tailscale-nri get secret "$secret" --ignore-not-found -o "jsonpath={.data.$key}")
+		[ -z "$value" ] || printf '%s=%s\n' "$key" "$(printf %s "$value" | base64 -d)"
+	done
+}
+
 # An unknown context or a server that does not answer ends this here.
 there=$("$@" -n tailscale-nri get secret "$secret" --ignore-not-found -o name)
 rendered=$("$@" kustomize "$overlay" | sed '/CLUSTER_NAME: REPLACE-ME$/d') # that one make deploy writes
@@ -43,6 +50,8 @@ fi
 
 # With the labels that it is to have: without them it could not hold agents between this and the overlay's apply.
 "$@" apply -f deploy/base/namespace.yaml
-# The whole Secret anew: of the other way into the tailnet nothing is to be left.
-credentials | "$@" -n tailscale-nri create secret generic "$secret" --from-env-file=/dev/stdin --dry-run=client -o yaml |
+# The whole Secret anew: of the other way into the tailnet nothing is to be left. Proxies stay, which with a password have
+# their place there too.
+kept=$(proxies "$@")
+printf '%s\n%s\n' "$(credentials)" "$kept" | grep . | "$@" -n tailscale-nri create secret generic "$secret" --from-env-file=/dev/stdin --dry-run=client -o yaml |
 	"$@" "$([ -n "$there" ] && echo replace || echo create)" -f -

@@ -28,7 +28,7 @@ func TestReadConfig(t *testing.T) {
 		APIURL: "https://api.tailscale.com", AuthKeyTTL: 5 * time.Minute, SweepAfter: 168 * time.Hour,
 		Cluster: "k8s", Tags: []string{"tag:k8s-pod"},
 		StateDir: "/var/lib/tailscale-nri", StatusSocket: "/run/tailscale-nri/status.sock",
-		Handlers:  []string{"runc", "crun", "youki", "nvidia", "nvidia-cdi", "nvidia-legacy"},
+		Handlers:  []string{"runc", "crun", "youki", "nvidia", "nvidia-cdi", "nvidia-legacy", "nvidia-experimental"},
 		NRISocket: "/var/run/nri/nri.sock", LogLevel: slog.LevelInfo,
 	}
 	with := func(change func(*Config)) Config {

@@ -193,10 +193,11 @@ func (p *plugin) RemoveContainer(_ context.Context, sb *api.PodSandbox, _ *api.C
 	return nil
 }
 
-// podOf is podFrom with what else has a pod refused.
+// podOf is podFrom with what else has a pod refused. One that has its node keeps
+// it, though its runtime handler is no longer known.
 func (p *plugin) podOf(sb *api.PodSandbox) (engine.Pod, bool, error) {
 	pod, in, err := podFrom(sb, p.defaults)
-	if in {
+	if in && !p.pods.Knows(pod.UID, pod.SandboxID) {
 		err = checkHandler(sb, p.handlers)
 	}
 	return pod, in && err == nil, err
@@ -212,7 +213,6 @@ func (p *plugin) warnRan(sb *api.PodSandbox, err error) {
 
 // sort translates the sandboxes that have not ended, and names those that
 // have. One that should be refused was started without us: the log has it, once.
-// One that has its node keeps it, though its runtime handler is no longer known.
 func (p *plugin) sort(sandboxes []*api.PodSandbox, containers []*api.Container) (pods []engine.Pod, ended []string) {
 	ran, seen := make(map[string]bool), make(map[string]bool)
 	for _, c := range containers {
@@ -224,9 +224,6 @@ func (p *plugin) sort(sandboxes []*api.PodSandbox, containers []*api.Container) 
 			continue
 		}
 		pod, in, err := p.podOf(sb)
-		if err != nil && pod.SandboxID != "" {
-			in = p.pods.Knows(pod.UID, pod.SandboxID)
-		}
 		switch {
 		case in:
 			pods = append(pods, pod)

@@ -28,7 +28,19 @@ func lowerCase(getenv func(string) string, key string) string {
 
 // proxies reads the three variables. A URL may hold a password, so it is not shown.
 func (r *reader) proxies() httpproxy.Config {
-	return httpproxy.Config{HTTPSProxy: r.proxy(envHTTPSProxy), HTTPProxy: r.proxy(envHTTPProxy), NoProxy: r.text(envNoProxy)}
+	return httpproxy.Config{HTTPSProxy: r.proxy(envHTTPSProxy), HTTPProxy: r.proxy(envHTTPProxy), NoProxy: r.noProxy(envNoProxy)}
+}
+
+// noProxy refuses what curl takes and Go does not: a list with nothing but spaces
+// between its entries would be one that nothing matches.
+func (r *reader) noProxy(key string) string {
+	v := r.text(key)
+	for entry := range strings.SplitSeq(v, ",") {
+		if len(strings.Fields(entry)) > 1 {
+			r.bad(key, strings.TrimSpace(entry), "write commas between hosts, .domains and networks such as 10.0.0.0/8")
+		}
+	}
+	return v
 }
 
 func (r *reader) proxy(key string) string {

@@ -165,3 +165,16 @@ func TestProxyInTheLog(t *testing.T) {
 		t.Errorf("the log says %s", book)
 	}
 }
+
+func TestNoProxy(t *testing.T) {
+	const spaces = "localhost 10.0.0.0/8"
+	for value, ok := range map[string]bool{"": true, "localhost, .svc,10.0.0.0/8,": true, "*": true, spaces: false, ".svc," + spaces: false} {
+		_, err := readConfig(environment(map[string]string{envAuthKey: "k", envNoProxy: value}))
+		if (err == nil) != ok {
+			t.Errorf("%q: %v", value, err)
+		}
+		if !ok && !errContains(err, envNoProxy+` is "`+spaces+`": write commas`) {
+			t.Errorf("%q: %v", value, err)
+		}
+	}
+}

@@ -113,7 +113,7 @@ func TestHandlers(t *testing.T) {
 	for handler, ok := range map[string]bool{"": true, "runc": true, "nvidia": true, "runsc": false, "kata-qemu": false, "nvidia-2": false} {
 		sb := sandbox("web", annotationEnabled, "true")
 		sb.RuntimeHandler = handler
-		p := &plugin{defaults: testDefaults, handlers: known}
+		p := &plugin{pods: newFakePods(), defaults: testDefaults, handlers: known}
 		pod, in, err := p.podOf(sb)
 		if in != ok || (err == nil) != ok || pod.SandboxID != "id-web" {
 			t.Errorf("%q: %v, %v", handler, in, err)
@@ -138,9 +138,10 @@ func TestHandlers(t *testing.T) {
 		}
 	}
 	pods := newFakePods()
-	served, stranger := sandbox("served", annotationEnabled, "true"), sandbox("stranger", annotationEnabled, "true")
-	served.RuntimeHandler, stranger.RuntimeHandler = "mine", "mine"
+	served, stranger, onDisk := sandbox("served", annotationEnabled, "true"), sandbox("stranger", annotationEnabled, "true"), sandbox("disk", annotationEnabled, "true")
+	served.RuntimeHandler, stranger.RuntimeHandler, onDisk.RuntimeHandler = "mine", "mine", "mine"
 	pods.serves.Store("uid-served id-served", true)
+	pods.known.Store("uid-disk id-disk", true) // and not served yet, as after a restart of the plugin
 	dir := t.TempDir()
 	r := startRuntime(t, dir, served, stranger)
 	startPlugin(t, dir, pods)
@@ -148,7 +149,12 @@ func TestHandlers(t *testing.T) {
 	if live := receive(t, pods.synced, "Sync"); len(live) != 1 || live[0].Name != "served" {
 		t.Errorf("live is %+v", live)
 	}
-	if err := r.create(served, "main"); err != nil {
-		t.Error(err)
+	for _, sb := range []*api.PodSandbox{served, onDisk} {
+		if err := r.create(sb, "main"); err != nil {
+			t.Error(err)
+		}
+	}
+	if pod := receive(t, pods.attached, "Attach"); pod.Name != "disk" {
+		t.Errorf("attached %+v", pod)
 	}
 }

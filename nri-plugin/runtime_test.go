@@ -249,6 +249,7 @@ type fakePods struct {
 	syncedEnded atomic.Pointer[[]string]
 	suspected   chan string  // sandboxes
 	serves      sync.Map     // sandboxes that are attached
+	known       sync.Map     // as serves, of those that have a node on disk and no link yet
 	sync        func() error // answers Sync; nil is success
 	attach      atomic.Pointer[func(context.Context) error]
 }
@@ -288,7 +289,10 @@ func (f *fakePods) Serves(podUID, sandboxID string) bool {
 	return ok
 }
 
-func (f *fakePods) Knows(podUID, sandboxID string) bool { return f.Serves(podUID, sandboxID) }
+func (f *fakePods) Knows(podUID, sandboxID string) bool {
+	_, ok := f.known.Load(podUID + " " + sandboxID)
+	return ok || f.Serves(podUID, sandboxID)
+}
 
 func (f *fakePods) Detach(_ context.Context, id string) error {
 	f.ended <- "detach " + id

@@ -61,7 +61,7 @@ func settings() []setting {
 		{envSweepAfter, "168h", "how old a dead machine's devices get; 0 keeps all"},
 		{envLocal, "true", "packets between pods of one host need no WireGuard; true or false"},
 		{envRanges, "", "the cluster's CIDRs, comma separated: they stay on eth0"},
-		{envHandlers, "runc,crun,youki,nvidia,nvidia-cdi,nvidia-legacy", "known runtime handlers"},
+		{envHandlers, "runc,crun,youki,nvidia,nvidia-cdi,nvidia-legacy,nvidia-experimental", "known runtime handlers"},
 		{envStateDir, "/var/lib/tailscale-nri", "identities of the pods' nodes"},
 		{envStatusSocket, "/run/tailscale-nri/status.sock", "where the status is served"},
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},
@@ -79,6 +79,9 @@ func printSettings(w io.Writer) {
 		standard := ""
 		if s.standard != "" {
 			standard = " (" + s.standard + ")"
+		}
+		if len(s.doc+standard) > 74 { // with the key's column, a line of the screen
+			standard = "\n  \t" + standard[1:]
 		}
 		fmt.Fprintf(tw, "  %s\t%s%s\n", s.key, s.doc, standard)
 	}
