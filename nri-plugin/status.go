@@ -142,12 +142,17 @@ func showStatus(ctx context.Context, socket string, cmd command, w io.Writer) er
 	if err := printStatus(w, nodes, time.Now()); err != nil {
 		return err
 	}
+	return showRest(ctx, socket, w)
+}
+
+// showRest prints why the process is not ready, if it is not, and what it warns of.
+func showRest(ctx context.Context, socket string, w io.Writer) error {
 	_, text, err := fetch(ctx, socket, cmdReady)
-	if err == nil && string(text) != readyText {
-		fmt.Fprintf(w, "\n%s\n", text)
-	}
 	if err != nil {
 		return err
+	}
+	if string(text) != readyText {
+		fmt.Fprintf(w, "\n%s\n", text)
 	}
 	// A process of an earlier version has none to say.
 	if code, text, err := fetch(ctx, socket, askWarnings); err == nil && code == http.StatusOK && len(text) > 0 {

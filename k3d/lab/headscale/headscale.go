@@ -184,7 +184,7 @@ func (s *Server) run(ctx context.Context) error {
 		}
 		select {
 		case <-s.done:
-			return fmt.Errorf("Headscale has ended (%w): %s", s.err, s.tail())
+			return fmt.Errorf("the headscale server has ended (%w): %s", s.err, s.tail())
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for Headscale: %w: %w", ctx.Err(), err)
 		case <-time.After(pollInterval):
