@@ -60,6 +60,14 @@ func (n *node) isForeign() bool {
 	return n.foreign
 }
 
+// cameBack reports whether the control plane has let the node in, with the keys of
+// a machine that has been rebooted since: it is the same machine's.
+func (n *node) cameBack() bool {
+	n.op.Lock()
+	defer n.op.Unlock()
+	return n.admitted && n.e.cameBack()
+}
+
 // servedHere notes that the node is this machine's. n.op is held.
 func (n *node) servedHere() {
 	n.foreign = false
@@ -145,8 +153,10 @@ func (n *node) whereabouts(ctx context.Context, r record) error {
 		verdict := n.e.settle(now, before)
 		late := time.Now().After(deadline)
 		switch {
-		case verdict == absent:
+		case verdict == absent, verdict == presenceUnknown && n.cameBack():
 			return nil
+		case verdict == seenLately && late:
+			return nil // a clock is wrong
 		case verdict == connected && late:
 			return errElsewhere
 		case verdict == presenceUnknown && late:
