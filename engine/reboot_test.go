@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -65,5 +66,56 @@ func TestOtherTagsAfterRestart(t *testing.T) {
 	addrs, err := addresses(p) // of a link that may just be made again
 	if slices.ContainsFunc(addrs, func(a string) bool { return !strings.HasPrefix(a, "fe80:") }) {
 		t.Errorf("ts0 has %v (%v)", addrs, err)
+	}
+}
+
+// The file says when the last process ended, and a machine that was off for so long
+// that its device has been noticed to be gone is none that came back.
+func TestServedUntilTheEnd(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	w.join("a")
+	end, machine := time.Now(), w.machine
+	w.halt()
+	if s := loadServed(w.dir, machine); s.At.Before(end) {
+		t.Errorf("last used at %v, want %v or later", s.At, end)
+	}
+	for away, want := range map[time.Duration]bool{20 * time.Minute: true, time.Hour: false} {
+		e := &Engine{served: served{Away: away}}
+		if e.cameBack() != want {
+			t.Errorf("away for %v: came back is %v, want %v", away, !want, want)
+		}
+	}
+}
+
+// TestServed: how long nobody has used a state directory, by its file.
+func TestServed(t *testing.T) {
+	hour := func(ago int) time.Time { return time.Now().Add(time.Duration(-ago) * time.Hour) }
+	for _, tt := range []struct {
+		name string
+		file any // nil is none
+		want time.Duration
+	}{
+		{"no file", nil, 0},
+		{"no JSON", "}", 0},
+		{"another boot, an hour ago", served{Machine: "another", At: hour(1)}, time.Hour},
+		{"another boot, in the future", served{Machine: "another", At: hour(-1)}, 0},
+		{"this boot, which began after two hours", served{Machine: "this", At: hour(1), Away: 2 * time.Hour}, 2 * time.Hour},
+		{"another boot, which itself was away", served{Machine: "another", At: hour(0), Away: 2 * time.Hour}, 0},
+	} {
+		dir := t.TempDir()
+		if tt.file != nil {
+			data, err := json.Marshal(tt.file)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, servedFile), data, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := loadServed(dir, "this")
+		if s.Machine != "this" || s.Away.Round(time.Minute) != tt.want {
+			t.Errorf("%s: away for %v, want %v", tt.name, s.Away, tt.want)
+		}
 	}
 }
