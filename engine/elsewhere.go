@@ -31,7 +31,9 @@ import (
 // A machine that has just rebooted may look connected for a while. Its pods do not
 // wait for that: see served. A deletion does, for copyPatience.
 const (
-	copyPatience = 15 * time.Minute
+	// copyPatience is longer than a control plane may take a machine for connected
+	// that has lost its power: see served.
+	copyPatience = 20 * time.Minute
 	copyPause    = 5 * time.Second // to the second look; doubled, up to a minute
 	// copySettled is how long a device must not have been seen for one look to
 	// settle that it is not connected.
