@@ -84,7 +84,7 @@ func (n *node) checkIdentity(ctx context.Context) error {
 	if slices.Contains(r.Elsewhere, r.NodeID) && r.NodeID != "" {
 		return n.startAfresh(nil) // an earlier process was ended before it had done so
 	}
-	if r.NodeID == "" && !r.Registering || !n.firstLook() {
+	if !n.firstLook() {
 		return nil
 	}
 	devices, seen, err := n.lookBriefly(ctx, r)
@@ -132,7 +132,8 @@ func (n *node) lookBriefly(ctx context.Context, r record) ([]tailcfg.StableNodeI
 func (n *node) firstLook() bool {
 	n.op.Lock()
 	defer n.op.Unlock()
-	if !n.foreign || n.asked || n.rec.NetNS.Check() != nil {
+	neverIn := n.rec.NodeID == "" && !n.rec.Registering
+	if neverIn || !n.foreign || n.asked || n.rec.NetNS.Check() != nil {
 		return false
 	}
 	n.asked = true
@@ -157,8 +158,6 @@ func (n *node) whereabouts(ctx context.Context, r record) error {
 		switch {
 		case verdict == absent, verdict == presenceUnknown && n.cameBack():
 			return nil
-		case verdict == seenLately && late:
-			return nil // a clock is wrong
 		case verdict == connected && late:
 			return errElsewhere
 		case verdict == presenceUnknown && late:
