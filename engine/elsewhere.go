@@ -88,7 +88,7 @@ func (n *node) checkIdentity(ctx context.Context) error {
 		return nil
 	}
 	devices, seen, err := n.lookBriefly(ctx, r)
-	if seen == connected && !n.e.cameBack() {
+	if seen >= seenLately && !n.e.cameBack() {
 		if !sleep(ctx, cmp.Or(n.e.cfg.copyPause, copyPause)) {
 			return ctx.Err()
 		}
@@ -104,6 +104,8 @@ func (n *node) checkIdentity(ctx context.Context) error {
 	case seen == connected:
 		n.log.Warn("the node's device was connected before this machine has used its keys: the machine has just rebooted, or its state is a copy of another machine's",
 			"node", r.NodeID, "remedy", "nothing after a reboot; "+copyRemedy)
+	case seen == seenLately && !n.e.cameBack():
+		// Its keys are used; before it is deleted, it is looked at again.
 	default:
 		n.op.Lock()
 		defer n.op.Unlock()
