@@ -81,7 +81,7 @@ func (n *node) servedHere() {
 // Where nobody can tell, and after a reboot, the keys are used.
 func (n *node) checkIdentity(ctx context.Context) error {
 	r := n.record()
-	if slices.Contains(r.Elsewhere, r.NodeID) && r.NodeID != "" {
+	if slices.Contains(r.Elsewhere, r.NodeID) {
 		return n.startAfresh(nil) // an earlier process was ended before it had done so
 	}
 	if !n.firstLook() {
