@@ -177,6 +177,9 @@ func (n *node) suffers(c condition) {
 	was := n.suffering
 	n.suffering = c
 	news := c.kind != was.kind && n.isNewsLocked(c.kind)
+	if news && c.down { // its end is news, too
+		maps.DeleteFunc(n.said, func(kind string, _ time.Time) bool { return strings.HasPrefix(kind, "running ") })
+	}
 	n.mu.Unlock()
 	switch {
 	case !news:

@@ -97,6 +97,7 @@ func TestLockedOut(t *testing.T) {
 	}
 	w.awaitReason(n.UID, Pending, "tailscale lock sign "+key)
 	w.awaitReason(signed.UID, Running, "")
+	said := log.count("msg=running ")
 	if err := w.control.Sign(n.NodeID); err != nil {
 		t.Fatal(err)
 	}
@@ -104,6 +105,7 @@ func TestLockedOut(t *testing.T) {
 	if after := w.statusOf(n.UID); after.NodeID != n.NodeID {
 		t.Errorf("the node is %s, was %s", after.NodeID, n.NodeID)
 	}
+	w.until("the log says that it runs again", func() bool { return log.count("msg=running ") == said+1 }, func() string { return "" })
 	if c := log.count("not running any more"); c != 1 {
 		t.Errorf("%d lines on what is wrong, want one", c)
 	}

@@ -31,7 +31,9 @@ import (
 // A machine that has just rebooted may look connected for a while. Its pods do not
 // wait for that: see served. A deletion does, for copyPatience.
 const (
-	copyPatience = 15 * time.Minute
+	// copyPatience is longer than a control plane may take a machine for connected
+	// that has lost its power: see served.
+	copyPatience = 20 * time.Minute
 	copyPause    = 5 * time.Second // to the second look; doubled, up to a minute
 	// copySettled is how long a device must not have been seen for one look to
 	// settle that it is not connected.
@@ -60,6 +62,14 @@ func (n *node) isForeign() bool {
 	return n.foreign
 }
 
+// cameBack reports whether the control plane has let the node in, with the keys of
+// a machine that has been rebooted since: it is the same machine's.
+func (n *node) cameBack() bool {
+	n.op.Lock()
+	defer n.op.Unlock()
+	return n.admitted && n.e.cameBack()
+}
+
 // servedHere notes that the node is this machine's. n.op is held.
 func (n *node) servedHere() {
 	n.foreign = false
@@ -71,14 +81,14 @@ func (n *node) servedHere() {
 // Where nobody can tell, and after a reboot, the keys are used.
 func (n *node) checkIdentity(ctx context.Context) error {
 	r := n.record()
-	if slices.Contains(r.Elsewhere, r.NodeID) && r.NodeID != "" {
+	if slices.Contains(r.Elsewhere, r.NodeID) {
 		return n.startAfresh(nil) // an earlier process was ended before it had done so
 	}
-	if r.NodeID == "" && !r.Registering || !n.firstLook() {
+	if !n.firstLook() {
 		return nil
 	}
 	devices, seen, err := n.lookBriefly(ctx, r)
-	if seen == connected && !n.e.cameBack() {
+	if seen >= seenLately && !n.e.cameBack() {
 		if !sleep(ctx, cmp.Or(n.e.cfg.copyPause, copyPause)) {
 			return ctx.Err()
 		}
@@ -94,6 +104,8 @@ func (n *node) checkIdentity(ctx context.Context) error {
 	case seen == connected:
 		n.log.Warn("the node's device was connected before this machine has used its keys: the machine has just rebooted, or its state is a copy of another machine's",
 			"node", r.NodeID, "remedy", "nothing after a reboot; "+copyRemedy)
+	case seen == seenLately && !n.e.cameBack():
+		// Its keys are used; before it is deleted, it is looked at again.
 	default:
 		n.op.Lock()
 		defer n.op.Unlock()
@@ -122,7 +134,8 @@ func (n *node) lookBriefly(ctx context.Context, r record) ([]tailcfg.StableNodeI
 func (n *node) firstLook() bool {
 	n.op.Lock()
 	defer n.op.Unlock()
-	if !n.foreign || n.asked || n.rec.NetNS.Check() != nil {
+	neverIn := n.rec.NodeID == "" && !n.rec.Registering
+	if neverIn || !n.foreign || n.asked || n.rec.NetNS.Check() != nil {
 		return false
 	}
 	n.asked = true
@@ -145,7 +158,7 @@ func (n *node) whereabouts(ctx context.Context, r record) error {
 		verdict := n.e.settle(now, before)
 		late := time.Now().After(deadline)
 		switch {
-		case verdict == absent:
+		case verdict == absent, verdict == presenceUnknown && n.cameBack():
 			return nil
 		case verdict == connected && late:
 			return errElsewhere

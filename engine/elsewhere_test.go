@@ -371,35 +371,3 @@ func TestRebootWithoutAPI(t *testing.T) {
 		t.Errorf("the pod is %s, was %s", after.NodeID, before.NodeID)
 	}
 }
-
-// TestServed: how long nobody has used a state directory, by its file.
-func TestServed(t *testing.T) {
-	hour := func(ago int) time.Time { return time.Now().Add(time.Duration(-ago) * time.Hour) }
-	for _, tt := range []struct {
-		name string
-		file any // nil is none
-		want time.Duration
-	}{
-		{"no file", nil, 0},
-		{"no JSON", "}", 0},
-		{"another boot, an hour ago", served{Machine: "another", At: hour(1)}, time.Hour},
-		{"another boot, in the future", served{Machine: "another", At: hour(-1)}, 0},
-		{"this boot, which began after two hours", served{Machine: "this", At: hour(1), Away: 2 * time.Hour}, 2 * time.Hour},
-		{"another boot, which itself was away", served{Machine: "another", At: hour(0), Away: 2 * time.Hour}, 0},
-	} {
-		dir := t.TempDir()
-		if tt.file != nil {
-			data, err := json.Marshal(tt.file)
-			if err == nil {
-				err = os.WriteFile(filepath.Join(dir, servedFile), data, 0o600)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-		s := loadServed(dir, "this")
-		if s.Machine != "this" || s.Away.Round(time.Minute) != tt.want {
-			t.Errorf("%s: away for %v, want %v", tt.name, s.Away, tt.want)
-		}
-	}
-}

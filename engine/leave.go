@@ -157,6 +157,7 @@ func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
 	n.status.NodeID, n.anew = string(id), false
 	n.mu.Unlock()
 	n.update(func(r *record) {
+		n.admitted = true
 		if r.NodeID != "" && r.NodeID != id && !slices.Contains(r.Former, r.NodeID) {
 			r.Former = append(r.Former, r.NodeID)
 		}

@@ -40,6 +40,7 @@ type node struct {
 	seen      bool        // the netns has been reached by this process
 	foreign   bool        // the record may be a copy of another machine's
 	asked     bool        // the tailnet was asked about that before the node was served
+	admitted  bool        // the control plane has let it in since this process began
 	stopped   atomic.Bool // the sandbox was detached; written under op
 	removed   bool        // the runtime has removed it
 	unsaved   string      // why the record on disk is not n.rec, "" if it is
@@ -56,6 +57,7 @@ type node struct {
 	warned  string         // the reason last logged
 	anew    bool           // the tailnet has thrown the node out: log in again
 	noTags  bool           // the login server takes no requested tags
+	bare    bool           // its link has had no address yet
 	device  *podnet.Device // the last one, open or not; nil before the first
 	session *session       // that serves it, nil if none does
 
@@ -70,6 +72,7 @@ type node struct {
 func newNode(e *Engine, dir string, r record) *node {
 	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, fresh: r.Link == ""}
 	n.guarded.changed = make(chan struct{}, 1)
+	n.bare = n.fresh
 	n.foreign = !n.fresh && r.Machine != e.machine && r.NetNS.Check() != nil
 	n.adopt(r.Pod)
 	n.status.State, n.status.Since = Stopped, time.Now()

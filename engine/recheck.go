@@ -26,7 +26,7 @@ const recheckEvery = 5 * time.Minute // half of it to one and a half times it
 // recheck looks, until ctx is done, whether the devices of the nodes that run are
 // still there.
 func (e *Engine) recheck(ctx context.Context) {
-	if e.cfg.Tailnet.ControlURL() == "" {
+	if tailnet.IsTailscales(e.cfg.Tailnet.ControlURL()) {
 		return
 	}
 	pause := cmp.Or(e.cfg.recheckEvery, recheckEvery)
@@ -53,7 +53,7 @@ func (e *Engine) recheckDevices(ctx context.Context) error {
 	}
 	for _, s := range sessions {
 		id := s.n.snapshot().NodeID
-		if slices.ContainsFunc(devices, func(d tailnet.Device) bool { return d.ID == id }) {
+		if id == "" || slices.ContainsFunc(devices, func(d tailnet.Device) bool { return d.ID == id }) {
 			continue
 		}
 		if _, err := e.cfg.Tailnet.Device(ctx, id); errors.Is(err, tailnet.ErrNoDevice) {

@@ -13,11 +13,14 @@ import (
 
 // A machine that was rebooted and a copy of one look the same: a state directory
 // that another boot has used, and devices that may look connected for a while. What
-// differs is for how long nobody has used that directory: a reboot takes minutes.
+// differs is for how long nobody has used that directory: a reboot takes minutes. It
+// is longer than a device can look connected: where a machine lost power, Linux ends
+// a connection with data under way after up to 16 minutes (tcp_retries2), which
+// Headscale does not notice before, and the file is up to servedEvery old.
 const (
 	servedFile  = "served.json"
 	servedEvery = 5 * time.Minute
-	rebootTakes = 15 * time.Minute
+	rebootTakes = 30 * time.Minute
 )
 
 // served is the file that says when the state directory was last used. A copy of
@@ -55,7 +58,8 @@ func (e *Engine) cameBack() bool { return e.served.Away < cmp.Or(e.cfg.rebootTak
 // keepServed says on disk, until ctx is done, that the state directory is in use.
 // A failure costs no more than that a copy may be taken for a reboot.
 func (e *Engine) keepServed(ctx context.Context) {
-	for last := ""; ; {
+	last := ""
+	say := func() {
 		e.served.At = time.Now()
 		data, err := json.Marshal(e.served)
 		if err == nil {
@@ -65,8 +69,8 @@ func (e *Engine) keepServed(ctx context.Context) {
 			last = err.Error()
 			e.log.Debug("saying on disk that the state directory is in use", "err", err)
 		}
-		if !sleep(ctx, servedEvery) {
-			return
-		}
 	}
+	for say(); sleep(ctx, servedEvery); say() {
+	}
+	say() // a reboot begins now, perhaps
 }

@@ -84,13 +84,12 @@ func (s *session) checkTags(nm *netmap.NetworkMap) error {
 	if nm.Cached || s.granted(nm) {
 		return nil
 	}
-	s.n.mu.Lock()
-	had := len(s.n.status.Addresses) > 0
-	s.n.status.Addresses = nil
-	s.n.mu.Unlock()
-	if had { // from before it had to log in again
+	if !s.n.setBare(true) { // it may have addresses from before it had to log in again
 		s.n.removeLink(s.n.record().Link)
 	}
+	s.n.mu.Lock()
+	s.n.status.Addresses = nil
+	s.n.mu.Unlock()
 	return s.n.e.cfg.Tailnet.WrongTags(s.tagsDue, nm.SelfNode.Tags().AsSlice())
 }
 
@@ -103,8 +102,20 @@ type taggedRouter struct {
 // Set implements [router.Router]. LocalBackend has the netmap that cfg is made
 // of when it calls (ipn/ipnlocal/local.go, authReconfigLocked).
 func (r taggedRouter) Set(cfg *router.Config) error {
-	if cfg != nil && len(cfg.LocalAddrs) > 0 && !r.s.granted(r.s.b.NetMapNoPeers()) {
-		return nil
+	if cfg != nil && len(cfg.LocalAddrs) > 0 {
+		if !r.s.granted(r.s.b.NetMapNoPeers()) {
+			return nil
+		}
+		r.s.n.setBare(false)
 	}
 	return r.Router.Set(cfg)
+}
+
+// setBare notes whether the link is known to have no address, and returns what was
+// known before.
+func (n *node) setBare(is bool) (was bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.bare, was = is, n.bare
+	return was
 }

@@ -21,6 +21,9 @@ const (
 	aheadRetry = 30 * time.Second // after a failure
 	// aheadRevoke bounds the revocation of what is left at the end.
 	aheadRevoke = time.Second
+	// aheadLeast is the life of a key below which none is minted ahead: it would be
+	// replaced all the time.
+	aheadLeast = time.Minute
 )
 
 // ahead holds auth keys that nobody needs yet, in memory alone, so that the next
@@ -39,6 +42,7 @@ type ahead struct {
 
 	mu   sync.Mutex
 	sets map[string]*aheadSet
+	old  []string // IDs of keys that were too old, to be revoked: Headscale keeps expired ones for ever
 }
 
 type aheadSet struct {
@@ -54,6 +58,9 @@ type aheadKey struct {
 }
 
 func newAhead(each int, ttl time.Duration, log *slog.Logger) *ahead {
+	if ttl < aheadLeast {
+		each = 0
+	}
 	return &ahead{each: each, life: ttl * 3 / 4, log: log, wake: make(chan struct{}, 1), sets: map[string]*aheadSet{}}
 }
 
@@ -73,7 +80,7 @@ func (a *ahead) take(tags []string) (secret string, ok bool) {
 		a.sets[name] = set
 	}
 	set.used = now
-	set.dropOld(now)
+	a.dropOld(set, now)
 	if len(set.keys) > 0 {
 		secret, ok = set.keys[0].secret, true
 		set.keys = slices.Delete(set.keys, 0, 1) // which zeroes what it leaves
@@ -85,15 +92,23 @@ func (a *ahead) take(tags []string) (secret string, ok bool) {
 	return secret, ok
 }
 
-// dropOld drops the keys that are too old to be handed out: they expire soon.
-func (s *aheadSet) dropOld(now time.Time) {
-	s.keys = slices.DeleteFunc(s.keys, func(k aheadKey) bool { return !now.Before(k.until) })
+// dropOld drops the keys that are too old to be handed out: they expire soon. a.mu is
+// held.
+func (a *ahead) dropOld(s *aheadSet, now time.Time) {
+	s.keys = slices.DeleteFunc(s.keys, func(k aheadKey) bool {
+		old := !now.Before(k.until)
+		if old {
+			a.old = append(a.old, k.id)
+		}
+		return old
+	})
 }
 
 // run keeps the sets supplied until ctx is done, and then revokes what is left.
 func (a *ahead) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		next := a.supply(ctx)
+		a.revokeOld(ctx)
 		timer := time.NewTimer(time.Until(next))
 		select {
 		case <-a.wake:
@@ -133,7 +148,7 @@ func (a *ahead) lacking(now time.Time) (lacking *aheadSet, next time.Time) {
 	a.dropIdle(now)
 	next = now.Add(aheadIdle)
 	for _, set := range a.sets {
-		set.dropOld(now)
+		a.dropOld(set, now)
 		if len(set.keys) < a.each {
 			lacking = set
 		}
@@ -147,11 +162,14 @@ func (a *ahead) lacking(now time.Time) (lacking *aheadSet, next time.Time) {
 }
 
 // dropIdle drops sets that no node has had lately, or that are too many, the oldest
-// first. Their keys expire. a.mu is held.
+// first. a.mu is held.
 func (a *ahead) dropIdle(now time.Time) {
 	byAge := slices.SortedFunc(maps.Keys(a.sets), func(x, y string) int { return a.sets[y].used.Compare(a.sets[x].used) })
 	for i, name := range byAge {
 		if i >= aheadSets || now.Sub(a.sets[name].used) >= aheadIdle {
+			for _, k := range a.sets[name].keys {
+				a.old = append(a.old, k.id)
+			}
 			delete(a.sets, name)
 		}
 	}
@@ -160,19 +178,29 @@ func (a *ahead) dropIdle(now time.Time) {
 // revokeAll revokes the keys that nobody has had, as far as that goes quickly.
 func (a *ahead) revokeAll() {
 	a.mu.Lock()
-	var left []aheadKey
 	for _, set := range a.sets {
-		left = append(left, set.keys...)
+		for _, k := range set.keys {
+			a.old = append(a.old, k.id)
+		}
 	}
 	clear(a.sets)
 	a.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), aheadRevoke)
+	a.revokeOld(context.Background())
+}
+
+// revokeOld revokes what was dropped. What it has no time for expires by itself.
+func (a *ahead) revokeOld(ctx context.Context) {
+	a.mu.Lock()
+	old := a.old
+	a.old = nil
+	a.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, aheadRevoke)
 	defer cancel()
 	var wg sync.WaitGroup
-	for _, k := range left {
+	for _, id := range old {
 		wg.Go(func() {
-			if err := a.revoke(ctx, k.id); err != nil {
-				a.log.Debug("revoking a key that was minted ahead: it expires by itself", "key", k.id, "cause", err)
+			if err := a.revoke(ctx, id); err != nil {
+				a.log.Debug("revoking a key that was minted ahead: it expires by itself", "key", id, "cause", err)
 			}
 		})
 	}

@@ -15,7 +15,7 @@ func KeyEnds(t Tailnet, nodeID string, tagged bool, at time.Time) *Error {
 		Remedy: "disable its key expiry in the tailnet's admin console",
 	}
 	switch {
-	case tagged && !isTailscales(t.ControlURL()):
+	case tagged && !IsTailscales(t.ControlURL()):
 		e.Remedy = fmt.Sprintf("a tagged node gets no new one from Headscale: run headscale nodes expire --identifier %s --disable", nodeID)
 	case t.RequestsTags():
 		e.Remedy = "the node then logs in again with the auth key in TS_AUTHKEY, which has to be good until then"

@@ -125,7 +125,7 @@ func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
 		},
 	}
 	o.ahead.mint = func(ctx context.Context, tags []string) (aheadKey, error) {
-		until := time.Now().Add(o.ahead.life)
+		until := time.Now().Add(o.ahead.life).Round(0) // by a clock that goes on while a laptop sleeps
 		key, err := o.mint(ctx, "minting an auth key ahead", tags, "tailscale-nri "+cfg.Cluster+" for the next pod")
 		if err != nil {
 			return aheadKey{}, err

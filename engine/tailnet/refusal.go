@@ -55,7 +55,7 @@ func (s *Static) Refusal(message string) error {
 	case refusedTags:
 		e.Reason = "the auth key in TS_AUTHKEY does not allow the pod's tags (" + text + ")"
 		e.Remedy = "take the tag out of the annotation tailscale.com/tags or of TS_TAGS, or set TS_AUTHKEY to a key that has it"
-		if !isTailscales(s.controlURL) {
+		if !IsTailscales(s.controlURL) {
 			e.Err = errors.Join(e.Err, ErrTagsRefused)
 		}
 	}

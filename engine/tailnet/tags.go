@@ -42,9 +42,9 @@ func tagList(tags []string) string {
 	return strings.Join(tags, ", ")
 }
 
-// isTailscales reports whether a login server is Tailscale's own, which grants
+// IsTailscales reports whether a login server is Tailscale's own, which grants
 // the requested tags that a key may have, and refuses the others.
-func isTailscales(controlURL string) bool {
+func IsTailscales(controlURL string) bool {
 	u, err := url.Parse(controlURL)
 	if controlURL == "" || err != nil {
 		return true
