@@ -96,7 +96,7 @@ func (s *session) condition(now time.Time) condition {
 	noControl := w.noControl.note(!h.GetInPollNetMap() || isUnhealthy(warnings, controlWarnings), now)
 	refused := s.reach.refusedWith()
 	switch {
-	case h.TKAHealth() != nil:
+	case h.TKAHealth() != nil: //nolint:staticcheck // tailscale.com has no Warnable for it yet
 		return condition{"locked", "locked out by tailnet lock: no peer talks to a node whose key is not signed; on a node with a trusted signing key run: tailscale lock sign " +
 			s.b.NodeKey().String(), true}
 	case noControl >= w.degraded && refused != "":
