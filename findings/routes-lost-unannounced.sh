@@ -12,7 +12,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 export dir
 
-unshare --net bash -euo pipefail -c '
+cat >"$dir/inner" <<'INNER'
 ip link add d0 type veth peer name d1
 ip link set d0 up && ip link set d1 up
 ip addr add 192.0.2.1/32 dev d0
@@ -47,7 +47,8 @@ for how in down flush; do
 		echo "$how: $(grep -c "^Deleted $route " "$dir/$how" || true) messages for $route"
 	done
 done
-' | tee "$dir/seen"
+INNER
+unshare --net bash -euo pipefail "$dir/inner" | tee "$dir/seen"
 
 diff - "$dir/seen" <<'END' || { echo "this has changed (kernel $(uname -r))"; exit 1; }
 both routes are gone
