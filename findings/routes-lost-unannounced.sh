@@ -18,18 +18,25 @@ ip link set d0 up && ip link set d1 up
 ip addr add 192.0.2.1/32 dev d0
 ip addr add 2001:db8::1/128 dev d0 nodad
 
-# heard NAME COMMAND…: what a listener hears of routes while the command runs, until it has heard of a last route.
+# until_heard FILE ADDRESS: makes and deletes a route until a listener has heard of it; an equal one is not announced.
+until_heard() {
+	until grep -q "$2" "$1"; do
+		ip route add "$2" dev lo
+		ip route del "$2" dev lo
+	done
+}
+
+# heard NAME COMMAND…: what a listener hears of routes while the command runs.
 heard() {
-	local name=$1
+	local name=$dir/$1
 	shift
-	ip monitor route >"$dir/$name" &
+	: >"$name"
+	ip monitor route >>"$name" &
 	local pid=$!
-	until ip route replace 203.0.113.1 dev lo 2>/dev/null || ip link set lo up; do :; done
-	until grep -q 203.0.113.1 "$dir/$name"; do ip route replace 203.0.113.1 dev lo; done
+	until_heard "$name" 203.0.113.1
 	"$@"
-	until grep -q 203.0.113.2 "$dir/$name"; do ip route replace 203.0.113.2 dev lo; done
+	until_heard "$name" 203.0.113.2
 	kill $pid
-	ip route flush dev lo
 }
 ip link set lo up
 for how in down flush; do
