@@ -3,7 +3,6 @@
 package engine
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -28,7 +27,7 @@ type process struct {
 	in      *json.Encoder
 	answers chan report
 	dead    chan struct{} // closed once it has ended and all it said is read
-	log     bytes.Buffer  // complete once it is dead
+	log     lockedBuffer  // complete once it is dead
 
 	mu    sync.Mutex
 	steps []point

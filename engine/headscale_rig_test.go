@@ -82,9 +82,13 @@ func (w *world) reasonSays(uid string, words ...string) {
 	}, func() string { return w.statusOf(uid).Reason })
 }
 
-// addressesOf are those on the pod's ts0 but for the link's own.
+// addressesOf are those on the pod's ts0 but for the link's own: none where the link
+// was taken away.
 func (w *headscaleWorld) addressesOf(pod Pod) (out []string, err error) {
 	all, err := addresses(w.pods[pod.UID])
+	if err != nil && strings.Contains(err.Error(), "no such network interface") {
+		err = nil
+	}
 	for _, a := range all {
 		if !strings.HasPrefix(a, "fe80:") {
 			out = append(out, a)
