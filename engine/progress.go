@@ -17,8 +17,9 @@ type progress struct {
 	nodeID    tailcfg.StableNodeID
 	admitted  tailcfg.StableNodeID // as the control plane has told this session
 	dnsName   string
-	reported  string // what ready last told the world
-	claims    bool   // keepName has been started
+	tags      []string // as the tailnet has it
+	reported  string   // what ready last told the world
+	claims    bool     // keepName has been started
 }
 
 // identity is what a pod is known by in the tailnet.

@@ -357,7 +357,7 @@ func (s *session) identify(nm *netmap.NetworkMap) {
 	p := &s.p
 	self := nm.SelfNode
 	p.dnsName = strings.TrimSuffix(self.Name(), ".")
-	p.nodeID = self.StableID()
+	p.nodeID, p.tags = self.StableID(), self.Tags().AsSlice()
 	if nm.Cached || p.admitted == p.nodeID {
 		return // who the node was: it may be about to become another
 	}

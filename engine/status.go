@@ -41,6 +41,7 @@ type NodeStatus struct {
 	Addresses []netip.Addr `json:"addresses"`        // on ts0, IPv4 first
 	NodeID    string       `json:"nodeID,omitempty"`
 	DNSName   string       `json:"dnsName,omitempty"` // as given, without the final dot
+	Tags      []string     `json:"tags,omitempty"`    // as given: a static key may give more than the pod asked for
 
 	Since      time.Time     `json:"since"`      // of the last change of State
 	AttachedAt time.Time     `json:"attachedAt"` // of the last Attach, or of this process's start if that is later
@@ -99,7 +100,7 @@ func (n *node) running(p *progress) {
 	if s.State != Running {
 		s.State, s.Since = Running, time.Now()
 	}
-	s.Reason, s.Addresses, s.DNSName = "", slices.Clone(p.addrs), p.dnsName
+	s.Reason, s.Addresses, s.DNSName, s.Tags = "", slices.Clone(p.addrs), p.dnsName, p.tags
 	if s.ReadyIn == 0 {
 		s.ReadyIn = time.Since(s.AttachedAt)
 	}
@@ -110,7 +111,7 @@ func (n *node) running(p *progress) {
 	if !news {
 		return
 	}
-	n.log.Info("running", "name", p.dnsName, "addresses", p.addrs, "node", p.nodeID, "readyIn", readyIn.Round(time.Millisecond))
+	n.log.Info("running", "name", p.dnsName, "addresses", p.addrs, "tags", p.tags, "node", p.nodeID, "readyIn", readyIn.Round(time.Millisecond))
 	if label, _, _ := strings.Cut(p.dnsName, "."); label != wished {
 		n.log.Warn("the tailnet gave the node another name than it asked for: a device with that name exists",
 			"wished", wished, "given", label)
