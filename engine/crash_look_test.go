@@ -110,6 +110,7 @@ func (m *rig) lookAtDisk(say func(string, ...any)) {
 			say("disk: %s has mode %v", name, info.Mode())
 		}
 		switch parts := strings.Split(name, "/"); {
+		case name == servedFile, name == servedFile+".new":
 		case len(parts) == 1:
 			m.lookAtRecord(path, say)
 		case parts[1] == netmapDir && len(parts) > 2, parts[1] == "profile-data":
@@ -170,7 +171,7 @@ func (m *rig) wished(live []*sandbox) string {
 		link := podnet.HostLink(s.SandboxID)
 		say("host: link %s", link)
 		say("%s: ts0 MTU 1280, up true, NOARP true", s.SandboxID)
-		say("%s: 8 rules", s.SandboxID)
+		say("%s: 10 rules", s.SandboxID)
 		for _, addr := range d.Addresses {
 			route := tsaddr.CGNATRange()
 			if addr.Is6() {

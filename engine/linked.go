@@ -76,6 +76,8 @@ func (n *node) runningSession() *session {
 // whoever uninstalls the program finds an empty directory.
 func (e *Engine) tidy() {
 	if len(e.snapshot()) == 0 {
-		os.Remove(filepath.Join(e.cfg.StateDir, servedFile))
+		file := filepath.Join(e.cfg.StateDir, servedFile)
+		os.Remove(file)
+		os.Remove(file + ".new") // of a process that was killed: see replaceFile
 	}
 }
