@@ -62,6 +62,8 @@ func TestRefusedByTailnet(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s.must(s.plane.AddFault(s.ctx, c.fault))
+			_, err := s.KillAndStart(s.ctx) // or an access token, and keys, lie ready
+			s.must(err)
 			before := s.calls()
 			pod := s.run(c.name)
 			s.awaitPending(pod, c.reason)
