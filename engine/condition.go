@@ -158,10 +158,9 @@ func (s *session) publish(ctx context.Context) {
 	c := s.condition(time.Now())
 	if c.down {
 		s.p.reported = ""
-		s.n.suffers(c)
-		return
+	} else {
+		s.ready(ctx)
 	}
-	s.ready(ctx)
 	s.n.suffers(c)
 }
 
@@ -171,7 +170,7 @@ func (n *node) suffers(c condition) {
 	if c.down {
 		n.setState(Pending, c.text)
 	} else {
-		n.setReason(c.text)
+		n.remark(c.text)
 	}
 	n.mu.Lock()
 	was := n.suffering
@@ -192,13 +191,6 @@ func (n *node) suffers(c condition) {
 	case !was.down: // the end of one that was down is "running"
 		n.log.Info("no longer impaired", "was", was.text)
 	}
-}
-
-// setReason says what is wrong with a node that is Running.
-func (n *node) setReason(why string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.status.Reason = why
 }
 
 // isNewsLocked reports whether the log has not had such a line lately.

@@ -274,12 +274,8 @@ func (n *node) waitsForOther(p presence, deadline time.Time) {
 	}
 	n.mu.Lock()
 	n.status.Reason = why
-	again := n.warned == why
-	n.warned = why
 	n.mu.Unlock()
-	if !again {
-		n.log.Warn("waiting", "reason", why)
-	}
+	n.warnOnce("waiting", why)
 }
 
 const copyRemedy = "give a copy of a machine an empty TS_STATE_DIR; if this is no copy, delete the device by hand"

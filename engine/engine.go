@@ -272,9 +272,7 @@ func (e *Engine) Attach(ctx context.Context, pod Pod) (anew bool, err error) {
 // it was detached: there is nothing to attach. It looks at nothing but memory, and
 // waits for nothing.
 func (e *Engine) Serves(podUID, sandboxID string) bool {
-	e.mu.Lock()
-	n := e.nodes[podUID]
-	e.mu.Unlock()
+	n := e.nodeOfUID(podUID)
 	return n != nil && n.attachedTo() == sandboxID && (n.active() || n.stopped.Load())
 }
 
@@ -346,6 +344,13 @@ func (e *Engine) nodeOf(pod Pod) *node {
 		e.nodes[pod.UID] = n
 	}
 	return n
+}
+
+// nodeOfUID returns the pod's node, nil if it has none.
+func (e *Engine) nodeOfUID(podUID string) *node {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.nodes[podUID]
 }
 
 // find returns the node whose current sandbox it is, nil if there is none.

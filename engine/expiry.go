@@ -84,15 +84,6 @@ func (x *expiry) notice() string {
 	return x.said
 }
 
-// remark adds to the status of a node that runs what will end that.
-func (n *node) remark(what string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.status.State == Running {
-		n.status.Reason = what
-	}
-}
-
 // observe reads the backend's log for a login server that answers a node which
 // comes with a good auth key and a new node key that its key has expired, as
 // Headscale does for a tagged node (control/controlclient/direct.go, doLogin).

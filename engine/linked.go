@@ -3,8 +3,6 @@
 package engine
 
 import (
-	"os"
-	"path/filepath"
 	"time"
 
 	"tailscale-nri/engine/internal/podnet"
@@ -37,6 +35,20 @@ func (n *node) attachedTo() string {
 	return n.linked
 }
 
+// openDevice opens the host end of the link.
+func (n *node) openDevice(link *podnet.Link) (*podnet.Device, error) {
+	device, err := link.Open(n.e.cfg.Sockets)
+	if err != nil {
+		return nil, err
+	}
+	device.OnCutRefused(func(pause time.Duration) {
+		n.log.Warn("the kernel refused a segmentation-offload frame: the pod gets single packets, which is slower, until the kernel takes one again",
+			"next try in", pause)
+	})
+	n.setDevice(device)
+	return device, nil
+}
+
 func (n *node) setDevice(d *podnet.Device) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -52,9 +64,7 @@ func (n *node) attachedAt(t time.Time) {
 
 // Knows reports whether the sandbox has a node in this engine, on disk at least.
 func (e *Engine) Knows(podUID, sandboxID string) bool {
-	e.mu.Lock()
-	n := e.nodes[podUID]
-	e.mu.Unlock()
+	n := e.nodeOfUID(podUID)
 	return n != nil && n.sandboxID() == sandboxID
 }
 
@@ -70,14 +80,4 @@ func (n *node) runningSession() *session {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.session
-}
-
-// tidy leaves nothing on disk where there is no node whose keys could be copied:
-// whoever uninstalls the program finds an empty directory.
-func (e *Engine) tidy() {
-	if len(e.snapshot()) == 0 {
-		file := filepath.Join(e.cfg.StateDir, servedFile)
-		os.Remove(file)
-		os.Remove(file + ".new") // of a process that was killed: see replaceFile
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"tailscale.com/tailcfg"
+	"tailscale.com/types/views"
 )
 
 // progress is what is known of a node's way up.
@@ -17,9 +18,9 @@ type progress struct {
 	nodeID    tailcfg.StableNodeID
 	admitted  tailcfg.StableNodeID // as the control plane has told this session
 	dnsName   string
-	tags      []string // as the tailnet has it
-	reported  string   // what ready last told the world
-	claims    bool     // keepName has been started
+	tags      views.Slice[string] // as the tailnet has them
+	reported  string              // what ready last told the world
+	claims    bool                // keepName has been started
 }
 
 // identity is what a pod is known by in the tailnet.

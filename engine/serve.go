@@ -54,15 +54,10 @@ func (n *node) serveOnce(ctx context.Context) error {
 	if !known {
 		leave = n.e.enter(ctx)
 	}
-	device, err := link.Open(n.e.cfg.Sockets)
+	device, err := n.openDevice(link)
 	if err != nil {
 		return err
 	}
-	device.OnCutRefused(func(pause time.Duration) {
-		n.log.Warn("the kernel refused a segmentation-offload frame: the pod gets single packets, which is slower, until the kernel takes one again",
-			"next try in", pause)
-	})
-	n.setDevice(device)
 	s := newSession(n, device, n.e.localPeers(r.Recent))
 	s.registering = authKey != ""
 	s.tagsDue = n.tagsDue()
@@ -357,7 +352,7 @@ func (s *session) identify(nm *netmap.NetworkMap) {
 	p := &s.p
 	self := nm.SelfNode
 	p.dnsName = strings.TrimSuffix(self.Name(), ".")
-	p.nodeID, p.tags = self.StableID(), self.Tags().AsSlice()
+	p.nodeID, p.tags = self.StableID(), self.Tags()
 	if nm.Cached || p.admitted == p.nodeID {
 		return // who the node was: it may be about to become another
 	}
@@ -375,7 +370,6 @@ func (s *session) ready(ctx context.Context) {
 	}
 	s.p.reported = what
 	s.n.running(&s.p)
-	s.n.remark(s.expiry.notice())
 	given, _, _ := strings.Cut(s.p.dnsName, ".")
 	if wished := s.n.snapshot().Hostname; given != wished && !s.p.claims {
 		s.p.claims = true

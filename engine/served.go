@@ -74,3 +74,13 @@ func (e *Engine) keepServed(ctx context.Context) {
 	}
 	say() // a reboot begins now, perhaps
 }
+
+// tidy leaves nothing on disk where there is no node whose keys could be copied:
+// whoever uninstalls the program finds an empty directory.
+func (e *Engine) tidy() {
+	if len(e.snapshot()) == 0 {
+		file := filepath.Join(e.cfg.StateDir, servedFile)
+		os.Remove(file)
+		os.Remove(file + ".new") // of a process that was killed: see replaceFile
+	}
+}

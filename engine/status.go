@@ -79,17 +79,32 @@ func (n *node) setState(s State, why string) {
 	}
 }
 
+// remark says in the status of a node that runs what is wrong all the same, or
+// what will end that.
+func (n *node) remark(what string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.status.State == Running {
+		n.status.Reason = what
+	}
+}
+
 // pending publishes why the node is not up, and logs it: once, and again when
 // it changes.
 func (n *node) pending(err error) {
 	why := err.Error()
 	n.setState(Pending, why)
+	n.warnOnce("not in the tailnet yet, trying again", why)
+}
+
+// warnOnce logs why a node does not run, unless that was the last such reason.
+func (n *node) warnOnce(msg, why string) {
 	n.mu.Lock()
 	again := n.warned == why
 	n.warned = why
 	n.mu.Unlock()
 	if !again {
-		n.log.Warn("not in the tailnet yet, trying again", "reason", why)
+		n.log.Warn(msg, "reason", why)
 	}
 }
 
@@ -100,7 +115,7 @@ func (n *node) running(p *progress) {
 	if s.State != Running {
 		s.State, s.Since = Running, time.Now()
 	}
-	s.Reason, s.Addresses, s.DNSName, s.Tags = "", slices.Clone(p.addrs), p.dnsName, p.tags
+	s.Reason, s.Addresses, s.DNSName, s.Tags = "", slices.Clone(p.addrs), p.dnsName, p.tags.AsSlice()
 	if s.ReadyIn == 0 {
 		s.ReadyIn = time.Since(s.AttachedAt)
 	}
@@ -111,7 +126,7 @@ func (n *node) running(p *progress) {
 	if !news {
 		return
 	}
-	n.log.Info("running", "name", p.dnsName, "addresses", p.addrs, "tags", p.tags, "node", p.nodeID, "readyIn", readyIn.Round(time.Millisecond))
+	n.log.Info("running", "name", p.dnsName, "addresses", p.addrs, "tags", p.tags.AsSlice(), "node", p.nodeID, "readyIn", readyIn.Round(time.Millisecond))
 	if label, _, _ := strings.Cut(p.dnsName, "."); label != wished {
 		n.log.Warn("the tailnet gave the node another name than it asked for: a device with that name exists",
 			"wished", wished, "given", label)

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"tailscale.com/types/netmap"
+	"tailscale.com/types/views"
 	"tailscale.com/wgengine/router"
 
 	"tailscale-nri/engine/tailnet"
@@ -74,7 +75,7 @@ func (s *session) granted(nm *netmap.NetworkMap) bool {
 		return false
 	}
 	has := nm.SelfNode.Tags()
-	return !slices.ContainsFunc(s.tagsDue, func(tag string) bool { return !slices.Contains(has.AsSlice(), tag) })
+	return !slices.ContainsFunc(s.tagsDue, func(tag string) bool { return !views.SliceContains(has, tag) })
 }
 
 // checkTags returns an error if the control plane let the node in without the

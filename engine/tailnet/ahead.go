@@ -167,23 +167,25 @@ func (a *ahead) dropIdle(now time.Time) {
 	byAge := slices.SortedFunc(maps.Keys(a.sets), func(x, y string) int { return a.sets[y].used.Compare(a.sets[x].used) })
 	for i, name := range byAge {
 		if i >= aheadSets || now.Sub(a.sets[name].used) >= aheadIdle {
-			for _, k := range a.sets[name].keys {
-				a.old = append(a.old, k.id)
-			}
-			delete(a.sets, name)
+			a.discard(name)
 		}
 	}
+}
+
+// discard drops a set, whose keys are then to be revoked. a.mu is held.
+func (a *ahead) discard(name string) {
+	for _, k := range a.sets[name].keys {
+		a.old = append(a.old, k.id)
+	}
+	delete(a.sets, name)
 }
 
 // revokeAll revokes the keys that nobody has had, as far as that goes quickly.
 func (a *ahead) revokeAll() {
 	a.mu.Lock()
-	for _, set := range a.sets {
-		for _, k := range set.keys {
-			a.old = append(a.old, k.id)
-		}
+	for name := range a.sets {
+		a.discard(name)
 	}
-	clear(a.sets)
 	a.mu.Unlock()
 	a.revokeOld(context.Background())
 }
