@@ -5,7 +5,7 @@
 # in the daemon's namespaces, not in the pod's, and the engine refuses to start
 # in a binary that has them. The rest saves 12 % of the binary and some 5 % of
 # the memory.
-OMIT := ace acme advertiseexitnode advertiseroutes androidbin androiddns \
+OMIT := ace acme androidbin androiddns \
 	appconnectors aws bird c2n captiveportal capture cli cliconndiag \
 	clientmetrics clientupdate cloud colorable completion completion_scripts \
 	conn25 connreject dbus debug debugeventbus debugportmapper desktop_sessions \
@@ -15,7 +15,7 @@ OMIT := ace acme advertiseexitnode advertiseroutes androidbin androiddns \
 	peerapiclient peerapiserver portlist portmapper posture qrcodes relayserver \
 	remoteconfig resolved routecheck runtimemetrics sdnotify serve \
 	serviceclientprefs ssh synology syslog syspolicy systray taildrop tap tpm \
-	tundevstats unixsocketidentity useexitnode wakeonlan webbrowser webclient
+	tundevstats unixsocketidentity wakeonlan webbrowser webclient
 comma := ,
 space := $(subst ,, )
 TAGS := $(subst $(space),$(comma),$(strip $(addprefix ts_omit_,$(OMIT))))

@@ -155,6 +155,7 @@ func (n *node) prefs(pod Pod) *ipn.Prefs {
 	p.WantRunning = true
 	p.RouteAll = false
 	p.CorpDNS = false
+	p.ShieldsUp = pod.Features.ShieldsUp
 	p.NetfilterMode = preftype.NetfilterOff
 	p.NoSNAT = true
 	p.AutoUpdate.Check = false

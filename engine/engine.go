@@ -22,25 +22,6 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// Pod is a pod sandbox that opted in.
-type Pod struct {
-	SandboxID string `json:"sandboxID"`
-	UID       string `json:"uid"`
-	Namespace string `json:"namespace"`
-	Name      string `json:"name"`
-	// NetNS is the path of the sandbox's network namespace.
-	NetNS string `json:"netns"`
-	// PID is the pause process, 0 if unknown. Its /proc/PID/ns/net is the
-	// second way into the namespace, for nodes whose mounts are private.
-	PID uint32 `json:"pid,omitempty"`
-	// Hostname is one DNS label of at most 63 characters.
-	Hostname string `json:"hostname"`
-	// ChosenName is set if somebody chose the hostname. Otherwise no two pods
-	// of a cluster have it, unless one of them is gone.
-	ChosenName bool     `json:"chosenName,omitempty"`
-	Tags       []string `json:"tags,omitempty"` // "tag:…"
-}
-
 // Config is what an Engine needs.
 type Config struct {
 	// StateDir holds a directory for each pod. It is created, 0700.

@@ -88,7 +88,7 @@ func (n *node) adopt(pod Pod) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.status.SandboxID, n.status.UID = pod.SandboxID, pod.UID
-	n.status.Namespace, n.status.Pod, n.status.Hostname = pod.Namespace, pod.Name, pod.Hostname
+	n.status.Namespace, n.status.Pod, n.status.Hostname, n.status.Features = pod.Namespace, pod.Name, pod.Hostname, pod.Features
 }
 
 func shortID(id string) string { return id[:min(len(id), 12)] }

@@ -36,6 +36,8 @@ type NodeStatus struct {
 	Pod       string `json:"pod"`
 	Hostname  string `json:"hostname"` // as wished
 
+	Features Features `json:"features,omitzero"` // that the pod asks for
+
 	State     State        `json:"state"`
 	Reason    string       `json:"reason,omitempty"` // why it is not Running, or what does not work, or will end that, though it is
 	Addresses []netip.Addr `json:"addresses"`        // on ts0, IPv4 first

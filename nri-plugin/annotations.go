@@ -23,7 +23,11 @@ const (
 
 // annotationKeys are all the annotations that are read.
 func annotationKeys() []string {
-	return []string{annotationEnabled, annotationHostname, annotationTags}
+	keys := []string{annotationEnabled, annotationHostname, annotationTags}
+	for _, f := range features() {
+		keys = append(keys, f.key)
+	}
+	return keys
 }
 
 // optedIn reports whether a pod with these annotations asks for a tailnet node.

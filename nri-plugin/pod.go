@@ -42,6 +42,9 @@ func podFrom(sb *api.PodSandbox, d podDefaults) (engine.Pod, bool, error) {
 	if pod.Tags, err = tagsOf(sb, d); err != nil {
 		return engine.Pod{}, false, err
 	}
+	if pod.Features, err = featuresOf(sb); err != nil {
+		return engine.Pod{}, false, err
+	}
 	return pod, true, nil
 }
 

@@ -69,6 +69,8 @@ func TestPodFrom(t *testing.T) {
 		{"empty values are none", []string{annotationHostname, "", annotationTags, ""}, want},
 		{"hostname", []string{annotationHostname, "Shop"}, with(func(p *engine.Pod) { p.Hostname, p.ChosenName = "shop", true })},
 		{"tags", []string{annotationTags, "tag:a, tag:B-2,tag:a"}, with(func(p *engine.Pod) { p.Tags = []string{"tag:a", "tag:B-2"} })},
+		{"shields up", []string{annotationShieldsUp, "true"}, with(func(p *engine.Pod) { p.Features.ShieldsUp = true })},
+		{"shields down", []string{annotationShieldsUp, "false"}, want},
 		{"other keys", []string{"example.com/enable", "x", "tailscale.com/expose", "true", "Tailscale.org/tags", "x"}, want},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -112,6 +114,7 @@ func TestPodFromRefuses(t *testing.T) {
 		{"no tag:", []string{in, "true", annotationTags, "tag:a,web"}, []string{annotationTags, `"tag:a,web"`, `"web"`, "tag:name"}},
 		{"empty tag", []string{in, "true", annotationTags, "tag:a,"}, []string{annotationTags, `"tag:a,"`, `"" is no tag`}},
 		{"tag with a digit first", []string{in, "true", annotationTags, "tag:1"}, []string{"tag:1"}},
+		{"shields", []string{in, "true", annotationShieldsUp, "yes"}, []string{annotationShieldsUp, `"yes"`, `"true"`}},
 		{"hostnam", []string{in, "true", key + "hostnam", "x"}, []string{key + "hostnam", `"x"`, "write " + annotationHostname}},
 		{"host-name", []string{in, "true", key + "host-name", "x"}, []string{"write " + annotationHostname}},
 		{"tag", []string{in, "true", key + "tag", "tag:x"}, []string{"write " + annotationTags}},

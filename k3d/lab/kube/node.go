@@ -87,6 +87,11 @@ func (n *Node) Reboot(ctx context.Context) error {
 	if err := n.Crash(); err != nil {
 		return err
 	}
+	return n.PowerOn(ctx)
+}
+
+// PowerOn starts a node that has crashed. It returns when the kubelet is healthy.
+func (n *Node) PowerOn(ctx context.Context) error {
 	if err := n.Boot(ctx); err != nil {
 		return err
 	}

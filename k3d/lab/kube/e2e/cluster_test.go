@@ -29,6 +29,7 @@ func TestCluster(t *testing.T) {
 	s.play("a configuration that is wrong says so and costs no pod", badConfiguration)
 	s.play("a pod that fails closed waits for the plugin", absent)
 	s.play("containerd, the kubelet, and a node as a whole are killed", nodeFailures)
+	s.play("the DaemonSet is rolled past a node that is down", deadNode)
 	s.play("the manifests are deleted while an annotated pod runs", wrongOrder)
 	s.play("nothing is left of the plugin on the nodes", uninstall)
 	s.play("the Helm chart, with a static key", helmChart)
