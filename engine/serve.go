@@ -338,7 +338,7 @@ var errLoginNeeded = errors.New("the tailnet no longer knows this node (deleted,
 // stateChanged tells a node that is not yet in from one that was thrown out.
 func (s *session) stateChanged(state ipn.State) error {
 	if state == ipn.NeedsMachineAuth {
-		s.n.pending(errors.New("the device waits for approval in the admin console"))
+		s.n.pending(errors.New("the tailnet has device approval on and has not approved this device: approve it in the admin console (Machines)"))
 	}
 	if state != ipn.NeedsLogin || s.registering {
 		return nil
