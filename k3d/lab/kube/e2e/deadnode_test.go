@@ -14,25 +14,24 @@ func deadNode(s *stage) {
 	s.apply(podSpec{name: "a", node: "n1", annotations: enabled()}.object())
 	s.awaitReady("a")
 	before := s.awaitRunning("a")
+	// A pod of n2 whose sandbox the kubelet has not removed yet would be kept for ten minutes after the crash.
+	s.awaitDevices(before...)
 	flows, _ := s.flows("a")
 	n2 := s.node("n2")
 	s.must(n2.Crash())
 	defer func() {
 		s.t.Helper()
+		s.coverOnly("n1") // before n2 is back, where another DaemonSet is at home
+		s.rolledPast()
 		s.must(n2.PowerOn(s.ctx))
 		s.kubectl("wait", "--for=condition=Ready", "node/n2", "--timeout="+patience.String())
+		s.kubectl("wait", "--for=delete", "-n", namespace, "pod", "--field-selector=spec.nodeName=n2", "--timeout="+patience.String())
 		s.eventually(func() error { _, err := s.agent("n2"); return err })
 	}()
 	s.kubectl("wait", "--for=condition=Ready=Unknown", "node/n2", "--timeout="+patience.String())
 
 	old := s.agentOnN1()
 	s.coverOnly("")
-	defer func() {
-		s.t.Helper()
-		s.coverOnly("n1")
-		s.rolledPast()
-		s.kubectl("wait", "--for=delete", "-n", namespace, "pod", "--field-selector=spec.nodeName=n2", "--timeout="+patience.String())
-	}()
 	old = s.passed(old)
 	s.kubectl("rollout", "restart", "-n", namespace, "daemonset/tailscale-nri")
 	s.passed(old)
