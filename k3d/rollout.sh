@@ -1,10 +1,11 @@
 #!/bin/sh
 # rollout.sh KUBECTL...: waits until each node that is up is served by an agent of the last version, for WAIT seconds at
 # most, and ends with 1 if one is not: it names those nodes, and says why. Nodes that are down are named and not waited
-# for: they get their agent when they come back. ("kubectl rollout status" waits for them too.)
+# for: they get their agent when they come back. ("kubectl rollout status" waits for them too.) NAMESPACE is the
+# DaemonSet's, tailscale-nri unless it is given.
 set -eu
 
-namespace=tailscale-nri
+namespace=${NAMESPACE:-tailscale-nri}
 label=app.kubernetes.io/name=tailscale-nri
 wait=${WAIT:-180}
 pause=3 # seconds
