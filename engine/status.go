@@ -76,6 +76,7 @@ func (n *node) setState(s State, why string) {
 		n.status.State, n.status.Since = s, time.Now()
 	}
 	n.status.Reason = why
+	n.wakeLocked()
 	if s != Running && s != Pending {
 		n.status.Addresses = nil
 	}
@@ -121,6 +122,7 @@ func (n *node) running(p *progress) {
 	if s.ReadyIn == 0 {
 		s.ReadyIn = time.Since(s.AttachedAt)
 	}
+	n.wakeLocked()
 	readyIn, wished := s.ReadyIn, s.Hostname
 	n.warned = ""
 	news := n.isNewsLocked("running " + p.identity())
