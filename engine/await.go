@@ -19,7 +19,7 @@ func (e *Engine) Await(ctx context.Context, podUID string) error {
 	poll := time.NewTicker(awaitPoll)
 	defer poll.Stop()
 	for {
-		why := errNoNode
+		why := errUnattached
 		var changed <-chan struct{}
 		if n := e.nodeOfUID(podUID); n != nil {
 			changed = n.changes()
@@ -40,12 +40,16 @@ func (e *Engine) Await(ctx context.Context, podUID string) error {
 	}
 }
 
-var errNoNode = errors.New("this process knows no node of the pod")
+var errUnattached = errors.New("this process knows no node of the pod")
 
-// notRunning is why a node is not Running.
+// notRunning is why a node is not Running. One that nobody answers has no better
+// reason for the first minute.
 func notRunning(s NodeStatus) error {
-	if s.Reason == "" {
+	switch s.Reason {
+	case "":
 		return errors.New("the node is " + string(s.State))
+	case reasonStarting, reasonStartingAgain:
+		return errors.New(s.Reason + ": neither Tailscale's API nor the control server has let the node in or refused it yet")
 	}
 	return errors.New(s.Reason)
 }

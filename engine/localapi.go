@@ -40,7 +40,7 @@ const (
 func (e *Engine) SocketDir(podUID string) (string, error) {
 	n := e.nodeOfUID(podUID)
 	if n == nil {
-		return "", errNoNode
+		return "", errUnattached
 	}
 	n.op.Lock()
 	defer n.op.Unlock()

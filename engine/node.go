@@ -148,7 +148,7 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	}
 	n.attachedAt(start)
 	n.setLinked()
-	n.setState(Pending, "starting")
+	n.setState(Pending, reasonStarting)
 	n.log.Info("attached", "link", n.rec.Link, "took", time.Since(start))
 	n.become(n.run)
 	return true, nil
@@ -213,7 +213,7 @@ func (n *node) resume() {
 		n.become(n.leave)
 	default:
 		n.attachedAt(time.Now())
-		n.setState(Pending, "starting again")
+		n.setState(Pending, reasonStartingAgain)
 		returned := n.e.returning.begin()
 		n.returned.Store(&returned)
 		n.become(n.run)

@@ -27,6 +27,9 @@ const (
 	Leaving State = "Leaving"
 )
 
+// What NodeStatus.Reason says before there is anything to say.
+const reasonStarting, reasonStartingAgain = "starting", "starting again"
+
 // NodeStatus is a snapshot of one node. It is encoded as JSON for the status
 // command.
 type NodeStatus struct {

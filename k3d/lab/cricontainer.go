@@ -19,6 +19,8 @@ type ContainerSpec struct {
 	Env   map[string]string // beside the image's own
 	// Annotations are those that a kubelet gives the container.
 	Annotations map[string]string
+	Mounts      map[string]string // file or directory of this machine by its path in the container, read-only
+	User        int64             // that runs the program; 0 is root
 }
 
 // RunContainer makes a container in a pod, starts it and returns its ID.
@@ -54,6 +56,12 @@ func (s ContainerSpec) config(sandbox *cri.PodSandboxConfig) *cri.ContainerConfi
 		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
 			NamespaceOptions: sandbox.Linux.SecurityContext.NamespaceOptions,
 		}},
+	}
+	if s.User != 0 {
+		config.Linux.SecurityContext.RunAsUser = &cri.Int64Value{Value: s.User}
+	}
+	for at, path := range s.Mounts {
+		config.Mounts = append(config.Mounts, &cri.Mount{ContainerPath: at, HostPath: path, Readonly: true})
 	}
 	for key, value := range s.Env {
 		config.Envs = append(config.Envs, &cri.KeyValue{Key: key, Value: []byte(value)})
