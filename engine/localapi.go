@@ -87,7 +87,12 @@ func (n *node) serveLocalAPI(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		n.warnOnce("the pod has no LocalAPI, trying again", err.Error())
+		n.mu.Lock()
+		news := n.isNewsLocked("LocalAPI")
+		n.mu.Unlock()
+		if news {
+			n.log.Warn("the pod has no LocalAPI, trying again", "err", err)
+		}
 		if !sleep(ctx, pause.next()) {
 			return
 		}

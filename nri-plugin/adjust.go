@@ -99,7 +99,9 @@ func (a *adjustment) mountSocket(pods podSet) error {
 }
 
 // replaceResolvConf mounts a file of the engine's in place of the one that the
-// runtime has made for the sandbox. A container that has another keeps it.
+// runtime has made for the sandbox. A container that has another keeps it. It is
+// read-only where the runtime's is not: the engine writes the file and reads what it
+// has written, and lies on a disk that all pods need.
 func (a *adjustment) replaceResolvConf(r resolver) error {
 	was := a.mountAt(resolvConf)
 	if was == nil || !isSandboxFile(was.GetSource(), a.sb.GetId()) {
@@ -110,7 +112,8 @@ func (a *adjustment) replaceResolvConf(r resolver) error {
 		return err
 	}
 	a.changed = true
-	options := slices.Clone(was.GetOptions())
+	options := slices.DeleteFunc(slices.Clone(was.GetOptions()), func(o string) bool { return o == "rw" || o == "ro" })
+	options = append(options, "ro")
 	if hasUserNamespace(a.sb) && !slices.Contains(options, optionIDMap) {
 		options = append(options, optionIDMap)
 	}

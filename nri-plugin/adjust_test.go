@@ -92,12 +92,12 @@ func TestAdjust(t *testing.T) {
 		{"names", sandbox("dns", in, "true", annotationPrefix+"dns", "true"), []*api.Mount{resolvMount(sandbox("dns"), "ro")},
 			"/state/uid-dns/resolv.conf /etc/resolv.conf rbind,rprivate,ro", `/sandboxes/id-dns/resolv.conf","resolvTo":"/state/uid-dns/resolv.conf"`},
 		{"names under a user namespace", userNS, []*api.Mount{resolvMount(userNS, "rw")},
-			"/state/uid-dns/resolv.conf /etc/resolv.conf rbind,rprivate,rw,idmap", `"resolvTo"`},
+			"/state/uid-dns/resolv.conf /etc/resolv.conf rbind,rprivate,ro,idmap", `"resolvTo"`},
 		{"own names", sandbox("dns", in, "true", annotationPrefix+"dns", "true"), []*api.Mount{own}, "", ""},
 		{"all", sandbox("all", in, "true", annotationWait, "9s", annotationSocket, "true", annotationPrefix+"dns", "true"),
 			[]*api.Mount{resolvMount(sandbox("all"), "rw")},
 			"/state/uid-all/socket /var/run/tailscale rbind,rprivate,ro,nosuid,nodev,noexec " +
-				"/state/uid-all/resolv.conf /etc/resolv.conf rbind,rprivate,rw", `"wait":9000000000`},
+				"/state/uid-all/resolv.conf /etc/resolv.conf rbind,rprivate,ro", `"wait":9000000000`},
 	} {
 		if err := r.run(tt.sb); err != nil {
 			t.Errorf("%s: %v", tt.name, err)
@@ -136,6 +136,25 @@ func TestAdjustFails(t *testing.T) {
 	}
 	if _, err := r.adjusted(sb, resolvMount(sb)); !errContains(err, "tailscale-nri: pod default/a: no space left") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestAdjustRefused: a pod that is refused for something else is refused before that.
+func TestAdjustRefused(t *testing.T) {
+	r, _, dir := startAdjusting(t, nil)
+	kata := sandbox("kata", annotationEnabled, "true", annotationWait, "30s")
+	kata.RuntimeHandler = "kata"
+	host := hostNetwork(sandbox("host", annotationEnabled, "true", annotationSocket, "true"))
+	for sb, text := range map[*api.PodSandbox]string{kata: envHandlers, host: "hostNetwork"} {
+		if err := r.run(sb); !errContains(err, text) {
+			t.Errorf("%s: the sandbox: %v", sb.Name, err)
+		}
+		if _, err := r.adjusted(sb); !errContains(err, text) {
+			t.Errorf("%s: the container: %v", sb.Name, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, hookDir)); err == nil {
+		t.Error("a hook was made for nobody")
 	}
 }
 

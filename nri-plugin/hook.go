@@ -185,7 +185,7 @@ func askOnce(ctx context.Context, req hookRequest) (answer hookAnswer, err error
 }
 
 func readAtMost(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,15 @@ type ContainerSpec struct {
 
 // RunContainer makes a container in a pod, starts it and returns its ID.
 func (c *CRI) RunContainer(ctx context.Context, podID string, spec ContainerSpec) (string, error) {
+	id, err := c.CreateContainer(ctx, podID, spec)
+	if err != nil {
+		return "", err
+	}
+	return id, c.StartContainer(ctx, id)
+}
+
+// CreateContainer makes a container in a pod and returns its ID.
+func (c *CRI) CreateContainer(ctx context.Context, podID string, spec ContainerSpec) (string, error) {
 	pod, err := c.PodStatus(ctx, podID)
 	if err != nil {
 		return "", err
@@ -36,10 +45,15 @@ func (c *CRI) RunContainer(ctx context.Context, podID string, spec ContainerSpec
 	if err != nil {
 		return "", fmt.Errorf("creating container %s: %w", spec.Name, err)
 	}
-	if _, err := c.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: made.ContainerId}); err != nil {
-		return "", fmt.Errorf("starting container %s: %w", spec.Name, err)
-	}
 	return made.ContainerId, nil
+}
+
+// StartContainer starts a container that CreateContainer has made.
+func (c *CRI) StartContainer(ctx context.Context, id string) error {
+	if _, err := c.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id}); err != nil {
+		return fmt.Errorf("starting container %s: %w", id, err)
+	}
+	return nil
 }
 
 func (s ContainerSpec) config(sandbox *cri.PodSandboxConfig) *cri.ContainerConfig {
