@@ -102,6 +102,20 @@ func TestSocket(t *testing.T) {
 		}
 	}
 	see()
+	reader := s.runContainer(web, s.cliContainer("reader"))
+	for text, args := range map[string][]string{
+		web.IP4().String(): {"status"},
+		"Daemon: ":         {"version", "--daemon"},
+		"tailscaled_":      {"metrics"},
+		"Report:":          {"netcheck"},
+		web.IP6().String(): {"ip", "-6"},
+		"via TSMP":         {"ping", "-c", "1", "--tsmp", plain.IP4().String()},
+		"pong from":        {"ping", "-c", "1", "--icmp", plain.IP4().String()},
+	} {
+		if out := s.exec(reader, append([]string{cli}, args...)...); !strings.Contains(out, text) {
+			t.Errorf("%q says %q, want %q in it", args, out, text)
+		}
+	}
 	hostile := s.runContainer(web, s.cliContainer("hostile"))
 	for _, args := range [][]string{
 		{"set", "--shields-up"}, {"up"}, {"down"}, {"logout"}, {"login"}, {"switch", "--list"}, {"bugreport"}, {"wait"},
