@@ -23,6 +23,8 @@ import (
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnstate"
 	"tailscale.com/tailcfg"
+
+	"tailscale-nri/k3d/lab/control"
 )
 
 // apiOf attaches a pod with a LocalAPI, waits for it and returns a client.
@@ -164,6 +166,7 @@ func TestLocalAPIReadsOnly(t *testing.T) {
 		"PATCH /localapi/v0/prefs" + host + "Content-Length: 2\r\n\r\n{}", "OPTIONS *" + host + "\r\n",
 		"POST /localapi/v0/ping?ip=100.64.0.1&type=disco" + host + "Content-Length: 12\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\ntype=peerapi",
 		"POST /localapi/v0/ping?ip=100.64.0.1" + host + "\r\n",
+		"POST /localapi/v0/ping?ip=100.64.0.1&type=disco&size=-70000" + host + "\r\n",
 		"CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: 127.0.0.1:22\r\n\r\n",
 		"GET /localapi/v0/status" + host + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
 		"GET /localapi/v0/status" + host + "Origin: https://example.com\r\n\r\n",
@@ -255,6 +258,31 @@ func TestLocalAPIRestart(t *testing.T) {
 	w.awaitForgotten("uid-a")
 	if _, err := os.Stat(c.dir); err == nil {
 		t.Error("the directory is left")
+	}
+}
+
+// TestLocalAPIWithoutNode: while the node is not up, the answer says so.
+func TestLocalAPIWithoutNode(t *testing.T) {
+	w := newWorld(t)
+	w.control.AddFault(control.Fault{Path: "/api/v2/oauth/token", Status: 401, Message: "API token invalid"})
+	w.boot()
+	_, pod := w.pod("a")
+	pod.Features.Socket = true
+	w.mustAttach(pod)
+	dir, err := w.SocketDir(pod.UID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newAPIClient(t, dir)
+	var said error
+	w.until("the status says why", func() bool {
+		_, said = c.Status(t.Context())
+		return said != nil && strings.Contains(said.Error(), "the pod's node is not up: ") && strings.Contains(said.Error(), "OAuth client")
+	}, func() string { return fmt.Sprint(said) })
+	w.control.ClearFaults()
+	w.await(pod.UID, Running)
+	if _, err := c.Status(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

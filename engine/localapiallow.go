@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"tailscale.com/client/tailscale/apitype"
@@ -100,6 +101,11 @@ func allow(r *http.Request) (call, error) {
 		if !slices.Contains(c.endpoint.query, name) || len(values) != 1 || len(values[0]) > maxParameter {
 			return call{}, fmt.Errorf("%w with the parameter %.40q: it takes %s, each once", refusal(r), name,
 				strings.Join(append(c.endpoint.query, "nothing else"), ", "))
+		}
+	}
+	if size := c.query.Get("size"); size != "" {
+		if _, err := strconv.ParseUint(size, 10, 16); err != nil {
+			return call{}, fmt.Errorf("%w of size %.40q: write a number of bytes", refusal(r), size)
 		}
 	}
 	if c.path == pathPing && !slices.Contains(pingTypes, c.query.Get("type")) {
