@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -114,7 +115,7 @@ func TestLocalAPI(t *testing.T) {
 	if err != nil || string(who.Node.StableID) != nodeB.NodeID {
 		t.Errorf("whois: %+v, %v", who, err)
 	}
-	if _, err := a.WhoIs(t.Context(), "192.0.2.1:80"); err != local.ErrPeerNotFound {
+	if _, err := a.WhoIs(t.Context(), "192.0.2.1:80"); !errors.Is(err, local.ErrPeerNotFound) {
 		t.Errorf("whois of nobody: %v", err)
 	}
 	if pong, err := a.Ping(t.Context(), nodeB.Addresses[0], tailcfg.PingTSMP); err != nil || pong.Err != "" {
