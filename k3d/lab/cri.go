@@ -67,6 +67,8 @@ type PodSpec struct {
 	RuntimeHandler string
 	// UserNS gives the pod a user namespace (hostUsers: false), whose root is UserNSRoot on the machine.
 	UserNS bool
+	// SharePID gives the pod's containers one pid namespace (shareProcessNamespace).
+	SharePID bool
 }
 
 // UserNSRoot is the first of 65536 users of a pod with a user namespace.
@@ -114,6 +116,9 @@ func (c *CRI) config(p PodSpec) *cri.PodSandboxConfig {
 	if p.UserNS {
 		ids := []*cri.IDMapping{{HostId: UserNSRoot, ContainerId: 0, Length: 65536}}
 		config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: ids, Gids: ids}
+	}
+	if p.SharePID {
+		config.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
 	}
 	if p.HostNetwork {
 		config.Hostname = ""
@@ -220,6 +225,7 @@ func (c *CRI) PodStatus(ctx context.Context, id string) (Pod, error) {
 	}
 	pod.Spec.UserNS = s.GetLinux().GetNamespaces().GetOptions().GetUsernsOptions().GetMode() == cri.NamespaceMode_POD &&
 		len(s.GetLinux().GetNamespaces().GetOptions().GetUsernsOptions().GetUids()) > 0
+	pod.Spec.SharePID = s.GetLinux().GetNamespaces().GetOptions().GetPid() == cri.NamespaceMode_POD
 	pod.Spec.HostNetwork = s.GetLinux().GetNamespaces().GetOptions().GetNetwork() == cri.NamespaceMode_NODE
 	if ip := s.GetNetwork().GetIp(); ip != "" {
 		pod.IPs = append(pod.IPs, ip)

@@ -220,7 +220,18 @@ func TestWaitGoneMeanwhile(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "waitgone")
 	s.outage(control.Refusing)
-	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "web", Annotations: demo.OptIn(waitKey, "90s")})
+	for _, spec := range []lab.PodSpec{{Name: "web"}, {Name: "shared", SharePID: true}, {Name: "userns", UserNS: true}} {
+		spec.Annotations = demo.OptIn(waitKey, "90s")
+		s.endWaiting(spec)
+	}
+	s.outage(control.Up)
+	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
+}
+
+// endWaiting deletes a pod as soon as its container waits.
+func (s *stage) endWaiting(spec lab.PodSpec) {
+	s.t.Helper()
+	pod, err := s.RunSandbox(s.ctx, spec)
 	s.must(err)
 	done := make(chan error, 1)
 	go func() {
@@ -234,7 +245,7 @@ func TestWaitGoneMeanwhile(t *testing.T) {
 	}
 	s.eventually(func() error {
 		if hooks() == 0 {
-			return fmt.Errorf("no hook waits")
+			return fmt.Errorf("no hook of %s waits", spec.Name)
 		}
 		return nil
 	})
@@ -242,16 +253,18 @@ func TestWaitGoneMeanwhile(t *testing.T) {
 	s.must(s.RemovePod(s.ctx, pod))
 	s.eventually(func() error {
 		if n := hooks(); n > 0 {
-			return fmt.Errorf("%d hooks wait for a container that is gone", n)
+			return fmt.Errorf("%d hooks of %s wait for a container that is gone", n, spec.Name)
 		}
 		return nil
 	})
-	t.Logf("gone after %v", time.Since(begin).Round(time.Millisecond))
+	took := time.Since(begin)
+	s.t.Logf("%s is gone after %v", spec.Name, took.Round(time.Millisecond))
 	if err := <-done; err == nil {
-		t.Error("the container has started")
+		s.t.Errorf("the container of %s has started", spec.Name)
 	}
-	s.outage(control.Up)
-	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
+	if took > time.Minute {
+		s.t.Errorf("%s went when the wait was over", spec.Name)
+	}
 }
 
 // TestWaitNoExec: a state directory that nothing can be run from is the container's error, with what to do.
