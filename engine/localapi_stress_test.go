@@ -17,12 +17,13 @@ func TestLocalAPIWhileNodeGoes(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
 	c, node := w.apiOf("a")
+	addr := node.Addresses[0]
 	ctx, stop := context.WithCancel(t.Context())
 	var asking sync.WaitGroup
 	for _, ask := range []func(){
 		func() { c.Status(ctx) },
-		func() { c.WhoIs(ctx, node.Addresses[0].String()) },
-		func() { c.Ping(ctx, node.Addresses[0], tailcfg.PingDisco) },
+		func() { c.WhoIs(ctx, addr.String()) },
+		func() { c.Ping(ctx, addr, tailcfg.PingDisco) },
 		func() { c.UserMetrics(ctx) },
 		func() { c.CurrentDERPMap(ctx) },
 	} {
