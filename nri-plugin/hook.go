@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -80,7 +79,11 @@ func runHook(args []string, stdin io.Reader) error {
 	if err := os.Chdir(filepath.Dir(args[0])); err != nil {
 		return fmt.Errorf("entering the hook's directory: %w", err)
 	}
-	ctx, stop := context.WithTimeout(context.Background(), cmp.Or(call.Wait, resolvPatience))
+	most := call.Wait
+	if call.ResolvTo != "" {
+		most = max(most, resolvPatience)
+	}
+	ctx, stop := context.WithTimeout(context.Background(), most)
 	defer stop()
 	endWithContainer(stdin, stop)
 	return call.run(ctx)
@@ -143,9 +146,9 @@ func (c hookCall) run(ctx context.Context) error {
 // ask asks until the plugin has answered: one that is restarted meanwhile is asked
 // again.
 func (c hookCall) ask(ctx context.Context, req hookRequest) (hookAnswer, error) {
-	for {
-		if deadline, ok := ctx.Deadline(); ok && c.Wait > 0 {
-			req.Wait = time.Until(deadline)
+	for until := time.Now().Add(c.Wait); ; {
+		if c.Wait > 0 {
+			req.Wait = max(time.Until(until), time.Millisecond)
 		}
 		answer, err := askOnce(ctx, req)
 		if err == nil {
