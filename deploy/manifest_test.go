@@ -70,6 +70,29 @@ func TestPrivileges(t *testing.T) {
 	}
 }
 
+// TestStatePath: the runtime, on the host, runs hooks and mounts sockets by the path
+// that the agent has given it.
+func TestStatePath(t *testing.T) {
+	for name, all := range renderings(t) {
+		inside := map[string]any{}
+		for _, m := range at(t, all.container(t), "volumeMounts").([]any) {
+			inside[at(t, m, "name").(string)] = at(t, m, "mountPath")
+		}
+		for _, v := range at(t, all.podSpec(t), "volumes").([]any) {
+			if at(t, v, "name") != "state" {
+				continue
+			}
+			if host := at(t, v, "hostPath", "path"); host != inside["state"] || host == nil {
+				t.Errorf("%s: the state directory is %v on the host and %v in the agent", name, host, inside["state"])
+			}
+			delete(inside, "state")
+		}
+		if inside["state"] != nil {
+			t.Errorf("%s: the state directory is not the host's", name)
+		}
+	}
+}
+
 // hostPaths are the directories of the node that the pod sees, sorted.
 func hostPaths(t *testing.T, spec map[string]any) []string {
 	t.Helper()

@@ -51,6 +51,8 @@ var outsideSteps = map[string]string{
 	"setAsideAs":         "mendState takes the step; else before there is a node",
 	"checkWritable":      "a file that is gone again",
 	"backend.start":      "the tailnet admits the node when it likes; its key is on disk, and the record says that it knocks",
+	"makeSocketDir":      "made anew at each start, removed with the node's state",
+	"listenLocalAPI":     "made anew at each start, removed with the node's state",
 	"node.logOut":        "a backend that does not want to run tells nobody anything until it is logged out, which is a step",
 }
 

@@ -24,6 +24,8 @@
 //   - one per node that is up or leaves, node.run or node.leave, one after
 //     the other and never both (node.become): what serve opens, serve closes;
 //   - one per node that watches its backend, started and joined by serve;
+//   - one per node whose pod has its LocalAPI, and one per connection to that,
+//     started and joined by run;
 //   - one per peer that is greeted after a restart, for a few seconds;
 //   - one per sandbox that has gone without a word, until that is certain;
 //   - one per node that waits for the name it wished for, half an hour at most;

@@ -60,6 +60,7 @@ type node struct {
 	bare    bool           // its link has had no address yet
 	device  *podnet.Device // the last one, open or not; nil before the first
 	session *session       // that serves it, nil if none does
+	changed chan struct{}  // closed when status changes, nil while nobody waits for that
 
 	suffering condition            // what is wrong with it while it is up
 	said      map[string]time.Time // when the log had a line of a kind
@@ -147,7 +148,7 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	}
 	n.attachedAt(start)
 	n.setLinked()
-	n.setState(Pending, "starting")
+	n.setState(Pending, reasonStarting)
 	n.log.Info("attached", "link", n.rec.Link, "took", time.Since(start))
 	n.become(n.run)
 	return true, nil
@@ -212,7 +213,7 @@ func (n *node) resume() {
 		n.become(n.leave)
 	default:
 		n.attachedAt(time.Now())
-		n.setState(Pending, "starting again")
+		n.setState(Pending, reasonStartingAgain)
 		returned := n.e.returning.begin()
 		n.returned.Store(&returned)
 		n.become(n.run)
@@ -299,6 +300,7 @@ func (n *node) awaitDone(ctx context.Context) {
 // place of retry: all below is straight-line and returns errors.
 func (n *node) run(ctx context.Context) {
 	defer n.startGuard(ctx)()
+	defer n.startLocalAPI(ctx)()
 	for pause := newBackoff(); ; {
 		start := time.Now()
 		err := n.serve(ctx)

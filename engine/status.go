@@ -27,6 +27,9 @@ const (
 	Leaving State = "Leaving"
 )
 
+// What NodeStatus.Reason says before there is anything to say.
+const reasonStarting, reasonStartingAgain = "starting", "starting again"
+
 // NodeStatus is a snapshot of one node. It is encoded as JSON for the status
 // command.
 type NodeStatus struct {
@@ -76,6 +79,7 @@ func (n *node) setState(s State, why string) {
 		n.status.State, n.status.Since = s, time.Now()
 	}
 	n.status.Reason = why
+	n.wakeLocked()
 	if s != Running && s != Pending {
 		n.status.Addresses = nil
 	}
@@ -121,6 +125,7 @@ func (n *node) running(p *progress) {
 	if s.ReadyIn == 0 {
 		s.ReadyIn = time.Since(s.AttachedAt)
 	}
+	n.wakeLocked()
 	readyIn, wished := s.ReadyIn, s.Hostname
 	n.warned = ""
 	news := n.isNewsLocked("running " + p.identity())

@@ -22,10 +22,13 @@ type featureAnnotation struct {
 	set func(f *engine.Features, value string) error
 }
 
-// features are all of them.
+// features are all of them, in the order in which they are read.
 func features() []featureAnnotation {
 	return []featureAnnotation{
 		{annotationShieldsUp, on(func(f *engine.Features) *bool { return &f.ShieldsUp })},
+		{annotationSocket, on(func(f *engine.Features) *bool { return &f.Socket })},
+		{annotationWait, setWait},
+		{annotationWaitPolicy, setWaitPolicy},
 	}
 }
 

@@ -25,6 +25,13 @@ import (
 )
 
 func main() {
+	if isHook(os.Args) {
+		if err := runHook(os.Args, os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	up := findParent(os.Getenv)
 	if !up.supervises && serves(os.Args[1:]) {
 		code, err := supervise(func() *slog.Logger {

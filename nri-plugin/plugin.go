@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/nri/pkg/api"
@@ -36,6 +37,8 @@ type podSet interface {
 	Knows(podUID, sandboxID string) bool
 	Sync(ctx context.Context, live []engine.Pod, ended []string) error
 	Suspect(sandboxID string)
+	Await(ctx context.Context, podUID string) error
+	SocketDir(podUID string) (string, error)
 }
 
 const (
@@ -54,6 +57,8 @@ type plugin struct {
 	defaults podDefaults
 	handlers []string // known runtime handlers, see checkHandler
 	ownUID   string   // of the pod that this process runs in, "" is not checked
+	resolver resolver // nil makes no resolv.conf
+	hooks    *hookServer
 	log      *slog.Logger
 
 	refused refusals
@@ -163,26 +168,46 @@ func (p *plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error
 }
 
 // CreateContainer gives a pod its node that should have one and has not. What
-// RunPodSandbox would have refused is refused here, unless it has run already.
+// RunPodSandbox would have refused is refused here, unless it has run already. A
+// container of a pod that has its node then gets what the pod asks for: see adjust.
 func (p *plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
-	if p.pods.Serves(sb.GetUid(), sb.GetId()) {
+	if p.pods.Serves(sb.GetUid(), sb.GetId()) && !asksForContainers(sb) {
 		return nil, nil, nil
 	}
-	return nil, nil, p.hook(ctx, "CreateContainer", sb, func(ctx context.Context) error {
-		pod, in, err := p.podOf(sb)
-		if err != nil && p.refused.ran(sb, c) {
-			p.warnRan(sb, err)
-			return nil
-		}
+	var out atomic.Pointer[api.ContainerAdjustment] // the hook may go on after its time
+	err := p.hook(ctx, "CreateContainer", sb, func(ctx context.Context) error {
+		in, err := p.pass(ctx, sb, c)
 		if err != nil || !in {
 			return err
 		}
-		anew, err := p.pods.Attach(ctx, pod)
-		if anew {
-			podLogger(p.log, sb).Info("attached when a container was to be created: the pod had started without its node")
-		}
+		a, err := p.adjust(sb, c)
+		out.Store(a)
 		return err
 	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return out.Load(), nil, nil
+}
+
+// pass is the second gate. It reports whether the container's pod has a node.
+func (p *plugin) pass(ctx context.Context, sb *api.PodSandbox, c *api.Container) (in bool, err error) {
+	if p.pods.Serves(sb.GetUid(), sb.GetId()) {
+		return true, nil
+	}
+	pod, in, err := p.podOf(sb)
+	if err != nil && p.refused.ran(sb, c) {
+		p.warnRan(sb, err)
+		return false, nil
+	}
+	if err != nil || !in {
+		return false, err
+	}
+	anew, err := p.pods.Attach(ctx, pod)
+	if anew {
+		podLogger(p.log, sb).Info("attached when a container was to be created: the pod had started without its node")
+	}
+	return err == nil, err
 }
 
 // RemoveContainer is all that comes at the end of a pod that is older than the

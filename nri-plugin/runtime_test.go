@@ -313,6 +313,29 @@ func (f *fakePods) Sync(_ context.Context, live []engine.Pod, ended []string) er
 	return nil
 }
 
+// Await waits for Attach, and SocketDir is no directory.
+func (f *fakePods) Await(ctx context.Context, podUID string) error {
+	for {
+		up := false
+		f.serves.Range(func(key, _ any) bool {
+			up = up || strings.HasPrefix(key.(string), podUID+" ")
+			return !up
+		})
+		if up {
+			return nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return errors.New("the device waits for approval in the admin console")
+		}
+	}
+}
+
+func (f *fakePods) SocketDir(podUID string) (string, error) {
+	return "/state/" + podUID + "/socket", nil
+}
+
 func (f *fakePods) Suspect(id string) { f.suspected <- id }
 
 // startPlugin keeps a plugin registered on dir's NRI socket until the test ends.

@@ -109,13 +109,14 @@ func (d *daemon) Run(ctx context.Context) error {
 		return err
 	}
 	d.begin(eng)
+	hooks := newHookServer(d.cfg.StateDir, eng, resolverOf(eng), d.log)
 	p := &plugin{
-		pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags},
+		resolver: hooks.resolver, hooks: hooks, pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags},
 		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log,
 	}
 	d.health.warns(p.refused.lines)
 	reg := &registration{socket: d.cfg.NRISocket, plugin: p, health: d.health, log: d.log}
-	return runEngine(ctx, eng.Run, reg.Run)
+	return runEngine(ctx, eng.Run, func(ctx context.Context) error { return runAll(ctx, reg.Run, hooks.Run) })
 }
 
 // standBy says that another process serves. What an earlier child of this one's

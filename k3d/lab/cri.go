@@ -65,7 +65,14 @@ type PodSpec struct {
 	HostNetwork bool
 	// RuntimeHandler is that of the pod's RuntimeClass. "" is the default one, and OtherHandler the only other.
 	RuntimeHandler string
+	// UserNS gives the pod a user namespace (hostUsers: false), whose root is UserNSRoot on the machine.
+	UserNS bool
+	// SharePID gives the pod's containers one pid namespace (shareProcessNamespace).
+	SharePID bool
 }
+
+// UserNSRoot is the first of 65536 users of a pod with a user namespace.
+const UserNSRoot = 131072
 
 // OtherHandler is a runtime handler that is runc too, under another name.
 const OtherHandler = "other"
@@ -105,6 +112,13 @@ func (c *CRI) config(p PodSpec) *cri.PodSandboxConfig {
 				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
 			},
 		},
+	}
+	if p.UserNS {
+		ids := []*cri.IDMapping{{HostId: UserNSRoot, ContainerId: 0, Length: 65536}}
+		config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: ids, Gids: ids}
+	}
+	if p.SharePID {
+		config.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
 	}
 	if p.HostNetwork {
 		config.Hostname = ""
@@ -209,6 +223,9 @@ func (c *CRI) PodStatus(ctx context.Context, id string) (Pod, error) {
 		ID: s.Id, Spec: specFrom(s.Metadata, s.Labels, s.Annotations),
 		Ready: s.State == cri.PodSandboxState_SANDBOX_READY, CreatedAt: time.Unix(0, s.CreatedAt),
 	}
+	pod.Spec.UserNS = s.GetLinux().GetNamespaces().GetOptions().GetUsernsOptions().GetMode() == cri.NamespaceMode_POD &&
+		len(s.GetLinux().GetNamespaces().GetOptions().GetUsernsOptions().GetUids()) > 0
+	pod.Spec.SharePID = s.GetLinux().GetNamespaces().GetOptions().GetPid() == cri.NamespaceMode_POD
 	pod.Spec.HostNetwork = s.GetLinux().GetNamespaces().GetOptions().GetNetwork() == cri.NamespaceMode_NODE
 	if ip := s.GetNetwork().GetIp(); ip != "" {
 		pod.IPs = append(pod.IPs, ip)

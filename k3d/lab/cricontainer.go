@@ -19,10 +19,21 @@ type ContainerSpec struct {
 	Env   map[string]string // beside the image's own
 	// Annotations are those that a kubelet gives the container.
 	Annotations map[string]string
+	Mounts      map[string]string // file or directory of this machine by its path in the container, read-only
+	User        int64             // that runs the program; 0 is root
 }
 
 // RunContainer makes a container in a pod, starts it and returns its ID.
 func (c *CRI) RunContainer(ctx context.Context, podID string, spec ContainerSpec) (string, error) {
+	id, err := c.CreateContainer(ctx, podID, spec)
+	if err != nil {
+		return "", err
+	}
+	return id, c.StartContainer(ctx, id)
+}
+
+// CreateContainer makes a container in a pod and returns its ID.
+func (c *CRI) CreateContainer(ctx context.Context, podID string, spec ContainerSpec) (string, error) {
 	pod, err := c.PodStatus(ctx, podID)
 	if err != nil {
 		return "", err
@@ -34,10 +45,15 @@ func (c *CRI) RunContainer(ctx context.Context, podID string, spec ContainerSpec
 	if err != nil {
 		return "", fmt.Errorf("creating container %s: %w", spec.Name, err)
 	}
-	if _, err := c.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: made.ContainerId}); err != nil {
-		return "", fmt.Errorf("starting container %s: %w", spec.Name, err)
-	}
 	return made.ContainerId, nil
+}
+
+// StartContainer starts a container that CreateContainer has made.
+func (c *CRI) StartContainer(ctx context.Context, id string) error {
+	if _, err := c.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id}); err != nil {
+		return fmt.Errorf("starting container %s: %w", id, err)
+	}
+	return nil
 }
 
 func (s ContainerSpec) config(sandbox *cri.PodSandboxConfig) *cri.ContainerConfig {
@@ -54,6 +70,12 @@ func (s ContainerSpec) config(sandbox *cri.PodSandboxConfig) *cri.ContainerConfi
 		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
 			NamespaceOptions: sandbox.Linux.SecurityContext.NamespaceOptions,
 		}},
+	}
+	if s.User != 0 {
+		config.Linux.SecurityContext.RunAsUser = &cri.Int64Value{Value: s.User}
+	}
+	for at, path := range s.Mounts {
+		config.Mounts = append(config.Mounts, &cri.Mount{ContainerPath: at, HostPath: path, Readonly: true})
 	}
 	for key, value := range s.Env {
 		config.Envs = append(config.Envs, &cri.KeyValue{Key: key, Value: []byte(value)})

@@ -123,8 +123,8 @@ func (s *Scene) Traces(ctx context.Context) (t Traces, err error) {
 	if t.State, err = s.listInNode(ctx, stateDir); err != nil {
 		return t, err
 	}
-	// The process's own file, which is there as long as it runs.
-	t.State = slices.DeleteFunc(t.State, func(name string) bool { return strings.HasPrefix(name, "served.json") })
+	// The process's own: a file that is there as long as it runs, and what hooks run.
+	t.State = slices.DeleteFunc(t.State, func(name string) bool { return strings.HasPrefix(name, "served.json") || name == ".hook" })
 	devices, err := s.Devices(ctx)
 	for _, d := range devices {
 		t.Devices = append(t.Devices, d.ID+" "+d.Hostname)

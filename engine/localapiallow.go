@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"tailscale.com/client/tailscale/apitype"
+)
+
+// Whether a reader may call something is decided by each endpoint of tailscale.com's
+// LocalAPI for itself (ipn/localapi/localapi.go), and not all of what acts asks. So a
+// pod gets what is listed here, and a request is made anew from what was checked:
+// no header, no body, no parameter of another name goes through.
+
+const (
+	pathPrefix  = "/localapi/v0/"
+	pathStatus  = pathPrefix + "status"
+	pathWhoIs   = pathPrefix + "whois"
+	pathPing    = pathPrefix + "ping"
+	pathDERPMap = pathPrefix + "derpmap"
+	pathMetrics = pathPrefix + "usermetrics"
+)
+
+// What things cost, in units of apiRate.
+const (
+	costConn  = 2
+	costSmall = 1
+	costLarge = 100
+)
+
+// endpoint is what a pod may call.
+type endpoint struct {
+	method string
+	query  []string // parameters
+	cost   int
+	large  bool // the answer may have any size
+}
+
+// endpoints are all of them, by path.
+func endpoints() map[string]endpoint {
+	return map[string]endpoint{
+		pathStatus:  {http.MethodGet, []string{"peers"}, costLarge, true},
+		pathWhoIs:   {http.MethodGet, []string{"addr", "proto", "svc_name", "dst_ip"}, costSmall, false},
+		pathPing:    {http.MethodPost, []string{"ip", "type", "size"}, costLarge, false},
+		pathDERPMap: {http.MethodGet, nil, costLarge, true},
+		pathMetrics: {http.MethodGet, nil, costLarge, true},
+	}
+}
+
+// pingTypes are those that a node sends and answers in the tailnet. A peerapi ping
+// is a request over HTTP by this process.
+var pingTypes = []string{"disco", "TSMP", "ICMP"}
+
+// maxParameter is far above the length of any address, key or name.
+const maxParameter = 256
+
+// call is an allowed request.
+type call struct {
+	endpoint
+	path  string
+	query url.Values
+}
+
+// request is the call as localapi wants it.
+func (c call) request(ctx context.Context) *http.Request {
+	r := &http.Request{
+		Method: c.method, URL: &url.URL{Path: c.path, RawQuery: c.query.Encode()}, Host: apitype.LocalAPIHost,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: http.NoBody,
+	}
+	return r.WithContext(ctx)
+}
+
+// allow checks a request. Its error says what a pod may call.
+func allow(r *http.Request) (call, error) {
+	c := call{path: r.URL.Path}
+	var ok bool
+	c.endpoint, ok = endpoints()[c.path]
+	// The path as it was sent, without what a parser makes equal: escapes, a scheme
+	// and host before it.
+	sent, query, _ := strings.Cut(r.RequestURI, "?")
+	switch {
+	case !ok || sent != c.path || r.Method != c.method:
+		return call{}, refusal(r)
+	case r.Header.Get("Upgrade") != "" || r.ContentLength != 0 || len(r.TransferEncoding) > 0:
+		return call{}, fmt.Errorf("%w with a body or an upgrade of the connection", refusal(r))
+	case r.Header.Get("Origin") != "" || r.Header.Get("Referer") != "":
+		return call{}, fmt.Errorf("%w for a web page", refusal(r))
+	}
+	var err error
+	if c.query, err = url.ParseQuery(query); err != nil {
+		return call{}, fmt.Errorf("%w with a query that is none", refusal(r))
+	}
+	for name, values := range c.query {
+		if !slices.Contains(c.endpoint.query, name) || len(values) != 1 || len(values[0]) > maxParameter {
+			return call{}, fmt.Errorf("%w with the parameter %.40q: it takes %s, each once", refusal(r), name,
+				strings.Join(append(c.endpoint.query, "nothing else"), ", "))
+		}
+	}
+	if size := c.query.Get("size"); size != "" {
+		if _, err := strconv.ParseUint(size, 10, 16); err != nil {
+			return call{}, fmt.Errorf("%w of size %.40q: write a number of bytes", refusal(r), size)
+		}
+	}
+	if c.path == pathPing && !slices.Contains(pingTypes, c.query.Get("type")) {
+		return call{}, fmt.Errorf("%w of type %.40q: write one of %s", refusal(r), c.query.Get("type"), strings.Join(pingTypes, ", "))
+	}
+	return c, nil
+}
+
+// refusal names what is refused.
+func refusal(r *http.Request) error {
+	return fmt.Errorf("tailscale-nri: a pod can read its node's LocalAPI (status, whois, ping, derpmap, usermetrics) and change nothing: refused %.20s %.80q",
+		r.Method, r.RequestURI)
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/nri/pkg/api"
+
+	"tailscale-nri/engine"
+)
+
+const annotationSocket = annotationPrefix + "socket"
+
+const (
+	// resolvConf is where every libc looks.
+	resolvConf = "/etc/resolv.conf"
+	// apiDir is where Tailscale's command line and client/local look for
+	// tailscaled.sock on Linux.
+	apiDir = "/var/run/tailscale"
+)
+
+// resolver makes the resolv.conf of pods that ask for the tailnet's names.
+type resolver interface {
+	// ResolvConf returns the path of the file that the pod's containers are to
+	// mount, "" for a pod that does not ask for one. The file exists afterwards,
+	// and is the same file for as long as the pod.
+	ResolvConf(podUID string) (path string, err error)
+	// SetResolvConf hands over what the pod's own resolv.conf says.
+	SetResolvConf(podUID string, original []byte) error
+}
+
+// asksForContainers reports whether the pod asks for something that its containers
+// get: where it does not, a container costs a look-up.
+func asksForContainers(sb *api.PodSandbox) bool {
+	for _, key := range []string{annotationPrefix + "dns", annotationSocket, annotationWait} {
+		if sb.GetAnnotations()[key] != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// adjust returns what is to be changed of a container, nil if that is nothing. It
+// goes by the annotations that the runtime took at the sandbox's start.
+func (p *plugin) adjust(sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, error) {
+	asked, err := featuresOf(sb)
+	if err != nil {
+		// An earlier version of this program has taken the pod, or it ran before.
+		return nil, nil
+	}
+	a := &adjustment{sb: sb, c: c, out: &api.ContainerAdjustment{}, hook: hookCall{
+		PodUID: sb.GetUid(), Pod: sb.GetNamespace() + "/" + sb.GetName(),
+		Wait: asked.Wait, Fails: asked.WaitFails, Value: sb.GetAnnotations()[annotationWait],
+	}}
+	if asked.Socket {
+		err = errors.Join(err, a.mountSocket(p.pods))
+	}
+	if p.resolver != nil {
+		err = errors.Join(err, a.replaceResolvConf(p.resolver))
+	}
+	if a.hook.needed() {
+		err = errors.Join(err, a.addHook(p.hooks))
+	}
+	if err != nil || !a.changed {
+		return nil, err
+	}
+	return a.out, nil
+}
+
+// adjustment is what one container is to get.
+type adjustment struct {
+	sb      *api.PodSandbox
+	c       *api.Container
+	out     *api.ContainerAdjustment
+	hook    hookCall
+	changed bool
+}
+
+// mountSocket mounts the directory of the pod's LocalAPI. A container that has
+// something of its own there keeps it.
+func (a *adjustment) mountSocket(pods podSet) error {
+	if a.mountAt(apiDir) != nil {
+		return nil
+	}
+	dir, err := pods.SocketDir(a.sb.GetUid())
+	if err != nil {
+		return err
+	}
+	a.changed = true
+	a.out.AddMount(&api.Mount{
+		Source: dir, Destination: apiDir, Type: "bind",
+		Options: []string{"rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"},
+	})
+	return nil
+}
+
+// replaceResolvConf mounts a file of the engine's in place of the one that the
+// runtime has made for the sandbox. A container that has another keeps it. It is
+// read-only where the runtime's is not: the engine writes the file and reads what it
+// has written, and lies on a disk that all pods need.
+func (a *adjustment) replaceResolvConf(r resolver) error {
+	was := a.mountAt(resolvConf)
+	if was == nil || !isSandboxFile(was.GetSource(), a.sb.GetId()) {
+		return nil
+	}
+	path, err := r.ResolvConf(a.sb.GetUid())
+	if err != nil || path == "" {
+		return err
+	}
+	a.changed = true
+	options := slices.DeleteFunc(slices.Clone(was.GetOptions()), func(o string) bool { return o == "rw" || o == "ro" })
+	options = append(options, "ro")
+	if hasUserNamespace(a.sb) && !slices.Contains(options, optionIDMap) {
+		options = append(options, optionIDMap)
+	}
+	a.hook.ResolvFrom, a.hook.ResolvTo = was.GetSource(), path
+	a.out.RemoveMount(resolvConf)
+	a.out.AddMount(&api.Mount{Source: path, Destination: resolvConf, Type: was.GetType(), Options: options})
+	return nil
+}
+
+// optionIDMap has a mount show root's files as the container's root's. It fails the
+// start of a container that has no user namespace (runc 1.5.2).
+const optionIDMap = "idmap"
+
+// mountAt is what the container has at a path, nil if that is nothing. In most images
+// /var/run is a link to /run.
+func (a *adjustment) mountAt(path string) *api.Mount {
+	for _, m := range a.c.GetMounts() {
+		at := filepath.Clean(m.GetDestination())
+		if at == path || "/var"+at == path {
+			return m
+		}
+	}
+	return nil
+}
+
+// isSandboxFile reports whether a resolv.conf lies in a directory of the sandbox,
+// as containerd (…/sandboxes/ID/resolv.conf) and CRI-O (…/ID/userdata/resolv.conf)
+// have it.
+func isSandboxFile(path, sandboxID string) bool {
+	return sandboxID != "" && filepath.Base(path) == filepath.Base(resolvConf) &&
+		slices.Contains(strings.Split(filepath.Dir(path), "/"), sandboxID)
+}
+
+// hasUserNamespace reports whether the pod's root is none on the host.
+func hasUserNamespace(sb *api.PodSandbox) bool {
+	return slices.ContainsFunc(sb.GetLinux().GetNamespaces(), func(ns *api.LinuxNamespace) bool { return ns.GetType() == "user" })
+}
+
+// addHook has the runtime run this program before the container's own.
+//
+// A createRuntime hook runs in the host's namespaces, as root, and holds up nothing
+// but its container: no lock of NRI's, and no other pod (containerd 2.4.2). With no
+// environment of its own it would have all of containerd's. Its timeout is a last
+// resort: runc kills the hook, and fails the start, without saying why.
+func (a *adjustment) addHook(h *hookServer) error {
+	program, err := h.prepare()
+	if err != nil {
+		return err
+	}
+	a.changed = true
+	a.out.AddHooks(&api.Hooks{CreateRuntime: []*api.Hook{{
+		Path: program, Args: []string{program, hookCommand, a.hook.encode()}, Env: []string{"GOMAXPROCS=1"},
+		Timeout: api.Int(int((a.hook.Wait + resolvPatience + hookPatience).Seconds())),
+	}}})
+	return nil
+}
+
+// resolverOf is the engine's, nil if it makes no resolv.conf.
+func resolverOf(eng *engine.Engine) resolver {
+	r, _ := any(eng).(resolver)
+	return r
+}

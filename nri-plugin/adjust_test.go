@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/nri/pkg/adaptation"
+	"github.com/containerd/nri/pkg/api"
+)
+
+// fakeResolver makes a resolv.conf for each pod named in it.
+type fakeResolver map[string]string
+
+func (f fakeResolver) ResolvConf(uid string) (string, error) {
+	if f[uid] == "error" {
+		return "", errors.New("no space left on device")
+	}
+	return f[uid], nil
+}
+
+func (f fakeResolver) SetResolvConf(uid string, original []byte) error {
+	if f[uid] == "" {
+		return errors.New("no such pod")
+	}
+	return os.WriteFile(f[uid], append([]byte("search ts.net\n"), original...), 0o644)
+}
+
+// resolvMount is the sandbox's, as containerd has it.
+func resolvMount(sb *api.PodSandbox, options ...string) *api.Mount {
+	return &api.Mount{
+		Destination: resolvConf, Type: "bind", Options: append([]string{"rbind", "rprivate"}, options...),
+		Source: "/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes/" + sb.GetId() + "/resolv.conf",
+	}
+}
+
+// adjusted asks for the adjustment of a container as the runtime does.
+func (r *testRuntime) adjusted(sb *api.PodSandbox, mounts ...*api.Mount) (*api.ContainerAdjustment, error) {
+	res, err := r.CreateContainer(context.Background(), &adaptation.CreateContainerRequest{
+		Pod: sb, Container: &api.Container{Id: "main", PodSandboxId: sb.Id, Name: "main", Mounts: mounts},
+	})
+	return res.GetAdjust(), err
+}
+
+// startAdjusting is startPlugin with all that adjust needs, in a directory of its own.
+func startAdjusting(t *testing.T, r resolver) (*testRuntime, *fakePods, string) {
+	t.Helper()
+	dir, pods := t.TempDir(), newFakePods()
+	rt := startRuntime(t, dir)
+	startPlugin(t, dir, pods, func(reg *registration) {
+		reg.plugin.resolver = r
+		reg.plugin.hooks = newHookServer(dir, pods, r, reg.log)
+		t.Cleanup(reg.plugin.hooks.close)
+	})
+	rt.waitSynced(t)
+	return rt, pods, dir
+}
+
+// TestAdjust: a container gets what its pod asks for, and no other gets anything.
+func TestAdjust(t *testing.T) {
+	names := fakeResolver{"uid-dns": "/state/uid-dns/resolv.conf", "uid-all": "/state/uid-all/resolv.conf"}
+	r, _, _ := startAdjusting(t, names)
+	const in = annotationEnabled
+	userNS := sandbox("dns", in, "true", annotationPrefix+"dns", "true")
+	userNS.Linux.Namespaces = append(userNS.Linux.Namespaces, &api.LinuxNamespace{Type: "user", Path: "/proc/4711/ns/user"})
+	own := &api.Mount{Destination: resolvConf, Source: "/var/lib/kubelet/pods/x/volumes/own/resolv.conf", Type: "bind"}
+	for _, tt := range []struct {
+		name   string
+		sb     *api.PodSandbox
+		mounts []*api.Mount
+		want   string // the mounts
+		hook   string // what its argument has
+	}{
+		{"out", sandbox("out", annotationSocket, "true"), nil, "", ""},
+		{"plain", sandbox("plain", in, "true"), nil, "", ""},
+		{"off", sandbox("off", in, "true", annotationSocket, "false"), nil, "", ""},
+		{"socket", sandbox("socket", in, "true", annotationSocket, "true"), nil,
+			"/state/uid-socket/socket /var/run/tailscale rbind,rprivate,ro,nosuid,nodev,noexec", ""},
+		{"own socket", sandbox("socket", in, "true", annotationSocket, "true"),
+			[]*api.Mount{{Destination: "/run/tailscale/", Source: "/srv", Type: "bind"}}, "", ""},
+		{"wait", sandbox("wait", in, "true", annotationWait, "30s"), nil, "", `"wait":30000000000,"value":"30s","fails":true}`},
+		{"start", sandbox("wait", in, "true", annotationWait, "30s", annotationWaitPolicy, "start"), nil, "", `"value":"30s"}`},
+		{"no names", sandbox("none", in, "true", annotationPrefix+"dns", "true"), []*api.Mount{resolvMount(sandbox("none"))}, "", ""},
+		{"names", sandbox("dns", in, "true", annotationPrefix+"dns", "true"), []*api.Mount{resolvMount(sandbox("dns"), "ro")},
+			"/state/uid-dns/resolv.conf /etc/resolv.conf rbind,rprivate,ro", `/sandboxes/id-dns/resolv.conf","resolvTo":"/state/uid-dns/resolv.conf"`},
+		{"names under a user namespace", userNS, []*api.Mount{resolvMount(userNS, "rw")},
+			"/state/uid-dns/resolv.conf /etc/resolv.conf rbind,rprivate,ro,idmap", `"resolvTo"`},
+		{"own names", sandbox("dns", in, "true", annotationPrefix+"dns", "true"), []*api.Mount{own}, "", ""},
+		{"all", sandbox("all", in, "true", annotationWait, "9s", annotationSocket, "true", annotationPrefix+"dns", "true"),
+			[]*api.Mount{resolvMount(sandbox("all"), "rw")},
+			"/state/uid-all/socket /var/run/tailscale rbind,rprivate,ro,nosuid,nodev,noexec " +
+				"/state/uid-all/resolv.conf /etc/resolv.conf rbind,rprivate,ro", `"wait":9000000000`},
+	} {
+		if err := r.run(tt.sb); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		got, err := r.adjusted(tt.sb, tt.mounts...)
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		var mounts []string
+		for _, m := range got.GetMounts() {
+			mounts = append(mounts, m.Source, m.Destination, strings.Join(m.Options, ","))
+		}
+		// The runtime's own order is no promise, and what is removed and added again comes once (NRI 0.12.5).
+		want := strings.Fields(tt.want)
+		slices.Sort(want)
+		slices.Sort(mounts)
+		if !slices.Equal(mounts, want) {
+			t.Errorf("%s: mounts %q, want %q", tt.name, mounts, want)
+		}
+		hooks := got.GetHooks().GetCreateRuntime()
+		switch {
+		case tt.hook == "" && len(hooks) != 0, tt.hook != "" && len(hooks) != 1:
+			t.Errorf("%s: hooks %v", tt.name, hooks)
+		case tt.hook != "" && !strings.Contains(hooks[0].Args[2], tt.hook):
+			t.Errorf("%s: the hook is called with %q, want %s in it", tt.name, hooks[0].Args, tt.hook)
+		}
+	}
+}
+
+// TestAdjustFails: what cannot be had is the container's error, with the pod's name.
+func TestAdjustFails(t *testing.T) {
+	r, _, _ := startAdjusting(t, fakeResolver{"uid-a": "error"})
+	sb := sandbox("a", annotationEnabled, "true", annotationPrefix+"dns", "true")
+	if err := r.run(sb); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.adjusted(sb, resolvMount(sb)); !errContains(err, "tailscale-nri: pod default/a: no space left") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestAdjustRefused: a pod that is refused for something else is refused before that.
+func TestAdjustRefused(t *testing.T) {
+	r, _, dir := startAdjusting(t, nil)
+	kata := sandbox("kata", annotationEnabled, "true", annotationWait, "30s")
+	kata.RuntimeHandler = "kata"
+	host := hostNetwork(sandbox("host", annotationEnabled, "true", annotationSocket, "true"))
+	for sb, text := range map[*api.PodSandbox]string{kata: envHandlers, host: "hostNetwork"} {
+		if err := r.run(sb); !errContains(err, text) {
+			t.Errorf("%s: the sandbox: %v", sb.Name, err)
+		}
+		if _, err := r.adjusted(sb); !errContains(err, text) {
+			t.Errorf("%s: the container: %v", sb.Name, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, hookDir)); err == nil {
+		t.Error("a hook was made for nobody")
+	}
+}
+
+// hookOf is the hook that the runtime would run for a container of the sandbox.
+func hookOf(t *testing.T, r *testRuntime, sb *api.PodSandbox, mounts ...*api.Mount) *api.Hook {
+	t.Helper()
+	if err := r.run(sb); err != nil {
+		t.Fatal(err)
+	}
+	a, err := r.adjusted(sb, mounts...)
+	if err != nil || len(a.GetHooks().GetCreateRuntime()) != 1 {
+		t.Fatalf("got %v, %v", a, err)
+	}
+	return a.Hooks.CreateRuntime[0]
+}
+
+// TestHookProgram: the program is a copy of this one, whose name says which, that
+// is made anew where it is damaged; old ones go.
+func TestHookProgram(t *testing.T) {
+	r, _, dir := startAdjusting(t, nil)
+	if _, err := os.Stat(filepath.Join(dir, hookDir)); err == nil {
+		t.Fatal("there is a directory that nobody has asked for")
+	}
+	old, recent, half := filepath.Join(dir, hookDir, hookProgram+"old"), filepath.Join(dir, hookDir, hookProgram+"recent"), filepath.Join(dir, hookDir, hookNew+"1")
+	if err := os.Mkdir(filepath.Join(dir, hookDir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{old, recent, half} {
+		if err := os.WriteFile(path, nil, 0o500); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chtimes(old, time.Time{}, time.Now().Add(-2*hookAge)); err != nil {
+		t.Fatal(err)
+	}
+	hook := hookOf(t, r, sandbox("a", annotationEnabled, "true", annotationWait, "5s"))
+	if ours, _ := hashOf(self); !strings.HasSuffix(hook.Path, hookProgram+ours[:16]) {
+		t.Errorf("the program is %s, its hash %s", hook.Path, ours)
+	}
+	info, err := os.Stat(hook.Path)
+	if err != nil || info.Mode().Perm() != 0o500 || len(hook.Env) == 0 {
+		t.Errorf("the program is %v, %v, environment %q", info, err, hook.Env)
+	}
+	for path, want := range map[string]bool{old: false, recent: true, half: false} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if err := os.Truncate(hook.Path, 100); err != nil {
+		t.Fatal(err)
+	}
+	if path, err := installHook(filepath.Dir(hook.Path)); err != nil || path != hook.Path {
+		t.Errorf("installed %s, %v", path, err)
+	}
+	if again, _ := hashOf(hook.Path); !strings.HasPrefix(again, hook.Path[len(hook.Path)-16:]) {
+		t.Error("a program that was cut off is still there")
+	}
+}
+
+// call runs the hook in this process.
+func call(hook *api.Hook) error {
+	state, _ := json.Marshal(map[string]any{"pid": os.Getpid()})
+	return runHook(hook.Args, strings.NewReader(string(state)))
+}

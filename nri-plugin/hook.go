@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// hookCommand is the first argument of this program where the runtime runs it as
+// the OCI hook createRuntime of a container. It is for nobody's fingers.
+const hookCommand = "oci-hook"
+
+const (
+	// hookPatience is how long a hook may take beyond what it waits for.
+	hookPatience = 10 * time.Second
+	// resolvPatience is how long a container waits for its resolv.conf while this
+	// plugin is away: a restart takes less.
+	resolvPatience = 5 * time.Second
+	// hookRetry is how often to look for a plugin that is away.
+	hookRetry = 50 * time.Millisecond
+	// maxResolvConf is far above what any resolver reads.
+	maxResolvConf = 64 << 10
+)
+
+// hookCall says what a hook is to do. It is the hook's second argument, as JSON:
+// whoever reads it on the host learns nothing secret.
+type hookCall struct {
+	PodUID     string        `json:"podUID"`
+	Pod        string        `json:"pod"`             // namespace/name
+	Wait       time.Duration `json:"wait,omitempty"`  // 0 is not at all
+	Value      string        `json:"value,omitempty"` // of annotationWait
+	Fails      bool          `json:"fails,omitempty"` // after Wait
+	ResolvFrom string        `json:"resolvFrom,omitempty"`
+	ResolvTo   string        `json:"resolvTo,omitempty"`
+}
+
+func (c hookCall) needed() bool { return c.Wait > 0 || c.ResolvTo != "" }
+
+func (c hookCall) encode() string {
+	text, _ := json.Marshal(c) // of strings and numbers: it has no errors
+	return string(text)
+}
+
+// hookRequest is what a hook asks the plugin, and hookAnswer what it gets: one JSON
+// value each.
+type hookRequest struct {
+	PodUID     string        `json:"podUID"`
+	Wait       time.Duration `json:"wait,omitempty"`
+	ResolvConf []byte        `json:"resolvConf,omitempty"`
+}
+
+type hookAnswer struct {
+	ResolvConf string `json:"resolvConf,omitempty"` // why it could not be set
+	Down       string `json:"down,omitempty"`       // why the node is not up
+}
+
+// isHook reports whether the runtime has called this program as a hook.
+func isHook(args []string) bool { return len(args) == 3 && args[1] == hookCommand }
+
+// runHook is the whole program in a hook. What it writes to stderr is what kubectl
+// describe shows if it returns an error.
+func runHook(args []string, stdin io.Reader) error {
+	var call hookCall
+	if err := json.Unmarshal([]byte(args[2]), &call); err != nil {
+		return fmt.Errorf("reading the hook's argument: %w", err)
+	}
+	// The plugin's socket lies beside this program; its path may be too long for the
+	// kernel.
+	if err := os.Chdir(filepath.Dir(args[0])); err != nil {
+		return fmt.Errorf("entering the hook's directory: %w", err)
+	}
+	most := call.Wait
+	if call.ResolvTo != "" {
+		most = max(most, resolvPatience)
+	}
+	ctx, stop := context.WithTimeout(context.Background(), most)
+	defer stop()
+	endWithContainer(stdin, stop)
+	return call.run(ctx)
+}
+
+// endWithContainer calls end when the container's first process is gone: nobody
+// waits for it any more, and where the pod's containers share their processes
+// containerd 2.4.2 ends the pod no sooner than the hook.
+func endWithContainer(stdin io.Reader, end func()) {
+	var state struct {
+		PID int `json:"pid"`
+	}
+	if err := json.NewDecoder(stdin).Decode(&state); err != nil || state.PID <= 0 {
+		return
+	}
+	fd, err := unix.PidfdOpen(state.PID, 0)
+	switch {
+	case errors.Is(err, unix.ESRCH):
+		end()
+		return
+	case err != nil: // Linux before 5.3
+		return
+	}
+	go func() {
+		for {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+			if !errors.Is(err, unix.EINTR) {
+				end()
+				return
+			}
+		}
+	}()
+}
+
+// run does what the call says, until ctx is done.
+func (c hookCall) run(ctx context.Context) error {
+	req := hookRequest{PodUID: c.PodUID}
+	if c.ResolvTo != "" {
+		var err error
+		if req.ResolvConf, err = readAtMost(c.ResolvFrom, maxResolvConf); err != nil {
+			return fmt.Errorf("reading the pod's resolv.conf: %w", err)
+		}
+	}
+	answer, err := c.ask(ctx, req)
+	if err != nil {
+		answer = hookAnswer{ResolvConf: err.Error(), Down: "tailscale-nri does not answer on this host: " + err.Error()}
+	}
+	if c.ResolvTo != "" && answer.ResolvConf != "" {
+		if err := fillEmpty(c.ResolvTo, req.ResolvConf); err != nil {
+			return fmt.Errorf("writing the pod's resolv.conf: %w", err)
+		}
+	}
+	if c.Wait == 0 || answer.Down == "" || !c.Fails {
+		return nil
+	}
+	return fmt.Errorf("pod %s: annotation %s is %q: the pod's node is not up after that (%s): mend what is in the way, wait longer (at most %.0fs), or have the container start all the same with %s: %q",
+		c.Pod, annotationWait, clip(c.Value), answer.Down, maxWait.Seconds(), annotationWaitPolicy, "start")
+}
+
+// ask asks until the plugin has answered: one that is restarted meanwhile is asked
+// again.
+func (c hookCall) ask(ctx context.Context, req hookRequest) (hookAnswer, error) {
+	for until := time.Now().Add(c.Wait); ; {
+		if c.Wait > 0 {
+			req.Wait = max(time.Until(until), time.Millisecond)
+		}
+		answer, err := askOnce(ctx, req)
+		if err == nil {
+			return answer, nil
+		}
+		select {
+		case <-time.After(hookRetry):
+		case <-ctx.Done():
+			return hookAnswer{}, err
+		}
+	}
+}
+
+// answerTime is what the plugin has beyond ctx, to say what it has waited for in
+// vain.
+const answerTime = time.Second
+
+func askOnce(ctx context.Context, req hookRequest) (answer hookAnswer, err error) {
+	conn, err := net.Dial("unix", hookSocket)
+	if err != nil {
+		return answer, err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline.Add(answerTime)); err != nil {
+		return answer, err
+	}
+	defer context.AfterFunc(ctx, func() {
+		if time.Now().Before(deadline) { // the container is gone
+			conn.Close()
+		}
+	})()
+	if err := json.NewEncoder(conn).Encode(req); err != nil {
+		return answer, err
+	}
+	err = json.NewDecoder(conn).Decode(&answer)
+	return answer, err
+}
+
+func readAtMost(path string, most int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(data)) > most {
+		err = fmt.Errorf("%s is larger than %d bytes", path, most)
+	}
+	return data, err
+}
+
+// fillEmpty writes a file that has nothing in it, in place: containers have a mount
+// of it.
+func fillEmpty(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err != nil || fi.Size() > 0 {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Close()
+}

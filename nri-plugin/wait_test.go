@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"tailscale-nri/engine"
+)
+
+func TestWait(t *testing.T) {
+	for _, tt := range []struct {
+		wait, policy string
+		want         engine.Features
+		errs         []string
+	}{
+		{"", "", engine.Features{}, nil},
+		{"30s", "", engine.Features{Wait: 30 * time.Second, WaitFails: true}, nil},
+		{"1m30s", "fail", engine.Features{Wait: 90 * time.Second, WaitFails: true}, nil},
+		{"1s", "start", engine.Features{Wait: time.Second}, nil},
+		{"", "start", engine.Features{}, []string{annotationWaitPolicy, `"start"`, "add " + annotationWait}},
+		{"", "fail", engine.Features{}, []string{annotationWaitPolicy, `"fail"`, "add " + annotationWait}},
+		{"30s", "ignore", engine.Features{}, []string{annotationWaitPolicy, `"ignore"`, `write "fail"`, `"start"`}},
+		{"30s", "true", engine.Features{}, []string{annotationWaitPolicy, `"true"`}},
+		{"30", "", engine.Features{}, []string{annotationWait, `"30"`, "such as 30s"}},
+		{"true", "", engine.Features{}, []string{annotationWait, `"true"`, "such as 30s"}},
+		{"500ms", "", engine.Features{}, []string{annotationWait, `"500ms"`, "from 1s to 90s"}},
+		{"91s", "", engine.Features{}, []string{annotationWait, `"91s"`, "two minutes"}},
+		{"-30s", "", engine.Features{}, []string{annotationWait, `"-30s"`}},
+	} {
+		got, err := featuresOf(sandbox("a", annotationWait, tt.wait, annotationWaitPolicy, tt.policy))
+		if tt.errs == nil && (err != nil || got.Wait != tt.want.Wait || got.WaitFails != tt.want.WaitFails) {
+			t.Errorf("%q, %q: got %+v, %v", tt.wait, tt.policy, got, err)
+		}
+		for _, text := range tt.errs {
+			if err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("%q, %q: want an error with %q, got %v", tt.wait, tt.policy, text, err)
+			}
+		}
+	}
+}
