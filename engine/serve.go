@@ -110,6 +110,7 @@ func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error)
 	key, err := n.e.cfg.Tailnet.NewAuthKey(ctx, tailnet.Node{
 		Hostname:    r.Pod.Hostname,
 		Tags:        r.Pod.Tags,
+		Ephemeral:   r.Pod.Features.Ephemeral,
 		Description: r.Pod.Namespace + " " + r.Pod.Name,
 	})
 	if err != nil {
