@@ -33,6 +33,8 @@ type Config struct {
 	NoLocal      bool           // see engine.Config.NoLocalDelivery
 	Ranges       []netip.Prefix // see engine.Config.ClusterRanges
 	Handlers     []string       // known runtime handlers
+	PolicyFile   string         // absolute, "" is none
+	Policy       *policy        // that the file holds; nil is none, or one that cannot be used
 	StateDir     string         // absolute
 	StatusSocket string         // absolute
 	NRISocket    string         // absolute
@@ -61,14 +63,17 @@ func readConfig(getenv func(string) string) (Config, error) {
 }
 
 // loadConfig is readConfig, with what was read. The directory may change at any
-// time, so that both are of one reading.
+// time, so that both are of one reading. The policy is a file of its own, and read
+// however bad the variables are.
 func loadConfig(getenv func(string) string) (values, Config, error) {
 	v, dirErr := gather(getenv)
 	c, err := parseConfig(v)
 	if errors.Is(dirErr, errNoConfigDir) {
 		return v, c, dirErr
 	}
-	return v, c, errors.Join(dirErr, err)
+	var policyErr error
+	c.Policy, policyErr = readPolicy(c.PolicyFile)
+	return v, c, errors.Join(dirErr, err, checkPolicyKey(c), policyErr)
 }
 
 // parseConfig checks the values.
@@ -89,6 +94,7 @@ func parseConfig(v values) (Config, error) {
 		NoLocal:      r.oneOf(envLocal, "true", "false") == "false",
 		Ranges:       r.ranges(envRanges),
 		Handlers:     r.handlers(envHandlers),
+		PolicyFile:   r.optionalPath(envPolicyFile),
 		StateDir:     r.path(envStateDir),
 		StatusSocket: r.path(envStatusSocket),
 		NRISocket:    r.path(envNRISocket),
@@ -206,6 +212,14 @@ func (r *reader) path(key string) string {
 		r.bad(key, v, "write an absolute path")
 	}
 	return filepath.Clean(v)
+}
+
+// optionalPath is path, or "" where it is not set.
+func (r *reader) optionalPath(key string) string {
+	if r.text(key) == "" {
+		return ""
+	}
+	return r.path(key)
 }
 
 func (r *reader) level(key string) slog.Level {

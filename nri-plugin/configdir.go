@@ -79,8 +79,8 @@ func readFiles(dir, root string) (values, error) {
 	for _, e := range entries {
 		key := e.Name()
 		switch {
-		case strings.HasPrefix(key, "."):
-			// The kubelet's own.
+		case strings.HasPrefix(key, "."), key == policyKey:
+			// The kubelet's own, and no variable: see checkPolicyKey.
 		case fixed(key) || !isSetting(key):
 			errs = append(errs, wrongKey(key, dir))
 		default:
@@ -92,6 +92,22 @@ func readFiles(dir, root string) (values, error) {
 		}
 	}
 	return v, errors.Join(errs...)
+}
+
+// policyKey is what the policy is called where it lies beside the variables.
+const policyKey = "policy.yaml"
+
+// checkPolicyKey wants a policy that lies beside the variables to be used: one that
+// is not would let pods have what it forbids.
+func checkPolicyKey(c Config) error {
+	if c.Dir == "" {
+		return nil
+	}
+	lies := filepath.Join(c.Dir, policyKey)
+	if _, err := os.Stat(lies); err != nil || c.PolicyFile == lies {
+		return nil
+	}
+	return fmt.Errorf("%s is there and %s is %q: set it to %s, or remove the key %s", lies, envPolicyFile, c.PolicyFile, lies, policyKey)
 }
 
 func isSetting(key string) bool {

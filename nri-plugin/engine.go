@@ -5,6 +5,7 @@ package main
 import (
 	"log/slog"
 	"os"
+	"slices"
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
@@ -17,9 +18,13 @@ func newEngine(cfg Config, tn tailnet.Tailnet, claim *engine.Claim, sockets engi
 	if after == 0 {
 		after = -1 // the engine's word for never
 	}
+	ranges := cfg.Ranges
+	if cfg.Policy != nil {
+		ranges = slices.Concat(ranges, cfg.Policy.ranges)
+	}
 	return engine.New(engine.Config{
 		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn, SweepAfter: after, NoLocalDelivery: cfg.NoLocal,
-		ClusterRanges: clusterRanges(cfg.Ranges, os.Getenv(envServiceHost), log),
+		ClusterRanges: clusterRanges(ranges, os.Getenv(envServiceHost), log),
 		Sockets:       sockets, Logger: log,
 	})
 }

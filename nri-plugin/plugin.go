@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,8 +53,9 @@ const (
 type plugin struct {
 	pods     podSet
 	defaults podDefaults
-	handlers []string // known runtime handlers, see checkHandler
-	ownUID   string   // of the pod that this process runs in, "" is not checked
+	policies *policies // over the defaults'
+	handlers []string  // known runtime handlers, see checkHandler
+	ownUID   string    // of the pod that this process runs in, "" is not checked
 	log      *slog.Logger
 
 	refused refusals
@@ -193,14 +195,21 @@ func (p *plugin) RemoveContainer(_ context.Context, sb *api.PodSandbox, _ *api.C
 	return nil
 }
 
-// podOf is podFrom with what else has a pod refused. One that has its node keeps
-// it, though its runtime handler is no longer known.
+// podOf is podFrom with what else has a pod refused, or left out where a rule
+// alone would have it opt in. One that has its node keeps it, though its runtime
+// handler is no longer known and the policy another.
 func (p *plugin) podOf(sb *api.PodSandbox) (engine.Pod, bool, error) {
-	pod, in, err := podFrom(sb, p.defaults)
-	if in && !p.pods.Knows(pod.UID, pod.SandboxID) {
-		err = checkHandler(sb, p.handlers)
+	d := p.defaults
+	d.policy, d.served = cmp.Or(p.policies.load(), d.policy), p.pods.Knows(sb.GetUid(), sb.GetId())
+	pod, in, err := podFrom(sb, d)
+	if !in || d.served {
+		return pod, in, err
 	}
-	return pod, in && err == nil, err
+	err = checkHandler(sb, p.handlers)
+	if byRule(sb) && (err != nil || p.ownUID != "" && sb.GetUid() == p.ownUID) {
+		return engine.Pod{}, false, nil
+	}
+	return pod, err == nil, err
 }
 
 // warnRan says that a pod goes on without a node, once: there is nobody to return

@@ -28,8 +28,8 @@ const startTime = 10 * time.Second
 
 // serve builds the parts and runs them until ctx ends or one of them fails.
 //
-// A bad configuration is an error, except where it comes from a directory: that
-// is mended in place, so the process stays, says what is wrong to whoever asks,
+// A bad configuration is an error, except where it comes from a directory, or the
+// policy alone is bad: that is mended in place, so the process stays, says what is wrong to whoever asks,
 // and goes on by itself. The configuration alone is waited for so: a status socket
 // that cannot be had, or a state directory that cannot be made, claimed or read,
 // ends the process with either. In a DaemonSet that is CrashLoopBackOff, with the
@@ -39,7 +39,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 	if bad == nil {
 		bad = checkPrivileges()
 	}
-	if bad != nil && cfg.Dir == "" {
+	if bad != nil && cfg.Dir == "" && !isPolicys(bad) {
 		return bad
 	}
 	log, h := newLogger(cfg, stderr), &health{}
@@ -53,8 +53,13 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 		defer ln.Close()
 		parts = append(parts, (&statusServer{health: h, ln: ln}).Run)
 	}
-	if cfg.Dir != "" {
-		w := &configWatch{getenv: getenv, began: began, health: h, log: log, waits: bad != nil}
+	held := &policies{}
+	held.now.Store(cfg.Policy)
+	if cfg.Dir != "" || cfg.PolicyFile != "" {
+		w := &configWatch{getenv: getenv, began: began, policies: held, health: h, log: log, waits: bad != nil}
+		if cfg.Policy != nil {
+			w.ranges = cfg.Policy.ranges
+		}
 		if bad != nil {
 			w.complain(bad, false)
 			up.mark(markServes)
@@ -62,19 +67,31 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 		parts = append(parts, w.Run)
 	}
 	if bad == nil {
-		d := &daemon{cfg: cfg, up: up, health: h, log: log, ownPace: getenv("GOGC") != ""}
+		d := &daemon{cfg: cfg, policies: held, up: up, health: h, log: log, ownPace: getenv("GOGC") != ""}
 		parts = append(parts, d.Run)
 	}
 	return runAll(ctx, parts...)
 }
 
+// isPolicys reports whether nothing but the policy is bad.
+func isPolicys(bad error) bool {
+	var p policyError
+	return errors.As(bad, &p) && bad.Error() == p.Error()
+}
+
+// defaultsOf are the defaults of pods.
+func defaultsOf(cfg Config) podDefaults {
+	return podDefaults{cluster: cfg.Cluster, tags: cfg.Tags, static: cfg.AuthKey != ""}
+}
+
 // daemon serves the pods of this machine.
 type daemon struct {
-	cfg     Config
-	up      parent
-	health  *health
-	log     *slog.Logger
-	ownPace bool // of Go's collector
+	cfg      Config
+	policies *policies
+	up       parent
+	health   *health
+	log      *slog.Logger
+	ownPace  bool // of Go's collector
 }
 
 // Run serves until ctx ends. While another process does, it stands by: all that
@@ -110,7 +127,7 @@ func (d *daemon) Run(ctx context.Context) error {
 	}
 	d.begin(eng)
 	p := &plugin{
-		pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags},
+		pods: eng, defaults: defaultsOf(d.cfg), policies: d.policies,
 		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log,
 	}
 	d.health.warns(p.refused.lines)
@@ -155,6 +172,9 @@ func (d *daemon) logStart() {
 	attrs := []any{"version", ourVersion(), "state", d.cfg.StateDir, "nri", d.cfg.NRISocket}
 	if via := proxyHosts(d.cfg.Proxy); via != "" {
 		attrs = append(attrs, "proxy", via)
+	}
+	if d.cfg.Policy != nil {
+		attrs = append(attrs, "policy", d.cfg.PolicyFile, "rules", len(d.cfg.Policy.rules))
 	}
 	if d.up.restarts > 0 {
 		attrs = append(attrs, "restarts", d.up.restarts)
