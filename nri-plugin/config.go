@@ -26,6 +26,7 @@ type Config struct {
 	LoginServer  string // "" is Tailscale's own
 	APIURL       string
 	AuthKeyTTL   time.Duration
+	Profiles     map[string]Config // further ways into a tailnet, by name: the fields above, Tags and Cluster
 	Proxy        httpproxy.Config
 	Cluster      string         // a DNS label of at most maxCluster characters
 	Tags         []string       // "tag:…"; empty with AuthKey unless TS_TAGS is set
@@ -80,16 +81,8 @@ func loadConfig(getenv func(string) string) (values, Config, error) {
 func parseConfig(v values) (Config, error) {
 	r := newReader(v.get)
 	c := Config{
-		OAuthID:      r.text(envOAuthID),
-		OAuthSecret:  r.text(envOAuthSecret),
-		IDTokenFile:  r.text(envIDTokenFile),
-		AuthKey:      r.text(envAuthKey),
-		LoginServer:  r.url(envLoginServer),
-		APIURL:       r.url(envAPIURL),
-		AuthKeyTTL:   r.keyTTL(envAuthKeyTTL),
 		Proxy:        r.proxies(),
 		Cluster:      r.cluster(envCluster),
-		Tags:         r.tags(envTags),
 		SweepAfter:   r.sweepAfter(envSweepAfter),
 		NoLocal:      r.oneOf(envLocal, "true", "false") == "false",
 		Ranges:       r.ranges(envRanges),
@@ -103,17 +96,16 @@ func parseConfig(v values) (Config, error) {
 		LogJSON:      r.oneOf(envLogFormat, "text", "json") == "json",
 		Dir:          r.text(envConfigDir),
 	}
-	if c.AuthKey != "" && r.raw(envTags) == "" {
-		// The key's own tags decide; asking for others would be refused.
-		c.Tags = nil
-	}
-	r.errs = append(r.errs, checkCredentials(c))
-	return c, errors.Join(r.errs...)
+	r.errs = append(r.errs, r.tailnet(&c))
+	var errs []error
+	c.Profiles, errs = parseProfiles(v, c)
+	return c, errors.Join(append(r.errs, errs...)...)
 }
 
 // reader reads variables and collects what is wrong with them.
 type reader struct {
 	getenv   func(string) string
+	prefix   string // of all keys, a profile's
 	standard map[string]string
 	errs     []error
 }
@@ -134,7 +126,7 @@ func statusSocket(getenv func(string) string) (string, error) {
 }
 
 // raw is the variable as set.
-func (r *reader) raw(key string) string { return r.getenv(key) }
+func (r *reader) raw(key string) string { return r.getenv(r.prefix + key) }
 
 // text is the variable or its default.
 func (r *reader) text(key string) string {
@@ -145,7 +137,7 @@ func (r *reader) text(key string) string {
 }
 
 func (r *reader) bad(key, value, remedy string) {
-	r.errs = append(r.errs, fmt.Errorf("%s is %q: %s", key, clip(value), remedy))
+	r.errs = append(r.errs, fmt.Errorf("%s is %q: %s", r.prefix+key, clip(value), remedy))
 }
 
 // url reads a base URL. It may hold a password by mistake, so it is not shown.
@@ -157,7 +149,7 @@ func (r *reader) url(key string) string {
 	u, err := url.Parse(v)
 	switch {
 	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Host == "", u.User != nil, u.RawQuery != "", u.Fragment != "":
-		r.errs = append(r.errs, fmt.Errorf("%s is not a plain URL: write it as https://host, without user, query or fragment", key))
+		r.errs = append(r.errs, fmt.Errorf("%s is not a plain URL: write it as https://host, without user, query or fragment", r.prefix+key))
 	}
 	return v
 }

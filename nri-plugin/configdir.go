@@ -36,6 +36,11 @@ func gather(getenv func(string) string) (values, error) {
 			v[s.key] = is
 		}
 	}
+	for key, is := range files {
+		if is != "" && isProfileVar(key) {
+			v[key] = is
+		}
+	}
 	return v, err
 }
 
@@ -81,7 +86,7 @@ func readFiles(dir, root string) (values, error) {
 		switch {
 		case strings.HasPrefix(key, "."), key == policyKey:
 			// The kubelet's own, and no variable: see checkPolicyKey.
-		case fixed(key) || !isSetting(key):
+		case fixed(key) || !isSetting(key) && !isProfileVar(key):
 			errs = append(errs, wrongKey(key, dir))
 		default:
 			text, err := os.ReadFile(filepath.Join(root, key))
@@ -119,7 +124,9 @@ func wrongKey(key, dir string) error {
 		return fmt.Errorf("key %q in %s: the environment alone sets it, remove it there", key, dir)
 	}
 	remedy := "tailscale-nri -help lists them all"
-	if like, ok := closestSetting(key); ok {
+	if profile, variable, ok := profileKey(key); ok {
+		remedy = wrongProfileKey(profile, variable)
+	} else if like, ok := closestSetting(key); ok {
 		remedy = "did you mean " + like + "?"
 	}
 	return fmt.Errorf("unknown key %q in %s: %s", clip(key), dir, remedy)

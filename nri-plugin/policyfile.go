@@ -217,16 +217,16 @@ func (r *policyReader) prefix(n *yaml.Node) (p netip.Prefix, ok bool) {
 
 func (r *policyReader) rule(n *yaml.Node) (out policyRule, ok bool) {
 	r.fields(n, map[string]func(*yaml.Node){
-		"name":       func(n *yaml.Node) { out.name = r.name(n) },
+		"name": func(n *yaml.Node) { out.name = r.name(n) },
 		"namespaces": func(n *yaml.Node) {
 			if out.namespaces = r.globs(n, "namespaces"); n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
 				r.bad(n, "namespaces is empty: leave it out for all of them")
 			}
 		},
-		"labels":     func(n *yaml.Node) { out.labels = r.labels(n) },
-		"optIn":      func(n *yaml.Node) { out.optIn = r.flag(n) },
-		"defaults":   func(n *yaml.Node) { out.defaults = r.gifts(n) },
-		"allow":      func(n *yaml.Node) { out.allow = r.allowance(n) },
+		"labels":   func(n *yaml.Node) { out.labels = r.labels(n) },
+		"optIn":    func(n *yaml.Node) { out.optIn = r.flag(n) },
+		"defaults": func(n *yaml.Node) { out.defaults = r.gifts(n) },
+		"allow":    func(n *yaml.Node) { out.allow = r.allowance(n) },
 	})
 	return out, true
 }

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"tailscale-nri/engine"
@@ -79,11 +81,6 @@ func isPolicys(bad error) bool {
 	return errors.As(bad, &p) && bad.Error() == p.Error()
 }
 
-// defaultsOf are the defaults of pods.
-func defaultsOf(cfg Config) podDefaults {
-	return podDefaults{cluster: cfg.Cluster, tags: cfg.Tags, static: cfg.AuthKey != ""}
-}
-
 // daemon serves the pods of this machine.
 type daemon struct {
 	cfg      Config
@@ -103,7 +100,7 @@ func (d *daemon) Run(ctx context.Context) error {
 		return err
 	}
 	useProxy(d.cfg.Proxy)
-	tn, err := newTailnet(d.cfg, d.log)
+	tn, err := newTailnets(d.cfg, d.log)
 	if err != nil {
 		return err
 	}
@@ -175,6 +172,9 @@ func (d *daemon) logStart() {
 	}
 	if d.cfg.Policy != nil {
 		attrs = append(attrs, "policy", d.cfg.PolicyFile, "rules", len(d.cfg.Policy.rules))
+	}
+	if len(d.cfg.Profiles) > 0 {
+		attrs = append(attrs, "profiles", slices.Sorted(maps.Keys(d.cfg.Profiles)))
 	}
 	if d.up.restarts > 0 {
 		attrs = append(attrs, "restarts", d.up.restarts)
