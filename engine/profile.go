@@ -24,6 +24,7 @@ func (e *Engine) openTailnets() {
 		}
 		e.tailnets[profile] = steppedTailnet{door, e, profile}
 	}
+	e.cfg.Tailnet, e.cfg.Profiles = nil, nil // from here on each is asked for what is its own, as a step
 }
 
 // profile names the node's tailnet.

@@ -90,7 +90,7 @@ func TestDefaultPolicy(t *testing.T) {
 // TestFeaturesAreClassified: whoever adds a feature decides whether the default
 // policy has it.
 func TestFeaturesAreClassified(t *testing.T) {
-	allowed := []string{"dns", "accept-routes", "exit-node", "socket", "wait", "ephemeral", "shields-up"}
+	allowed := []string{"dns", "accept-routes", "exit-node", "socket", "wait", "wait-policy", "ephemeral", "shields-up"}
 	for _, name := range featureNames() {
 		if slices.Contains(allowed, name) == slices.Contains(notByDefault, name) {
 			t.Errorf("%s: say here, or in notByDefault, whether a pod may ask for it where there is no policy", name)
