@@ -144,7 +144,6 @@ func TestChartOptions(t *testing.T) {
 		{"workloadIdentity.clientID=x,workloadIdentity.audience=mine", append(pod, "spec", "volumes", 1, "projected", "sources", 0, "serviceAccountToken", "audience"), "mine"},
 		{"credentials.profilesSecretName=mine", append(pod, "spec", "volumes", 0, "projected", "sources", 2, "secret", "name"), "mine"},
 		{"profiles.prod.TS_TAGS=tag:prod", []any{"ConfigMap/tailscale-nri", "data", "prod.TS_TAGS"}, "tag:prod"},
-		{"policy.rules[0].optIn=true", []any{"ConfigMap/tailscale-nri", "data", "TS_POLICY_FILE"}, "/etc/tailscale-nri/policy.yaml"},
 		{"policy.rules[0].optIn=true", []any{"ConfigMap/tailscale-nri", "data", "policy.yaml"}, "rules:\n- optIn: true"},
 		{"caConfigMap=mine", append(pod, "spec", "volumes", 0, "configMap", "name"), "mine"},
 		{"credentials.secretName=mine", append(pod, "spec", "volumes", 0, "projected", "sources", 1, "secret", "name"), "mine"},

@@ -11,8 +11,8 @@ import (
 // of characters, none included. Nothing else is special. It takes time in
 // proportion to the product of the two lengths, whatever the pattern.
 func matchGlob(pattern, s string) bool {
-	head, rest, any := strings.Cut(pattern, "*")
-	if !any {
+	head, rest, found := strings.Cut(pattern, "*")
+	if !found {
 		return pattern == s
 	}
 	if !strings.HasPrefix(s, head) {

@@ -209,11 +209,11 @@ func TestBrokenPolicyAtStart(t *testing.T) {
 func TestPolicyWithoutDirectory(t *testing.T) {
 	file := written(t, t.TempDir(), "p.yaml", []byte("rulse: []"))
 	_, _, err := loadConfig(environment(map[string]string{envAuthKey: secret, envPolicyFile: file}))
-	if err == nil || !isPolicys(err) {
+	if err == nil || !isPolicyAlone(err) {
 		t.Errorf("it is not waited for: %v", err)
 	}
 	_, _, err = loadConfig(environment(map[string]string{envAuthKey: secret, envPolicyFile: file, envLogLevel: "loud"}))
-	if err == nil || isPolicys(err) {
+	if err == nil || isPolicyAlone(err) {
 		t.Errorf("it is waited for: %v", err)
 	}
 }
@@ -229,7 +229,7 @@ func FuzzPolicy(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := parsePolicy(testPolicyFile, []byte(text))
 		if err != nil {
-			if !strings.HasPrefix(err.Error(), testPolicyFile) || !isPolicys(err) {
+			if !strings.HasPrefix(err.Error(), testPolicyFile) || !isPolicyAlone(err) {
 				t.Errorf("the error is %q", err)
 			}
 			return

@@ -41,7 +41,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 	if bad == nil {
 		bad = checkPrivileges()
 	}
-	if bad != nil && cfg.Dir == "" && !isPolicys(bad) {
+	if bad != nil && cfg.Dir == "" && !isPolicyAlone(bad) {
 		return bad
 	}
 	log, h := newLogger(cfg, stderr), &health{}
@@ -75,8 +75,8 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 	return runAll(ctx, parts...)
 }
 
-// isPolicys reports whether nothing but the policy is bad.
-func isPolicys(bad error) bool {
+// isPolicyAlone reports whether nothing but the policy is bad.
+func isPolicyAlone(bad error) bool {
 	var p policyError
 	return errors.As(bad, &p) && bad.Error() == p.Error()
 }
