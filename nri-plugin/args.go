@@ -30,7 +30,6 @@ type command struct {
 }
 
 const usage = `tailscale-nri gives annotated pods of this node a tailnet node each.
-
   tailscale-nri [flags]          serve, until SIGTERM; links and identities stay
   tailscale-nri status           show the nodes that a process serves; -json or -yaml
   tailscale-nri ready            is it registered with the runtime, or standing by?

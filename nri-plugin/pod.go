@@ -78,6 +78,9 @@ func podFrom(sb *api.PodSandbox, d podDefaults) (engine.Pod, bool, error) {
 		return engine.Pod{}, false, err
 	}
 	pod.Features.Profile = profile
+	if err := checkTogether(pod.Features); err != nil {
+		return engine.Pod{}, false, err
+	}
 	if pod.Features.Ephemeral && d.of(profile).static && !d.served {
 		return engine.Pod{}, false, badAnnotation(annotationEphemeral, "true", keyDecides)
 	}

@@ -202,5 +202,9 @@ func checkTogether(f engine.Features) error {
 		return badAnnotation(annotationEphemeral, "true",
 			"a device that the tailnet deletes when it is offline cannot outlive its pod, as identity: workload has it: remove one of the two annotations")
 	}
+	if f.Workload && f.Profile != "" {
+		return badAnnotation(annotationProfile, f.Profile,
+			"a device that outlives its pod, as identity: workload has it, is in the default tailnet alone: remove one of the two annotations")
+	}
 	return nil
 }

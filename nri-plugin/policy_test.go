@@ -265,6 +265,7 @@ func TestExclusive(t *testing.T) {
 	if err := checkTogether(engine.Features{Ephemeral: true}); err != nil {
 		t.Error(err)
 	}
+	expectError(t, "profile", checkTogether(engine.Features{Profile: "prod", Workload: true}), `tailscale.com/profile is "prod"|identity`)
 	expectError(t, "both", checkTogether(engine.Features{Ephemeral: true, Workload: true}), annotationEphemeral+"|identity")
 }
 
