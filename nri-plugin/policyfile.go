@@ -306,10 +306,13 @@ func (r *policyReader) features(n *yaml.Node) map[string]string {
 		case value.Kind != yaml.ScalarNode || isNull(value):
 			r.bad(value, "feature %s needs the value of its annotation", key.Value)
 		default:
+			values[key.Value] = value.Value
+			if value.Value == "" {
+				return // it takes back what all pods have
+			}
 			if err := features()[i].set(&engine.Features{}, value.Value); err != nil {
 				r.bad(value, "feature %s is %q: %v", key.Value, clip(value.Value), err)
 			}
-			values[key.Value] = value.Value
 		}
 	})
 	return values
