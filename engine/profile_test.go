@@ -200,7 +200,13 @@ func TestSandboxKeepsWhatItBeganWith(t *testing.T) {
 	if s := w.await(pod.UID, Running); s.Hostname != pod.Hostname || s.Features.Profile != "" || !slices.Equal(s.Tags, pod.Tags) {
 		t.Errorf("the same sandbox has become %+v", s)
 	}
+	if f, ok := w.FeaturesOf(pod.UID, pod.SandboxID); !ok || f.Profile != "" {
+		t.Errorf("its features are %+v (%v)", f, ok)
+	}
 	changed.SandboxID += "-2"
+	if f, ok := w.FeaturesOf(pod.UID, changed.SandboxID); ok {
+		t.Errorf("a sandbox that is not attached has the features %+v", f)
+	}
 	if _, err := w.Attach(context.Background(), changed); err == nil || !strings.Contains(err.Error(), `profile "prod"`) || !strings.Contains(err.Error(), "delete the pod") {
 		t.Errorf("its next sandbox, in another tailnet: %v", err)
 	}

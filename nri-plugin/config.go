@@ -32,7 +32,7 @@ type Config struct {
 	Tags         []string       // "tag:…"; empty with AuthKey unless TS_TAGS is set
 	SweepAfter   time.Duration  // 0 never
 	NoLocal      bool           // see engine.Config.NoLocalDelivery
-	Ranges       []netip.Prefix // see engine.Config.ClusterRanges
+	Ranges       []netip.Prefix // see engine.Config.ClusterRanges; the policy's are among them
 	Handlers     []string       // known runtime handlers
 	PolicyFile   string         // absolute, "" is none
 	Policy       *policy        // that the file holds; nil is none, or one that cannot be used
@@ -73,7 +73,9 @@ func loadConfig(getenv func(string) string) (values, Config, error) {
 		return v, c, dirErr
 	}
 	var policyErr error
-	c.Policy, policyErr = readPolicy(c.PolicyFile)
+	if c.Policy, policyErr = readPolicy(c.PolicyFile); c.Policy != nil {
+		c.Ranges = slices.Concat(c.Ranges, c.Policy.ranges)
+	}
 	return v, c, errors.Join(dirErr, err, checkPolicyKey(c), policyErr)
 }
 

@@ -5,7 +5,6 @@ package main
 import (
 	"log/slog"
 	"os"
-	"slices"
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
@@ -18,13 +17,9 @@ func newEngine(cfg Config, tn tailnets, claim *engine.Claim, sockets engine.Sock
 	if after == 0 {
 		after = -1 // the engine's word for never
 	}
-	ranges := cfg.Ranges
-	if cfg.Policy != nil {
-		ranges = slices.Concat(ranges, cfg.Policy.ranges)
-	}
 	return engine.New(engine.Config{
 		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn.main, Profiles: tn.profiles, SweepAfter: after, NoLocalDelivery: cfg.NoLocal,
-		ClusterRanges: clusterRanges(ranges, os.Getenv(envServiceHost), log),
+		ClusterRanges: clusterRanges(cfg.Ranges, os.Getenv(envServiceHost), log),
 		Sockets:       sockets, Logger: log,
 	})
 }

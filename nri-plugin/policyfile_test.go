@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -97,10 +98,10 @@ func TestParsePolicy(t *testing.T) {
 func TestPolicyFile(t *testing.T) {
 	dir := t.TempDir()
 	lies := filepath.Join(dir, policyKey)
-	mount(t, dir, envAuthKey, secret, envPolicyFile, lies, policyKey, "rules: [{optIn: true}]")
+	mount(t, dir, envAuthKey, secret, envRanges, "10.0.0.0/8", envPolicyFile, lies, policyKey, "clusterRanges: [fd00::/64]\nrules: [{optIn: true}]")
 	cfg, err := readConfig(withDir(dir))
-	if err != nil || cfg.Policy == nil || len(cfg.Policy.rules) != 1 {
-		t.Errorf("got %+v, %v", cfg.Policy, err)
+	if err != nil || cfg.Policy == nil || len(cfg.Policy.rules) != 1 || fmt.Sprint(cfg.Ranges) != "[10.0.0.0/8 fd00::/64]" {
+		t.Errorf("got %+v, %v, %v", cfg.Policy, cfg.Ranges, err)
 	}
 	mount(t, dir, envAuthKey, secret, policyKey, "rules: [{optIn: true}]")
 	if _, err := readConfig(withDir(dir)); !errContains(err, lies) || !errContains(err, "set it to") {
