@@ -21,7 +21,7 @@ func TestPolicyComponent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, page, _ := strings.Cut(read(t, "FEATURES.md"), "```yaml\ncomponents: ")
+	_, page, _ := strings.Cut(read(t, "FEATURES.md"), "```yaml\ncomponents:")
 	shown, _, ok := strings.Cut(page, "```\n")
 	if !ok {
 		t.Fatal("FEATURES.md shows no overlay")
@@ -32,7 +32,7 @@ func TestPolicyComponent(t *testing.T) {
 	}
 	for name, text := range map[string]string{
 		"policy.yaml":        "rules:\n- optIn: true",
-		"kustomization.yaml": "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base]\ncomponents: " + shown,
+		"kustomization.yaml": "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base]\ncomponents:" + shown,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
