@@ -142,6 +142,9 @@ func TestChartOptions(t *testing.T) {
 			map[string]any{"maxSurge": 0.0, "maxUnavailable": "20%"},
 		},
 		{"workloadIdentity.clientID=x,workloadIdentity.audience=mine", append(pod, "spec", "volumes", 1, "projected", "sources", 0, "serviceAccountToken", "audience"), "mine"},
+		{"credentials.profilesSecretName=mine", append(pod, "spec", "volumes", 0, "projected", "sources", 2, "secret", "name"), "mine"},
+		{"profiles.prod.TS_TAGS=tag:prod", []any{"ConfigMap/tailscale-nri", "data", "prod.TS_TAGS"}, "tag:prod"},
+		{"policy.rules[0].optIn=true", []any{"ConfigMap/tailscale-nri", "data", "policy.yaml"}, "rules:\n- optIn: true"},
 		{"caConfigMap=mine", append(pod, "spec", "volumes", 0, "configMap", "name"), "mine"},
 		{"credentials.secretName=mine", append(pod, "spec", "volumes", 0, "projected", "sources", 1, "secret", "name"), "mine"},
 		{"credentials.create=true,credentials.authKey=k", []any{"Secret/tailscale-nri-credentials", "stringData"}, map[string]any{"TS_AUTHKEY": "k"}},
@@ -192,6 +195,14 @@ func TestChartRefuses(t *testing.T) {
 		{"config.HTTPS_PROXY=http://u:p@proxy.example.com", []string{"/config/HTTPS_PROXY", "https?://"}},
 		{"config.HTTP_PROXY=proxy:3128", []string{"/config/HTTP_PROXY", "https?://"}},
 		{"config.TS_RUNTIME_HANDLERS=runc Kata", []string{"/config/TS_RUNTIME_HANDLERS", "a-z0-9"}},
+		{"config.TS_POLICY_FILE=policy.yaml", []string{"/config/TS_POLICY_FILE", "policy.yaml"}},
+		{"config.TS_POLICY_FILE=/x,policy.rules[0].optIn=true", []string{"policy and config.TS_POLICY_FILE", "keep one"}},
+		{"policy.rule[0].optIn=true", []string{"/policy", "rule", "not allowed"}},
+		{"policy.rules[0].optIn=sure", []string{"/policy/rules/0/optIn", "boolean"}},
+		{"policy.rules[0].allow.tags[0]=web", []string{"/policy/rules/0/allow/tags/0", "tag:"}},
+		{"policy.hostname=web", []string{"/policy/hostname", "pod"}},
+		{"profiles.prod.TS_AUTHKEY=k", []string{"/profiles/prod", "TS_AUTHKEY", "not allowed"}},
+		{"profiles.Prod.TS_TAGS=tag:x", []string{"propertyName", "Prod"}},
 		{"extraEnv[0].name=TS_AUTHKEY", []string{"extraEnv has TS_AUTHKEY", "credentials.secretName"}},
 		{"extraEnv[0].name=POD_UID", []string{"extraEnv has POD_UID", "the chart sets it"}},
 		{"extraEnv[0].name=HTTPS_PROXY", []string{"set config.HTTPS_PROXY", "Secret"}},
@@ -250,7 +261,7 @@ func TestChartValues(t *testing.T) {
 		}
 		i := documented(t, lines, 0, key)
 		children, ok := s.(map[string]any)["properties"].(map[string]any)
-		if !ok || slices.Contains([]string{"resources", "affinity", "updateStrategy"}, key) {
+		if !ok || slices.Contains([]string{"policy", "resources", "affinity", "updateStrategy"}, key) {
 			continue
 		}
 		for child := range children {

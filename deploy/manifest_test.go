@@ -235,9 +235,11 @@ func example(t *testing.T, path string) map[string]any {
 	return o
 }
 
-// TestComponents: one that no overlay uses is one that nothing tests.
+// TestComponents: one that no overlay uses is one that nothing tests. FEATURES.md has
+// an overlay too: see TestPolicyComponent.
 func TestComponents(t *testing.T) {
 	var text strings.Builder
+	text.WriteString(read(t, "FEATURES.md"))
 	for _, name := range dirs(t, "overlays") {
 		text.WriteString(read(t, filepath.Join("overlays", name, "kustomization.yaml")))
 	}

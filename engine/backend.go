@@ -149,7 +149,7 @@ func (b *backend) start(p *ipn.Prefs, authKey string, anew bool) error {
 // accepted routes, no DNS, no firewall, no Serve, no SSH, no updates.
 func (n *node) prefs(pod Pod) *ipn.Prefs {
 	p := ipn.NewPrefs()
-	p.ControlURL = n.e.cfg.Tailnet.ControlURL()
+	p.ControlURL = n.tailnet().ControlURL()
 	p.Hostname = pod.Hostname
 	p.AdvertiseTags = n.requestedTags(pod)
 	p.WantRunning = true
@@ -178,7 +178,7 @@ func (n *node) openState() (ipn.StateStore, error) {
 // lockKey returns the node's tailnet lock key: one that marks its device as
 // ours, where the tailnet knows such marks.
 func (n *node) lockKey(machine key.MachinePublic) key.NLPrivate {
-	if lock, ok := n.e.cfg.Tailnet.LockKey(machine, n.record().Pod.ChosenName); ok {
+	if lock, ok := n.tailnet().LockKey(machine, n.record().Pod.ChosenName); ok {
 		return lock
 	}
 	return key.NewNLPrivate()

@@ -31,10 +31,10 @@
 //   - one per node that waits for the name it wished for, half an hour at most;
 //   - one per node whose record could not be written, until it can;
 //   - one per list of the runtime, which attaches what is on it;
-//   - one that sweeps up devices of machines that died, hourly;
-//   - one that asks a control server of somebody's own whether the devices are
-//     still there, every few minutes;
-//   - one in which the tailnet has keys ready, joined after the state directory
+//   - one per tailnet that sweeps up devices of machines that died, hourly;
+//   - one per control server of somebody's own that asks it whether the devices
+//     are still there, every few minutes;
+//   - one per tailnet in which it has keys ready, joined after the state directory
 //     was let go of;
 //   - one that hears of changes of the machine's interfaces, for all backends;
 //   - one that hears of changes of the pods' links, for all nodes, and one per node

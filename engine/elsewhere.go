@@ -211,11 +211,11 @@ func (n *node) look(ctx context.Context, r record) ([]tailcfg.StableNodeID, map[
 	}
 	now := map[tailcfg.StableNodeID]sighting{}
 	for _, id := range ids {
-		d, err := n.e.cfg.Tailnet.Device(ctx, string(id))
+		d, err := n.tailnet().Device(ctx, string(id))
 		switch {
 		case errors.Is(err, tailnet.ErrNoDevice):
 		case errors.Is(err, tailnet.ErrNoDelete):
-			now[id] = n.e.seenByPeers(id)
+			now[id] = n.seenByPeers(id)
 		case err != nil:
 			return nil, nil, err
 		case isConnected(d):
@@ -231,12 +231,12 @@ func (n *node) look(ctx context.Context, r record) ([]tailcfg.StableNodeID, map[
 // so, Headscale leaves out when it was last seen.
 func isConnected(d tailnet.Device) bool { return d.Connected || d.LastSeen.IsZero() }
 
-// seenByPeers is what the control plane tells this machine's own nodes of a
-// device: all there is to know where no API is.
-func (e *Engine) seenByPeers(id tailcfg.StableNodeID) sighting {
-	for _, n := range e.snapshot() {
-		s := n.runningSession()
-		if s == nil {
+// seenByPeers is what the control plane tells this machine's own nodes in the same
+// tailnet of a device: all there is to know where no API is.
+func (n *node) seenByPeers(id tailcfg.StableNodeID) sighting {
+	for _, peer := range n.e.snapshot() {
+		s := peer.runningSession()
+		if s == nil || peer.profile() != n.profile() {
 			continue
 		}
 		nm := s.b.NetMapWithPeers()

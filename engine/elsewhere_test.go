@@ -223,7 +223,7 @@ func TestCopiedStateIsRemembered(t *testing.T) {
 	w.boot(soon)
 	w.join("web", again)
 	w.asked()
-	if err := w.sweepOnce(t.Context()); err != nil {
+	if err := w.sweepOnce(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	if got := w.names(); got != "k8s-default-web k8s-default-web-1" {

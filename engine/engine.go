@@ -28,6 +28,8 @@ type Config struct {
 	StateDir string
 	// Tailnet lets nodes in and out.
 	Tailnet tailnet.Tailnet
+	// Profiles are further tailnets, by Features.Profile.
+	Profiles map[string]tailnet.Tailnet
 	// Logger; nil discards.
 	Logger *slog.Logger
 
@@ -85,12 +87,14 @@ type Engine struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup // all goroutines of nodes
 
-	claim   *Claim                // of the state directory
-	watch   *podnet.Watch         // of all links
-	queue   queue                 // of the nodes that start
-	machine string                // see podnet.Machine
-	served  served                // of the goroutine that runs keepServed
-	prepare func(context.Context) // what the tailnet does ahead, nil if nothing
+	claim   *Claim        // of the state directory
+	watch   *podnet.Watch // of all links
+	queue   queue         // of the nodes that start
+	machine string        // see podnet.Machine
+	served  served        // of the goroutine that runs keepServed
+
+	tailnets map[string]tailnet.Tailnet // by profile, "" is Config.Tailnet's
+	prepare  []func(context.Context)    // what they do ahead
 
 	neighbours neighbours // the nodes that hand each other their pods' packets
 	returning  inFlight   // nodes that an earlier process served, and this one not yet
@@ -153,10 +157,7 @@ func newEngine(cfg Config) (*Engine, error) {
 	e.machine = cmp.Or(cfg.machine, e.machine)
 	e.served = loadServed(cfg.StateDir, e.machine)
 	e.late.refused = map[string]NodeStatus{}
-	if p, ok := cfg.Tailnet.(interface{ Prepare(context.Context) }); ok {
-		e.prepare = p.Prepare
-	}
-	e.cfg.Tailnet = steppedTailnet{cfg.Tailnet, e}
+	e.openTailnets()
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	if err := e.watchLinks(); err != nil {
 		return nil, err
@@ -191,12 +192,14 @@ func newEngine(cfg Config) (*Engine, error) {
 // engine acts any more: no goroutine of a node, no Attach, no Forget.
 func (e *Engine) Run(ctx context.Context) error {
 	e.resumeAll()
-	e.spawn(func() { e.sweep(e.ctx) })
+	for profile := range e.tailnets {
+		e.spawn(func() { e.sweep(e.ctx, profile) })
+		e.spawn(func() { e.recheck(e.ctx, profile) })
+	}
 	e.spawn(func() { e.keepServed(e.ctx) })
-	e.spawn(func() { e.recheck(e.ctx) })
 	var ahead sync.WaitGroup
-	if e.prepare != nil {
-		ahead.Go(func() { e.prepare(e.ctx) })
+	for _, prepare := range e.prepare {
+		ahead.Go(func() { prepare(e.ctx) })
 	}
 	<-ctx.Done()
 	e.mu.Lock()

@@ -49,7 +49,7 @@ func (x *expiry) note(s *session, nm *netmap.NetworkMap) {
 	if at.IsZero() {
 		return
 	}
-	notice := tailnet.KeyEnds(s.n.e.cfg.Tailnet, string(nm.SelfNode.StableID()), nm.SelfNode.Tags().Len() > 0, at).Error()
+	notice := tailnet.KeyEnds(s.n.tailnet(), string(nm.SelfNode.StableID()), nm.SelfNode.Tags().Len() > 0, at).Error()
 	ahead := cmp.Or(s.n.e.cfg.expiryNotice, expiryNotice)
 	x.timer = time.AfterFunc(max(time.Until(at.Add(-ahead)), 0), func() { x.say(s.n, at, notice) })
 }

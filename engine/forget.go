@@ -205,7 +205,7 @@ func (e *Engine) succeed(ctx context.Context, pod Pod) {
 	defer cancel()
 	for _, n := range e.snapshot() {
 		n.supersede(pod)
-		if s := n.snapshot(); s.State == Leaving && s.Hostname == pod.Hostname && s.UID != pod.UID {
+		if s := n.snapshot(); s.State == Leaving && s.Features.Profile == pod.Features.Profile && s.Hostname == pod.Hostname && s.UID != pod.UID {
 			n.awaitDone(ctx)
 		}
 	}

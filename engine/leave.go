@@ -62,7 +62,7 @@ func (n *node) leaveOnce(ctx context.Context) error {
 		return err
 	}
 	for _, id := range devices {
-		err := n.e.cfg.Tailnet.Delete(ctx, string(id))
+		err := n.tailnet().Delete(ctx, string(id))
 		if errors.Is(err, tailnet.ErrNoDelete) {
 			return n.logOut(ctx, r)
 		}
@@ -94,7 +94,7 @@ func (n *node) devices(ctx context.Context, r record) (ids []tailcfg.StableNodeI
 	if err != nil || stored.machine.IsZero() {
 		return ids, err
 	}
-	devices, err := n.e.cfg.Tailnet.Devices(ctx)
+	devices, err := n.tailnet().Devices(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("finding the node's device: %w", err)
 	}
@@ -153,6 +153,10 @@ func (n *node) retireAfter(ctx context.Context) {
 // node that had to register anew leaves its old device behind. tagged says
 // whether it has the tags that its pod asks for.
 func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
+	server := ""
+	if n.profile() != "" {
+		server = n.tailnet().ControlURL()
+	}
 	n.mu.Lock()
 	n.status.NodeID, n.anew = string(id), false
 	n.mu.Unlock()
@@ -162,5 +166,6 @@ func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
 			r.Former = append(r.Former, r.NodeID)
 		}
 		r.NodeID, r.Registering, r.TagsDue = id, false, r.TagsDue && !tagged
+		r.LoginServer = server
 	})
 }

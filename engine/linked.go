@@ -68,6 +68,17 @@ func (e *Engine) Knows(podUID, sandboxID string) bool {
 	return n != nil && n.sandboxID() == sandboxID
 }
 
+// FeaturesOf returns what the sandbox's node has, which was settled when it was first
+// attached: what the pod's annotations would be given today may be something else.
+func (e *Engine) FeaturesOf(podUID, sandboxID string) (f Features, ok bool) {
+	n := e.nodeOfUID(podUID)
+	if n == nil {
+		return f, false
+	}
+	s := n.snapshot()
+	return s.Features, s.SandboxID == sandboxID
+}
+
 // setSession notes the session that serves the node, nil if none does.
 func (n *node) setSession(s *session) {
 	n.mu.Lock()

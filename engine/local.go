@@ -208,11 +208,12 @@ func (n *neighbour) pass(to *neighbour, p []byte) bool {
 	return in.RunIn(q, 0) == filter.Accept
 }
 
-// localPeers returns those of the devices that are nodes of this engine.
-func (e *Engine) localPeers(devices []tailcfg.StableNodeID) (local []tailcfg.StableNodeID) {
-	for _, n := range e.snapshot() {
-		id := tailcfg.StableNodeID(n.snapshot().NodeID)
-		if id != "" && slices.Contains(devices, id) {
+// localPeers returns those of the devices that are nodes of this engine, and in the
+// same tailnet.
+func (n *node) localPeers(devices []tailcfg.StableNodeID) (local []tailcfg.StableNodeID) {
+	for _, peer := range n.e.snapshot() {
+		id := tailcfg.StableNodeID(peer.snapshot().NodeID)
+		if id != "" && peer.profile() == n.profile() && slices.Contains(devices, id) {
 			local = append(local, id)
 		}
 	}

@@ -64,7 +64,7 @@ func (n *node) keepName(ctx context.Context, given, wished string) {
 // that is the device of a pod that is gone.
 func (n *node) claimName(ctx context.Context, wished string) error {
 	self := n.snapshot().NodeID
-	devices, err := n.e.cfg.Tailnet.Devices(ctx)
+	devices, err := n.tailnet().Devices(ctx)
 	if err != nil {
 		return err
 	}
@@ -77,12 +77,12 @@ func (n *node) claimName(ctx context.Context, wished string) error {
 		case !n.outlived(d):
 			return fmt.Errorf("device %s: %w", d.ID, tailnet.ErrNameTaken)
 		}
-		if err := n.e.cfg.Tailnet.Delete(ctx, d.ID); err != nil {
+		if err := n.tailnet().Delete(ctx, d.ID); err != nil {
 			return err
 		}
 		n.log.Info("device deleted: an earlier one of the same pod", "name", d.Name, "node", d.ID, "lastSeen", d.LastSeen)
 	}
-	return n.e.cfg.Tailnet.Rename(ctx, self, wished)
+	return n.tailnet().Rename(ctx, self, wished)
 }
 
 // outlived reports whether a device is of an earlier incarnation of the node's
@@ -97,7 +97,7 @@ func (n *node) outlived(d tailnet.Device) bool {
 	if d.Connected || d.LastSeen.IsZero() || unseen < nameUnseen || d.Hostname != n.snapshot().Hostname {
 		return false
 	}
-	ours, chosen := n.e.cfg.Tailnet.Ours(d)
+	ours, chosen := n.tailnet().Ours(d)
 	if !ours || chosen || n.record().Pod.ChosenName {
 		return false
 	}

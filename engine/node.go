@@ -122,6 +122,9 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	if n.retired {
 		return false, errRetired
 	}
+	if pod, err = n.asBegun(pod); err != nil {
+		return false, err
+	}
 	if n.rec.Pod.SandboxID == pod.SandboxID && n.active() && !n.rec.Forgotten {
 		// A record that leads to no netns of today, as after a reboot, is made anew.
 		if err := n.catchUp(); !errors.Is(err, podnet.ErrGone) {

@@ -23,17 +23,17 @@ import (
 // again.
 const recheckEvery = 5 * time.Minute // half of it to one and a half times it
 
-// recheck looks, until ctx is done, whether the devices of the nodes that run are
-// still there.
-func (e *Engine) recheck(ctx context.Context) {
-	if tailnet.IsTailscales(e.cfg.Tailnet.ControlURL()) {
+// recheck looks, until ctx is done, whether the devices of the profile's nodes that
+// run are still there.
+func (e *Engine) recheck(ctx context.Context, profile string) {
+	if tailnet.IsTailscales(e.tailnets[profile].ControlURL()) {
 		return
 	}
 	pause := cmp.Or(e.cfg.recheckEvery, recheckEvery)
 	for sleep(ctx, pause/2+rand.N(pause)) {
-		switch err := e.recheckDevices(ctx); {
+		switch err := e.recheckDevices(ctx, profile); {
 		case errors.Is(err, tailnet.ErrNoDelete):
-			e.recheckPolls(ctx, pause/2)
+			e.recheckPolls(ctx, profile, pause/2)
 		case err != nil && ctx.Err() == nil:
 			e.log.Debug("looking whether the devices are still there, again later", "err", err)
 		}
@@ -42,12 +42,12 @@ func (e *Engine) recheck(ctx context.Context) {
 
 // recheckDevices asks the API once for all, and for each that is missing once
 // more.
-func (e *Engine) recheckDevices(ctx context.Context) error {
-	sessions := e.runningSessions()
+func (e *Engine) recheckDevices(ctx context.Context, profile string) error {
+	sessions := e.runningSessions(profile)
 	if len(sessions) == 0 {
 		return nil
 	}
-	devices, err := e.cfg.Tailnet.Devices(ctx)
+	devices, err := e.tailnets[profile].Devices(ctx)
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (e *Engine) recheckDevices(ctx context.Context) error {
 		if id == "" || slices.ContainsFunc(devices, func(d tailnet.Device) bool { return d.ID == id }) {
 			continue
 		}
-		if _, err := e.cfg.Tailnet.Device(ctx, id); errors.Is(err, tailnet.ErrNoDevice) {
+		if _, err := e.tailnets[profile].Device(ctx, id); errors.Is(err, tailnet.ErrNoDevice) {
 			s.throwOut()
 		} else if err != nil {
 			return err
@@ -66,8 +66,8 @@ func (e *Engine) recheckDevices(ctx context.Context) error {
 }
 
 // recheckPolls has the nodes ask the control plane again, over some time.
-func (e *Engine) recheckPolls(ctx context.Context, over time.Duration) {
-	sessions := e.runningSessions()
+func (e *Engine) recheckPolls(ctx context.Context, profile string, over time.Duration) {
+	sessions := e.runningSessions(profile)
 	for _, s := range sessions {
 		s.b.control.cut()
 		if !sleep(ctx, over/time.Duration(len(sessions))) {
@@ -76,10 +76,10 @@ func (e *Engine) recheckPolls(ctx context.Context, over time.Duration) {
 	}
 }
 
-// runningSessions are those of the nodes that are Running.
-func (e *Engine) runningSessions() (sessions []*session) {
+// runningSessions are those of the profile's nodes that are Running.
+func (e *Engine) runningSessions(profile string) (sessions []*session) {
 	for _, n := range e.snapshot() {
-		if s := n.runningSession(); s != nil && n.snapshot().State == Running {
+		if s := n.runningSession(); s != nil && n.profile() == profile && n.snapshot().State == Running {
 			sessions = append(sessions, s)
 		}
 	}

@@ -16,10 +16,10 @@ func TestTailscaleIsNotRechecked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := &Engine{cfg: Config{Tailnet: door, recheckEvery: time.Hour}}
+		e := &Engine{cfg: Config{recheckEvery: time.Hour}, tailnets: map[string]tailnet.Tailnet{"": door}}
 		done := make(chan struct{})
 		go func() {
-			e.recheck(t.Context())
+			e.recheck(t.Context(), "")
 			close(done)
 		}()
 		select {

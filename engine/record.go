@@ -62,6 +62,9 @@ type record struct {
 	// Elsewhere are devices that another machine runs, of whose state this was a
 	// copy. They are never deleted.
 	Elsewhere []tailcfg.StableNodeID `json:"elsewhere,omitempty"`
+	// LoginServer is the control server of a node whose pod names a profile, to reach
+	// it where the configuration no longer has that.
+	LoginServer string `json:"loginServer,omitempty"`
 	// Machine is the machine, in one of its boots, that last served the node: see
 	// podnet.Machine.
 	Machine string `json:"machine,omitempty"`
@@ -294,6 +297,10 @@ func rescue(dir string, cause error) (r record, ok bool, err error) {
 		Pod:  Pod{UID: filepath.Base(dir), SandboxID: unknownSandbox},
 		Link: podnet.HostLink(unknownSandbox), Registering: true, Retried: true,
 	}
+	data, _ := os.ReadFile(filepath.Join(dir, recordFile))
+	if profile := profileIn.FindSubmatch(data); profile != nil {
+		r.Pod.Features.Profile = string(profile[1]) // or its device would be looked for in another tailnet
+	}
 	if err := r.newSecrets(); err != nil {
 		return record{}, false, fmt.Errorf("%w; %w", cause, err)
 	}
@@ -312,8 +319,12 @@ func rescue(dir string, cause error) (r record, ok bool, err error) {
 	return r, true, fmt.Errorf("%w; the node's key is whole: the pod gets its device back when it is attached", cause)
 }
 
-// deviceIn finds the device in a record of which nothing else may be whole.
-var deviceIn = regexp.MustCompile(`"nodeID":\s*"([A-Za-z0-9]+)"`)
+// These find the device and the profile in a record of which nothing else may be
+// whole.
+var (
+	deviceIn  = regexp.MustCompile(`"nodeID":\s*"([A-Za-z0-9]+)"`)
+	profileIn = regexp.MustCompile(`"profile":\s*"([a-z0-9-]+)"`)
+)
 
 // abandon sets a pod's directory aside, and returns an error that says so.
 func abandon(dir string) error {

@@ -58,7 +58,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := newSession(n, device, n.e.localPeers(r.Recent))
+	s := newSession(n, device, n.localPeers(r.Recent))
 	s.registering = authKey != ""
 	s.tagsDue = n.tagsDue()
 	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
@@ -107,9 +107,10 @@ func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error)
 	n.update(func(r *record) { r.Registering, r.TagsDue = true, len(r.Pod.Tags) > 0 })
 	ctx, cancel := context.WithTimeout(ctx, n.e.cfg.AttachTimeout)
 	defer cancel()
-	key, err := n.e.cfg.Tailnet.NewAuthKey(ctx, tailnet.Node{
+	key, err := n.tailnet().NewAuthKey(ctx, tailnet.Node{
 		Hostname:    r.Pod.Hostname,
 		Tags:        r.Pod.Tags,
+		Ephemeral:   r.Pod.Features.Ephemeral,
 		Description: r.Pod.Namespace + " " + r.Pod.Name,
 	})
 	if err != nil {
@@ -298,7 +299,7 @@ func (e *end) unless(cause <-chan struct{}) <-chan struct{} {
 func (s *session) hear(note *ipn.Notify) error {
 	p := &s.p
 	if note.ErrMessage != nil {
-		return s.n.e.cfg.Tailnet.Refusal(*note.ErrMessage)
+		return s.n.tailnet().Refusal(*note.ErrMessage)
 	}
 	if note.BrowseToURL != nil && *note.BrowseToURL != "" {
 		// The control plane wants a login. A backend that has a netmap, be it

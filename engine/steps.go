@@ -5,6 +5,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -110,8 +111,17 @@ func (r steppedRouter) Set(cfg *router.Config) error {
 
 // steppedTailnet takes each call of the tailnet's door as a step.
 type steppedTailnet struct {
-	door tailnet.Tailnet
-	e    *Engine
+	door    tailnet.Tailnet
+	e       *Engine
+	profile string
+}
+
+// of has an error name the profile, if it has a name.
+func (t steppedTailnet) of(err error) error {
+	if err == nil || t.profile == "" {
+		return err
+	}
+	return fmt.Errorf("profile %s: %w", t.profile, err)
 }
 
 func (t steppedTailnet) NewAuthKey(ctx context.Context, n tailnet.Node) (key string, err error) {
@@ -119,15 +129,15 @@ func (t steppedTailnet) NewAuthKey(ctx context.Context, n tailnet.Node) (key str
 		key, err = t.door.NewAuthKey(ctx, n)
 		return err
 	})
-	return key, err
+	return key, t.of(err)
 }
 
 func (t steppedTailnet) Delete(ctx context.Context, id string) error {
-	return t.e.take(stepDelete, func() error { return t.door.Delete(ctx, id) })
+	return t.of(t.e.take(stepDelete, func() error { return t.door.Delete(ctx, id) }))
 }
 
 func (t steppedTailnet) Rename(ctx context.Context, id, name string) error {
-	return t.e.take(stepRename, func() error { return t.door.Rename(ctx, id, name) })
+	return t.of(t.e.take(stepRename, func() error { return t.door.Rename(ctx, id, name) }))
 }
 
 // The others change nothing.
@@ -135,11 +145,13 @@ func (t steppedTailnet) Rename(ctx context.Context, id, name string) error {
 func (t steppedTailnet) ControlURL() string { return t.door.ControlURL() }
 
 func (t steppedTailnet) Devices(ctx context.Context) ([]tailnet.Device, error) {
-	return t.door.Devices(ctx)
+	devices, err := t.door.Devices(ctx)
+	return devices, t.of(err)
 }
 
 func (t steppedTailnet) Device(ctx context.Context, id string) (tailnet.Device, error) {
-	return t.door.Device(ctx, id)
+	d, err := t.door.Device(ctx, id)
+	return d, t.of(err)
 }
 
 func (t steppedTailnet) LockKey(machine key.MachinePublic, chosenName bool) (key.NLPrivate, bool) {
@@ -151,7 +163,7 @@ func (t steppedTailnet) Ours(d tailnet.Device) (ours, chosenName bool) { return 
 func (t steppedTailnet) RequestsTags() bool { return t.door.RequestsTags() }
 
 func (t steppedTailnet) WrongTags(asked, granted []string) error {
-	return t.door.WrongTags(asked, granted)
+	return t.of(t.door.WrongTags(asked, granted))
 }
 
-func (t steppedTailnet) Refusal(message string) error { return t.door.Refusal(message) }
+func (t steppedTailnet) Refusal(message string) error { return t.of(t.door.Refusal(message)) }

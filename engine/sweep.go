@@ -31,14 +31,15 @@ const sweepTime = 10 * time.Minute
 
 // sweep deletes, until ctx is done, devices whose pods are gone and that
 // nobody else deletes, since their machine has died for good. Each machine of
-// the cluster sweeps for all of them: see sweepable for what is swept.
-func (e *Engine) sweep(ctx context.Context) {
+// the cluster sweeps for all of them, each of its tailnets by itself: see sweepable
+// for what is swept.
+func (e *Engine) sweep(ctx context.Context, profile string) {
 	if e.cfg.SweepAfter < 0 {
 		return
 	}
 	pause := cmp.Or(e.cfg.sweepFirst, defaultSweepFirst)
 	for warned := ""; sleep(ctx, pause/2+rand.N(pause)); pause = cmp.Or(e.cfg.sweepEvery, defaultSweepEvery) {
-		err := e.sweepOnce(ctx)
+		err := e.sweepOnce(ctx, profile)
 		switch {
 		case err == nil:
 			warned = ""
@@ -55,18 +56,19 @@ func (e *Engine) sweep(ctx context.Context) {
 
 // sweepOnce makes one sweep: nothing is deleted unless the whole list is there,
 // and each device is looked at once more right before.
-func (e *Engine) sweepOnce(ctx context.Context) error {
+func (e *Engine) sweepOnce(ctx context.Context, profile string) error {
+	tn := e.tailnets[profile]
 	ctx, cancel := context.WithTimeout(ctx, sweepTime)
 	defer cancel()
-	devices, err := e.cfg.Tailnet.Devices(ctx)
+	devices, err := tn.Devices(ctx)
 	if err != nil {
 		return err
 	}
-	devices = slices.DeleteFunc(devices, func(d tailnet.Device) bool { return !e.sweepable(d) })
+	devices = slices.DeleteFunc(devices, func(d tailnet.Device) bool { return !e.sweepable(tn, d) })
 	slices.SortFunc(devices, func(a, b tailnet.Device) int { return a.LastSeen.Compare(b.LastSeen) })
 	var failed []error
 	for _, d := range devices[:min(len(devices), sweepMost)] {
-		err := e.sweepDevice(ctx, d.ID)
+		err := e.sweepDevice(ctx, tn, d.ID)
 		if healsByItself(err) || ctx.Err() != nil {
 			return errors.Join(append(failed, err)...)
 		}
@@ -82,17 +84,17 @@ func healsByItself(err error) bool {
 }
 
 // sweepDevice deletes a device, if that is still right.
-func (e *Engine) sweepDevice(ctx context.Context, id string) error {
-	d, err := e.cfg.Tailnet.Device(ctx, id)
+func (e *Engine) sweepDevice(ctx context.Context, tn tailnet.Tailnet, id string) error {
+	d, err := tn.Device(ctx, id)
 	switch {
 	case errors.Is(err, tailnet.ErrNoDevice):
 		return nil // another machine was faster
 	case err != nil:
 		return err
-	case !e.sweepable(d):
+	case !e.sweepable(tn, d):
 		return nil
 	}
-	if err := e.cfg.Tailnet.Delete(ctx, id); err != nil {
+	if err := tn.Delete(ctx, id); err != nil {
 		return err
 	}
 	e.log.Info("device deleted: its pod is gone", "name", d.Name, "node", id, "lastSeen", d.LastSeen)
@@ -103,17 +105,17 @@ func (e *Engine) sweepDevice(ctx context.Context, id string) error {
 // beyond doubt; it has not been seen for long; and it is of no pod that this
 // machine knows of. A device whose last moment is not known, or is one to come,
 // is left alone: somebody's clock is wrong.
-func (e *Engine) sweepable(d tailnet.Device) bool {
+func (e *Engine) sweepable(tn tailnet.Tailnet, d tailnet.Device) bool {
 	after := cmp.Or(e.cfg.SweepAfter, defaultSweepAfter)
 	if d.Connected || d.LastSeen.IsZero() || time.Since(d.LastSeen) < after {
 		return false
 	}
-	ours, _ := e.cfg.Tailnet.Ours(d)
+	ours, _ := tn.Ours(d)
 	return ours && e.holder(d.ID) == nil && !e.isElsewhere(d.ID)
 }
 
-// holder returns the node that is, or has been, this device; nil if there is
-// none here.
+// holder returns the node that is, or has been, this device, or one of the same ID
+// in another tailnet; nil if there is none here.
 func (e *Engine) holder(id string) *node {
 	for _, n := range e.snapshot() {
 		r := n.record()

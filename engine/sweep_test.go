@@ -127,7 +127,7 @@ func TestSweep(t *testing.T) {
 	w.age(ids["stranger"], old)
 	w.age(ids["stopped"], old)
 	for range 2 { // the second time there is nothing left to do
-		if err := w.sweepOnce(context.Background()); err != nil {
+		if err := w.sweepOnce(context.Background(), ""); err != nil {
 			t.Fatal(err)
 		}
 		want := "k8s-default-future k8s-default-here k8s-default-lately k8s-default-stopped k8s-default-stranger"
@@ -210,7 +210,7 @@ func TestSweepGoesOn(t *testing.T) {
 	w.age(other.NodeID, 8*24*time.Hour)
 	w.control.AddFault(control.Fault{Path: "/api/v2/device/" + oldest.NodeID, Status: 403, Message: "no"})
 	w.boot()
-	if err := w.sweepOnce(t.Context()); err == nil || !strings.Contains(err.Error(), "may not do this") {
+	if err := w.sweepOnce(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "may not do this") {
 		t.Errorf("error %v", err)
 	}
 	if got := w.names(); got != "k8s-default-oldest" {
@@ -241,7 +241,7 @@ func TestSweepIsBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	defer e.Run(ctx)
-	if err := e.sweepOnce(t.Context()); err != nil {
+	if err := e.sweepOnce(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	var want []string
@@ -255,7 +255,7 @@ func TestSweepIsBounded(t *testing.T) {
 	}
 	c.deleted = nil
 	e.cfg.SweepAfter = -1
-	e.sweep(t.Context()) // returns at once
+	e.sweep(t.Context(), "") // returns at once
 	if len(c.deleted) != 0 {
 		t.Errorf("deleted %v though nothing is to be swept", c.deleted)
 	}

@@ -38,9 +38,10 @@ func (n *node) dropTags() (requested bool) {
 // A node that is in already is not re-tagged by asking for fewer: tags change at a
 // login with an auth key only.
 func (n *node) requestedTags(pod Pod) []string {
+	requests := n.tailnet().RequestsTags()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.noTags || !n.e.cfg.Tailnet.RequestsTags() {
+	if n.noTags || !requests {
 		return nil
 	}
 	return pod.Tags
@@ -91,7 +92,7 @@ func (s *session) checkTags(nm *netmap.NetworkMap) error {
 	s.n.mu.Lock()
 	s.n.status.Addresses = nil
 	s.n.mu.Unlock()
-	return s.n.e.cfg.Tailnet.WrongTags(s.tagsDue, nm.SelfNode.Tags().AsSlice())
+	return s.n.tailnet().WrongTags(s.tagsDue, nm.SelfNode.Tags().AsSlice())
 }
 
 // taggedRouter gives ts0 no address while the node lacks tags that are due.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"path/filepath"
 	"slices"
@@ -33,33 +34,26 @@ type resolver interface {
 	SetResolvConf(podUID string, original []byte) error
 }
 
-// asksForContainers reports whether the pod asks for something that its containers
+// asksForContainers reports whether a pod asks for something that its containers
 // get: where it does not, a container costs a look-up.
-func asksForContainers(sb *api.PodSandbox) bool {
-	for _, key := range []string{annotationPrefix + "dns", annotationSocket, annotationWait} {
-		if sb.GetAnnotations()[key] != "" {
-			return true
-		}
-	}
-	return false
-}
+func asksForContainers(f engine.Features) bool { return f.DNS || f.Socket || f.Wait != 0 }
 
 // adjust returns what is to be changed of a container, nil if that is nothing. It
-// goes by the annotations that the runtime took at the sandbox's start.
+// goes by what was settled when the sandbox was attached.
 func (p *plugin) adjust(sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, error) {
-	asked, err := featuresOf(sb)
-	if err != nil {
-		// An earlier version of this program has taken the pod, or it ran before.
+	asked, ok := p.pods.FeaturesOf(sb.GetUid(), sb.GetId())
+	if !ok || !asksForContainers(asked) {
 		return nil, nil
 	}
+	var err error
 	a := &adjustment{sb: sb, c: c, out: &api.ContainerAdjustment{}, hook: hookCall{
 		PodUID: sb.GetUid(), Pod: sb.GetNamespace() + "/" + sb.GetName(),
-		Wait: asked.Wait, Fails: asked.WaitFails, Value: sb.GetAnnotations()[annotationWait],
+		Wait: asked.Wait, Fails: asked.WaitFails, Value: cmp.Or(sb.GetAnnotations()[annotationWait], asked.Wait.String()),
 	}}
 	if asked.Socket {
 		err = errors.Join(err, a.mountSocket(p.pods))
 	}
-	if p.resolver != nil {
+	if p.resolver != nil && asked.DNS {
 		err = errors.Join(err, a.replaceResolvConf(p.resolver))
 	}
 	if a.hook.needed() {

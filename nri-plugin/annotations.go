@@ -19,29 +19,31 @@ const (
 	annotationEnabled  = annotationPrefix + "enabled"
 	annotationHostname = annotationPrefix + "hostname"
 	annotationTags     = annotationPrefix + "tags"
+	annotationProfile  = annotationPrefix + "profile"
 )
 
 // annotationKeys are all the annotations that are read.
 func annotationKeys() []string {
-	keys := []string{annotationEnabled, annotationHostname, annotationTags}
+	keys := []string{annotationEnabled, annotationHostname, annotationTags, annotationProfile}
 	for _, f := range features() {
 		keys = append(keys, f.key)
 	}
 	return keys
 }
 
-// optedIn reports whether a pod with these annotations asks for a tailnet node.
+// optedIn reports whether a pod with these annotations is to have a tailnet node:
+// it asks for one, or a rule of the policy is for it and it does not stay out.
 //
-// A pod that does not is left alone, whatever else it carries, with one
+// A pod that is not to have one is left alone, whatever else it carries, with one
 // exception: where the key that opts in is misspelt, the pod would run without
 // a node and nobody would be told, so that is an error.
-func optedIn(annotations map[string]string) (bool, error) {
-	switch v := annotations[annotationEnabled]; v {
-	case "true":
+func optedIn(annotations map[string]string, byRule bool) (bool, error) {
+	switch v := annotations[annotationEnabled]; {
+	case v == "true", v == "" && byRule:
 		return true, checkKeys(annotations, annotationKeys())
-	case "false":
+	case v == "false":
 		return false, nil
-	case "":
+	case v == "":
 		return false, checkKeys(annotations, []string{annotationEnabled})
 	default:
 		return false, badAnnotation(annotationEnabled, v, `say "true" to opt in, "false" or nothing to stay out`)

@@ -26,13 +26,16 @@ type Config struct {
 	LoginServer  string // "" is Tailscale's own
 	APIURL       string
 	AuthKeyTTL   time.Duration
+	Profiles     map[string]Config // further ways into a tailnet, by name: the fields above, Tags and Cluster
 	Proxy        httpproxy.Config
 	Cluster      string         // a DNS label of at most maxCluster characters
 	Tags         []string       // "tag:…"; empty with AuthKey unless TS_TAGS is set
 	SweepAfter   time.Duration  // 0 never
 	NoLocal      bool           // see engine.Config.NoLocalDelivery
-	Ranges       []netip.Prefix // see engine.Config.ClusterRanges
+	Ranges       []netip.Prefix // see engine.Config.ClusterRanges; the policy's are among them
 	Handlers     []string       // known runtime handlers
+	PolicyFile   string         // absolute, "" is none
+	Policy       *policy        // that the file holds; nil is none, or one that cannot be used
 	StateDir     string         // absolute
 	StatusSocket string         // absolute
 	NRISocket    string         // absolute
@@ -61,34 +64,32 @@ func readConfig(getenv func(string) string) (Config, error) {
 }
 
 // loadConfig is readConfig, with what was read. The directory may change at any
-// time, so that both are of one reading.
+// time, so that both are of one reading. The policy is a file of its own, and read
+// however bad the variables are.
 func loadConfig(getenv func(string) string) (values, Config, error) {
 	v, dirErr := gather(getenv)
 	c, err := parseConfig(v)
 	if errors.Is(dirErr, errNoConfigDir) {
 		return v, c, dirErr
 	}
-	return v, c, errors.Join(dirErr, err)
+	var policyErr error
+	if c.Policy, policyErr = readPolicy(c.PolicyFile); c.Policy != nil {
+		c.Ranges = slices.Concat(c.Ranges, c.Policy.ranges)
+	}
+	return v, c, errors.Join(dirErr, err, checkPolicyKey(c), policyErr)
 }
 
 // parseConfig checks the values.
 func parseConfig(v values) (Config, error) {
 	r := newReader(v.get)
 	c := Config{
-		OAuthID:      r.text(envOAuthID),
-		OAuthSecret:  r.text(envOAuthSecret),
-		IDTokenFile:  r.text(envIDTokenFile),
-		AuthKey:      r.text(envAuthKey),
-		LoginServer:  r.url(envLoginServer),
-		APIURL:       r.url(envAPIURL),
-		AuthKeyTTL:   r.keyTTL(envAuthKeyTTL),
 		Proxy:        r.proxies(),
 		Cluster:      r.cluster(envCluster),
-		Tags:         r.tags(envTags),
 		SweepAfter:   r.sweepAfter(envSweepAfter),
 		NoLocal:      r.oneOf(envLocal, "true", "false") == "false",
 		Ranges:       r.ranges(envRanges),
 		Handlers:     r.handlers(envHandlers),
+		PolicyFile:   r.optionalPath(envPolicyFile),
 		StateDir:     r.path(envStateDir),
 		StatusSocket: r.path(envStatusSocket),
 		NRISocket:    r.path(envNRISocket),
@@ -97,17 +98,16 @@ func parseConfig(v values) (Config, error) {
 		LogJSON:      r.oneOf(envLogFormat, "text", "json") == "json",
 		Dir:          r.text(envConfigDir),
 	}
-	if c.AuthKey != "" && r.raw(envTags) == "" {
-		// The key's own tags decide; asking for others would be refused.
-		c.Tags = nil
-	}
-	r.errs = append(r.errs, checkCredentials(c))
-	return c, errors.Join(r.errs...)
+	r.errs = append(r.errs, r.tailnet(&c))
+	var errs []error
+	c.Profiles, errs = parseProfiles(v, c)
+	return c, errors.Join(append(r.errs, errs...)...)
 }
 
 // reader reads variables and collects what is wrong with them.
 type reader struct {
 	getenv   func(string) string
+	prefix   string // of all keys, a profile's
 	standard map[string]string
 	errs     []error
 }
@@ -128,7 +128,7 @@ func statusSocket(getenv func(string) string) (string, error) {
 }
 
 // raw is the variable as set.
-func (r *reader) raw(key string) string { return r.getenv(key) }
+func (r *reader) raw(key string) string { return r.getenv(r.prefix + key) }
 
 // text is the variable or its default.
 func (r *reader) text(key string) string {
@@ -139,7 +139,7 @@ func (r *reader) text(key string) string {
 }
 
 func (r *reader) bad(key, value, remedy string) {
-	r.errs = append(r.errs, fmt.Errorf("%s is %q: %s", key, clip(value), remedy))
+	r.errs = append(r.errs, fmt.Errorf("%s is %q: %s", r.prefix+key, clip(value), remedy))
 }
 
 // url reads a base URL. It may hold a password by mistake, so it is not shown.
@@ -151,7 +151,7 @@ func (r *reader) url(key string) string {
 	u, err := url.Parse(v)
 	switch {
 	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Host == "", u.User != nil, u.RawQuery != "", u.Fragment != "":
-		r.errs = append(r.errs, fmt.Errorf("%s is not a plain URL: write it as https://host, without user, query or fragment", key))
+		r.errs = append(r.errs, fmt.Errorf("%s is not a plain URL: write it as https://host, without user, query or fragment", r.prefix+key))
 	}
 	return v
 }
@@ -206,6 +206,14 @@ func (r *reader) path(key string) string {
 		r.bad(key, v, "write an absolute path")
 	}
 	return filepath.Clean(v)
+}
+
+// optionalPath is path, or "" where it is not set.
+func (r *reader) optionalPath(key string) string {
+	if r.text(key) == "" {
+		return ""
+	}
+	return r.path(key)
 }
 
 func (r *reader) level(key string) slog.Level {

@@ -36,6 +36,11 @@ func gather(getenv func(string) string) (values, error) {
 			v[s.key] = is
 		}
 	}
+	for key, is := range files {
+		if is != "" && isProfileVar(key) {
+			v[key] = is
+		}
+	}
 	return v, err
 }
 
@@ -79,9 +84,9 @@ func readFiles(dir, root string) (values, error) {
 	for _, e := range entries {
 		key := e.Name()
 		switch {
-		case strings.HasPrefix(key, "."):
-			// The kubelet's own.
-		case fixed(key) || !isSetting(key):
+		case strings.HasPrefix(key, "."), key == policyKey:
+			// The kubelet's own, and no variable: see checkPolicyKey.
+		case fixed(key) || !isSetting(key) && !isProfileVar(key):
 			errs = append(errs, wrongKey(key, dir))
 		default:
 			text, err := os.ReadFile(filepath.Join(root, key))
@@ -94,6 +99,22 @@ func readFiles(dir, root string) (values, error) {
 	return v, errors.Join(errs...)
 }
 
+// policyKey is what the policy is called where it lies beside the variables.
+const policyKey = "policy.yaml"
+
+// checkPolicyKey wants a policy that lies beside the variables to be used: one that
+// is not would let pods have what it forbids.
+func checkPolicyKey(c Config) error {
+	if c.Dir == "" {
+		return nil
+	}
+	lies := filepath.Join(c.Dir, policyKey)
+	if _, err := os.Stat(lies); err != nil || c.PolicyFile == lies {
+		return nil
+	}
+	return fmt.Errorf("%s is there and %s is %q: set it to %s, or remove the key %s", lies, envPolicyFile, c.PolicyFile, lies, policyKey)
+}
+
 func isSetting(key string) bool {
 	return slices.ContainsFunc(settings(), func(s setting) bool { return s.key == key })
 }
@@ -103,7 +124,9 @@ func wrongKey(key, dir string) error {
 		return fmt.Errorf("key %q in %s: the environment alone sets it, remove it there", key, dir)
 	}
 	remedy := "tailscale-nri -help lists them all"
-	if like, ok := closestSetting(key); ok {
+	if profile, variable, ok := profileKey(key); ok {
+		remedy = wrongProfileKey(profile, variable)
+	} else if like, ok := closestSetting(key); ok {
 		remedy = "did you mean " + like + "?"
 	}
 	return fmt.Errorf("unknown key %q in %s: %s", clip(key), dir, remedy)

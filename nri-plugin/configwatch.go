@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -18,20 +20,24 @@ var errAgain = errors.New("the configuration has changed")
 // minute to bring a change there.
 const lookEvery = 2 * time.Second
 
-// configWatch looks at a directory of variables for as long as the process runs.
+// configWatch looks at the directory of variables and at the policy for as long as
+// the process runs.
 //
 // A process that could not use its configuration waits here until it can.
 // One that serves ends for a changed one and is started again by its supervisor,
 // which costs the pods what a planned restart does; a changed one that is bad it
 // does not use, says so, and remains ready: a slip in a ConfigMap, which comes to
 // all nodes at once, must not take them down. So it does where its own is good no
-// more, since a file that it names has gone.
+// more, since a file that it names has gone. A changed policy alone counts at once,
+// without another start, unless its clusterRanges are others.
 type configWatch struct {
-	getenv func(string) string
-	began  values // what the process has begun with
-	health *health
-	log    *slog.Logger
-	every  time.Duration // 0 is lookEvery
+	getenv   func(string) string
+	began    values         // what the process has begun with
+	ranges   []netip.Prefix // of the policy at that time
+	policies *policies      // nil where there is no policy
+	health   *health
+	log      *slog.Logger
+	every    time.Duration // 0 is lookEvery
 
 	waits bool   // for a configuration to begin with
 	said  string // what the log has of one that cannot be used
@@ -56,7 +62,8 @@ func (w *configWatch) Run(ctx context.Context) error {
 
 // look reports whether the configuration is worth another start.
 func (w *configWatch) look() bool {
-	now, _, err := loadConfig(w.getenv)
+	now, cfg, err := loadConfig(w.getenv)
+	again := w.adopt(now, cfg)
 	if err == nil && w.waits {
 		err = checkPrivileges()
 	}
@@ -65,17 +72,34 @@ func (w *configWatch) look() bool {
 		w.complain(err, len(keys) > 0 || !errors.Is(err, errNoToken))
 		return false
 	}
-	if !w.waits && len(keys) == 0 {
+	if !w.waits && len(keys) == 0 && !again {
 		w.said = ""
 		w.health.note("")
 		return false
 	}
 	what := "the configuration has changed: starting again with it"
-	if len(keys) == 0 {
+	switch {
+	case again && len(keys) == 0:
+		what = "the policy's clusterRanges have changed: starting again with them"
+	case len(keys) == 0:
 		what = "the configuration can be used now: starting again with it"
 	}
 	w.log.Info(what, "changed", strings.Join(keys, " "))
 	return true
+}
+
+// adopt has the policy count that was read, if it can be used and is of the file that
+// the process has begun with. It reports whether the policy needs another start.
+func (w *configWatch) adopt(now values, cfg Config) (again bool) {
+	was := w.policies.load()
+	if w.waits || was == nil || cfg.Policy == nil || now[envPolicyFile] != w.began[envPolicyFile] {
+		return false
+	}
+	if was.text != cfg.Policy.text {
+		w.policies.now.Store(cfg.Policy)
+		w.log.Info("the policy has changed: it counts for pods that start from now on", "file", cfg.PolicyFile, "rules", len(cfg.Policy.rules))
+	}
+	return !slices.Equal(cfg.Policy.ranges, w.ranges)
 }
 
 // complain says what is wrong, in the log once and with a line for each value.

@@ -12,13 +12,13 @@ import (
 
 // newEngine wires the engine to the way into the tailnet. It serves the state
 // directory that is claimed, and keeps the links' sockets in sockets.
-func newEngine(cfg Config, tn tailnet.Tailnet, claim *engine.Claim, sockets engine.SocketStore, log *slog.Logger) (*engine.Engine, error) {
+func newEngine(cfg Config, tn tailnets, claim *engine.Claim, sockets engine.SocketStore, log *slog.Logger) (*engine.Engine, error) {
 	after := cfg.SweepAfter
 	if after == 0 {
 		after = -1 // the engine's word for never
 	}
 	return engine.New(engine.Config{
-		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn, SweepAfter: after, NoLocalDelivery: cfg.NoLocal,
+		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn.main, Profiles: tn.profiles, SweepAfter: after, NoLocalDelivery: cfg.NoLocal,
 		ClusterRanges: clusterRanges(cfg.Ranges, os.Getenv(envServiceHost), log),
 		Sockets:       sockets, Logger: log,
 	})

@@ -4,6 +4,8 @@ package main
 
 import (
 	"errors"
+	"reflect"
+	"strings"
 
 	"github.com/containerd/nri/pkg/api"
 
@@ -12,6 +14,7 @@ import (
 
 const (
 	annotationShieldsUp = annotationPrefix + "shields-up"
+	annotationEphemeral = annotationPrefix + "ephemeral"
 )
 
 // featureAnnotation is an annotation that asks for something beyond an address. Its value
@@ -29,18 +32,29 @@ func features() []featureAnnotation {
 		{annotationSocket, on(func(f *engine.Features) *bool { return &f.Socket })},
 		{annotationWait, setWait},
 		{annotationWaitPolicy, setWaitPolicy},
+		{annotationEphemeral, on(func(f *engine.Features) *bool { return &f.Ephemeral })},
 	}
 }
 
-// featuresOf reads what a pod asks for beyond an address.
-func featuresOf(sb *api.PodSandbox) (asked engine.Features, err error) {
+// featuresOf reads what a pod asks for beyond an address, and has by default. What
+// asks for nothing, as a switch that is off does, nobody has to allow.
+func featuresOf(sb *api.PodSandbox, g *grant) (asked engine.Features, err error) {
 	for _, feature := range features() {
-		value := sb.GetAnnotations()[feature.key]
+		value, given := sb.GetAnnotations()[feature.key], true
+		if value == "" {
+			value, given = g.gifts.features[strings.TrimPrefix(feature.key, annotationPrefix)], false
+		}
 		if value == "" {
 			continue
 		}
+		before := asked
 		if err := feature.set(&asked, value); err != nil {
 			return engine.Features{}, badAnnotation(feature.key, value, err.Error())
+		}
+		if given && !reflect.DeepEqual(before, asked) {
+			if err := g.checkFeature(feature.key, value); err != nil {
+				return engine.Features{}, err
+			}
 		}
 	}
 	return asked, nil

@@ -17,17 +17,33 @@ const maxLabel = 63
 // with a probability of 1 to 10^12.
 const hashLen = 10
 
-// defaultHostname names a pod in the tailnet: {cluster}-{namespace}-{pod}.
+// nameTemplate names pods: text in which {cluster}, {namespace} and {pod} stand
+// for theirs. The zero value is standardName.
+type nameTemplate struct {
+	text string
+	// tells is set if a name tells the namespace from the pod, as long as the
+	// namespace has no dash: each stands there once, with a dash between them.
+	tells bool
+}
+
+// standardName is how pods are named where nobody says otherwise.
+const standardName = "{cluster}-{namespace}-{pod}"
+
+// name names a pod in the tailnet.
 //
-// The result is a DNS label, and two pods of one cluster never share it. Where
-// the plain text would not do, a hash of the whole follows it: because it had
-// to be changed or cut, because a dash in the namespace makes it ambiguous
-// (pod b-c in a, pod c in a-b), or because it could be taken for a text with
-// a hash. Names of different clusters differ as far as the clusters' names do.
-func defaultHostname(cluster, namespace, pod string) string {
-	raw := cluster + "-" + namespace + "-" + pod
+// The result is a DNS label, and two pods of one cluster never share it as long as
+// the template is the same. Where the plain text would not do, a hash of the
+// whole follows it: because it had to be changed or cut, because a dash in the
+// namespace makes it ambiguous (pod b-c in a, pod c in a-b), because the template
+// does not tell two pods apart, or because it could be taken for a text with a
+// hash. Names of different clusters differ as far as the clusters' names do.
+func (t nameTemplate) name(cluster, namespace, pod string) string {
+	if t.text == "" {
+		t = nameTemplate{standardName, true}
+	}
+	raw := strings.NewReplacer("{cluster}", cluster, "{namespace}", namespace, "{pod}", pod).Replace(t.text)
 	label := toLabel(raw)
-	plain := label == raw && len(label) <= maxLabel &&
+	plain := t.tells && label == raw && len(label) <= maxLabel &&
 		!strings.Contains(namespace, "-") && !endsInHash(label)
 	if plain {
 		return label
@@ -37,6 +53,34 @@ func defaultHostname(cluster, namespace, pod string) string {
 	hash := hex.EncodeToString(sum[:])[:hashLen]
 	head := label[:min(len(label), maxLabel-1-hashLen)]
 	return strings.TrimLeft(strings.TrimRight(head, "-")+"-"+hash, "-")
+}
+
+// defaultHostname is {cluster}-{namespace}-{pod}.
+func defaultHostname(cluster, namespace, pod string) string {
+	return nameTemplate{}.name(cluster, namespace, pod)
+}
+
+// parseTemplate reads a template.
+func parseTemplate(s string) (nameTemplate, error) {
+	literal := strings.NewReplacer("{cluster}", "", "{namespace}", "", "{pod}", "").Replace(s)
+	for i := range len(literal) {
+		if !isLabelByte(literal[i]) {
+			return nameTemplate{}, fmt.Errorf("%q cannot stand there: use {cluster}, {namespace}, {pod}, small letters, digits and dashes", clip(literal[i:]))
+		}
+	}
+	if !strings.Contains(s, "{pod}") {
+		return nameTemplate{}, fmt.Errorf("it has no {pod}: write it such as %s", standardName)
+	}
+	first, second := strings.Index(s, "{namespace}"), strings.Index(s, "{pod}")
+	between := ""
+	switch {
+	case first < 0 || strings.Count(s, "{namespace}") > 1 || strings.Count(s, "{pod}") > 1:
+	case first < second:
+		between = s[first+len("{namespace}") : second]
+	default:
+		between = s[second+len("{pod}") : first]
+	}
+	return nameTemplate{s, strings.Contains(between, "-")}, nil
 }
 
 // toLabel makes each byte of s fit for a DNS label; it does not cut it.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ type podSet interface {
 	Forget(ctx context.Context, sandboxID string) error
 	Serves(podUID, sandboxID string) bool
 	Knows(podUID, sandboxID string) bool
+	FeaturesOf(podUID, sandboxID string) (f engine.Features, ok bool)
 	Sync(ctx context.Context, live []engine.Pod, ended []string) error
 	Suspect(sandboxID string)
 	Await(ctx context.Context, podUID string) error
@@ -55,9 +57,10 @@ const (
 type plugin struct {
 	pods     podSet
 	defaults podDefaults
-	handlers []string // known runtime handlers, see checkHandler
-	ownUID   string   // of the pod that this process runs in, "" is not checked
-	resolver resolver // nil makes no resolv.conf
+	policies *policies // over the defaults'
+	handlers []string  // known runtime handlers, see checkHandler
+	ownUID   string    // of the pod that this process runs in, "" is not checked
+	resolver resolver  // nil makes no resolv.conf
 	hooks    *hookServer
 	log      *slog.Logger
 
@@ -171,8 +174,10 @@ func (p *plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error
 // RunPodSandbox would have refused is refused here, unless it has run already. A
 // container of a pod that has its node then gets what the pod asks for: see adjust.
 func (p *plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
-	if p.pods.Serves(sb.GetUid(), sb.GetId()) && !asksForContainers(sb) {
-		return nil, nil, nil
+	if p.pods.Serves(sb.GetUid(), sb.GetId()) {
+		if f, ok := p.pods.FeaturesOf(sb.GetUid(), sb.GetId()); ok && !asksForContainers(f) {
+			return nil, nil, nil
+		}
 	}
 	var out atomic.Pointer[api.ContainerAdjustment] // the hook may go on after its time
 	err := p.hook(ctx, "CreateContainer", sb, func(ctx context.Context) error {
@@ -218,14 +223,21 @@ func (p *plugin) RemoveContainer(_ context.Context, sb *api.PodSandbox, _ *api.C
 	return nil
 }
 
-// podOf is podFrom with what else has a pod refused. One that has its node keeps
-// it, though its runtime handler is no longer known.
+// podOf is podFrom with what else has a pod refused, or left out where a rule
+// alone would have it opt in. One that has its node keeps it, though its runtime
+// handler is no longer known and the policy another.
 func (p *plugin) podOf(sb *api.PodSandbox) (engine.Pod, bool, error) {
-	pod, in, err := podFrom(sb, p.defaults)
-	if in && !p.pods.Knows(pod.UID, pod.SandboxID) {
-		err = checkHandler(sb, p.handlers)
+	d := p.defaults
+	d.policy, d.served = cmp.Or(p.policies.load(), d.policy), p.pods.Knows(sb.GetUid(), sb.GetId())
+	pod, in, err := podFrom(sb, d)
+	if !in || d.served {
+		return pod, in, err
 	}
-	return pod, in && err == nil, err
+	err = checkHandler(sb, p.handlers)
+	if byRule(sb) && (err != nil || p.ownUID != "" && sb.GetUid() == p.ownUID) {
+		return engine.Pod{}, false, nil
+	}
+	return pod, err == nil, err
 }
 
 // warnRan says that a pod goes on without a node, once: there is nobody to return

@@ -3,25 +3,52 @@
 package main
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/engine"
 )
 
-// podDefaults is what a pod gets that does not ask for anything else.
+// podDefaults is what a pod gets that does not ask for anything else, and what it
+// may ask for.
 type podDefaults struct {
-	cluster string   // first part of the hostname, a DNS label
-	tags    []string // may be empty where an auth key brings the tags
+	cluster  string   // first part of the hostname, a DNS label
+	tags     []string // may be empty where an auth key brings the tags
+	static   bool     // that key is all there is, and decides what else a node is
+	profiles map[string]podDefaults
+	policy   *policy
+	// served is set for a pod that has its node, which it keeps whatever it asks
+	// for, and whatever the policy has become.
+	served bool
 }
 
+// of are the defaults of a profile, "" is the one without a name.
+func (d podDefaults) of(profile string) podDefaults {
+	if profile == "" {
+		return d
+	}
+	return d.profiles[profile]
+}
+
+// byRule reports whether no annotation has the pod opt in, so that a rule may.
+func byRule(sb *api.PodSandbox) bool { return sb.GetAnnotations()[annotationEnabled] == "" }
+
 // podFrom translates a runtime's pod sandbox into the engine's terms. It
-// returns false for a pod that did not opt in. An error names the annotation,
-// its value and what to write instead: the runtime shows it to the user.
+// returns false for a pod that is not to have a node. An error names the
+// annotation, its value and what to write instead: the runtime shows it to the user.
 func podFrom(sb *api.PodSandbox, d podDefaults) (engine.Pod, bool, error) {
-	in, err := optedIn(sb.GetAnnotations())
+	g := d.policy.grantOf(sb.GetNamespace(), sb.GetLabels())
+	g.all = d.served
+	netns, noNetns := netnsOf(sb)
+	// A rule is for many pods: those that cannot have a node are not meant.
+	rule := d.served || g.optIn && noNetns == nil
+	in, err := optedIn(sb.GetAnnotations(), rule)
 	if err != nil || !in {
 		return engine.Pod{}, false, err
 	}
@@ -30,22 +57,66 @@ func podFrom(sb *api.PodSandbox, d podDefaults) (engine.Pod, bool, error) {
 		UID:       sb.GetUid(),
 		Namespace: sb.GetNamespace(),
 		Name:      sb.GetName(),
+		NetNS:     netns,
 		PID:       sb.GetPid(),
 	}
-	if pod.NetNS, err = netnsOf(sb); err != nil {
+	if noNetns != nil {
+		return engine.Pod{}, false, noNetns
+	}
+	profile, err := profileOf(sb, d, &g)
+	if err != nil {
 		return engine.Pod{}, false, err
 	}
-	if pod.Hostname, err = hostnameOf(sb, d); err != nil {
+	if pod.Hostname, err = hostnameOf(sb, d, &g); err != nil {
 		return engine.Pod{}, false, err
 	}
 	pod.ChosenName = sb.GetAnnotations()[annotationHostname] != ""
-	if pod.Tags, err = tagsOf(sb, d); err != nil {
+	if pod.Tags, err = tagsOf(sb, d, profile, &g); err != nil {
 		return engine.Pod{}, false, err
 	}
-	if pod.Features, err = featuresOf(sb); err != nil {
+	if pod.Features, err = featuresOf(sb, &g); err != nil {
 		return engine.Pod{}, false, err
+	}
+	pod.Features.Profile = profile
+	if err := checkTogether(pod.Features); err != nil {
+		return engine.Pod{}, false, err
+	}
+	if pod.Features.Ephemeral && d.of(profile).static && !d.served {
+		return engine.Pod{}, false, badAnnotation(annotationEphemeral, "true", keyDecides)
 	}
 	return pod, true, nil
+}
+
+// keyDecides is why nobody can ask for an ephemeral node where there is a key.
+const keyDecides = "with " + envAuthKey + " the key decides that: make it an ephemeral one, or take the annotation, or the policy's default, out"
+
+// profileOf is the name of the pod's tailnet, "" for the one without a name.
+func profileOf(sb *api.PodSandbox, d podDefaults, g *grant) (string, error) {
+	given := sb.GetAnnotations()[annotationProfile]
+	name := cmp.Or(given, g.gifts.profile)
+	if given != "" {
+		if err := checkLabel(given); err != nil {
+			return "", badAnnotation(annotationProfile, given, err.Error())
+		}
+		if given != g.gifts.profile {
+			if err := g.checkProfile(given); err != nil {
+				return "", err
+			}
+		}
+	}
+	if _, ok := d.profiles[name]; name != "" && !ok && !d.served {
+		return "", badAnnotation(annotationProfile, name, noProfile(name, d.profiles))
+	}
+	return name, nil
+}
+
+// noProfile is what to do about a profile that there is not.
+func noProfile(name string, known map[string]podDefaults) string {
+	have := "there is none"
+	if len(known) > 0 {
+		have = "there is " + strings.Join(slices.Sorted(maps.Keys(known)), ", ")
+	}
+	return fmt.Sprintf("%s: write one of those, or make it by the files %s.%s, … in %s", have, name, envOAuthID, envConfigDir)
 }
 
 // netnsOf returns the path of the sandbox's network namespace. A sandbox that
@@ -60,28 +131,34 @@ func netnsOf(sb *api.PodSandbox) (string, error) {
 		"remove the annotation " + annotationEnabled + " or hostNetwork")
 }
 
-func hostnameOf(sb *api.PodSandbox, d podDefaults) (string, error) {
+func hostnameOf(sb *api.PodSandbox, d podDefaults, g *grant) (string, error) {
 	given := sb.GetAnnotations()[annotationHostname]
 	if given == "" {
-		return defaultHostname(d.cluster, sb.GetNamespace(), sb.GetName()), nil
+		return g.hostname.name(d.cluster, sb.GetNamespace(), sb.GetName()), nil
 	}
 	label, err := givenHostname(given)
 	if err != nil {
 		return "", badAnnotation(annotationHostname, given, err.Error())
 	}
-	return label, nil
+	return label, g.checkHostname(given, label)
 }
 
-func tagsOf(sb *api.PodSandbox, d podDefaults) ([]string, error) {
+// tagsOf are the pod's tags. Those that it may have without a word from the policy
+// are the profile's.
+func tagsOf(sb *api.PodSandbox, d podDefaults, profile string, g *grant) ([]string, error) {
+	standard := d.of(profile).tags
+	if g.gifts.tags != nil && g.gifts.profile == profile {
+		standard = g.gifts.tags
+	}
 	given := sb.GetAnnotations()[annotationTags]
 	if given == "" {
-		return slices.Clone(d.tags), nil
+		return slices.Clone(standard), nil
 	}
 	tags, err := parseTags(given)
 	if err != nil {
 		return nil, badAnnotation(annotationTags, given, err.Error())
 	}
-	return tags, nil
+	return tags, g.checkTags(given, tags, standard)
 }
 
 // gone reports whether a sandbox in the runtime's list has ended. The runtime

@@ -15,7 +15,10 @@ import (
 	"tailscale-nri/engine"
 )
 
-var testDefaults = podDefaults{cluster: "k8s", tags: []string{"tag:k8s-pod"}}
+// testDefaults let a pod ask for anything.
+var testDefaults = podDefaults{cluster: "k8s", tags: []string{"tag:k8s-pod"}, policy: &policy{rules: []policyRule{
+	{allow: allowance{tags: []string{"tag:*"}, profiles: []string{"*"}, features: []string{"*"}}},
+}}}
 
 // sandbox makes one as containerd describes it; notes are keys and values.
 func sandbox(name string, notes ...string) *api.PodSandbox {
@@ -70,6 +73,7 @@ func TestPodFrom(t *testing.T) {
 		{"hostname", []string{annotationHostname, "Shop"}, with(func(p *engine.Pod) { p.Hostname, p.ChosenName = "shop", true })},
 		{"tags", []string{annotationTags, "tag:a, tag:B-2,tag:a"}, with(func(p *engine.Pod) { p.Tags = []string{"tag:a", "tag:B-2"} })},
 		{"shields up", []string{annotationShieldsUp, "true"}, with(func(p *engine.Pod) { p.Features.ShieldsUp = true })},
+		{"ephemeral", []string{annotationEphemeral, "true"}, with(func(p *engine.Pod) { p.Features.Ephemeral = true })},
 		{"shields down", []string{annotationShieldsUp, "false"}, want},
 		{"other keys", []string{"example.com/enable", "x", "tailscale.com/expose", "true", "Tailscale.org/tags", "x"}, want},
 	} {

@@ -250,6 +250,7 @@ type fakePods struct {
 	suspected   chan string  // sandboxes
 	serves      sync.Map     // sandboxes that are attached
 	known       sync.Map     // as serves, of those that have a node on disk and no link yet
+	features    sync.Map     // of each sandbox that was attached
 	sync        func() error // answers Sync; nil is success
 	attach      atomic.Pointer[func(context.Context) error]
 }
@@ -274,6 +275,7 @@ func newFakePods() *fakePods {
 }
 
 func (f *fakePods) Attach(ctx context.Context, pod engine.Pod) (anew bool, err error) {
+	f.features.Store(pod.SandboxID, pod.Features)
 	f.attached <- pod
 	if answer := f.attach.Load(); answer != nil {
 		if err := (*answer)(ctx); err != nil {
@@ -292,6 +294,14 @@ func (f *fakePods) Serves(podUID, sandboxID string) bool {
 func (f *fakePods) Knows(podUID, sandboxID string) bool {
 	_, ok := f.known.Load(podUID + " " + sandboxID)
 	return ok || f.Serves(podUID, sandboxID)
+}
+
+func (f *fakePods) FeaturesOf(podUID, sandboxID string) (engine.Features, bool) {
+	asked, ok := f.features.Load(sandboxID)
+	if !ok {
+		return engine.Features{}, false
+	}
+	return asked.(engine.Features), true
 }
 
 func (f *fakePods) Detach(_ context.Context, id string) error {

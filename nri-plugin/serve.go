@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"tailscale-nri/engine"
@@ -28,8 +30,8 @@ const startTime = 10 * time.Second
 
 // serve builds the parts and runs them until ctx ends or one of them fails.
 //
-// A bad configuration is an error, except where it comes from a directory: that
-// is mended in place, so the process stays, says what is wrong to whoever asks,
+// A bad configuration is an error, except where it comes from a directory, or the
+// policy alone is bad: that is mended in place, so the process stays, says what is wrong to whoever asks,
 // and goes on by itself. The configuration alone is waited for so: a status socket
 // that cannot be had, or a state directory that cannot be made, claimed or read,
 // ends the process with either. In a DaemonSet that is CrashLoopBackOff, with the
@@ -39,7 +41,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 	if bad == nil {
 		bad = checkPrivileges()
 	}
-	if bad != nil && cfg.Dir == "" {
+	if bad != nil && cfg.Dir == "" && !isPolicyAlone(bad) {
 		return bad
 	}
 	log, h := newLogger(cfg, stderr), &health{}
@@ -53,8 +55,13 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 		defer ln.Close()
 		parts = append(parts, (&statusServer{health: h, ln: ln}).Run)
 	}
-	if cfg.Dir != "" {
-		w := &configWatch{getenv: getenv, began: began, health: h, log: log, waits: bad != nil}
+	held := &policies{}
+	held.now.Store(cfg.Policy)
+	if cfg.Dir != "" || cfg.PolicyFile != "" {
+		w := &configWatch{getenv: getenv, began: began, policies: held, health: h, log: log, waits: bad != nil}
+		if cfg.Policy != nil {
+			w.ranges = cfg.Policy.ranges
+		}
 		if bad != nil {
 			w.complain(bad, false)
 			up.mark(markServes)
@@ -62,19 +69,26 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 		parts = append(parts, w.Run)
 	}
 	if bad == nil {
-		d := &daemon{cfg: cfg, up: up, health: h, log: log, ownPace: getenv("GOGC") != ""}
+		d := &daemon{cfg: cfg, policies: held, up: up, health: h, log: log, ownPace: getenv("GOGC") != ""}
 		parts = append(parts, d.Run)
 	}
 	return runAll(ctx, parts...)
 }
 
+// isPolicyAlone reports whether nothing but the policy is bad.
+func isPolicyAlone(bad error) bool {
+	var p policyError
+	return errors.As(bad, &p) && bad.Error() == p.Error()
+}
+
 // daemon serves the pods of this machine.
 type daemon struct {
-	cfg     Config
-	up      parent
-	health  *health
-	log     *slog.Logger
-	ownPace bool // of Go's collector
+	cfg      Config
+	policies *policies
+	up       parent
+	health   *health
+	log      *slog.Logger
+	ownPace  bool // of Go's collector
 }
 
 // Run serves until ctx ends. While another process does, it stands by: all that
@@ -86,7 +100,7 @@ func (d *daemon) Run(ctx context.Context) error {
 		return err
 	}
 	useProxy(d.cfg.Proxy)
-	tn, err := newTailnet(d.cfg, d.log)
+	tn, err := newTailnets(d.cfg, d.log)
 	if err != nil {
 		return err
 	}
@@ -111,7 +125,7 @@ func (d *daemon) Run(ctx context.Context) error {
 	d.begin(eng)
 	hooks := newHookServer(d.cfg.StateDir, eng, resolverOf(eng), d.log)
 	p := &plugin{
-		resolver: hooks.resolver, hooks: hooks, pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags},
+		pods: eng, defaults: defaultsOf(d.cfg), policies: d.policies, resolver: hooks.resolver, hooks: hooks,
 		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log,
 	}
 	d.health.warns(p.refused.lines)
@@ -156,6 +170,12 @@ func (d *daemon) logStart() {
 	attrs := []any{"version", ourVersion(), "state", d.cfg.StateDir, "nri", d.cfg.NRISocket}
 	if via := proxyHosts(d.cfg.Proxy); via != "" {
 		attrs = append(attrs, "proxy", via)
+	}
+	if d.cfg.Policy != nil {
+		attrs = append(attrs, "policy", d.cfg.PolicyFile, "rules", len(d.cfg.Policy.rules))
+	}
+	if len(d.cfg.Profiles) > 0 {
+		attrs = append(attrs, "profiles", slices.Sorted(maps.Keys(d.cfg.Profiles)))
 	}
 	if d.up.restarts > 0 {
 		attrs = append(attrs, "restarts", d.up.restarts)

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// Bounds of what is minted ahead. A set of tags is kept supplied for aheadIdle
-// after a node last had it.
+// Bounds of what is minted ahead. A set of keys is kept supplied for aheadIdle
+// after a node last had one of its kind.
 const (
 	aheadSets  = 4
 	aheadIdle  = time.Hour
@@ -35,7 +35,7 @@ type ahead struct {
 	life time.Duration // for which a key is handed out: it has to last for a login
 	log  *slog.Logger
 
-	mint   func(ctx context.Context, tags []string) (aheadKey, error)
+	mint   func(ctx context.Context, k kind) (aheadKey, error)
 	revoke func(ctx context.Context, id string) error
 
 	wake chan struct{} // one pending wake-up is enough
@@ -45,9 +45,24 @@ type ahead struct {
 	old  []string // IDs of keys that were too old, to be revoked: Headscale keeps expired ones for ever
 }
 
+// kind is what a key makes of the node that logs in with it.
+type kind struct {
+	tags      []string
+	ephemeral bool
+}
+
+// name is the same for the same kind.
+func (k kind) name() string {
+	name := strings.Join(slices.Sorted(slices.Values(k.tags)), ",")
+	if k.ephemeral {
+		name += " ephemeral"
+	}
+	return name
+}
+
 type aheadSet struct {
-	tags []string
-	used time.Time // when a node last had them
+	kind kind
+	used time.Time // when a node last had one
 	keys []aheadKey
 }
 
@@ -64,19 +79,18 @@ func newAhead(each int, ttl time.Duration, log *slog.Logger) *ahead {
 	return &ahead{each: each, life: ttl * 3 / 4, log: log, wake: make(chan struct{}, 1), sets: map[string]*aheadSet{}}
 }
 
-// take returns a key for the tags if there is one, and has the next one minted.
-func (a *ahead) take(tags []string) (secret string, ok bool) {
+// take returns a key of the kind if there is one, and has the next one minted.
+func (a *ahead) take(k kind) (secret string, ok bool) {
 	if a.each <= 0 {
 		return "", false
 	}
-	tags = slices.Sorted(slices.Values(tags))
-	name := strings.Join(tags, ",")
+	name := k.name()
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	set := a.sets[name]
 	if set == nil {
-		set = &aheadSet{tags: tags}
+		set = &aheadSet{kind: kind{slices.Sorted(slices.Values(k.tags)), k.ephemeral}}
 		a.sets[name] = set
 	}
 	set.used = now
@@ -127,10 +141,10 @@ func (a *ahead) supply(ctx context.Context) (next time.Time) {
 		if set == nil {
 			return next
 		}
-		k, err := a.mint(ctx, set.tags)
+		k, err := a.mint(ctx, set.kind)
 		if err != nil {
 			if ctx.Err() == nil {
-				a.log.Debug("minting a key ahead, trying again later", "tags", set.tags, "cause", err)
+				a.log.Debug("minting a key ahead, trying again later", "tags", set.kind.tags, "cause", err)
 			}
 			return time.Now().Add(aheadRetry)
 		}
@@ -210,7 +224,7 @@ func (a *ahead) revokeOld(ctx context.Context) {
 }
 
 // Prepare does, until ctx is done, what can be done before a node needs a key: it
-// keeps the API's access token fresh, and keys minted ahead for the sets of tags
+// keeps the API's access token fresh, and keys minted ahead of the kinds
 // that nodes have had (OAuthConfig.KeysAhead). Then it revokes the keys that are
 // left, which takes a second at most, and returns.
 func (o *OAuth) Prepare(ctx context.Context) {

@@ -85,6 +85,18 @@ func TestKeysAhead(t *testing.T) {
 	if got, err := o.NewAuthKey(ctx, Node{Hostname: "a"}); err != nil || slices.Contains(lying, got) {
 		t.Errorf("a node with other tags gets one of the keys (%v)", err)
 	}
+	ephemeral := web
+	ephemeral.Ephemeral = true
+	if got, err := o.NewAuthKey(ctx, ephemeral); err != nil || slices.Contains(awaitLying(t, o, "tag:web", 2), got) {
+		t.Errorf("an ephemeral node gets a key that makes another kind (%v)", err)
+	} else if k, ok := s.Key(got); !ok || !k.Ephemeral || k.Reusable {
+		t.Errorf("its key is %+v (%v)", k, ok)
+	}
+	for _, secret := range awaitLying(t, o, "tag:web ephemeral", 2) {
+		if k, _ := s.Key(secret); !k.Ephemeral {
+			t.Errorf("what lies ready for ephemeral nodes is %+v", k)
+		}
+	}
 	left := append(awaitLying(t, o, "tag:web", 2), awaitLying(t, o, "tag:pod", 2)...)
 	stop()
 	for _, secret := range left {
@@ -156,7 +168,7 @@ func TestKeysAheadFail(t *testing.T) {
 func TestKeysAheadAreBounded(t *testing.T) {
 	a := newAhead(2, time.Hour, nil)
 	for i := range 3 * aheadSets {
-		a.take([]string{fmt.Sprint("tag:", i)})
+		a.take(kind{tags: []string{fmt.Sprint("tag:", i)}})
 	}
 	for now := time.Now(); ; {
 		set, _ := a.lacking(now)

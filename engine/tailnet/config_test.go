@@ -99,6 +99,11 @@ func TestStatic(t *testing.T) {
 	if k, err := s.NewAuthKey(testContext(t), web); k != "hskey-x" || err != nil {
 		t.Errorf("key %q, %v", k, err)
 	}
+	ephemeral := web
+	ephemeral.Ephemeral = true
+	if k, err := s.NewAuthKey(testContext(t), ephemeral); k != "" || err == nil || !strings.Contains(err.Error(), "tailscale.com/ephemeral") {
+		t.Errorf("for an ephemeral node: %q, %v", k, err)
+	}
 	if err := s.Delete(testContext(t), "n1"); !errors.Is(err, ErrNoDelete) {
 		t.Errorf("Delete: %v, want ErrNoDelete", err)
 	}

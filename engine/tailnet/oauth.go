@@ -49,8 +49,8 @@ type OAuthConfig struct {
 	// seconds: 1 s at least, 90 days at most.
 	AuthKeyTTL time.Duration
 
-	// KeysAhead is how many keys are minted ahead for each set of tags that nodes
-	// have had lately, while OAuth.Prepare runs; 0 is none.
+	// KeysAhead is how many keys are minted ahead of each kind that nodes have had
+	// lately (set of tags, ephemeral or not), while OAuth.Prepare runs; 0 is none.
 	KeysAhead int
 
 	// Calls bounds what the API has to bear from this process.
@@ -67,8 +67,8 @@ func (c OAuthConfig) String() string {
 }
 
 // OAuth lets nodes in with keys that Tailscale's API mints for an OAuth client or
-// a federated identity: single-use, preauthorized, tagged, not ephemeral (an ephemeral node that is
-// cut off for a while is deleted, and does not come back by itself).
+// a federated identity: single-use, preauthorized, tagged, and ephemeral only where the node is to be: one
+// that is cut off for a while is deleted, and comes back as another device.
 //
 // The client needs the scopes auth_keys and devices:core, and to be allowed each
 // tag.
@@ -124,9 +124,9 @@ func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
 			HTTP:      &http.Client{Transport: bearer},
 		},
 	}
-	o.ahead.mint = func(ctx context.Context, tags []string) (aheadKey, error) {
+	o.ahead.mint = func(ctx context.Context, k kind) (aheadKey, error) {
 		until := time.Now().Add(o.ahead.life).Round(0) // by a clock that goes on while a laptop sleeps
-		key, err := o.mint(ctx, "minting an auth key ahead", tags, "tailscale-nri "+cfg.Cluster+" for the next pod")
+		key, err := o.mint(ctx, "minting an auth key ahead", k, "tailscale-nri "+cfg.Cluster+" for the next pod")
 		if err != nil {
 			return aheadKey{}, err
 		}
@@ -176,10 +176,11 @@ func (o *OAuth) NewAuthKey(ctx context.Context, n Node) (string, error) {
 			Remedy: "set TS_TAGS, or the annotation tailscale.com/tags",
 		}
 	}
-	if key, ok := o.ahead.take(tags); ok && ctx.Err() == nil {
+	want := kind{tags, n.Ephemeral}
+	if key, ok := o.ahead.take(want); ok && ctx.Err() == nil {
 		return key, nil
 	}
-	key, err := o.mint(ctx, op, tags, cmp.Or(n.Description, n.Hostname))
+	key, err := o.mint(ctx, op, want, cmp.Or(n.Description, n.Hostname))
 	if err != nil {
 		return "", err
 	}
@@ -187,17 +188,17 @@ func (o *OAuth) NewAuthKey(ctx context.Context, n Node) (string, error) {
 }
 
 // mint asks the API for a key.
-func (o *OAuth) mint(ctx context.Context, op string, tags []string, description string) (*tailscale.Key, error) {
+func (o *OAuth) mint(ctx context.Context, op string, k kind, description string) (*tailscale.Key, error) {
 	req := tailscale.CreateKeyRequest{
 		ExpirySeconds: int64(o.ttl / time.Second),
 		Description:   describe(description),
 	}
 	create := &req.Capabilities.Devices.Create
 	create.Preauthorized = true
-	create.Tags = tags
+	create.Tags, create.Ephemeral = k.tags, k.ephemeral
 	key, err := o.api.Keys().CreateAuthKey(ctx, req)
 	if err != nil {
-		return nil, o.explain(ctx, op, tags, err)
+		return nil, o.explain(ctx, op, k.tags, err)
 	}
 	if key.Key == "" {
 		return nil, &Error{Op: op, Reason: "the API at " + o.baseURL + " answered without a key", Temporary: true}

@@ -62,8 +62,18 @@ func (*Static) String() string { return "tailnet with a static auth key" }
 // ControlURL implements Tailnet.
 func (s *Static) ControlURL() string { return s.controlURL }
 
-// NewAuthKey returns the key, whatever the node. Its error is ctx's.
-func (s *Static) NewAuthKey(ctx context.Context, _ Node) (string, error) {
+// NewAuthKey returns the key, whatever the node, but for one that is to be
+// ephemeral: the key alone decides that. A node could ask for it at its login too
+// (controlclient.LoginEphemeral), and would then be logged out whenever its backend
+// ends (ipn/ipnlocal/local.go, Shutdown). Its error is ctx's, or an *Error.
+func (s *Static) NewAuthKey(ctx context.Context, n Node) (string, error) {
+	if n.Ephemeral {
+		return "", &Error{
+			Op:     "finding an auth key for " + n.Hostname,
+			Reason: "a static auth key makes all nodes ephemeral, or none",
+			Remedy: "put an ephemeral key into TS_AUTHKEY and take the annotation tailscale.com/ephemeral out, or use an OAuth client",
+		}
+	}
 	return s.authKey, ctx.Err()
 }
 

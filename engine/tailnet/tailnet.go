@@ -103,6 +103,7 @@ type Device struct {
 type Node struct {
 	Hostname    string
 	Tags        []string // "tag:…"; none means the defaults of the way taken
+	Ephemeral   bool     // the tailnet deletes the device when it has been offline for a while
 	Description string   // for the list of keys in the admin console; "" makes it the hostname
 }
 

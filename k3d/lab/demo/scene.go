@@ -154,7 +154,7 @@ func (s *Scene) StartPlugin(env ...string) (err error) {
 // pluginEnv holds each variable that leads the plugin, so that none of the caller's own decides.
 func (s *Scene) pluginEnv() []string {
 	return append([]string{
-		"TS_AUTHKEY=", "TS_ID_TOKEN_FILE=", "TS_CONFIG_DIR=", "TS_STATE_DIR=", "TS_STATUS_SOCKET=", "NRI_SOCKET=", "LOG_FORMAT=",
+		"TS_AUTHKEY=", "TS_ID_TOKEN_FILE=", "TS_CONFIG_DIR=", "TS_POLICY_FILE=", "TS_STATE_DIR=", "TS_STATUS_SOCKET=", "NRI_SOCKET=", "LOG_FORMAT=",
 		"POD_UID=", "HTTPS_PROXY=", "HTTP_PROXY=", "NO_PROXY=", "https_proxy=", "http_proxy=", "no_proxy=",
 		"CLUSTER_NAME=" + cluster,
 		"TS_TAGS=" + strings.Join(s.cfg.Tags, ","),

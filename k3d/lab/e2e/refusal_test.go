@@ -28,6 +28,7 @@ func TestBadInput(t *testing.T) {
 	}{
 		{"enabled", lab.PodSpec{Annotations: map[string]string{enabled: "yes please"}}, []string{enabled, "yes please", `say "true"`}},
 		{"tag", lab.PodSpec{Annotations: demo.OptIn(tags, "tag:db,web")}, []string{tags, "web", "write tags as tag:name"}},
+		{"tag-of-others", lab.PodSpec{Annotations: demo.OptIn(tags, "tag:other")}, []string{tags, "tag:other", "the default policy", "TS_POLICY_FILE"}},
 		{"hostname", lab.PodSpec{Annotations: demo.OptIn(hostname, "my_host")}, []string{hostname, "my_host", "use small letters, digits and dashes"}},
 		{"hostname-long", lab.PodSpec{Annotations: demo.OptIn(hostname, strings.Repeat("a", 64))}, []string{hostname, "aaaa", "at most 63"}},
 		{"typo", lab.PodSpec{Annotations: map[string]string{"tailscale.com/enable": "true"}}, []string{"tailscale.com/enable", "true", "write " + enabled}},

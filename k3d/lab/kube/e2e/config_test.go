@@ -25,7 +25,13 @@ func badConfiguration(s *stage) {
 // setKey sets a key of the ConfigMap on n1, or removes it.
 func (s *stage) setKey(key string, value any) {
 	s.t.Helper()
-	patch, err := json.Marshal(object{"data": object{key: value}})
+	s.setKeys(object{key: value})
+}
+
+// setKeys sets keys of the ConfigMap on n1 at once, or removes them.
+func (s *stage) setKeys(values object) {
+	s.t.Helper()
+	patch, err := json.Marshal(object{"data": values})
 	s.must(err)
 	s.kubectl("patch", "configmap", "-n", namespace, "tailscale-nri", "--type=merge", "-p", string(patch))
 }

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestExamplePolicy holds the policy of the documentation against the program.
+func TestExamplePolicy(t *testing.T) {
+	page, err := os.ReadFile("../deploy/FEATURES.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(page), "\n## Policy\n")
+	_, after, _ = strings.Cut(after, "```yaml\n")
+	text, after, ok := strings.Cut(after, "```\n")
+	if !ok {
+		t.Fatal("deploy/FEATURES.md: no block of YAML below Policy")
+	}
+	d := strict()
+	d.policy = mustPolicy(t, text)
+	if len(d.policy.rules) != 3 || len(d.policy.ranges) != 1 || d.policy.hostname.text != standardName {
+		t.Errorf("got %+v", d.policy)
+	}
+	web := map[string]string{"app": "web", "team": "a"}
+	for _, tt := range []struct {
+		namespace string
+		labels    map[string]string
+		notes     []string
+		want      string
+	}{
+		{"shop", web, nil, "k8s-shop-web [tag:shop]"},
+		{"shop", nil, nil, ""},
+		{"shop", nil, []string{annotationEnabled, "true"}, "k8s-shop-web [tag:k8s-pod] shields"},
+		{"network", nil, []string{annotationEnabled, "true", annotationProfile, "prod"}, "k8s-network-web [tag:prod] shields profile=prod"},
+		{"any", map[string]string{annotationEnabled: "true"}, nil, "k8s-any-web [tag:k8s-pod] shields"},
+		{kubeSystem, map[string]string{annotationEnabled: "true"}, nil, ""},
+	} {
+		pod, ok, err := podFrom(in(tt.namespace, tt.labels, tt.notes...), d)
+		if got := summary(pod, ok); got != tt.want || err != nil {
+			t.Errorf("%s %v %q: got %q, %v, want %q", tt.namespace, tt.labels, tt.notes, got, err, tt.want)
+		}
+	}
+	// The refusal that the page shows is the one that a pod gets.
+	for line := range strings.Lines(after) {
+		if strings.HasPrefix(line, "annotation ") {
+			_, _, err := podFrom(in("shop", web, annotationTags, "tag:db"), d)
+			if err == nil || err.Error() != strings.TrimSpace(line) {
+				t.Errorf("deploy/FEATURES.md says\n%s\nthe program\n%v", line, err)
+			}
+			return
+		}
+	}
+	t.Error("deploy/FEATURES.md shows no refusal")
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"testing"
+
+	"github.com/containerd/nri/pkg/api"
+)
+
+// TestPolicyOverNRI: a policy decides over a real connection, a changed one at once,
+// and what has its node is not asked again.
+func TestPolicyOverNRI(t *testing.T) {
+	dir, pods, held := t.TempDir(), newFakePods(), &policies{}
+	held.now.Store(mustPolicy(t, `
+rules:
+- name: shop
+  namespaces: ["shop-*"]
+  labels: {app: web}
+  optIn: true
+  allow: {tags: ["tag:shop-*"], features: [ephemeral]}
+`))
+	labelled := func(name string, notes ...string) *api.PodSandbox {
+		sb := in("shop-eu", map[string]string{"app": "web"}, notes...)
+		sb.Name, sb.Id, sb.Uid = name, "id-"+name, "uid-"+name
+		return sb
+	}
+	// One that was attached under another policy, before the plugin was started.
+	was := labelled("was", annotationEnabled, "true", annotationTags, "tag:forbidden")
+	pods.known.Store("uid-was id-was", true)
+	left := labelled("left") // one that a rule had opt in which is no more
+	left.Namespace = "gone"
+	pods.known.Store("uid-left id-left", true)
+	r := startRuntime(t, dir, was, left, labelled("missed"), labelled("refused", annotationEnabled, "true", annotationTags, "tag:x"),
+		hostNetwork(labelled("host")), sandbox("plain"))
+	book := startPlugin(t, dir, pods, func(r *registration) {
+		r.plugin.policies, r.plugin.ownUID, r.plugin.handlers = held, "", []string{"runc"}
+	})
+	r.waitSynced(t)
+	live := receive(t, pods.synced, "Sync")
+	if len(live) != 3 || live[0].Name != "was" || live[0].Tags[0] != "tag:forbidden" || live[1].Name != "left" || live[2].Name != "missed" {
+		t.Errorf("live is %+v", live)
+	}
+	if book.count("pod=shop-eu/refused") != 1 || book.count("rule 1 (shop)") != 1 || book.count("shop-eu/host") != 0 {
+		t.Errorf("the log says\n%s", book.text.String())
+	}
+
+	if err := r.run(labelled("a", annotationTags, "tag:shop-a")); err != nil {
+		t.Error(err)
+	}
+	if pod := receive(t, pods.attached, "Attach"); pod.Name != "a" || pod.Tags[0] != "tag:shop-a" {
+		t.Errorf("attached %+v", pod)
+	}
+	kata := labelled("kata")
+	kata.RuntimeHandler = "kata"
+	for _, sb := range []*api.PodSandbox{labelled("out", annotationEnabled, "false"), hostNetwork(labelled("host")), kata, sandbox("plain")} {
+		if err := r.run(sb); err != nil {
+			t.Errorf("%s is refused: %v", sb.Name, err)
+		}
+		if err := r.create(sb, "main"); err != nil {
+			t.Errorf("a container of %s is refused: %v", sb.Name, err)
+		}
+	}
+	kata.Annotations[annotationEnabled] = "true"
+	expectError(t, "one that asks", r.run(kata), `runtime handler "kata"`)
+	bad := labelled("bad", annotationTags, "tag:db")
+	for what, err := range map[string]error{"RunPodSandbox": r.run(bad), "CreateContainer": r.create(bad, "main")} {
+		expectError(t, what, err, `tailscale-nri: pod shop-eu/bad: annotation tailscale.com/tags is "tag:db": rule 1 (shop) of `+testPolicyFile+`|allow.tags`)
+	}
+	if n := len(pods.attached); n != 0 {
+		t.Errorf("%d pods were attached that are not to be", n)
+	}
+
+	// Narrower: what has its node goes on, what comes is refused or left out.
+	held.now.Store(mustPolicy(t, ""))
+	if err := r.create(was, "main"); err != nil {
+		t.Errorf("a container of a pod that has its node: %v", err)
+	}
+	receive(t, pods.attached, "Attach")
+	if err := r.create(labelled("a", annotationTags, "tag:shop-a"), "sidecar"); err != nil {
+		t.Errorf("a container of a pod that is served: %v", err)
+	}
+	expectError(t, "the same annotation now", r.run(labelled("b", annotationEnabled, "true", annotationTags, "tag:shop-a")), "the default policy")
+	if err := r.run(labelled("c")); err != nil || len(pods.attached) != 0 {
+		t.Errorf("a pod of no rule: %v, %d attached", err, len(pods.attached))
+	}
+}
+
+// TestOwnPod: no rule gives this very pod a node.
+func TestOwnPod(t *testing.T) {
+	held := &policies{}
+	held.now.Store(mustPolicy(t, "rules: [{optIn: true}]"))
+	p := &plugin{pods: newFakePods(), defaults: strict(), policies: held, ownUID: "uid-own", handlers: []string{"runc"}}
+	if _, got, err := p.podOf(sandbox("own")); got || err != nil {
+		t.Errorf("its own pod: %v, %v", got, err)
+	}
+	if _, got, err := p.podOf(sandbox("other")); !got || err != nil {
+		t.Errorf("another pod: %v, %v", got, err)
+	}
+}
