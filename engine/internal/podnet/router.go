@@ -31,6 +31,8 @@ type Router struct {
 	logger *slog.Logger
 	notify func([]netip.Addr)
 	kept   []netip.Prefix
+	exit   *Exit    // see UseExit
+	fwd    *forward // see Forward
 
 	mu      sync.Mutex
 	closed  bool
@@ -114,7 +116,7 @@ func (r *Router) Restore() (missing []string, err error) {
 // taken for granted, and only the difference is sent. r.mu is held.
 func (r *Router) program() error {
 	if r.set == nil || !slices.Equal(r.set.asked, r.cfg.LocalAddrs) ||
-		!slices.Equal(r.set.within, shared(r.cfg.Routes)) || r.update() != nil {
+		!slices.Equal(r.set.within, r.within()) || r.update() != nil {
 		r.set = nil
 		if err := r.ns.withHandle(r.reconcile); err != nil {
 			return fmt.Errorf("programming %s: %w", PodLink, err)
@@ -125,8 +127,17 @@ func (r *Router) program() error {
 		addrs[i] = p.Addr()
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
+	r.missing = append(r.missing, r.forward()...)
 	r.notify(addrs)
 	return nil
+}
+
+// within returns the prefixes within which the pod's own routes matter.
+func (r *Router) within() []netip.Prefix {
+	if r.exit != nil {
+		return everything()
+	}
+	return shared(r.cfg.Routes)
 }
 
 // update sends what has changed since the last call. After an error somebody
@@ -168,7 +179,7 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 	if s.addrs, err = r.addAddrs(h, ts0, r.cfg.LocalAddrs); err != nil {
 		return err
 	}
-	s.within = shared(r.cfg.Routes)
+	s.within = r.within()
 	there, err := listRoutes(h, s.index, s.within)
 	if err != nil {
 		return err
@@ -186,7 +197,7 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 	if err := addRoutes(h, s.index, s.routes, there.ours); err != nil {
 		return err
 	}
-	added, err := setRules(h, s.addrs)
+	added, err := setRules(h, wantedRules(s.addrs, r.exit != nil))
 	if err != nil {
 		return err
 	}

@@ -302,11 +302,14 @@ func routeChange(kind uint16, body []byte) Change {
 		return Change{}
 	}
 	dst := netip.PrefixFrom(addrAttr(attrs, unix.RTA_DST), bits)
+	if bits == 0 && ours {
+		dst = defaultOf(family) // of which the kernel names no destination
+	}
 	if !dst.IsValid() {
 		return Change{}
 	}
 	if ours {
-		return Change{kind: changedRoute, key: routeKey{table, dst}}
+		return Change{kind: changedRoute, key: routeKey{table, dst, rtype == unix.RTN_UNREACHABLE}}
 	}
-	return Change{kind: changedForeign, key: routeKey{table, dst}}
+	return Change{kind: changedForeign, key: routeKey{table: table, dst: dst}}
 }

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podnet
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"tailscale.com/net/tsaddr"
+	"tailscale.com/wgengine/router"
+)
+
+// Exit is what a pod goes by whose way to everything is over the tailnet.
+type Exit struct {
+	// Private is what stays on the pod's other interfaces all the same, unless the
+	// tailnet has a route of its own to it: a default route is not one.
+	Private []netip.Prefix
+}
+
+// UseExit has the pod reach everything over ts0, if the tailnet has a default
+// route, and otherwise nothing. What stays on other interfaces is what the router
+// keeps there anyway, the destinations of the pod's own routes but for a default
+// route, and x.Private. It is to be called before the first Set and Fence.
+//
+// What refuses the rest is routes that name no interface and rules, so that they
+// hold whatever happens to ts0 and to this process.
+func (r *Router) UseExit(x Exit) { r.exit = &x }
+
+// everything is the default routes' destinations.
+func everything() []netip.Prefix {
+	return []netip.Prefix{tsaddr.AllIPv4(), tsaddr.AllIPv6()}
+}
+
+// defaultOf is that of an address family (AF_INET, AF_INET6).
+func defaultOf(family byte) netip.Prefix {
+	if family == unix.AF_INET {
+		return tsaddr.AllIPv4()
+	}
+	return tsaddr.AllIPv6()
+}
+
+// kernelHasIPv6 reports whether the kernel has IPv6 at all (ipv6.disable=1): what
+// it has not needs no routes that refuse it, and can have none.
+var kernelHasIPv6 = sync.OnceValue(func() bool {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return !errors.Is(err, unix.EAFNOSUPPORT)
+	}
+	unix.Close(fd)
+	return true
+})
+
+// close has the family refuse what has no other way, if there is an exit.
+func (f *family) close(exit *Exit, of func(netip.Prefix) bool) {
+	if exit == nil || f.whole.Addr().Is6() && !kernelHasIPv6() {
+		return
+	}
+	f.closed = everything()[slices.IndexFunc(everything(), of)]
+	for _, p := range exit.Private {
+		if of(p) {
+			f.private = append(f.private, p.Masked())
+		}
+	}
+}
+
+// layOutClosed adds the routes that refuse, and those that lead past them.
+func (f *family) layOutClosed(routes map[routeKey]netip.Addr) {
+	if !f.closed.IsValid() {
+		return
+	}
+	for _, table := range []int{tableBound, tablePeers} {
+		routes[routeKey{table: table, dst: f.closed, closed: true}] = netip.Addr{}
+	}
+	advertised := slices.DeleteFunc(slices.Clone(f.tailnet), func(p netip.Prefix) bool { return p.Bits() == 0 })
+	for _, p := range f.private {
+		if !coveredBy(p, advertised) {
+			routes[routeKey{table: tablePeers, dst: p}] = netip.Addr{}
+		}
+	}
+}
+
+// Fence puts into the pod what refuses everything that is to go by an exit node,
+// if it is not there: before ts0 has an address, and after somebody has taken it
+// away. It returns what was missing, and changes nothing else. Without [Router.UseExit]
+// it does nothing.
+func (r *Router) Fence() (missing []string, err error) {
+	if r.exit == nil {
+		return nil, nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err = r.ns.withHandle(func(h *netlink.Handle) error {
+		missing, err = r.fence(h)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("closing what is to go by an exit node: %w", err)
+	}
+	return missing, nil
+}
+
+func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
+	there, err := listRoutes(h, 0, everything())
+	if err != nil {
+		return nil, err
+	}
+	bare := Router{kept: r.kept, exit: r.exit, cfg: &router.Config{}, logger: r.logger, warned: r.warned}
+	want := bare.layOut(nil, there.foreign)
+	rules := wantedRules(nil, true)
+	r.wanted.Store(&installed{routes: want, within: everything()})
+	whole, err := fenced(h, want, there.ours, rules)
+	if err != nil || whole {
+		return nil, err
+	}
+	for _, route := range there.listed {
+		delete(want, keyOf(&route)) // one over ts0, perhaps, which is better
+	}
+	if err := addRoutes(h, 0, want, nil); err != nil {
+		return nil, err
+	}
+	if _, err := setGroup(h, rules, false); err != nil {
+		return nil, err
+	}
+	return []string{"what refuses traffic past the exit node"}, nil
+}
+
+// fenced reports whether all that refuses is there.
+func fenced(h *netlink.Handle, want, have map[routeKey]netip.Addr, rules []rule) (bool, error) {
+	for key := range want {
+		if _, there := have[key]; key.closed && !there {
+			return false, nil
+		}
+	}
+	missing, err := missingRules(h, rules)
+	return len(missing) == 0, err
+}
+
+// missingRules returns those of the rules that the pod has not.
+func missingRules(h *netlink.Handle, want []rule) ([]rule, error) {
+	ours, err := listRules(h)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(want), func(r rule) bool {
+		return slices.ContainsFunc(ours, func(n netlink.Rule) bool { return ruleOf(&n) == r })
+	}), nil
+}

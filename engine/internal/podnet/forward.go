@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podnet
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"github.com/vishvananda/netlink"
+	"tailscale.com/net/tsaddr"
+)
+
+// Forward says what a pod forwards of what comes by ts0. What it forwards has an
+// address of the pod's own as its source (masquerading).
+type Forward struct {
+	To []netip.Prefix // destinations
+	// Everything adds all other destinations but those in Never.
+	Everything bool
+	Never      []netip.Prefix
+}
+
+// forward is what a router knows of it.
+type forward struct {
+	Forward
+	handles map[string][]uint64 // of the rules in place, by family and chain; nil if that is not known
+	trouble atomic.Pointer[string]
+}
+
+// Forward has the pod forward from the first Set with addresses on. Beside what f
+// says nothing is forwarded: neither from the pod's other interfaces into the
+// tailnet, but for answers, nor to an address that no router passes on.
+//
+// It takes nftables with NAT in the kernel. Where that is missing, or a family
+// cannot be forwarded, the rest is set up, and [Router.Trouble] says so.
+func (r *Router) Forward(f Forward) { r.fwd = &forward{Forward: f} }
+
+// neverForwarded is what no pod forwards to, whatever it is told: the tailnet's own
+// addresses, and those that mean another machine on each: loopback, link-local,
+// with a cloud's metadata, and multicast.
+func neverForwarded() []netip.Prefix {
+	return append(tailscaleRanges(),
+		netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+		netip.MustParsePrefix("224.0.0.0/3"),
+		netip.MustParsePrefix("::/127"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
+		netip.MustParsePrefix("fd00:ec2::/32")) // EC2's metadata
+}
+
+// CanForwardTo returns what no pod forwards to of p, false if that is nothing.
+func CanForwardTo(p netip.Prefix) (never netip.Prefix, is bool) {
+	i := slices.IndexFunc(neverForwarded(), p.Overlaps)
+	if i < 0 {
+		return netip.Prefix{}, false
+	}
+	return neverForwarded()[i], true
+}
+
+// Trouble returns why the pod does not forward what it should, "" if it does.
+func (r *Router) Trouble() string {
+	if r == nil || r.fwd == nil {
+		return ""
+	}
+	if t := r.fwd.trouble.Load(); t != nil {
+		return *t
+	}
+	return ""
+}
+
+// Forwards reports whether the pod forwards as the last Set has asked it to. It
+// is true for a pod that is to forward nothing.
+func (r *Router) Forwards() bool {
+	if r == nil || r.fwd == nil {
+		return true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed || r.cfg == nil || r.set == nil {
+		return true
+	}
+	return r.fwd.intact(r.ns)
+}
+
+// forward sets forwarding up, unless it is, the filter first. It returns what was
+// missing. r.mu is held.
+func (r *Router) forward() (missing []string) {
+	f := r.fwd
+	if f == nil || f.handles != nil && f.intact(r.ns) {
+		return nil
+	}
+	if f.handles != nil {
+		missing = append(missing, "forwarding")
+	}
+	err := f.install(r.ns)
+	why := ""
+	if err != nil {
+		why = "the pod does not forward what it should: " + err.Error()
+		r.warnOnce("the pod does not forward what it should", "err", err)
+	}
+	f.trouble.Store(&why)
+	return missing
+}
+
+func (f *forward) install(ns Namespace) error {
+	handles, err := f.installFilter(ns)
+	if err != nil {
+		f.handles = nil
+		return err
+	}
+	f.handles = handles
+	return ns.do(func() error {
+		if err := forward4(); err != nil {
+			return fmt.Errorf("IPv4: %w", err)
+		}
+		if err := forward6(); err != nil {
+			return fmt.Errorf("IPv6: %w", err)
+		}
+		return nil
+	})
+}
+
+// intact reports whether what install has put into the pod is there.
+func (f *forward) intact(ns Namespace) bool {
+	return f.handles != nil && f.filterIntact(ns) && ns.do(forwarding) == nil
+}
+
+// uplinks are the interfaces of the thread's netns but for lo and ts0.
+func uplinks() (names []string, err error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("listing interfaces: %w", err)
+	}
+	for _, l := range links {
+		if name := l.Attrs().Name; name != "lo" && name != PodLink {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// only returns those of a family.
+func only(prefixes []netip.Prefix, v6 bool) (out []netip.Prefix) {
+	for _, p := range prefixes {
+		if tsaddr.PrefixIs6(p) == v6 {
+			out = append(out, p.Masked())
+		}
+	}
+	return out
+}
