@@ -11,7 +11,11 @@ import (
 )
 
 const (
-	annotationShieldsUp = annotationPrefix + "shields-up"
+	annotationShieldsUp         = annotationPrefix + "shields-up"
+	annotationAcceptRoutes      = annotationPrefix + "accept-routes"
+	annotationExitNode          = annotationPrefix + "exit-node"
+	annotationAdvertiseRoutes   = annotationPrefix + "advertise-routes"
+	annotationAdvertiseExitNode = annotationPrefix + "advertise-exit-node"
 )
 
 // featureAnnotation is an annotation that asks for something beyond an address. Its value
@@ -26,6 +30,10 @@ type featureAnnotation struct {
 func features() []featureAnnotation {
 	return []featureAnnotation{
 		{annotationShieldsUp, on(func(f *engine.Features) *bool { return &f.ShieldsUp })},
+		{annotationAcceptRoutes, on(func(f *engine.Features) *bool { return &f.AcceptRoutes })},
+		{annotationExitNode, setExitNode},
+		{annotationAdvertiseRoutes, setAdvertiseRoutes},
+		{annotationAdvertiseExitNode, on(func(f *engine.Features) *bool { return &f.AdvertiseExitNode })},
 	}
 }
 
@@ -39,6 +47,10 @@ func featuresOf(sb *api.PodSandbox) (asked engine.Features, err error) {
 		if err := feature.set(&asked, value); err != nil {
 			return engine.Features{}, badAnnotation(feature.key, value, err.Error())
 		}
+	}
+	if asked.ExitNode != "" && asked.AdvertiseExitNode {
+		return engine.Features{}, badAnnotation(annotationExitNode, asked.ExitNode,
+			"a pod that is an exit node cannot use one: remove it or "+annotationAdvertiseExitNode)
 	}
 	return asked, nil
 }

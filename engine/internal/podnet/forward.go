@@ -47,8 +47,8 @@ func neverForwarded() []netip.Prefix {
 		netip.MustParsePrefix("fd00:ec2::/32")) // EC2's metadata
 }
 
-// CanForwardTo returns what no pod forwards to of p, false if that is nothing.
-func CanForwardTo(p netip.Prefix) (never netip.Prefix, is bool) {
+// NeverForwarded returns what no pod forwards to of p, false if that is nothing.
+func NeverForwarded(p netip.Prefix) (never netip.Prefix, is bool) {
 	i := slices.IndexFunc(neverForwarded(), p.Overlaps)
 	if i < 0 {
 		return netip.Prefix{}, false
