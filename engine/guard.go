@@ -110,7 +110,7 @@ func (n *node) guard(ctx context.Context) {
 	calm := time.NewTimer(0)
 	defer calm.Stop()
 	defer n.setGuarded("", "")
-	forward, stop := n.forwardTicker()
+	filters, stop := n.filterTicker()
 	defer stop()
 	for {
 		select {
@@ -119,8 +119,8 @@ func (n *node) guard(ctx context.Context) {
 		case <-calm.C:
 			n.setGuarded("", "")
 			continue
-		case <-forward:
-			n.checkForwarding()
+		case <-filters:
+			n.checkFilters()
 			continue
 		case <-n.guarded.changed:
 		}

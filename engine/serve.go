@@ -171,7 +171,10 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 
 // podEnd returns what the backend has in the pod.
 func (s *session) podEnd(link *podnet.Link) podEnd {
-	r := s.n.newRouter(link, &s.features, s.addressed)
+	s.n.mu.Lock()
+	fence := s.n.guarded.fence
+	s.n.mu.Unlock()
+	r := s.n.newRouter(link, &s.features, fence, s.addressed)
 	s.n.setRouter(r)
 	p := podEnd{device: s.gate, router: taggedRouter{guardedRouter{r, s.n}, s}}
 	if e := s.n.e; !e.cfg.NoLocalDelivery {

@@ -84,7 +84,7 @@ func (n *node) ensureLink(r record) (link *podnet.Link, err error) {
 	err = n.e.take(stepLink, func() error {
 		link, err = podnet.Ensure(r.NetNS, r.Link)
 		if err == nil && r.Pod.Features.ExitNode != "" {
-			fence = n.newRouter(link, &r.Pod.Features, nil)
+			fence = n.newRouter(link, &r.Pod.Features, nil, nil)
 			_, err = fence.Fence()
 		}
 		return err

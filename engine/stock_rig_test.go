@@ -207,13 +207,13 @@ func called(from *nstest.Pod, to string) (seen string) {
 			done <- err.Error()
 			return
 		}
-		c, err := net.DialTimeout("tcp", net.JoinHostPort(to, "7"), time.Second)
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(to, "7"), 700*time.Millisecond)
 		if err != nil {
 			done <- ""
 			return
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(time.Second))
 		buf := make([]byte, 100)
 		n, _ := c.Read(buf)
 		done <- string(buf[:n])

@@ -80,15 +80,19 @@ func (e *Engine) cluster() []netip.Prefix {
 	return ranges
 }
 
-// newRouter returns the router of the pod.
-func (n *node) newRouter(link *podnet.Link, f *Features, notify func([]netip.Addr)) *podnet.Router {
+// newRouter returns the router of the pod, with the exit of its fence if it has one.
+func (n *node) newRouter(link *podnet.Link, f *Features, fence *podnet.Router, notify func([]netip.Addr)) *podnet.Router {
 	if !f.routed() {
 		return link.Router(n.log, n.e.cfg.ClusterRanges, notify)
 	}
 	cluster := n.e.cluster()
 	// What the pod forwards for its peers does not go back to them.
 	r := link.Router(n.log, slices.Concat(cluster, f.AdvertiseRoutes), notify)
-	if f.ExitNode != "" {
+	switch {
+	case f.ExitNode == "":
+	case fence != nil:
+		r.UseExitOf(fence)
+	default:
 		r.UseExit(podnet.Exit{Private: privateRanges()})
 	}
 	if f.advertises() {
@@ -156,26 +160,27 @@ func (s *session) routeCondition() condition {
 	return condition{}
 }
 
-// forwardCheck is how often a guard looks whether a pod that forwards still does:
-// of nftables no message comes.
-const forwardCheck = time.Second
+// filterCheck is how often a guard looks whether a pod's filters are there: of
+// nftables no message comes.
+const filterCheck = time.Second
 
-// forwardTicker returns a ticker's channel for a pod that forwards, nil for others.
-func (n *node) forwardTicker() (due <-chan time.Time, stop func()) {
+// filterTicker returns a ticker's channel for a pod that has filters of ours, nil for
+// others.
+func (n *node) filterTicker() (due <-chan time.Time, stop func()) {
 	f := n.record().Pod.Features
-	if !f.advertises() {
+	if f.ExitNode == "" && !f.advertises() {
 		return nil, func() {}
 	}
-	t := time.NewTicker(forwardCheck)
+	t := time.NewTicker(filterCheck)
 	return t.C, t.Stop
 }
 
-// checkForwarding wakes the guard if the pod does not forward any more.
-func (n *node) checkForwarding() {
+// checkFilters wakes the guard if the pod's filters are not what they were.
+func (n *node) checkFilters() {
 	n.mu.Lock()
-	r := n.guarded.router
+	r, fence := n.guarded.router, n.guarded.fence
 	n.mu.Unlock()
-	if !r.Forwards() {
+	if !r.Filters() || !fence.Filters() {
 		n.wakeGuard()
 	}
 }

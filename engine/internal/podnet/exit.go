@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"tailscale.com/net/tsaddr"
@@ -22,14 +24,62 @@ type Exit struct {
 	Private []netip.Prefix
 }
 
+// exit is what a router knows of it.
+type exit struct {
+	Exit
+	table nftTable
+
+	mu   sync.Mutex
+	plan []netip.Prefix // that the table lets through
+}
+
 // UseExit has the pod reach everything over ts0, if the tailnet has a default
 // route, and otherwise nothing. What stays on other interfaces is what the router
 // keeps there anyway, the destinations of the pod's own routes but for a default
 // route, and x.Private. It is to be called before the first Set and Fence.
 //
-// What refuses the rest is routes that name no interface and rules, so that they
-// hold whatever happens to ts0 and to this process.
-func (r *Router) UseExit(x Exit) { r.exit = &x }
+// What refuses the rest is rules, routes that name no interface, and a filter, so that
+// they hold whatever happens to ts0 and to this process. Routes would not do. IPv6
+// forgets that it has found an unreachable one when it has not chosen a source, chooses
+// any, and looks again (net/ipv6/ip6_output.c, ip6_dst_lookup_tail); and a program may
+// choose eth0's address itself. What answers has such a source, too: so the filter goes
+// by who has begun the connection.
+func (r *Router) UseExit(x Exit) {
+	r.exit = &exit{Exit: x, table: nftTable{name: "tailscale-nri-exit", chains: []string{"closed"}}}
+}
+
+// UseExitOf has the router share the exit of another one of the same pod.
+func (r *Router) UseExitOf(other *Router) { r.exit = other.exit }
+
+// filter has the pod drop what it begins and would send by another interface than
+// ts0 to elsewhere than stays there. It reports whether it was not so.
+func (x *exit) filter(ns Namespace, kept, foreign []netip.Prefix) (missing bool, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	plan := slices.Concat(kept, x.Private, foreign)
+	slices.SortFunc(plan, netip.Prefix.Compare)
+	plan = slices.Compact(plan)
+	if slices.Equal(plan, x.plan) && x.table.intact(ns) {
+		return false, nil
+	}
+	missing = !x.table.intact(ns)
+	x.plan = plan
+	return missing, x.table.install(ns, x.chains)
+}
+
+func (x *exit) chains(v6 bool) []nftChain {
+	var rules [][]expr.Any
+	add := func(parts ...[]expr.Any) { rules = append(rules, slices.Concat(parts...)) }
+	add(out(PodLink), accept())
+	add(out("lo"), accept())
+	add(marked(), accept())
+	for _, p := range only(x.plan, v6) {
+		add(to(p), accept())
+	}
+	// What has no connection, as neighbour discovery, is left alone.
+	add(direction(original), drop())
+	return []nftChain{{"closed", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityFilter, rules}}
+}
 
 // everything is the default routes' destinations.
 func everything() []netip.Prefix {
@@ -56,7 +106,7 @@ var kernelHasIPv6 = sync.OnceValue(func() bool {
 })
 
 // close has the family refuse what has no other way, if there is an exit.
-func (f *family) close(exit *Exit, of func(netip.Prefix) bool) {
+func (f *family) close(exit *exit, of func(netip.Prefix) bool) {
 	if exit == nil || f.whole.Addr().Is6() && !kernelHasIPv6() {
 		return
 	}
@@ -84,6 +134,9 @@ func (f *family) layOutClosed(routes map[routeKey]netip.Addr) {
 	}
 }
 
+// closedWhat is what the guard says was missing.
+const closedWhat = "what refuses traffic past the exit node"
+
 // Fence puts into the pod what refuses everything that is to go by an exit node,
 // if it is not there: before ts0 has an address, and after somebody has taken it
 // away. It returns what was missing, and changes nothing else. Without [Router.UseExit]
@@ -109,13 +162,20 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	unfiltered, err := r.exit.filter(r.ns, r.kept, there.foreign)
+	if err != nil {
+		return nil, err
+	}
+	if unfiltered {
+		missing = []string{closedWhat}
+	}
 	bare := Router{kept: r.kept, exit: r.exit, cfg: &router.Config{}, logger: r.logger, warned: r.warned}
 	want := bare.layOut(nil, there.foreign)
 	rules := wantedRules(nil, true)
 	r.wanted.Store(&installed{routes: want, within: everything()})
 	whole, err := fenced(h, want, there.ours, rules)
 	if err != nil || whole {
-		return nil, err
+		return missing, err
 	}
 	for _, route := range there.listed {
 		delete(want, keyOf(&route)) // one over ts0, perhaps, which is better
@@ -126,7 +186,7 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 	if _, err := setGroup(h, rules, false); err != nil {
 		return nil, err
 	}
-	return []string{"what refuses traffic past the exit node"}, nil
+	return []string{closedWhat}, nil
 }
 
 // fenced reports whether all that refuses is there.

@@ -199,7 +199,7 @@ func TestNothingUnasked(t *testing.T) {
 	if missing, err := c.router.Fence(); err != nil || missing != nil {
 		t.Errorf("a pod without an exit node is fenced: %v (%v)", missing, err)
 	}
-	if !c.router.Forwards() || c.router.Trouble() != "" {
+	if !c.router.Filters() || c.router.Trouble() != "" {
 		t.Error("a pod that is to forward nothing does not")
 	}
 }

@@ -24,7 +24,7 @@ type Forward struct {
 // forward is what a router knows of it.
 type forward struct {
 	Forward
-	handles map[string][]uint64 // of the rules in place, by family and chain; nil if that is not known
+	table   nftTable
 	trouble atomic.Pointer[string]
 }
 
@@ -34,7 +34,9 @@ type forward struct {
 //
 // It takes nftables with NAT in the kernel. Where that is missing, or a family
 // cannot be forwarded, the rest is set up, and [Router.Trouble] says so.
-func (r *Router) Forward(f Forward) { r.fwd = &forward{Forward: f} }
+func (r *Router) Forward(f Forward) {
+	r.fwd = &forward{Forward: f, table: nftTable{name: "tailscale-nri", chains: []string{"forward", "source"}}}
+}
 
 // neverForwarded is what no pod forwards to, whatever it is told: the tailnet's own
 // addresses, and those that mean another machine on each: loopback, link-local,
@@ -67,28 +69,28 @@ func (r *Router) Trouble() string {
 	return ""
 }
 
-// Forwards reports whether the pod forwards as the last Set has asked it to. It
-// is true for a pod that is to forward nothing.
-func (r *Router) Forwards() bool {
-	if r == nil || r.fwd == nil {
+// Filters reports whether the pod filters and forwards as it was last set up to: of
+// that no Change tells. It is true for a pod that is to do neither.
+func (r *Router) Filters() bool {
+	if r == nil || r.fwd == nil && r.exit == nil {
 		return true
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed || r.cfg == nil || r.set == nil {
-		return true
+	if r.exit != nil && r.exit.table.installed() && !r.exit.table.intact(r.ns) {
+		return false
 	}
-	return r.fwd.intact(r.ns)
+	return r.fwd == nil || r.closed || r.set == nil || r.fwd.intact(r.ns)
 }
 
 // forward sets forwarding up, unless it is, the filter first. It returns what was
 // missing. r.mu is held.
 func (r *Router) forward() (missing []string) {
 	f := r.fwd
-	if f == nil || f.handles != nil && f.intact(r.ns) {
+	if f == nil || f.intact(r.ns) {
 		return nil
 	}
-	if f.handles != nil {
+	if f.table.installed() {
 		missing = append(missing, "forwarding")
 	}
 	err := f.install(r.ns)
@@ -102,12 +104,13 @@ func (r *Router) forward() (missing []string) {
 }
 
 func (f *forward) install(ns Namespace) error {
-	handles, err := f.installFilter(ns)
-	if err != nil {
-		f.handles = nil
+	var names []string
+	if err := ns.do(func() (err error) { names, err = uplinks(); return err }); err != nil {
 		return err
 	}
-	f.handles = handles
+	if err := f.table.install(ns, f.chains(names)); err != nil {
+		return err
+	}
 	return ns.do(func() error {
 		if err := forward4(); err != nil {
 			return fmt.Errorf("IPv4: %w", err)
@@ -121,7 +124,7 @@ func (f *forward) install(ns Namespace) error {
 
 // intact reports whether what install has put into the pod is there.
 func (f *forward) intact(ns Namespace) bool {
-	return f.handles != nil && f.filterIntact(ns) && ns.do(forwarding) == nil
+	return f.table.intact(ns) && ns.do(forwarding) == nil
 }
 
 // uplinks are the interfaces of the thread's netns but for lo and ts0.

@@ -153,8 +153,10 @@ func TestForwardIsRestored(t *testing.T) {
 	defer ns.Close()
 	for name, harm := range map[string]func(*nftables.Conn){
 		"all is flushed":     func(n *nftables.Conn) { n.FlushRuleset() },
-		"a table is deleted": func(n *nftables.Conn) { n.DelTable(chainsOf(true).table) },
-		"a chain is flushed": func(n *nftables.Conn) { n.FlushChain(chainsOf(false).source) },
+		"a table is deleted": func(n *nftables.Conn) { n.DelTable(c.router.fwd.table.of(true)) },
+		"a chain is flushed": func(n *nftables.Conn) {
+			n.FlushChain(&nftables.Chain{Name: "source", Table: c.router.fwd.table.of(false)})
+		},
 		"forwarding is off": func(*nftables.Conn) {
 			c.pod.Do(func() error {
 				dir, err := openSysctls()
@@ -174,7 +176,7 @@ func TestForwardIsRestored(t *testing.T) {
 			})
 		},
 	} {
-		if !c.router.Forwards() {
+		if !c.router.Filters() {
 			t.Fatalf("before %s it does not forward", name)
 		}
 		conn, err := nftables.New(nftables.WithNetNSFd(int(ns)))
@@ -185,7 +187,7 @@ func TestForwardIsRestored(t *testing.T) {
 		if err := conn.Flush(); err != nil {
 			t.Fatal(err)
 		}
-		if c.router.Forwards() {
+		if c.router.Filters() {
 			t.Errorf("nobody sees that %s", name)
 		}
 		if missing, err := c.router.Restore(); err != nil || len(missing) != 1 {

@@ -5,8 +5,10 @@ package podnet
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -14,36 +16,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// nftTable is the name of our tables in a pod that forwards, one for each family:
-	// a table for both cannot do NAT before Linux 5.2.
-	nftTable = "tailscale-nri"
-	// forwardMark marks the packets that were let through, for the chain that
-	// masquerades, which is told no interface before Linux 5.7. A packet loses its
-	// mark when it leaves the pod's netns.
-	forwardMark = 0x74730116
-)
+// forwardMark marks the packets of peers that were let through, for the chains that
+// come later, which are told no interface that a packet came in by before Linux 5.7. A
+// packet loses its mark when it leaves the pod's netns.
+const forwardMark = 0x74730116
 
-// chains are those of a table of ours.
-type chains struct {
-	table           *nftables.Table
-	forward, source *nftables.Chain
+// nftTable is a table of ours, for either family one, since one for both cannot do NAT
+// before Linux 5.2. What is read of it is guarded by mu.
+type nftTable struct {
+	name   string
+	chains []string
+
+	mu      sync.Mutex
+	handles map[string][]uint64 // of the rules in place, by family and chain; nil if none is known to be
 }
 
-func chainsOf(v6 bool) chains {
-	c := chains{table: &nftables.Table{Name: nftTable, Family: nftables.TableFamilyIPv4}}
-	if v6 {
-		c.table.Family = nftables.TableFamilyIPv6
-	}
-	c.forward = &nftables.Chain{
-		Name: "forward", Table: c.table, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
-	}
-	c.source = &nftables.Chain{
-		Name: "source", Table: c.table, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
-	}
-	return c
+// nftChain is one of its chains.
+type nftChain struct {
+	name     string
+	kind     nftables.ChainType
+	hook     *nftables.ChainHook
+	priority *nftables.ChainPriority
+	rules    [][]expr.Any
 }
 
 // families are those that a pod can forward.
@@ -54,38 +48,56 @@ func families() []bool {
 	return []bool{false}
 }
 
-// installFilter replaces our tables, each in one transaction. It returns their
-// rules' handles.
-func (f *forward) installFilter(ns Namespace) (map[string][]uint64, error) {
+// install replaces the table, that of each family in one transaction.
+func (t *nftTable) install(ns Namespace, chains func(v6 bool) []nftChain) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.handles = nil
 	fd, err := ns.open()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer fd.Close()
-	var names []string
-	if err := ns.do(func() (err error) { names, err = uplinks(); return err }); err != nil {
-		return nil, err
-	}
 	for _, v6 := range families() {
 		conn, err := nftables.New(nftables.WithNetNSFd(int(fd)))
 		if err != nil {
-			return nil, fmt.Errorf("opening nftables: %w", err)
+			return fmt.Errorf("opening nftables: %w", err)
 		}
-		c := chainsOf(v6)
-		conn.AddTable(c.table) // or there is none to delete
-		conn.DelTable(c.table)
-		conn.AddTable(c.table)
-		conn.AddChain(c.forward)
-		conn.AddChain(c.source)
-		for _, exprs := range f.filter(v6, names) {
-			conn.AddRule(&nftables.Rule{Table: c.table, Chain: c.forward, Exprs: exprs})
+		table := t.of(v6)
+		conn.AddTable(table) // or there is none to delete
+		conn.DelTable(table)
+		conn.AddTable(table)
+		for _, c := range chains(v6) {
+			chain := conn.AddChain(&nftables.Chain{Name: c.name, Table: table, Type: c.kind, Hooknum: c.hook, Priority: c.priority})
+			for _, exprs := range c.rules {
+				conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
+			}
 		}
-		conn.AddRule(&nftables.Rule{Table: c.table, Chain: c.source, Exprs: append(marked(), &expr.Masq{})})
 		if err := conn.Flush(); err != nil {
-			return nil, fmt.Errorf("setting up nftables, which takes nft_chain_nat, nft_masq and nft_ct in the kernel: %w", err)
+			return fmt.Errorf("setting up nftables, which takes nf_tables, nft_ct, nft_chain_nat and nft_masq in the kernel: %w", err)
 		}
 	}
-	return readHandles(int(fd))
+	t.handles, err = t.read(int(fd))
+	return err
+}
+
+// of returns the family's table.
+func (t *nftTable) of(v6 bool) *nftables.Table {
+	family := nftables.TableFamilyIPv4
+	if v6 {
+		family = nftables.TableFamilyIPv6
+	}
+	return &nftables.Table{Name: t.name, Family: family}
+}
+
+// chains are those of a pod that forwards.
+func (f *forward) chains(uplinks []string) func(v6 bool) []nftChain {
+	return func(v6 bool) []nftChain {
+		return []nftChain{
+			{"forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, f.filter(v6, uplinks)},
+			{"source", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, [][]expr.Any{append(marked(), &expr.Masq{})}},
+		}
+	}
 }
 
 // filter returns the rules that say what is forwarded.
@@ -96,7 +108,7 @@ func (f *forward) installFilter(ns Namespace) (map[string][]uint64, error) {
 func (f *forward) filter(v6 bool, uplinks []string) (rules [][]expr.Any) {
 	add := func(parts ...[]expr.Any) { rules = append(rules, slices.Concat(parts...)) }
 	add(in(PodLink), out(PodLink), drop())
-	add(in(PodLink), reply(), accept())
+	add(in(PodLink), direction(answer), accept())
 	for _, p := range only(neverForwarded(), v6) {
 		add(in(PodLink), to(p), drop())
 	}
@@ -110,7 +122,7 @@ func (f *forward) filter(v6 bool, uplinks []string) (rules [][]expr.Any) {
 		add(in(PodLink), mark(), accept())
 	}
 	add(in(PodLink), drop())
-	add(out(PodLink), reply(), accept())
+	add(out(PodLink), direction(answer), accept())
 	add(out(PodLink), drop())
 	for _, name := range uplinks {
 		add(in(name), out(name), drop())
@@ -143,12 +155,17 @@ func to(p netip.Prefix) []expr.Any {
 	}
 }
 
-// reply matches what goes against its connection's own direction.
-func reply() []expr.Any {
-	const replyDirection = 1 // IP_CT_DIR_REPLY
+// Directions of a connection (IP_CT_DIR_ORIGINAL, IP_CT_DIR_REPLY).
+const (
+	original = 0
+	answer   = 1
+)
+
+// direction matches what goes in that one of its connection.
+func direction(d byte) []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{replyDirection}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{d}},
 	}
 }
 
@@ -171,9 +188,9 @@ func drop() []expr.Any   { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDro
 
 var errDormant = errors.New("the table is switched off")
 
-// readHandles returns the handles of our rules, by family and chain. A rule that
-// was replaced has another one.
-func readHandles(ns int) (map[string][]uint64, error) {
+// read returns the handles of the rules, by family and chain. A rule that was replaced
+// has another one.
+func (t *nftTable) read(ns int) (map[string][]uint64, error) {
 	conn, err := nftables.New(nftables.WithNetNSFd(ns), nftables.AsLasting())
 	if err != nil {
 		return nil, fmt.Errorf("opening nftables: %w", err)
@@ -181,20 +198,19 @@ func readHandles(ns int) (map[string][]uint64, error) {
 	defer conn.CloseLasting()
 	handles := map[string][]uint64{}
 	for _, v6 := range families() {
-		c := chainsOf(v6)
-		table, err := conn.ListTableOfFamily(nftTable, c.table.Family)
+		table, err := conn.ListTableOfFamily(t.name, t.of(v6).Family)
 		if err != nil {
 			return nil, err
 		}
 		if table.Flags != 0 {
 			return nil, errDormant
 		}
-		for _, chain := range []*nftables.Chain{c.forward, c.source} {
-			rules, err := conn.GetRules(c.table, chain)
+		for _, chain := range t.chains {
+			rules, err := conn.GetRules(table, &nftables.Chain{Name: chain})
 			if err != nil {
 				return nil, err
 			}
-			key := fmt.Sprint(c.table.Family, chain.Name)
+			key := fmt.Sprint(table.Family, chain)
 			for _, r := range rules {
 				handles[key] = append(handles[key], r.Handle)
 			}
@@ -203,20 +219,25 @@ func readHandles(ns int) (map[string][]uint64, error) {
 	return handles, nil
 }
 
-func (f *forward) filterIntact(ns Namespace) bool {
+// installed reports whether install has been called with success.
+func (t *nftTable) installed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.handles != nil
+}
+
+// intact reports whether the table is as install has left it.
+func (t *nftTable) intact(ns Namespace) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.handles == nil {
+		return false
+	}
 	fd, err := ns.open()
 	if err != nil {
 		return true // which others find out
 	}
 	defer fd.Close()
-	now, err := readHandles(int(fd))
-	if err != nil || len(now) != len(f.handles) {
-		return false
-	}
-	for key, handles := range f.handles {
-		if !slices.Equal(now[key], handles) {
-			return false
-		}
-	}
-	return true
+	now, err := t.read(int(fd))
+	return err == nil && maps.EqualFunc(now, t.handles, slices.Equal[[]uint64])
 }

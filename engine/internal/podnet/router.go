@@ -31,7 +31,7 @@ type Router struct {
 	logger *slog.Logger
 	notify func([]netip.Addr)
 	kept   []netip.Prefix
-	exit   *Exit    // see UseExit
+	exit   *exit    // see UseExit
 	fwd    *forward // see Forward
 
 	mu      sync.Mutex
@@ -186,6 +186,11 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 	}
 	if s.foreign = there.foreign; len(s.foreign) == mostForeign {
 		r.warnOnce("the pod has too many routes of its own within the tailnet's addresses: not all of them count", "count", mostForeign)
+	}
+	if r.exit != nil {
+		if _, err := r.exit.filter(r.ns, r.kept, s.foreign); err != nil {
+			return err
+		}
 	}
 	s.routes = r.layOut(s.addrs, s.foreign)
 	for key, src := range s.routes {
