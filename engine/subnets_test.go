@@ -66,7 +66,8 @@ func TestExitNode(t *testing.T) {
 	a, podA := w.pod("a")
 	w.site(a, worldAddr, worldAddr6, serviceAddr)
 	podA.Features.ExitNode = "gate"
-	assertCalled(t, "before it has a node", a, map[string]string{worldAddr: ethAddr, worldAddr6: ethAddr6})
+	w.untilCalled(a, worldAddr, ethAddr)
+	w.untilCalled(a, worldAddr6, ethAddr6)
 	w.mustAttach(podA)
 	closed := map[string]string{worldAddr: "", worldAddr6: "", serviceAddr: ethAddr, "10.9.0.1": ethAddr, "fc00:9::1": ethAddr6}
 	assertCalled(t, "at its start", a, closed)

@@ -5,6 +5,7 @@ package podnet
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -158,7 +159,15 @@ func (r *Router) Fence() (missing []string, err error) {
 }
 
 func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
-	there, err := listRoutes(h, 0, everything())
+	index := 0
+	ts0, err := linkByName(h.LinkByName, PodLink)
+	if err != nil {
+		return nil, err
+	}
+	if ts0 != nil {
+		index = ts0.Attrs().Index
+	}
+	there, err := listRoutes(h, index, everything())
 	if err != nil {
 		return nil, err
 	}
@@ -171,11 +180,15 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 	}
 	bare := Router{kept: r.kept, exit: r.exit, cfg: &router.Config{}, logger: r.logger, warned: r.warned}
 	want := bare.layOut(nil, there.foreign)
+	there.dropPassed(want)
 	rules := wantedRules(nil, true)
 	r.wanted.Store(&installed{routes: want, within: everything()})
-	whole, err := fenced(h, want, there.ours, rules)
+	whole, lost, err := fenced(h, want, there.ours, rules)
 	if err != nil || whole {
 		return missing, err
+	}
+	if lost {
+		missing = []string{closedWhat}
 	}
 	for _, route := range there.listed {
 		delete(want, keyOf(&route)) // one over ts0, perhaps, which is better
@@ -186,18 +199,34 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 	if _, err := setGroup(h, rules, false); err != nil {
 		return nil, err
 	}
-	return []string{closedWhat}, nil
+	return missing, nil
 }
 
-// fenced reports whether all that refuses is there.
-func fenced(h *netlink.Handle, want, have map[routeKey]netip.Addr, rules []rule) (bool, error) {
+// dropPassed takes out of want what the tailnet has a wider route to.
+func (p podRoutes) dropPassed(want map[routeKey]netip.Addr) {
+	var advertised []netip.Prefix
+	for key, src := range p.ours {
+		if src.IsValid() && key.dst.Bits() > 0 {
+			advertised = append(advertised, key.dst)
+		}
+	}
+	maps.DeleteFunc(want, func(key routeKey, _ netip.Addr) bool { return coveredBy(key.dst, advertised) })
+}
+
+// fenced reports whether all is there, and if not, whether what refuses is missing:
+// what leads past that comes with the pod's own routes.
+func fenced(h *netlink.Handle, want, have map[routeKey]netip.Addr, rules []rule) (whole, lost bool, err error) {
+	whole = true
 	for key := range want {
-		if _, there := have[key]; key.closed && !there {
-			return false, nil
+		if _, there := have[key]; !there {
+			whole, lost = false, lost || key.closed
 		}
 	}
 	missing, err := missingRules(h, rules)
-	return len(missing) == 0, err
+	if len(missing) > 0 {
+		whole, lost = false, true
+	}
+	return whole, lost, err
 }
 
 // missingRules returns those of the rules that the pod has not.

@@ -193,11 +193,8 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 		}
 	}
 	s.routes = r.layOut(s.addrs, s.foreign)
-	for key, src := range s.routes {
-		if was, ok := there.ours[key]; !ok || was != src {
-			r.missing = append(r.missing, "routes")
-			break
-		}
+	if r.wanted.Load().lacks(s.routes, there.ours) {
+		r.missing = append(r.missing, "routes")
 	}
 	if err := addRoutes(h, s.index, s.routes, there.ours); err != nil {
 		return err
@@ -218,6 +215,22 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 	}
 	r.set = s
 	return nil
+}
+
+// lacks reports whether routes that are wanted, and were before, are not there. What
+// follows from another route of the pod's own was not.
+func (i *installed) lacks(want, have map[routeKey]netip.Addr) bool {
+	for key, src := range want {
+		if i != nil {
+			if was, before := i.routes[key]; !before || was != src {
+				continue
+			}
+		}
+		if is, there := have[key]; !there || is != src {
+			return true
+		}
+	}
+	return false
 }
 
 // addAddrs adds the addresses that are missing, and returns those that ts0
