@@ -68,6 +68,7 @@
 //
 // What this package does not do: it knows no container runtime and no
 // Kubernetes API, it runs neither Serve nor Tailscale SSH nor a PeerAPI server
-// for a pod (all three would act in this process's namespaces), and it changes
+// for a pod (all three would act in this process's namespaces; what a pod forwards as
+// a subnet router or exit node its own kernel does), and it changes
 // nothing outside the pod's netns and its own end of the link.
 package engine

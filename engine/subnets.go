@@ -52,7 +52,7 @@ func (f *Features) prefs(p *ipn.Prefs) {
 func privateRanges() (ranges []netip.Prefix) {
 	for _, p := range []string{
 		"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", // and multicast
-		"fc00::/7", "fe80::/10",
+		"fc00::/7", "fe80::/10", "ff00::/8",
 	} {
 		ranges = append(ranges, netip.MustParsePrefix(p))
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"tailscale-nri/engine/internal/nstest"
+	"tailscale-nri/k3d/lab/control"
 )
 
 const (
@@ -164,6 +165,15 @@ func TestSubnetRouter(t *testing.T) {
 				w.untilCalled(from, worldAddr6, ethAddr6)
 			}
 			w.until("nothing is wrong", func() bool { return w.statusOf(pod.UID).Reason == "" }, func() string { return w.statusOf(pod.UID).Reason })
+
+			// The tailnet's policy holds for what is beyond the pod.
+			w.control.SetPolicy(control.Rule{Src: []string{"*"}, Dst: []string{"198.51.100.0/24"}})
+			for _, from := range []*nstest.Pod{client, far.Pod} {
+				w.untilCalled(from, serviceAddr, "")
+				w.untilCalled(from, worldAddr, ethAddr)
+			}
+			w.control.SetPolicy(control.AllowAll)
+			w.untilCalled(client, serviceAddr, ethAddr)
 
 			// What somebody takes away comes back.
 			if err := flushNftables(gateway); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -113,6 +114,28 @@ func TestExitFailsClosed(t *testing.T) {
 	}
 	c.expectWays(t, "without ts0", closed)
 	c.expectWays(t, "without ts0", stays)
+}
+
+// Many routes of the pod's own are no obstacle.
+func TestExitWithManyRoutes(t *testing.T) {
+	newCluster(t, "tsexitmany", func(c *cluster) {
+		h := c.pod.Netlink()
+		eth0, err := h.LinkByName("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 1200 {
+			dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(i / 250), byte(i % 250)}), 32)
+			if err := h.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: ipNet(dst)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		useExit(c)
+		if _, err := c.router.Fence(); err != nil {
+			t.Fatal(err)
+		}
+		c.expectWays(t, "with many routes", map[string]string{"198.18.0.7": "eth0", worldAddr: "", worldAddr6: ""})
+	})
 }
 
 // expectClosedSource checks that what has ts0's address as its source is refused.

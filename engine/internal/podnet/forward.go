@@ -25,6 +25,7 @@ type Forward struct {
 type forward struct {
 	Forward
 	table   nftTable
+	only4   bool // IPv6 cannot be forwarded
 	trouble atomic.Pointer[string]
 }
 
@@ -80,7 +81,7 @@ func (r *Router) Filters() bool {
 	if r.exit != nil && r.exit.table.installed() && !r.exit.table.intact(r.ns) {
 		return false
 	}
-	return r.fwd == nil || r.closed || r.set == nil || r.fwd.intact(r.ns)
+	return r.fwd == nil || r.closed || !r.fwd.table.installed() || r.fwd.intact(r.ns)
 }
 
 // forward sets forwarding up, unless it is, the filter first. It returns what was
@@ -115,7 +116,8 @@ func (f *forward) install(ns Namespace) error {
 		if err := forward4(); err != nil {
 			return fmt.Errorf("IPv4: %w", err)
 		}
-		if err := forward6(); err != nil {
+		err := forward6()
+		if f.only4 = err != nil; f.only4 {
 			return fmt.Errorf("IPv6: %w", err)
 		}
 		return nil
@@ -124,7 +126,7 @@ func (f *forward) install(ns Namespace) error {
 
 // intact reports whether what install has put into the pod is there.
 func (f *forward) intact(ns Namespace) bool {
-	return f.table.intact(ns) && ns.do(forwarding) == nil
+	return f.table.intact(ns) && ns.do(func() error { return forwarding(f.only4) }) == nil
 }
 
 // uplinks are the interfaces of the thread's netns but for lo and ts0.

@@ -85,8 +85,12 @@ func wantedRules(addrs []netip.Prefix, closed bool) (rules []rule) {
 // setRules makes our rules the wanted ones. It changes nothing if they are there,
 // in their order; added reports whether they were not.
 func setRules(h *netlink.Handle, want []rule) (added bool, err error) {
+	ours, err := listRules(h)
+	if err != nil {
+		return false, err
+	}
 	for _, first := range []bool{true, false} {
-		set, err := setGroup(h, want, first)
+		set, err := setGroup(h, ours, want, first)
 		if err != nil {
 			return added, err
 		}
@@ -95,14 +99,11 @@ func setRules(h *netlink.Handle, want []rule) (added bool, err error) {
 	return added, nil
 }
 
-// setGroup does that to those that count first, or to the others.
-func setGroup(h *netlink.Handle, want []rule, first bool) (added bool, err error) {
-	ours, err := listRules(h)
-	if err != nil {
-		return false, err
-	}
+// setGroup does that to those that count first, or to the others. ours are all that
+// are there.
+func setGroup(h *netlink.Handle, ours []netlink.Rule, want []rule, first bool) (added bool, err error) {
 	var have []rule
-	ours = slices.DeleteFunc(ours, func(n netlink.Rule) bool { return ruleOf(&n).first != first })
+	ours = slices.DeleteFunc(slices.Clone(ours), func(n netlink.Rule) bool { return ruleOf(&n).first != first })
 	for i := range ours {
 		have = append(have, ruleOf(&ours[i]))
 	}

@@ -44,7 +44,8 @@ func forward4() error {
 		case PodLink:
 			set[devconfRPFilter] = rpFilterLoose
 		}
-		if err := setInetConf(l.Attrs().Index, set); err != nil {
+		// EAFNOSUPPORT: it has no IPv4.
+		if err := setInetConf(l.Attrs().Index, set); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 			return fmt.Errorf("forwarding by %s: %w", l.Attrs().Name, err)
 		}
 	}
@@ -152,8 +153,9 @@ const (
 
 var errNotForwarding = errors.New("an interface does not forward")
 
-// forwarding returns nil if the thread's netns forwards.
-func forwarding() error {
+// forwarding returns nil if the thread's netns forwards, IPv4 alone if only that is
+// asked for.
+func forwarding(only4 bool) error {
 	lo := int32(1) // the index of lo, in every netns
 	found := false
 	err := netconf(unix.AF_INET, func(index int32, on bool) error {
@@ -168,7 +170,7 @@ func forwarding() error {
 	switch {
 	case err != nil:
 		return err
-	case !found || kernelHasIPv6() && !forwards6():
+	case !found || !only4 && kernelHasIPv6() && !forwards6():
 		return errNotForwarding
 	}
 	return nil

@@ -47,7 +47,7 @@ type node struct {
 	login      *tailcfg.RegisterResponse // the registrar's answer
 	lockKey    key.NLPublic
 	ephemeral  bool
-	named      bool // somebody gave it its name: it no longer follows the hostname
+	named      bool           // somebody gave it its name: it no longer follows the hostname
 	approved   []netip.Prefix // by an admin: see SetRoutes
 	streams    int
 	whole      int // counts changes that a PeerChange cannot carry
