@@ -82,14 +82,14 @@ func (x *exit) filter(ns Namespace, kept, foreign []netip.Prefix) (missing bool,
 func (x *exit) chains(v6 bool) []nftChain {
 	var rules [][]expr.Any
 	add := func(parts ...[]expr.Any) { rules = append(rules, slices.Concat(parts...)) }
-	add(out(PodLink), accept())
-	add(out("lo"), accept())
+	add(outBy(PodLink), accept())
+	add(outBy("lo"), accept())
 	add(marked(), accept())
-	for _, p := range only(x.plan, v6) {
-		add(to(p), accept())
+	for _, p := range ofFamily(x.plan, v6) {
+		add(toAny(p), accept())
 	}
 	// What has no connection, as neighbour discovery, is left alone.
-	add(direction(original), drop())
+	add(direction(ctOriginal), drop())
 	return []nftChain{{"closed", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityFilter, rules}}
 }
 

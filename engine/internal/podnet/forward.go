@@ -143,8 +143,8 @@ func uplinks() (names []string, err error) {
 	return names, nil
 }
 
-// only returns those of a family.
-func only(prefixes []netip.Prefix, v6 bool) (out []netip.Prefix) {
+// ofFamily returns those of a family.
+func ofFamily(prefixes []netip.Prefix, v6 bool) (out []netip.Prefix) {
 	for _, p := range prefixes {
 		if tsaddr.PrefixIs6(p) == v6 {
 			out = append(out, p.Masked())

@@ -107,31 +107,31 @@ func (f *forward) chains(uplinks []string) func(v6 bool) []nftChain {
 // it is no longer advertised.
 func (f *forward) filter(v6 bool, uplinks []string) (rules [][]expr.Any) {
 	add := func(parts ...[]expr.Any) { rules = append(rules, slices.Concat(parts...)) }
-	add(in(PodLink), out(PodLink), drop())
-	add(in(PodLink), direction(answer), accept())
-	for _, p := range only(neverForwarded(), v6) {
-		add(in(PodLink), to(p), drop())
+	add(inBy(PodLink), outBy(PodLink), drop())
+	add(inBy(PodLink), direction(ctReply), accept())
+	for _, p := range ofFamily(neverForwarded(), v6) {
+		add(inBy(PodLink), toAny(p), drop())
 	}
-	for _, p := range only(f.To, v6) {
-		add(in(PodLink), to(p), mark(), accept())
+	for _, p := range ofFamily(f.To, v6) {
+		add(inBy(PodLink), toAny(p), mark(), accept())
 	}
 	if f.Everything {
-		for _, p := range only(f.Never, v6) {
-			add(in(PodLink), to(p), drop())
+		for _, p := range ofFamily(f.Never, v6) {
+			add(inBy(PodLink), toAny(p), drop())
 		}
-		add(in(PodLink), mark(), accept())
+		add(inBy(PodLink), mark(), accept())
 	}
-	add(in(PodLink), drop())
-	add(out(PodLink), direction(answer), accept())
-	add(out(PodLink), drop())
+	add(inBy(PodLink), drop())
+	add(outBy(PodLink), direction(ctReply), accept())
+	add(outBy(PodLink), drop())
 	for _, name := range uplinks {
-		add(in(name), out(name), drop())
+		add(inBy(name), outBy(name), drop())
 	}
 	return rules
 }
 
-func in(name string) []expr.Any  { return named(expr.MetaKeyIIFNAME, name) }
-func out(name string) []expr.Any { return named(expr.MetaKeyOIFNAME, name) }
+func inBy(name string) []expr.Any  { return named(expr.MetaKeyIIFNAME, name) }
+func outBy(name string) []expr.Any { return named(expr.MetaKeyOIFNAME, name) }
 
 func named(key expr.MetaKey, name string) []expr.Any {
 	padded := make([]byte, unix.IFNAMSIZ)
@@ -139,8 +139,8 @@ func named(key expr.MetaKey, name string) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: padded}}
 }
 
-// to matches destinations in p.
-func to(p netip.Prefix) []expr.Any {
+// toAny matches the destinations in p.
+func toAny(p netip.Prefix) []expr.Any {
 	addr := p.Addr().AsSlice()
 	offset := uint32(16) // of the destination in the IPv4 header
 	if p.Addr().Is6() {
@@ -157,8 +157,8 @@ func to(p netip.Prefix) []expr.Any {
 
 // Directions of a connection (IP_CT_DIR_ORIGINAL, IP_CT_DIR_REPLY).
 const (
-	original = 0
-	answer   = 1
+	ctOriginal = 0
+	ctReply    = 1
 )
 
 // direction matches what goes in that one of its connection.
