@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -114,6 +115,58 @@ func TestExitFailsClosed(t *testing.T) {
 	}
 	c.expectWays(t, "without ts0", closed)
 	c.expectWays(t, "without ts0", stays)
+}
+
+// What comes by eth0 is answered there, from wherever it comes. What the pod begins
+// does not leave there, even by a socket that is bound to eth0's address.
+func TestExitAnswersByEth0(t *testing.T) {
+	c := newCluster(t, "tsexitanswers", useExit)
+	node := c.node.Netlink()
+	cni0, err := node.LinkByName("cni0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []string{worldAddr, worldAddr6} {
+		addr := netip.MustParseAddr(a)
+		err := node.AddrAdd(cni0, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(addr, addr.BitLen())), Flags: unix.IFA_F_NODAD})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	serveEcho(t, c.pod)
+	serveEcho(t, c.node)
+	for _, p := range []struct{ world, node, pod string }{{worldAddr, nodeEth4, podEth4}, {worldAddr6, nodeEth6, podEth6}} {
+		for _, network := range []string{"tcp", "udp", "icmp"} {
+			c.node.Do(func() error {
+				for _, from := range []string{p.node, p.world} {
+					if err := probe(network, from, p.pod); err != nil {
+						t.Errorf("%s from %s to %s: %v", network, from, p.pod, err)
+					}
+				}
+				return nil
+			})
+			c.pod.Do(func() error {
+				if err := probe(network, p.pod, p.node); err != nil {
+					t.Errorf("%s from %s to %s: %v", network, p.pod, p.node, err)
+				}
+				return nil
+			})
+		}
+		c.expectNoLeak(t, p.pod, p.world)
+	}
+}
+
+// expectNoLeak checks that nothing goes from eth0's address to the world.
+func (c *cluster) expectNoLeak(t *testing.T, from, to string) {
+	t.Helper()
+	c.pod.Do(func() error {
+		d := net.Dialer{Timeout: 500 * time.Millisecond, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		if conn, err := d.Dial("tcp", net.JoinHostPort(to, echoPort)); err == nil {
+			conn.Close()
+			t.Errorf("a connection from %s to %s left by eth0", from, to)
+		}
+		return nil
+	})
 }
 
 // Many routes of the pod's own are no obstacle.
