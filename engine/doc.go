@@ -37,6 +37,7 @@
 //   - one that hears of changes of the machine's interfaces, for all backends;
 //   - one that hears of changes of the pods' links, for all nodes, and one per node
 //     that is up which restores them, started and joined by run;
+//   - one that hears of changes of the pods' nftables, once a pod has some of ours;
 //   - one that waits for the state directory while another process has it;
 //   - those that a watchdog lets do what takes no context (within);
 //   - those of tailscale.com and wireguard-go, about 36 per backend.

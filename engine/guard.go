@@ -110,17 +110,12 @@ func (n *node) guard(ctx context.Context) {
 	calm := time.NewTimer(0)
 	defer calm.Stop()
 	defer n.setGuarded("", "")
-	filters, stop := n.filterTicker()
-	defer stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-calm.C:
 			n.setGuarded("", "")
-			continue
-		case <-filters:
-			n.checkFilters()
 			continue
 		case <-n.guarded.changed:
 		}

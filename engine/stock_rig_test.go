@@ -144,14 +144,17 @@ func (s *stock) kill() {
 }
 
 // run runs the stock command line.
-func (s *stock) run(args ...string) string {
+func (s *stock) run(args ...string) {
 	s.w.t.Helper()
-	cmd := exec.Command(s.binary("tailscale"), append([]string{"--socket=" + s.socket()}, args...)...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		s.w.t.Fatalf("%s: tailscale %q: %v: %s", s.name, args, err, out)
+	if out, ok := s.try(args...); !ok {
+		s.w.t.Fatalf("%s: tailscale %q: %s", s.name, args, out)
 	}
-	return string(out)
+}
+
+func (s *stock) try(args ...string) (out string, ok bool) {
+	cmd := exec.Command(s.binary("tailscale"), append([]string{"--socket=" + s.socket()}, args...)...)
+	text, err := cmd.CombinedOutput()
+	return string(text), err == nil
 }
 
 // up logs the machine in, and returns its device.

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"tailscale.com/ipn"
 	"tailscale.com/net/tsaddr"
@@ -85,6 +84,9 @@ func (n *node) newRouter(link *podnet.Link, f *Features, fence *podnet.Router, n
 	if !f.routed() {
 		return link.Router(n.log, n.e.cfg.ClusterRanges, notify)
 	}
+	if f.ExitNode != "" || f.advertises() {
+		n.e.hearFilters()
+	}
 	cluster := n.e.cluster()
 	// What the pod forwards for its peers does not go back to them.
 	r := link.Router(n.log, slices.Concat(cluster, f.AdvertiseRoutes), notify)
@@ -160,28 +162,13 @@ func (s *session) routeCondition() condition {
 	return condition{}
 }
 
-// filterCheck is how often a guard looks whether a pod's filters are there: of
-// nftables no message comes.
-const filterCheck = time.Second
-
-// filterTicker returns a ticker's channel for a pod that has filters of ours, nil for
-// others.
-func (n *node) filterTicker() (due <-chan time.Time, stop func()) {
-	f := n.record().Pod.Features
-	if f.ExitNode == "" && !f.advertises() {
-		return nil, func() {}
-	}
-	t := time.NewTicker(filterCheck)
-	return t.C, t.Stop
-}
-
-// checkFilters wakes the guard if the pod's filters are not what they were.
-func (n *node) checkFilters() {
-	n.mu.Lock()
-	r, fence := n.guarded.router, n.guarded.fence
-	n.mu.Unlock()
-	if !r.Filters() || !fence.Filters() {
-		n.wakeGuard()
+// hearFilters has the guards hear of changes of nftables, too.
+func (e *Engine) hearFilters() {
+	err := e.watch.HearFilters(e.ctx.Done(), func(err error) {
+		e.log.Warn("lost the watch on the pods' nftables, opening another", "err", err)
+	})
+	if err != nil {
+		e.log.Warn("what somebody changes of pods' nftables is not restored", "err", err)
 	}
 }
 

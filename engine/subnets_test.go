@@ -111,6 +111,11 @@ func TestExitNode(t *testing.T) {
 	assertCalled(t, "after it was withdrawn", a, closed)
 
 	// Somebody takes away what refuses.
+	if err := flushNftables(a); err != nil {
+		t.Fatal(err)
+	}
+	w.untilCalled(a, worldAddr6, "")
+	assertCalled(t, "after nftables were flushed", a, closed)
 	h := a.Netlink()
 	for _, table := range []int{11600, 11601} {
 		routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
@@ -202,7 +207,11 @@ func TestPodAsExitNode(t *testing.T) {
 	w.reasonSays(pod.UID, "advertised, waits for approval: 10.44.0.0/16, 0.0.0.0/0, ::/0")
 	assertCalled(t, "before approval", client, map[string]string{worldAddr: ""})
 	w.approve(w.device(pod.Hostname).ID, "10.44.0.0/16", "0.0.0.0/0", "::/0")
-	far.run("set", "--exit-node="+pod.Hostname, "--exit-node-allow-lan-access=true")
+	var out string
+	w.until("the stock machine takes it", func() (ok bool) {
+		out, ok = far.try("set", "--exit-node="+pod.Hostname, "--exit-node-allow-lan-access=true")
+		return ok
+	}, func() string { return out })
 	for _, from := range []*nstest.Pod{client, far.Pod} {
 		w.untilCalled(from, worldAddr, ethAddr)
 		w.untilCalled(from, worldAddr6, ethAddr6)

@@ -61,7 +61,7 @@ func serve(path string) error {
 	if err := r.Set(&router.Config{LocalAddrs: addrs}); err != nil {
 		return fmt.Errorf("set: %w", err)
 	}
-	if why := r.Trouble(); why != "" || !r.Filters() {
+	if why := r.Trouble(); why != "" || !r.filters() {
 		return fmt.Errorf("forward: %s", why)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"tailscale.com/wgengine/router"
@@ -205,19 +206,13 @@ func (c *cluster) expectClosedSource(t *testing.T) {
 // What somebody takes away of what refuses is heard of, and put back.
 func TestFenceIsRestored(t *testing.T) {
 	c := newCluster(t, "tsfence", useExit)
-	w, err := OpenWatch()
-	if err != nil {
-		t.Fatal(err)
-	}
-	done, changes := make(chan struct{}), make(chan Change, 1000)
-	t.Cleanup(func() { close(done) })
-	go w.Run(done, func(err error) { t.Error(err) })
-	w.Add(c.link, func(ch Change) { changes <- ch })
+	changes := c.changes(t)
 	want := show(t, c.pod.Netlink())
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		for _, what := range []func() error{
 			func() error { return c.deleteClosed(family) },
 			func() error { return c.deleteRules(family) },
+			func() error { return c.deleteTable(family) },
 		} {
 			if err := what(); err != nil {
 				t.Fatal(err)
@@ -234,6 +229,26 @@ func TestFenceIsRestored(t *testing.T) {
 	}
 }
 
+// changes are those of the link and of the pod's filters.
+func (c *cluster) changes(t *testing.T) chan Change {
+	t.Helper()
+	w, err := OpenWatch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, changes := make(chan struct{}), make(chan Change, 1000)
+	failed := func(err error) { t.Error(err) }
+	t.Cleanup(func() { close(done) })
+	for range 2 {
+		if err := w.HearFilters(done, failed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go w.Run(done, failed)
+	w.Add(c.link, func(ch Change) { changes <- ch })
+	return changes
+}
+
 func (c *cluster) deleteClosed(family int) error {
 	h := c.pod.Netlink()
 	routes, err := h.RouteListFiltered(family, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
@@ -243,6 +258,20 @@ func (c *cluster) deleteClosed(family int) error {
 		}
 	}
 	return err
+}
+
+func (c *cluster) deleteTable(family int) error {
+	ns, err := c.link.NS.open()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	conn, err := nftables.New(nftables.WithNetNSFd(int(ns)))
+	if err != nil {
+		return err
+	}
+	conn.DelTable(c.router.exit.table.of(family == netlink.FAMILY_V6))
+	return conn.Flush()
 }
 
 func (c *cluster) deleteRules(family int) error {
@@ -275,7 +304,7 @@ func TestNothingUnasked(t *testing.T) {
 	if missing, err := c.router.Fence(); err != nil || missing != nil {
 		t.Errorf("a pod without an exit node is fenced: %v (%v)", missing, err)
 	}
-	if !c.router.Filters() || c.router.Trouble() != "" {
+	if !c.router.filters() || c.router.Trouble() != "" {
 		t.Error("a pod that is to forward nothing does not")
 	}
 }

@@ -70,20 +70,6 @@ func (r *Router) Trouble() string {
 	return ""
 }
 
-// Filters reports whether the pod filters and forwards as it was last set up to: of
-// that no Change tells. It is true for a pod that is to do neither.
-func (r *Router) Filters() bool {
-	if r == nil || r.fwd == nil && r.exit == nil {
-		return true
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.exit != nil && r.exit.table.installed() && !r.exit.table.intact(r.ns) {
-		return false
-	}
-	return r.fwd == nil || r.closed || !r.fwd.table.installed() || r.fwd.intact(r.ns)
-}
-
 // forward sets forwarding up, unless it is, the filter first. It returns what was
 // missing. r.mu is held.
 func (r *Router) forward() (missing []string) {

@@ -151,6 +151,7 @@ func TestForwardIsRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ns.Close()
+	changes := c.changes(t)
 	for name, harm := range map[string]func(*nftables.Conn){
 		"all is flushed":     func(n *nftables.Conn) { n.FlushRuleset() },
 		"a table is deleted": func(n *nftables.Conn) { n.DelTable(c.router.fwd.table.of(true)) },
@@ -176,8 +177,12 @@ func TestForwardIsRestored(t *testing.T) {
 			})
 		},
 	} {
-		if !c.router.Filters() {
+		if !c.router.filters() {
 			t.Fatalf("before %s it does not forward", name)
+		}
+		time.Sleep(50 * time.Millisecond) // until what restored it was heard of
+		for len(changes) > 0 {
+			<-changes
 		}
 		conn, err := nftables.New(nftables.WithNetNSFd(int(ns)))
 		if err != nil {
@@ -187,7 +192,9 @@ func TestForwardIsRestored(t *testing.T) {
 		if err := conn.Flush(); err != nil {
 			t.Fatal(err)
 		}
-		if c.router.Filters() {
+		for !c.router.Minds(<-changes) { // or the test does not end
+		}
+		if c.router.filters() {
 			t.Errorf("nobody sees that %s", name)
 		}
 		if missing, err := c.router.Restore(); err != nil || len(missing) != 1 {
@@ -234,4 +241,9 @@ func TestForwardKeepsAdvertisedRoute(t *testing.T) {
 	if here != "0" {
 		t.Errorf("another netns forwards: %q", here)
 	}
+}
+
+// filters reports whether the pod filters and forwards as it was last set up to.
+func (r *Router) filters() bool {
+	return (r.exit == nil || r.exit.table.intact(r.ns)) && (r.fwd == nil || r.fwd.intact(r.ns))
 }

@@ -188,8 +188,12 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 		r.warnOnce("the pod has too many routes of its own within the tailnet's addresses: not all of them count", "count", mostForeign)
 	}
 	if r.exit != nil {
-		if _, err := r.exit.filter(r.ns, r.kept, s.foreign); err != nil {
+		unfiltered, err := r.exit.filter(r.ns, r.kept, s.foreign)
+		if err != nil {
 			return err
+		}
+		if unfiltered {
+			r.missing = append(r.missing, closedWhat)
 		}
 	}
 	s.routes = r.layOut(s.addrs, s.foreign)
