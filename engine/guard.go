@@ -174,19 +174,17 @@ func (n *node) drainChanges() {
 	}
 }
 
-// restore sets up again what was changed of the link, its wall first, and then
-// of what the router has put into the pod. It returns what was missing. An attach
+// restore sets up again what was changed of the fence, of the link, its wall first,
+// and then of what the router has put into the pod. It returns what was missing. An attach
 // waits for the link, but not for the router, which reads all the pod's routes.
 func (n *node) restore() (missing []string, err error) {
-	router, missing, err := n.restoreLink()
-	if err != nil {
+	missing, fenceErr := n.restoreFence()
+	router, more, err := n.restoreLink()
+	missing = append(missing, more...)
+	if err = errors.Join(err, fenceErr); err != nil || router == nil {
 		return missing, err
 	}
-	fenced, err := n.restoreFence()
-	if missing = append(missing, fenced...); err != nil || router == nil {
-		return missing, err
-	}
-	more, err := router.Restore()
+	more, err = router.Restore()
 	return append(missing, more...), err
 }
 

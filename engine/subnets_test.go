@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 
@@ -128,6 +129,40 @@ func TestExitNode(t *testing.T) {
 	}
 	w.untilCalled(a, worldAddr, "")
 	w.untilCalled(a, serviceAddr, ethAddr)
+}
+
+// A pod that has never been in the tailnet is guarded, too.
+func TestFenceWithoutControlPlane(t *testing.T) {
+	w := newWorld(t)
+	if err := w.control.SetOutage(control.Refusing); err != nil {
+		t.Fatal(err)
+	}
+	w.boot()
+	a, podA := w.pod("a")
+	w.site(a, worldAddr, worldAddr6, serviceAddr)
+	podA.Features.ExitNode = "gate"
+	w.untilCalled(a, worldAddr6, ethAddr6)
+	w.mustAttach(podA)
+	closed := map[string]string{worldAddr: "", worldAddr6: "", serviceAddr: ethAddr}
+	assertCalled(t, "at its start", a, closed)
+	h := a.Netlink()
+	for range 2 {
+		rules, err := h.RuleList(netlink.FAMILY_V4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rules {
+			if r.Protocol == 116 {
+				err = errors.Join(err, h.RuleDel(&r))
+			}
+		}
+		if err = errors.Join(err, flushNftables(a)); err != nil {
+			t.Fatal(err)
+		}
+		w.untilCalled(a, worldAddr, "")
+		w.untilCalled(a, worldAddr6, "")
+		assertCalled(t, "restored", a, closed)
+	}
 }
 
 // newGateway is a pod that forwards, with the cluster beyond its eth0, and a pod and
