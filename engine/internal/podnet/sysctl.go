@@ -16,54 +16,44 @@ import (
 
 // What this file does acts on the netns of the thread that calls it.
 
-// Settings of IPv4 that netlink knows, by number (linux/ip.h).
 const (
-	devconfForwarding = 1 // IPV4_DEVCONF_FORWARDING
-	devconfRPFilter   = 8 // IPV4_DEVCONF_RP_FILTER
-	rpFilterLoose     = 2
 	inetConf          = 1 // IFLA_INET_CONF
+	devconfForwarding = 1 // IPV4_DEVCONF_FORWARDING (linux/ip.h)
 )
 
 // forward4 switches forwarding on for each interface but lo, by netlink: the kernel
 // goes by the one that a packet comes in by (net/ipv4/route.c, ip_route_input_slow),
 // and the pod's net.ipv4.ip_forward stays what it is.
 //
-// What comes by ts0 from a peer, for a destination beyond the pod, has a source to
-// which the pod's routes lead by eth0, or by none: a strict reverse path filter, which
-// a netns inherits from the host, would drop it. WireGuard has looked at the source.
+// A strict reverse path filter takes what comes by ts0: it asks for the way back of a
+// packet that came by eth0 (net/ipv4/fib_frontend.c, __fib_validate_source), which a rule
+// of ours leads to the peer.
 func forward4() error {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return fmt.Errorf("listing interfaces: %w", err)
 	}
 	for _, l := range links {
-		set := map[uint16]uint32{devconfForwarding: 1}
-		switch l.Attrs().Name {
-		case "lo":
+		if l.Attrs().Name == "lo" {
 			continue
-		case PodLink:
-			set[devconfRPFilter] = rpFilterLoose
 		}
 		// EAFNOSUPPORT: it has no IPv4.
-		if err := setInetConf(l.Attrs().Index, set); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+		if err := setForwarding(l.Attrs().Index); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 			return fmt.Errorf("forwarding by %s: %w", l.Attrs().Name, err)
 		}
 	}
 	return nil
 }
 
-// setInetConf sets an interface's IPv4 settings (net/ipv4/devinet.c,
-// inet_set_link_af).
-func setInetConf(index int, set map[uint16]uint32) error {
+// setForwarding has an interface forward IPv4 (net/ipv4/devinet.c, inet_set_link_af).
+func setForwarding(index int) error {
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(index)
 	req.AddData(msg)
 	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC|unix.NLA_F_NESTED, nil)
 	conf := spec.AddRtAttr(unix.AF_INET|unix.NLA_F_NESTED, nil).AddRtAttr(inetConf|unix.NLA_F_NESTED, nil)
-	for key, value := range set {
-		conf.AddRtAttr(int(key), nl.Uint32Attr(value))
-	}
+	conf.AddRtAttr(devconfForwarding, nl.Uint32Attr(1))
 	req.AddData(spec)
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err
