@@ -145,19 +145,17 @@ func (b *backend) start(p *ipn.Prefs, authKey string, anew bool) error {
 	return nil
 }
 
-// prefs are the preferences of the node. What is not named is off: no
-// accepted routes, no DNS, no firewall, no Serve, no SSH, no updates.
+// prefs are the preferences of the node. What is not named, here or in
+// Features.prefs, is off: no DNS, no firewall, no Serve, no SSH, no updates.
 func (n *node) prefs(pod Pod) *ipn.Prefs {
 	p := ipn.NewPrefs()
 	p.ControlURL = n.tailnet().ControlURL()
 	p.Hostname = pod.Hostname
 	p.AdvertiseTags = n.requestedTags(pod)
 	p.WantRunning = true
-	p.RouteAll = false
 	p.CorpDNS = false
-	p.ShieldsUp = pod.Features.ShieldsUp
 	p.NetfilterMode = preftype.NetfilterOff
-	p.NoSNAT = true
+	pod.Features.prefs(p)
 	p.AutoUpdate.Check = false
 	return p
 }

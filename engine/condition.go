@@ -111,6 +111,9 @@ func (s *session) condition(now time.Time) condition {
 		return condition{"no DERP", fmt.Sprintf("no DERP server has been reached since %s: only peers with a direct path reach the pod",
 			w.noDERP.since.Format(time.TimeOnly)), false}
 	}
+	if c := s.routeCondition(); c.kind != "" {
+		return c
+	}
 	if said := controlSays(warnings); said != "" {
 		return condition{"control: " + said, "the control plane says: " + said, false}
 	}

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"tailscale.com/ipn/store/mem"
@@ -82,11 +84,29 @@ func (m *rig) lookInto(s *sandbox, say func(string, ...any)) {
 		}
 		rules = slices.DeleteFunc(rules, func(r netlink.Rule) bool { return r.Protocol != ours })
 		say("%s: %d rules", s.SandboxID, len(rules))
-		if err := errors.Join(err, routesErr, rulesErr); err != nil {
+		nftErr := lookAtFilters(s.SandboxID, say)
+		if err := errors.Join(err, routesErr, rulesErr, nftErr); err != nil {
 			say("%s: %v", s.SandboxID, err)
 		}
 		return nil
 	})
+}
+
+const filterLine = "%s: nftables %s, family %d, chain %s, with rules %v"
+
+// lookAtFilters describes the nftables of the thread's netns.
+func lookAtFilters(of string, say func(string, ...any)) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	chains, err := conn.ListChains()
+	for _, c := range chains {
+		rules, listErr := conn.GetRules(c.Table, c)
+		err = errors.Join(err, listErr)
+		say(filterLine, of, c.Table.Name, c.Table.Family, c.Name, len(rules) > 0)
+	}
+	return err
 }
 
 // lookAtDisk describes each pod's directory. What tailscale.com keeps beside
@@ -179,6 +199,18 @@ func (m *rig) wished(live []*sandbox) string {
 			}
 			say("%s: address %v/%d", s.SandboxID, addr, addr.BitLen())
 			say("%s: route %v from %v", s.SandboxID, route, addr)
+		}
+		for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+			if s.Features.ExitNode != "" {
+				say("%s: route %v from <nil>", s.SandboxID, map[nftables.TableFamily]netip.Prefix{
+					nftables.TableFamilyIPv4: tsaddr.AllIPv4(), nftables.TableFamilyIPv6: tsaddr.AllIPv6(),
+				}[family])
+				say(filterLine, s.SandboxID, "tailscale-nri-exit", family, "closed", true)
+			}
+			if s.Features.advertises() {
+				say(filterLine, s.SandboxID, "tailscale-nri", family, "forward", true)
+				say(filterLine, s.SandboxID, "tailscale-nri", family, "source", true)
+			}
 		}
 		say("disk: %s/%s", s.UID, recordFile)
 		say("disk: %s/%s", s.UID, stateFile)

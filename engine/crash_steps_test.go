@@ -21,10 +21,10 @@ import (
 var (
 	changes = regexp.MustCompile(`^os\.(Chmod|Chown|Chtimes|Create|CreateTemp|Link|Mkdir|MkdirAll|MkdirTemp|OpenFile|Remove|RemoveAll|Rename|Symlink|Truncate|WriteFile)$|` +
 		`^unix\.(Link|Mkdir|Mount|Rename|Rmdir|Symlink|Truncate|Unlink|Unmount)|` +
-		`^podnet\.[A-Z]|\.Router\.Set$|^(link|router)\.Restore$|` +
+		`^podnet\.[A-Z]|\.Router\.Set$|^(link|router)\.Restore$|^fence\.Fence$|` +
 		`^atomicfile\.|^store\.|\.WriteState$|\.FileStore\.Remove$|\.rec\.save$|^replaceFile$|` +
-		`\.door\.|^\w+\.(Start|StartLoginInteractive|EditPrefs|Logout)$`)
-	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists)$|` +
+		`\.door\.|^(\w+|s\.b)\.(Start|StartLoginInteractive|EditPrefs|Logout)$`)
+	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists|NeverForwarded)$|` +
 		`\.door\.(ControlURL|Devices|Device|LockKey|Ours|Refusal|RequestsTags|WrongTags)$`)
 )
 
@@ -43,6 +43,8 @@ var outsideSteps = map[string]string{
 	"Engine.tidy":        "what keepServed has made",
 	"node.restore":       "what a step has made, and what the next process's first steps would restore",
 	"node.restoreLink":   "the same",
+	"node.restoreFence":  "the same",
+	"session.followExit": "a preference: writing the state is a step, and the next session looks again",
 	"guardedRouter.Set":  "steppedRouter takes the step",
 	"Engine.watchLinks":  "it listens",
 	"node.lendNetmap":    "made anew at each start",

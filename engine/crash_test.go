@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,6 +41,16 @@ var scenarios = []scenario{
 		setup: prepared,
 		play:  func(m *rig) { m.attach(m.get("a")) },
 		live:  []string{"a"}, keys: 1,
+	},
+	{
+		name: "attach a pod with an exit node, that is a subnet router",
+		setup: func(m *rig) {
+			prepared(m)
+			f := &m.get("a").Features
+			f.ExitNode, f.AdvertiseRoutes = "gate", []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}
+		},
+		play: func(m *rig) { m.attach(m.get("a")) },
+		live: []string{"a"}, keys: 1,
 	},
 	{
 		name:   "attach with a static key, and the pod ends while the process is away",

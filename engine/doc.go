@@ -39,6 +39,7 @@
 //   - one that hears of changes of the machine's interfaces, for all backends;
 //   - one that hears of changes of the pods' links, for all nodes, and one per node
 //     that is up which restores them, started and joined by run;
+//   - one that hears of changes of the pods' nftables, once a pod has some of ours;
 //   - one that waits for the state directory while another process has it;
 //   - those that a watchdog lets do what takes no context (within);
 //   - those of tailscale.com and wireguard-go, about 36 per backend.
@@ -70,6 +71,7 @@
 //
 // What this package does not do: it knows no container runtime and no
 // Kubernetes API, it runs neither Serve nor Tailscale SSH nor a PeerAPI server
-// for a pod (all three would act in this process's namespaces), and it changes
+// for a pod (all three would act in this process's namespaces; what a pod forwards as
+// a subnet router or exit node its own kernel does), and it changes
 // nothing outside the pod's netns and its own end of the link.
 package engine

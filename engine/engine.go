@@ -55,6 +55,9 @@ type Config struct {
 	// What a pod begins to there stays on its other interfaces, also where the
 	// tailnet has the same addresses.
 	ClusterRanges []netip.Prefix
+	// Services are those addresses of the cluster's Services that are known where
+	// ClusterRanges does not name them. No subnet of the tailnet takes them away.
+	Services netip.Prefix
 
 	// SweepAfter is how long a device that this cluster has made must not have
 	// been seen for it to be deleted, if no pod of this machine has it: its own

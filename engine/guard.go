@@ -52,16 +52,18 @@ type guarded struct {
 	// Guarded by node.mu.
 	link   *podnet.Link
 	router *podnet.Router // of the last session, nil before the first
+	fence  *podnet.Router // of the link, which holds before the first session and between two
 	broken string         // what is wrong with ts0, "" if nothing is known to be
 	uneasy string         // what was wrong with it too often, "" if that is over
 
 	changed chan struct{} // of one
 }
 
-// setLink has the guard look after the link.
-func (n *node) setLink(l *podnet.Link) {
+// setLink has the guard look after the link, and after the pod's fence if it has
+// one.
+func (n *node) setLink(l *podnet.Link, fence *podnet.Router) {
 	n.mu.Lock()
-	n.guarded.link = l
+	n.guarded.link, n.guarded.fence = l, fence
 	n.mu.Unlock()
 	n.e.watch.Add(l, n.linkChanged)
 }
@@ -75,9 +77,9 @@ func (n *node) setRouter(r *podnet.Router) {
 // linkChanged is told by the watch what has happened to the link.
 func (n *node) linkChanged(c podnet.Change) {
 	n.mu.Lock()
-	r := n.guarded.router
+	r, fence := n.guarded.router, n.guarded.fence
 	n.mu.Unlock()
-	if r.Minds(c) {
+	if r.Minds(c) || fence.Minds(c) {
 		n.wakeGuard()
 	}
 }
@@ -172,16 +174,29 @@ func (n *node) drainChanges() {
 	}
 }
 
-// restore sets up again what was changed of the link, its wall first, and then
-// of what the router has put into the pod. It returns what was missing. An attach
+// restore sets up again what was changed of the fence, of the link, its wall first,
+// and then of what the router has put into the pod. It returns what was missing. An attach
 // waits for the link, but not for the router, which reads all the pod's routes.
 func (n *node) restore() (missing []string, err error) {
-	router, missing, err := n.restoreLink()
-	if err != nil || router == nil {
+	missing, fenceErr := n.restoreFence()
+	router, more, err := n.restoreLink()
+	missing = append(missing, more...)
+	if err = errors.Join(err, fenceErr); err != nil || router == nil {
 		return missing, err
 	}
-	more, err := router.Restore()
+	more, err = router.Restore()
 	return append(missing, more...), err
+}
+
+// restoreFence restores what keeps traffic from leaving past an exit node.
+func (n *node) restoreFence() (missing []string, err error) {
+	n.mu.Lock()
+	fence := n.guarded.fence
+	n.mu.Unlock()
+	if fence == nil {
+		return nil, nil
+	}
+	return fence.Fence()
 }
 
 // restoreLink returns the router of the link that it has restored, nil if there is

@@ -60,7 +60,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	}
 	s := newSession(n, device, n.localPeers(r.Recent))
 	s.registering = authKey != ""
-	s.tagsDue = n.tagsDue()
+	s.tagsDue, s.features = n.tagsDue(), r.Pod.Features
 	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
 		return n.openBackend(r, s.podEnd(link), bridge(n.log, s.observe))
 	}, (*backend).close)
@@ -80,7 +80,9 @@ func (n *node) serveOnce(ctx context.Context) error {
 	defer func() { unwatch(); <-watched }()
 	go s.watchBackend(watching, watched)
 	if _, err := within(n.e.cfg.AttachTimeout, "starting the backend", func() (struct{}, error) {
-		return struct{}{}, s.b.start(n.prefs(r.Pod), authKey, anew)
+		p := n.prefs(r.Pod)
+		s.keepExit(p)
+		return struct{}{}, s.b.start(p, authKey, anew)
 	}, func(struct{}) {}); err != nil {
 		return err
 	}
@@ -127,6 +129,8 @@ type session struct {
 	gate   *gate
 	local  []tailcfg.StableNodeID // that the gate waits for
 
+	features    Features
+	routing     routing
 	tagsDue     []string // that the node must have been granted before it has an address
 	registering bool     // an auth key is under way, and nobody has said whose device it made
 
@@ -168,7 +172,10 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 
 // podEnd returns what the backend has in the pod.
 func (s *session) podEnd(link *podnet.Link) podEnd {
-	r := link.Router(s.n.log, s.n.e.cfg.ClusterRanges, s.addressed)
+	s.n.mu.Lock()
+	fence := s.n.guarded.fence
+	s.n.mu.Unlock()
+	r := s.n.newRouter(link, &s.features, fence, s.addressed)
 	s.n.setRouter(r)
 	p := podEnd{device: s.gate, router: taggedRouter{guardedRouter{r, s.n}, s}}
 	if e := s.n.e; !e.cfg.NoLocalDelivery {
@@ -325,6 +332,9 @@ func (s *session) hear(note *ipn.Notify) error {
 	}
 	if note.SelfChange != nil || len(note.PeersChanged)+len(note.PeersRemoved)+len(note.PeerChangedPatch) > 0 {
 		s.netmap.changed()
+		s.followRoutes()
+	} else if note.State != nil {
+		s.followRoutes() // of a netmap from the disk nobody tells
 	}
 	s.watch.hear(note)
 	if len(note.PeerState) > 0 {

@@ -81,12 +81,17 @@ func removeAllBut(dir, name string) error {
 func (n *node) ensureLink(r record) (link *podnet.Link, err error) {
 	n.linking.Lock()
 	defer n.linking.Unlock()
+	var fence *podnet.Router // see podnet.Router.Fence
 	err = n.e.take(stepLink, func() error {
 		link, err = podnet.Ensure(r.NetNS, r.Link)
+		if err == nil && r.Pod.Features.ExitNode != "" {
+			fence = n.newRouter(link, &r.Pod.Features, nil, nil)
+			_, err = fence.Fence()
+		}
 		return err
 	})
 	if err == nil {
-		n.setLink(link)
+		n.setLink(link, fence)
 	}
 	return link, err
 }

@@ -20,6 +20,7 @@ func newEngine(cfg Config, tn tailnets, claim *engine.Claim, sockets engine.Sock
 	return engine.New(engine.Config{
 		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn.main, Profiles: tn.profiles, SweepAfter: after, NoLocalDelivery: cfg.NoLocal,
 		ClusterRanges: clusterRanges(cfg.Ranges, os.Getenv(envServiceHost), log),
+		Services:      servicesNear(cfg.Ranges, os.Getenv(envServiceHost)),
 		Sockets:       sockets, Logger: log,
 	})
 }

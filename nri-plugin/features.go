@@ -13,8 +13,12 @@ import (
 )
 
 const (
-	annotationShieldsUp = annotationPrefix + "shields-up"
-	annotationEphemeral = annotationPrefix + "ephemeral"
+	annotationEphemeral         = annotationPrefix + "ephemeral"
+	annotationShieldsUp         = annotationPrefix + "shields-up"
+	annotationAcceptRoutes      = annotationPrefix + "accept-routes"
+	annotationExitNode          = annotationPrefix + "exit-node"
+	annotationAdvertiseRoutes   = annotationPrefix + "advertise-routes"
+	annotationAdvertiseExitNode = annotationPrefix + "advertise-exit-node"
 )
 
 // featureAnnotation is an annotation that asks for something beyond an address. Its value
@@ -33,6 +37,10 @@ func features() []featureAnnotation {
 		{annotationWait, setWait},
 		{annotationWaitPolicy, setWaitPolicy},
 		{annotationEphemeral, on(func(f *engine.Features) *bool { return &f.Ephemeral })},
+		{annotationAcceptRoutes, on(func(f *engine.Features) *bool { return &f.AcceptRoutes })},
+		{annotationExitNode, setExitNode},
+		{annotationAdvertiseRoutes, setAdvertiseRoutes},
+		{annotationAdvertiseExitNode, on(func(f *engine.Features) *bool { return &f.AdvertiseExitNode })},
 	}
 }
 
@@ -56,6 +64,10 @@ func featuresOf(sb *api.PodSandbox, g *grant) (asked engine.Features, err error)
 				return engine.Features{}, err
 			}
 		}
+	}
+	if asked.ExitNode != "" && asked.AdvertiseExitNode {
+		return engine.Features{}, badAnnotation(annotationExitNode, asked.ExitNode,
+			"a pod that is an exit node cannot use one: remove it or "+annotationAdvertiseExitNode)
 	}
 	return asked, nil
 }

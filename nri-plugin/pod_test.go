@@ -3,6 +3,8 @@
 package main
 
 import (
+	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -75,6 +77,13 @@ func TestPodFrom(t *testing.T) {
 		{"shields up", []string{annotationShieldsUp, "true"}, with(func(p *engine.Pod) { p.Features.ShieldsUp = true })},
 		{"ephemeral", []string{annotationEphemeral, "true"}, with(func(p *engine.Pod) { p.Features.Ephemeral = true })},
 		{"shields down", []string{annotationShieldsUp, "false"}, want},
+		{"accepted routes", []string{annotationAcceptRoutes, "true"}, with(func(p *engine.Pod) { p.Features.AcceptRoutes = true })},
+		{"exit node", []string{annotationExitNode, "Gate.example.ts.net."}, with(func(p *engine.Pod) { p.Features.ExitNode = "gate.example.ts.net" })},
+		{"exit node's address", []string{annotationExitNode, "fd7a:115c:A1E0::7"}, with(func(p *engine.Pod) { p.Features.ExitNode = "fd7a:115c:a1e0::7" })},
+		{"routes", []string{annotationAdvertiseRoutes, "10.43.0.0/16, fd00:1::/112,10.43.0.0/16", annotationAdvertiseExitNode, "true"}, with(func(p *engine.Pod) {
+			p.Features.AdvertiseRoutes = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("fd00:1::/112")}
+			p.Features.AdvertiseExitNode = true
+		})},
 		{"other keys", []string{"example.com/enable", "x", "tailscale.com/expose", "true", "Tailscale.org/tags", "x"}, want},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -103,6 +112,15 @@ func TestOperatorKeys(t *testing.T) {
 	}
 }
 
+// manyRoutes is a value with so many routes.
+func manyRoutes(n int) string {
+	var routes []string
+	for i := range n {
+		routes = append(routes, fmt.Sprintf("10.43.%d.0/24", i))
+	}
+	return strings.Join(routes, ",")
+}
+
 func TestPodFromRefuses(t *testing.T) {
 	const key, in = annotationPrefix, annotationEnabled
 	for _, tt := range []struct {
@@ -119,6 +137,18 @@ func TestPodFromRefuses(t *testing.T) {
 		{"empty tag", []string{in, "true", annotationTags, "tag:a,"}, []string{annotationTags, `"tag:a,"`, `"" is no tag`}},
 		{"tag with a digit first", []string{in, "true", annotationTags, "tag:1"}, []string{"tag:1"}},
 		{"shields", []string{in, "true", annotationShieldsUp, "yes"}, []string{annotationShieldsUp, `"yes"`, `"true"`}},
+		{"exit node of no name", []string{in, "true", annotationExitNode, "my gate"}, []string{annotationExitNode, `"my gate"`, "name of a device"}},
+		{"any exit node", []string{in, "true", annotationExitNode, "auto:any"}, []string{annotationExitNode, "name of a device"}},
+		{"exit node of an exit node", []string{in, "true", annotationExitNode, "gate", annotationAdvertiseExitNode, "true"}, []string{annotationExitNode, annotationAdvertiseExitNode}},
+		{"no prefix", []string{in, "true", annotationAdvertiseRoutes, "10.43.0.1"}, []string{annotationAdvertiseRoutes, "10.43.0.0/16"}},
+		{"empty prefix", []string{in, "true", annotationAdvertiseRoutes, "10.43.0.0/16,"}, []string{`"" is no prefix`}},
+		{"host bits", []string{in, "true", annotationAdvertiseRoutes, "10.0.0.1/24"}, []string{"10.0.0.1/24", "write 10.0.0.0/24"}},
+		{"everything", []string{in, "true", annotationAdvertiseRoutes, "0.0.0.0/0"}, []string{"write " + annotationAdvertiseExitNode}},
+		{"all of IPv6", []string{in, "true", annotationAdvertiseRoutes, "::/0"}, []string{"write " + annotationAdvertiseExitNode}},
+		{"the tailnet's own", []string{in, "true", annotationAdvertiseRoutes, "100.96.0.0/16"}, []string{"100.64.0.0/10"}},
+		{"around the tailnet's own", []string{in, "true", annotationAdvertiseRoutes, "100.0.0.0/8"}, []string{"100.64.0.0/10"}},
+		{"metadata", []string{in, "true", annotationAdvertiseRoutes, "169.254.169.254/32"}, []string{"169.254.0.0/16"}},
+		{"too many", []string{in, "true", annotationAdvertiseRoutes, manyRoutes(65)}, []string{"65 prefixes", "64 at most"}},
 		{"hostnam", []string{in, "true", key + "hostnam", "x"}, []string{key + "hostnam", `"x"`, "write " + annotationHostname}},
 		{"host-name", []string{in, "true", key + "host-name", "x"}, []string{"write " + annotationHostname}},
 		{"tag", []string{in, "true", key + "tag", "tag:x"}, []string{"write " + annotationTags}},

@@ -50,6 +50,18 @@ func parseRange(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// servicesNear returns addresses that are of the cluster's Services for certain, or
+// nearly so, if the ranges do not name them: those near the API server's, which is the
+// first of all, 65,536 at most. The zero Prefix is none, as where peers may have them.
+func servicesNear(ranges []netip.Prefix, serviceHost string) netip.Prefix {
+	host, err := netip.ParseAddr(serviceHost)
+	named := func(p netip.Prefix) bool { return p.Contains(host) }
+	if err != nil || slices.ContainsFunc(ranges, named) || tsaddr.CGNATRange().Contains(host) || tsaddr.TailscaleULARange().Contains(host) {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(host, host.BitLen()-16).Masked()
+}
+
 // clusterRanges returns what stays on the pods' eth0: the ranges, and the API
 // server's address, which every pod is told. If that is in a range of
 // Tailscale's, the other Services are as well, and nobody has said how many.

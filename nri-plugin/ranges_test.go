@@ -47,3 +47,15 @@ func TestClusterRanges(t *testing.T) {
 		t.Errorf("got %v, %v, want %v", got, r.errs, want)
 	}
 }
+
+// Services near the API server's stay on eth0, unless their range is named.
+func TestServicesNear(t *testing.T) {
+	for host, want := range map[string]string{
+		"": "invalid Prefix", "10.43.0.1": "10.43.0.0/16", "10.96.0.1": "10.96.0.0/16", "172.20.0.1": "invalid Prefix",
+		"fd98::1": "fd98::/112", "100.64.0.1": "invalid Prefix", "fd7a:115c:a1e0:1::1": "invalid Prefix",
+	} {
+		if got := servicesNear([]netip.Prefix{netip.MustParsePrefix("172.20.0.0/16")}, host); got.String() != want {
+			t.Errorf("near %q: %v, want %s", host, got, want)
+		}
+	}
+}

@@ -134,6 +134,11 @@ func (p *ControlPlane) Delete(ctx context.Context, id string) error {
 	return p.call(ctx, http.MethodPost, "/delete", id, nil)
 }
 
+// SetRoutes approves these routes of a device, as far as it advertises them, and no others.
+func (p *ControlPlane) SetRoutes(ctx context.Context, id string, approved ...netip.Prefix) error {
+	return p.call(ctx, http.MethodPost, "/routes", routes{id, approved}, nil)
+}
+
 // SetLastSeen makes a device that is not connected older, or younger.
 func (p *ControlPlane) SetLastSeen(ctx context.Context, id string, t time.Time) error {
 	return p.call(ctx, http.MethodPost, "/lastseen", lastSeen{id, t}, nil)
@@ -154,6 +159,10 @@ type (
 	exit struct {
 		ID   string
 		Code int
+	}
+	routes struct {
+		ID       string
+		Approved []netip.Prefix
 	}
 )
 
@@ -235,6 +244,7 @@ func deskHandler(server *control.Server, cfg control.Config) http.Handler {
 	handle(mux, "DELETE /fault", func(struct{}) (any, error) { server.ClearFaults(); return nil, nil })
 	handle(mux, "POST /expire", func(id string) (any, error) { return nil, server.Expire(id) })
 	handle(mux, "POST /delete", func(id string) (any, error) { return nil, server.Delete(id) })
+	handle(mux, "POST /routes", func(r routes) (any, error) { return nil, server.SetRoutes(r.ID, r.Approved...) })
 	handle(mux, "POST /lastseen", func(l lastSeen) (any, error) { return nil, server.SetLastSeen(l.ID, l.At) })
 	handle(mux, "POST /exit", func(e exit) (any, error) { return server.Exit(e.ID, e.Code) })
 	return mux

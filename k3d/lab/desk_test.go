@@ -48,6 +48,7 @@ func TestDesk(t *testing.T) {
 		"Expire":      {plane.Expire(ctx, "nNone"), `no device "nNone" to expire`},
 		"Delete":      {plane.Delete(ctx, "nNone"), `no device "nNone" to delete`},
 		"SetLastSeen": {plane.SetLastSeen(ctx, "nNone", time.Now()), `no device "nNone" to age`},
+		"SetRoutes":   {plane.SetRoutes(ctx, "nNone"), `no device "nNone" to route`},
 		"Exit":        {exit, `no device "nNone" to end`},
 	} {
 		if test.err == nil || !strings.Contains(test.err.Error(), test.want) {

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,9 @@ const servesVar = "TSNRI_TEST_SERVES"
 
 // serve is that process.
 func serve(path string) error {
+	if err := lockSysctls(); err != nil && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("making /proc/sys read-only: %w", err)
+	}
 	if _, err := OpenWatch(); err != nil {
 		return fmt.Errorf("watch: %w", err)
 	}
@@ -48,8 +52,33 @@ func serve(path string) error {
 	}
 	defer device.Close()
 	addrs := []netip.Prefix{netip.MustParsePrefix("100.64.0.9/32"), netip.MustParsePrefix("fd7a:115c:a1e0::9/128")}
-	if err := link.Router(slog.New(slog.DiscardHandler), nil, nil).Set(&router.Config{LocalAddrs: addrs}); err != nil {
+	r := link.Router(slog.New(slog.DiscardHandler), nil, nil)
+	r.UseExit(Exit{})
+	r.Forward(Forward{Everything: true})
+	if _, err := r.Fence(); err != nil {
+		return fmt.Errorf("fence: %w", err)
+	}
+	if err := r.Set(&router.Config{LocalAddrs: addrs}); err != nil {
 		return fmt.Errorf("set: %w", err)
+	}
+	if why := r.Trouble(); why != "" || !r.filters() {
+		return fmt.Errorf("forward: %s", why)
+	}
+	return nil
+}
+
+// lockSysctls makes /proc/sys read-only, as it is in a container. The process has a
+// mount namespace of its own.
+func lockSysctls() error {
+	const dir = "/proc/sys"
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return err
+	}
+	if err := unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		return err
+	}
+	if err := os.WriteFile(dir+"/net/ipv6/conf/all/forwarding", []byte("0"), 0); !errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("%s can be written: %w", dir, err)
 	}
 	return nil
 }
@@ -96,6 +125,7 @@ func TestEachCapabilityIsNeeded(t *testing.T) {
 func serveWith(t *testing.T, path string, caps []string) string {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	if path == "" {
 		pod, err := os.Open(nstest.NewPod(t).Path())
 		if err != nil {

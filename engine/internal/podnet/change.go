@@ -30,7 +30,8 @@ const (
 	changedRoute   // of ours, deleted
 	changedForeign // of the pod's own
 	changedRules
-	changedIPv6 // is there, perhaps again
+	changedIPv6    // is there, perhaps again
+	changedFilters // or what forwards
 )
 
 // Minds reports whether the change may have taken away something that the
@@ -45,6 +46,8 @@ func (r *Router) Minds(c Change) bool {
 		return true
 	case changedPodEnd:
 		return s != nil
+	case changedFilters:
+		return r != nil && (r.exit != nil || r.fwd != nil)
 	}
 	if s == nil {
 		return false

@@ -16,6 +16,8 @@
 // another pod of the host to that pod's Device. [Link.Router] programs addresses and
 // routes on ts0, and rules that lead to them. [Remove] takes the link away.
 // [Watch] hears of what others change of either, for Restore to set it up again.
+// [Router.Fence] closes a pod that is to reach everything by an exit node, before it
+// can, and [Router.Forward] makes one a router for its peers, in its own netns.
 //
 // The link outlives the process: a new process opens a new packet socket on
 // it, and ts0 keeps its addresses, its routes and the pod's connections.

@@ -121,9 +121,12 @@ func show(t testing.TB, h *netlink.Handle) string {
 	var lines []string
 	for _, r := range routes {
 		table := map[int]string{tableBound: "bound", tablePeers: "peers", unix.RT_TABLE_MAIN: "main"}[r.Table]
-		if r.Type == unix.RTN_THROW {
+		switch r.Type {
+		case unix.RTN_UNREACHABLE:
+			lines = append(lines, fmt.Sprintf("%s: unreachable %v\n", table, r.Dst))
+		case unix.RTN_THROW:
 			lines = append(lines, fmt.Sprintf("%s: throw %v\n", table, r.Dst))
-		} else {
+		default:
 			lines = append(lines, fmt.Sprintf("%s: %v src %v\n", table, r.Dst, r.Src))
 		}
 	}

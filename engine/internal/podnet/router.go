@@ -31,6 +31,8 @@ type Router struct {
 	logger *slog.Logger
 	notify func([]netip.Addr)
 	kept   []netip.Prefix
+	exit   *exit    // see UseExit
+	fwd    *forward // see Forward
 
 	mu      sync.Mutex
 	closed  bool
@@ -114,7 +116,7 @@ func (r *Router) Restore() (missing []string, err error) {
 // taken for granted, and only the difference is sent. r.mu is held.
 func (r *Router) program() error {
 	if r.set == nil || !slices.Equal(r.set.asked, r.cfg.LocalAddrs) ||
-		!slices.Equal(r.set.within, shared(r.cfg.Routes)) || r.update() != nil {
+		!slices.Equal(r.set.within, r.within()) || r.update() != nil {
 		r.set = nil
 		if err := r.ns.withHandle(r.reconcile); err != nil {
 			return fmt.Errorf("programming %s: %w", PodLink, err)
@@ -125,8 +127,17 @@ func (r *Router) program() error {
 		addrs[i] = p.Addr()
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
+	r.missing = append(r.missing, r.forward()...)
 	r.notify(addrs)
 	return nil
+}
+
+// within returns the prefixes within which the pod's own routes matter.
+func (r *Router) within() []netip.Prefix {
+	if r.exit != nil {
+		return everything()
+	}
+	return shared(r.cfg.Routes)
 }
 
 // update sends what has changed since the last call. After an error somebody
@@ -168,7 +179,7 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 	if s.addrs, err = r.addAddrs(h, ts0, r.cfg.LocalAddrs); err != nil {
 		return err
 	}
-	s.within = shared(r.cfg.Routes)
+	s.within = r.within()
 	there, err := listRoutes(h, s.index, s.within)
 	if err != nil {
 		return err
@@ -176,17 +187,23 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 	if s.foreign = there.foreign; len(s.foreign) == mostForeign {
 		r.warnOnce("the pod has too many routes of its own within the tailnet's addresses: not all of them count", "count", mostForeign)
 	}
-	s.routes = r.layOut(s.addrs, s.foreign)
-	for key, src := range s.routes {
-		if was, ok := there.ours[key]; !ok || was != src {
-			r.missing = append(r.missing, "routes")
-			break
+	if r.exit != nil {
+		unfiltered, err := r.exit.filter(r.ns, r.kept, s.foreign)
+		if err != nil {
+			return err
 		}
+		if unfiltered {
+			r.missing = append(r.missing, closedWhat)
+		}
+	}
+	s.routes = r.layOut(s.addrs, s.foreign)
+	if r.wanted.Load().lacks(s.routes, there.ours) {
+		r.missing = append(r.missing, "routes")
 	}
 	if err := addRoutes(h, s.index, s.routes, there.ours); err != nil {
 		return err
 	}
-	added, err := setRules(h, s.addrs)
+	added, err := setRules(h, wantedRules(s.addrs, r.exit != nil))
 	if err != nil {
 		return err
 	}
@@ -202,6 +219,22 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 	}
 	r.set = s
 	return nil
+}
+
+// lacks reports whether routes that are wanted, and were before, are not there. What
+// follows from another route of the pod's own was not.
+func (i *installed) lacks(want, have map[routeKey]netip.Addr) bool {
+	for key, src := range want {
+		if i != nil {
+			if was, before := i.routes[key]; !before || was != src {
+				continue
+			}
+		}
+		if is, there := have[key]; !there || is != src {
+			return true
+		}
+	}
+	return false
 }
 
 // addAddrs adds the addresses that are missing, and returns those that ts0

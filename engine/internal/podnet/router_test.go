@@ -159,8 +159,8 @@ func TestRouterTakesOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []routeKey{
-		{unix.RT_TABLE_MAIN, netip.MustParsePrefix("100.64.0.0/10")}, {unix.RT_TABLE_MAIN, netip.MustParsePrefix("fd7a:115c:a1e0::/48")},
-		{tablePeers, netip.MustParsePrefix("100.64.0.9/32")}, {tableBound, netip.MustParsePrefix("198.51.100.0/24")},
+		{table: unix.RT_TABLE_MAIN, dst: netip.MustParsePrefix("100.64.0.0/10")}, {table: unix.RT_TABLE_MAIN, dst: netip.MustParsePrefix("fd7a:115c:a1e0::/48")},
+		{table: tablePeers, dst: netip.MustParsePrefix("100.64.0.9/32")}, {table: tableBound, dst: netip.MustParsePrefix("198.51.100.0/24")},
 	} {
 		src := cfg.LocalAddrs[0].Addr()
 		if key.dst.Addr().Is6() {
@@ -171,10 +171,10 @@ func TestRouterTakesOver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	throw := routeKey{tablePeers, netip.MustParsePrefix("100.96.0.0/16")}.route(0, netip.Addr{})
+	throw := routeKey{table: tablePeers, dst: netip.MustParsePrefix("100.96.0.0/16")}.route(0, netip.Addr{})
 	theirs := netlink.NewRule()
 	theirs.Priority, theirs.Mark, theirs.Table, theirs.Family = rulePriority, 0x111, 100, netlink.FAMILY_V6
-	moved := wantedRules(cfg.LocalAddrs)[4].netlink()
+	moved := wantedRules(cfg.LocalAddrs, false)[4].netlink()
 	if err := errors.Join(h.RouteAdd(&throw), h.RuleAdd(theirs),
 		h.RuleDel(moved),
 		h.RuleAdd(rule{v6: true, table: 99}.netlink()), h.RuleAdd(moved)); err != nil {

@@ -29,12 +29,22 @@ const (
 type routeKey struct {
 	table int
 	dst   netip.Prefix
+	// closed is a route that refuses (RTN_UNREACHABLE), of a lower preference than
+	// any other of that destination.
+	closed bool
 }
+
+// closedMetric is above that of all others of our routes (1024 is IPv6's default).
+const closedMetric = 1 << 16
 
 // route returns the route over the link of that index with src as its source;
 // with the zero Addr, one that ends the look-up in its table (RTN_THROW).
 func (k routeKey) route(index int, src netip.Addr) netlink.Route {
 	route := netlink.Route{Dst: ipNet(k.dst), Table: k.table, Protocol: routeProtocol}
+	if k.closed {
+		route.Type, route.Priority = unix.RTN_UNREACHABLE, closedMetric
+		return route
+	}
 	if !src.IsValid() {
 		route.Type = unix.RTN_THROW
 		return route
@@ -64,23 +74,21 @@ func shared(routes []netip.Prefix) []netip.Prefix {
 
 // layOut returns the routes, with their sources, for a pod that has these of
 // its addresses on ts0 and foreign routes of its own. A family without an
-// address has none.
+// address has none, but for those that keep it closed.
 func (r *Router) layOut(addrs, foreign []netip.Prefix) map[routeKey]netip.Addr {
 	routes := map[routeKey]netip.Addr{}
 	var unreachable []netip.Prefix
 	for _, whole := range tailscaleRanges() {
 		of := func(p netip.Prefix) bool { return p.Addr().Is4() == whole.Addr().Is4() }
-		source := slices.IndexFunc(addrs, of)
-		if source < 0 {
+		f := family{whole: whole}
+		switch source := slices.IndexFunc(addrs, of); {
+		case source >= 0:
+			f.src = addrs[source].Addr()
+			f.tailnet = r.tailnetRoutes(of)
+		case r.exit == nil:
 			continue
 		}
-		f := family{whole: whole, src: addrs[source].Addr()}
-		for _, p := range r.cfg.Routes {
-			// Nobody answers there: MagicDNS is not served.
-			if of(p) && p.Addr() != tsaddr.TailscaleServiceIP() && p.Addr() != tsaddr.TailscaleServiceIPv6() {
-				f.tailnet = append(f.tailnet, p.Masked())
-			}
-		}
+		f.close(r.exit, of)
 		for _, p := range r.kept {
 			if of(p) {
 				f.kept = append(f.kept, p.Masked())
@@ -97,6 +105,19 @@ func (r *Router) layOut(addrs, foreign []netip.Prefix) map[routeKey]netip.Addr {
 	return routes
 }
 
+// tailnetRoutes returns what the tailnet has of a family. A default route counts
+// for a pod that asks for an exit node alone.
+func (r *Router) tailnetRoutes(of func(netip.Prefix) bool) (routes []netip.Prefix) {
+	for _, p := range r.cfg.Routes {
+		// Nobody answers there: MagicDNS is not served.
+		if of(p) && p.Addr() != tsaddr.TailscaleServiceIP() && p.Addr() != tsaddr.TailscaleServiceIPv6() &&
+			(p.Bits() > 0 || r.exit != nil) {
+			routes = append(routes, p.Masked())
+		}
+	}
+	return routes
+}
+
 // family is what the routes of one address family follow from.
 type family struct {
 	whole   netip.Prefix   // Tailscale's range
@@ -104,6 +125,8 @@ type family struct {
 	tailnet []netip.Prefix // what the tailnet has
 	kept    []netip.Prefix // what stays on other interfaces
 	foreign []netip.Prefix // the pod's own routes
+	closed  netip.Prefix   // everything, where what has no other way is refused; zero if not
+	private []netip.Prefix // what then stays on other interfaces, unless the tailnet has a route to it
 }
 
 // layOut adds the family's routes, and returns what of the tailnet the pod
@@ -113,7 +136,10 @@ type family struct {
 // prefix wins; but within Tailscale's range they always win, since they lead to
 // the pod's gateway and neighbours.
 func (f *family) layOut(routes map[routeKey]netip.Addr) (unreachable []netip.Prefix) {
-	routes[routeKey{tableBound, f.whole}] = f.src
+	if f.src.IsValid() {
+		routes[routeKey{table: tableBound, dst: f.whole}] = f.src
+	}
+	f.layOutClosed(routes)
 	stays := slices.Clone(f.kept)
 	for _, p := range f.foreign {
 		if p.Bits() > f.whole.Bits() && f.whole.Contains(p.Addr()) {
@@ -122,18 +148,18 @@ func (f *family) layOut(routes map[routeKey]netip.Addr) (unreachable []netip.Pre
 	}
 	for _, p := range f.tailnet {
 		if !covers(f.whole, p) {
-			routes[routeKey{tableBound, p}] = f.src
+			routes[routeKey{table: tableBound, dst: p}] = f.src
 		}
 		if coveredBy(p, stays) || slices.Contains(f.foreign, p) {
 			unreachable = append(unreachable, p)
 		} else {
-			routes[routeKey{tablePeers, p}] = f.src
+			routes[routeKey{table: tablePeers, dst: p}] = f.src
 		}
 	}
 	for _, p := range slices.Concat(stays, f.foreign) {
 		// Only where something wider would take it.
-		if coveredBy(p, f.tailnet) {
-			routes[routeKey{tablePeers, p}] = netip.Addr{}
+		if f.closed.IsValid() || coveredBy(p, f.tailnet) {
+			routes[routeKey{table: tablePeers, dst: p}] = netip.Addr{}
 		}
 	}
 	return unreachable
@@ -152,16 +178,24 @@ func coveredBy(p netip.Prefix, wider []netip.Prefix) bool {
 // that it has not logged before.
 func (r *Router) warnUnreachable(prefixes []netip.Prefix) {
 	const named = 10 // of any number
-	var fresh []string
+	var peers, subnets []string
 	for _, p := range prefixes {
 		if key := "unreachable " + p.String(); !r.warned[key] {
 			r.warned[key] = true
-			fresh = append(fresh, p.String())
+			if coveredBy(p, tailscaleRanges()) {
+				peers = append(peers, p.String())
+			} else {
+				subnets = append(subnets, p.String())
+			}
 		}
 	}
-	if len(fresh) > 0 {
+	if len(peers) > 0 {
 		r.logger.Warn("the cluster has a part of the tailnet's addresses: the pod cannot connect to these, they can connect to it",
-			"prefixes", fresh[:min(len(fresh), named)], "count", len(fresh))
+			"prefixes", peers[:min(len(peers), named)], "count", len(peers))
+	}
+	if len(subnets) > 0 {
+		r.logger.Warn("peers advertise subnets that the pod does not use: they are the cluster's, or the pod has a route of its own to them",
+			"prefixes", subnets[:min(len(subnets), named)], "count", len(subnets))
 	}
 }
 
@@ -180,6 +214,11 @@ func addRoutes(h *netlink.Handle, index int, want, have map[routeKey]netip.Addr)
 		}
 	}
 	return nil
+}
+
+// keyOf names a route as the kernel lists it.
+func keyOf(r *netlink.Route) routeKey {
+	return routeKey{table: r.Table, dst: prefixOf(r.Dst), closed: r.Type == unix.RTN_UNREACHABLE}
 }
 
 // podRoutes are the routes found in a pod.
@@ -204,8 +243,8 @@ func listRoutes(h *netlink.Handle, index int, within []netip.Prefix) (podRoutes,
 		switch {
 		case ours && (route.Table == tableBound || route.Table == tablePeers):
 			src, _ := netip.AddrFromSlice(route.Src)
-			if route.Type == unix.RTN_THROW || route.LinkIndex == index {
-				p.ours[routeKey{route.Table, dst}] = src.Unmap()
+			if key := keyOf(&route); key.closed || route.Type == unix.RTN_THROW || route.LinkIndex == index {
+				p.ours[key] = src.Unmap()
 			}
 			p.listed = append(p.listed, route)
 		case ours && route.LinkIndex == index:
@@ -228,7 +267,7 @@ func listRoutes(h *netlink.Handle, index int, within []netip.Prefix) (podRoutes,
 func (p podRoutes) deleteOthers(h *netlink.Handle, want map[routeKey]netip.Addr) error {
 	for i := range p.listed {
 		route := &p.listed[i]
-		if _, wanted := want[routeKey{route.Table, prefixOf(route.Dst)}]; wanted {
+		if _, wanted := want[keyOf(route)]; wanted {
 			continue
 		}
 		if err := h.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) {

@@ -50,7 +50,8 @@ type cluster struct {
 	link      *Link
 }
 
-func newCluster(t *testing.T, host string) *cluster {
+// newCluster calls before with the router before that puts anything into the pod.
+func newCluster(t *testing.T, host string, before ...func(*cluster)) *cluster {
 	t.Helper()
 	c := &cluster{pod: nstest.NewPod(t), node: nstest.NewPod(t)}
 	pod, node := c.pod.Netlink(), c.node.Netlink()
@@ -87,6 +88,9 @@ func newCluster(t *testing.T, host string) *cluster {
 	l := mustEnsure(t, c.pod, host)
 	c.link, c.device = l, mustOpen(t, l)
 	c.router = l.Router(slog.New(slog.DiscardHandler), prefixes(serviceRange, serviceRange6), nil)
+	for _, f := range before {
+		f(c)
+	}
 	if err := c.router.Set(&router.Config{
 		LocalAddrs: prefixes(ownAddr+"/32", ownAddr6+"/128"),
 		Routes:     prefixes(peerAddr+"/32", sharedAddr+"/32", dnsAddr+"/32", "192.0.2.0/24", "fd7a:115c:a1e0::/48"),

@@ -16,11 +16,13 @@ const (
 	// mainPriority is that of the kernel's own rule for the main table
 	// (linux/net/ipv4/fib_rules.c).
 	mainPriority = 32766
-	// rulePriority is that of all our rules, which count in the order in which
+	// rulePriority is that of our rules, which count in the order in which
 	// they were added: directly before the main table. Rules that a CNI plugin, a
 	// service mesh or a VPN adds, before or after, without a priority of their own
 	// come first.
 	rulePriority = mainPriority - 1
+	// firstPriority is that of those that count before the others of ours.
+	firstPriority = rulePriority - 1
 )
 
 // rule is one of ours, comparable.
@@ -30,6 +32,9 @@ type rule struct {
 	forwarded bool         // only what does not come from the pod itself
 	table     int
 	next      int // priority to go on at, instead of table
+	// first is one of those that count before the others of ours, so that each of
+	// the two groups can be set up anew while the other holds.
+	first bool
 	// dst is the destinations that cannot be reached if no rule before this one has
 	// led to them.
 	dst netip.Prefix
@@ -49,17 +54,22 @@ type rule struct {
 //
 // What the pod forwards, for containers inside it, has a source that says
 // nothing. It is treated as what the pod begins.
-func wantedRules(addrs []netip.Prefix) (rules []rule) {
+//
+// In a closed pod what the pod begins is led to our routes in either family,
+// whether ts0 has an address or not.
+func wantedRules(addrs []netip.Prefix, closed bool) (rules []rule) {
 	for _, whole := range tailscaleRanges() {
 		v6 := whole.Addr().Is6()
 		source := slices.IndexFunc(addrs, func(p netip.Prefix) bool { return p.Addr().Is6() == v6 })
-		if source < 0 {
+		switch {
+		case source >= 0:
+			rules = append(rules,
+				rule{v6: v6, src: addrs[source], table: tableBound, first: closed},
+				rule{v6: v6, src: addrs[source], dst: whole, first: closed})
+		case !closed || v6 && !kernelHasIPv6():
 			continue
 		}
-		rules = append(rules,
-			rule{v6: v6, src: addrs[source], table: tableBound},
-			rule{v6: v6, src: addrs[source], dst: whole},
-			rule{v6: v6, forwarded: true, table: tablePeers})
+		rules = append(rules, rule{v6: v6, forwarded: true, table: tablePeers})
 		if !v6 {
 			rules = append(rules, rule{src: netip.PrefixFrom(netip.IPv4Unspecified(), 32), table: tablePeers})
 			continue
@@ -72,19 +82,32 @@ func wantedRules(addrs []netip.Prefix) (rules []rule) {
 	return rules
 }
 
-// setRules makes our rules those of a pod with these addresses. It changes
-// nothing if they are there, in their order; added reports whether they were not.
-func setRules(h *netlink.Handle, addrs []netip.Prefix) (added bool, err error) {
-	all, err := h.RuleList(netlink.FAMILY_ALL)
+// setRules makes our rules the wanted ones. It changes nothing if they are there,
+// in their order; added reports whether they were not.
+func setRules(h *netlink.Handle, want []rule) (added bool, err error) {
+	ours, err := listRules(h)
 	if err != nil {
-		return false, fmt.Errorf("listing the pod's rules: %w", noPolicyRouting(err))
+		return false, err
 	}
+	for _, first := range []bool{true, false} {
+		set, err := setGroup(h, ours, want, first)
+		if err != nil {
+			return added, err
+		}
+		added = added || set
+	}
+	return added, nil
+}
+
+// setGroup does that to those that count first, or to the others. ours are all that
+// are there.
+func setGroup(h *netlink.Handle, ours []netlink.Rule, want []rule, first bool) (added bool, err error) {
 	var have []rule
-	ours := slices.DeleteFunc(all, func(r netlink.Rule) bool { return r.Protocol != routeProtocol })
+	ours = slices.DeleteFunc(slices.Clone(ours), func(n netlink.Rule) bool { return ruleOf(&n).first != first })
 	for i := range ours {
 		have = append(have, ruleOf(&ours[i]))
 	}
-	want := wantedRules(addrs)
+	want = slices.DeleteFunc(slices.Clone(want), func(r rule) bool { return r.first != first })
 	if slices.Equal(have, want) {
 		return false, nil
 	}
@@ -100,7 +123,16 @@ func setRules(h *netlink.Handle, addrs []netip.Prefix) (added bool, err error) {
 			return false, fmt.Errorf("adding rule %v: %w", r.netlink(), noPolicyRouting(err))
 		}
 	}
-	return true, nil
+	return len(want) > 0, nil
+}
+
+// listRules returns our rules, as the kernel lists them.
+func listRules(h *netlink.Handle) ([]netlink.Rule, error) {
+	all, err := h.RuleList(netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("listing the pod's rules: %w", noPolicyRouting(err))
+	}
+	return slices.DeleteFunc(all, func(r netlink.Rule) bool { return r.Protocol != routeProtocol }), nil
 }
 
 func (r rule) netlink() *netlink.Rule {
@@ -108,6 +140,9 @@ func (r rule) netlink() *netlink.Rule {
 	n.Priority, n.Protocol, n.Family = rulePriority, routeProtocol, netlink.FAMILY_V4
 	if r.v6 {
 		n.Family = netlink.FAMILY_V6
+	}
+	if r.first {
+		n.Priority = firstPriority
 	}
 	if r.src.IsValid() {
 		n.Src = ipNet(r.src)
@@ -129,7 +164,8 @@ func (r rule) netlink() *netlink.Rule {
 // anything else differs in table.
 func ruleOf(n *netlink.Rule) rule {
 	r := rule{v6: n.Family == netlink.FAMILY_V6, table: n.Table, src: prefixOf(n.Src), dst: prefixOf(n.Dst)}
-	if r.forwarded = n.Invert && n.IifName == "lo"; n.Priority != rulePriority {
+	r.first = n.Priority == firstPriority
+	if r.forwarded = n.Invert && n.IifName == "lo"; n.Priority != rulePriority && !r.first {
 		r.table = -1
 	}
 	if n.Goto > 0 {

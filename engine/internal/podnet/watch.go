@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,8 +28,10 @@ type Watch struct {
 	hosts map[int32]*watched  // by index of the host end
 	pods  map[int32]*watched  // by ID of the pod's netns
 	fd    int                 // for ioctls
-	file  *os.File
-	conn  syscall.RawConn
+	ear   atomic.Pointer[ear]
+
+	filters   atomic.Bool // HearFilters has been called
+	filterEar atomic.Pointer[ear]
 }
 
 type watched struct {
@@ -49,32 +52,52 @@ func OpenWatch() (*Watch, error) {
 	}
 	var err error
 	if w.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-		w.file.Close()
+		w.ear.Load().file.Close()
 		return nil, fmt.Errorf("opening a socket: %w", err)
 	}
 	return w, nil
 }
 
-func (w *Watch) open() error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+func (w *Watch) open() (err error) {
+	groups := []int{
+		unix.RTNLGRP_LINK, unix.RTNLGRP_TC, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+	}
+	if w.filters.Load() {
+		groups = append(groups, netconfGroups...)
+	}
+	ear, err := openEar(unix.NETLINK_ROUTE, groups)
+	if err == nil {
+		w.ear.Store(ear)
+	}
+	return err
+}
+
+// ear is a socket that hears of all pods.
+type ear struct {
+	file *os.File
+	conn syscall.RawConn
+}
+
+func openEar(protocol int, groups []int) (*ear, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	file := os.NewFile(uintptr(fd), "netlink:all")
-	if err := subscribe(fd); err != nil {
+	if err := subscribe(fd, groups); err != nil {
 		file.Close()
-		return err
+		return nil, err
 	}
 	conn, err := file.SyscallConn()
 	if err != nil {
 		file.Close()
-		return err
+		return nil, err
 	}
-	w.file, w.conn = file, conn
-	return nil
+	return &ear{file, conn}, nil
 }
 
-func subscribe(fd int) error {
+func subscribe(fd int, groups []int) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1); err != nil {
 		return fmt.Errorf("listening to all namespaces (NETLINK_LISTEN_ALL_NSID, CAP_NET_BROADCAST): %w", err)
 	}
@@ -84,10 +107,7 @@ func subscribe(fd int) error {
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("binding: %w", err)
 	}
-	for _, group := range []int{
-		unix.RTNLGRP_LINK, unix.RTNLGRP_TC, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
-	} {
+	for _, group := range groups {
 		if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, group); err != nil {
 			return fmt.Errorf("joining group %d: %w", group, err)
 		}
@@ -98,28 +118,32 @@ func subscribe(fd int) error {
 // Run calls the links' functions until done is closed. When the socket is lost,
 // which failed hears of, it opens another.
 func (w *Watch) Run(done <-chan struct{}, failed func(error)) {
+	defer unix.Close(w.fd)
+	w.run(done, failed, w.ear.Load, w.open, w.hear)
+}
+
+// run hears with the socket that current returns, until done is closed.
+func (w *Watch) run(done <-chan struct{}, failed func(error), current func() *ear, open func() error, hear func(nsid int32, raw []byte)) {
 	for {
-		over := make(chan struct{})
-		go func(f *os.File) {
+		over, ear := make(chan struct{}), current()
+		go func() {
 			select {
 			case <-done:
 			case <-over:
 			}
-			f.Close()
-		}(w.file)
-		err := w.listen()
+			ear.file.Close()
+		}()
+		err := w.listen(ear, hear)
 		close(over)
 		select {
 		case <-done:
-			unix.Close(w.fd)
 			return
 		default:
 			failed(err)
 		}
-		for w.open() != nil {
+		for open() != nil {
 			select {
 			case <-done:
-				unix.Close(w.fd)
 				return
 			case <-time.After(listenAgain):
 			}
@@ -170,13 +194,13 @@ func (w *Watch) lookAtAll() {
 	}
 }
 
-// listen handles messages until the socket fails or is closed.
-func (w *Watch) listen() error {
+// listen hands messages to hear until the socket fails or is closed.
+func (w *Watch) listen(ear *ear, hear func(nsid int32, raw []byte)) error {
 	buf, oob := make([]byte, 64<<10), make([]byte, 64)
 	for {
 		var n, oobn int
 		var err error
-		cerr := w.conn.Read(func(fd uintptr) bool {
+		cerr := ear.conn.Read(func(fd uintptr) bool {
 			n, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, 0)
 			return !errors.Is(err, unix.EAGAIN)
 		})
@@ -189,7 +213,7 @@ func (w *Watch) listen() error {
 		case err != nil:
 			return err
 		default:
-			w.hear(nsidOf(oob[:oobn]), buf[:n])
+			hear(nsidOf(oob[:oobn]), buf[:n])
 		}
 	}
 }
@@ -284,6 +308,8 @@ func podChange(l *Link, kind uint16, body []byte) Change {
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		return routeChange(kind, body)
+	case unix.RTM_NEWNETCONF:
+		return Change{kind: changedFilters}
 	}
 	return Change{}
 }
@@ -302,11 +328,14 @@ func routeChange(kind uint16, body []byte) Change {
 		return Change{}
 	}
 	dst := netip.PrefixFrom(addrAttr(attrs, unix.RTA_DST), bits)
+	if bits == 0 && ours {
+		dst = defaultOf(family) // of which the kernel names no destination
+	}
 	if !dst.IsValid() {
 		return Change{}
 	}
 	if ours {
-		return Change{kind: changedRoute, key: routeKey{table, dst}}
+		return Change{kind: changedRoute, key: routeKey{table, dst, rtype == unix.RTN_UNREACHABLE}}
 	}
-	return Change{kind: changedForeign, key: routeKey{table, dst}}
+	return Change{kind: changedForeign, key: routeKey{table: table, dst: dst}}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tailscale.com/tailcfg"
+	"tailscale.com/types/views"
 )
 
 // What follows is what an admin does to a device, or time does. Each takes a
@@ -44,10 +45,39 @@ func (s *Server) SetAddresses(id string, addrs ...netip.Addr) error {
 		for _, a := range addrs {
 			n.Addresses = append(n.Addresses, netip.PrefixFrom(a, a.BitLen()))
 		}
-		n.AllowedIPs = slices.Clone(n.Addresses)
+		n.routeLocked()
 		n.whole++
 		s.nodes.changedLocked(n)
 	})
+}
+
+// SetRoutes approves the routes of a device, and withdraws what it approved before:
+// those of them that the device advertises, now or later, are its. A default route
+// makes it an exit node.
+func (s *Server) SetRoutes(id string, approved ...netip.Prefix) error {
+	return s.change(id, "route", func(n *node) {
+		n.approved = slices.Clone(approved)
+		n.routeLocked()
+		n.whole++
+		s.nodes.changedLocked(n)
+	})
+}
+
+// routes are those that n advertises and an admin has approved.
+func (n *node) routes() (routes []netip.Prefix) {
+	for _, p := range n.approved {
+		if n.Hostinfo.Valid() && views.SliceContains(n.Hostinfo.RoutableIPs(), p) {
+			routes = append(routes, p)
+		}
+	}
+	return routes
+}
+
+// routeLocked has n's peers send to it what is for its addresses and its routes.
+func (n *node) routeLocked() {
+	routes := n.routes()
+	n.AllowedIPs = slices.Concat(n.Addresses, routes)
+	n.PrimaryRoutes = slices.DeleteFunc(routes, func(p netip.Prefix) bool { return p.Bits() == 0 })
 }
 
 // SetApart hides the nodes from each other, from each one's next change on, as a

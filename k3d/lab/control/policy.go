@@ -13,7 +13,7 @@ import (
 // Rule lets packets in, as a grant of a policy file does: from any device that
 // Src names to any that Dst names. A name is "*" (all devices), a tag
 // ("tag:web"), a device's ID, or an address or prefix, which stands for itself
-// in Src and for those addresses of devices that lie in it in Dst.
+// in Src and for those addresses and routes of devices that lie in it in Dst.
 type Rule struct {
 	Src, Dst []string
 	// Proto are IP protocol numbers; none is TCP, UDP and ICMP of both
@@ -48,9 +48,13 @@ func (t *table) filterLocked(n *node) []tailcfg.FilterRule {
 		if len(ports) == 0 {
 			ports = []tailcfg.PortRange{tailcfg.PortRangeAny}
 		}
+		var dst []string
 		for _, addr := range n.namedBy(r.Dst) {
+			dst = append(dst, addr.String())
+		}
+		for _, ip := range append(dst, n.routesNamedBy(r.Dst)...) {
 			for _, p := range ports {
-				f.DstPorts = append(f.DstPorts, tailcfg.NetPortRange{IP: addr.String(), Ports: p})
+				f.DstPorts = append(f.DstPorts, tailcfg.NetPortRange{IP: ip, Ports: p})
 			}
 		}
 		if len(f.SrcIPs) > 0 && len(f.DstPorts) > 0 {
@@ -89,6 +93,24 @@ func (n *node) namedBy(names []string) (out []netip.Addr) {
 			return name == "*" || name == string(n.StableID) || slices.Contains(n.Tags, name)
 		}) {
 			out = append(out, own.Addr())
+		}
+	}
+	return out
+}
+
+// routesNamedBy returns what of n's routes the names stand for.
+func (n *node) routesNamedBy(names []string) (out []string) {
+	for _, route := range n.routes() {
+		for _, name := range names {
+			p, ok := prefixNamed(name)
+			switch {
+			case name == "*":
+				out = append(out, route.String())
+			case ok && p.Overlaps(route) && p.Bits() > route.Bits():
+				out = append(out, p.String())
+			case ok && p.Overlaps(route):
+				out = append(out, route.String())
+			}
 		}
 	}
 	return out

@@ -47,7 +47,8 @@ type node struct {
 	login      *tailcfg.RegisterResponse // the registrar's answer
 	lockKey    key.NLPublic
 	ephemeral  bool
-	named      bool // somebody gave it its name: it no longer follows the hostname
+	named      bool           // somebody gave it its name: it no longer follows the hostname
+	approved   []netip.Prefix // by an admin: see SetRoutes
 	streams    int
 	whole      int // counts changes that a PeerChange cannot carry
 }
@@ -139,6 +140,7 @@ func (t *table) admit(admitted *tailcfg.Node, login *tailcfg.RegisterResponse, r
 	}
 	renamed := fresh || n.Hostinfo.Hostname() != admitted.Hostinfo.Hostname()
 	n.Hostinfo = admitted.Hostinfo
+	n.routeLocked()
 	n.Tags = slices.Clone(k.Tags)
 	n.ephemeral = k.Ephemeral
 	n.LastSeen = new(time.Now())
@@ -224,6 +226,7 @@ func (t *table) updateHostinfoLocked(n *node, hi *tailcfg.Hostinfo) {
 		return
 	}
 	n.Hostinfo = seen.View()
+	n.routeLocked()
 	n.whole++
 	if renamed {
 		t.renameLocked(n)

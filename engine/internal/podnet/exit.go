@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podnet
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
+	"golang.org/x/sys/unix"
+	"tailscale.com/net/tsaddr"
+	"tailscale.com/wgengine/router"
+)
+
+// Exit is what a pod goes by whose way to everything is over the tailnet.
+type Exit struct {
+	// Private is what stays on the pod's other interfaces all the same, unless the
+	// tailnet has a route of its own to it: a default route is not one.
+	Private []netip.Prefix
+}
+
+// exit is what a router knows of it.
+type exit struct {
+	Exit
+	table nftTable
+
+	mu   sync.Mutex
+	plan []netip.Prefix // that the table lets through
+}
+
+// UseExit has the pod reach everything over ts0, if the tailnet has a default
+// route, and otherwise nothing. What stays on other interfaces is what the router
+// keeps there anyway, the destinations of the pod's own routes but for a default
+// route, and x.Private. It is to be called before the first Set and Fence.
+//
+// What refuses the rest is rules, routes that name no interface, and a filter, so that
+// they hold whatever happens to ts0 and to this process. Routes would not do. IPv6
+// forgets that it has found an unreachable one when it has not chosen a source, chooses
+// any, and looks again (net/ipv6/ip6_output.c, ip6_dst_lookup_tail); and a program may
+// choose eth0's address itself. What answers has such a source, too: so the filter goes
+// by who has begun the connection.
+func (r *Router) UseExit(x Exit) {
+	r.exit = &exit{Exit: x, table: nftTable{name: "tailscale-nri-exit", chains: []string{"closed"}}}
+}
+
+// UseExitOf has the router share the exit of another one of the same pod.
+func (r *Router) UseExitOf(other *Router) { r.exit = other.exit }
+
+// mostPassed bounds what a pod's filter lets through: it is a transaction of one
+// message, which a socket's buffer holds. What is beyond that is dropped.
+const mostPassed = 250
+
+// filter has the pod drop what it begins and would send by another interface than
+// ts0 to elsewhere than stays there. It reports whether it was not so.
+func (x *exit) filter(ns Namespace, kept, foreign []netip.Prefix) (missing bool, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var set netipx.IPSetBuilder
+	for _, p := range slices.Concat(kept, x.Private, foreign) {
+		set.AddPrefix(p)
+	}
+	union, err := set.IPSet()
+	if err != nil {
+		return false, err
+	}
+	plan := union.Prefixes()
+	if plan = plan[:min(len(plan), mostPassed)]; slices.Equal(plan, x.plan) && x.table.intact(ns) {
+		return false, nil
+	}
+	missing = !x.table.intact(ns)
+	x.plan = plan
+	return missing, x.table.install(ns, x.chains)
+}
+
+func (x *exit) chains(v6 bool) []nftChain {
+	var rules [][]expr.Any
+	add := func(parts ...[]expr.Any) { rules = append(rules, slices.Concat(parts...)) }
+	add(outBy(PodLink), accept())
+	add(outBy("lo"), accept())
+	add(marked(), accept())
+	for _, p := range ofFamily(x.plan, v6) {
+		add(toAny(p), accept())
+	}
+	// What has no connection, as neighbour discovery, is left alone.
+	add(direction(ctOriginal), drop())
+	return []nftChain{{"closed", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityFilter, rules}}
+}
+
+// everything is the default routes' destinations.
+func everything() []netip.Prefix {
+	return []netip.Prefix{tsaddr.AllIPv4(), tsaddr.AllIPv6()}
+}
+
+// defaultOf is that of an address family (AF_INET, AF_INET6).
+func defaultOf(family byte) netip.Prefix {
+	if family == unix.AF_INET {
+		return tsaddr.AllIPv4()
+	}
+	return tsaddr.AllIPv6()
+}
+
+// kernelHasIPv6 reports whether the kernel has IPv6 at all (ipv6.disable=1): what
+// it has not needs no routes that refuse it, and can have none.
+var kernelHasIPv6 = sync.OnceValue(func() bool {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return !errors.Is(err, unix.EAFNOSUPPORT)
+	}
+	unix.Close(fd)
+	return true
+})
+
+// close has the family refuse what has no other way, if there is an exit.
+func (f *family) close(exit *exit, of func(netip.Prefix) bool) {
+	if exit == nil || f.whole.Addr().Is6() && !kernelHasIPv6() {
+		return
+	}
+	f.closed = everything()[slices.IndexFunc(everything(), of)]
+	for _, p := range exit.Private {
+		if of(p) {
+			f.private = append(f.private, p.Masked())
+		}
+	}
+}
+
+// layOutClosed adds the routes that refuse, and those that lead past them.
+func (f *family) layOutClosed(routes map[routeKey]netip.Addr) {
+	if !f.closed.IsValid() {
+		return
+	}
+	for _, table := range []int{tableBound, tablePeers} {
+		routes[routeKey{table: table, dst: f.closed, closed: true}] = netip.Addr{}
+	}
+	advertised := slices.DeleteFunc(slices.Clone(f.tailnet), func(p netip.Prefix) bool { return p.Bits() == 0 })
+	for _, p := range f.private {
+		if !coveredBy(p, advertised) {
+			routes[routeKey{table: tablePeers, dst: p}] = netip.Addr{}
+		}
+	}
+}
+
+// closedWhat is what the guard says was missing.
+const closedWhat = "what refuses traffic past the exit node"
+
+// Fence puts into the pod what refuses everything that is to go by an exit node,
+// if it is not there: before ts0 has an address, and after somebody has taken it
+// away. It returns what was missing, and changes nothing else. Without [Router.UseExit]
+// it does nothing.
+func (r *Router) Fence() (missing []string, err error) {
+	if r.exit == nil {
+		return nil, nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	err = r.ns.withHandle(func(h *netlink.Handle) error {
+		missing, err = r.fence(h)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("closing what is to go by an exit node: %w", err)
+	}
+	return missing, nil
+}
+
+func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
+	index := 0
+	ts0, err := linkByName(h.LinkByName, PodLink)
+	if err != nil {
+		return nil, err
+	}
+	if ts0 != nil {
+		index = ts0.Attrs().Index
+	}
+	there, err := listRoutes(h, index, everything())
+	if err != nil {
+		return nil, err
+	}
+	unfiltered, err := r.exit.filter(r.ns, r.kept, there.foreign)
+	if err != nil {
+		return nil, err
+	}
+	if unfiltered {
+		missing = []string{closedWhat}
+	}
+	bare := Router{kept: r.kept, exit: r.exit, cfg: &router.Config{}, logger: r.logger, warned: r.warned}
+	want := bare.layOut(nil, there.foreign)
+	there.dropPassed(want)
+	rules := wantedRules(nil, true)
+	r.wanted.Store(&installed{routes: want, within: everything()})
+	ours, err := listRules(h)
+	if err != nil {
+		return nil, err
+	}
+	whole, lost := fenced(want, there.ours, rules, ours)
+	if whole {
+		return missing, nil
+	}
+	if lost {
+		missing = []string{closedWhat}
+	}
+	for _, route := range there.listed {
+		delete(want, keyOf(&route)) // one over ts0, perhaps, which is better
+	}
+	if err := addRoutes(h, 0, want, nil); err != nil {
+		return nil, err
+	}
+	if _, err := setGroup(h, ours, rules, false); err != nil {
+		return nil, err
+	}
+	return missing, nil
+}
+
+// dropPassed takes out of want what the tailnet has a wider route to.
+func (p podRoutes) dropPassed(want map[routeKey]netip.Addr) {
+	var advertised []netip.Prefix
+	for key, src := range p.ours {
+		if src.IsValid() && key.dst.Bits() > 0 {
+			advertised = append(advertised, key.dst)
+		}
+	}
+	maps.DeleteFunc(want, func(key routeKey, _ netip.Addr) bool { return coveredBy(key.dst, advertised) })
+}
+
+// fenced reports whether all is there, and if not, whether what refuses is missing:
+// what leads past that comes with the pod's own routes.
+func fenced(want, have map[routeKey]netip.Addr, rules []rule, ours []netlink.Rule) (whole, lost bool) {
+	whole = true
+	for key := range want {
+		if _, there := have[key]; !there {
+			whole, lost = false, lost || key.closed
+		}
+	}
+	for _, r := range rules {
+		if !slices.ContainsFunc(ours, func(n netlink.Rule) bool { return ruleOf(&n) == r }) {
+			whole, lost = false, true
+		}
+	}
+	return whole, lost
+}
