@@ -3,6 +3,7 @@
 package podnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -50,6 +51,20 @@ func serve(path string) error {
 	addrs := []netip.Prefix{netip.MustParsePrefix("100.64.0.9/32"), netip.MustParsePrefix("fd7a:115c:a1e0::9/128")}
 	if err := link.Router(slog.New(slog.DiscardHandler), nil, nil).Set(&router.Config{LocalAddrs: addrs}); err != nil {
 		return fmt.Errorf("set: %w", err)
+	}
+	nameserver := netip.MustParseAddr("10.96.0.10")
+	if nat, err := EnsureDNS(ns, []netip.Addr{nameserver}); err != nil || !nat {
+		return fmt.Errorf("ensure DNS: %v, %w", nat, err)
+	}
+	d, err := OpenDNS(context.Background(), ns)
+	if err != nil {
+		return fmt.Errorf("open DNS: %w", err)
+	}
+	defer d.Close()
+	if conn, err := d.DialUDP(netip.AddrPortFrom(dnsService(false), dnsPort)); err != nil {
+		return fmt.Errorf("dial: %w", err)
+	} else if err := conn.Close(); err != nil {
+		return err
 	}
 	return nil
 }

@@ -76,7 +76,7 @@ func (r *Router) layOut(addrs, foreign []netip.Prefix) map[routeKey]netip.Addr {
 		}
 		f := family{whole: whole, src: addrs[source].Addr()}
 		for _, p := range r.cfg.Routes {
-			// Nobody answers there: MagicDNS is not served.
+			// They are not the tailnet's: see dns.go.
 			if of(p) && p.Addr() != tsaddr.TailscaleServiceIP() && p.Addr() != tsaddr.TailscaleServiceIPv6() {
 				f.tailnet = append(f.tailnet, p.Masked())
 			}
