@@ -11,6 +11,7 @@ import (
 )
 
 const (
+	annotationDNS       = annotationPrefix + "dns"
 	annotationShieldsUp = annotationPrefix + "shields-up"
 )
 
@@ -25,6 +26,7 @@ type featureAnnotation struct {
 // features are all of them.
 func features() []featureAnnotation {
 	return []featureAnnotation{
+		{annotationDNS, on(func(f *engine.Features) *bool { return &f.DNS })},
 		{annotationShieldsUp, on(func(f *engine.Features) *bool { return &f.ShieldsUp })},
 	}
 }
