@@ -10,6 +10,7 @@ import (
 	"tailscale.com/control/controlclient"
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnlocal"
+	"tailscale.com/net/dns"
 	"tailscale.com/net/netmon"
 	"tailscale.com/net/tsdial"
 	"tailscale.com/tsd"
@@ -38,6 +39,9 @@ type podEnd struct {
 	// join makes the node a neighbour of the host's others, before it has seen a
 	// packet; nil leaves it out.
 	join func(*wgEngine) (leave func())
+	// dns is told of the tailnet's DNS configuration, and returns what the backend's
+	// resolver is to have of it; nil leaves it out.
+	dns func(*dns.Config) *dns.Config
 }
 
 // openBackend wires a backend for the record. It takes over what is in pod. The
@@ -62,6 +66,7 @@ func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, 
 	dialer := n.controlDialer(monitor, logf, &b.control)
 	dialer.SetBus(bus)
 	b.closers.push(func() { dialer.Close() })
+	n.dns.setDials(dialer)
 
 	if pod.router != nil {
 		pod.router = steppedRouter{pod.router, n.e}
@@ -119,7 +124,7 @@ func (b *backend) openEngine(r record, monitor *netmon.Monitor, dialer *tsdial.D
 	if err != nil {
 		return nil, fmt.Errorf("creating the WireGuard engine: %w", err)
 	}
-	b.engine = &wgEngine{Engine: engine}
+	b.engine = &wgEngine{Engine: engine, configureDNS: pod.dns}
 	b.sys.Set(wgengine.Engine(b.engine))
 	return b.engine, nil
 }
@@ -146,14 +151,13 @@ func (b *backend) start(p *ipn.Prefs, authKey string, anew bool) error {
 }
 
 // prefs are the preferences of the node. What is not named, here or in
-// Features.prefs, is off: no DNS, no firewall, no Serve, no SSH, no updates.
+// Features.prefs, is off: no firewall, no Serve, no SSH, no updates.
 func (n *node) prefs(pod Pod) *ipn.Prefs {
 	p := ipn.NewPrefs()
 	p.ControlURL = n.tailnet().ControlURL()
 	p.Hostname = pod.Hostname
 	p.AdvertiseTags = n.requestedTags(pod)
 	p.WantRunning = true
-	p.CorpDNS = false
 	p.NetfilterMode = preftype.NetfilterOff
 	pod.Features.prefs(p)
 	p.AutoUpdate.Check = false

@@ -36,6 +36,7 @@ var outsideSteps = map[string]string{
 	"removeAllBut":       "node.removeState takes the step",
 	"taggedRouter.Set":   "steppedRouter, which is around it, takes the step",
 	"record.save":        "node.save takes the step",
+	"rewriteFile":        "node.writeResolvConf takes the step",
 	"replaceFile":        "record.save and stateStore.writeStates are its callers",
 	"loadRecords":        "before there is a node: what a kill left half made or half removed, and what nobody can read",
 	"netmapKeeper.write": "an empty directory: the files in it are steps",

@@ -41,6 +41,8 @@
 //     that is up which restores them, started and joined by run;
 //   - one that hears of changes of the pods' nftables, once a pod has some of ours;
 //   - one that waits for the state directory while another process has it;
+//   - for a node whose pod asked for DNS, started and joined by serve: one that opens
+//     its sockets, one per socket, and one per query;
 //   - those that a watchdog lets do what takes no context (within);
 //   - those of tailscale.com and wireguard-go, about 36 per backend.
 //
@@ -52,7 +54,8 @@
 // and is held across nothing. neighbours.mu and wgEngine.selfMu, which is taken
 // first, guard who is known by which key, and are held across nothing else. Any
 // other mutex guards the fields of its own struct, but for node.linking, held
-// while the link is made or restored, stateStore.mu, held across the write of the file, and
+// while the link is made or restored, stateStore.mu, held across the write of the file,
+// nodeDNS.mu, held across that of resolv.conf and its preparation in the pod, and
 // wgEngine.resetting, held while a peer is reset.
 //
 // # What lies on disk
@@ -60,8 +63,9 @@
 // One directory per pod below [Config.StateDir], 0700, by UID: pod.json, what
 // was asked for and how to find the link; tailscaled.state, the node's keys as
 // tailscale.com stores them; netmap, the last netmap, to start from; and
-// profile-data, where the backend finds it. What was set aside because nothing
-// could be made of it ends in .damaged, what another machine uses in .copied. All files are 0600. Auth keys are
+// profile-data, where the backend finds it; and, for a pod that asked for DNS,
+// resolv.conf, which its containers have mounted. What was set aside because nothing
+// could be made of it ends in .damaged, what another machine uses in .copied. All files are 0600, but for resolv.conf, 0644. Auth keys are
 // never stored. All that changes what outlives this process is a step: see
 // steps.go.
 //

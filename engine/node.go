@@ -66,6 +66,7 @@ type node struct {
 	said      map[string]time.Time // when the log had a line of a kind
 
 	guarded guarded
+	dns     nodeDNS
 }
 
 // newNode returns the node of a record, which is new if the record names no
@@ -78,6 +79,10 @@ func newNode(e *Engine, dir string, r record) *node {
 	n.adopt(r.Pod)
 	n.status.State, n.status.Since = Stopped, time.Now()
 	n.status.NodeID = string(r.NodeID)
+	if r.ResolvConf != nil {
+		n.dns.search = r.TailnetSearch
+		n.dns.know(r.ResolvConf, e.cfg.ClusterRanges)
+	}
 	n.anew = r.NodeID != "" && r.TagsDue // the key may give it others now
 	return n
 }
@@ -110,6 +115,7 @@ func (n *node) snapshot() NodeStatus {
 		s.CutRefusals = n.device.CutRefusals()
 	}
 	n.guarded.amend(&s)
+	n.dns.amend(&s)
 	return s
 }
 

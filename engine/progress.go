@@ -15,6 +15,7 @@ type progress struct {
 	active    bool         // the backend is Starting or Running
 	addrs     []netip.Addr // on ts0
 	reachable bool         // see reach
+	dnsDue    bool         // the pod's names are not resolved yet
 	nodeID    tailcfg.StableNodeID
 	admitted  tailcfg.StableNodeID // as the control plane has told this session
 	dnsName   string
@@ -28,5 +29,6 @@ func (p *progress) identity() string { return fmt.Sprint(p.addrs, p.dnsName) }
 
 func (p *progress) up() bool { return p.active && p.addrs != nil }
 
-// complete reports whether a peer's first packet would be answered.
-func (p *progress) complete() bool { return p.up() && p.reachable }
+// complete reports whether a peer's first packet would be answered, and the pod's
+// programs find what they ask for.
+func (p *progress) complete() bool { return p.up() && p.reachable && !p.dnsDue }

@@ -71,6 +71,10 @@ type record struct {
 	// Recent are the peers with a WireGuard session: they are greeted
 	// first after a restart.
 	Recent []tailcfg.StableNodeID `json:"recent,omitempty"`
+	// ResolvConf is what the pod's resolv.conf says without us, nil until it is known
+	// or where nobody asked for DNS; TailnetSearch are the tailnet's search domains.
+	ResolvConf    *resolvConf `json:"resolvConf,omitempty"`
+	TailnetSearch []string    `json:"tailnetSearch,omitempty"`
 	// Retried is set if the pod had another sandbox before this one.
 	Retried bool `json:"retried,omitempty"`
 	// Forgotten is set once the pod is gone for good: all that is left to

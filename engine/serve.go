@@ -59,6 +59,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 		return err
 	}
 	s := newSession(n, device, n.localPeers(r.Recent))
+	s.askForDNS(r.Pod.Features.DNS)
 	s.registering = authKey != ""
 	s.tagsDue, s.features = n.tagsDue(), r.Pod.Features
 	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
@@ -79,6 +80,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	watched := make(chan struct{})
 	defer func() { unwatch(); <-watched }()
 	go s.watchBackend(watching, watched)
+	defer s.startDNS()()
 	if _, err := within(n.e.cfg.AttachTimeout, "starting the backend", func() (struct{}, error) {
 		p := n.prefs(r.Pod)
 		s.keepExit(p)
@@ -144,6 +146,7 @@ type session struct {
 	reach  reach
 	watch  watch
 	expiry expiry
+	dns    *sessionDNS // nil for a pod that did not ask for it
 
 	// What loop knows.
 	p        progress
@@ -180,6 +183,9 @@ func (s *session) podEnd(link *podnet.Link) podEnd {
 	p := podEnd{device: s.gate, router: taggedRouter{guardedRouter{r, s.n}, s}}
 	if e := s.n.e; !e.cfg.NoLocalDelivery {
 		p.join = func(engine *wgEngine) func() { return e.neighbours.join(engine, s.device) }
+	}
+	if s.dns != nil {
+		p.dns = s.dns.configure
 	}
 	return p
 }
@@ -264,6 +270,8 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 			return true, s.late()
 		}
 	case s.p.addrs = <-s.addrs:
+	case <-s.dns.served():
+		s.p.dnsDue = false
 	case <-s.reachable:
 		s.p.reachable = true
 	case <-s.patience:

@@ -36,6 +36,7 @@ func (f *Features) advertised() []netip.Prefix {
 // prefs writes what the pod asks for into its node's preferences. The exit node is
 // not one of them: see followExit.
 func (f *Features) prefs(p *ipn.Prefs) {
+	p.CorpDNS = f.DNS
 	p.ShieldsUp = f.ShieldsUp
 	p.RouteAll = f.AcceptRoutes
 	p.AdvertiseRoutes = f.advertised()

@@ -34,6 +34,10 @@ type wgEngine struct {
 	selfMu  sync.Mutex
 	renamed func(was, is *key.NodePublic) // told of each change of self; may be nil
 
+	// configureDNS returns what the backend's resolver is to have of the tailnet's
+	// configuration; nil is all of it.
+	configureDNS func(*dns.Config) *dns.Config
+
 	resetting sync.Mutex // one ResetPeer at a time
 
 	mu      sync.Mutex
@@ -88,6 +92,9 @@ func (e *wgEngine) Reconfig(cfg *wgcfg.Config, rcfg *router.Config, dcfg *dns.Co
 		e.setSelf(key.NodePrivate{})
 	}
 	defer e.setSelf(cfg.PrivateKey)
+	if e.configureDNS != nil {
+		dcfg = e.configureDNS(dcfg)
+	}
 	return e.Engine.Reconfig(cfg, rcfg, dcfg)
 }
 

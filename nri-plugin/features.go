@@ -13,6 +13,7 @@ import (
 )
 
 const (
+	annotationDNS               = annotationPrefix + "dns"
 	annotationEphemeral         = annotationPrefix + "ephemeral"
 	annotationShieldsUp         = annotationPrefix + "shields-up"
 	annotationAcceptRoutes      = annotationPrefix + "accept-routes"
@@ -32,6 +33,7 @@ type featureAnnotation struct {
 // features are all of them, in the order in which they are read.
 func features() []featureAnnotation {
 	return []featureAnnotation{
+		{annotationDNS, on(func(f *engine.Features) *bool { return &f.DNS })},
 		{annotationShieldsUp, on(func(f *engine.Features) *bool { return &f.ShieldsUp })},
 		{annotationSocket, on(func(f *engine.Features) *bool { return &f.Socket })},
 		{annotationWait, setWait},

@@ -3,6 +3,7 @@
 package podnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -63,6 +64,25 @@ func serve(path string) error {
 	}
 	if why := r.Trouble(); why != "" || !r.filters() {
 		return fmt.Errorf("forward: %s", why)
+	}
+	return serveDNS(ns)
+}
+
+// serveDNS does what is done for a pod that asks for the tailnet's names.
+func serveDNS(ns Namespace) error {
+	nameserver := netip.MustParseAddr("10.96.0.10")
+	if nat, err := EnsureDNS(ns, []netip.Addr{nameserver}); err != nil || !nat {
+		return fmt.Errorf("ensure DNS: %v, %w", nat, err)
+	}
+	d, err := OpenDNS(context.Background(), ns)
+	if err != nil {
+		return fmt.Errorf("open DNS: %w", err)
+	}
+	defer d.Close()
+	if conn, err := d.DialUDP(netip.AddrPortFrom(dnsService(false), dnsPort)); err != nil {
+		return fmt.Errorf("dial: %w", err)
+	} else if err := conn.Close(); err != nil {
+		return err
 	}
 	return nil
 }

@@ -18,6 +18,7 @@
 // [Watch] hears of what others change of either, for Restore to set it up again.
 // [Router.Fence] closes a pod that is to reach everything by an exit node, before it
 // can, and [Router.Forward] makes one a router for its peers, in its own netns.
+// [EnsureDNS] and [OpenDNS] have the pod's DNS answered by this process while it lives.
 //
 // The link outlives the process: a new process opens a new packet socket on
 // it, and ts0 keeps its addresses, its routes and the pod's connections.
@@ -26,12 +27,14 @@
 // opened for one operation, compared with its inode, and closed again, for two
 // reasons. An open descriptor keeps a dead pod's netns alive, and with it
 // the link, whose end is how we learn of the pod's. And a descriptor number that
-// was closed and used anew would silently point at another pod.
+// was closed and used anew would silently point at another pod. [DNS] is the
+// exception: its sockets keep the netns alive anyway, and it knows when nothing else
+// does.
 //
 // What this package does not do: it knows no pods, no tailnet and no
 // container runtime, it keeps no state but the list of the host's interfaces, no
 // goroutine of it outlives a call but the one that keeps that list (Watch.Run is the
-// caller's), it changes no
+// caller's) and threads that open sockets in pods, for ten seconds after the last, it changes no
 // route, rule, sysctl or firewall of its own netns, and it never enters a
 // netns with a thread that anyone else will use.
 package podnet

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if os.Getenv(dnsServerEnv) != "" {
+		os.Exit(runDNSServer())
+	}
 	os.Exit(nstest.Main(m))
 }
 

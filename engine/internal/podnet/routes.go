@@ -109,7 +109,7 @@ func (r *Router) layOut(addrs, foreign []netip.Prefix) map[routeKey]netip.Addr {
 // for a pod that asks for an exit node alone.
 func (r *Router) tailnetRoutes(of func(netip.Prefix) bool) (routes []netip.Prefix) {
 	for _, p := range r.cfg.Routes {
-		// Nobody answers there: MagicDNS is not served.
+		// The service addresses are not the tailnet's: see dns.go.
 		if of(p) && p.Addr() != tsaddr.TailscaleServiceIP() && p.Addr() != tsaddr.TailscaleServiceIPv6() &&
 			(p.Bits() > 0 || r.exit != nil) {
 			routes = append(routes, p.Masked())

@@ -88,6 +88,17 @@ func (s *Server) SetApart(apart bool) {
 	s.nodes.apart = apart
 }
 
+// SetDNS gives all nodes another DNS configuration, as the page DNS of the admin
+// console does.
+func (s *Server) SetDNS(cfg *tailcfg.DNSConfig) {
+	s.nodes.mu.Lock()
+	defer s.nodes.mu.Unlock()
+	s.nodes.dns = cfg.Clone()
+	for st := range s.nodes.streams {
+		st.poke()
+	}
+}
+
 // Exit has a device's client end its process with a code (tailcfg.Debug.Exit),
 // with the next message of its poll; "" is all devices. It returns to how many
 // polls that goes: a node that is not connected now is not told later.

@@ -27,6 +27,7 @@ type stream struct {
 	sent       map[tailcfg.NodeID]int      // the peer's node.whole when it last went out whole
 	filter     []tailcfg.FilterRule        // the node's, as last told; nil until then
 	lockHead   string                      // of tailnet lock, as last told
+	dns        *tailcfg.DNSConfig          // as last told, nil until it is changed
 	debug      *tailcfg.Debug              // to go out with the next message
 	wake       chan struct{}               // buffered, one pending wake-up is enough
 	ended      chan struct{}
@@ -142,6 +143,11 @@ func (t *table) drainPolicyLocked(s *stream, res *tailcfg.MapResponse) (more boo
 		res.PacketFilter = nil
 		res.PacketFilters = map[string][]tailcfg.FilterRule{"*": nil, "base": rules}
 		s.filter = append([]tailcfg.FilterRule{}, rules...)
+		more = true
+	}
+	if s.dns != t.dns {
+		s.dns = t.dns
+		res.DNSConfig = t.dns.Clone()
 		more = true
 	}
 	if t.lock != nil && s.lockHead != t.lock.head {

@@ -65,7 +65,8 @@ type table struct {
 	news      chan struct{} // closed and replaced at each change
 	policy    []Rule
 	views     map[sight]View
-	lock      *lock // nil: the tailnet has none
+	lock      *lock              // nil: the tailnet has none
+	dns       *tailcfg.DNSConfig // nil: as it was at the start
 }
 
 func newTable(cfg Config) *table {

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"tailscale.com/net/dns"
+	"tailscale.com/net/tsdial"
+
+	"tailscale-nri/engine/internal/podnet"
+)
+
+// nodeDNS is what a node knows of its pod's names. It is of no use to a pod that did
+// not ask for it.
+type nodeDNS struct {
+	zones   atomic.Pointer[dnsZones]
+	servers atomic.Pointer[[]netip.Addr] // original ones
+	sockets atomic.Pointer[podnet.DNS]   // nil while nobody serves
+
+	mu       sync.Mutex
+	original *resolvConf // nil until it is known
+	search   []string    // of the tailnet
+	config   *dns.Config // as last heard, nil until then
+	ensured  string      // the sandbox whose netns leads to the original nameservers
+	spare    bool        // it cannot
+	trouble  string      // why nobody serves
+	left     string      // search domains for which there is no room, as logged
+}
+
+// ResolvConf returns the path, below Config.StateDir, of what is to be mounted over
+// /etc/resolv.conf of the pod's containers, "" if the pod did not ask for DNS. The file
+// is there, 0644, is the same for all of the pod's containers for as long as the pod
+// lives, and is written in place; it is empty, and not written, until
+// [Engine.SetResolvConf] has been called.
+func (e *Engine) ResolvConf(podUID string) (path string, err error) {
+	n, err := e.nodeForDNS(podUID)
+	if err != nil {
+		return "", err
+	}
+	n.op.Lock()
+	defer n.op.Unlock()
+	switch {
+	case n.retired:
+		return "", errNoNode(podUID)
+	case !n.rec.Pod.Features.DNS:
+		return "", nil
+	}
+	return n.resolvConfPath(), n.writeResolvConf()
+}
+
+// SetResolvConf takes the resolv.conf that the pod would have without us, for each
+// container before it runs. What the tailnet does not name is asked of the nameservers
+// in it, from within the pod; its search domains and options stay. It needs neither the
+// tailnet nor a node that is up. The error of an original that names no usable
+// nameserver says what to do. It does nothing for a pod that did not ask for DNS.
+func (e *Engine) SetResolvConf(podUID string, original []byte) error {
+	n, err := e.nodeForDNS(podUID)
+	if err != nil {
+		return err
+	}
+	if err := n.setResolvConf(original); err != nil {
+		return err
+	}
+	if s := n.runningSession(); s != nil {
+		s.dns.poke()
+	}
+	return nil
+}
+
+func (n *node) setResolvConf(original []byte) error {
+	n.op.Lock()
+	defer n.op.Unlock()
+	switch {
+	case n.retired:
+		return errNoNode(n.uid)
+	case !n.rec.Pod.Features.DNS:
+		return nil
+	}
+	c, err := parseResolvConf(original)
+	if err != nil {
+		return err
+	}
+	if !c.equal(n.rec.ResolvConf) {
+		before := n.rec.ResolvConf
+		n.rec.ResolvConf = c
+		if err := n.save(); err != nil {
+			n.rec.ResolvConf = before
+			return err
+		}
+		n.dns.know(c, n.e.cfg.ClusterRanges)
+	}
+	if err := n.ensureDNS(n.rec); err != nil {
+		return err
+	}
+	return n.writeResolvConf()
+}
+
+func (e *Engine) nodeForDNS(podUID string) (*node, error) {
+	if n := e.nodeOfUID(podUID); n != nil {
+		return n, nil
+	}
+	return nil, errNoNode(podUID)
+}
+
+func errNoNode(podUID string) error {
+	return fmt.Errorf("pod %s has no tailnet node here: its container is created again by the kubelet, which attaches it", podUID)
+}
+
+// know takes in what does not come from the tailnet.
+func (d *nodeDNS) know(c *resolvConf, ranges []netip.Prefix) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.original, d.ensured = c, ""
+	d.layOut(ranges)
+}
+
+// layOut publishes whom to ask. d.mu is held.
+func (d *nodeDNS) layOut(ranges []netip.Prefix) {
+	if d.original != nil {
+		d.servers.Store(&d.original.Nameservers)
+	}
+	d.zones.Store(newDNSZones(d.original, ranges, d.config))
+}
+
+// ensureDNS leads the pod's DNS to the nameservers that it would have without us, for
+// while we are away. It does nothing if that was done, or they are not known yet.
+func (n *node) ensureDNS(r record) error {
+	d := &n.dns
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ensured == r.Pod.SandboxID || d.original == nil {
+		return nil
+	}
+	var nat bool
+	err := n.e.take(stepAddresses, func() (err error) {
+		nat, err = podnet.EnsureDNS(r.NetNS, d.original.Nameservers)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("preparing DNS in the pod: %w", err)
+	}
+	if !nat && !d.spare {
+		n.log.Warn("the kernel cannot lead DNS to the cluster's nameserver while tailscale-nri is away (nftables, NAT, Linux 5.12): " +
+			"resolv.conf names both, and programs on musl (Alpine) may not find names of the tailnet")
+	}
+	d.ensured, d.spare = r.Pod.SandboxID, !nat
+	return nil
+}
+
+// writeResolvConf writes the file that the pod's containers have. While the original
+// is not known, it is whoever has it that writes it there, if need be.
+func (n *node) writeResolvConf() error {
+	d := &n.dns
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.original == nil {
+		return n.makeResolvConf()
+	}
+	data, left := d.original.format(d.search, d.spare)
+	if text := strings.Join(left, " "); text != d.left {
+		d.left = text
+		if text != "" {
+			n.log.Warn("no room for these search domains of the tailnet in the pod's resolv.conf: their names are to be written out", "domains", text)
+		}
+	}
+	err := n.e.take(stepRecord, func() error { return rewriteFile(n.resolvConfPath(), data) })
+	if err != nil {
+		return fmt.Errorf("writing the pod's resolv.conf: %w", remedy(err))
+	}
+	return nil
+}
+
+// makeResolvConf makes the file, empty, unless it is there.
+func (n *node) makeResolvConf() error {
+	if _, err := os.Lstat(n.resolvConfPath()); err == nil {
+		return nil
+	}
+	if err := n.e.take(stepRecord, func() error { return rewriteFile(n.resolvConfPath(), nil) }); err != nil {
+		return fmt.Errorf("making the pod's resolv.conf: %w", remedy(err))
+	}
+	return nil
+}
+
+// heed takes in the tailnet's configuration. It reports whether its search domains
+// have changed. A node that has left the tailnet, or whose key has expired, has an empty
+// one: nothing is asked of it then, and the domains stay.
+func (d *nodeDNS) heed(cfg *dns.Config, ranges []netip.Prefix) (changed bool) {
+	if !cfg.AcceptDNS {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.config = nil
+		d.layOut(ranges)
+		return false
+	}
+	var search []string
+	for _, domain := range cfg.SearchDomains {
+		search = append(search, plainName(string(domain)))
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	changed = !slices.Equal(d.search, search)
+	d.search, d.config = search, cfg
+	d.layOut(ranges)
+	return changed
+}
+
+// setTrouble notes why nobody serves, "" if somebody does, and reports whether that
+// is news.
+func (d *nodeDNS) setTrouble(why string) (news bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	news, d.trouble = d.trouble != why, why
+	return news
+}
+
+// amend says in a node's status what does not work.
+func (d *nodeDNS) amend(s *NodeStatus) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s.State == Running && s.Reason == "" && d.trouble != "" {
+		s.Reason = d.trouble
+	}
+}
+
+// setDials has all that the backend asks others by its resolver go out within the
+// pod: nothing that a pod asks for leaves this process's own netns.
+func (d *nodeDNS) setDials(dialer *tsdial.Dialer) {
+	errNotServed := errors.New("this pod's names are not resolved by its node")
+	dialer.UseNetstackForIP = func(netip.Addr) bool { return true }
+	dialer.NetstackDialUDP = func(_ context.Context, to netip.AddrPort) (net.Conn, error) {
+		if s := d.sockets.Load(); s != nil {
+			return s.DialUDP(to)
+		}
+		return nil, errNotServed
+	}
+	dialer.NetstackDialTCP = func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+		if s := d.sockets.Load(); s != nil {
+			return s.DialTCP(ctx, to)
+		}
+		return nil, errNotServed
+	}
+}

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tailscale.com/net/dns"
+
+	"tailscale-nri/engine/internal/podnet"
+)
+
+const (
+	// mostQueries is how many of a pod's queries are under way at one time; more are
+	// dropped, and asked again by whoever asked.
+	mostQueries = 256
+	// mostStreams is how many TCP connections a pod may have open to its node.
+	mostStreams = 32
+	// queryPatience is how long an original nameserver is waited for, and
+	// nextPatience if there is another one to ask.
+	queryPatience = 5 * time.Second
+	nextPatience  = 1500 * time.Millisecond
+	// streamIdle is how long a TCP connection may say nothing (RFC 7766, 6.2.3).
+	streamIdle = 30 * time.Second
+	// acceptPause is the pause after a socket has failed.
+	acceptPause = 10 * time.Millisecond
+	// longestQuery is the longest that is taken, in bytes.
+	longestQuery = 4096
+)
+
+// dnsServer answers what a pod asks at port 53 of the service addresses.
+type dnsServer struct {
+	node    *nodeDNS
+	sockets *podnet.DNS
+	manager *dns.Manager
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	queries atomic.Int32
+	streams atomic.Int32
+}
+
+func serveDNS(ctx context.Context, node *nodeDNS, sockets *podnet.DNS, manager *dns.Manager) *dnsServer {
+	s := &dnsServer{node: node, sockets: sockets, manager: manager}
+	s.ctx, s.cancel = context.WithCancel(ctx)
+	for _, c := range sockets.UDP {
+		s.wg.Go(func() { s.serveUDP(c) })
+	}
+	for _, l := range sockets.TCP {
+		s.wg.Go(func() { s.serveTCP(l) })
+	}
+	return s
+}
+
+// close ends the server. What is under way is not answered.
+func (s *dnsServer) close() {
+	s.cancel()
+	s.sockets.Close()
+	s.wg.Wait()
+}
+
+func (s *dnsServer) serveUDP(c *net.UDPConn) {
+	buf := make([]byte, longestQuery)
+	for {
+		n, from, err := c.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			if s.ctx.Err() != nil {
+				return
+			}
+			sleep(s.ctx, acceptPause) // it may be out of memory
+			continue
+		}
+		s.spawn(func(q []byte) {
+			if a := s.answer(q, "udp", from); a != nil {
+				_, _ = c.WriteToUDPAddrPort(a, from)
+			}
+		}, buf[:n])
+	}
+}
+
+// spawn has a query answered, unless too many are.
+func (s *dnsServer) spawn(answer func([]byte), q []byte) {
+	if s.queries.Add(1) > mostQueries {
+		s.queries.Add(-1)
+		return
+	}
+	q = bytes.Clone(q)
+	s.wg.Go(func() {
+		defer s.queries.Add(-1)
+		answer(q)
+	})
+}
+
+func (s *dnsServer) serveTCP(l *net.TCPListener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if s.ctx.Err() != nil {
+				return
+			}
+			sleep(s.ctx, acceptPause)
+			continue
+		}
+		if s.streams.Add(1) > mostStreams {
+			s.streams.Add(-1)
+			c.Close()
+			continue
+		}
+		s.wg.Go(func() {
+			defer s.streams.Add(-1)
+			s.serveStream(c)
+		})
+	}
+}
+
+// serveStream answers the queries of a connection, in the order in which that is
+// possible (RFC 7766, 6.2.1.1).
+func (s *dnsServer) serveStream(c net.Conn) {
+	defer c.Close()
+	defer context.AfterFunc(s.ctx, func() { c.Close() })()
+	from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
+	var writing sync.Mutex
+	for {
+		_ = c.SetReadDeadline(time.Now().Add(streamIdle))
+		q, err := readStream(c, longestQuery)
+		if err != nil {
+			return
+		}
+		s.spawn(func(q []byte) {
+			a := s.answer(q, "tcp", from)
+			if a == nil {
+				return
+			}
+			writing.Lock()
+			defer writing.Unlock()
+			_ = c.SetWriteDeadline(time.Now().Add(streamIdle))
+			_ = writeStream(c, a)
+		}, q)
+	}
+}
+
+func readStream(r io.Reader, most int) ([]byte, error) {
+	var size [2]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint16(size[:]))
+	if n > most {
+		return nil, io.ErrShortBuffer
+	}
+	msg := make([]byte, n)
+	_, err := io.ReadFull(r, msg)
+	return msg, err
+}
+
+func writeStream(w io.Writer, msg []byte) error {
+	_, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(msg))), msg...))
+	return err
+}
+
+// answer returns the answer to a query, nil for none.
+func (s *dnsServer) answer(q []byte, network string, from netip.AddrPort) []byte {
+	name, ok := queryName(q)
+	if !ok {
+		return nil
+	}
+	if s.node.zones.Load().ofTailnet(name) {
+		a, err := s.manager.Query(s.ctx, q, network, from)
+		if err != nil {
+			return serverFailure(q)
+		}
+		return a
+	}
+	return s.forward(q, network)
+}
+
+// forward asks the pod's original nameservers, one after the other, as the pod's
+// programs would.
+func (s *dnsServer) forward(q []byte, network string) (answer []byte) {
+	servers := s.node.servers.Load()
+	if servers == nil {
+		return serverFailure(q)
+	}
+	for i, addr := range *servers {
+		patience := queryPatience
+		if i < len(*servers)-1 {
+			patience = nextPatience
+		}
+		a, err := s.exchange(q, network, netip.AddrPortFrom(addr, 53), patience)
+		if s.ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			continue
+		}
+		if answer = a; !isRefusal(a) {
+			return a
+		}
+	}
+	if answer == nil {
+		return serverFailure(q)
+	}
+	return answer
+}
+
+var datagrams = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+
+// exchange asks one nameserver from within the pod.
+func (s *dnsServer) exchange(q []byte, network string, to netip.AddrPort, patience time.Duration) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, patience)
+	defer cancel()
+	var c net.Conn
+	var err error
+	if network == "udp" {
+		c, err = s.sockets.DialUDP(to)
+	} else {
+		c, err = s.sockets.DialTCP(ctx, to)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	deadline, _ := ctx.Deadline()
+	_ = c.SetDeadline(deadline)
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	if network != "udp" {
+		if err := writeStream(c, q); err != nil {
+			return nil, err
+		}
+		return readStream(c, 1<<16-1)
+	}
+	if _, err := c.Write(q); err != nil {
+		return nil, err
+	}
+	buf := datagrams.Get().(*[]byte)
+	defer datagrams.Put(buf)
+	for {
+		n, err := c.Read(*buf)
+		if err != nil {
+			return nil, err
+		}
+		if a := (*buf)[:n]; n >= 12 && a[0] == q[0] && a[1] == q[1] && a[2]&0x80 != 0 {
+			return bytes.Clone(a), nil
+		}
+	}
+}
+
+// isRefusal reports whether a resolver would ask its next nameserver after this
+// answer (SERVFAIL, NOTIMP, REFUSED; glibc, resolv/res_send.c).
+func isRefusal(a []byte) bool {
+	if len(a) < 4 {
+		return true
+	}
+	rcode := a[3] & 0xf
+	return rcode == 2 || rcode == 4 || rcode == 5
+}
+
+// serverFailure is the answer to a query that nobody has answered.
+func serverFailure(q []byte) []byte {
+	end := 12
+	for end < len(q) && q[end] != 0 {
+		end += 1 + int(q[end])
+	}
+	if end += 5; end > len(q) { // the root label, type and class
+		return nil
+	}
+	a := bytes.Clone(q[:end])
+	a[2] |= 0x80                            // response
+	a[3] = 0x80 | 2                         // recursion available, SERVFAIL
+	binary.BigEndian.PutUint16(a[4:], 1)    // questions
+	copy(a[6:12], []byte{0, 0, 0, 0, 0, 0}) // of all else, none
+	return a
+}

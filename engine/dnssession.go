@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"tailscale.com/net/dns"
+
+	"tailscale-nri/engine/internal/podnet"
+)
+
+// lookAtDNS is how often it is found out whether only our sockets keep the pod's netns
+// alive, and how long the pause is after they could not be opened.
+const lookAtDNS = 5 * time.Second
+
+// pokePatience bounds how long a container waits for the pod's sockets, which takes
+// milliseconds.
+const pokePatience = 500 * time.Millisecond
+
+// restoreLooks is how many looks there are to one at what a pod may have taken away.
+const restoreLooks = 6
+
+// sessionDNS serves one session's pod.
+type sessionDNS struct {
+	configs chan *dns.Config   // of one
+	known   chan chan struct{} // the original nameservers may be; closed when that was heeded
+	over    chan struct{}      // closed at the end
+	ready   chan struct{}      // of one: it serves, or has failed to
+
+	// What runDNS knows.
+	heard  bool // that the node is in the tailnet
+	server *dnsServer
+}
+
+// askForDNS has the session serve the pod's names, if that was asked for.
+func (s *session) askForDNS(asked bool) {
+	if asked {
+		s.p.dnsDue = true
+		s.dns = &sessionDNS{configs: make(chan *dns.Config, 1), known: make(chan chan struct{}), over: make(chan struct{}), ready: make(chan struct{}, 1)}
+	}
+}
+
+// poke says that the pod's original nameservers may be known now, and returns when the
+// pod is served if it can be.
+func (d *sessionDNS) poke() {
+	if d == nil {
+		return
+	}
+	patience := time.NewTimer(pokePatience)
+	defer patience.Stop()
+	done := make(chan struct{})
+	select {
+	case d.known <- done:
+	case <-d.over:
+		return
+	case <-patience.C:
+		return
+	}
+	select {
+	case <-done:
+	case <-d.over:
+	case <-patience.C:
+	}
+}
+
+// served says once that the pod's names are resolved, or cannot be. It returns nil
+// for a pod that did not ask for that.
+func (d *sessionDNS) served() <-chan struct{} {
+	if d == nil {
+		return nil
+	}
+	return d.ready
+}
+
+// configure passes the tailnet's configuration on, and returns the one that the
+// backend's resolver is to have.
+func (d *sessionDNS) configure(cfg *dns.Config) *dns.Config {
+	if cfg == nil {
+		return nil
+	}
+	cfg = tailnetResolvers(cfg)
+	select {
+	case <-d.configs:
+	default:
+	}
+	d.configs <- cfg
+	return cfg
+}
+
+// startDNS serves the pod's names, once the tailnet's configuration and the pod's
+// original nameservers are known, until the function that it returns is called.
+func (s *session) startDNS() (stop func()) {
+	if s.dns == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.runDNS(ctx)
+	}()
+	return func() { cancel(); <-done }
+}
+
+func (s *session) runDNS(ctx context.Context) {
+	d := s.dns
+	defer close(d.over)
+	defer d.close(s.n)
+	look := time.NewTicker(lookAtDNS)
+	defer look.Stop()
+	for looks := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case cfg := <-d.configs:
+			d.heard = d.heard || cfg.AcceptDNS
+			s.n.heedDNS(cfg)
+			s.openDNS(ctx)
+		case done := <-d.known:
+			s.openDNS(ctx)
+			close(done)
+		case <-look.C:
+			if d.server != nil && errors.Is(d.server.sockets.Gone(), podnet.ErrGone) {
+				return
+			}
+			if looks++; d.server != nil && looks%restoreLooks == 0 {
+				s.restoreDNS()
+			}
+			s.openDNS(ctx)
+		}
+	}
+}
+
+// openDNS opens the pod's sockets, unless they are open or it is too early for that,
+// or says why it cannot.
+func (s *session) openDNS(ctx context.Context) {
+	d := s.dns
+	if !d.heard || d.server != nil {
+		return
+	}
+	if s.n.dns.servers.Load() != nil { // otherwise whoever answers now does better
+		err := d.open(ctx, s)
+		why := ""
+		if err != nil {
+			why = "names are resolved by the cluster's nameservers only: " + err.Error()
+		}
+		if s.n.dns.setTrouble(why) && err != nil {
+			s.n.log.Warn("the pod's names are not resolved by its node, trying again", "err", err)
+		}
+	}
+	select {
+	case d.ready <- struct{}{}:
+	default:
+	}
+}
+
+func (d *sessionDNS) open(ctx context.Context, s *session) error {
+	r := s.n.record()
+	if err := s.n.ensureDNS(r); err != nil {
+		return err
+	}
+	var sockets *podnet.DNS
+	err := s.n.e.take(stepAddresses, func() (err error) {
+		sockets, err = podnet.OpenDNS(ctx, r.NetNS)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.n.dns.sockets.Store(sockets)
+	d.server = serveDNS(ctx, &s.n.dns, sockets, s.b.sys.DNSManager.Get())
+	return nil
+}
+
+// restoreDNS lays again what the pod has flushed.
+func (s *session) restoreDNS() {
+	intact, err := s.dns.server.sockets.Intact()
+	if err == nil && !intact {
+		s.n.dns.mu.Lock()
+		s.n.dns.ensured = ""
+		s.n.dns.mu.Unlock()
+		err = s.n.ensureDNS(s.n.record())
+	}
+	if err != nil && !errors.Is(err, podnet.ErrGone) {
+		s.n.log.Debug("restoring the pod's way to the cluster's nameserver", "err", err)
+	}
+}
+
+func (d *sessionDNS) close(n *node) {
+	n.dns.setTrouble("")
+	if d.server == nil {
+		return
+	}
+	n.dns.sockets.Store(nil)
+	d.server.close()
+}
+
+// heedDNS takes in the tailnet's configuration, for the file, too.
+func (n *node) heedDNS(cfg *dns.Config) {
+	if !n.dns.heed(cfg, n.e.cfg.ClusterRanges) {
+		return
+	}
+	n.dns.mu.Lock()
+	search := n.dns.search
+	n.dns.mu.Unlock()
+	n.update(func(r *record) { r.TailnetSearch = search })
+	if err := n.writeResolvConf(); err != nil {
+		n.log.Error("the pod's resolv.conf does not have the tailnet's search domains", "err", err)
+	}
+}

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podnet
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+	"tailscale.com/net/tsaddr"
+)
+
+// A pod that resolves names by its node asks Tailscale's service addresses, port
+// 53, and there whoever is there:
+//
+//	           ┌─ while this process lives ──▶ its sockets in the pod (DNS)
+//	program ───┤
+//	           └─ otherwise, by NAT ─────────▶ the cluster's nameserver
+//
+// The second way is laid by EnsureDNS in an nftables table that stays. The first is
+// a table that belongs to a socket of this process, and has the packets left out of
+// connection tracking, and so of NAT: the kernel switches over at the moment at which
+// the process ends, however it does, and no connection remembers what was before.
+//
+// The addresses are local to the pod by a route each (the local table) and are on no
+// interface: a program that takes the first address which is not 127.0.0.1 for its
+// own must not find them.
+
+const (
+	dnsPort      = 53
+	dnsTable     = "tailscale-nri-dns"      // stays
+	dnsLiveTable = "tailscale-nri-dns-live" // ends with its socket
+)
+
+// dnsService returns Tailscale's service address of the family.
+func dnsService(v6 bool) netip.Addr {
+	if v6 {
+		return tsaddr.TailscaleServiceIPv6()
+	}
+	return tsaddr.TailscaleServiceIP()
+}
+
+// dnsFamily is what is different between IPv4 and IPv6: header offsets in bytes.
+func dnsFamily(v6 bool) (family byte, src, dst uint32) {
+	if v6 {
+		return unix.NFPROTO_IPV6, 8, 24
+	}
+	return unix.NFPROTO_IPV4, 12, 16
+}
+
+// EnsureDNS makes the service addresses local to the pod, and leads what is for port
+// 53 of that of IPv4 to the first nameserver of IPv4, while nobody takes that over
+// ([OpenDNS]). Where all nameservers are IPv6 it does so for IPv6; not for both, since
+// NAT has all connections of a family tracked, the pod's own too. nat reports whether
+// the kernel can do it; with false it has not been done.
+func EnsureDNS(ns Namespace, nameservers []netip.Addr) (nat bool, err error) {
+	if err := ns.withHandle(addServiceRoutes); err != nil {
+		return false, err
+	}
+	h, err := ns.open()
+	if err != nil {
+		return false, err
+	}
+	defer h.Close()
+	s, err := openNft(h)
+	if lacksNft(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer s.Close()
+	if !canOwnTables(h) {
+		return false, nil
+	}
+	if len(nameservers) == 0 {
+		return false, errors.New("there is no nameserver to lead DNS to")
+	}
+	to := nameservers[max(0, slices.IndexFunc(nameservers, netip.Addr.Is4))]
+	err = s.run(func(b *rawBatch) {
+		for _, v6 := range []bool{false, true} {
+			t := natTable(v6, to)
+			b.makeTable(t)
+			b.deleteTable(t)
+			if v6 == to.Is6() {
+				b.makeTable(t)
+				b.fillTable(t)
+			}
+		}
+	})
+	if lacksNft(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("leading DNS to the cluster's nameserver (nftables): %w", err)
+	}
+	return true, nil
+}
+
+// addServiceRoutes makes the service addresses local. A pod without IPv6 does
+// without that of IPv6.
+func addServiceRoutes(h *netlink.Handle) error {
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("looking up lo: %w", err)
+	}
+	for _, v6 := range []bool{false, true} {
+		addr := dnsService(v6)
+		route := netlink.Route{
+			Dst: ipNet(netip.PrefixFrom(addr, addr.BitLen())), LinkIndex: lo.Attrs().Index,
+			Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Protocol: routeProtocol,
+		}
+		if !v6 {
+			route.Scope = netlink.SCOPE_HOST
+		}
+		if err := h.RouteReplace(&route); err != nil && (!v6 || !isIPv6Off(err)) {
+			return fmt.Errorf("making %v local to the pod: %w", addr, err)
+		}
+	}
+	return nil
+}
+
+// natTable leads what the pod sends to the service address to the nameserver.
+// What leaves the pod that way gets the source of the interface by which it does.
+func natTable(v6 bool, nameserver netip.Addr) *rawTable {
+	family, _, dst := dnsFamily(v6)
+	t := &rawTable{family: family, name: dnsTable}
+	out := rawChain{name: "output", kind: "nat", hook: unix.NF_INET_LOCAL_OUT, priority: nftDstNAT}
+	post := rawChain{name: "postrouting", kind: "nat", hook: unix.NF_INET_POST_ROUTING, priority: nftSrcNAT}
+	for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+		to := func(addr netip.Addr) []rawExpr {
+			rule := matchBytes(unix.NFT_PAYLOAD_NETWORK_HEADER, dst, addr.AsSlice())
+			rule = append(rule, matchMeta(unix.NFT_META_L4PROTO, unix.NFT_CMP_EQ, []byte{proto})...)
+			return append(rule, matchBytes(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, []byte{0, dnsPort})...)
+		}
+		out.rules = append(out.rules, append(to(dnsService(v6)), dstNAT(family, nameserver.AsSlice())...))
+		rule := append(to(nameserver), matchDstNAT()...)
+		rule = append(rule, matchMeta(unix.NFT_META_OIFNAME, unix.NFT_CMP_NEQ, append([]byte("lo"), make([]byte, unix.IFNAMSIZ-2)...))...)
+		post.rules = append(post.rules, append(rule, rawExpr{name: "masq"}))
+	}
+	t.chains = []rawChain{out, post}
+	return t
+}
+
+// liveTable leads what is for the service address's port 53 to our sockets' ports, and
+// what they answer back, outside of connection tracking.
+func liveTable(v6 bool, udp, tcp uint16) *rawTable {
+	family, src, dst := dnsFamily(v6)
+	c := rawChain{name: "output", kind: "filter", hook: unix.NF_INET_LOCAL_OUT, priority: nftRaw}
+	for proto, port := range map[byte]uint16{unix.IPPROTO_UDP: udp, unix.IPPROTO_TCP: tcp} {
+		for _, way := range []struct {
+			addr, offset uint32
+			from, to     uint16
+		}{{dst, 2, dnsPort, port}, {src, 0, port, dnsPort}} {
+			rule := matchBytes(unix.NFT_PAYLOAD_NETWORK_HEADER, way.addr, dnsService(v6).AsSlice())
+			rule = append(rule, matchMeta(unix.NFT_META_L4PROTO, unix.NFT_CMP_EQ, []byte{proto})...)
+			rule = append(rule, matchBytes(unix.NFT_PAYLOAD_TRANSPORT_HEADER, way.offset, binary.BigEndian.AppendUint16(nil, way.from))...)
+			rule = append(rule, rawExpr{name: "notrack"})
+			c.rules = append(c.rules, append(rule, setPort(proto, way.offset, way.to)...))
+		}
+	}
+	return &rawTable{family: family, name: dnsLiveTable, flags: nftOwned, chains: []rawChain{c}}
+}
+
+// canOwnTables reports whether the kernel knows tables that end with their socket.
+var canOwnTables = func() func(netns.NsHandle) bool {
+	var once sync.Once
+	var can bool
+	return func(ns netns.NsHandle) bool {
+		once.Do(func() {
+			s, err := openNft(ns)
+			if err != nil {
+				return
+			}
+			defer s.Close()
+			t := &rawTable{family: unix.NFPROTO_IPV4, name: dnsTable + "-probe", flags: nftOwned}
+			can = s.run(func(b *rawBatch) { b.makeTable(t) }) == nil
+		})
+		return can
+	}
+}()
+
+// DNS is this process's sockets in a pod that answer for port 53 of the service
+// addresses. They hear what the pod itself sends, and nobody else. As long as they are
+// open they keep the pod's netns alive: see Gone.
+//
+// They are at other ports, to which the live table leads: a program of the pod that
+// serves DNS may listen at port 53 of all addresses, which are ours too. Where the
+// kernel has no such tables they are at port 53, and the first to come has it.
+type DNS struct {
+	UDP []*net.UDPConn
+	TCP []*net.TCPListener
+
+	ns   Namespace
+	live rawSocket // owns the live tables; zero where the kernel has no such tables
+
+	mu sync.RWMutex
+	fd int // the netns, -1 after Close
+}
+
+// OpenDNS opens the sockets, and takes over from the NAT that [EnsureDNS] has laid,
+// for as long as they are open and the process lives.
+func OpenDNS(ctx context.Context, ns Namespace) (_ *DNS, err error) {
+	h, err := ns.open()
+	if err != nil {
+		return nil, err
+	}
+	d := &DNS{ns: ns, fd: int(h)}
+	defer func() {
+		if err != nil {
+			d.Close()
+		}
+	}()
+	if err := ns.withHandle(addServiceRoutes); err != nil {
+		return nil, err
+	}
+	owned := canOwnTables(h)
+	if err := ns.do(func() error { return d.listen(owned) }); err != nil || !owned {
+		return d, err
+	}
+	if d.live, err = openNft(h); err != nil {
+		return nil, err
+	}
+	return d, d.takeOver(ctx)
+}
+
+// takeOver makes the live tables. Those of a process that is dying are about to go.
+func (d *DNS) takeOver(ctx context.Context) (err error) {
+	for range 20 {
+		err = d.live.run(func(b *rawBatch) {
+			for i, u := range d.UDP {
+				udp := u.LocalAddr().(*net.UDPAddr).AddrPort()
+				t := liveTable(udp.Addr().Is6(), udp.Port(), d.TCP[i].Addr().(*net.TCPAddr).AddrPort().Port())
+				b.makeTable(t)
+				b.fillTable(t)
+			}
+		})
+		if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EEXIST) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("taking DNS over from the cluster's nameserver (nftables): %w", err)
+	}
+	return nil
+}
+
+// The ports to which the live table leads: nobody's by convention, not among those for
+// which a capability is needed, and not among those that the kernel gives to clients.
+const firstPort, lastPort = 11600, 11609
+
+// listen opens the sockets, on a thread inside the netns.
+func (d *DNS) listen(led bool) error {
+	lc := net.ListenConfig{Control: hearOnlyLoopback, KeepAliveConfig: net.KeepAliveConfig{Enable: false}}
+	lc.SetMultipathTCP(false)
+	first, last := uint16(dnsPort), uint16(dnsPort)
+	if led {
+		first, last = firstPort, lastPort
+	}
+	for _, family := range []string{"4", "6"} {
+		addr := dnsService(family == "6")
+		u, err := atAnyPort(addr, first, last, func(at string) (net.PacketConn, error) {
+			return lc.ListenPacket(context.Background(), "udp"+family, at)
+		})
+		if family == "6" && isIPv6Off(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		d.UDP = append(d.UDP, u.(*net.UDPConn))
+		l, err := atAnyPort(addr, first, last, func(at string) (net.Listener, error) {
+			return lc.Listen(context.Background(), "tcp"+family, at)
+		})
+		if err != nil {
+			return err
+		}
+		d.TCP = append(d.TCP, l.(*net.TCPListener))
+	}
+	return nil
+}
+
+// atAnyPort listens at the first port of the address that is free.
+func atAnyPort[T any](addr netip.Addr, first, last uint16, listen func(string) (T, error)) (s T, err error) {
+	for port := first; port <= last; port++ {
+		at := netip.AddrPortFrom(addr, port).String()
+		if s, err = listen(at); err == nil {
+			return s, nil
+		}
+		if err = listenError(at, err); !errors.Is(err, unix.EADDRINUSE) {
+			return s, err
+		}
+	}
+	return s, err
+}
+
+func listenError(at string, err error) error {
+	if errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("a program of the pod has the port %s, have it listen at the pod's own address: %w", at, err)
+	}
+	return fmt.Errorf("listening at %s: %w", at, err)
+}
+
+// hearOnlyLoopback has a socket hear nothing but what comes by lo, which only the
+// pod itself can send. What comes by another interface for the same address, as a
+// neighbour on eth0 may send it, is dropped by a filter (socket(7), SO_ATTACH_FILTER).
+// A socket that is bound to lo could not answer a program that has bound another
+// address of the pod.
+func hearOnlyLoopback(network, _ string, c syscall.RawConn) (err error) {
+	const (
+		loopback  = 1                 // its index, in every netns (LOOPBACK_IFINDEX)
+		adIfindex = 1<<32 - 1<<12 + 8 // the packet's interface: SKF_AD_OFF + SKF_AD_IFINDEX, linux/filter.h
+	)
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: adIfindex},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 0, Jf: 1, K: loopback},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1 << 18},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+	}
+	cerr := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+		if err == nil && (network == "udp6" || network == "tcp6") {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1) // it is on no interface
+		}
+	})
+	return errors.Join(cerr, err)
+}
+
+// Gone returns an error that wraps [ErrGone] if the runtime has let go of the pod's
+// netns, which then lives on by our sockets only. It costs next to nothing.
+func (d *DNS) Gone() error {
+	for _, path := range d.ns.Paths {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil && st.Ino == d.ns.Ino && uint64(st.Dev) == d.ns.Dev {
+			return nil // the number is nobody else's while we are in there
+		}
+	}
+	return d.ns.Check()
+}
+
+// Intact reports whether what [EnsureDNS] has laid is there still: a pod that may
+// change its network may also flush its tables. The service addresses become local
+// again here.
+func (d *DNS) Intact() (bool, error) {
+	if err := d.ns.withHandle(addServiceRoutes); err != nil || d.live.NetlinkSocket == nil {
+		return true, err
+	}
+	for _, v6 := range []bool{false, true} {
+		family, _, _ := dnsFamily(v6)
+		if has, err := d.live.has(&rawTable{family: family, name: dnsTable}); has || err != nil {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// Close hands the port back to the NAT, and closes the sockets.
+func (d *DNS) Close() {
+	if d.live.NetlinkSocket != nil {
+		d.live.Close()
+	}
+	for _, c := range d.UDP {
+		c.Close()
+	}
+	for _, l := range d.TCP {
+		l.Close()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	unix.Close(d.fd)
+	d.fd = -1
+}
