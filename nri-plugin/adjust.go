@@ -164,9 +164,3 @@ func (a *adjustment) addHook(h *hookServer) error {
 	}}})
 	return nil
 }
-
-// resolverOf is the engine's, nil if it makes no resolv.conf.
-func resolverOf(eng *engine.Engine) resolver {
-	r, _ := any(eng).(resolver)
-	return r
-}

@@ -69,7 +69,7 @@ func TestAdjust(t *testing.T) {
 	names := fakeResolver{"uid-dns": "/state/uid-dns/resolv.conf", "uid-all": "/state/uid-all/resolv.conf"}
 	r, _, _ := startAdjusting(t, names)
 	const in = annotationEnabled
-	userNS := sandbox("dns", in, "true", annotationPrefix+"dns", "true")
+	userNS := sandbox("dns", in, "true", annotationDNS, "true")
 	userNS.Linux.Namespaces = append(userNS.Linux.Namespaces, &api.LinuxNamespace{Type: "user", Path: "/proc/4711/ns/user"})
 	own := &api.Mount{Destination: resolvConf, Source: "/var/lib/kubelet/pods/x/volumes/own/resolv.conf", Type: "bind"}
 	for _, tt := range []struct {
@@ -88,13 +88,13 @@ func TestAdjust(t *testing.T) {
 			[]*api.Mount{{Destination: "/run/tailscale/", Source: "/srv", Type: "bind"}}, "", ""},
 		{"wait", sandbox("wait", in, "true", annotationWait, "30s"), nil, "", `"wait":30000000000,"value":"30s","fails":true}`},
 		{"start", sandbox("wait", in, "true", annotationWait, "30s", annotationWaitPolicy, "start"), nil, "", `"value":"30s"}`},
-		{"no names", sandbox("none", in, "true", annotationPrefix+"dns", "true"), []*api.Mount{resolvMount(sandbox("none"))}, "", ""},
-		{"names", sandbox("dns", in, "true", annotationPrefix+"dns", "true"), []*api.Mount{resolvMount(sandbox("dns"), "ro")},
+		{"no names", sandbox("none", in, "true", annotationDNS, "true"), []*api.Mount{resolvMount(sandbox("none"))}, "", ""},
+		{"names", sandbox("dns", in, "true", annotationDNS, "true"), []*api.Mount{resolvMount(sandbox("dns"), "ro")},
 			"/state/uid-dns/resolv.conf /etc/resolv.conf rbind,rprivate,ro", `/sandboxes/id-dns/resolv.conf","resolvTo":"/state/uid-dns/resolv.conf"`},
 		{"names under a user namespace", userNS, []*api.Mount{resolvMount(userNS, "rw")},
 			"/state/uid-dns/resolv.conf /etc/resolv.conf rbind,rprivate,ro,idmap", `"resolvTo"`},
-		{"own names", sandbox("dns", in, "true", annotationPrefix+"dns", "true"), []*api.Mount{own}, "", ""},
-		{"all", sandbox("all", in, "true", annotationWait, "9s", annotationSocket, "true", annotationPrefix+"dns", "true"),
+		{"own names", sandbox("dns", in, "true", annotationDNS, "true"), []*api.Mount{own}, "", ""},
+		{"all", sandbox("all", in, "true", annotationWait, "9s", annotationSocket, "true", annotationDNS, "true"),
 			[]*api.Mount{resolvMount(sandbox("all"), "rw")},
 			"/state/uid-all/socket /var/run/tailscale rbind,rprivate,ro,nosuid,nodev,noexec " +
 				"/state/uid-all/resolv.conf /etc/resolv.conf rbind,rprivate,ro", `"wait":9000000000`},
@@ -130,7 +130,7 @@ func TestAdjust(t *testing.T) {
 // TestAdjustFails: what cannot be had is the container's error, with the pod's name.
 func TestAdjustFails(t *testing.T) {
 	r, _, _ := startAdjusting(t, fakeResolver{"uid-a": "error"})
-	sb := sandbox("a", annotationEnabled, "true", annotationPrefix+"dns", "true")
+	sb := sandbox("a", annotationEnabled, "true", annotationDNS, "true")
 	if err := r.run(sb); err != nil {
 		t.Fatal(err)
 	}

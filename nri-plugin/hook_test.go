@@ -128,7 +128,7 @@ func TestHookResolvConf(t *testing.T) {
 	made := filepath.Join(t.TempDir(), "made")
 	names := fakeResolver{"uid-a": made}
 	r, _, _ := startAdjusting(t, names)
-	sb := sandbox("a", annotationEnabled, "true", annotationPrefix+"dns", "true")
+	sb := sandbox("a", annotationEnabled, "true", annotationDNS, "true")
 	hook := hookOf(t, r, sb, resolvMount(sb))
 	var arg hookCall
 	if err := json.Unmarshal([]byte(hook.Args[2]), &arg); err != nil {

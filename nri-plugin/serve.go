@@ -123,7 +123,7 @@ func (d *daemon) Run(ctx context.Context) error {
 		return err
 	}
 	d.begin(eng)
-	hooks := newHookServer(d.cfg.StateDir, eng, resolverOf(eng), d.log)
+	hooks := newHookServer(d.cfg.StateDir, eng, eng, d.log)
 	p := &plugin{
 		pods: eng, defaults: defaultsOf(d.cfg), policies: d.policies, resolver: hooks.resolver, hooks: hooks,
 		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log,

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/demo"
+)
+
+// TestNames: the containers of a pod that asks for the tailnet's names have a resolv.conf that leads to its node and
+// says what the cluster's says, whoever runs them, also if the plugin is away when they start.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	s := openServed(t, "names")
+	db := s.run("db")
+	s.must(s.AwaitRunning(s.ctx, db))
+	notes := demo.OptIn("tailscale.com/dns", "true", waitKey, "30s")
+	for _, spec := range []lab.PodSpec{{Name: "web", Annotations: notes}, {Name: "userns", UserNS: true, Annotations: notes}} {
+		pod, err := s.RunSandbox(s.ctx, spec)
+		s.must(err)
+		for _, user := range []int64{0, 65534} {
+			c := idle("main" + map[int64]string{0: "", 65534: "nobody"}[user])
+			c.User = user
+			id := s.runContainer(pod, c)
+			conf := s.exec(id, "/labtool", "cat", "/etc/resolv.conf")
+			if !strings.Contains(conf, "nameserver 100.100.100.100\n") || !strings.Contains(conf, "search svc.cluster.local") {
+				t.Errorf("%s has the resolv.conf %q", pod.FullName(), conf)
+			}
+			s.must(s.AwaitRunning(s.ctx, db))
+			name := db.Node().DNSName
+			if out := s.exec(id, "/labtool", "lookup", name); !strings.Contains(out, db.IP4().String()) {
+				t.Errorf("%s resolves %s to %q", pod.FullName(), name, out)
+			}
+		}
+	}
+	// Between the creation of a container and its start the plugin goes away.
+	late, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "late", Annotations: demo.OptIn("tailscale.com/dns", "true")})
+	s.must(err)
+	id, err := s.Lab.CRI().CreateContainer(s.ctx, late.ID, idle("main"))
+	s.must(err)
+	s.must(s.Plugin.End(s.ctx, unix.SIGTERM))
+	begin := time.Now()
+	s.must(s.Lab.CRI().StartContainer(s.ctx, id))
+	t.Logf("started after %v without the plugin", time.Since(begin).Round(time.Millisecond))
+	plain, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "plain"})
+	s.must(err)
+	want := s.exec(s.runContainer(plain, idle("main")), "/labtool", "cat", "/etc/resolv.conf")
+	if got := s.exec(id, "/labtool", "cat", "/etc/resolv.conf"); got != want {
+		t.Errorf("without the plugin resolv.conf is %q, want %q", got, want)
+	}
+	s.start()
+	s.must(s.AwaitRunning(s.ctx, late))
+}
