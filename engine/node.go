@@ -65,6 +65,7 @@ type node struct {
 	said      map[string]time.Time // when the log had a line of a kind
 
 	guarded guarded
+	tenure  tenure // of a workload's identity
 }
 
 // newNode returns the node of a record, which is new if the record names no
@@ -232,9 +233,10 @@ func (n *node) detach(sandboxID string) {
 func (n *node) detachLocked() {
 	link := n.rec.Link
 	n.stopped.Store(true)
-	n.become(func(context.Context) {
+	n.become(func(ctx context.Context) {
 		n.removeLink(link)
 		n.setState(Stopped, "")
+		n.releaseLater(ctx)
 	})
 }
 
@@ -311,6 +313,8 @@ func (n *node) run(ctx context.Context) {
 			id := n.sandboxID()
 			n.e.spawn(func() { n.awaitEnd(id) })
 			return
+		case isTaken(err):
+			n.dropIdentity()
 		case errors.Is(err, podnet.ErrGone):
 			err = errors.New("the link was taken away or down: making it again")
 		}

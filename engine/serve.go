@@ -22,6 +22,9 @@ import (
 // error, or something is wrong. The link stays in either case.
 func (n *node) serveOnce(ctx context.Context) error {
 	defer n.hasReturned()
+	if err := n.holdIdentity(ctx); err != nil {
+		return err
+	}
 	if err := n.checkIdentity(ctx); err != nil {
 		return err
 	}
@@ -38,7 +41,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	}
 	leave := func() {}
 	defer func() { leave() }()
-	known := r.NodeID != "" && !anew // needs no key, and so nobody's answer
+	known := r.NodeID != "" && !anew && !r.Rekeyed // needs no key, and so nobody's answer
 	if known {
 		leave = n.e.enter(ctx)
 	}
@@ -79,6 +82,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	watched := make(chan struct{})
 	defer func() { unwatch(); <-watched }()
 	go s.watchBackend(watching, watched)
+	defer s.keepIdentity(ctx)()
 	if _, err := within(n.e.cfg.AttachTimeout, "starting the backend", func() (struct{}, error) {
 		return struct{}{}, s.b.start(n.prefs(r.Pod), authKey, anew)
 	}, func(struct{}) {}); err != nil {
@@ -100,7 +104,7 @@ func (n *node) keepPort(r record, port uint16) {
 // authKey returns a fresh auth key for a node that is not known to be in the
 // tailnet, and "" for one that is.
 func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error) {
-	if r.NodeID != "" && !anew {
+	if r.NodeID != "" && !anew && !r.Rekeyed {
 		return "", nil
 	}
 	n.e.succeed(ctx, r.Pod)
@@ -135,6 +139,10 @@ type session struct {
 	notify    chan *ipn.Notify
 	reachable chan struct{}
 	thrown    chan struct{} // out of the tailnet
+
+	// Of a workload's identity, nil for any other node.
+	identityDue chan struct{}
+	taken       chan error
 
 	reach  reach
 	watch  watch
@@ -264,6 +272,8 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 		s.watch.look = true
 	case <-s.netmap.due:
 		s.netmap.keep(s.b.LocalBackend, false)
+	case err := <-s.taken:
+		return true, err
 	case <-s.thrown:
 		s.n.setLoginNeeded()
 		return true, s.whyThrown()
@@ -271,27 +281,6 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 		return false, s.hear(note)
 	}
 	return false, nil
-}
-
-// end is a session's end that waits for a registration under way: a device
-// that we have no ID of cannot be deleted.
-type end struct {
-	err  error
-	late <-chan time.Time // nil until the end has begun
-}
-
-// settleTime bounds that wait.
-const settleTime = 20 * time.Second
-
-func (e *end) begin(err error) { e.err, e.late = err, time.After(settleTime) }
-func (e *end) begun() bool     { return e.late != nil }
-
-// unless returns cause, or a channel that says nothing once the end has begun.
-func (e *end) unless(cause <-chan struct{}) <-chan struct{} {
-	if e.begun() {
-		return nil
-	}
-	return cause
 }
 
 // hear takes in one notification.
@@ -358,6 +347,10 @@ func (s *session) identify(nm *netmap.NetworkMap) {
 	}
 	p.admitted, s.registering = p.nodeID, false // in: NeedsLogin means thrown out now
 	s.n.identified(p.nodeID, s.granted(nm))
+	select {
+	case s.identityDue <- struct{}{}:
+	default:
+	}
 	s.forgetPeers()
 }
 
