@@ -53,6 +53,7 @@ type order struct {
 	Dir, APIURL, ControlURL string
 	AuthKey                 string        // "" is OAuth
 	Settled                 time.Duration // Config.copySettled; 0 is a second
+	Identities, Host        string        // URL of the parent's store, "" is none
 
 	// Of "boot" and "watch": whether steps are reported from now on, and the
 	// one at which to die; nil is none.
@@ -147,6 +148,9 @@ func (v *victim) boot(o order) (err error) {
 			ClientID: "lab-client", ClientSecret: "lab-secret",
 			BaseURL: o.APIURL, ControlURL: o.ControlURL, Cluster: "k8s", Logger: cfg.Logger,
 		})
+	}
+	if o.Identities != "" {
+		quickLease(remoteIdentities{o.Identities}, o.Host)(&cfg)
 	}
 	if err == nil {
 		v.Engine, err = New(cfg)

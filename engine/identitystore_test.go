@@ -9,13 +9,17 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"tailscale-nri/engine/internal/nstest"
 )
 
 // memoryIdentities is a store with compare-and-swap, as the Kubernetes API is.
@@ -119,7 +123,12 @@ type remoteCall struct {
 
 // serveIdentities serves the store to child processes.
 func serveIdentities(t *testing.T, s IdentityStore) (url string) {
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	t.Helper()
+	ln, err := net.Listen("tcp", netip.AddrPortFrom(nstest.HostAddr, 0).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var c remoteCall
 		err := json.NewDecoder(r.Body).Decode(&c)
 		switch c.Do {
@@ -135,6 +144,9 @@ func serveIdentities(t *testing.T, s IdentityStore) (url string) {
 		}
 		json.NewEncoder(w).Encode(c)
 	}))
+	srv.Listener.Close()
+	srv.Listener = ln
+	srv.Start()
 	t.Cleanup(srv.Close)
 	return srv.URL
 }
