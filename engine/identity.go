@@ -41,8 +41,9 @@ import (
 //	ended as its pod did              it gave the identity back: the next takes it at once
 //	lost power, was killed            nothing is left; the next waits for leaseTime
 //	is stopped, or its VM is          the node key: what it still sends when it goes on is
-//	                                  from nobody; its next renewal, or the control
-//	                                  plane's word, has it stop
+//	                                  from nobody; its next renewal has it stop, or the
+//	                                  control plane, which refuses the key or tells it of
+//	                                  another (isRekeyed)
 //	is cut off from the store         the same; while nobody can take the identity, as
 //	                                  when the store is away for all, it goes on
 //	is cut off from all               it reaches no control plane; peers drop its key

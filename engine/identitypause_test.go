@@ -23,13 +23,11 @@ import (
 
 // otherHost is a machine n1 with a process and a network of its own, next to the
 // world's n2, whose store it shares.
-func (w *world) otherHost(store IdentityStore) *machine {
+func (w *world) otherHost(store IdentityStore, wayIn order) *machine {
 	w.t.Helper()
 	m := &machine{t: w.t, dir: filepath.Join(w.t.TempDir(), "n1")}
-	m.boot = order{
-		Do: "boot", Dir: m.dir, APIURL: w.control.APIURL(), ControlURL: w.control.ControlURL(),
-		Identities: serveIdentities(w.t, store), Host: "n1",
-	}
+	m.boot = wayIn
+	m.boot.Do, m.boot.Dir, m.boot.Identities, m.boot.Host = "boot", m.dir, serveIdentities(w.t, store), "n1"
 	m.start()
 	w.t.Cleanup(func() {
 		m.cmd.Process.Signal(syscall.SIGCONT)
@@ -141,7 +139,13 @@ func sendDatagrams(t *testing.T, p *nstest.Pod, to netip.Addr, text string) {
 // stops by itself, also where it does not reach the store.
 func TestWorkloadPausedHolder(t *testing.T) {
 	for name, cutOff := range map[string]bool{"store": false, "no store": true} {
-		t.Run(name, func(t *testing.T) { testPausedHolder(t, cutOff) })
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			testPausedHolder(t, w, order{APIURL: w.control.APIURL(), ControlURL: w.control.ControlURL()}, cutOff)
+			if d := w.control.Devices(); len(d) != 2 {
+				t.Errorf("devices: %+v", d)
+			}
+		})
 	}
 }
 
@@ -165,8 +169,8 @@ func (s *cutOffStore) Save(ctx context.Context, key WorkloadKey, id Identity) (s
 	return s.IdentityStore.Save(ctx, key, id)
 }
 
-func testPausedHolder(t *testing.T, cutOff bool) {
-	w, store := newWorld(t), newIdentities()
+func testPausedHolder(t *testing.T, w *world, wayIn order, cutOff bool) {
+	store := newIdentities()
 	w.boot(quickLease(store, "n2"))
 	client, podClient := w.pod("client")
 	w.mustAttach(podClient)
@@ -174,7 +178,7 @@ func testPausedHolder(t *testing.T, cutOff bool) {
 	got := countDatagrams(t, client)
 
 	ofN1 := &cutOffStore{IdentityStore: store}
-	n1 := w.otherHost(ofN1)
+	n1 := w.otherHost(ofN1, wayIn)
 	old, podOld := w.ordinal("old")
 	n1.attach(podOld)
 	before := n1.awaitState(podOld.UID, "the first is up", isRunning)
@@ -205,9 +209,6 @@ func testPausedHolder(t *testing.T, cutOff bool) {
 	was := got.of("next")
 	w.until("the client hears the second still", func() bool { return got.of("next") > was+10 }, func() string { return "" })
 	sameDevice(t, before, w.statusOf(podNext.UID))
-	if d := w.control.Devices(); len(d) != 2 {
-		t.Errorf("devices: %+v", d)
-	}
 	if id, _ := store.Load(t.Context(), keyOf(podNext)); id.Generation != 2 || id.Holder.Host != "n2" {
 		t.Errorf("the identity is of generation %d and %+v: the first made the second register again", id.Generation, id.Holder)
 	}
@@ -227,7 +228,7 @@ func stop(t *testing.T, m *machine) {
 func TestWorkloadKilled(t *testing.T) {
 	w, store := newWorld(t), newIdentities()
 	w.boot(quickLease(store, "n2"))
-	n1 := w.otherHost(store)
+	n1 := w.otherHost(store, order{APIURL: w.control.APIURL(), ControlURL: w.control.ControlURL()})
 	_, pod := w.ordinal("old")
 	n1.attach(pod)
 	before := n1.awaitState(pod.UID, "it is up", isRunning)

@@ -376,19 +376,3 @@ func (n *node) leaveIdentity(ctx context.Context, r record) error {
 	}
 	return err
 }
-
-// keepIdentity renews the identity of a workload's node while the session lasts. The
-// caller ends it.
-func (s *session) keepIdentity(ctx context.Context) (end func()) {
-	if s.n.record().Generation == 0 {
-		return func() {}
-	}
-	s.identityDue, s.taken = make(chan struct{}, 1), make(chan error, 1)
-	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		s.n.keepIdentity(ctx, s.identityDue, s.taken)
-	}()
-	return func() { cancel(); <-ended }
-}
