@@ -33,6 +33,7 @@ type Config struct {
 	NoLocal      bool           // see engine.Config.NoLocalDelivery
 	Ranges       []netip.Prefix // see engine.Config.ClusterRanges
 	Handlers     []string       // known runtime handlers
+	StateSecrets bool           // see engine.Config.Identities
 	StateDir     string         // absolute
 	StatusSocket string         // absolute
 	NRISocket    string         // absolute
@@ -89,6 +90,7 @@ func parseConfig(v values) (Config, error) {
 		NoLocal:      r.oneOf(envLocal, "true", "false") == "false",
 		Ranges:       r.ranges(envRanges),
 		Handlers:     r.handlers(envHandlers),
+		StateSecrets: r.oneOf(envStateSecrets, "true", "false") == "true",
 		StateDir:     r.path(envStateDir),
 		StatusSocket: r.path(envStatusSocket),
 		NRISocket:    r.path(envNRISocket),

@@ -20,7 +20,7 @@ func newEngine(cfg Config, tn tailnet.Tailnet, claim *engine.Claim, sockets engi
 	return engine.New(engine.Config{
 		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn, SweepAfter: after, NoLocalDelivery: cfg.NoLocal,
 		ClusterRanges: clusterRanges(cfg.Ranges, os.Getenv(envServiceHost), log),
-		Sockets:       sockets, Logger: log,
+		Sockets:       sockets, Logger: log, Identities: identityStore(cfg, log),
 	})
 }
 

@@ -25,6 +25,7 @@ type featureAnnotation struct {
 // features are all of them.
 func features() []featureAnnotation {
 	return []featureAnnotation{
+		{annotationIdentity, setIdentity},
 		{annotationShieldsUp, on(func(f *engine.Features) *bool { return &f.ShieldsUp })},
 	}
 }

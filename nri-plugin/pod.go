@@ -15,6 +15,7 @@ import (
 type podDefaults struct {
 	cluster string   // first part of the hostname, a DNS label
 	tags    []string // may be empty where an auth key brings the tags
+	kept    bool     // a device can go with its workload
 }
 
 // podFrom translates a runtime's pod sandbox into the engine's terms. It
@@ -43,6 +44,9 @@ func podFrom(sb *api.PodSandbox, d podDefaults) (engine.Pod, bool, error) {
 		return engine.Pod{}, false, err
 	}
 	if pod.Features, err = featuresOf(sb); err != nil {
+		return engine.Pod{}, false, err
+	}
+	if err := checkWorkload(sb, pod.Features, d.kept); err != nil {
 		return engine.Pod{}, false, err
 	}
 	return pod, true, nil

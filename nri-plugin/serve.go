@@ -110,7 +110,7 @@ func (d *daemon) Run(ctx context.Context) error {
 	}
 	d.begin(eng)
 	p := &plugin{
-		pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags},
+		pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags, kept: d.cfg.StateSecrets},
 		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log,
 	}
 	d.health.warns(p.refused.lines)

@@ -34,6 +34,7 @@ const (
 	envLocal        = "TS_LOCAL_DELIVERY"
 	envRanges       = "TS_CLUSTER_RANGES"
 	envHandlers     = "TS_RUNTIME_HANDLERS"
+	envStateSecrets = "TS_STATE_SECRETS"
 	envStateDir     = "TS_STATE_DIR"
 	envStatusSocket = "TS_STATUS_SOCKET"
 	envNRISocket    = "NRI_SOCKET"
@@ -62,6 +63,7 @@ func settings() []setting {
 		{envLocal, "true", "packets between pods of one host need no WireGuard; true or false"},
 		{envRanges, "", "the cluster's CIDRs, comma separated: they stay on eth0"},
 		{envHandlers, "runc,crun,youki,nvidia,nvidia-cdi,nvidia-legacy,nvidia-experimental", "known runtime handlers"},
+		{envStateSecrets, "false", "keep StatefulSets' devices in Secrets of this namespace"},
 		{envStateDir, "/var/lib/tailscale-nri", "identities of the pods' nodes"},
 		{envStatusSocket, "/run/tailscale-nri/status.sock", "where the status is served"},
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},
