@@ -308,3 +308,40 @@ func TestWorkloadSwitched(t *testing.T) {
 		t.Error("keys are left")
 	}
 }
+
+// A workload's device outlives a record that was lost with the pod, and a pod that is
+// called like the workload's but has a device of its own.
+func TestWorkloadOutlives(t *testing.T) {
+	h := newHosts(t)
+	p, pod := h.ordinal("db")
+	h.mustAttach(pod)
+	before := h.await(pod.UID, Running)
+	h.halt()
+	if err := os.WriteFile(filepath.Join(h.dir, pod.UID, recordFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.End()
+	h.boot(quickLease(h.store, "n1"), func(cfg *Config) { cfg.Grace = 200 * time.Millisecond })
+	if err := h.Sync(t.Context(), nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	h.awaitForgotten(pod.UID)
+	if d := h.control.Devices(); len(d) != 1 || d[0].ID != before.NodeID {
+		t.Fatalf("devices: %+v", d)
+	}
+
+	h.age(before.NodeID, time.Hour)
+	_, own := h.second.ordinal("own")
+	own.Features.Workload = false
+	h.second.mustAttach(own)
+	h.second.await(own.UID, Running)
+	err := h.second.find(own.SandboxID).claimName(t.Context(), own.Hostname)
+	if err == nil || !strings.Contains(err.Error(), "of the workload default/db-0") {
+		t.Errorf("claiming the workload's name: %v", err)
+	}
+	h.second.end(own)
+	h.second.awaitForgotten(own.UID)
+	_, next := h.second.ordinal("next")
+	h.second.mustAttach(next)
+	sameDevice(t, before, h.second.await(next.UID, Running))
+}

@@ -10,6 +10,11 @@ import (
 	"tailscale.com/types/key"
 )
 
+// workloadMark is in the state of each workload's node: whatever becomes of the record
+// beside it, its device is not to be deleted with the pod. A backend leaves alone what
+// it does not know.
+const workloadMark = "_tailscale-nri-workload"
+
 // rekey returns a state with a node key that nobody has used, which is to take the
 // place of the one in the given state; for an empty state, one with a machine key of
 // its own as well. registered says that the control plane knows the key in state.
@@ -20,6 +25,7 @@ func rekey(state []byte, registered bool, lockKey func(key.MachinePublic) key.NL
 	}
 	defer s.stopSync()
 	if len(state) == 0 {
+		s.values[workloadMark] = []byte("true")
 		if err := ensureNodeKey(s, lockKey); err != nil {
 			return nil, err
 		}

@@ -9,6 +9,14 @@ import (
 	"tailscale.com/types/netmap"
 )
 
+// ownKeys makes sure that the keys on disk, if there are any, are the node's to use.
+func (n *node) ownKeys(ctx context.Context) error {
+	if err := n.holdIdentity(ctx); err != nil {
+		return err
+	}
+	return n.checkIdentity(ctx)
+}
+
 // errRekeyed is of a node whose device has another node key than the one that it
 // has. Headscale goes on telling it of its peers (0.29).
 var errRekeyed = errors.New("another host registered the workload's device")

@@ -45,7 +45,7 @@ func (n *node) leave(ctx context.Context) {
 // leaveOnce deletes every device that the node has had, or logs it out where
 // devices cannot be deleted.
 func (n *node) leaveOnce(ctx context.Context) error {
-	if r := n.record(); r.Generation != 0 || r.Pod.Features.Workload {
+	if r := n.record(); n.hasWorkloads(r) {
 		return n.leaveIdentity(ctx, r)
 	}
 	if _, err := n.mendState(); err != nil {

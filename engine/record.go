@@ -96,6 +96,9 @@ func (r *record) newSecrets() (err error) {
 	return nil
 }
 
+// isKnown reports whether the control plane knows the node's key: it needs no auth key.
+func (r *record) isKnown() bool { return r.NodeID != "" && !r.Rekeyed }
+
 const discoKeyLen = 32
 
 // discoKey returns the zero key, which lets the engine make one, where the

@@ -22,10 +22,7 @@ import (
 // error, or something is wrong. The link stays in either case.
 func (n *node) serveOnce(ctx context.Context) error {
 	defer n.hasReturned()
-	if err := n.holdIdentity(ctx); err != nil {
-		return err
-	}
-	if err := n.checkIdentity(ctx); err != nil {
+	if err := n.ownKeys(ctx); err != nil {
 		return err
 	}
 	keyed, err := n.mendState()
@@ -41,7 +38,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	}
 	leave := func() {}
 	defer func() { leave() }()
-	known := r.NodeID != "" && !anew && !r.Rekeyed // needs no key, and so nobody's answer
+	known := r.isKnown() && !anew // needs no key, and so nobody's answer
 	if known {
 		leave = n.e.enter(ctx)
 	}
@@ -104,7 +101,7 @@ func (n *node) keepPort(r record, port uint16) {
 // authKey returns a fresh auth key for a node that is not known to be in the
 // tailnet, and "" for one that is.
 func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error) {
-	if r.NodeID != "" && !anew && !r.Rekeyed {
+	if r.isKnown() && !anew {
 		return "", nil
 	}
 	n.e.succeed(ctx, r.Pod)

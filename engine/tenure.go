@@ -51,7 +51,7 @@ var errNoIdentities = errors.New("the pod's device goes with its workload, and i
 func (n *node) holdIdentity(ctx context.Context) error {
 	r := n.record()
 	if !r.Pod.Features.Workload {
-		if r.Generation == 0 {
+		if !n.hasWorkloads(r) {
 			return nil
 		}
 		return n.releaseIdentity(ctx) // the annotation has gone with the last sandbox: the pod gets a device of its own
@@ -299,16 +299,27 @@ func (n *node) dropIdentity() {
 	n.tenure.version, n.tenure.trouble = "", ""
 }
 
+// hasWorkloads reports whether the keys on disk are a workload's.
+func (n *node) hasWorkloads(r record) bool {
+	if r.Generation != 0 || r.NodeID != "" {
+		return r.Generation != 0
+	}
+	k, err := storedKeys(n.statePath())
+	return err == nil && k.workload
+}
+
 // releaseIdentity lets the next host have the identity at once, and removes the keys
 // from this one. The node must not be served. It does nothing if the node does not
 // hold it, and returns an error if that is not known.
 func (n *node) releaseIdentity(ctx context.Context) error {
 	r := n.record()
-	if r.Generation == 0 {
+	if !n.hasWorkloads(r) {
 		return nil
 	}
 	key := keyOf(r.Pod)
-	for n.e.cfg.Identities != nil {
+	// What another boot of this machine held, or the machine that this is a copy of,
+	// is left to its lease.
+	for r.Generation != 0 && !n.isForeign() && n.e.cfg.Identities != nil {
 		id, err := n.e.cfg.Identities.Load(ctx, key)
 		if errors.Is(err, ErrNoIdentity) || err == nil && !n.holds(id, r) {
 			break
