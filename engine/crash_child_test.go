@@ -54,6 +54,7 @@ type order struct {
 	AuthKey                 string        // "" is OAuth
 	Settled                 time.Duration // Config.copySettled; 0 is a second
 	Identities, Host        string        // URL of the parent's store, "" is none
+	Calm                    bool          // an identity is not renewed by the way
 
 	// Of "boot" and "watch": whether steps are reported from now on, and the
 	// one at which to die; nil is none.
@@ -151,6 +152,9 @@ func (v *victim) boot(o order) (err error) {
 	}
 	if o.Identities != "" {
 		quickLease(remoteIdentities{o.Identities}, o.Host)(&cfg)
+		if o.Calm {
+			cfg.renewEvery = time.Hour
+		}
 	}
 	if err == nil {
 		v.Engine, err = New(cfg)
