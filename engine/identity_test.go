@@ -345,3 +345,53 @@ func TestWorkloadOutlives(t *testing.T) {
 	h.second.mustAttach(next)
 	sameDevice(t, before, h.second.await(next.UID, Running))
 }
+
+// Of many hosts that want an identity at once, one runs at a time; each that ends lets
+// the next have the same device at once.
+func TestWorkloadContenders(t *testing.T) {
+	h := newHosts(t)
+	all := []*world{h.world, h.second}
+	for i := range 3 {
+		w := &world{t: t, control: h.control, tailnet: h.tailnet, dir: t.TempDir()}
+		t.Cleanup(w.halt)
+		w.boot(quickLease(h.store, "more"+string(rune('a'+i))))
+		all = append(all, w)
+	}
+	pods := map[*world]Pod{}
+	for i, w := range all {
+		_, pods[w] = w.ordinal("db" + string(rune('a'+i)))
+	}
+	for w, pod := range pods {
+		go w.Attach(context.Background(), pod)
+	}
+	running := func() (on []*world) {
+		for w, pod := range pods {
+			if w.statusOf(pod.UID).State == Running {
+				on = append(on, w)
+			}
+		}
+		return on
+	}
+	var first NodeStatus
+	for left := len(all); left > 0; left-- {
+		h.until("one of them runs", func() bool { return len(running()) > 0 }, func() string { return "" })
+		for range 50 {
+			if on := running(); len(on) != 1 {
+				t.Fatalf("%d run at once", len(on))
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		w := running()[0]
+		node := w.statusOf(pods[w].UID)
+		if first.NodeID == "" {
+			first = node
+		}
+		sameDevice(t, first, node)
+		w.end(pods[w])
+		w.awaitForgotten(pods[w].UID)
+		delete(pods, w)
+	}
+	if id := h.store.stored[WorkloadKey{"default", "db-0"}]; id.Generation != uint64(len(all)) {
+		t.Errorf("the identity was taken %d times by %d pods", id.Generation, len(all))
+	}
+}

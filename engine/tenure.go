@@ -35,12 +35,10 @@ type tenure struct {
 type takenError struct{ by Holder }
 
 func (e *takenError) Error() string {
-	switch e.by {
-	case Holder{}:
+	if e.by == (Holder{}) {
 		return "its identity was given back or deleted: it is taken anew"
-	default:
-		return fmt.Sprintf("its identity was taken by pod %s on host %s, since this host had not renewed it in time", e.by.PodUID, e.by.Host)
 	}
+	return fmt.Sprintf("its identity was taken by pod %s on host %s, since this host had not renewed it in time", e.by.PodUID, e.by.Host)
 }
 
 // errNoIdentities is of a process that serves a workload's node no longer.
