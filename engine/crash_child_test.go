@@ -60,6 +60,7 @@ type order struct {
 	// one at which to die; nil is none.
 	Watch bool
 	Die   *point
+	Stop  bool // it is stopped there, and may go on
 
 	Pod     Pod      // of "attach"
 	Sandbox string   // of "detach" and "forget"
@@ -83,6 +84,7 @@ type victim struct {
 	out   *json.Encoder
 	watch bool
 	die   *point
+	stop  bool
 	taken map[point]int // by point with N 0
 }
 
@@ -168,7 +170,7 @@ func (v *victim) boot(o order) (err error) {
 func (v *victim) watchFor(o order) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.watch, v.die, v.taken = o.Watch, o.Die, map[point]int{}
+	v.watch, v.die, v.stop, v.taken = o.Watch, o.Die, o.Stop, map[point]int{}
 }
 
 // onStep reports the step. At the one at which to die, nothing comes after
@@ -183,7 +185,9 @@ func (v *victim) onStep(s step, taken bool) {
 	v.taken[p]++
 	p.N = v.taken[p]
 	v.out.Encode(report{Step: &p})
-	if v.die != nil && *v.die == p {
+	if v.die != nil && *v.die == p && v.stop {
+		unix.Kill(unix.Getpid(), unix.SIGSTOP)
+	} else if v.die != nil && *v.die == p {
 		unix.Kill(unix.Getpid(), unix.SIGKILL)
 		select {}
 	}

@@ -48,11 +48,10 @@ import (
 //	                                  when the store is away for all, it goes on
 //	is cut off from all               it reaches no control plane; peers drop its key
 //	has a wrong clock                 no clock is compared
-//	was stopped as it registered      it goes on registering, with an auth key that may
-//	                                  still be good, and replaces the next one's key: that
+//	is stopped as it registers,       it goes on registering, with an auth key that may
+//	after the store's last word       still be good, and replaces the next one's key: that
 //	                                  one makes another, since it holds the identity, and
-//	                                  this one's next renewal, renewEvery later at the
-//	                                  latest, has it stop
+//	                                  this one stops at that, or at its next renewal
 //	is a copy of a machine, or a      the copy's record is of another boot: it takes the
 //	machine that was rebooted         identity anew, with another node key
 //

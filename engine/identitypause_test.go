@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -247,5 +248,46 @@ func TestWorkloadKilled(t *testing.T) {
 	w.until("the second goes on", func() bool { return w.statusOf(next.UID).State == Running }, func() string { return fmt.Sprint(w.statusOf(next.UID)) })
 	if id, _ := store.Load(t.Context(), keyOf(pod)); id.Generation != 2 {
 		t.Errorf("generation %d, want 2", id.Generation)
+	}
+}
+
+// A holder that was stopped before it asked the store for the last time does not
+// register. One that was stopped with that answer and a good auth key in its hands takes
+// the device from the next one, for a moment: the next one holds the identity, and it
+// does not.
+func TestWorkloadPausedRegistering(t *testing.T) {
+	for at, generation := range map[point]uint64{{stepMint, 1, true}: 2, {stepIdentity, 2, true}: 3} {
+		t.Run(at.String(), func(t *testing.T) { testPausedRegistering(t, at, generation) })
+	}
+}
+
+func testPausedRegistering(t *testing.T, at point, generation uint64) {
+	w, store := newWorld(t), newIdentities()
+	w.boot(quickLease(store, "n2"))
+	n1 := w.otherHost(store, order{APIURL: w.control.APIURL(), ControlURL: w.control.ControlURL()})
+	n1.tell(order{Do: "watch", Watch: true, Die: &at, Stop: true})
+	_, old := w.ordinal("old")
+	n1.attach(old)
+	w.until("the first is stopped with its key", func() bool { return slices.Contains(n1.taken(), at) }, func() string { return fmt.Sprint(n1.taken()) })
+	_, next := w.ordinal("next")
+	w.mustAttach(next)
+	before := w.await(next.UID, Running)
+
+	resumed := time.Now()
+	n1.cmd.Process.Signal(syscall.SIGCONT)
+	n1.awaitState(old.UID, "the first waits", func(s NodeStatus) bool { return strings.Contains(s.Reason, "waits for host n2") })
+	w.until("the second has the device for good", func() bool {
+		id, err := store.Load(t.Context(), keyOf(next))
+		d := w.control.Devices()
+		return err == nil && id.Generation == generation && id.Registered && id.Holder.Host == "n2" && len(d) == 1 && d[0].NodeKey == w.nodeKey(next.UID) &&
+			w.statusOf(next.UID).State == Running
+	}, func() string { return fmt.Sprint(w.statusOf(next.UID), w.control.Devices()) })
+	t.Logf("the second has it for good %v after the first went on", time.Since(resumed))
+	sameDevice(t, before, w.statusOf(next.UID))
+	for range 100 {
+		if s := w.statusOf(next.UID); s.State != Running {
+			t.Fatalf("and then it is %s: %s", s.State, s.Reason)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }

@@ -17,6 +17,15 @@ func (n *node) ownKeys(ctx context.Context) error {
 	return n.checkIdentity(ctx)
 }
 
+// stillHolds asks the store once more right before a workload's node registers: getting
+// the auth key may have taken long.
+func (n *node) stillHolds(ctx context.Context, r record) error {
+	if !r.Rekeyed {
+		return nil
+	}
+	return n.renewIdentity(ctx)
+}
+
 // errRekeyed is of a node whose device has another node key than the one that it
 // has. Headscale goes on telling it of its peers (0.29).
 var errRekeyed = errors.New("another host registered the workload's device")

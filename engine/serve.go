@@ -116,7 +116,7 @@ func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error)
 	if err != nil {
 		return "", fmt.Errorf("getting an auth key: %w", err)
 	}
-	return key, nil
+	return key, n.stillHolds(ctx, r)
 }
 
 // session is one serve: what it waits for, and what it hears.
