@@ -57,7 +57,8 @@ func overlays() map[string]overlay {
 			edits:  []string{"TS_OAUTH_CLIENT_ID=", "TS_OAUTH_CLIENT_ID=kfed3ra7ed1CNTRL"},
 			values: []string{"workloadIdentity.clientID=kfed3ra7ed1CNTRL"},
 		},
-		"fail-closed": {values: []string{"failClosed=true"}},
+		"fail-closed":    {values: []string{"failClosed=true"}},
+		"workload-state": {values: []string{"workloadState=true"}},
 	}
 }
 

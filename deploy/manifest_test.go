@@ -106,8 +106,8 @@ func hostPaths(t *testing.T, spec map[string]any) []string {
 	return paths
 }
 
-// TestKinds: no Role, no binding, no Secret, and beside the policy of
-// fail-closed nothing of the cluster's.
+// TestKinds: no Secret, no Role and no binding but where devices are kept in
+// Secrets, and beside the policy of fail-closed nothing of the cluster's.
 func TestKinds(t *testing.T) {
 	for name, all := range renderings(t) {
 		want := []string{
@@ -116,6 +116,10 @@ func TestKinds(t *testing.T) {
 		}
 		if name == "fail-closed" {
 			want = append(want, "MutatingAdmissionPolicy/tailscale-nri-fail-closed", "MutatingAdmissionPolicyBinding/tailscale-nri-fail-closed")
+			slices.Sort(want)
+		}
+		if name == "workload-state" {
+			want = append(want, "Role/tailscale-nri-workload-state", "RoleBinding/tailscale-nri-workload-state")
 			slices.Sort(want)
 		}
 		if diff := cmp.Diff(want, slices.Sorted(maps.Keys(all))); diff != "" {

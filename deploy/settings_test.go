@@ -27,6 +27,7 @@ func notForConfigMap() map[string]string {
 		"TS_OAUTH_CLIENT_SECRET": "a secret",
 		"TS_AUTHKEY":             "a secret",
 		"TS_ID_TOKEN_FILE":       "a mount of the DaemonSet decides it",
+		"TS_STATE_SECRETS":       "a mount of the DaemonSet decides it",
 		"TS_STATE_DIR":           "a mount of the DaemonSet decides it",
 		"TS_STATUS_SOCKET":       "a mount of the DaemonSet decides it",
 		"NRI_SOCKET":             "a mount of the DaemonSet decides it",
@@ -105,7 +106,7 @@ func TestMounts(t *testing.T) {
 		want := []string{known["TS_STATE_DIR"], filepath.Dir(known["TS_STATUS_SOCKET"]), filepath.Dir(known["NRI_SOCKET"])}
 		for _, e := range at(t, c, "env").([]any) {
 			path, ok := e.(map[string]any)["value"].(string)
-			if !ok {
+			if !ok || !filepath.IsAbs(path) {
 				continue // it is no path
 			}
 			if strings.HasSuffix(at(t, e, "name").(string), "_FILE") {

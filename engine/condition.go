@@ -117,6 +117,9 @@ func (s *session) condition(now time.Time) condition {
 	if said := controlSays(warnings); said != "" {
 		return condition{"control: " + said, "the control plane says: " + said, false}
 	}
+	if why := s.n.identityTrouble(); why != "" {
+		return condition{"identity", why, false}
+	}
 	if ends := s.expiry.notice(); ends != "" {
 		return condition{keyEnds, ends, false}
 	}

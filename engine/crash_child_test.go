@@ -53,11 +53,14 @@ type order struct {
 	Dir, APIURL, ControlURL string
 	AuthKey                 string        // "" is OAuth
 	Settled                 time.Duration // Config.copySettled; 0 is a second
+	Identities, Host        string        // URL of the parent's store, "" is none
+	Calm                    bool          // an identity is not renewed by the way
 
 	// Of "boot" and "watch": whether steps are reported from now on, and the
 	// one at which to die; nil is none.
 	Watch bool
 	Die   *point
+	Stop  bool // it is stopped there, and may go on
 
 	Pod     Pod      // of "attach"
 	Sandbox string   // of "detach" and "forget"
@@ -81,6 +84,7 @@ type victim struct {
 	out   *json.Encoder
 	watch bool
 	die   *point
+	stop  bool
 	taken map[point]int // by point with N 0
 }
 
@@ -148,6 +152,12 @@ func (v *victim) boot(o order) (err error) {
 			BaseURL: o.APIURL, ControlURL: o.ControlURL, Cluster: "k8s", Logger: cfg.Logger,
 		})
 	}
+	if o.Identities != "" {
+		quickLease(remoteIdentities{o.Identities}, o.Host)(&cfg)
+		if o.Calm {
+			cfg.renewEvery = time.Hour
+		}
+	}
 	if err == nil {
 		v.Engine, err = New(cfg)
 	}
@@ -160,7 +170,7 @@ func (v *victim) boot(o order) (err error) {
 func (v *victim) watchFor(o order) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.watch, v.die, v.taken = o.Watch, o.Die, map[point]int{}
+	v.watch, v.die, v.stop, v.taken = o.Watch, o.Die, o.Stop, map[point]int{}
 }
 
 // onStep reports the step. At the one at which to die, nothing comes after
@@ -175,7 +185,9 @@ func (v *victim) onStep(s step, taken bool) {
 	v.taken[p]++
 	p.N = v.taken[p]
 	v.out.Encode(report{Step: &p})
-	if v.die != nil && *v.die == p {
+	if v.die != nil && *v.die == p && v.stop {
+		unix.Kill(unix.Getpid(), unix.SIGSTOP)
+	} else if v.die != nil && *v.die == p {
 		unix.Kill(unix.Getpid(), unix.SIGKILL)
 		select {}
 	}

@@ -142,6 +142,7 @@ type rig struct {
 	dir     string // of the engine
 	paths   string // of network namespaces
 	authKey string // static; "" is OAuth
+	store   string // of identities: its URL; "" is none
 
 	sandboxes []*sandbox // all that there ever were
 
@@ -175,6 +176,9 @@ func newRig(t *testing.T, sc scenario) *rig {
 	if sc.static {
 		m.authKey = srv.NewReusableKey("tag:k8s-pod")
 	}
+	if sc.kept {
+		m.store = serveIdentities(t, newIdentities())
+	}
 	t.Cleanup(m.close)
 	return m
 }
@@ -205,6 +209,7 @@ func (m *rig) newSandbox(id, uid, name string) *sandbox {
 		SandboxID: m.prefix + id, UID: "uid-" + uid, Namespace: "default", Name: name,
 		NetNS: path, Hostname: "k8s-default-" + name,
 	}}
+	s.Features.Workload = m.store != ""
 	if m.authKey == "" {
 		s.Tags = []string{"tag:k8s-pod"}
 	}
@@ -231,7 +236,7 @@ func (m *rig) start(watch bool, die *point) {
 	m.p, m.die = startProcess(m.t), die
 	boot := order{
 		Do: "boot", Dir: m.dir, APIURL: m.control.APIURL(), ControlURL: m.control.ControlURL(), AuthKey: m.authKey,
-		Watch: watch, Die: die,
+		Watch: watch, Die: die, Identities: m.store, Host: "n1", Calm: true,
 	}
 	if p := m.p; m.tell(boot) == "" && p == m.p {
 		m.sync()

@@ -32,6 +32,7 @@ var (
 // that is right.
 var outsideSteps = map[string]string{
 	"newEngine":          "ShareInterfaces changes nothing",
+	"node.installKeys":   "the directory that node.prepare has made, should it have gone",
 	"openClaim":          "before there is a node: the directory",
 	"removeAllBut":       "node.removeState takes the step",
 	"taggedRouter.Set":   "steppedRouter, which is around it, takes the step",

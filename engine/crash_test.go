@@ -27,6 +27,7 @@ import (
 type scenario struct {
 	name   string
 	static bool         // a static key instead of OAuth
+	kept   bool         // the pods' devices are their workloads'
 	setup  func(m *rig) // comes before play, undisturbed
 	cold   bool         // play begins with the start of a process
 	play   func(m *rig)
@@ -133,6 +134,22 @@ var scenarios = []scenario{
 		cold: true,
 		play: func(*rig) {},
 		keys: 1,
+	},
+	{
+		name:  "a workload's pod ends, and the next has its device",
+		kept:  true,
+		setup: prepared,
+		play: func(m *rig) {
+			attachAndWait(m)
+			device := m.deviceOf(m.get("a")).ID
+			removed(m)
+			m.attach(m.newSandbox("b", "b", "a"))
+			m.expect(m.live("b"))
+			if id := m.deviceOf(m.get("b")).ID; id != device {
+				m.fatalf("the next pod is %s, the first was %s", id, device)
+			}
+		},
+		live: []string{"b"}, keys: 2,
 	},
 	{
 		name:  "restart",

@@ -29,6 +29,7 @@
 //   - one per peer that is greeted after a restart, for a few seconds;
 //   - one per sandbox that has gone without a word, until that is certain;
 //   - one per node that waits for the name it wished for, half an hour at most;
+//   - one per session of a workload's node, which renews its identity;
 //   - one per node whose record could not be written, until it can;
 //   - one per list of the runtime, which attaches what is on it;
 //   - one per tailnet that sweeps up devices of machines that died, hourly;
@@ -72,6 +73,9 @@
 // A [Claim] keeps every process but one out of that directory. Run gives it back
 // last, so that the next process, which may have waited for it, finds links,
 // ports and records that nobody else acts on.
+//
+// The keys of a workload's node are on the disk of the host that holds its identity,
+// and on no other: see [Identity].
 //
 // What this package does not do: it knows no container runtime and no
 // Kubernetes API, it runs neither Serve nor Tailscale SSH nor a PeerAPI server

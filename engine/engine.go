@@ -64,6 +64,13 @@ type Config struct {
 	// machine has died. 0 means seven days, a negative one that none is.
 	SweepAfter time.Duration
 
+	// Identities keep the devices of pods with [Features.Workload]; nil has none
+	// come up.
+	Identities IdentityStore
+	// Host names this machine among those that share Identities. "" is the
+	// machine's own name.
+	Host string
+
 	// Tests want them shorter; 0 means the usual.
 	sweepFirst, sweepEvery, namePause time.Duration
 	copyPatience, copyPause           time.Duration
@@ -71,6 +78,7 @@ type Config struct {
 	conditionEvery, degradedAfter     time.Duration
 	cutOffAfter, recheckEvery         time.Duration
 	rebootTakes                       time.Duration
+	leaseTime, renewEvery, waitEvery  time.Duration
 	machine                           string // as podnet.Machine says
 
 	// onStep is told of every step before and after it is taken: see step.
@@ -161,6 +169,9 @@ func newEngine(cfg Config) (*Engine, error) {
 	e.served = loadServed(cfg.StateDir, e.machine)
 	e.late.refused = map[string]NodeStatus{}
 	e.openTailnets()
+	if err := e.useIdentities(); err != nil {
+		return nil, fmt.Errorf("finding out this machine's name: %w", err)
+	}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	if err := e.watchLinks(); err != nil {
 		return nil, err

@@ -45,6 +45,9 @@ func (n *node) leave(ctx context.Context) {
 // leaveOnce deletes every device that the node has had, or logs it out where
 // devices cannot be deleted.
 func (n *node) leaveOnce(ctx context.Context) error {
+	if r := n.record(); n.hasWorkloads(r) {
+		return n.leaveIdentity(ctx, r)
+	}
 	if _, err := n.mendState(); err != nil {
 		return err
 	}
@@ -61,12 +64,16 @@ func (n *node) leaveOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	err = n.deleteDevices(ctx, devices)
+	if errors.Is(err, tailnet.ErrNoDelete) {
+		return n.logOut(ctx, r)
+	}
+	return err
+}
+
+func (n *node) deleteDevices(ctx context.Context, devices []tailcfg.StableNodeID) error {
 	for _, id := range devices {
-		err := n.tailnet().Delete(ctx, string(id))
-		if errors.Is(err, tailnet.ErrNoDelete) {
-			return n.logOut(ctx, r)
-		}
-		if err != nil {
+		if err := n.tailnet().Delete(ctx, string(id)); err != nil {
 			return fmt.Errorf("deleting device %s: %w", id, err)
 		}
 		n.log.Info("device deleted", "node", id)
@@ -165,7 +172,7 @@ func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
 		if r.NodeID != "" && r.NodeID != id && !slices.Contains(r.Former, r.NodeID) {
 			r.Former = append(r.Former, r.NodeID)
 		}
-		r.NodeID, r.Registering, r.TagsDue = id, false, r.TagsDue && !tagged
+		r.NodeID, r.Registering, r.Rekeyed, r.TagsDue = id, false, false, r.TagsDue && !tagged
 		r.LoginServer = server
 	})
 }

@@ -77,6 +77,13 @@ func (n *node) claimName(ctx context.Context, wished string) error {
 		case !n.outlived(d):
 			return fmt.Errorf("device %s: %w", d.ID, tailnet.ErrNameTaken)
 		}
+		_, kept, err := n.e.listKept(ctx, n.profile())
+		if err != nil {
+			return err
+		}
+		if w, ok := kept.of(d); ok {
+			return fmt.Errorf("device %s, of the workload %s/%s: %w", d.ID, w.Namespace, w.Pod, tailnet.ErrNameTaken)
+		}
 		if err := n.tailnet().Delete(ctx, d.ID); err != nil {
 			return err
 		}

@@ -47,7 +47,7 @@ type netmapKeeper struct {
 func newNetmapKeeper(n *node) *netmapKeeper {
 	k := &netmapKeeper{n: n, cache: netmapcache.NewCache(n.netmapStore())}
 	pause := netmapPause
-	if n.snapshot().NodeID != "" { // it starts from one, perhaps with many others
+	if r := n.record(); r.isKnown() { // it starts from one, perhaps with many others
 		pause = netmapAgain
 	}
 	k.next = time.Now().Add(pause)

@@ -67,6 +67,7 @@ type node struct {
 
 	guarded guarded
 	dns     nodeDNS
+	tenure  tenure // of a workload's identity
 }
 
 // newNode returns the node of a record, which is new if the record names no
@@ -242,9 +243,10 @@ func (n *node) detach(sandboxID string) {
 func (n *node) detachLocked() {
 	link := n.rec.Link
 	n.stopped.Store(true)
-	n.become(func(context.Context) {
+	n.become(func(ctx context.Context) {
 		n.removeLink(link)
 		n.setState(Stopped, "")
+		n.releaseLater(ctx)
 	})
 }
 
@@ -322,6 +324,8 @@ func (n *node) run(ctx context.Context) {
 			id := n.sandboxID()
 			n.e.spawn(func() { n.awaitEnd(id) })
 			return
+		case isTaken(err):
+			n.dropIdentity()
 		case errors.Is(err, podnet.ErrGone):
 			err = errors.New("the link was taken away or down: making it again")
 		}

@@ -68,6 +68,11 @@ type record struct {
 	// Machine is the machine, in one of its boots, that last served the node: see
 	// podnet.Machine.
 	Machine string `json:"machine,omitempty"`
+	// Generation is the workload's identity that the keys on disk are of, 0 if they
+	// are the pod's own. Where it is not 0, NodeID is that identity's device.
+	Generation uint64 `json:"generation,omitempty"`
+	// Rekeyed says that the control plane has not let in the node key on disk yet.
+	Rekeyed bool `json:"rekeyed,omitempty"`
 	// Recent are the peers with a WireGuard session: they are greeted
 	// first after a restart.
 	Recent []tailcfg.StableNodeID `json:"recent,omitempty"`
@@ -97,6 +102,9 @@ func (r *record) newSecrets() (err error) {
 	}
 	return nil
 }
+
+// isKnown reports whether the control plane knows the node's key: it needs no auth key.
+func (r *record) isKnown() bool { return r.NodeID != "" && !r.Rekeyed }
 
 const discoKeyLen = 32
 

@@ -22,7 +22,7 @@ import (
 // error, or something is wrong. The link stays in either case.
 func (n *node) serveOnce(ctx context.Context) error {
 	defer n.hasReturned()
-	if err := n.checkIdentity(ctx); err != nil {
+	if err := n.ownKeys(ctx); err != nil {
 		return err
 	}
 	keyed, err := n.mendState()
@@ -38,7 +38,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	}
 	leave := func() {}
 	defer func() { leave() }()
-	known := r.NodeID != "" && !anew // needs no key, and so nobody's answer
+	known := r.isKnown() && !anew // needs no key, and so nobody's answer
 	if known {
 		leave = n.e.enter(ctx)
 	}
@@ -81,6 +81,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	defer func() { unwatch(); <-watched }()
 	go s.watchBackend(watching, watched)
 	defer s.startDNS()()
+	defer s.keepIdentity(ctx)()
 	if _, err := within(n.e.cfg.AttachTimeout, "starting the backend", func() (struct{}, error) {
 		p := n.prefs(r.Pod)
 		s.keepExit(p)
@@ -104,7 +105,7 @@ func (n *node) keepPort(r record, port uint16) {
 // authKey returns a fresh auth key for a node that is not known to be in the
 // tailnet, and "" for one that is.
 func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error) {
-	if r.NodeID != "" && !anew {
+	if r.isKnown() && !anew {
 		return "", nil
 	}
 	n.e.succeed(ctx, r.Pod)
@@ -120,7 +121,7 @@ func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error)
 	if err != nil {
 		return "", fmt.Errorf("getting an auth key: %w", err)
 	}
-	return key, nil
+	return key, n.stillHolds(ctx, r)
 }
 
 // session is one serve: what it waits for, and what it hears.
@@ -142,6 +143,10 @@ type session struct {
 	notify    chan *ipn.Notify
 	reachable chan struct{}
 	thrown    chan struct{} // out of the tailnet
+
+	// Of a workload's identity, nil for any other node.
+	identityDue chan struct{}
+	taken       chan error
 
 	reach  reach
 	watch  watch
@@ -280,6 +285,8 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 		s.watch.look = true
 	case <-s.netmap.due:
 		s.netmap.keep(s.b.LocalBackend, false)
+	case err := <-s.taken:
+		return true, err
 	case <-s.thrown:
 		s.n.setLoginNeeded()
 		return true, s.whyThrown()
@@ -287,27 +294,6 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 		return false, s.hear(note)
 	}
 	return false, nil
-}
-
-// end is a session's end that waits for a registration under way: a device
-// that we have no ID of cannot be deleted.
-type end struct {
-	err  error
-	late <-chan time.Time // nil until the end has begun
-}
-
-// settleTime bounds that wait.
-const settleTime = 20 * time.Second
-
-func (e *end) begin(err error) { e.err, e.late = err, time.After(settleTime) }
-func (e *end) begun() bool     { return e.late != nil }
-
-// unless returns cause, or a channel that says nothing once the end has begun.
-func (e *end) unless(cause <-chan struct{}) <-chan struct{} {
-	if e.begun() {
-		return nil
-	}
-	return cause
 }
 
 // hear takes in one notification.
@@ -377,6 +363,10 @@ func (s *session) identify(nm *netmap.NetworkMap) {
 	}
 	p.admitted, s.registering = p.nodeID, false // in: NeedsLogin means thrown out now
 	s.n.identified(p.nodeID, s.granted(nm))
+	select {
+	case s.identityDue <- struct{}{}:
+	default:
+	}
 	s.forgetPeers()
 }
 

@@ -66,6 +66,8 @@ var errDamaged = errors.New("is damaged")
 type keys struct {
 	node    key.NodePublic
 	machine key.MachinePublic
+	// workload says that they are a workload's, whose device outlives the pod.
+	workload bool
 }
 
 // storedKeys returns the keys of the state in a file, if there is one. The error
@@ -109,7 +111,7 @@ func parseState(data []byte) (keys, error) {
 	if err := checkProfiles(&state); err != nil {
 		return keys{}, err
 	}
-	k := keys{machine: machine}
+	k := keys{machine: machine, workload: values[workloadMark] != nil}
 	if p.Persist != nil && !p.Persist.PrivateNodeKey.IsZero() {
 		k.node = p.Persist.PublicNodeKey()
 	}

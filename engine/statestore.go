@@ -96,7 +96,7 @@ func (s *stateStore) writeStates(changes map[ipn.StateKey][]byte) error {
 	if !changed {
 		return nil
 	}
-	text, err := json.MarshalIndent(next, "", "  ")
+	text, err := encodeState(next)
 	if err != nil {
 		return err
 	}
@@ -110,6 +110,26 @@ func (s *stateStore) writeStates(changes map[ipn.StateKey][]byte) error {
 		s.sync.Reset(syncPause)
 	}
 	return nil
+}
+
+func encodeState(values map[ipn.StateKey][]byte) ([]byte, error) {
+	return json.MarshalIndent(values, "", "  ")
+}
+
+// encode returns what the file holds.
+func (s *stateStore) encode() ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return encodeState(s.values)
+}
+
+// stopSync leaves the file to the kernel's own time.
+func (s *stateStore) stopSync() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sync != nil {
+		s.sync.Stop()
+	}
 }
 
 // syncFile forces the file to the disk. A failure is the next writer's to hear

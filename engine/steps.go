@@ -36,6 +36,7 @@ const (
 	stepDelete    step = "delete device"
 	stepRename    step = "rename device"
 	stepLogOut    step = "log out"
+	stepIdentity  step = "write identity"
 )
 
 // take takes a step.

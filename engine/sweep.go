@@ -64,9 +64,17 @@ func (e *Engine) sweepOnce(ctx context.Context, profile string) error {
 	if err != nil {
 		return err
 	}
-	devices = slices.DeleteFunc(devices, func(d tailnet.Device) bool { return !e.sweepable(tn, d) })
+	identities, kept, err := e.listKept(ctx, profile)
+	if err != nil {
+		return err
+	}
+	unused := e.sweepIdentities(ctx, tn, identities, kept, devices)
+	devices = slices.DeleteFunc(devices, func(d tailnet.Device) bool {
+		_, isKept := kept.of(d)
+		return isKept || !e.sweepable(tn, d)
+	})
 	slices.SortFunc(devices, func(a, b tailnet.Device) int { return a.LastSeen.Compare(b.LastSeen) })
-	var failed []error
+	failed := []error{unused}
 	for _, d := range devices[:min(len(devices), sweepMost)] {
 		err := e.sweepDevice(ctx, tn, d.ID)
 		if healsByItself(err) || ctx.Err() != nil {

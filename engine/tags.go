@@ -62,6 +62,10 @@ func (s *session) hearOfSelf(nm *netmap.NetworkMap) error {
 	if nm == nil || !nm.SelfNode.Valid() {
 		return nil
 	}
+	if s.isRekeyed(nm) {
+		s.n.setLoginNeeded()
+		return errRekeyed
+	}
 	s.identify(nm)
 	s.expiry.note(s, nm)
 	return s.checkTags(nm)

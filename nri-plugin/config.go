@@ -36,6 +36,7 @@ type Config struct {
 	Handlers     []string       // known runtime handlers
 	PolicyFile   string         // absolute, "" is none
 	Policy       *policy        // that the file holds; nil is none, or one that cannot be used
+	StateSecrets bool           // see engine.Config.Identities
 	StateDir     string         // absolute
 	StatusSocket string         // absolute
 	NRISocket    string         // absolute
@@ -90,6 +91,7 @@ func parseConfig(v values) (Config, error) {
 		Ranges:       r.ranges(envRanges),
 		Handlers:     r.handlers(envHandlers),
 		PolicyFile:   r.optionalPath(envPolicyFile),
+		StateSecrets: r.oneOf(envStateSecrets, "true", "false") == "true",
 		StateDir:     r.path(envStateDir),
 		StatusSocket: r.path(envStatusSocket),
 		NRISocket:    r.path(envNRISocket),

@@ -34,6 +34,7 @@ type featureAnnotation struct {
 func features() []featureAnnotation {
 	return []featureAnnotation{
 		{annotationDNS, on(func(f *engine.Features) *bool { return &f.DNS })},
+		{annotationIdentity, setIdentity},
 		{annotationShieldsUp, on(func(f *engine.Features) *bool { return &f.ShieldsUp })},
 		{annotationSocket, on(func(f *engine.Features) *bool { return &f.Socket })},
 		{annotationWait, setWait},

@@ -26,6 +26,7 @@ type podDefaults struct {
 	// served is set for a pod that has its node, which it keeps whatever it asks
 	// for, and whatever the policy has become.
 	served bool
+	kept   bool // a device can go with its workload
 }
 
 // of are the defaults of a profile, "" is the one without a name.
@@ -78,7 +79,7 @@ func podFrom(sb *api.PodSandbox, d podDefaults) (engine.Pod, bool, error) {
 		return engine.Pod{}, false, err
 	}
 	pod.Features.Profile = profile
-	if err := checkTogether(pod.Features); err != nil {
+	if err := errors.Join(checkTogether(pod.Features), checkWorkload(sb, pod.Features, d.kept || d.served)); err != nil {
 		return engine.Pod{}, false, err
 	}
 	if pod.Features.Ephemeral && d.of(profile).static && !d.served {

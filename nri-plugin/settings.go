@@ -35,6 +35,7 @@ const (
 	envRanges       = "TS_CLUSTER_RANGES"
 	envHandlers     = "TS_RUNTIME_HANDLERS"
 	envPolicyFile   = "TS_POLICY_FILE"
+	envStateSecrets = "TS_STATE_SECRETS"
 	envStateDir     = "TS_STATE_DIR"
 	envStatusSocket = "TS_STATUS_SOCKET"
 	envNRISocket    = "NRI_SOCKET"
@@ -64,6 +65,7 @@ func settings() []setting {
 		{envRanges, "", "the cluster's CIDRs, comma separated: they stay on eth0"},
 		{envHandlers, "runc,crun,youki,nvidia,nvidia-cdi,nvidia-legacy,nvidia-experimental", "known runtime handlers"},
 		{envPolicyFile, "", "which pods get a node and may ask for what; YAML"},
+		{envStateSecrets, "false", "keep StatefulSets' devices in Secrets of this namespace"},
 		{envStateDir, "/var/lib/tailscale-nri", "identities of the pods' nodes"},
 		{envStatusSocket, "/run/tailscale-nri/status.sock", "where the status is served"},
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},

@@ -118,7 +118,7 @@ func newTailnets(cfg Config, log *slog.Logger) (t tailnets, err error) {
 
 // defaultsOf are the defaults of pods.
 func defaultsOf(cfg Config) podDefaults {
-	d := podDefaults{cluster: cfg.Cluster, tags: cfg.Tags, static: cfg.AuthKey != "", profiles: map[string]podDefaults{}}
+	d := podDefaults{cluster: cfg.Cluster, tags: cfg.Tags, static: cfg.AuthKey != "", kept: cfg.StateSecrets, profiles: map[string]podDefaults{}}
 	for name, p := range cfg.Profiles {
 		d.profiles[name] = podDefaults{tags: p.Tags, static: p.AuthKey != ""}
 	}

@@ -36,6 +36,10 @@ $(LAB_BUILD)/bin/coredns: $(ADDON_TOOLS)/coredns/main.go
 .PHONY: lab-clients
 lab-clients: $(LAB_BUILD)/bin/kubectl $(LAB_BUILD)/bin/helm
 
+# What the tests of nri-plugin/kubestate talk to.
+.PHONY: lab-api
+lab-api: $(LAB_BUILD)/bin/etcd $(LAB_BUILD)/bin/kube-apiserver
+
 # What kube-proxy calls; after the others, since apt-get takes one at a time (make -j).
 .PHONY: lab-kube-debian
 lab-kube-debian: lab-debian

@@ -49,8 +49,9 @@ func manifests(s *stage) {
 		s.kubectl(append(strict, "-f", file)...)
 	}
 	for _, values := range [][]string{
-		nil, {"failClosed=true"}, {"procNetns=true"}, {"workloadIdentity.clientID=x"}, {"caConfigMap=tailscale-nri-ca"},
-		{"policy.rules[0].optIn=true", "profiles.prod.TS_TAGS=tag:prod"}, {"credentials.create=true", "credentials.authKey=x"}, {"extraEnv[0].name=GODEBUG", "extraEnv[0].value=madvdontneed=1"},
+		nil, {"failClosed=true"}, {"procNetns=true"}, {"workloadState=true"}, {"workloadIdentity.clientID=x"}, {"caConfigMap=tailscale-nri-ca"},
+		{"policy.rules[0].optIn=true", "profiles.prod.TS_TAGS=tag:prod"}, {"credentials.create=true", "credentials.authKey=x"},
+		{"extraEnv[0].name=GODEBUG", "extraEnv[0].value=madvdontneed=1"},
 	} {
 		cmd := s.KubectlCommand(s.ctx, append(strict, "-f", "-")...)
 		cmd.Stdin = strings.NewReader(s.chart(values))

@@ -178,9 +178,10 @@ func helmChart(s *stage) {
 	key, err := s.plane.NewReusableKey(s.ctx, "tag:k8s-pod")
 	s.must(err)
 	values, err := json.Marshal(object{
-		"config":       object{"CLUSTER_NAME": "helm", "TS_LOGIN_SERVER": s.plane.ControlURL},
-		"credentials":  object{"create": true, "authKey": key},
-		"nodeSelector": object{"kubernetes.io/hostname": "n1"},
+		"config":        object{"CLUSTER_NAME": "helm", "TS_LOGIN_SERVER": s.plane.ControlURL},
+		"credentials":   object{"create": true, "authKey": key},
+		"procNetns":     true, // which does on both nodes
+		"workloadState": true,
 	})
 	s.must(err)
 	file := filepath.Join(s.Lab.Dir(), "values.json")
@@ -197,14 +198,11 @@ func helmChart(s *stage) {
 	defer s.kubectl("delete", "namespace", "helm-nri", "--wait")
 	s.apply(podSpec{name: "c", node: "n1", annotations: enabled()}.object())
 	s.awaitReady("c")
-	s.eventually(func() error {
-		out, err := s.Kubectl(s.ctx, "exec", "-n", "helm-nri", "daemonset/tailscale-nri", "--", "/tailscale-nri", "status")
-		if err != nil {
-			return err
-		}
-		return says(out, "default/c", "helm-default-c", "Running")
-	})
+	if c := s.awaitServedBy("helm-nri", "n1", "c"); c.name() != "helm-default-c" {
+		s.t.Errorf("the pod is %s in the tailnet", c.name())
+	}
 	s.kubectl("delete", "pod", "c", "--wait")
+	s.moveOrdinal("helm-nri")
 	helm("uninstall", "tailscale-nri", "--wait")
 }
 

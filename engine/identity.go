@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"tailscale.com/tailcfg"
+)
+
+// A pod with [Features.Workload] has its device under its namespace and name, not
+// under its UID: the pod that Kubernetes makes anew under the same name, on any
+// host, goes on with it. What a host needs for that is an [Identity], which lies
+// where every host of the cluster finds it.
+//
+// # Who holds an identity
+//
+// An identity has one holder, and a generation that grows by one each time that
+// somebody takes it. Both change by compare-and-swap alone, so that of several
+// hosts that want an identity one gets it. A holder renews it every renewEvery.
+// Nobody else takes it until it was given back or has not changed for leaseTime,
+// which the waiting host measures with its own monotonic clock from the first
+// look: no two clocks are ever compared.
+//
+// # What keeps two holders apart
+//
+// A lease does not: a process that was stopped for an hour sends its next packet
+// before it looks at any clock, and a host that is cut off from the store does not
+// hear that it has lost. What does is the node's key. Whoever takes an identity
+// makes a node key for it in the same write, and registers that one, under the
+// machine key that stays. The control plane keeps the device and its addresses
+// (it knows a device by the machine key) and replaces its node key. From the peers'
+// next netmap on no packet of the earlier key is accepted, nor has it any way to
+// be sent one. No node key is ever in use by two holders.
+//
+//	the earlier holder …              what ends it
+//	ended as its pod did              it gave the identity back: the next takes it at once
+//	lost power, was killed            nothing is left; the next waits for leaseTime
+//	is stopped, or its VM is          the node key: what it still sends when it goes on is
+//	                                  from nobody; its next renewal has it stop, or the
+//	                                  control plane, which refuses the key or tells it of
+//	                                  another (isRekeyed)
+//	is cut off from the store         the same; while nobody can take the identity, as
+//	                                  when the store is away for all, it goes on
+//	is cut off from all               it reaches no control plane; peers drop its key
+//	has a wrong clock                 no clock is compared
+//	is stopped as it registers,       it goes on registering, with an auth key that may
+//	after the store's last word       still be good, and replaces the next one's key: that
+//	                                  one makes another, since it holds the identity, and
+//	                                  this one stops at that, or at its next renewal
+//	is a copy of a machine, or a      the copy's record is of another boot: it takes the
+//	machine that was rebooted         identity anew, with another node key
+//
+// So a holder registers only when the store has just confirmed that it is the
+// holder, and one that the control plane has thrown out asks the store first. One
+// that the control plane lets in needs no store: a restart of this process, or the
+// store's absence, costs it nothing.
+//
+// # Its end
+//
+// The end of a pod gives an identity back and deletes nothing: nobody here knows
+// whether a StatefulSet is scaled down for good. Whoever has it deleted deletes it
+// from the store; and an identity that nobody has used for [Config.SweepAfter] is
+// deleted with its device by the sweep of any host. Until then no sweep touches its
+// device.
+
+const (
+	// leaseTime is for how long an identity must not have changed for another host
+	// to take it: three renewals may fail.
+	leaseTime = 60 * time.Second
+	// renewEvery is the pause between two renewals, plus or minus a tenth.
+	renewEvery = 17 * time.Second
+	// waitEvery is how often a host looks at an identity that it waits for.
+	waitEvery = 5 * time.Second
+	// storeTime bounds one request.
+	storeTime = 10 * time.Second
+)
+
+// WorkloadKey names a workload's pod within its cluster.
+type WorkloadKey struct{ Namespace, Pod string }
+
+// Identity is a device that goes with a workload's pod from host to host.
+type Identity struct {
+	// Version changes with each Save, as the store likes; "" is of one that is not
+	// in the store.
+	Version    string
+	Generation uint64 // how often it has been taken
+	Holder     Holder // zero if nobody has it
+	// LastUsed is the holder's time at its last renewal.
+	LastUsed time.Time
+	// NodeID is the device, "" until it is one.
+	NodeID tailcfg.StableNodeID
+	// Registered says that the control plane knows the node key in State.
+	Registered bool
+	// State are the node's private keys and its preferences, in the form of
+	// tailscale.com's FileStore. It is a secret.
+	State []byte
+}
+
+// Holder is a pod on a host.
+type Holder struct {
+	Host   string // name of the Kubernetes node
+	PodUID string
+}
+
+// IdentityStore keeps identities. All hosts of a cluster have the same. It is used
+// by many goroutines.
+type IdentityStore interface {
+	// Load returns ErrNoIdentity if there is none.
+	Load(ctx context.Context, key WorkloadKey) (Identity, error)
+	// Save stores the identity if what is stored has its Version, or if that is ""
+	// and nothing is stored, and returns the new one's. Else it returns
+	// ErrIdentityChanged. After any other error it may have been stored.
+	Save(ctx context.Context, key WorkloadKey, id Identity) (version string, err error)
+	// Delete deletes the identity if what is stored has the version, and returns
+	// ErrIdentityChanged else. It returns nil if nothing is stored.
+	Delete(ctx context.Context, key WorkloadKey, version string) error
+	// List returns all of them.
+	List(ctx context.Context) (map[WorkloadKey]Identity, error)
+}
+
+var (
+	// ErrNoIdentity is Load's of a key that nothing is stored under.
+	ErrNoIdentity = errors.New("no identity is stored")
+	// ErrIdentityChanged says that another was faster.
+	ErrIdentityChanged = errors.New("the stored identity has another version")
+)
+
+// steppedIdentities takes each change of the store as a step, and bounds each
+// request.
+type steppedIdentities struct {
+	store IdentityStore
+	e     *Engine
+}
+
+func (s steppedIdentities) Load(ctx context.Context, key WorkloadKey) (Identity, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTime)
+	defer cancel()
+	return s.store.Load(ctx, key)
+}
+
+func (s steppedIdentities) Save(ctx context.Context, key WorkloadKey, id Identity) (version string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTime)
+	defer cancel()
+	err = s.e.take(stepIdentity, func() error {
+		version, err = s.store.Save(ctx, key, id)
+		return err
+	})
+	return version, err
+}
+
+func (s steppedIdentities) Delete(ctx context.Context, key WorkloadKey, version string) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTime)
+	defer cancel()
+	return s.e.take(stepIdentity, func() error { return s.store.Delete(ctx, key, version) })
+}
+
+func (s steppedIdentities) List(ctx context.Context) (map[WorkloadKey]Identity, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*storeTime) // several pages
+	defer cancel()
+	return s.store.List(ctx)
+}
+
+// useIdentities prepares the store, if there is one.
+func (e *Engine) useIdentities() error {
+	if e.cfg.Identities == nil {
+		return nil
+	}
+	e.cfg.Identities = steppedIdentities{e.cfg.Identities, e}
+	e.cfg.leaseTime = cmp.Or(e.cfg.leaseTime, leaseTime)
+	e.cfg.renewEvery = cmp.Or(e.cfg.renewEvery, renewEvery)
+	e.cfg.waitEvery = cmp.Or(e.cfg.waitEvery, waitEvery)
+	if e.cfg.Host != "" {
+		return nil
+	}
+	var err error
+	e.cfg.Host, err = os.Hostname()
+	return err
+}
+
+func keyOf(pod Pod) WorkloadKey { return WorkloadKey{pod.Namespace, pod.Name} }

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"errors"
+
+	"tailscale.com/types/netmap"
+)
+
+// ownKeys makes sure that the keys on disk, if there are any, are the node's to use.
+func (n *node) ownKeys(ctx context.Context) error {
+	if err := n.holdIdentity(ctx); err != nil {
+		return err
+	}
+	return n.checkIdentity(ctx)
+}
+
+// stillHolds asks the store once more right before a workload's node registers: getting
+// the auth key may have taken long.
+func (n *node) stillHolds(ctx context.Context, r record) error {
+	if !r.Rekeyed {
+		return nil
+	}
+	return n.renewIdentity(ctx)
+}
+
+// errRekeyed is of a node whose device has another node key than the one that it
+// has. Headscale goes on telling it of its peers (0.29).
+var errRekeyed = errors.New("another host registered the workload's device")
+
+// isRekeyed reports whether the netmap is of a device that was given another key.
+func (s *session) isRekeyed(nm *netmap.NetworkMap) bool {
+	return s.taken != nil && !nm.Cached && nm.SelfNode.Key() != s.b.NodeKey()
+}
+
+// keepIdentity renews the identity of a workload's node while the session lasts. The
+// caller ends it.
+func (s *session) keepIdentity(ctx context.Context) (end func()) {
+	if s.n.record().Generation == 0 {
+		return func() {}
+	}
+	s.identityDue, s.taken = make(chan struct{}, 1), make(chan error, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.n.keepIdentity(ctx, s.identityDue, s.taken)
+	}()
+	return func() { cancel(); <-ended }
+}

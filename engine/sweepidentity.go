@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"time"
+
+	"tailscale.com/types/key"
+
+	"tailscale-nri/engine/tailnet"
+)
+
+// kept are the workloads' devices, which go with their identities alone.
+type kept struct {
+	ids      map[string]WorkloadKey
+	machines map[key.MachinePublic]WorkloadKey // of those that are not known by an ID yet, too
+}
+
+// listKept returns the identities that are stored, and their devices. All of them are
+// in the default tailnet.
+func (e *Engine) listKept(ctx context.Context, profile string) (map[WorkloadKey]Identity, kept, error) {
+	k := kept{map[string]WorkloadKey{}, map[key.MachinePublic]WorkloadKey{}}
+	if e.cfg.Identities == nil || profile != "" {
+		return nil, k, nil
+	}
+	all, err := e.cfg.Identities.List(ctx)
+	if err != nil {
+		return nil, k, err
+	}
+	for w, id := range all {
+		if id.NodeID != "" {
+			k.ids[string(id.NodeID)] = w
+		}
+		if keys, err := parseState(id.State); err == nil && !keys.machine.IsZero() {
+			k.machines[keys.machine] = w
+		}
+	}
+	return all, k, nil
+}
+
+// of returns the workload whose device it is.
+func (k kept) of(d tailnet.Device) (WorkloadKey, bool) {
+	w, ok := k.ids[d.ID]
+	if !ok {
+		w, ok = k.machines[d.MachineKey]
+	}
+	return w, ok
+}
+
+// sweepIdentities deletes the identities that nobody has used for long, with their
+// devices: it takes each first, so that no pod does meanwhile.
+func (e *Engine) sweepIdentities(ctx context.Context, tn tailnet.Tailnet, all map[WorkloadKey]Identity, k kept, devices []tailnet.Device) error {
+	of := map[WorkloadKey][]tailnet.Device{}
+	for _, d := range devices {
+		if w, ok := k.of(d); ok {
+			of[w] = append(of[w], d)
+		}
+	}
+	var failed []error
+	left := sweepMost
+	for w, id := range all {
+		if left == 0 || ctx.Err() != nil {
+			break
+		}
+		if !e.isUnused(tn, id, of[w]) {
+			continue
+		}
+		left--
+		if err := e.sweepIdentity(ctx, tn, w, id, of[w]); err != nil && !errors.Is(err, ErrIdentityChanged) {
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// isUnused reports whether nobody can miss an identity. One that was last used in
+// time to come is left alone: somebody's clock is wrong.
+func (e *Engine) isUnused(tn tailnet.Tailnet, id Identity, devices []tailnet.Device) bool {
+	if id.LastUsed.IsZero() || time.Since(id.LastUsed) < cmp.Or(e.cfg.SweepAfter, defaultSweepAfter) {
+		return false
+	}
+	for _, d := range devices {
+		if !e.sweepable(tn, d) {
+			return false
+		}
+	}
+	return true
+}
+
+func (e *Engine) sweepIdentity(ctx context.Context, tn tailnet.Tailnet, w WorkloadKey, id Identity, devices []tailnet.Device) (err error) {
+	id.Generation++
+	id.Holder = Holder{Host: e.cfg.Host}
+	if id.Version, err = e.cfg.Identities.Save(ctx, w, id); err != nil {
+		return err
+	}
+	for _, d := range devices {
+		if err := e.sweepDevice(ctx, tn, d.ID); err != nil {
+			return err
+		}
+	}
+	if err := e.cfg.Identities.Delete(ctx, w, id.Version); err != nil {
+		return err
+	}
+	e.log.Info("identity deleted: no pod has used it", "namespace", w.Namespace, "name", w.Pod, "node", id.NodeID, "lastUsed", id.LastUsed)
+	return nil
+}

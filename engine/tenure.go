@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"tailscale.com/tailcfg"
+
+	"tailscale-nri/engine/tailnet"
+)
+
+// tenure is what a node knows of the identity that it holds, or waits for.
+type tenure struct {
+	mu      sync.Mutex
+	version string // of what it last stored, "" if it does not know
+	trouble string // why it could not be renewed
+
+	// The last look at another holder's, and when that version was first seen.
+	seen  string
+	since time.Time
+}
+
+// takenError says that a node no longer holds its identity.
+type takenError struct{ by Holder }
+
+func (e *takenError) Error() string {
+	if e.by == (Holder{}) {
+		return "its identity was given back or deleted: it is taken anew"
+	}
+	return fmt.Sprintf("its identity was taken by pod %s on host %s, since this host had not renewed it in time", e.by.PodUID, e.by.Host)
+}
+
+// errNoIdentities is of a process that serves a workload's node no longer.
+var errNoIdentities = errors.New("the pod's device goes with its workload, and identities are not kept: set TS_STATE_SECRETS=true with the rights for it (deploy/components/workload-state)")
+
+// holdIdentity has a workload's node hold its identity, and waits for it if another
+// has it. The keys on disk are its own afterwards. For any other node it does nothing.
+func (n *node) holdIdentity(ctx context.Context) error {
+	r := n.record()
+	if !r.Pod.Features.Workload {
+		if !n.hasWorkloads(r) {
+			return nil
+		}
+		return n.releaseIdentity(ctx) // the annotation has gone with the last sandbox: the pod gets a device of its own
+	}
+	if n.e.cfg.Identities == nil {
+		return errNoIdentities
+	}
+	k, err := storedKeys(n.statePath())
+	if err != nil && !errors.Is(err, errDamaged) {
+		return err
+	}
+	if err != nil || k.node.IsZero() || r.Generation == 0 || n.isForeign() || n.loginNeeded() {
+		return n.takeIdentity(ctx)
+	}
+	if !r.Rekeyed {
+		return nil // the control plane says whether it is still this one's
+	}
+	err = n.renewIdentity(ctx)
+	if isTaken(err) {
+		return n.takeIdentity(ctx)
+	}
+	return err
+}
+
+func isTaken(err error) bool {
+	var taken *takenError
+	return errors.As(err, &taken)
+}
+
+// holder is this pod on this host.
+func (n *node) holder() Holder { return Holder{n.e.cfg.Host, n.uid} }
+
+// takeIdentity makes the node the holder, as soon as nobody else is.
+func (n *node) takeIdentity(ctx context.Context) error {
+	key := keyOf(n.record().Pod)
+	for {
+		id, err := n.e.cfg.Identities.Load(ctx, key)
+		if errors.Is(err, ErrNoIdentity) {
+			id, err = Identity{}, nil
+		}
+		if err != nil {
+			return fmt.Errorf("loading the workload's identity: %w", err)
+		}
+		if why := n.mustWait(id); why != "" {
+			n.setState(Pending, why)
+			n.warnOnce("waiting for the workload's identity", why)
+			if pause := n.e.cfg.waitEvery; !sleep(ctx, pause*9/10+rand.N(pause/5)) {
+				return ctx.Err()
+			}
+			continue
+		}
+		id, err = n.claimIdentity(ctx, key, id)
+		switch {
+		case errors.Is(err, ErrIdentityChanged):
+			if !sleep(ctx, rand.N(n.e.cfg.waitEvery)/10) {
+				return ctx.Err()
+			}
+		case err != nil:
+			return fmt.Errorf("taking the workload's identity: %w", err)
+		default:
+			return n.installKeys(id)
+		}
+	}
+}
+
+// mustWait returns whom an identity is to be waited for, "" if nobody holds it.
+func (n *node) mustWait(id Identity) string {
+	t := &n.tenure
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch id.Holder {
+	case Holder{}, n.holder():
+		return ""
+	}
+	if id.Holder.Host == n.e.cfg.Host {
+		// Of this host's pods, this process knows which are served.
+		if other := n.e.nodeOfUID(id.Holder.PodUID); other != nil && other.runningSession() != nil {
+			return "waits for pod " + id.Holder.PodUID + " of this host, which has this identity until it ends"
+		}
+		return ""
+	}
+	if t.seen != id.Version {
+		t.seen, t.since = id.Version, time.Now()
+	}
+	left := n.e.cfg.leaseTime - time.Since(t.since)
+	if left <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("waits for host %s, which has this identity until %s, or for longer if it renews it",
+		id.Holder.Host, t.since.Add(n.e.cfg.leaseTime).Format(time.TimeOnly))
+}
+
+// claimIdentity stores this pod as the holder, with a node key that is new.
+func (n *node) claimIdentity(ctx context.Context, key WorkloadKey, id Identity) (Identity, error) {
+	state, err := rekey(id.State, id.Registered, n.lockKey)
+	if errors.Is(err, errDamaged) {
+		n.log.Error("the identity's keys are lost, the workload gets another device; delete the former by hand", "err", err, "node", id.NodeID)
+		id.NodeID = ""
+		state, err = rekey(nil, false, n.lockKey)
+	}
+	if err != nil {
+		return id, err
+	}
+	from := id.Holder
+	id.Generation++
+	id.Holder, id.LastUsed, id.Registered, id.State = n.holder(), time.Now(), false, state
+	if id.Version, err = n.e.cfg.Identities.Save(ctx, key, id); err == nil {
+		n.log.Info("took the workload's identity", "node", id.NodeID, "generation", id.Generation, "from", from.Host)
+	}
+	return id, err
+}
+
+// installKeys puts the keys of an identity that was just taken where the backend
+// finds them: the keys first, so that no record names a generation whose keys are
+// not there.
+func (n *node) installKeys(id Identity) error {
+	if err := os.MkdirAll(n.dir, 0o700); err != nil {
+		return remedy(err)
+	}
+	if err := n.e.take(stepState, func() error { return replaceFile(n.statePath(), id.State) }); err != nil {
+		return fmt.Errorf("writing the workload's keys: %w", remedy(err))
+	}
+	n.update(func(r *record) {
+		if r.Generation == 0 && r.NodeID != "" && !slices.Contains(r.Former, r.NodeID) {
+			r.Former = append(r.Former, r.NodeID) // the pod's own, before it asked for the workload's
+		}
+		r.Generation, r.Rekeyed, r.NodeID = id.Generation, true, id.NodeID
+		n.servedHere()
+	})
+	n.tenure.mu.Lock()
+	n.tenure.version, n.tenure.trouble = id.Version, ""
+	n.tenure.mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.anew, n.status.NodeID = false, string(id.NodeID)
+	return nil
+}
+
+// renewIdentity tells the store that the node has its identity still, and what has
+// become of it. A *takenError says that it has not.
+func (n *node) renewIdentity(ctx context.Context) error {
+	err := n.renewOnce(ctx)
+	if errors.Is(err, ErrIdentityChanged) {
+		err = n.renewOnce(ctx) // by us, in a request whose answer was lost, or by another: that is looked up now
+	}
+	n.tenure.mu.Lock()
+	defer n.tenure.mu.Unlock()
+	n.tenure.trouble = ""
+	if err != nil {
+		n.tenure.trouble = err.Error()
+	}
+	return err
+}
+
+func (n *node) renewOnce(ctx context.Context) error {
+	r := n.record()
+	key := keyOf(r.Pod)
+	n.tenure.mu.Lock()
+	version := n.tenure.version
+	n.tenure.mu.Unlock()
+	if version == "" {
+		id, err := n.e.cfg.Identities.Load(ctx, key)
+		switch {
+		case errors.Is(err, ErrNoIdentity): // deleted by hand, and in use: made anew
+		case err != nil:
+			return fmt.Errorf("loading the workload's identity: %w", err)
+		case !n.holds(id, r):
+			return &takenError{id.Holder}
+		}
+		version = id.Version
+	}
+	id, err := n.identity(r)
+	if err != nil {
+		return err
+	}
+	id.Version, id.Holder = version, n.holder()
+	version, err = n.e.cfg.Identities.Save(ctx, key, id)
+	if err != nil {
+		version = "" // it may have been stored
+	}
+	n.tenure.mu.Lock()
+	n.tenure.version = version
+	n.tenure.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("renewing the workload's identity: %w", err)
+	}
+	return nil
+}
+
+// holds reports whether a stored identity is the node's.
+func (n *node) holds(id Identity, r record) bool {
+	return id.Holder == n.holder() && id.Generation == r.Generation
+}
+
+// identity is what there is to store of the node, but for its holder.
+func (n *node) identity(r record) (Identity, error) {
+	state, err := os.ReadFile(n.statePath())
+	if err == nil {
+		_, err = parseState(state)
+	}
+	if err != nil {
+		return Identity{}, fmt.Errorf("reading the workload's keys: %w", err)
+	}
+	return Identity{Generation: r.Generation, LastUsed: time.Now(), NodeID: r.NodeID, Registered: !r.Rekeyed, State: bytes.TrimSpace(state)}, nil
+}
+
+// keepIdentity renews the identity until ctx is done, and at once when due says that
+// the device or its keys have changed. It ends with an error to taken if another has
+// the identity.
+func (n *node) keepIdentity(ctx context.Context, due <-chan struct{}, taken chan<- error) {
+	for {
+		pause := n.e.cfg.renewEvery
+		timer := time.NewTimer(pause*9/10 + rand.N(pause/5))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-due:
+			timer.Stop()
+		case <-timer.C:
+		}
+		err := n.renewIdentity(ctx)
+		if isTaken(err) {
+			taken <- err
+			return
+		}
+	}
+}
+
+// identityTrouble is why the identity could not be renewed, "" if it was.
+func (n *node) identityTrouble() string {
+	n.tenure.mu.Lock()
+	defer n.tenure.mu.Unlock()
+	if n.tenure.trouble == "" {
+		return ""
+	}
+	return "another host may take this workload's device: " + n.tenure.trouble
+}
+
+// dropIdentity has the record say that the keys on disk are not to be used any more.
+func (n *node) dropIdentity() {
+	n.update(func(r *record) { r.Generation, r.Rekeyed, r.Registering, r.NodeID = 0, false, false, "" })
+	n.tenure.mu.Lock()
+	defer n.tenure.mu.Unlock()
+	n.tenure.version, n.tenure.trouble = "", ""
+}
+
+// hasWorkloads reports whether the keys on disk are a workload's.
+func (n *node) hasWorkloads(r record) bool {
+	if r.Generation != 0 || r.NodeID != "" {
+		return r.Generation != 0
+	}
+	k, err := storedKeys(n.statePath())
+	return err == nil && k.workload
+}
+
+// releaseIdentity lets the next host have the identity at once, and removes the keys
+// from this one. The node must not be served. It does nothing if the node does not
+// hold it, and returns an error if that is not known.
+func (n *node) releaseIdentity(ctx context.Context) error {
+	r := n.record()
+	if !n.hasWorkloads(r) {
+		return nil
+	}
+	key := keyOf(r.Pod)
+	// What another boot of this machine held, or the machine that this is a copy of,
+	// is left to its lease.
+	for r.Generation != 0 && !n.isForeign() && n.e.cfg.Identities != nil {
+		id, err := n.e.cfg.Identities.Load(ctx, key)
+		if errors.Is(err, ErrNoIdentity) || err == nil && !n.holds(id, r) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("giving the workload's identity back: %w", err)
+		}
+		if latest, err := n.identity(r); err == nil {
+			latest.Version = id.Version
+			id = latest
+		}
+		id.Holder = Holder{}
+		_, err = n.e.cfg.Identities.Save(ctx, key, id)
+		if errors.Is(err, ErrIdentityChanged) && sleep(ctx, rand.N(n.e.cfg.waitEvery)/10) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("giving the workload's identity back: %w", err)
+		}
+		n.log.Info("gave the workload's identity back", "node", id.NodeID, "generation", id.Generation)
+		break
+	}
+	n.dropIdentity()
+	return n.e.take(stepWipe, func() error {
+		err := os.Remove(n.statePath())
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return errors.Join(err, os.RemoveAll(filepath.Join(n.dir, netmapDir)))
+	})
+}
+
+// releaseLater gives the identity of a pod whose sandbox has ended back, for as long
+// as nobody would take it otherwise.
+func (n *node) releaseLater(ctx context.Context) {
+	if n.record().Generation == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.e.cfg.leaseTime)
+	defer cancel()
+	for pause := newBackoff(); ; {
+		err := n.releaseIdentity(ctx)
+		if err == nil {
+			return
+		}
+		n.warnOnce("the next host has to wait for the workload's identity", err.Error())
+		if !sleep(ctx, pause.next()) {
+			return
+		}
+	}
+}
+
+// leaveIdentity ends a pod whose device is its workload's: the device stays. What
+// the pod was before it had that one does not.
+func (n *node) leaveIdentity(ctx context.Context, r record) error {
+	if err := n.releaseIdentity(ctx); err != nil {
+		return err
+	}
+	if n.isForeign() {
+		return nil
+	}
+	err := n.deleteDevices(ctx, slices.DeleteFunc(slices.Clone(r.Former), func(id tailcfg.StableNodeID) bool { return slices.Contains(r.Elsewhere, id) }))
+	if errors.Is(err, tailnet.ErrNoDelete) {
+		return nil
+	}
+	return err
+}
