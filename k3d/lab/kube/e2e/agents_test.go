@@ -11,25 +11,39 @@ import (
 	"strings"
 )
 
+// agentPod is a pod of the plugin.
+type agentPod struct {
+	Metadata struct{ Name, DeletionTimestamp string }
+	Spec     struct{ NodeName string }
+	Status   struct {
+		Conditions []struct{ Type, Status string }
+	}
+}
+
+// isReady reports whether the pod is ready and is to stay.
+func (p agentPod) isReady() bool {
+	ready := slices.ContainsFunc(p.Status.Conditions, func(c struct{ Type, Status string }) bool {
+		return c.Type == "Ready" && c.Status == "True"
+	})
+	return ready && p.Metadata.DeletionTimestamp == ""
+}
+
+// listAgents lists those of a site, on all nodes or as kubectl selects them.
+func (s *stage) listAgents(site string, selection ...string) ([]agentPod, error) {
+	var pods struct{ Items []agentPod }
+	args := append([]string{"pods", "-n", s.siteOf(site).Namespace, "-l", "app.kubernetes.io/name=tailscale-nri"}, selection...)
+	err := s.Get(s.ctx, &pods, args...)
+	return pods.Items, err
+}
+
 // agent returns the name of the plugin's pod on a node that is ready and is to stay.
 func (s *stage) agent(node string) (string, error) {
-	var pods struct {
-		Items []struct {
-			Metadata struct{ Name, DeletionTimestamp string }
-			Status   struct {
-				Conditions []struct{ Type, Status string }
-			}
-		}
-	}
-	err := s.Get(s.ctx, &pods, "pods", "-n", s.siteOf(node).Namespace, "-l", "app.kubernetes.io/name=tailscale-nri", "--field-selector=spec.nodeName="+node)
+	pods, err := s.listAgents(node, "--field-selector=spec.nodeName="+node)
 	if err != nil {
 		return "", err
 	}
-	for _, pod := range pods.Items {
-		ready := slices.ContainsFunc(pod.Status.Conditions, func(c struct{ Type, Status string }) bool {
-			return c.Type == "Ready" && c.Status == "True"
-		})
-		if ready && pod.Metadata.DeletionTimestamp == "" {
+	for _, pod := range pods {
+		if pod.isReady() {
 			return pod.Metadata.Name, nil
 		}
 	}
