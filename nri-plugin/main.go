@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 )
 
@@ -45,11 +46,14 @@ func main() {
 		up.mark(markAgain)
 		return
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errFindings) {
 		fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
 	}
 	up.mark(markEnds)
-	if err != nil {
+	switch {
+	case errors.As(err, new(notExamined)):
+		os.Exit(2)
+	case err != nil:
 		os.Exit(1)
 	}
 }
@@ -65,7 +69,10 @@ func serves(args []string) bool {
 // the next process goes on where this one stopped.
 func run(ctx context.Context, getenv func(string) string, args []string, stdout, stderr io.Writer) error {
 	cmd, err := parseArgs(args, getenv, stdout)
-	if err != nil || cmd.name == cmdHelp {
+	switch {
+	case err != nil && slices.Contains(args, cmdDoctor):
+		return notExamined{err}
+	case err != nil || cmd.name == cmdHelp:
 		return err
 	}
 	switch cmd.name {
@@ -80,6 +87,8 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 			return showStatus(ctx, socket, cmd, stdout)
 		}
 		return probe(ctx, socket, cmd.name, stdout)
+	case cmdDoctor:
+		return doctor(ctx, newMachine(cmd), cmd.json, stdout)
 	}
 	return serve(ctx, cmd.getenv, findParent(getenv), stderr)
 }
