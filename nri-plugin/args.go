@@ -34,12 +34,10 @@ type command struct {
 const usage = `tailscale-nri gives annotated pods of this node a tailnet node each.
 
   tailscale-nri [flags]          serve, until SIGTERM; links and identities stay
-  tailscale-nri status [-json | -yaml]
-                                 show the nodes that a running process serves
+  tailscale-nri status           show the nodes that a running process serves; -json, -yaml
   tailscale-nri ready            is it registered with the runtime, or standing by?
   tailscale-nri live             does it answer? Both end with 1 and say why if not
-  tailscale-nri doctor [-json] [-device-limit N]
-                                 check this host, the tailnet and the way there; 1: something fails
+  tailscale-nri doctor           check this host and its way to the tailnet; -json, -device-limit N
 
 Flags:
   -nri-socket PATH      containerd's NRI socket, in place of NRI_SOCKET

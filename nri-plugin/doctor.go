@@ -152,12 +152,15 @@ func closedTime() <-chan time.Time {
 	return c
 }
 
-// printFindings writes a line for each.
+// printFindings writes a line for each, and below it the remedy if it has one.
 func printFindings(w io.Writer, findings []finding) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "CHECK\tRESULT\tSEEN\tREMEDY")
+	fmt.Fprintln(tw, "CHECK\tRESULT\tSEEN, AND REMEDY")
 	for _, f := range findings {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", f.Check, f.Result, f.Seen, cmp.Or(f.Remedy, "-"))
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", f.Check, f.Result, f.Seen)
+		if f.Remedy != "" {
+			fmt.Fprintf(tw, "\t\tremedy: %s\n", f.Remedy)
+		}
 	}
 	return tw.Flush()
 }

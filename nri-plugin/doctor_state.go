@@ -163,7 +163,7 @@ const (
 // checkFiles looks at the running plugin's limit of open files, or at this process's
 // own, which in the plugin's pod is the same.
 func checkFiles(ctx context.Context, m *machine) []finding {
-	pid, whose := "self", "this process"
+	pid, whose := "self", "a process like this one"
 	var d net.Dialer
 	if conn, err := d.DialContext(ctx, "unix", m.cfg.StatusSocket); err == nil {
 		if p, ok := listener(conn); ok {
