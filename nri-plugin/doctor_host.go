@@ -91,7 +91,7 @@ func uplink(v engine.HostView, v6 bool) (engine.HostLink, bool) {
 
 // isTailscaled reports whether a link is that of a tailscaled on the host.
 func isTailscaled(l engine.HostLink) bool {
-	return strings.HasPrefix(l.Name, "tailscale") && l.Type == "tun"
+	return strings.HasPrefix(l.Name, "tailscale") && l.Type == "tuntap"
 }
 
 // checkRanges looks for addresses of Tailscale's that the host or the cluster has.

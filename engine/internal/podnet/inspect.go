@@ -24,7 +24,7 @@ type HostView struct {
 type HostLinkView struct {
 	Name  string
 	Index int
-	Type  string // "veth", "tun"
+	Type  string // "veth"; "tuntap" for both tun and tap
 	MTU   int    // bytes
 	Up    bool
 	Addrs []netip.Prefix
