@@ -91,15 +91,15 @@ func doctor(ctx context.Context, m *machine, asJSON bool, w io.Writer) error {
 	if err := ctx.Err(); err != nil {
 		return notExamined{err}
 	}
-	print := printFindings
+	show := printFindings
 	if asJSON {
-		print = func(w io.Writer, findings []finding) error {
+		show = func(w io.Writer, findings []finding) error {
 			e := json.NewEncoder(w)
 			e.SetIndent("", "  ")
 			return e.Encode(findings)
 		}
 	}
-	if err := print(w, findings); err != nil {
+	if err := show(w, findings); err != nil {
 		return notExamined{fmt.Errorf("printing the findings: %w", err)}
 	}
 	if slices.ContainsFunc(findings, func(f finding) bool { return f.Result == resultFail }) {

@@ -132,12 +132,12 @@ func latencyOf(r *netcheck.Report, id tailcfg.DERPRegionID) time.Duration {
 func dialDERP(ctx context.Context, mon *netmon.Monitor, region *tailcfg.DERPRegion) error {
 	client := derphttp.NewNetcheckClient(func(string, ...any) {}, mon)
 	defer client.Close()
-	tls, closer, _, err := client.DialRegionTLS(ctx, region)
+	_, conn, _, err := client.DialRegionTLS(ctx, region)
 	if err != nil {
 		return err
 	}
-	tls.Close()
-	return closer.Close()
+	conn.Close()
+	return nil
 }
 
 // derpMap is what a node here was last told, or what Tailscale shows to everyone.
