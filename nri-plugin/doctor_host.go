@@ -101,16 +101,38 @@ func checkRanges(_ context.Context, m *machine) []finding {
 	if bad != nil {
 		return []finding{*bad}
 	}
-	for _, p := range m.cfg.Ranges {
+	if p, ok := wholeRange(m.cfg.Ranges); ok {
+		return []finding{warn(fmt.Sprintf("TS_CLUSTER_RANGES has %v, which is all of one of Tailscale's ranges", p), remedyRangesWhole)}
+	}
+	seen := overlaps(v, m.cfg.Ranges, m.getenv(envServiceHost))
+	if len(seen) == 0 {
+		return []finding{fine("the host has no address or route in 100.64.0.0/10 or fd7a:115c:a1e0::/48 that is not in TS_CLUSTER_RANGES")}
+	}
+	const shown = 5
+	text := strings.Join(seen[:min(len(seen), shown)], ", ")
+	if len(seen) > shown {
+		text += fmt.Sprintf(" and %d more", len(seen)-shown)
+	}
+	return []finding{warn(text, remedyRanges)}
+}
+
+// wholeRange is a prefix that leaves nothing of one of Tailscale's ranges.
+func wholeRange(named []netip.Prefix) (p netip.Prefix, ok bool) {
+	for _, p := range named {
 		for _, whole := range []netip.Prefix{tsaddr.CGNATRange(), tsaddr.TailscaleULARange()} {
 			if p.Bits() <= whole.Bits() && p.Contains(whole.Addr()) {
-				return []finding{warn(fmt.Sprintf("TS_CLUSTER_RANGES has %v, which is all of %v", p, whole), remedyRangesWhole)}
+				return p, true
 			}
 		}
 	}
-	var seen []string
+	return p, false
+}
+
+// overlaps are addresses and routes of the host, and the address of the Kubernetes
+// API, that are Tailscale's and not in a range that is named.
+func overlaps(v engine.HostView, named []netip.Prefix, serviceHost string) (seen []string) {
 	note := func(p netip.Prefix, what string) {
-		if !ofTailscale(p) || slices.ContainsFunc(m.cfg.Ranges, func(r netip.Prefix) bool { return r.Bits() <= p.Bits() && r.Contains(p.Addr()) }) {
+		if !ofTailscale(p) || slices.ContainsFunc(named, func(r netip.Prefix) bool { return r.Bits() <= p.Bits() && r.Contains(p.Addr()) }) {
 			return
 		}
 		if text := fmt.Sprintf("%v (%s)", p, what); !slices.Contains(seen, text) {
@@ -131,18 +153,10 @@ func checkRanges(_ context.Context, m *machine) []finding {
 			note(r.Dst, "route by "+r.Link)
 		}
 	}
-	if host, err := netip.ParseAddr(m.getenv(envServiceHost)); err == nil {
+	if host, err := netip.ParseAddr(serviceHost); err == nil {
 		note(netip.PrefixFrom(host, host.BitLen()), envServiceHost)
 	}
-	if len(seen) == 0 {
-		return []finding{fine("the host has no address or route in 100.64.0.0/10 or fd7a:115c:a1e0::/48 that is not in TS_CLUSTER_RANGES")}
-	}
-	const shown = 5
-	text := strings.Join(seen[:min(len(seen), shown)], ", ")
-	if len(seen) > shown {
-		text += fmt.Sprintf(" and %d more", len(seen)-shown)
-	}
-	return []finding{warn(text, remedyRanges)}
+	return seen
 }
 
 // ofTailscale reports whether a prefix is in one of Tailscale's ranges, or wider and

@@ -193,6 +193,7 @@ func TestCheckFeatures(t *testing.T) {
 			t.Errorf("this kernel: %+v", f)
 		}
 	}
+	m.put(t, ipv6File, "")
 	for trial, want := range map[string]finding{
 		engine.TrialNamespace: fail("", remedyNamespaces),
 		engine.TrialLink:      fail("", remedyModules),
@@ -205,6 +206,17 @@ func TestCheckFeatures(t *testing.T) {
 	} {
 		m.tryKernel = func() []engine.Trial { return []engine.Trial{{Name: trial, Err: unix.ENOENT}} }
 		expect(t, look(t, m, checkFeatures), want.Result, trial+": no such file", want.Remedy)
+	}
+}
+
+// TestRulesWithoutIPv6: a kernel that runs without it needs no rules for it.
+func TestRulesWithoutIPv6(t *testing.T) {
+	m := testMachine(t)
+	m.tryKernel = func() []engine.Trial {
+		return []engine.Trial{{Name: engine.TrialRules}, {Name: engine.TrialRules6, Err: unix.EAFNOSUPPORT}}
+	}
+	if got := look(t, m, checkFeatures); len(got) != 1 || got[0].Result != resultOK {
+		t.Errorf("got %+v", got)
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tailscale-nri/engine"
 )
 
 // checkConfiguration says whether the process could be started like this.
@@ -47,8 +49,35 @@ func checkPlugin(ctx context.Context, m *machine) []finding {
 	case said != readyText:
 		return []finding{warn(said, remedyNotReady)}
 	}
-	return []finding{fine(said)}
+	return append([]finding{fine(said)}, m.pods(ctx)...)
 }
+
+// pods says how many pods have their node, and why others have not.
+func (m *machine) pods(ctx context.Context) []finding {
+	nodes, ok := m.nodes(ctx)
+	if !ok {
+		return []finding{unknown("it does not say which pods it serves")}
+	}
+	var findings []finding
+	count := map[engine.State]int{}
+	for _, n := range nodes {
+		count[n.State]++
+		if n.Reason != "" && n.State != engine.Stopped {
+			findings = append(findings, warn(fmt.Sprintf("%s/%s is %s: %s", n.Namespace, n.Pod, n.State, n.Reason), remedyPods))
+		}
+	}
+	// A process of an earlier version has none to say.
+	if code, text, err := ask(ctx, m.cfg.StatusSocket, askWarnings); err == nil && code == http.StatusOK {
+		for line := range strings.Lines(string(text)) {
+			findings = append(findings, warn(line, remedyPods))
+		}
+	}
+	seen := fmt.Sprintf("%d pods, %d of them Running", len(nodes), count[engine.Running])
+	return append([]finding{fine(seen)}, findings[:min(len(findings), mostReasons)]...)
+}
+
+// mostReasons bounds how many pods are listed; status has them all.
+const mostReasons = 10
 
 // checkNRI looks at the runtime: by what the plugin knows of it, if it is registered.
 // Otherwise it connects and hangs up, and does not register: a registration holds up

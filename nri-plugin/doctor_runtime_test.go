@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/containerd/nri/pkg/adaptation"
+
+	"tailscale-nri/engine"
 )
 
 func TestCheckConfiguration(t *testing.T) {
@@ -51,6 +53,26 @@ func TestCheckPlugin(t *testing.T) {
 	expect(t, look(t, m, checkPlugin), resultFail, "another runtime has taken the kubelet's socket", remedyNotReady)
 	h.standBy(func() string { return "" })
 	expect(t, look(t, m, checkPlugin), resultWarn, "standing by", remedyTwoPlugins)
+}
+
+// TestCheckPods: how the plugin's pods are is among what is said of it.
+func TestCheckPods(t *testing.T) {
+	m := testMachine(t)
+	nodes := append(testNodes(), engine.NodeStatus{Namespace: "default", Pod: "ended", State: engine.Stopped, Reason: "its sandbox has ended"})
+	m.cfg.StatusSocket = startStatus(t, nodes)
+	got := look(t, m, checkPlugin)
+	expect(t, got, resultOK, "3 pods, 1 of them Running", "")
+	expect(t, got, resultWarn, "default/api is Pending: the OAuth secret was refused", remedyPods)
+	if len(got) != 3 {
+		t.Errorf("got %+v", got)
+	}
+
+	m = testMachine(t)
+	h := &health{}
+	h.connect()(nil)
+	h.warns(func() []string { return []string{"default/old gets no node"} })
+	serveHealth(t, m, h)
+	expect(t, look(t, m, checkPlugin), resultWarn, "default/old gets no node", remedyPods)
 }
 
 // TestCheckNRI: what a registered plugin knows of the runtime, and what is left where

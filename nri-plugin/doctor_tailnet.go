@@ -4,18 +4,10 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"net/url"
 	"slices"
 	"strings"
-	"time"
-
-	"tailscale.com/tailcfg"
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
@@ -94,109 +86,6 @@ func judgeAuthKey(ctx context.Context, m *machine) finding {
 		return fine(fmt.Sprintf("%d pods here came in with the auth key, or did so once; it is not tried", running))
 	}
 	return unknown("an auth key is not tried, since that would make a device; the first pod shows whether it is good")
-}
-
-// checkControl asks the control server for its key, as each node does first.
-func checkControl(ctx context.Context, m *machine) []finding {
-	at := fmt.Sprintf("%s/key?v=%d", m.controlURL(), tailcfg.CurrentCapabilityVersion)
-	res, err := m.get(ctx, at)
-	if err != nil {
-		return []finding{judgeUnreachable(m.controlURL(), err)}
-	}
-	defer res.Body.Close()
-	var keys tailcfg.OverTLSPublicKeyResponse
-	err = json.NewDecoder(http.MaxBytesReader(nil, res.Body, 1<<16)).Decode(&keys)
-	if res.StatusCode != http.StatusOK || err != nil || keys.PublicKey.IsZero() {
-		return []finding{fail(fmt.Sprintf("%s answers HTTP %d, and no control server's key", m.controlURL(), res.StatusCode), remedyNotControl)}
-	}
-	return []finding{fine(m.controlURL() + " answers")}
-}
-
-func judgeUnreachable(server string, err error) finding {
-	seen := server + " cannot be reached: " + err.Error()
-	var invalid x509.CertificateInvalidError
-	switch {
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fail(seen, remedyClock)
-	case strings.Contains(err.Error(), http.StatusText(http.StatusProxyAuthRequired)):
-		return fail(seen, remedyProxy)
-	}
-	return fail(seen, remedyUnreachable)
-}
-
-// Bounds of what a clock may be off. WireGuard and Noise do not mind; certificates
-// and the tokens of a workload's identity do.
-const (
-	clockWarns = 30 * time.Second
-	clockFails = 10 * time.Minute
-)
-
-// checkClock compares with the Date headers of the control server and the API.
-func checkClock(ctx context.Context, m *machine) []finding {
-	servers := []string{m.controlURL()}
-	if m.cfg.AuthKey == "" && m.cfg.APIURL != "" {
-		servers = append(servers, m.cfg.APIURL)
-	}
-	findings := make([]finding, 0, len(servers))
-	for _, server := range slices.Compact(servers) {
-		findings = append(findings, m.compareClock(ctx, server))
-	}
-	return findings
-}
-
-func (m *machine) compareClock(ctx context.Context, server string) finding {
-	began := time.Now()
-	res, err := m.get(ctx, server+"/")
-	if err != nil {
-		return unknown(server + " has not told the time: " + err.Error())
-	}
-	res.Body.Close()
-	at, err := http.ParseTime(res.Header.Get("Date"))
-	if err != nil {
-		return unknown(server + " answers without a Date")
-	}
-	off := began.Add(time.Since(began) / 2).Sub(at).Round(time.Second)
-	seen := fmt.Sprintf("this host's clock is %v off that of %s", off, server)
-	switch {
-	case off.Abs() >= clockFails:
-		return fail(seen, remedyClock)
-	case off.Abs() >= clockWarns:
-		return warn(seen, remedyClock)
-	case off.Abs() < 2*time.Second: // the header counts seconds, and has travelled
-		seen = "as that of " + server
-	}
-	return fine(seen)
-}
-
-// checkProxy connects to the proxies that are set.
-func checkProxy(ctx context.Context, m *machine) []finding {
-	hosts := proxyHosts(m.cfg.Proxy)
-	if hosts == "" {
-		return []finding{fine("none is set")}
-	}
-	var findings []finding
-	for host := range strings.SplitSeq(hosts, ",") {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", withPort(host, m.cfg.Proxy.HTTPSProxy))
-		if err != nil {
-			findings = append(findings, fail("the proxy "+host+" cannot be reached: "+err.Error(), remedyProxy))
-			continue
-		}
-		conn.Close()
-		findings = append(findings, fine("the proxy "+host+" takes connections; NO_PROXY is "+fmt.Sprintf("%q", m.cfg.Proxy.NoProxy)))
-	}
-	return findings
-}
-
-// withPort is a proxy's address as net/http dials it.
-func withPort(host, proxy string) string {
-	if _, _, err := net.SplitHostPort(host); err == nil {
-		return host
-	}
-	if u, err := url.Parse(proxy); err == nil && u.Host == host && u.Scheme == "https" {
-		return net.JoinHostPort(strings.Trim(host, "[]"), "443")
-	}
-	return net.JoinHostPort(strings.Trim(host, "[]"), "80")
 }
 
 // checkDevices counts this cluster's devices.
