@@ -36,6 +36,9 @@ func checkControl(ctx context.Context, m *machine) []finding {
 	if res.StatusCode != http.StatusOK || err != nil || keys.PublicKey.IsZero() {
 		return []finding{fail(fmt.Sprintf("%s answers HTTP %d, and no control server's key", m.controlURL(), res.StatusCode), remedyNotControl)}
 	}
+	// Where there is no https to go over to, the client does not give up by itself.
+	ctx, cancel := context.WithTimeout(ctx, m.patience/2)
+	defer cancel()
 	if err := m.upgrade(ctx, keys.PublicKey); err != nil {
 		return []finding{fail(m.controlURL()+" answers, and does not take the upgrade to its own protocol: "+err.Error(), remedyUpgrade)}
 	}

@@ -149,7 +149,10 @@ func overlaps(v engine.HostView, named []netip.Prefix, serviceHost string) (seen
 		}
 	}
 	for _, r := range v.Routes {
-		if r.Table != tailscaledTable && !tailscaled[r.Link] {
+		ofAddress := func(l engine.HostLink) bool {
+			return l.Name == r.Link && slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Masked() == r.Dst })
+		}
+		if r.Table != tailscaledTable && !tailscaled[r.Link] && !slices.ContainsFunc(v.Links, ofAddress) {
 			note(r.Dst, "route by "+r.Link)
 		}
 	}

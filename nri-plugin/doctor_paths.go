@@ -41,27 +41,31 @@ func checkPaths(ctx context.Context, m *machine) []finding {
 	if dm == nil {
 		return []finding{{Check: aboutDERP, Result: resultUnknown, Seen: from}, {Check: aboutUDP, Result: resultUnknown, Seen: "not tried without a DERP server to ask"}}
 	}
-	quiet := func(string, ...any) {}
 	mon := netmon.NewStatic()
-	stun := &netcheck.Client{NetMon: mon, Logf: quiet}
-	udp := finding{Check: aboutUDP}
-	report := &netcheck.Report{}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	err := stun.Standalone(ctx, "")
-	if err == nil {
-		report, err = stun.GetReport(ctx, dm, nil)
-	}
+	defer cancel() // which closes the sockets
+	report, err := measure(ctx, mon, dm)
+	udp := judgeUDP(report)
 	if err != nil {
 		udp = warn("no measurement: "+err.Error(), remedyUDP)
-		report = &netcheck.Report{}
-	} else {
-		udp = judgeUDP(report)
 	}
 	udp.Check = aboutUDP
 	derp := m.judgeDERP(ctx, mon, dm, report, from)
 	derp.Check = aboutDERP
 	return []finding{derp, udp}
+}
+
+// measure asks all regions. Its report is never nil.
+func measure(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap) (*netcheck.Report, error) {
+	client := &netcheck.Client{NetMon: mon, Logf: func(string, ...any) {}}
+	if err := client.Standalone(ctx, ""); err != nil {
+		return &netcheck.Report{}, err
+	}
+	report, err := client.GetReport(ctx, dm, nil)
+	if err != nil {
+		return &netcheck.Report{}, err
+	}
+	return report, nil
 }
 
 func judgeUDP(r *netcheck.Report) finding {

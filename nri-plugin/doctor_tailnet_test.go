@@ -128,7 +128,9 @@ func TestCheckControl(t *testing.T) {
 		io.Copy(w, res.Body)
 	}))
 	t.Cleanup(front.Close)
-	expect(t, look(t, withPlane(t, s, envLoginServer+"="+front.URL), checkControl), resultFail, "does not take the upgrade", remedyUpgrade)
+	half := withPlane(t, s, envLoginServer+"="+front.URL)
+	half.patience = time.Second
+	expect(t, look(t, half, checkControl), resultFail, "does not take the upgrade", remedyUpgrade)
 
 	at, _ := connectProxy(t, "user", "password", "127.0.0.1:1")
 	behind := withPlane(t, s, envLoginServer+"=https://control.example.com", envHTTPSProxy+"=http://user:"+secret+"@"+at)
