@@ -24,7 +24,7 @@ var (
 		`^podnet\.[A-Z]|\.Router\.Set$|^(link|router)\.Restore$|` +
 		`^atomicfile\.|^store\.|\.WriteState$|\.FileStore\.Remove$|\.rec\.save$|^replaceFile$|` +
 		`\.door\.|^\w+\.(Start|StartLoginInteractive|EditPrefs|Logout)$`)
-	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists)$|` +
+	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists|Inspect|OursByName)$|` +
 		`\.door\.(ControlURL|Devices|Device|LockKey|Ours|Refusal|RequestsTags|WrongTags)$`)
 )
 
@@ -32,6 +32,7 @@ var (
 // that is right.
 var outsideSteps = map[string]string{
 	"newEngine":          "ShareInterfaces changes nothing",
+	"TryKernel":          "in network namespaces that end with it",
 	"openClaim":          "before there is a node: the directory",
 	"removeAllBut":       "node.removeState takes the step",
 	"taggedRouter.Set":   "steppedRouter, which is around it, takes the step",

@@ -179,12 +179,13 @@ func checkFiles(ctx context.Context, m *machine) []finding {
 	if !ok {
 		return []finding{fine(whose + " has no limit of open files")}
 	}
-	open := 0
-	if entries, err := os.ReadDir(m.path("proc", pid, "fd")); err == nil && pid != "self" {
-		open = len(entries)
+	entries, err := os.ReadDir(m.path("proc", pid, "fd"))
+	seen := fmt.Sprintf("%s has %d of %d open files", whose, len(entries), most)
+	if err != nil || pid == "self" {
+		entries, seen = nil, fmt.Sprintf("%s may have %d open files", whose, most)
 	}
-	room := max(most-open, 0) / filesPerNode
-	seen := fmt.Sprintf("%s has %d of %d open files: room for %d more pods", whose, open, most, room)
+	room := max(most-len(entries), 0) / filesPerNode
+	seen += fmt.Sprintf(": room for %d more pods", room)
 	switch {
 	case room == 0:
 		return []finding{fail(seen, remedyFiles)}

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +23,7 @@ import (
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/k3d/lab/headscale"
 )
 
 // recorder notes what is asked of a server, and may answer in its place.
@@ -146,6 +149,46 @@ func TestCheckControl(t *testing.T) {
 	past.transport = tr
 	expect(t, look(t, past, checkControl), resultFail, "not yet valid", remedyClock)
 	expect(t, look(t, past, checkClock), resultUnknown, "has not told the time", "")
+}
+
+// TestCheckHeadscale: a real one answers as Tailscale's control server does.
+func TestCheckHeadscale(t *testing.T) {
+	relay := startControl(t)
+	binary, err := filepath.Abs("../.build/bin/headscale")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hs, err := headscale.Start(t.Context(), headscale.Config{
+		Addr: netip.MustParseAddr("127.0.0.1"), Dir: t.TempDir(), Binary: binary, DERPMap: relay.DERPMap(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { hs.Close() })
+	m := testMachine(t, envLoginServer+"="+hs.URL())
+	expect(t, look(t, m, checkControl), resultOK, "takes the upgrade", "")
+	for _, f := range look(t, m, checkClock) {
+		if f.Result != resultOK && !strings.Contains(f.Seen, "without a Date") {
+			t.Errorf("the clock: %+v", f)
+		}
+	}
+	expect(t, of(look(t, m, checkPaths), aboutDERP), resultUnknown, "not known before the first pod", "")
+	nodes, err := hs.Nodes(t.Context())
+	if err != nil || len(nodes) != 0 {
+		t.Errorf("it has the nodes %+v, %v", nodes, err)
+	}
+}
+
+// TestCheckInHeadscalesManner: its API makes and deletes keys as well.
+func TestCheckInHeadscalesManner(t *testing.T) {
+	s, err := control.Start(control.Config{OAuthClientSecret: secret, Headscale: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	m := withPlane(t, s)
+	expect(t, look(t, m, checkMinting), resultOK, "deleted unused", "")
+	expect(t, look(t, m, checkDevices), resultOK, "0 devices of this cluster", "")
 }
 
 func TestCheckClock(t *testing.T) {
