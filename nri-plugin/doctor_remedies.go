@@ -44,7 +44,7 @@ const (
 	remedyStateMissing = "start the plugin, which makes the directory, or name the right one in TS_STATE_DIR"
 	remedyStateRead    = "mount the directory of TS_STATE_DIR, readable and writable for root"
 	remedyStateWrite   = "make the state directory writable; if it was, the kernel's log says why it no longer is"
-	remedyStateMode    = "run chmod 0700 on the state directory: the keys of the pods' nodes are in it"
+	remedyStateMode    = "run chmod 0700 on that directory: the keys of pods' nodes are in it"
 	remedySpace        = "free space, and inodes, on the file system of the state directory"
 	remedySetAside     = "delete what was set aside once nobody needs it; the log says which device it belongs to"
 	remedyBadRecord    = "start the plugin again: it sets aside what it cannot read, and its log says what became of it"

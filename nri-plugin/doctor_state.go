@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,8 +41,10 @@ func checkState(_ context.Context, m *machine) []finding {
 	if err := unix.Access(dir, unix.W_OK); err != nil {
 		findings = append(findings, fail(fmt.Sprintf("writing to %s: %v", dir, err), remedyStateWrite))
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		findings = append(findings, warn(fmt.Sprintf("%s has the mode %#o", dir, mode), remedyStateMode))
+	// The kubelet makes a hostPath 0755: others then see which pods there are, and
+	// none of their keys, which are in directories of their own.
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		findings = append(findings, warn(fmt.Sprintf("others may write to %s, mode %#o", dir, mode), remedyStateMode))
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err == nil {
@@ -51,6 +54,12 @@ func checkState(_ context.Context, m *machine) []finding {
 	state, err := engine.InspectState(dir)
 	if err != nil {
 		return append(findings, fail(err.Error(), remedyStateRead))
+	}
+	for _, pod := range state.Pods {
+		own := filepath.Join(dir, pod.UID)
+		if info, err := os.Stat(own); err == nil && info.Mode().Perm()&0o077 != 0 {
+			findings = append(findings, warn(fmt.Sprintf("others may look into %s, mode %#o", own, info.Mode().Perm()), remedyStateMode))
+		}
 	}
 	for _, bad := range state.Bad {
 		findings = append(findings, fail(bad, remedyBadRecord))

@@ -46,9 +46,18 @@ func TestCheckState(t *testing.T) {
 	if len(got) != 1 {
 		t.Errorf("an empty directory: %+v", got)
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
+	chmod := func(path string, mode os.FileMode) {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
 	}
+	chmod(dir, 0o755) // as the kubelet makes it
+	writeRecord(t, dir, "uid-own", "vethtabc", `"hostname": "own"`)
+	if got := look(t, m, checkState); len(got) != 1 {
+		t.Errorf("as the kubelet makes it: %+v", got)
+	}
+	chmod(dir, 0o775)
+	chmod(filepath.Join(dir, "uid-own"), 0o750)
 	makeDir(t, filepath.Join(dir, "uid-1.damaged"), 0o700)
 	makeDir(t, filepath.Join(dir, "uid-2", "tailscaled.state.copied"), 0o700)
 	makeDir(t, filepath.Join(dir, "uid-3"), 0o700)
@@ -57,7 +66,8 @@ func TestCheckState(t *testing.T) {
 	}
 	before := listTree(t, dir)
 	got = look(t, m, checkState)
-	expect(t, got, resultWarn, "has the mode 0755", remedyStateMode)
+	expect(t, got, resultWarn, "others may write to "+dir+", mode 0775", remedyStateMode)
+	expect(t, got, resultWarn, "uid-own, mode 0750", remedyStateMode)
 	expect(t, got, resultWarn, "set aside: uid-1.damaged, uid-2/tailscaled.state.copied", remedySetAside)
 	expect(t, got, resultFail, "uid-3/pod.json is damaged", remedyBadRecord)
 	if after := listTree(t, dir); after != before {
