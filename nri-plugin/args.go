@@ -82,18 +82,25 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 		return c, fmt.Errorf("%w (-help shows what there is)", err)
 	case fs.NArg() > 0:
 		return c, fmt.Errorf("unknown argument %q (-help shows what there is)", strings.Join(fs.Args(), " "))
-	case c.yaml && c.name != cmdStatus, c.json && c.name != cmdStatus && c.name != cmdDoctor:
-		return c, errors.New("-json and -yaml belong to the command status, and -json to doctor")
-	case c.limit != 0 && c.name != cmdDoctor:
-		return c, errors.New("-device-limit belongs to the command doctor")
-	case c.limit < 0:
-		return c, fmt.Errorf("-device-limit is %d: write how many devices this cluster may have", c.limit)
-	case c.json && c.yaml:
-		return c, errors.New("-json and -yaml are two answers: ask for one")
 	case *showVersion:
 		c.name = cmdVersion
 	}
-	return c, nil
+	return c, c.checkFlags()
+}
+
+// checkFlags says which flag is another command's.
+func (c command) checkFlags() error {
+	switch {
+	case c.yaml && c.name != cmdStatus, c.json && c.name != cmdStatus && c.name != cmdDoctor:
+		return errors.New("-json and -yaml belong to the command status, and -json to doctor")
+	case c.limit != 0 && c.name != cmdDoctor:
+		return errors.New("-device-limit belongs to the command doctor")
+	case c.limit < 0:
+		return fmt.Errorf("-device-limit is %d: write how many devices this cluster may have", c.limit)
+	case c.json && c.yaml:
+		return errors.New("-json and -yaml are two answers: ask for one")
+	}
+	return nil
 }
 
 // newFlagSet makes one that leaves all printing to us.

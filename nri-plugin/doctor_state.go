@@ -19,7 +19,7 @@ import (
 	"tailscale-nri/engine"
 )
 
-// A pod's state is about 100 kB, in some twenty files.
+// A pod's state is a dozen files, and one for each peer, of a block each.
 const (
 	leastBytes, leastInodes = 1 << 20, 50
 	fewBytes, fewInodes     = 64 << 20, 2000
