@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"tailscale.com/ipn"
+	"tailscale.com/net/netns"
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
@@ -42,6 +43,7 @@ type machine struct {
 func newMachine(cmd command) *machine {
 	cfg, err := readConfig(cmd.getenv)
 	useProxy(cfg.Proxy)
+	netns.SetEnabled(false) // as the engine has it: no mark on sockets that leads them past the host's routes
 	return &machine{
 		getenv: cmd.getenv, cfg: cfg, cfgErr: err, root: "/", patience: examination, limit: cmd.limit,
 		release: kernelRelease, inspect: engine.InspectHost, tryKernel: engine.TryKernel,

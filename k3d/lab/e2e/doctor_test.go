@@ -102,6 +102,15 @@ func TestDoctor(t *testing.T) {
 	s.doctorFails("UDP", "warn", "no STUN server has answered", func() {})
 	s.inNode("ip", "rule", "del", "pref", "6")
 
+	// A tailscaled on the host has rules that lead its own sockets past its routes. The plugin's have no such mark, so the
+	// doctor's must not have it either.
+	s.inNode("ip", "rule", "add", "pref", "6", "fwmark", "0x80000/0xff0000", "unreachable")
+	findings, _ = s.doctor()
+	for _, check := range []string{"control plane", "DERP", "UDP"} {
+		expectFinding(t, findings, check, "ok", "")
+	}
+	s.inNode("ip", "rule", "del", "pref", "6")
+
 	s.doctorFails("plugin", "fail", "no process answers", func() { s.must(s.Plugin.Kill(s.ctx)) })
 	s.must(s.RemovePod(s.ctx, pod))
 	s.doctorFails("leftovers", "warn", "records without a sandbox: default/web", func() {})
