@@ -119,6 +119,41 @@ func TestDoctor(t *testing.T) {
 	s.doctorFails("NRI", "fail", "nothing listens on the NRI socket", func() {})
 }
 
+// TestDoctorBesideTailscaled looks at a host that runs a stock tailscaled: the lab's peer. It has neither an exit node nor
+// accepted routes; what either would add to its table is added by hand.
+func TestDoctorBesideTailscaled(t *testing.T) {
+	t.Parallel()
+	s := openServed(t, "beside")
+	s.must(s.StartPeer(s.ctx))
+	s.runServing("web") // a peer of its, so that the table has a route
+	binary, err := s.PluginPath()
+	s.must(err)
+	expect := func(result, seen string) {
+		t.Helper()
+		var findings []finding
+		out, err := s.Peer.Exec(s.ctx, binary, "doctor", "-json")
+		if err == nil {
+			t.Errorf("a host without a plugin: %s", out)
+		}
+		s.must(json.Unmarshal([]byte(out), &findings))
+		expectFinding(t, findings, "host's tailscaled", result, seen)
+		expectFinding(t, findings, "address ranges", "ok", "")
+	}
+	s.eventually(func() error {
+		out, err := s.Peer.Exec(s.ctx, "ip", "route", "show", "table", "52")
+		if err == nil && !strings.Contains(out, "dev tailscale0") {
+			err = fmt.Errorf("no route in table 52: %q", out)
+		}
+		return err
+	})
+	expect("ok", "with neither an exit node nor accepted routes")
+	for _, add := range []struct{ route, seen string }{{"198.51.100.0/24", "accepted 1 routes"}, {"default", "an exit node is set"}} {
+		_, err := s.Peer.Exec(s.ctx, "ip", "route", "add", add.route, "dev", "tailscale0", "table", "52")
+		s.must(err)
+		expect("warn", add.seen)
+	}
+}
+
 // doctorFails wants a finding once something has happened.
 func (s *stage) doctorFails(check, result, seen string, happens func(), args ...string) {
 	s.t.Helper()
