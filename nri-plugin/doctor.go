@@ -126,15 +126,11 @@ func examine(ctx context.Context, m *machine, list []check) (findings []finding)
 		var of []finding
 		select {
 		case of = <-each[i]:
-		default:
-			select {
-			case of = <-each[i]:
-			case <-over:
-				over = closedTime()
-				of = []finding{unknown(fmt.Sprintf("no answer within %v", m.patience))}
-			case <-ctx.Done():
-				return nil
-			}
+		case <-over:
+			over = closedTime()
+			of = endedBy(each[i], m.patience)
+		case <-ctx.Done():
+			return nil
 		}
 		for _, f := range of {
 			f.Check = cmp.Or(f.Check, c.name)
@@ -143,6 +139,16 @@ func examine(ctx context.Context, m *machine, list []check) (findings []finding)
 		}
 	}
 	return findings
+}
+
+// endedBy is what a check has found by the end of its time.
+func endedBy(found <-chan []finding, patience time.Duration) []finding {
+	select {
+	case of := <-found:
+		return of
+	default:
+		return []finding{unknown(fmt.Sprintf("no answer within %v", patience))}
+	}
 }
 
 // closedTime is a timer that has fired, for all who look.

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/engine"
@@ -34,6 +35,7 @@ func testMachine(t *testing.T, vars ...string) *machine {
 	if m.cfgErr != nil {
 		t.Fatal(m.cfgErr)
 	}
+	t.Cleanup(func() { useProxy(httpproxy.Config{}) }) // which is the process's
 	m.root, m.patience, m.secondLook = t.TempDir(), patience, 0
 	return m
 }

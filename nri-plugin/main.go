@@ -8,9 +8,9 @@
 // annotations mean, and the environment and files that the process is configured
 // with.
 //
-// It does not touch a pod's network or a tailnet, which is the engine's, and it
-// does not talk to the Kubernetes API: all it knows of a pod comes from the
-// runtime.
+// It does not touch a pod's network or a tailnet, which is the engine's (its doctor
+// looks at both, and changes neither), and it does not talk to the Kubernetes API:
+// all it knows of a pod comes from the runtime.
 package main
 
 import (
