@@ -247,12 +247,13 @@ func (m *machine) visibleRun() (dirs []string) {
 
 // managerOf names the manager of a link. Neither program documents these files:
 // networkd's are those that sd-network reads, NetworkManager's its own for a restart.
+// A link that networkd has not come to is "pending" there, and may be so for good.
 func managerOf(m *machine, run string, index int) string {
 	text, err := m.read(run, "systemd/netif/links", strconv.Itoa(index))
 	if err == nil {
 		for line := range strings.Lines(text) {
 			state, ok := strings.CutPrefix(strings.TrimSpace(line), "ADMIN_STATE=")
-			if ok && state != "unmanaged" && state != "linger" {
+			if ok && slices.Contains([]string{"configuring", "configured", "failed"}, state) {
 				return "systemd-networkd (" + state + ")"
 			}
 		}

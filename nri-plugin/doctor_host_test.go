@@ -144,8 +144,10 @@ func TestCheckManagers(t *testing.T) {
 		expect(t, look(t, m, checkManagers), resultUnknown, "not visible from here", "")
 
 		networkd := fmt.Sprintf("run/systemd/netif/links/%d", index)
-		m.put(t, networkd, "# This is private data\nADMIN_STATE=unmanaged\nOPER_STATE=carrier\n")
-		expect(t, look(t, m, checkManagers), resultOK, "1 links, none managed", "")
+		for _, state := range []string{"unmanaged", "pending"} {
+			m.put(t, networkd, "# This is private data. Do not parse.\nADMIN_STATE="+state+"\nOPER_STATE=carrier\n")
+			expect(t, look(t, m, checkManagers), resultOK, "1 links, none managed", "")
+		}
 		m.put(t, networkd, "ADMIN_STATE=configuring\n")
 		expect(t, look(t, m, checkManagers), resultWarn, "managed by systemd-networkd (configuring)", remedyManager)
 
