@@ -24,7 +24,7 @@ var (
 		`^podnet\.[A-Z]|\.Router\.Set$|^(link|router)\.Restore$|^fence\.Fence$|` +
 		`^atomicfile\.|^store\.|\.WriteState$|\.FileStore\.Remove$|\.rec\.save$|^replaceFile$|` +
 		`\.door\.|^(\w+|s\.b)\.(Start|StartLoginInteractive|EditPrefs|Logout)$`)
-	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists|NeverForwarded)$|` +
+	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists|NeverForwarded|Inspect|OursByName)$|` +
 		`\.door\.(ControlURL|Devices|Device|LockKey|Ours|Refusal|RequestsTags|WrongTags)$`)
 )
 
@@ -33,6 +33,7 @@ var (
 var outsideSteps = map[string]string{
 	"newEngine":          "ShareInterfaces changes nothing",
 	"node.installKeys":   "the directory that node.prepare has made, should it have gone",
+	"TryKernel":          "in network namespaces that end with it",
 	"openClaim":          "before there is a node: the directory",
 	"removeAllBut":       "node.removeState takes the step",
 	"taggedRouter.Set":   "steppedRouter, which is around it, takes the step",

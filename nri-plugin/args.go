@@ -17,6 +17,7 @@ const (
 	cmdStatus  = "status"
 	cmdReady   = "ready"
 	cmdLive    = "live"
+	cmdDoctor  = "doctor"
 	cmdVersion = "version"
 	cmdHelp    = "help"
 )
@@ -24,8 +25,9 @@ const (
 // command is a parsed command line.
 type command struct {
 	name   string
-	json   bool                // status as JSON
+	json   bool                // status, or the doctor's findings, as JSON
 	yaml   bool                // status as YAML
+	limit  int                 // of devices, for the doctor; 0 is none
 	getenv func(string) string // the environment, with the flags over it
 }
 
@@ -34,6 +36,7 @@ const usage = `tailscale-nri gives annotated pods of this node a tailnet node ea
   tailscale-nri status           show the nodes that a process serves; -json or -yaml
   tailscale-nri ready            is it registered with the runtime, or standing by?
   tailscale-nri live             does it answer? Both end with 1 and say why if not
+  tailscale-nri doctor           check this host and its way to the tailnet; -json, -device-limit N
 
 Flags:
   -nri-socket PATH      containerd's NRI socket, in place of NRI_SOCKET
@@ -60,10 +63,11 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 	showVersion := fs.Bool("version", false, "")
 	fs.BoolVar(&c.json, "json", false, "")
 	fs.BoolVar(&c.yaml, "yaml", false, "")
+	fs.IntVar(&c.limit, "device-limit", 0, "")
 
 	// The flags may stand before and after the command's name.
 	err := fs.Parse(args)
-	if err == nil && slices.Contains([]string{cmdStatus, cmdReady, cmdLive}, fs.Arg(0)) {
+	if err == nil && slices.Contains([]string{cmdStatus, cmdReady, cmdLive, cmdDoctor}, fs.Arg(0)) {
 		c.name = fs.Arg(0)
 		err = fs.Parse(fs.Args()[1:])
 	}
@@ -77,14 +81,25 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 		return c, fmt.Errorf("%w (-help shows what there is)", err)
 	case fs.NArg() > 0:
 		return c, fmt.Errorf("unknown argument %q (-help shows what there is)", strings.Join(fs.Args(), " "))
-	case (c.json || c.yaml) && c.name != cmdStatus:
-		return c, errors.New("-json and -yaml belong to the command status")
-	case c.json && c.yaml:
-		return c, errors.New("-json and -yaml are two answers: ask for one")
 	case *showVersion:
 		c.name = cmdVersion
 	}
-	return c, nil
+	return c, c.checkFlags()
+}
+
+// checkFlags says which flag is another command's.
+func (c command) checkFlags() error {
+	switch {
+	case c.yaml && c.name != cmdStatus, c.json && c.name != cmdStatus && c.name != cmdDoctor:
+		return errors.New("-json and -yaml belong to the command status, and -json to doctor")
+	case c.limit != 0 && c.name != cmdDoctor:
+		return errors.New("-device-limit belongs to the command doctor")
+	case c.limit < 0:
+		return fmt.Errorf("-device-limit is %d: write how many devices this cluster may have", c.limit)
+	case c.json && c.yaml:
+		return errors.New("-json and -yaml are two answers: ask for one")
+	}
+	return nil
 }
 
 // newFlagSet makes one that leaves all printing to us.

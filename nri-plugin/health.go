@@ -39,11 +39,12 @@ type health struct {
 	// remark is what else is to be known. It makes nothing unready: a
 	// configuration that cannot be used while an earlier one serves would
 	// otherwise take every node of the cluster down at once.
-	remark string
-	warn   func() []string            // pods that run without a node, nil until there is a plugin
-	lacks  func() string              // what it would fail for if it had to serve, "" if nothing; of one that stands by
-	nodes  func() []engine.NodeStatus // nil until there is an engine
-	asked  chan struct{}              // closed when the engine answers, nil while nobody waits
+	remark  string
+	runtime runtimeInfo                // of the last registration
+	warn    func() []string            // pods that run without a node, nil until there is a plugin
+	lacks   func() string              // what it would fail for if it had to serve, "" if nothing; of one that stands by
+	nodes   func() []engine.NodeStatus // nil until there is an engine
+	asked   chan struct{}              // closed when the engine answers, nil while nobody waits
 }
 
 // readyText is what a process says that has nothing else to say.

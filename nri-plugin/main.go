@@ -8,9 +8,9 @@
 // annotations mean, and the environment and files that the process is configured
 // with.
 //
-// It does not touch a pod's network or a tailnet, which is the engine's, and it
-// does not talk to the Kubernetes API: all it knows of a pod comes from the
-// runtime.
+// It does not touch a pod's network or a tailnet, which is the engine's (its doctor
+// looks at both, and changes neither), and it does not talk to the Kubernetes API:
+// all it knows of a pod comes from the runtime.
 package main
 
 import (
@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 )
 
@@ -52,11 +53,14 @@ func main() {
 		up.mark(markAgain)
 		return
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errFindings) {
 		fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
 	}
 	up.mark(markEnds)
-	if err != nil {
+	switch {
+	case errors.As(err, new(notExamined)):
+		os.Exit(2)
+	case err != nil:
 		os.Exit(1)
 	}
 }
@@ -72,7 +76,10 @@ func serves(args []string) bool {
 // the next process goes on where this one stopped.
 func run(ctx context.Context, getenv func(string) string, args []string, stdout, stderr io.Writer) error {
 	cmd, err := parseArgs(args, getenv, stdout)
-	if err != nil || cmd.name == cmdHelp {
+	switch {
+	case err != nil && slices.Contains(args, cmdDoctor):
+		return notExamined{err}
+	case err != nil || cmd.name == cmdHelp:
 		return err
 	}
 	switch cmd.name {
@@ -87,6 +94,8 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 			return showStatus(ctx, socket, cmd, stdout)
 		}
 		return probe(ctx, socket, cmd.name, stdout)
+	case cmdDoctor:
+		return doctor(ctx, newMachine(cmd), cmd.json, stdout)
 	}
 	return serve(ctx, cmd.getenv, findParent(getenv), stderr)
 }

@@ -112,6 +112,7 @@ func TestBadArguments(t *testing.T) {
 		{[]string{"status", "now"}, `unknown argument "now"`},
 		{[]string{"-json"}, "status"},
 		{[]string{"status", "-json", "-yaml"}, "one"},
+		{[]string{"status", "-device-limit", "5"}, "belongs to the command doctor"},
 		{[]string{"status", "-status-socket", "rel"}, `TS_STATUS_SOCKET is "rel"`},
 	} {
 		if err := run(context.Background(), environment(nil), tt.args, nil, nil); !errContains(err, tt.want) {

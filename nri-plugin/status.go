@@ -29,7 +29,7 @@ import (
 const askWarnings = "warnings"
 
 // statusServer answers on a unix socket: GET /status with the engine's nodes,
-// GET /warnings with a line for each pod that runs without one and should not, GET /ready and GET /live with 200 or 503 and a line that says why.
+// GET /warnings with a line for each pod that runs without one and should not, GET /runtime with a runtimeInfo, GET /ready and GET /live with 200 or 503 and a line that says why.
 type statusServer struct {
 	health *health
 	ln     net.Listener
@@ -98,6 +98,10 @@ func (s *statusServer) Run(ctx context.Context) error {
 	})
 	mux.HandleFunc("GET /"+askWarnings, func(w http.ResponseWriter, _ *http.Request) {
 		answerProbe(w, true, strings.Join(s.health.warnings(), "\n"))
+	})
+	mux.HandleFunc("GET /"+askRuntime, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(s.health.registeredWith())
 	})
 	mux.HandleFunc("GET /"+cmdReady, func(w http.ResponseWriter, _ *http.Request) {
 		ok, text := s.health.ready()

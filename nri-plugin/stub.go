@@ -117,6 +117,7 @@ func (r *registration) session(ctx context.Context) error {
 	case <-ses.accepted:
 	}
 	r.reported = ""
+	r.health.registeredAs(infoOf(ses, s, r.plugin.ownUID != ""))
 	<-conn.lost
 	return errClosed
 }

@@ -151,6 +151,21 @@ func (s *Scene) StartPlugin(env ...string) (err error) {
 	return err
 }
 
+// PluginPath is the plugin's binary.
+func (s *Scene) PluginPath() (string, error) { return s.cfg.Lab.PluginPath() }
+
+// Doctor runs the plugin's doctor in the node, with the environment that the plugin was started with, as kubectl exec
+// does. Its error has what was printed.
+func (s *Scene) Doctor(ctx context.Context, env []string, args ...string) (string, error) {
+	binary, err := s.PluginPath()
+	if err != nil {
+		return "", err
+	}
+	cmd := s.Lab.NodeCommand(ctx, binary, append([]string{"doctor"}, args...)...)
+	cmd.Env = append(append(cmd.Env, s.pluginEnv()...), env...)
+	return lab.Run(cmd)
+}
+
 // pluginEnv holds each variable that leads the plugin, so that none of the caller's own decides.
 func (s *Scene) pluginEnv() []string {
 	return append([]string{

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,6 +48,16 @@ func TestProxy(t *testing.T) {
 	s.start(through(user + ":" + password)...)
 	s.must(s.AwaitRunning(s.ctx, pod))
 	s.must(s.FetchAs(s.ctx, s.AtPeer(), s.Peer.IP4, pod, pod.IP4()))
+	out, err := s.Doctor(s.ctx, through(user+":"+password), "-json")
+	s.must(err)
+	var findings []finding
+	s.must(json.Unmarshal([]byte(out), &findings))
+	for _, check := range []string{"credentials", "control plane", "clock", "proxy", "DERP"} {
+		expectFinding(t, findings, check, "ok", "")
+	}
+	if strings.Contains(out, password) {
+		t.Errorf("the doctor shows the password:\n%s", out)
+	}
 	logs := filepath.Join(s.Lab.Dir(), "log")
 	said, err := os.ReadFile(filepath.Join(logs, "proxy.log"))
 	s.must(err)

@@ -45,6 +45,7 @@ func hostTailscaled(s *stage) {
 	s.eventually(func() error { _, err := s.fetchFromPeer(host.addr); return err })
 	s.reaches("a", nodes[0].IP4(), host.addr)
 	s.reaches("b", nodes[1].IP4(), host.addr)
+	s.seen(s.doctor("n1"), "host's tailscaled", "ok", "with neither an exit node nor accepted routes")
 	host.end()
 	if rules := s.ruleset("n1"); strings.Contains(rules, "ts-input") {
 		s.t.Error("the host's tailscaled has left rules")

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"tailscale.com/ipn/ipnlocal/netmapcache"
+	"tailscale.com/tailcfg"
+
+	"tailscale-nri/engine/internal/podnet"
+)
+
+// What a machine is like, for those who look without serving.
+type (
+	HostView  = podnet.HostView     // see podnet.Inspect
+	HostLink  = podnet.HostLinkView // one interface
+	HostRoute = podnet.HostRoute
+	HostRule  = podnet.HostRule
+	Trial     = podnet.Trial // see podnet.TryKernel
+)
+
+// What TryKernel tries.
+const (
+	TrialNamespace = podnet.TrialNamespace
+	TrialLink      = podnet.TrialLink
+	TrialSocket    = podnet.TrialSocket
+	TrialRules     = podnet.TrialRules
+	TrialRules6    = podnet.TrialRules6
+	TrialNAT       = podnet.TrialNAT
+	TrialGSO       = podnet.TrialGSO
+	TrialGRO       = podnet.TrialGRO
+)
+
+// InspectHost reads this process's netns: links, addresses, routes, rules.
+func InspectHost() (HostView, error) { return podnet.Inspect() }
+
+// TryKernel tries what a pod's link needs, in network namespaces of its own.
+func TryKernel() []Trial { return podnet.TryKernel() }
+
+// IsOurLink reports whether a name is one of a link's host end.
+func IsOurLink(name string) bool { return podnet.OursByName(name) }
+
+// StateView is what a state directory holds.
+type StateView struct {
+	Pods     []StoredPod
+	SetAside []string // what was set aside as .damaged or .copied, below the directory
+	Bad      []string // records that cannot be read, each with the reason
+}
+
+// StoredPod is a pod's record.
+type StoredPod struct {
+	UID       string
+	Namespace string
+	Name      string
+	Link      string // host end
+	Tags      []string
+	NodeID    string // device, "" if there is none
+	Forgotten bool   // the pod is gone, its device is to be deleted
+	Gone      bool   // the sandbox's network namespace is gone
+}
+
+// InspectState reads a state directory, which another process may be serving, and
+// changes nothing in it. A directory that is not there has an error that wraps
+// fs.ErrNotExist.
+func InspectState(dir string) (StateView, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return StateView{}, fmt.Errorf("reading the state directory: %w", err)
+	}
+	var v StateView
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		if isSetAside(path) {
+			v.SetAside = append(v.SetAside, entry.Name())
+			continue
+		}
+		if !entry.IsDir() || !validUID.MatchString(entry.Name()) {
+			continue
+		}
+		inside, _ := os.ReadDir(path) // what cannot be read is loadRecord's to say
+		for _, e := range inside {
+			if isSetAside(e.Name()) {
+				v.SetAside = append(v.SetAside, filepath.Join(entry.Name(), e.Name()))
+			}
+		}
+		r, err := loadRecord(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			// It is being made or removed.
+		case err != nil:
+			v.Bad = append(v.Bad, err.Error())
+		default:
+			v.Pods = append(v.Pods, StoredPod{
+				UID: r.Pod.UID, Namespace: r.Pod.Namespace, Name: r.Pod.Name, Link: r.Link, Tags: slices.Clone(r.Pod.Tags),
+				NodeID: string(r.NodeID), Forgotten: r.Forgotten, Gone: errors.Is(r.NetNS.Check(), podnet.ErrGone),
+			})
+		}
+	}
+	return v, nil
+}
+
+// StoredDERPMap is the DERP map that a node of the state directory was last told,
+// nil if none was.
+func StoredDERPMap(ctx context.Context, dir string) *tailcfg.DERPMap {
+	netmaps, _ := filepath.Glob(filepath.Join(dir, "*", netmapDir)) // the pattern is a good one
+	for _, path := range netmaps {
+		nm, err := netmapcache.NewCache(netmapcache.FileStore(path)).Load(ctx)
+		if err == nil && nm.DERPMap != nil && len(nm.DERPMap.Regions) > 0 {
+			return nm.DERPMap
+		}
+	}
+	return nil
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// What a check comes to.
+const (
+	resultOK      = "ok"
+	resultWarn    = "warn"    // it works, worse than it could, or not for all
+	resultFail    = "fail"    // pods get no node, or no traffic, because of it
+	resultUnknown = "unknown" // it cannot be seen from here
+)
+
+// finding is what a check has seen.
+type finding struct {
+	Check  string `json:"check"`
+	Result string `json:"result"`
+	Seen   string `json:"seen"`
+	Remedy string `json:"remedy,omitempty"` // of warn and fail: one of those in doctor_remedies.go
+}
+
+func fine(seen string) finding    { return finding{Result: resultOK, Seen: seen} }
+func unknown(seen string) finding { return finding{Result: resultUnknown, Seen: seen} }
+
+func warn(seen, remedy string) finding {
+	return finding{Result: resultWarn, Seen: seen, Remedy: remedy}
+}
+
+func fail(seen, remedy string) finding {
+	return finding{Result: resultFail, Seen: seen, Remedy: remedy}
+}
+
+// check looks at one thing of a machine. It ends with ctx, has one finding at
+// least, and changes nothing.
+type check struct {
+	name string
+	run  func(ctx context.Context, m *machine) []finding
+}
+
+// checks are all, in the order of the table.
+func checks() []check {
+	return []check{
+		{"configuration", checkConfiguration},
+		{"plugin", checkPlugin},
+		{"NRI", checkNRI},
+		{"kernel", checkKernel},
+		{"kernel features", checkFeatures},
+		{"IPv6", checkIPv6},
+		{"capabilities", checkCapabilities},
+		{"credentials", checkMinting},
+		{"control plane", checkControl},
+		{"clock", checkClock},
+		{"proxy", checkProxy},
+		{"DERP", checkPaths},
+		{"MTU", checkMTU},
+		{"address ranges", checkRanges},
+		{"host's tailscaled", checkTailscaled},
+		{"network managers", checkManagers},
+		{"state directory", checkState},
+		{"leftovers", checkLeftovers},
+		{"devices", checkDevices},
+		{"open files", checkFiles},
+		{"memory", checkMemory},
+	}
+}
+
+// errFindings says that a check has failed. The table says it all.
+var errFindings = errors.New("something fails")
+
+// notExamined is the error of a doctor that could not look.
+type notExamined struct{ error }
+
+func (e notExamined) Unwrap() error { return e.error }
+
+// doctor runs all checks and prints what they have seen. Its error is errFindings
+// or a notExamined.
+func doctor(ctx context.Context, m *machine, asJSON bool, w io.Writer) error {
+	findings := examine(ctx, m, checks())
+	if err := ctx.Err(); err != nil {
+		return notExamined{err}
+	}
+	show := printFindings
+	if asJSON {
+		show = func(w io.Writer, findings []finding) error {
+			e := json.NewEncoder(w)
+			e.SetIndent("", "  ")
+			return e.Encode(findings)
+		}
+	}
+	if err := show(w, findings); err != nil {
+		return notExamined{fmt.Errorf("printing the findings: %w", err)}
+	}
+	if slices.ContainsFunc(findings, func(f finding) bool { return f.Result == resultFail }) {
+		return errFindings
+	}
+	return nil
+}
+
+// examine runs the checks side by side, each for m.patience at most, and returns
+// their findings in their order. One that does not end by then is left to itself.
+func examine(ctx context.Context, m *machine, list []check) (findings []finding) {
+	each := make([]chan []finding, len(list))
+	for i, c := range list {
+		each[i] = make(chan []finding, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(ctx, m.patience)
+			defer cancel()
+			each[i] <- c.run(ctx, m)
+		}()
+	}
+	// Those that heed the end of their context have a moment to say so.
+	over := time.After(m.patience + m.patience/8)
+	for i, c := range list {
+		var of []finding
+		select {
+		case of = <-each[i]:
+		case <-over:
+			over = closedTime()
+			of = endedBy(each[i], m.patience)
+		case <-ctx.Done():
+			return nil
+		}
+		for _, f := range of {
+			f.Check = cmp.Or(f.Check, c.name)
+			f.Seen = strings.Join(strings.Fields(f.Seen), " ")
+			findings = append(findings, f)
+		}
+	}
+	return findings
+}
+
+// endedBy is what a check has found by the end of its time.
+func endedBy(found <-chan []finding, patience time.Duration) []finding {
+	select {
+	case of := <-found:
+		return of
+	default:
+		return []finding{unknown(fmt.Sprintf("no answer within %v", patience))}
+	}
+}
+
+// closedTime is a timer that has fired, for all who look.
+func closedTime() <-chan time.Time {
+	c := make(chan time.Time)
+	close(c)
+	return c
+}
+
+// printFindings writes a line for each, and below it the remedy if it has one.
+func printFindings(w io.Writer, findings []finding) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "CHECK\tRESULT\tSEEN, AND REMEDY")
+	for _, f := range findings {
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", f.Check, f.Result, f.Seen)
+		if f.Remedy != "" {
+			fmt.Fprintf(tw, "\t\tremedy: %s\n", f.Remedy)
+		}
+	}
+	return tw.Flush()
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"tailscale.com/control/ts2021"
+	"tailscale.com/net/netmon"
+	"tailscale.com/net/tsdial"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+	"tailscale.com/util/eventbus"
+)
+
+// checkControl asks the control server for its key, as each node does first.
+func checkControl(ctx context.Context, m *machine) []finding {
+	at := fmt.Sprintf("%s/key?v=%d", m.controlURL(), tailcfg.CurrentCapabilityVersion)
+	res, err := m.get(ctx, at)
+	if err != nil {
+		return []finding{judgeUnreachable(m.controlURL(), err)}
+	}
+	defer res.Body.Close()
+	var keys tailcfg.OverTLSPublicKeyResponse
+	err = json.NewDecoder(http.MaxBytesReader(nil, res.Body, 1<<16)).Decode(&keys)
+	if res.StatusCode != http.StatusOK || err != nil || keys.PublicKey.IsZero() {
+		return []finding{fail(fmt.Sprintf("%s answers HTTP %d, and no control server's key", m.controlURL(), res.StatusCode), remedyNotControl)}
+	}
+	// Where there is no https to go over to, the client does not give up by itself.
+	ctx, cancel := context.WithTimeout(ctx, m.patience/2)
+	defer cancel()
+	if err := m.upgrade(ctx, keys.PublicKey); err != nil {
+		return []finding{fail(m.controlURL()+" answers, and does not take the upgrade to its own protocol: "+err.Error(), remedyUpgrade)}
+	}
+	return []finding{fine(m.controlURL() + " answers, and takes the upgrade to its own protocol")}
+}
+
+// upgrade makes the connection that a node's client makes, with a key that is forgotten
+// afterwards, and registers nothing. Reverse proxies, and those that open TLS, often
+// let /key pass and not this.
+func (m *machine) upgrade(ctx context.Context, server key.MachinePublic) error {
+	mon := netmon.NewStatic()
+	dialer := tsdial.NewDialer(mon)
+	defer dialer.Close()
+	bus := eventbus.New()
+	defer bus.Close()
+	dialer.SetBus(bus)
+	client, err := ts2021.NewClient(ts2021.ClientOpts{
+		ServerURL: m.controlURL(), PrivKey: key.NewMachine(), ServerPubKey: server,
+		Dialer: dialer, NetMon: mon, Logf: func(string, ...any) {},
+	})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.Replace(m.controlURL(), "http://", "https://", 1)+"/", nil)
+	if err != nil {
+		return err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	return res.Body.Close() // whatever it answers, it has answered
+}
+
+func judgeUnreachable(server string, err error) finding {
+	seen := server + " cannot be reached: " + err.Error()
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fail(seen, remedyClock)
+	case strings.Contains(err.Error(), http.StatusText(http.StatusProxyAuthRequired)):
+		return fail(seen, remedyProxy)
+	}
+	return fail(seen, remedyUnreachable)
+}
+
+// Bounds of what a clock may be off. WireGuard and Noise do not mind; certificates
+// and the tokens of a workload's identity do.
+const (
+	clockWarns = 30 * time.Second
+	clockFails = 10 * time.Minute
+)
+
+// checkClock compares with the Date headers of the control server and the API.
+func checkClock(ctx context.Context, m *machine) []finding {
+	servers := []string{m.controlURL()}
+	if m.cfg.AuthKey == "" && m.cfg.APIURL != "" {
+		servers = append(servers, m.cfg.APIURL)
+	}
+	findings := make([]finding, 0, len(servers))
+	for _, server := range slices.Compact(servers) {
+		findings = append(findings, m.compareClock(ctx, server))
+	}
+	return findings
+}
+
+func (m *machine) compareClock(ctx context.Context, server string) finding {
+	began := time.Now()
+	res, err := m.get(ctx, server+"/")
+	if err != nil {
+		return unknown(server + " has not told the time: " + err.Error())
+	}
+	res.Body.Close()
+	at, err := http.ParseTime(res.Header.Get("Date"))
+	if err != nil {
+		return unknown(server + " answers without a Date")
+	}
+	off := began.Add(time.Since(began) / 2).Sub(at).Round(time.Second)
+	seen := fmt.Sprintf("this host's clock is %v ahead of that of %s", off, server)
+	if off < 0 {
+		seen = fmt.Sprintf("this host's clock is %v behind that of %s", -off, server)
+	}
+	switch {
+	case off.Abs() >= clockFails:
+		return fail(seen, remedyClock)
+	case off.Abs() >= clockWarns:
+		return warn(seen, remedyClock)
+	case off.Abs() < 2*time.Second: // the header counts seconds, and has travelled
+		seen = "as that of " + server
+	}
+	return fine(seen)
+}
+
+// checkProxy connects to the proxies that are set.
+func checkProxy(ctx context.Context, m *machine) []finding {
+	hosts := proxyHosts(m.cfg.Proxy)
+	if hosts == "" {
+		return []finding{fine("none is set")}
+	}
+	var findings []finding
+	for host := range strings.SplitSeq(hosts, ",") {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", withPort(host, m.cfg.Proxy.HTTPSProxy))
+		if err != nil {
+			findings = append(findings, fail("the proxy "+host+" cannot be reached: "+err.Error(), remedyProxy))
+			continue
+		}
+		conn.Close()
+		findings = append(findings, fine("the proxy "+host+" takes connections; NO_PROXY is "+fmt.Sprintf("%q", m.cfg.Proxy.NoProxy)))
+	}
+	return findings
+}
+
+// withPort is a proxy's address as net/http dials it.
+func withPort(host, proxy string) string {
+	if _, _, err := net.SplitHostPort(host); err == nil {
+		return host
+	}
+	if u, err := url.Parse(proxy); err == nil && u.Host == host && u.Scheme == "https" {
+		return net.JoinHostPort(strings.Trim(host, "[]"), "443")
+	}
+	return net.JoinHostPort(strings.Trim(host, "[]"), "80")
+}

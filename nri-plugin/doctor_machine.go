@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"tailscale.com/ipn"
+	"tailscale.com/net/netns"
+
+	"tailscale-nri/engine"
+	"tailscale-nri/engine/tailnet"
+)
+
+// examination is for how long a check may take. All run at the same time.
+const examination = 16 * time.Second
+
+// machine is what the doctor looks at.
+type machine struct {
+	getenv   func(string) string
+	cfg      Config // as far as it can be used
+	cfgErr   error
+	root     string // of the file system that /proc and /run are read from
+	patience time.Duration
+	limit    int // of devices; 0 is none
+
+	release    func() string // of the kernel
+	inspect    func() (engine.HostView, error)
+	tryKernel  func() []engine.Trial
+	transport  http.RoundTripper // to the API and the control plane
+	derpMapAt  string            // where Tailscale's own DERP map is
+	secondLook time.Duration     // what is found once may be about to go
+}
+
+// newMachine is the one that this process runs on.
+func newMachine(cmd command) *machine {
+	cfg, err := readConfig(cmd.getenv)
+	useProxy(cfg.Proxy)
+	netns.SetEnabled(false) // as the engine has it: no mark on sockets that leads them past the host's routes
+	return &machine{
+		getenv: cmd.getenv, cfg: cfg, cfgErr: err, root: "/", patience: examination, limit: cmd.limit,
+		release: kernelRelease, inspect: engine.InspectHost, tryKernel: engine.TryKernel,
+		transport: apiTransport(cfg.Proxy), derpMapAt: ipn.DefaultControlURL + "/derpmap/default",
+		secondLook: 2 * time.Second,
+	}
+}
+
+func kernelRelease() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// read is the text of a file below root.
+func (m *machine) read(elems ...string) (string, error) {
+	data, err := os.ReadFile(m.path(elems...))
+	return strings.TrimSpace(string(data)), err
+}
+
+func (m *machine) path(elems ...string) string {
+	return filepath.Join(append([]string{m.root}, elems...)...)
+}
+
+// oauth is the OAuth client of the configuration, nil where there is none. What it
+// mints is short-lived, and it does not try for long.
+func (m *machine) oauth() *tailnet.OAuth {
+	c := m.cfg
+	if m.cfgErr != nil || c.AuthKey != "" {
+		return nil
+	}
+	o, err := tailnet.NewOAuth(tailnet.OAuthConfig{
+		ClientID: c.OAuthID, ClientSecret: c.OAuthSecret, IDTokenFile: c.IDTokenFile, BaseURL: c.APIURL, ControlURL: c.LoginServer,
+		Cluster: c.Cluster, Tags: c.Tags, AuthKeyTTL: min(c.AuthKeyTTL, time.Minute), Transport: m.transport,
+		Calls: tailnet.CallLimits{Attempts: 2, CallTimeout: m.patience / 2},
+	})
+	if err != nil {
+		return nil // readConfig has checked all of it
+	}
+	return o
+}
+
+// controlURL is the login server's, without a trailing slash.
+func (m *machine) controlURL() string {
+	if m.cfg.LoginServer != "" {
+		return m.cfg.LoginServer
+	}
+	return ipn.DefaultControlURL
+}
+
+// nodes are those that the running plugin serves; ok is false if none answers.
+func (m *machine) nodes(ctx context.Context) (nodes []engine.NodeStatus, ok bool) {
+	code, body, err := ask(ctx, m.cfg.StatusSocket, cmdStatus)
+	if err != nil || code != http.StatusOK {
+		return nil, false
+	}
+	return nodes, json.Unmarshal(body, &nodes) == nil
+}
+
+// get makes one request, which is not followed elsewhere.
+func (m *machine) get(ctx context.Context, url string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	client := &http.Client{
+		Transport:     m.transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return client.Do(req)
+}

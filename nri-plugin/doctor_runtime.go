@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tailscale-nri/engine"
+)
+
+// checkConfiguration says whether the process could be started like this.
+func checkConfiguration(_ context.Context, m *machine) []finding {
+	if m.cfgErr != nil {
+		return []finding{fail(oneLine(m.cfgErr), remedyConfiguration)}
+	}
+	way := "an OAuth client"
+	switch {
+	case m.cfg.AuthKey != "":
+		way = "an auth key"
+	case m.cfg.IDTokenFile != "":
+		way = "a federated identity"
+	}
+	return []finding{fine(fmt.Sprintf("cluster %s, %s, control server %s", m.cfg.Cluster, way, m.controlURL()))}
+}
+
+// checkPlugin asks the process that serves this host.
+func checkPlugin(ctx context.Context, m *machine) []finding {
+	code, text, err := ask(ctx, m.cfg.StatusSocket, cmdReady)
+	said := string(text)
+	switch {
+	case absent(err):
+		return []finding{fail("no process answers on "+m.cfg.StatusSocket, remedyNoPlugin)}
+	case err != nil:
+		return []finding{fail("asking on "+m.cfg.StatusSocket+": "+err.Error(), remedyNoPlugin)}
+	case code != http.StatusOK:
+		return []finding{fail(said, remedyNotReady)}
+	case strings.HasPrefix(said, "standing by"):
+		return []finding{warn(said, remedyTwoPlugins)}
+	case said != readyText:
+		return []finding{warn(said, remedyNotReady)}
+	}
+	return append([]finding{fine(said)}, m.pods(ctx)...)
+}
+
+// pods says how many pods have their node, and why others have not.
+func (m *machine) pods(ctx context.Context) []finding {
+	nodes, ok := m.nodes(ctx)
+	if !ok {
+		return []finding{unknown("it does not say which pods it serves")}
+	}
+	var findings []finding
+	count := map[engine.State]int{}
+	for _, n := range nodes {
+		count[n.State]++
+		if n.Reason != "" && n.State != engine.Stopped {
+			findings = append(findings, warn(fmt.Sprintf("%s/%s is %s: %s", n.Namespace, n.Pod, n.State, n.Reason), remedyPods))
+		}
+	}
+	// A process of an earlier version has none to say.
+	if code, text, err := ask(ctx, m.cfg.StatusSocket, askWarnings); err == nil && code == http.StatusOK {
+		for line := range strings.Lines(string(text)) {
+			findings = append(findings, warn(line, remedyPods))
+		}
+	}
+	seen := fmt.Sprintf("%d pods, %d of them Running", len(nodes), count[engine.Running])
+	return append([]finding{fine(seen)}, findings[:min(len(findings), mostReasons)]...)
+}
+
+// mostReasons bounds how many pods are listed; status has them all.
+const mostReasons = 10
+
+// checkNRI looks at the runtime: by what the plugin knows of it, if it is registered.
+// Otherwise it connects and hangs up, and does not register: a registration holds up
+// all pods of the host. A runtime takes plugins one at a time and logs one that hangs
+// up as an error (NRI 0.12, pkg/adaptation, acceptPluginConnections).
+func checkNRI(ctx context.Context, m *machine) []finding {
+	var info runtimeInfo
+	code, body, err := ask(ctx, m.cfg.StatusSocket, askRuntime)
+	if err == nil && code == http.StatusOK && json.Unmarshal(body, &info) == nil && info.Name != "" {
+		return []finding{judgeRuntime(info)}
+	}
+	return []finding{knock(ctx, m)}
+}
+
+func judgeRuntime(info runtimeInfo) finding {
+	seen := fmt.Sprintf("registered with %s %s, timeouts %v for the registration and %v for a request",
+		info.Name, info.Version, info.RegistrationTimeout, info.RequestTimeout)
+	if info.RunsThisPod {
+		seen += "; it runs the plugin's pod, so it is the kubelet's"
+	} else {
+		seen += "; POD_UID is not set, so nobody has looked whether it is the kubelet's"
+	}
+	if info.RequestTimeout != 0 && info.RequestTimeout < hookBudget+100*time.Millisecond {
+		return warn(seen, remedyTimeouts)
+	}
+	return fine(seen)
+}
+
+func knock(ctx context.Context, m *machine) finding {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", m.cfg.NRISocket)
+	if err != nil {
+		return fail("nothing listens on the NRI socket "+m.cfg.NRISocket+" ("+err.Error()+")", remedyNoNRI)
+	}
+	defer conn.Close()
+	name := "a process that cannot be seen from here"
+	if pid, ok := listener(conn); ok {
+		comm, err := m.read("proc", strconv.Itoa(pid), "comm")
+		if err == nil {
+			name = comm
+		}
+	}
+	seen := cmp.Or(name, "a process") + " listens on the NRI socket " + m.cfg.NRISocket + "; whether it runs pods, and answers plugins, is known once the plugin is registered"
+	if strings.Contains(name, "docker") {
+		return fail(seen, remedyOtherRuntime)
+	}
+	return unknown(seen)
+}
+
+// listener is the process that listens on the other end of a unix socket, if it
+// is seen in this PID namespace.
+func listener(conn net.Conn) (pid int, ok bool) {
+	c, is := conn.(*net.UnixConn)
+	if !is {
+		return 0, false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, false
+	}
+	err = raw.Control(func(fd uintptr) {
+		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err == nil && cred.Pid > 0 {
+			pid, ok = int(cred.Pid), true
+		}
+	})
+	return pid, ok && err == nil
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containerd/nri/pkg/adaptation"
+
+	"tailscale-nri/engine"
+)
+
+func TestCheckConfiguration(t *testing.T) {
+	expect(t, look(t, testMachine(t), checkConfiguration), resultOK, "an auth key", "")
+	m := newMachine(command{getenv: environment(map[string]string{envCluster: "-", envAuthKey: secret})})
+	expect(t, look(t, m, checkConfiguration), resultFail, `CLUSTER_NAME is "-"`, remedyConfiguration)
+}
+
+// serveHealth answers for a plugin of that health on the machine's status socket.
+func serveHealth(t *testing.T, m *machine, h *health) {
+	t.Helper()
+	ln, err := listenStatus(t.Context(), m.cfg.StatusSocket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- (&statusServer{health: h, ln: ln}).Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		receive(t, done, "the end of Run")
+	})
+}
+
+func TestCheckPlugin(t *testing.T) {
+	m := testMachine(t)
+	expect(t, look(t, m, checkPlugin), resultFail, "no process answers", remedyNoPlugin)
+	h := &health{}
+	serveHealth(t, m, h)
+	expect(t, look(t, m, checkPlugin), resultFail, "not ready: starting", remedyNotReady)
+	h.connect()(nil)
+	expect(t, look(t, m, checkPlugin), resultOK, readyText, "")
+	h.note("a remark")
+	expect(t, look(t, m, checkPlugin), resultWarn, "a remark", remedyNotReady)
+	h.disconnected(errClosed, otherRuntime{socket: "s"}.Error())
+	expect(t, look(t, m, checkPlugin), resultFail, "another runtime has taken the kubelet's socket", remedyNotReady)
+	h.standBy(func() string { return "" })
+	expect(t, look(t, m, checkPlugin), resultWarn, "standing by", remedyTwoPlugins)
+}
+
+// TestCheckPods: how the plugin's pods are is among what is said of it.
+func TestCheckPods(t *testing.T) {
+	m := testMachine(t)
+	nodes := append(testNodes(), engine.NodeStatus{Namespace: "default", Pod: "ended", State: engine.Stopped, Reason: "its sandbox has ended"})
+	m.cfg.StatusSocket = startStatus(t, nodes)
+	got := look(t, m, checkPlugin)
+	expect(t, got, resultOK, "3 pods, 1 of them Running", "")
+	expect(t, got, resultWarn, "default/api is Pending: the OAuth secret was refused", remedyPods)
+	if len(got) != 3 {
+		t.Errorf("got %+v", got)
+	}
+
+	m = testMachine(t)
+	h := &health{}
+	h.connect()(nil)
+	h.warns(func() []string { return []string{"default/old gets no node"} })
+	serveHealth(t, m, h)
+	expect(t, look(t, m, checkPlugin), resultWarn, "default/old gets no node", remedyPods)
+}
+
+// TestCheckNRI: what a registered plugin knows of the runtime, and what is left where
+// there is none.
+func TestCheckNRI(t *testing.T) {
+	for _, tt := range []struct {
+		name                 string
+		timeout              time.Duration
+		uid                  string
+		result, seen, remedy string
+	}{
+		{"as containerd has it", adaptation.DefaultPluginRequestTimeout, "uid-own", resultOK, "containerd v2.4.2, timeouts 5s for the registration and 2s for a request; it runs the plugin's pod", ""},
+		{"nobody has looked", adaptation.DefaultPluginRequestTimeout, "", resultOK, "POD_UID is not set", ""},
+		{"too short", time.Second, "", resultWarn, "1s for a request", remedyTimeouts},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			adaptation.SetPluginRequestTimeout(tt.timeout)
+			t.Cleanup(func() { adaptation.SetPluginRequestTimeout(adaptation.DefaultPluginRequestTimeout) })
+			m := testMachine(t)
+			own := sandbox("own")
+			own.Uid = "uid-own"
+			r := startRuntime(t, filepath.Dir(m.cfg.NRISocket), own)
+			h := &health{}
+			serveHealth(t, m, h)
+			startPlugin(t, filepath.Dir(m.cfg.NRISocket), newFakePods(), func(reg *registration) { reg.health, reg.plugin.ownUID = h, tt.uid })
+			r.waitSynced(t)
+			for deadline := time.Now().Add(patience); h.registeredWith().Name == ""; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("the plugin does not know its runtime")
+				}
+			}
+			expect(t, look(t, m, checkNRI), tt.result, tt.seen, tt.remedy)
+		})
+	}
+}
+
+// TestKnock: without a plugin the doctor does not register. It hangs up, and a plugin
+// can register afterwards.
+func TestKnock(t *testing.T) {
+	m := testMachine(t)
+	m.root = "/"
+	expect(t, look(t, m, checkNRI), resultFail, "nothing listens", remedyNoNRI)
+	r := startRuntime(t, filepath.Dir(m.cfg.NRISocket))
+	expect(t, look(t, m, checkNRI), resultUnknown, filepath.Base(os.Args[0])[:5], "")
+	startPlugin(t, filepath.Dir(m.cfg.NRISocket), newFakePods())
+	r.waitSynced(t)
+	if err := r.run(sandbox("plain")); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestKnockAtDocker: a process of that name has the socket.
+func TestKnockAtDocker(t *testing.T) {
+	m := testMachine(t)
+	m.root = "/"
+	docker := filepath.Join(t.TempDir(), "dockerd")
+	self, err := os.Executable()
+	if err == nil {
+		err = os.Symlink(self, docker)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(docker, m.cfg.NRISocket)
+	cmd.Env = append(os.Environ(), roleVar+"=runtime")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	var said string
+	if _, err := fmt.Fscan(out, &said); err != nil || said != "<nil>" {
+		t.Fatalf("it says %q, %v", said, err)
+	}
+	expect(t, look(t, m, checkNRI), resultFail, "dockerd listens on the NRI socket", remedyOtherRuntime)
+}
+
+// TestListenerOfNoSocket: what is no unix socket has no process.
+func TestListenerOfNoSocket(t *testing.T) {
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	if pid, ok := listener(a); ok {
+		t.Errorf("it is process %d", pid)
+	}
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
+
+	"tailscale-nri/engine"
+	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/k3d/lab/headscale"
+)
+
+// recorder notes what is asked of a server, and may answer in its place.
+type recorder struct {
+	http.RoundTripper
+	mu     sync.Mutex
+	calls  []string // "DELETE /api/v2/tailnet/-/keys/k1 200"
+	answer func(*http.Request) []byte
+}
+
+func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := r.RoundTripper.RoundTrip(req)
+	if err != nil {
+		return res, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.calls = append(r.calls, fmt.Sprintf("%s %s %d", req.Method, req.URL.Path, res.StatusCode))
+	if r.answer != nil {
+		if body := r.answer(req); body != nil {
+			res.Body.Close()
+			res.Body, res.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		}
+	}
+	return res, nil
+}
+
+// count says how many calls begin with that.
+func (r *recorder) count(prefix, suffix string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.calls {
+		if strings.HasPrefix(c, prefix) && strings.HasSuffix(c, suffix) {
+			n++
+		}
+	}
+	return n
+}
+
+const keysPath = "/api/v2/tailnet/-/keys"
+
+// TestCheckMinting: a key is made for each set of tags that is known, and each is
+// deleted.
+func TestCheckMinting(t *testing.T) {
+	s := startControl(t)
+	m := withPlane(t, s)
+	rec := &recorder{RoundTripper: m.transport}
+	m.transport = rec
+	writeRecord(t, m.cfg.StateDir, "uid-web", "vethtabc", `"tags": ["tag:web"]`)
+	got := look(t, m, checkMinting)
+	for _, tags := range []string{"tag:k8s-pod", "tag:web"} {
+		expect(t, got, resultOK, "a key for "+tags+" was minted, and deleted unused", "")
+	}
+	if made, deleted := rec.count("POST "+keysPath, " 200"), rec.count("DELETE "+keysPath+"/", " 200"); made != 2 || deleted != 2 {
+		t.Errorf("%d keys were made and %d deleted: %q", made, deleted, rec.calls)
+	}
+
+	expect(t, look(t, withPlane(t, s, envTags+"=tag:other"), checkMinting), resultFail, "tag:other", remedyCredentials)
+	expect(t, look(t, withPlane(t, s, envOAuthSecret+"=wrong"), checkMinting), resultFail, "refuses the OAuth client", remedyCredentials)
+	expect(t, look(t, withPlane(t, s, envAPIURL+"=http://127.0.0.1:1"), checkMinting), resultFail, "connection refused", remedyUnreachable)
+
+	s.AddFault(control.Fault{Path: keysPath, Status: http.StatusForbidden, Message: "not allowed"})
+	expect(t, look(t, withPlane(t, s), checkMinting), resultFail, "may not do this (not allowed)", remedyCredentials)
+	s.ClearFaults()
+	s.AddFault(control.Fault{Path: keysPath + "/", Status: http.StatusForbidden, Message: "not allowed"})
+	expect(t, look(t, withPlane(t, s), checkMinting), resultWarn, "deleting the trial key", remedyKeyLeft)
+	s.ClearFaults()
+	s.AddFault(control.Fault{Path: "/api/v2/", Hang: true})
+	slow := withPlane(t, s)
+	slow.patience = 200 * time.Millisecond
+	expect(t, examine(t.Context(), slow, []check{{"", checkMinting}}), resultFail, "minting a trial key", remedyUnreachable)
+}
+
+// TestCheckAuthKey: it is not used. What is known is what became of the pods.
+func TestCheckAuthKey(t *testing.T) {
+	m := testMachine(t)
+	expect(t, look(t, m, checkMinting), resultUnknown, "would make a device", "")
+	expect(t, look(t, testMachine(t, envAuthKey+"=hskey-auth-"+secret), checkMinting), resultFail, "does not begin with tskey-auth-", remedyAuthKey)
+	own := testMachine(t, envAuthKey+"=hskey-auth-"+secret, envLoginServer+"=http://headscale.example.com")
+	expect(t, look(t, own, checkMinting), resultUnknown, "would make a device", "")
+	expect(t, look(t, own, checkDevices), resultUnknown, "nobody can list devices", "")
+
+	m.cfg.StatusSocket = startStatus(t, testNodes())
+	expect(t, look(t, m, checkMinting), resultOK, "1 pods here came in", "")
+	refusal := (&tailnet.Static{}).Refusal("authkey expired").Error()
+	m.cfg.StatusSocket = startStatus(t, append(testNodes(), engine.NodeStatus{Namespace: "default", Pod: "late", State: engine.Pending, Reason: refusal}))
+	expect(t, look(t, m, checkMinting), resultFail, "default/late", remedyAuthKey)
+}
+
+func TestCheckControl(t *testing.T) {
+	s := startControl(t)
+	expect(t, look(t, withPlane(t, s), checkControl), resultOK, s.ControlURL()+" answers, and takes the upgrade", "")
+	expect(t, look(t, withPlane(t, s, envLoginServer+"="+s.APIURL()), checkControl), resultFail, "no control server's key", remedyNotControl)
+	expect(t, look(t, withPlane(t, s, envLoginServer+"=http://127.0.0.1:1"), checkControl), resultFail, "connection refused", remedyUnreachable)
+
+	// Behind a reverse proxy that passes on what it knows: no header Upgrade.
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		res, err := http.Get(s.ControlURL() + r.URL.String())
+		if err != nil {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		defer res.Body.Close()
+		w.WriteHeader(res.StatusCode)
+		io.Copy(w, res.Body)
+	}))
+	t.Cleanup(front.Close)
+	half := withPlane(t, s, envLoginServer+"="+front.URL)
+	half.patience = time.Second
+	expect(t, look(t, half, checkControl), resultFail, "does not take the upgrade", remedyUpgrade)
+
+	at, _ := connectProxy(t, "user", "password", "127.0.0.1:1")
+	behind := withPlane(t, s, envLoginServer+"=https://control.example.com", envHTTPSProxy+"=http://user:"+secret+"@"+at)
+	expect(t, look(t, behind, checkControl), resultFail, "Proxy Authentication Required", remedyProxy)
+	expect(t, look(t, behind, checkProxy), resultOK, "takes connections", "")
+
+	// A certificate that is not valid yet, by the clock of this machine.
+	tls := httptest.NewTLSServer(http.NotFoundHandler())
+	t.Cleanup(tls.Close)
+	past := withPlane(t, s, envLoginServer+"="+tls.URL)
+	tr := tls.Client().Transport.(*http.Transport).Clone()
+	tr.TLSClientConfig.Time = func() time.Time { return time.Unix(-1e9, 0) }
+	past.transport = tr
+	expect(t, look(t, past, checkControl), resultFail, "not yet valid", remedyClock)
+	expect(t, look(t, past, checkClock), resultUnknown, "has not told the time", "")
+}
+
+// TestCheckHeadscale: a real one answers as Tailscale's control server does.
+func TestCheckHeadscale(t *testing.T) {
+	relay := startControl(t)
+	binary, err := filepath.Abs("../.build/bin/headscale")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hs, err := headscale.Start(t.Context(), headscale.Config{
+		Addr: netip.MustParseAddr("127.0.0.1"), Dir: t.TempDir(), Binary: binary, DERPMap: relay.DERPMap(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { hs.Close() })
+	m := testMachine(t, envLoginServer+"="+hs.URL())
+	expect(t, look(t, m, checkControl), resultOK, "takes the upgrade", "")
+	for _, f := range look(t, m, checkClock) {
+		if f.Result != resultOK && !strings.Contains(f.Seen, "without a Date") {
+			t.Errorf("the clock: %+v", f)
+		}
+	}
+	expect(t, of(look(t, m, checkPaths), aboutDERP), resultUnknown, "not known before the first pod", "")
+	nodes, err := hs.Nodes(t.Context())
+	if err != nil || len(nodes) != 0 {
+		t.Errorf("it has the nodes %+v, %v", nodes, err)
+	}
+}
+
+// TestCheckInHeadscalesManner: its API makes and deletes keys as well.
+func TestCheckInHeadscalesManner(t *testing.T) {
+	s, err := control.Start(control.Config{OAuthClientSecret: secret, Headscale: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	m := withPlane(t, s)
+	expect(t, look(t, m, checkMinting), resultOK, "deleted unused", "")
+	expect(t, look(t, m, checkDevices), resultOK, "0 devices of this cluster", "")
+}
+
+func TestCheckClock(t *testing.T) {
+	var date string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Date"] = []string{date}
+	}))
+	t.Cleanup(server.Close)
+	m := testMachine(t, envLoginServer+"="+server.URL)
+	for off, want := range map[time.Duration]finding{
+		0:                 fine("as that of " + server.URL),
+		10 * time.Second:  fine("behind that of"),
+		-20 * time.Second: fine("ahead of that of"),
+		-time.Minute:      warn("ahead of that of", remedyClock),
+		time.Minute:       warn("behind that of", remedyClock),
+		24 * time.Hour:    fail("behind that of", remedyClock),
+		-24 * time.Hour:   fail("ahead of that of", remedyClock),
+	} {
+		date = time.Now().Add(off + 500*time.Millisecond).UTC().Format(http.TimeFormat)
+		expect(t, look(t, m, checkClock), want.Result, want.Seen, want.Remedy)
+	}
+	date = "yesterday"
+	expect(t, look(t, m, checkClock), resultUnknown, "without a Date", "")
+}
+
+func TestCheckProxy(t *testing.T) {
+	expect(t, look(t, testMachine(t), checkProxy), resultOK, "none is set", "")
+	closed := testMachine(t, envHTTPSProxy+"=http://user:"+secret+"@127.0.0.1:1", envNoProxy+"=10.0.0.0/8")
+	expect(t, look(t, closed, checkProxy), resultFail, "127.0.0.1:1 cannot be reached", remedyProxy)
+	for host, want := range map[string]string{"proxy:3128": "proxy:3128", "proxy": "proxy:80", "[fd00::1]": "[fd00::1]:80", "secure": "secure:443"} {
+		if got := withPort(host, "https://secure"); got != want {
+			t.Errorf("%s is dialled as %s, want %s", host, got, want)
+		}
+	}
+}
+
+// derpMachine is one for which the DERP map is Tailscale's, which is dm.
+func derpMachine(t *testing.T, dm *tailcfg.DERPMap) *machine {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { json.NewEncoder(w).Encode(dm) }))
+	t.Cleanup(server.Close)
+	m := testMachine(t)
+	m.derpMapAt = server.URL
+	return m
+}
+
+// TestCheckPaths has DERP and STUN answer, and then each of them not.
+func TestCheckPaths(t *testing.T) {
+	s := startControl(t)
+	dm := s.DERPMap()
+	got := look(t, derpMachine(t, dm), checkPaths)
+	expect(t, of(got, aboutDERP), resultOK, "connected to lab in", "")
+	expect(t, of(got, aboutUDP), resultOK, "STUN answers: IPv4 as 127.0.0.1:", "")
+
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { silent.Close() })
+	blocked := dm.Clone()
+	blocked.Regions[900].Nodes[0].STUNPort = silent.LocalAddr().(*net.UDPAddr).Port
+	got = look(t, derpMachine(t, blocked), checkPaths)
+	expect(t, of(got, aboutDERP), resultOK, "connected to lab in", "")
+	expect(t, of(got, aboutUDP), resultWarn, "no STUN server has answered", remedyUDP)
+
+	down := dm.Clone()
+	down.Regions[900].Nodes[0].DERPPort = 1
+	got = look(t, derpMachine(t, down), checkPaths)
+	expect(t, of(got, aboutDERP), resultFail, "lab not:", remedyDERP)
+
+	half := dm.Clone()
+	second := down.Regions[900].Clone()
+	second.RegionID, second.RegionCode, second.Nodes[0].RegionID, second.Nodes[0].Name = 901, "far", 901, "901a"
+	half.Regions[901] = second
+	got = look(t, derpMachine(t, half), checkPaths)
+	expect(t, of(got, aboutDERP), resultWarn, "far not:", remedyDERP)
+
+	expect(t, of(look(t, withPlane(t, s), checkPaths), aboutDERP), resultUnknown, "not known before the first pod", "")
+	nothing := testMachine(t)
+	nothing.derpMapAt = "http://127.0.0.1:1"
+	expect(t, of(look(t, nothing, checkPaths), aboutUDP), resultUnknown, "not tried", "")
+	nothing.derpMapAt = s.APIURL()
+	expect(t, of(look(t, nothing, checkPaths), aboutDERP), resultUnknown, "not to be had", "")
+}
+
+// TestCheckDevices counts those that are marked as this cluster's.
+func TestCheckDevices(t *testing.T) {
+	s := startControl(t)
+	m := withPlane(t, s)
+	var devices []map[string]any
+	for range 9 {
+		machine := key.NewMachine().Public()
+		lock, ok := m.oauth().LockKey(machine, false)
+		if !ok {
+			t.Fatal("devices are not marked")
+		}
+		devices = append(devices, map[string]any{"nodeId": "n", "machineKey": machine.String(), "tailnetLockKey": lock.Public()})
+	}
+	devices = append(devices, map[string]any{"nodeId": "stranger"})
+	m.transport = &recorder{RoundTripper: m.transport, answer: func(req *http.Request) []byte {
+		if !strings.HasSuffix(req.URL.Path, "/devices") {
+			return nil
+		}
+		body, _ := json.Marshal(map[string]any{"devices": devices})
+		return body
+	}}
+	for limit, want := range map[int]finding{
+		0:  fine("9 devices of this cluster, 10 in the tailnet"),
+		11: fine("11 allowed"),
+		10: warn("10 allowed", remedyDevices),
+		9:  fail("9 allowed", remedyDevices),
+	} {
+		m.limit = limit
+		expect(t, look(t, m, checkDevices), want.Result, want.Seen, want.Remedy)
+	}
+	s.AddFault(control.Fault{Path: "/api/v2/tailnet/-/devices", Status: http.StatusForbidden, Message: "no"})
+	expect(t, look(t, withPlane(t, s), checkDevices), resultFail, "may not do this", remedyCredentials)
+	s.ClearFaults()
+	expect(t, look(t, withPlane(t, s, envAPIURL+"=http://127.0.0.1:1"), checkDevices), resultUnknown, "not counted", "")
+}
