@@ -62,7 +62,7 @@ func (n *node) leaveOnce(ctx context.Context) error {
 		return err
 	}
 	for _, id := range devices {
-		err := n.e.cfg.Tailnet.Delete(ctx, string(id))
+		err := countDelete(n.e.cfg.Tailnet.Delete(ctx, string(id)), &n.e.tally.podEnded)
 		if errors.Is(err, tailnet.ErrNoDelete) {
 			return n.logOut(ctx, r)
 		}
@@ -158,6 +158,7 @@ func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
 	n.mu.Unlock()
 	n.update(func(r *record) {
 		n.admitted = true
+		n.passRegistered(r.Registering, r.NodeID != "")
 		if r.NodeID != "" && r.NodeID != id && !slices.Contains(r.Former, r.NodeID) {
 			r.Former = append(r.Former, r.NodeID)
 		}

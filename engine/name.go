@@ -77,7 +77,7 @@ func (n *node) claimName(ctx context.Context, wished string) error {
 		case !n.outlived(d):
 			return fmt.Errorf("device %s: %w", d.ID, tailnet.ErrNameTaken)
 		}
-		if err := n.e.cfg.Tailnet.Delete(ctx, d.ID); err != nil {
+		if err := countDelete(n.e.cfg.Tailnet.Delete(ctx, d.ID), &n.e.tally.nameTaken); err != nil {
 			return err
 		}
 		n.log.Info("device deleted: an earlier one of the same pod", "name", d.Name, "node", d.ID, "lastSeen", d.LastSeen)

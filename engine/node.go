@@ -60,6 +60,7 @@ type node struct {
 	bare    bool           // its link has had no address yet
 	device  *podnet.Device // the last one, open or not; nil before the first
 	session *session       // that serves it, nil if none does
+	way     way
 
 	suffering condition            // what is wrong with it while it is up
 	said      map[string]time.Time // when the log had a line of a kind
@@ -146,6 +147,7 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 		n.removeLink(before.Link)
 	}
 	n.attachedAt(start)
+	n.beginWay(start)
 	n.setLinked()
 	n.setState(Pending, "starting")
 	n.log.Info("attached", "link", n.rec.Link, "took", time.Since(start))
@@ -317,6 +319,7 @@ func (n *node) run(ctx context.Context) {
 		if time.Since(start) > longEnough {
 			pause = newBackoff()
 		}
+		n.e.tally.restarts.Add(1)
 		n.pending(err)
 		if !sleep(ctx, pause.next()) {
 			return

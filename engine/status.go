@@ -120,6 +120,7 @@ func (n *node) running(p *progress) {
 	s.Reason, s.Addresses, s.DNSName, s.Tags = "", slices.Clone(p.addrs), p.dnsName, p.tags.AsSlice()
 	if s.ReadyIn == 0 {
 		s.ReadyIn = time.Since(s.AttachedAt)
+		n.endWayLocked(time.Now())
 	}
 	readyIn, wished := s.ReadyIn, s.Hostname
 	n.warned = ""

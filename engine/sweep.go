@@ -39,6 +39,9 @@ func (e *Engine) sweep(ctx context.Context) {
 	pause := cmp.Or(e.cfg.sweepFirst, defaultSweepFirst)
 	for warned := ""; sleep(ctx, pause/2+rand.N(pause)); pause = cmp.Or(e.cfg.sweepEvery, defaultSweepEvery) {
 		err := e.sweepOnce(ctx)
+		if ctx.Err() == nil && !errors.Is(err, tailnet.ErrNoDelete) {
+			e.tally.countSweep(err)
+		}
 		switch {
 		case err == nil:
 			warned = ""
@@ -63,6 +66,7 @@ func (e *Engine) sweepOnce(ctx context.Context) error {
 		return err
 	}
 	devices = slices.DeleteFunc(devices, func(d tailnet.Device) bool { return !e.sweepable(d) })
+	e.tally.sweepDue.Store(int64(len(devices)))
 	slices.SortFunc(devices, func(a, b tailnet.Device) int { return a.LastSeen.Compare(b.LastSeen) })
 	var failed []error
 	for _, d := range devices[:min(len(devices), sweepMost)] {
@@ -92,7 +96,7 @@ func (e *Engine) sweepDevice(ctx context.Context, id string) error {
 	case !e.sweepable(d):
 		return nil
 	}
-	if err := e.cfg.Tailnet.Delete(ctx, id); err != nil {
+	if err := countDelete(e.cfg.Tailnet.Delete(ctx, id), &e.tally.swept); err != nil {
 		return err
 	}
 	e.log.Info("device deleted: its pod is gone", "name", d.Name, "node", id, "lastSeen", d.LastSeen)

@@ -35,6 +35,7 @@ type wgEngine struct {
 	renamed func(was, is *key.NodePublic) // told of each change of self; may be nil
 
 	resetting sync.Mutex // one ResetPeer at a time
+	sessions  peerSessions
 
 	mu      sync.Mutex
 	without key.NodePublic // the peer that the device is told to know nothing of, zero if none
