@@ -32,8 +32,7 @@ type command struct {
 const usage = `tailscale-nri gives annotated pods of this node a tailnet node each.
 
   tailscale-nri [flags]          serve, until SIGTERM; links and identities stay
-  tailscale-nri status [-json | -yaml]
-                                 show the nodes that a running process serves
+  tailscale-nri status           show the nodes that it serves, -json or -yaml for machines
   tailscale-nri ready            is it registered with the runtime, or standing by?
   tailscale-nri live             does it answer? Both end with 1 and say why if not
 

@@ -35,6 +35,7 @@ type Config struct {
 	Handlers     []string       // known runtime handlers
 	StateDir     string         // absolute
 	StatusSocket string         // absolute
+	MetricsAddr  string         // host:port, "" serves none
 	NRISocket    string         // absolute
 	PodUID       string         // "" is not checked
 	LogLevel     slog.Level
@@ -91,6 +92,7 @@ func parseConfig(v values) (Config, error) {
 		Handlers:     r.handlers(envHandlers),
 		StateDir:     r.path(envStateDir),
 		StatusSocket: r.path(envStatusSocket),
+		MetricsAddr:  r.hostPort(envMetricsAddr),
 		NRISocket:    r.path(envNRISocket),
 		PodUID:       r.text(envPodUID),
 		LogLevel:     r.level(envLogLevel),

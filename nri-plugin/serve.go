@@ -43,6 +43,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 		return bad
 	}
 	log, h := newLogger(cfg, stderr), &health{}
+	m := newMeters(h, up.restarts)
 	checkRoots(getenv, log)
 	var parts []func(context.Context) error
 	if socket, err := statusSocket(began.get); err == nil {
@@ -53,6 +54,9 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 		defer ln.Close()
 		parts = append(parts, (&statusServer{health: h, ln: ln}).Run)
 	}
+	if cfg.MetricsAddr != "" {
+		parts = append(parts, (&metricsServer{addr: cfg.MetricsAddr, read: m.read, log: log}).Run)
+	}
 	if cfg.Dir != "" {
 		w := &configWatch{getenv: getenv, began: began, health: h, log: log, waits: bad != nil}
 		if bad != nil {
@@ -62,7 +66,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 		parts = append(parts, w.Run)
 	}
 	if bad == nil {
-		d := &daemon{cfg: cfg, up: up, health: h, log: log, ownPace: getenv("GOGC") != ""}
+		d := &daemon{cfg: cfg, up: up, health: h, meters: m, log: log, ownPace: getenv("GOGC") != ""}
 		parts = append(parts, d.Run)
 	}
 	return runAll(ctx, parts...)
@@ -73,6 +77,7 @@ type daemon struct {
 	cfg     Config
 	up      parent
 	health  *health
+	meters  *meters
 	log     *slog.Logger
 	ownPace bool // of Go's collector
 }
@@ -109,9 +114,10 @@ func (d *daemon) Run(ctx context.Context) error {
 		return err
 	}
 	d.begin(eng)
+	d.meters.serves(eng.Measures, tn)
 	p := &plugin{
 		pods: eng, defaults: podDefaults{cluster: d.cfg.Cluster, tags: d.cfg.Tags},
-		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log,
+		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log, meters: d.meters,
 	}
 	d.health.warns(p.refused.lines)
 	reg := &registration{socket: d.cfg.NRISocket, plugin: p, health: d.health, log: d.log}
