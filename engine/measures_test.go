@@ -167,12 +167,27 @@ func expectExported(t *testing.T, lines map[string][]string) {
 	t.Helper()
 	elsewhere := []string{"hook_duration_seconds", "pod_key_expiry_timestamp_seconds"}
 	for _, f := range exporter.Families {
+		for _, label := range f.Labels {
+			checkValues(t, lines, f, label)
+		}
 		name := f.Name
 		if f.Kind == exporter.Histogram {
 			name += "_bucket"
 		}
 		if lines[name] == nil && !slices.Contains(elsewhere, strings.TrimPrefix(f.Name, exporter.Prefix)) {
 			t.Errorf("%s is not exported", f.Name)
+		}
+	}
+}
+
+// checkValues: a label has no value but those that are listed.
+func checkValues(t *testing.T, lines map[string][]string, f exporter.Family, label string) {
+	t.Helper()
+	may := exporter.Values(f, label)
+	for _, line := range lines[f.Name] {
+		_, rest, ok := strings.Cut(line, label+`="`)
+		if value, _, _ := strings.Cut(rest, `"`); may != nil && (!ok || !slices.Contains(may, value)) {
+			t.Errorf("%s is not in %q: %s", label, may, line)
 		}
 	}
 }

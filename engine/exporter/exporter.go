@@ -102,7 +102,7 @@ func (s scrape) process(p *Process) {
 	for hook, b := range p.Hooks {
 		s.histogram(hooks, b, hook.Event, hook.Result)
 	}
-	s.counter(late, p.LateContainers, "container")
+	s.counter(late, p.LateContainers, byContainer)
 	if p.API == nil {
 		return
 	}
@@ -124,7 +124,7 @@ func (s scrape) engine(e *measure.Engine) {
 		s.histogram(stages, b, stage)
 	}
 	s.histogram(ready, e.Ready)
-	s.counter(late, e.LateAttaches, "list")
+	s.counter(late, e.LateAttaches, byList)
 	s.counter(sessionRestarts, e.Restarts)
 	s.counters(registrations, e.Registrations)
 	s.counters(deleted, e.DevicesDeleted)

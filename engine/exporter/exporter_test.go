@@ -45,7 +45,10 @@ func full(pods int) Process {
 	for i := range pods {
 		e.Pods = append(e.Pods, measure.Pod{
 			Namespace: "default", Name: fmt.Sprintf("web-%d", i), Up: true, Served: true,
-			Traffic: [measure.Paths][measure.Directions]measure.Traffic{{{1, 2}, {3, 4}}, {{5, 6}, {7, 8}}},
+			Traffic: [measure.Paths][measure.Directions]measure.Traffic{
+				measure.Direct: {{Packets: 1, Bytes: 2}, {Packets: 3, Bytes: 4}},
+				measure.DERP:   {{Packets: 5, Bytes: 6}, {Packets: 7, Bytes: 8}},
+			},
 			Drops: []measure.Drop{
 				{Direction: measure.In, Reason: "acl", Packets: 1},
 				{Direction: measure.Out, Reason: "error", Packets: 1}, {Direction: measure.Out, Reason: measure.Malformed},
@@ -87,6 +90,9 @@ func TestFamilies(t *testing.T) {
 			var labels []string
 			for _, l := range m.Label {
 				labels = append(labels, l.GetName())
+				if may := Values(Families[i], l.GetName()); may != nil && !slices.Contains(may, l.GetValue()) {
+					t.Errorf("%s has %s=%q, listed are %q", f.GetName(), l.GetName(), l.GetValue(), may)
+				}
 			}
 			if !slices.Equal(labels, want) {
 				t.Errorf("%s has the labels %v, listed are %v", f.GetName(), labels, want)
