@@ -10,8 +10,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -224,4 +226,68 @@ func TestNoMetricsUnlessAsked(t *testing.T) {
 	if err != nil || c.MetricsAddr != "" {
 		t.Errorf("%q, %v", c.MetricsAddr, err)
 	}
+}
+
+// freePort is an address that nobody listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// awaitMetrics waits until a scrape has all of these lines.
+func (p *program) awaitMetrics(t *testing.T, addr string, want ...string) {
+	t.Helper()
+	var body string
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if res, err := http.Get("http://" + addr + "/metrics"); err == nil {
+			text, _ := io.ReadAll(res.Body)
+			res.Body.Close()
+			body = string(text)
+		}
+		if !slices.ContainsFunc(want, func(line string) bool { return !strings.Contains(body, "\ntailscale_nri_"+line+"\n") }) {
+			return
+		}
+	}
+	t.Fatalf("no scrape has %q; the last one:\n%s\n%s", want, body, p.book)
+}
+
+// The program, as it is: what it serves on the port follows it through a
+// registration, a restart by its supervisor and a roll, in which the next process
+// waits for the port and for nothing else.
+func TestMetricsOfTheProgram(t *testing.T) {
+	dir, addr := t.TempDir(), freePort(t)
+	metered := func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, envMetricsAddr+"="+addr) }
+	first := serving(t, dir, metered)
+	first.awaitMetrics(t, addr, "registered 0", "standing_by 0", "configuration_valid 1", `nodes{state="Running"} 0`, "supervisor_restarts_total 0")
+	startRuntimeProcess(t, dir)
+	first.awaitMetrics(t, addr, "registered 1", `hook_duration_seconds_count{event="Synchronize",result="ok"} 1`)
+	first.signal(t, first.only(t), syscall.SIGKILL)
+	first.awaitMetrics(t, addr, "registered 1", "supervisor_restarts_total 1")
+
+	second := begin(t, dir, metered, twice(dir))
+	second.await(t, "standing by", 1)
+	second.await(t, "metrics cannot be served, trying again", 1)
+	second.awaitReady(t, 0, "standing by")
+	first.end(t, syscall.SIGTERM)
+	second.awaitMetrics(t, addr, "registered 1", "standing_by 0", "supervisor_restarts_total 0")
+	if second.book.count("level=ERROR") != 0 || second.book.count("metrics cannot be served") != 1 {
+		t.Errorf("the log\n%s", second.book)
+	}
+}
+
+// One that waits for a good configuration says so there as well, and one on all
+// addresses that it is.
+func TestMetricsWithoutConfiguration(t *testing.T) {
+	dir, config, addr := t.TempDir(), t.TempDir(), freePort(t)
+	_, port, _ := net.SplitHostPort(addr)
+	p := begin(t, dir, configured(config), func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, envMetricsAddr+"=:"+port) })
+	p.awaitMetrics(t, addr, "registered 0", "configuration_valid 0")
+	p.await(t, "metrics are served on all addresses of this host", 1)
+	mount(t, config, envAuthKey, "tskey-auth-"+secret)
+	p.awaitMetrics(t, addr, "configuration_valid 1", `nodes{state="Pending"} 0`)
 }
