@@ -175,7 +175,7 @@ func metricsHandler(read func() exporter.Process, log *slog.Logger) http.Handler
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(exporter.NewRegistry(read), promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		ErrorHandling:       promhttp.HTTPErrorOnError,
+		ErrorHandling:       promhttp.ContinueOnError, // one bad series is not to hide all others
 		MaxRequestsInFlight: scrapesAtOnce,
 		Timeout:             scrapeTimeout,
 	}))

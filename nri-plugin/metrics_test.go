@@ -189,6 +189,16 @@ func TestScrapesAreBounded(t *testing.T) {
 	}
 }
 
+// What cannot be shown of one pod hides nothing of the others.
+func TestMetricsSurviveOneBadSeries(t *testing.T) {
+	twice := []measure.Pod{{Namespace: "default", Name: "web"}, {Namespace: "default", Name: "web"}, {Namespace: "default", Name: "db", Up: true}}
+	at := startMetrics(t, "127.0.0.1:0", func() exporter.Process { return exporter.Process{Engine: &measure.Engine{Pods: twice}} })
+	code, body := get(t, "GET", "http://"+at+"/metrics")
+	if code != 200 || !strings.Contains(body, `tailscale_nri_pod_up{namespace="default",pod="db"} 1`) {
+		t.Errorf("%d: %s", code, body)
+	}
+}
+
 func TestMetricsAddr(t *testing.T) {
 	for _, tt := range []struct {
 		value, addr string

@@ -204,12 +204,17 @@ func TestHistogram(t *testing.T) {
 func BenchmarkScrape(b *testing.B) {
 	p := full(200)
 	h := handler(func() Process { return p })
-	req := httptest.NewRequest(http.MethodGet, "/metrics", nil)
-	b.ReportAllocs()
-	for b.Loop() {
-		w := &discard{header: http.Header{}}
-		h.ServeHTTP(w, req)
-		b.ReportMetric(float64(w.n), "body-B")
+	for _, encoding := range []string{"identity", "gzip"} { // the second is what Prometheus asks for
+		req := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+		req.Header.Set("Accept-Encoding", encoding)
+		b.Run(encoding, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				w := &discard{header: http.Header{}}
+				h.ServeHTTP(w, req)
+				b.ReportMetric(float64(w.n), "body-B")
+			}
+		})
 	}
 }
 

@@ -58,7 +58,7 @@ var (
 	late = Family{Prefix + "late_attaches_total", Counter, []string{"by"},
 		"Pods that had started without their node and got it afterwards: by the runtime's list at a registration (list), or when a container was created (container)."}
 	sessionRestarts = Family{Prefix + "session_restarts_total", Counter, nil,
-		"How often a node's backend was ended in order to be opened again."}
+		"How often serving a node began again, since its backend had to end or did not come up."}
 	registrations = Family{Prefix + "registrations_total", Counter, []string{"kind"},
 		"Registrations with the control plane: first (a new device), again (the device was deleted, or its key had expired)."}
 	deleted = Family{Prefix + "devices_deleted_total", Counter, []string{"reason"},
