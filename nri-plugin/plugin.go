@@ -166,7 +166,8 @@ func (p *plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error
 // CreateContainer gives a pod its node that should have one and has not. What
 // RunPodSandbox would have refused is refused here, unless it has run already.
 func (p *plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
-	if p.pods.Serves(sb.GetUid(), sb.GetId()) {
+	if start := time.Now(); p.pods.Serves(sb.GetUid(), sb.GetId()) {
+		p.meters.hook("CreateContainer", hookResult(nil), time.Since(start))
 		return nil, nil, nil
 	}
 	return nil, nil, p.hook(ctx, "CreateContainer", sb, func(ctx context.Context) error {

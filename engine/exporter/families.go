@@ -47,7 +47,7 @@ var (
 	withoutNode = Family{Prefix + "pods_without_node", Gauge, nil,
 		"Pods that opted in, ran before the plugin could refuse them, and go on without a node."}
 	hooks = Family{Prefix + "hook_duration_seconds", Histogram, []string{"event", "result"},
-		"Duration of the runtime's events in the plugin, by result (ok, error, timeout). The runtime waits 2 s."}
+		"Duration of the runtime's events in the plugin, by result (ok, error, timeout); RemoveContainer, which is answered at once, is not timed. The runtime waits 2 s."}
 
 	nodes = Family{Prefix + "nodes", Gauge, []string{"state"},
 		"Nodes by state: Pending, Running, Stopped (the sandbox has ended), Leaving (the device is being deleted)."}
