@@ -125,7 +125,9 @@ type peerSessions struct {
 func (e *wgEngine) SetPeerSessionStateFunc(fn func(key.NodePublic, wgengine.PeerWireGuardState)) {
 	e.Engine.SetPeerSessionStateFunc(func(k key.NodePublic, state wgengine.PeerWireGuardState) {
 		e.sessions.note(k, state)
-		fn(k, state)
+		if fn != nil {
+			fn(k, state)
+		}
 	})
 }
 

@@ -91,7 +91,7 @@ var (
 	podPeers = Family{Prefix + "pod_peers", Gauge, perPod(),
 		"Peers that the node may talk to."}
 	podSessions = Family{Prefix + "pod_wireguard_sessions", Gauge, perPod(),
-		"Peers with a WireGuard session."}
+		"Peers with a WireGuard session, or one that has just run out."}
 	podHandshake = Family{Prefix + "pod_handshake_timestamp_seconds", Gauge, perPod("of"),
 		"When the last handshake was, of the peers with a session: of the oldest and of the newest; no series without any."}
 )
