@@ -3,7 +3,7 @@
 
 LINT     := $(BUILD)/bin/golangci-lint
 LINT_MOD := $(CURDIR)/.ci/lint
-MODULES  := . k3d/lab/tools k3d/lab/tools/peer k3d/lab/tools/headscale k3d/lab/tools/bench k3d/lab/tools/kube k3d/lab/tools/addons .ci/lint
+MODULES  := . k3d/lab/tools k3d/lab/tools/peer k3d/lab/tools/headscale k3d/lab/tools/prom k3d/lab/tools/bench k3d/lab/tools/kube k3d/lab/tools/addons .ci/lint
 
 # All of our own files, also those that are not committed yet.
 lint_files = $(wildcard $(shell git ls-files --cached --others --exclude-standard -- $1))

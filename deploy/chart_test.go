@@ -130,6 +130,7 @@ func TestChartOptions(t *testing.T) {
 		{"podAnnotations.a=b", append(pod, "metadata", "annotations", "a"), "b"},
 		{"labels.a=b", []any{"ServiceAccount/tailscale-nri", "metadata", "labels", "a"}, "b"},
 		{"updateStrategy.rollingUpdate.maxSurge=1", append(strategy, "rollingUpdate", "maxSurge"), 1.0},
+		{"config.TS_METRICS_ADDR=:9464", []any{"ConfigMap/tailscale-nri", "data", "TS_METRICS_ADDR"}, ":9464"},
 		{"config.HTTPS_PROXY=http://proxy.example.com:3128", []any{"ConfigMap/tailscale-nri", "data", "HTTPS_PROXY"}, "http://proxy.example.com:3128"},
 		{`config.NO_PROXY=localhost\,10.0.0.0/8\,.svc`, []any{"ConfigMap/tailscale-nri", "data", "NO_PROXY"}, "localhost,10.0.0.0/8,.svc"},
 		{
@@ -208,6 +209,7 @@ func TestChartRefuses(t *testing.T) {
 		{"extraEnv[0].name=POD_UID", []string{"extraEnv has POD_UID", "the chart sets it"}},
 		{"extraEnv[0].name=HTTPS_PROXY", []string{"set config.HTTPS_PROXY", "Secret"}},
 		{"extraEnv[0].value=x", []string{"/extraEnv/0", "name"}},
+		{"config.TS_METRICS_ADDR=localhost:9464", []string{"/config/TS_METRICS_ADDR", "localhost", "0-9"}},
 		{"config.LOG_LEVEL=loud", []string{"/config/LOG_LEVEL", "debug", "warn"}},
 		{"config.LOG_FORMAT=xml", []string{"/config/LOG_FORMAT", "json"}},
 		{"image.pullPolicy=Sometimes", []string{"/image/pullPolicy", "IfNotPresent"}},

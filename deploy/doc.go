@@ -9,6 +9,7 @@
 //	             identity, pods that wait for the plugin
 //	overlays/    base and components put together: k3s, k3d, headscale, …
 //	chart/       a Helm chart that renders the same
+//	monitoring/  alerts, a dashboard and how to scrape, for Prometheus
 //
 // TROUBLESHOOTING.md quotes what the program says, and is held against it.
 //

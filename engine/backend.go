@@ -5,6 +5,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/tailscale/wireguard-go/tun"
 	"tailscale.com/control/controlclient"
@@ -29,6 +30,7 @@ type backend struct {
 	engine  *wgEngine
 	closers closers
 	control connections // to the control plane
+	peers   atomic.Pointer[peerCount]
 }
 
 // podEnd is what a backend has in its pod. Without it, the node has an identity

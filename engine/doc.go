@@ -59,6 +59,12 @@
 // nodeDNS.mu, held across that of resolv.conf and its preparation in the pod, and
 // wgEngine.resetting, held while a peer is reset.
 //
+// # What is measured
+//
+// A few counters of a node's life are kept always (tally). All else that package
+// exporter shows is read when somebody asks ([Engine.Measures]): there is no
+// goroutine for it, and the packets' way has no counter of its own for it.
+//
 // # What lies on disk
 //
 // One directory per pod below [Config.StateDir], 0700, by UID: pod.json, what

@@ -109,6 +109,7 @@ type Engine struct {
 
 	neighbours neighbours // the nodes that hand each other their pods' packets
 	returning  inFlight   // nodes that an earlier process served, and this one not yet
+	tally      *tally
 
 	mu    sync.Mutex
 	nodes map[string]*node // by pod UID
@@ -160,7 +161,7 @@ func newEngine(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("setting TS_LOGS_DIR: %w", err)
 	}
 
-	e := &Engine{cfg: cfg, log: cfg.Logger, claim: cfg.Claim, queue: newQueue(), nodes: map[string]*node{}, elsewhere: map[string]bool{}}
+	e := &Engine{cfg: cfg, log: cfg.Logger, claim: cfg.Claim, queue: newQueue(), tally: newTally(), nodes: map[string]*node{}, elsewhere: map[string]bool{}}
 	var err error
 	if e.machine, err = podnet.Machine(); err != nil {
 		return nil, fmt.Errorf("finding out which machine this is: %w", err)

@@ -74,20 +74,20 @@ func (m *machine) awaitState(uid string, what string, ok func(NodeStatus) bool) 
 
 func isRunning(s NodeStatus) bool { return s.State == Running }
 
-// tally counts datagrams by their text.
-type tally struct {
+// arrivals counts datagrams by their text.
+type arrivals struct {
 	mu   sync.Mutex
 	seen map[string]int
 }
 
-func (c *tally) of(text string) int {
+func (c *arrivals) of(text string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.seen[text]
 }
 
 // countDatagrams counts what comes to UDP port 9 of the pod.
-func countDatagrams(t *testing.T, p *nstest.Pod) *tally {
+func countDatagrams(t *testing.T, p *nstest.Pod) *arrivals {
 	t.Helper()
 	var conn net.PacketConn
 	p.Do(func() (err error) {
@@ -95,7 +95,7 @@ func countDatagrams(t *testing.T, p *nstest.Pod) *tally {
 		return err
 	})
 	t.Cleanup(func() { conn.Close() })
-	c := &tally{seen: map[string]int{}}
+	c := &arrivals{seen: map[string]int{}}
 	go func() {
 		buf := make([]byte, 100)
 		for {

@@ -45,7 +45,10 @@ func (e *Engine) attachLate(pod Pod, round int) bool {
 	if e.outdated(pod, round) {
 		return true
 	}
-	_, err := e.Attach(e.ctx, pod)
+	anew, err := e.Attach(e.ctx, pod)
+	if anew {
+		e.tally.late.Add(1)
+	}
 	log := e.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID, "sandbox", shortID(pod.SandboxID))
 	switch {
 	case err == nil || e.ctx.Err() != nil:

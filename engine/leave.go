@@ -73,7 +73,7 @@ func (n *node) leaveOnce(ctx context.Context) error {
 
 func (n *node) deleteDevices(ctx context.Context, devices []tailcfg.StableNodeID) error {
 	for _, id := range devices {
-		if err := n.tailnet().Delete(ctx, string(id)); err != nil {
+		if err := countDelete(n.tailnet().Delete(ctx, string(id)), &n.e.tally.podEnded); err != nil {
 			return fmt.Errorf("deleting device %s: %w", id, err)
 		}
 		n.log.Info("device deleted", "node", id)
@@ -169,6 +169,7 @@ func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
 	n.mu.Unlock()
 	n.update(func(r *record) {
 		n.admitted = true
+		n.passRegistered(r.Registering, r.NodeID != "")
 		if r.NodeID != "" && r.NodeID != id && !slices.Contains(r.Former, r.NodeID) {
 			r.Former = append(r.Former, r.NodeID)
 		}

@@ -84,7 +84,7 @@ func (n *node) claimName(ctx context.Context, wished string) error {
 		if w, ok := kept.of(d); ok {
 			return fmt.Errorf("device %s, of the workload %s/%s: %w", d.ID, w.Namespace, w.Pod, tailnet.ErrNameTaken)
 		}
-		if err := n.tailnet().Delete(ctx, d.ID); err != nil {
+		if err := countDelete(n.tailnet().Delete(ctx, d.ID), &n.e.tally.nameTaken); err != nil {
 			return err
 		}
 		n.log.Info("device deleted: an earlier one of the same pod", "name", d.Name, "node", d.ID, "lastSeen", d.LastSeen)

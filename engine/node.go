@@ -61,6 +61,7 @@ type node struct {
 	device  *podnet.Device // the last one, open or not; nil before the first
 	session *session       // that serves it, nil if none does
 	changed chan struct{}  // closed when status changes, nil while nobody waits for that
+	way     way
 
 	suffering condition            // what is wrong with it while it is up
 	said      map[string]time.Time // when the log had a line of a kind
@@ -157,6 +158,7 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 		n.removeLink(before.Link)
 	}
 	n.attachedAt(start)
+	n.beginWay(start)
 	n.setLinked()
 	n.setState(Pending, reasonStarting)
 	n.log.Info("attached", "link", n.rec.Link, "took", time.Since(start))
@@ -332,6 +334,7 @@ func (n *node) run(ctx context.Context) {
 		if time.Since(start) > longEnough {
 			pause = newBackoff()
 		}
+		n.e.tally.restarts.Add(1)
 		n.pending(err)
 		if !sleep(ctx, pause.next()) {
 			return

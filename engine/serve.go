@@ -201,6 +201,9 @@ func (s *session) addressed(addrs []netip.Addr) {
 	case <-s.addrs:
 	default:
 	}
+	if len(addrs) > 0 {
+		s.n.passAddressed()
+	}
 	s.addrs <- addrs
 }
 

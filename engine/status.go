@@ -124,6 +124,7 @@ func (n *node) running(p *progress) {
 	s.Reason, s.Addresses, s.DNSName, s.Tags = "", slices.Clone(p.addrs), p.dnsName, p.tags.AsSlice()
 	if s.ReadyIn == 0 {
 		s.ReadyIn = time.Since(s.AttachedAt)
+		n.endWayLocked(time.Now())
 	}
 	n.wakeLocked()
 	readyIn, wished := s.ReadyIn, s.Hostname

@@ -40,6 +40,9 @@ func (e *Engine) sweep(ctx context.Context, profile string) {
 	pause := cmp.Or(e.cfg.sweepFirst, defaultSweepFirst)
 	for warned := ""; sleep(ctx, pause/2+rand.N(pause)); pause = cmp.Or(e.cfg.sweepEvery, defaultSweepEvery) {
 		err := e.sweepOnce(ctx, profile)
+		if ctx.Err() == nil && !errors.Is(err, tailnet.ErrNoDelete) {
+			e.tally.countSweep(err)
+		}
 		switch {
 		case err == nil:
 			warned = ""
@@ -73,6 +76,7 @@ func (e *Engine) sweepOnce(ctx context.Context, profile string) error {
 		_, isKept := kept.of(d)
 		return isKept || !e.sweepable(tn, d)
 	})
+	e.tally.sweepDue.Store(int64(len(devices)))
 	slices.SortFunc(devices, func(a, b tailnet.Device) int { return a.LastSeen.Compare(b.LastSeen) })
 	failed := []error{unused}
 	for _, d := range devices[:min(len(devices), sweepMost)] {
@@ -102,7 +106,7 @@ func (e *Engine) sweepDevice(ctx context.Context, tn tailnet.Tailnet, id string)
 	case !e.sweepable(tn, d):
 		return nil
 	}
-	if err := tn.Delete(ctx, id); err != nil {
+	if err := countDelete(tn.Delete(ctx, id), &e.tally.swept); err != nil {
 		return err
 	}
 	e.log.Info("device deleted: its pod is gone", "name", d.Name, "node", id, "lastSeen", d.LastSeen)

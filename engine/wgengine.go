@@ -39,6 +39,7 @@ type wgEngine struct {
 	configureDNS func(*dns.Config) *dns.Config
 
 	resetting sync.Mutex // one ResetPeer at a time
+	sessions  peerSessions
 
 	mu      sync.Mutex
 	without key.NodePublic // the peer that the device is told to know nothing of, zero if none

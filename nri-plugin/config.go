@@ -39,6 +39,7 @@ type Config struct {
 	StateSecrets bool           // see engine.Config.Identities
 	StateDir     string         // absolute
 	StatusSocket string         // absolute
+	MetricsAddr  string         // host:port, "" serves none
 	NRISocket    string         // absolute
 	PodUID       string         // "" is not checked
 	LogLevel     slog.Level
@@ -94,6 +95,7 @@ func parseConfig(v values) (Config, error) {
 		StateSecrets: r.oneOf(envStateSecrets, "true", "false") == "true",
 		StateDir:     r.path(envStateDir),
 		StatusSocket: r.path(envStatusSocket),
+		MetricsAddr:  r.hostPort(envMetricsAddr),
 		NRISocket:    r.path(envNRISocket),
 		PodUID:       r.text(envPodUID),
 		LogLevel:     r.level(envLogLevel),

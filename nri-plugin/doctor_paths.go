@@ -44,7 +44,7 @@ func checkPaths(ctx context.Context, m *machine) []finding {
 	mon := netmon.NewStatic()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // which closes the sockets
-	report, err := measure(ctx, mon, dm)
+	report, err := measurePath(ctx, mon, dm)
 	udp := judgeUDP(report)
 	if err != nil {
 		udp = warn("no measurement: "+err.Error(), remedyUDP)
@@ -56,7 +56,7 @@ func checkPaths(ctx context.Context, m *machine) []finding {
 }
 
 // measure asks all regions. Its report is never nil.
-func measure(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap) (*netcheck.Report, error) {
+func measurePath(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap) (*netcheck.Report, error) {
 	client := &netcheck.Client{NetMon: mon, Logf: func(string, ...any) {}}
 	if err := client.Standalone(ctx, ""); err != nil {
 		return &netcheck.Report{}, err

@@ -76,6 +76,14 @@ func (h *health) ready() (ok bool, text string) {
 	return ok, text
 }
 
+// measures are what is counted of the process's state. Its configuration is valid
+// unless it waits for another, or has refused a changed one.
+func (h *health) measures() (isRegistered, standsBy, configured bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.phase == registered, h.phase == standingBy, h.phase != misconfigured && h.remark == ""
+}
+
 // livePatience is far above what the engine needs to say how its nodes are.
 const livePatience = 3 * time.Second
 

@@ -63,6 +63,7 @@ type plugin struct {
 	resolver resolver  // nil makes no resolv.conf
 	hooks    *hookServer
 	log      *slog.Logger
+	meters   *meters // nil counts nothing
 
 	refused refusals
 }
@@ -128,7 +129,7 @@ func (c connection) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox
 	}
 	is := c.runtime.Load()
 	c.log.Info("registered with the container runtime", "runtime", is.name, "version", is.version)
-	err := timed(ctx, c.log, "Synchronize", func(ctx context.Context) error {
+	err := c.timed(ctx, c.log, "Synchronize", func(ctx context.Context) error {
 		live, ended := c.sort(sandboxes, containers)
 		return c.pods.Sync(ctx, live, ended)
 	})
@@ -174,8 +175,9 @@ func (p *plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error
 // RunPodSandbox would have refused is refused here, unless it has run already. A
 // container of a pod that has its node then gets what the pod asks for: see adjust.
 func (p *plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
-	if p.pods.Serves(sb.GetUid(), sb.GetId()) {
+	if start := time.Now(); p.pods.Serves(sb.GetUid(), sb.GetId()) {
 		if f, ok := p.pods.FeaturesOf(sb.GetUid(), sb.GetId()); ok && !asksForContainers(f) {
+			p.meters.hook("CreateContainer", hookResult(nil), time.Since(start))
 			return nil, nil, nil
 		}
 	}
@@ -210,6 +212,7 @@ func (p *plugin) pass(ctx context.Context, sb *api.PodSandbox, c *api.Container)
 	}
 	anew, err := p.pods.Attach(ctx, pod)
 	if anew {
+		p.meters.late()
 		podLogger(p.log, sb).Info("attached when a container was to be created: the pod had started without its node")
 	}
 	return err == nil, err
@@ -280,7 +283,7 @@ func (p *plugin) sort(sandboxes []*api.PodSandbox, containers []*api.Container) 
 
 // hook runs one pod's event and puts the pod's name to its error, once.
 func (p *plugin) hook(ctx context.Context, event string, sb *api.PodSandbox, do func(context.Context) error) error {
-	if err := timed(ctx, podLogger(p.log, sb), event, do); err != nil {
+	if err := p.timed(ctx, podLogger(p.log, sb), event, do); err != nil {
 		return fmt.Errorf("tailscale-nri: pod %s/%s: %w", sb.GetNamespace(), sb.GetName(), err)
 	}
 	return nil
@@ -299,7 +302,7 @@ func budget(ctx context.Context) time.Duration {
 // timed runs an event within the budget and logs how long it took. What hangs,
 // in the kernel or on a disk, goes on by itself; the runtime has its error in
 // time, since it takes a late answer for a good one.
-func timed(ctx context.Context, log *slog.Logger, event string, do func(context.Context) error) error {
+func (p *plugin) timed(ctx context.Context, log *slog.Logger, event string, do func(context.Context) error) error {
 	most := budget(ctx)
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
@@ -316,6 +319,7 @@ func timed(ctx context.Context, log *slog.Logger, event string, do func(context.
 	if took > slowHook {
 		level = slog.LevelWarn
 	}
+	p.meters.hook(event, hookResult(err), took)
 	log.Log(ctx, level, "hook done", "event", event, "took", took, "ok", err == nil)
 	return err
 }

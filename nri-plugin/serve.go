@@ -45,6 +45,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 		return bad
 	}
 	log, h := newLogger(cfg, stderr), &health{}
+	m := newMeters(h, up.restarts)
 	checkRoots(getenv, log)
 	var parts []func(context.Context) error
 	if socket, err := statusSocket(began.get); err == nil {
@@ -57,6 +58,9 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 	}
 	held := &policies{}
 	held.now.Store(cfg.Policy)
+	if cfg.MetricsAddr != "" {
+		parts = append(parts, (&metricsServer{addr: cfg.MetricsAddr, read: m.read, log: log}).Run)
+	}
 	if cfg.Dir != "" || cfg.PolicyFile != "" {
 		w := &configWatch{getenv: getenv, began: began, policies: held, health: h, log: log, waits: bad != nil}
 		if cfg.Policy != nil {
@@ -69,7 +73,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 		parts = append(parts, w.Run)
 	}
 	if bad == nil {
-		d := &daemon{cfg: cfg, policies: held, up: up, health: h, log: log, ownPace: getenv("GOGC") != ""}
+		d := &daemon{cfg: cfg, policies: held, up: up, health: h, meters: m, log: log, ownPace: getenv("GOGC") != ""}
 		parts = append(parts, d.Run)
 	}
 	return runAll(ctx, parts...)
@@ -87,6 +91,7 @@ type daemon struct {
 	policies *policies
 	up       parent
 	health   *health
+	meters   *meters
 	log      *slog.Logger
 	ownPace  bool // of Go's collector
 }
@@ -123,10 +128,11 @@ func (d *daemon) Run(ctx context.Context) error {
 		return err
 	}
 	d.begin(eng)
+	d.meters.serves(eng.Measures, tn.calls)
 	hooks := newHookServer(d.cfg.StateDir, eng, eng, d.log)
 	p := &plugin{
 		pods: eng, defaults: defaultsOf(d.cfg), policies: d.policies, resolver: hooks.resolver, hooks: hooks,
-		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log,
+		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log, meters: d.meters,
 	}
 	d.health.warns(p.refused.lines)
 	reg := &registration{socket: d.cfg.NRISocket, plugin: p, health: d.health, log: d.log}

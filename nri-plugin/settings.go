@@ -38,6 +38,7 @@ const (
 	envStateSecrets = "TS_STATE_SECRETS"
 	envStateDir     = "TS_STATE_DIR"
 	envStatusSocket = "TS_STATUS_SOCKET"
+	envMetricsAddr  = "TS_METRICS_ADDR"
 	envNRISocket    = "NRI_SOCKET"
 	envPodUID       = "POD_UID"
 	envLogLevel     = "LOG_LEVEL"
@@ -68,6 +69,7 @@ func settings() []setting {
 		{envStateSecrets, "false", "keep StatefulSets' devices in Secrets of this namespace"},
 		{envStateDir, "/var/lib/tailscale-nri", "identities of the pods' nodes"},
 		{envStatusSocket, "/run/tailscale-nri/status.sock", "where the status is served"},
+		{envMetricsAddr, "", "address:port to serve Prometheus metrics on; none where empty"},
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},
 		{envPodUID, "", "of the pod this runs in, which containerd must list"},
 		{envLogLevel, "info", "debug, info, warn or error"},

@@ -102,6 +102,24 @@ type tailnets struct {
 	profiles map[string]tailnet.Tailnet
 }
 
+// calls are the calls of all tailnets' APIs, by operation and result; nil where there
+// is none.
+func (t tailnets) calls() (sum map[tailnet.Call]uint64) {
+	for _, tn := range append(slices.Collect(maps.Values(t.profiles)), t.main) {
+		if api, ok := tn.(interface {
+			Calls() map[tailnet.Call]uint64
+		}); ok {
+			if sum == nil {
+				sum = map[tailnet.Call]uint64{}
+			}
+			for call, n := range api.Calls() {
+				sum[call] += n
+			}
+		}
+	}
+	return sum
+}
+
 // newTailnets are the ways into the tailnets that cfg names.
 func newTailnets(cfg Config, log *slog.Logger) (t tailnets, err error) {
 	if t.main, err = newTailnet(cfg, log); err != nil {

@@ -51,10 +51,11 @@ func (l *CallLimits) setDefaults() {
 // whose answer got lost is never used, and expires.
 type calls struct {
 	CallLimits
-	base  http.RoundTripper
-	rate  *rate.Limiter
-	slots chan struct{}
-	log   *slog.Logger
+	base   http.RoundTripper
+	rate   *rate.Limiter
+	slots  chan struct{}
+	log    *slog.Logger
+	counts callCounts
 
 	mu    sync.Mutex
 	until time.Time     // the API asked everyone of us to stay away until then
@@ -87,6 +88,7 @@ func (c *calls) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		res, err := c.once(req)
+		c.counts.count(req, res, err)
 		wait, again := c.verdict(attempt, res, err)
 		if !again || ctx.Err() != nil {
 			return res, err

@@ -23,6 +23,16 @@ func (s *Server) Expire(id string) error {
 	return s.change(id, "expire", s.nodes.expireLocked)
 }
 
+// ExpireAt gives the device's key an end, the zero time none, of which the node is
+// told. Nothing happens here when that time comes.
+func (s *Server) ExpireAt(id string, t time.Time) error {
+	return s.change(id, "date", func(n *node) {
+		n.KeyExpiry = t
+		n.whole++
+		s.nodes.changedLocked(n)
+	})
+}
+
 // Delete removes a device, as the API does.
 func (s *Server) Delete(id string) error {
 	return s.change(id, "delete", s.nodes.removeLocked)

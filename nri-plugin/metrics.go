@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
+
+	"tailscale-nri/engine/exporter"
+	"tailscale-nri/engine/measure"
+	"tailscale-nri/engine/tailnet"
+)
+
+// meters are what this process measures of itself. What it costs where nobody
+// scrapes is an addition for each hook.
+type meters struct {
+	health         *health
+	itself         exporter.Process // what does not change
+	hooks          measure.Set[exporter.Hook, measure.Histogram]
+	lateContainers atomic.Uint64 // pods that were attached when a container was created
+
+	mu     sync.Mutex
+	engine func() measure.Engine // nil until there is an engine
+	calls  func() map[tailnet.Call]uint64
+}
+
+func newMeters(h *health, restarts int) *meters {
+	return &meters{health: h, itself: exporter.Process{
+		Version: ourVersion(), TailscaleVersion: moduleVersion("tailscale.com"), GoVersion: runtime.Version(),
+		Restarts: restarts,
+	}}
+}
+
+// serves notes that there is an engine, and how many calls its tailnets' APIs have had.
+func (m *meters) serves(engine func() measure.Engine, calls func() map[tailnet.Call]uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.engine, m.calls = engine, calls
+}
+
+// hook counts an event of the runtime. A nil m counts none.
+func (m *meters) hook(event, result string, took time.Duration) {
+	if m == nil {
+		return
+	}
+	m.hooks.Of(exporter.Hook{Event: event, Result: result}, func(h *measure.Histogram) { h.Bounds = measure.HookBounds }).Observe(took)
+}
+
+// late counts a pod that had started without its node. A nil m counts none.
+func (m *meters) late() {
+	if m != nil {
+		m.lateContainers.Add(1)
+	}
+}
+
+// hookResult is the result of an event that ended with err.
+func hookResult(err error) string {
+	switch {
+	case err == nil:
+		return exporter.OK
+	case errors.Is(err, context.DeadlineExceeded):
+		return exporter.Timeout
+	}
+	return exporter.Failed
+}
+
+// read is all that is measured now.
+func (m *meters) read() exporter.Process {
+	p := m.itself
+	p.LateContainers, p.Hooks = m.lateContainers.Load(), map[exporter.Hook]measure.Buckets{}
+	p.Registered, p.StandingBy, p.Configured = m.health.measures()
+	p.WithoutNode = len(m.health.warnings())
+	m.hooks.Each(func(hook exporter.Hook, times *measure.Histogram) { p.Hooks[hook] = times.Buckets() })
+	m.mu.Lock()
+	engine, calls := m.engine, m.calls
+	m.mu.Unlock()
+	if engine != nil {
+		e := engine()
+		p.Engine = &e
+	}
+	if calls != nil {
+		p.API = calls()
+	}
+	return p
+}
+
+// Bounds of what a scraper may take of this process.
+const (
+	scrapesAtOnce    = 2
+	scrapeConns      = 8
+	scrapeTimeout    = 10 * time.Second // Prometheus' own default
+	scrapeReadTime   = 5 * time.Second
+	scrapeIdle       = 2 * time.Minute // between two scrapes on one connection
+	scrapeHeaderSize = 16 << 10
+)
+
+// metricsRetry is the pause between two tries to listen.
+const metricsRetry = 2 * time.Second
+
+// metricsServer answers GET /metrics. It has no encryption and asks nobody who he
+// is, and so listens where it is told to and nowhere else.
+type metricsServer struct {
+	addr string // host:port
+	read func() exporter.Process
+	log  *slog.Logger
+
+	retry  time.Duration // 0 is metricsRetry
+	listen chan<- string // is told the address once it listens, nil is nobody
+}
+
+// Run serves until ctx is done and returns nil. Where it cannot listen it tries
+// again: in a roll the process that ends has the port for as long as both are
+// there. No pod is to be without its node for that.
+func (s *metricsServer) Run(ctx context.Context) error {
+	if everywhere(s.addr) {
+		s.log.Warn("metrics are served on all addresses of this host, to whoever reaches them: names of pods and tailnet regions, no secrets",
+			"setting", envMetricsAddr, "addr", s.addr)
+	}
+	said := ""
+	for ctx.Err() == nil {
+		ln, err := net.Listen("tcp", s.addr)
+		if err == nil {
+			err = s.serve(ctx, ln)
+			said = ""
+		}
+		if ctx.Err() == nil && err.Error() != said {
+			said = err.Error()
+			s.log.Warn("metrics cannot be served, trying again; in a roll the other process still has the port", "err", err)
+		}
+		sleep(ctx, cmp.Or(s.retry, metricsRetry))
+	}
+	return nil
+}
+
+func (s *metricsServer) serve(ctx context.Context, ln net.Listener) error {
+	s.log.Info("serving metrics", "addr", ln.Addr().String())
+	if s.listen != nil {
+		s.listen <- ln.Addr().String()
+	}
+	srv := &http.Server{
+		Handler:           metricsHandler(s.read, s.log),
+		ReadHeaderTimeout: scrapeReadTime, ReadTimeout: scrapeReadTime,
+		WriteTimeout: scrapeTimeout + scrapeReadTime, IdleTimeout: scrapeIdle,
+		MaxHeaderBytes: scrapeHeaderSize,
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	if err := srv.Serve(netutil.LimitListener(ln, scrapeConns)); ctx.Err() == nil {
+		return fmt.Errorf("serving metrics: %w", err)
+	}
+	return nil
+}
+
+// metricsHandler answers GET /metrics and nothing else.
+func metricsHandler(read func() exporter.Process, log *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(exporter.NewRegistry(read), promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorHandling:       promhttp.ContinueOnError, // one bad series is not to hide all others
+		MaxRequestsInFlight: scrapesAtOnce,
+		Timeout:             scrapeTimeout,
+	}))
+	return mux
+}
+
+// everywhere reports whether the address is all of this host's.
+func everywhere(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "" || err == nil && ip.IsUnspecified()
+}
+
+// hostPort reads an address to listen on, "" for none.
+func (r *reader) hostPort(key string) string {
+	v := r.text(key)
+	if v == "" {
+		return ""
+	}
+	host, port, err := net.SplitHostPort(v)
+	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 || !isAddr(host) {
+		r.bad(key, v, "write an address of this host and a port, 127.0.0.1:9464; :9464 is all of its addresses")
+		return ""
+	}
+	return v
+}
+
+// isAddr reports whether it is an IP address, or none.
+func isAddr(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return host == "" || err == nil
+}
