@@ -53,7 +53,7 @@ func TestWorkloadAnnotation(t *testing.T) {
 			}
 		})
 	}
-	err := checkWorkload(ordinal(), engine.Features{Workload: true, Ephemeral: true}, true)
+	err := checkTogether(engine.Features{Workload: true, Ephemeral: true})
 	if err == nil || !strings.Contains(err.Error(), annotationPrefix+"ephemeral") {
 		t.Errorf("an ephemeral workload: %v", err)
 	}
