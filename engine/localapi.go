@@ -205,10 +205,9 @@ func (s *slot) Close() error {
 }
 
 func (a *localAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	call, err := allow(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusForbidden)
-		return
+	call, refused := allow(r)
+	if refused != nil {
+		call.cost = costSmall
 	}
 	leave, err := a.enter(r.Context(), call)
 	if err != nil {
@@ -216,6 +215,10 @@ func (a *localAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer leave()
+	if refused != nil {
+		http.Error(w, refused.Error(), http.StatusForbidden)
+		return
+	}
 	s := a.n.runningSession()
 	if s == nil {
 		why := cmp.Or(a.n.snapshot().Reason, "starting")
