@@ -244,6 +244,39 @@ func TestLocalAPIRefusalsCost(t *testing.T) {
 	}
 }
 
+// TestLocalAPIEnds with all that it has begun to answer.
+func TestLocalAPIEnds(t *testing.T) {
+	dir := t.TempDir()
+	ln, err := listenLocalAPI(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{}
+	api, client := newLocalAPI(n), newAPIClient(t, dir)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	n.mu.Lock() // the answer has to wait
+	go func() {
+		api.serve(ctx, ln)
+		close(ended)
+	}()
+	go client.send(get(pathStatus))
+	for len(api.large) == 0 {
+		sleep(t.Context(), time.Millisecond)
+	}
+	stop()
+	select {
+	case <-ended:
+		t.Error("it has ended before its answer")
+	case <-time.After(100 * time.Millisecond):
+	}
+	n.mu.Unlock()
+	<-ended
+	if _, err := client.dial(); err == nil {
+		t.Error("it still listens")
+	}
+}
+
 // TestLocalAPIRestart: the directory that the containers have a mount of holds the
 // next process's socket, and until then one that refuses.
 func TestLocalAPIRestart(t *testing.T) {
