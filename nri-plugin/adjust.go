@@ -153,7 +153,9 @@ func hasUserNamespace(sb *api.PodSandbox) bool {
 // addHook has the runtime run this program before the container's own.
 //
 // A createRuntime hook runs in the host's namespaces, as root, and holds up nothing
-// but its container: no lock of NRI's, and no other pod (containerd 2.4.2). With no
+// but its container: no lock of NRI's, and no other pod. Before containerd 2.3.2 it
+// holds up calls about the other containers of its pod too: the shim has its lock while
+// it creates one (cmd/containerd-shim-runc-v2/task/service.go, Create). With no
 // environment of its own it would have all of containerd's. Its timeout is a last
 // resort: runc kills the hook, and fails the start, without saying why.
 func (a *adjustment) addHook(h *hookServer) error {
