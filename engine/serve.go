@@ -109,10 +109,16 @@ func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error)
 		return "", nil
 	}
 	n.e.succeed(ctx, r.Pod)
-	n.update(func(r *record) { r.Registering, r.TagsDue = true, len(r.Pod.Tags) > 0 })
+	tn := n.tailnet()
+	n.update(func(r *record) {
+		r.Registering, r.TagsDue = true, len(r.Pod.Tags) > 0
+		if r.NodeID == "" {
+			r.LoginServer = tn.ControlURL()
+		}
+	})
 	ctx, cancel := context.WithTimeout(ctx, n.e.cfg.AttachTimeout)
 	defer cancel()
-	key, err := n.tailnet().NewAuthKey(ctx, tailnet.Node{
+	key, err := tn.NewAuthKey(ctx, tailnet.Node{
 		Hostname:    r.Pod.Hostname,
 		Tags:        r.Pod.Tags,
 		Ephemeral:   r.Pod.Features.Ephemeral,
