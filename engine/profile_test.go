@@ -237,6 +237,11 @@ func TestRescueKeepsProfile(t *testing.T) {
 	if s := w.statusOf(pod.UID); s.Features.Profile != "prod" {
 		t.Errorf("the record that took its place says %+v", s)
 	}
+	elsewhere := pod
+	elsewhere.Features.Profile = ""
+	if _, err := w.Attach(context.Background(), elsewhere); err == nil || !strings.Contains(err.Error(), `profile "prod"`) {
+		t.Errorf("with its keys into another tailnet: %v", err)
+	}
 	w.mustAttach(pod)
 	w.await(pod.UID, Running)
 	w.Forget(context.Background(), pod.SandboxID)
