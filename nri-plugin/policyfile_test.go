@@ -182,6 +182,16 @@ func TestPolicyChanges(t *testing.T) {
 	if ok, text := w.health.ready(); !ok || text != readyText {
 		t.Errorf("ready %v, %q", ok, text)
 	}
+	// One that is written in place is empty before it is whole.
+	change("")
+	expect("fourth")
+	change("rules: [{name: fourth}]")
+	expect("fourth")
+	change("")
+	expect("fourth")
+	expect() // it is meant so
+	change("rules: [{name: fourth}]")
+	expect("fourth")
 	// The engine is told its ranges at its start.
 	change("clusterRanges: [10.0.0.0/8]\nrules: [{name: fifth}]")
 	if !w.look() || book.count("clusterRanges have changed") != 1 {
