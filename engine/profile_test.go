@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"tailscale.com/tailcfg"
+
 	"tailscale-nri/engine/internal/nstest"
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
@@ -289,6 +291,14 @@ func TestProfileLeadsElsewhere(t *testing.T) {
 
 // As TestProfileLeadsElsewhere, of a pod that has ended before.
 func TestProfileLeadsElsewhereAtTheEnd(t *testing.T) {
+	for _, former := range []bool{false, true} {
+		t.Run(fmt.Sprint("former=", former), func(t *testing.T) { profileLeadsElsewhere(t, former) })
+	}
+}
+
+// profileLeadsElsewhere has a pod end whose device is of an earlier server, under the
+// key that it has or one that was lost.
+func profileLeadsElsewhere(t *testing.T, former bool) {
 	w := newWorld(t)
 	_, door := w.secondTailnet()
 	w.boot(withProfile("prod", door))
@@ -306,13 +316,21 @@ func TestProfileLeadsElsewhereAtTheEnd(t *testing.T) {
 	path := filepath.Join(w.dir, pod.UID, recordFile)
 	r, err := loadRecord(filepath.Dir(path))
 	if err == nil {
-		r.Forgotten = true
+		r.Forgotten = !former
+		if former {
+			r.Former, r.NodeID = []tailcfg.StableNodeID{r.NodeID}, ""
+		}
 		err = r.save(filepath.Dir(path))
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.boot(withProfile("prod", w.tailnet))
+	if former {
+		w.mustAttach(pod)
+		w.await(pod.UID, Running)
+		w.Forget(context.Background(), pod.SandboxID)
+	}
 	w.awaitForgotten(pod.UID)
 	if d := w.control.Devices(); len(d) != 1 || d[0].ID != victim.NodeID {
 		t.Errorf("devices: %+v, want %s alone", d, victim.NodeID)

@@ -112,7 +112,7 @@ func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error)
 	tn := n.tailnet()
 	n.update(func(r *record) {
 		r.Registering, r.TagsDue = true, len(r.Pod.Tags) > 0
-		if r.NodeID == "" {
+		if r.NodeID == "" && len(r.Former) == 0 {
 			r.LoginServer = tn.ControlURL()
 		}
 	})
