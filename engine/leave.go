@@ -87,7 +87,7 @@ func (n *node) devices(ctx context.Context, r record) (ids []tailcfg.StableNodeI
 	defer func() {
 		ids = slices.DeleteFunc(ids, func(id tailcfg.StableNodeID) bool { return slices.Contains(r.Elsewhere, id) })
 	}()
-	moved := r.LoginServer != "" && r.LoginServer != n.tailnet().ControlURL()
+	moved := n.isMoved(r)
 	switch {
 	case moved && r.NodeID != "":
 		n.warnOnce("its device is on an earlier login server and stays there: delete it by hand",
@@ -120,6 +120,12 @@ func (n *node) devices(ctx context.Context, r record) (ids []tailcfg.StableNodeI
 		}
 	}
 	return ids, nil
+}
+
+// isMoved reports whether the configuration leads to another login server than the one
+// that the record's devices are on: an ID is that server's alone.
+func (n *node) isMoved(r record) bool {
+	return r.LoginServer != "" && r.LoginServer != n.tailnet().ControlURL()
 }
 
 // logOut tells the control plane that the node is gone. It brings up a backend

@@ -376,7 +376,7 @@ func (n *node) leaveIdentity(ctx context.Context, r record) error {
 	if err := n.releaseIdentity(ctx); err != nil {
 		return err
 	}
-	if n.isForeign() {
+	if n.isForeign() || n.isMoved(r) {
 		return nil
 	}
 	err := n.deleteDevices(ctx, slices.DeleteFunc(slices.Clone(r.Former), func(id tailcfg.StableNodeID) bool { return slices.Contains(r.Elsewhere, id) }))
