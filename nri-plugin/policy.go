@@ -206,5 +206,10 @@ func checkTogether(f engine.Features) error {
 		return badAnnotation(annotationProfile, f.Profile,
 			"a device that outlives its pod, as identity: workload has it, is in the default tailnet alone: remove one of the two annotations")
 	}
+	if f.ShieldsUp && (f.AdvertiseExitNode || len(f.AdvertiseRoutes) > 0) {
+		return badAnnotation(annotationShieldsUp, "true",
+			"no peer can send anything through a subnet router or exit node that has its shields up: "+
+				`write "false", also where the policy has "true" by default, or remove what the pod advertises`)
+	}
 	return nil
 }
