@@ -75,10 +75,6 @@ func featuresOf(sb *api.PodSandbox, g *grant) (asked engine.Features, err error)
 			}
 		}
 	}
-	if asked.ExitNode != "" && asked.AdvertiseExitNode {
-		return engine.Features{}, badAnnotation(annotationExitNode, asked.ExitNode,
-			"a pod that is an exit node cannot use one: remove it or "+annotationAdvertiseExitNode)
-	}
 	return asked, nil
 }
 

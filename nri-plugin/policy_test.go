@@ -262,6 +262,14 @@ func TestServedPod(t *testing.T) {
 	if got := summary(pod, ok); err != nil || got != "x [tag:x] ephemeral profile=gone chosen" {
 		t.Errorf("got %q, %v", got, err)
 	}
+	router := in("shop", nil, annotationEnabled, "true", annotationAdvertiseExitNode, "true")
+	d.policy = mustPolicy(t, "defaults: {features: {shields-up: true, exit-node: gate}}")
+	if _, ok, err := podFrom(router, d); !ok || err != nil {
+		t.Errorf("a later default that excludes what it has: %v, %v", ok, err)
+	}
+	d.served, d.policy = false, mustPolicy(t, "{defaults: {features: {shields-up: true}}, rules: [{allow: {features: ['*']}}]}")
+	_, _, err = podFrom(router, d)
+	expectError(t, "router by a default with shields up", err, `tailscale.com/shields-up is "true"|write "false"`)
 }
 
 // TestExclusive: what a tailnet deletes by itself cannot outlive its pod.
