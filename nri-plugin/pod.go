@@ -80,7 +80,7 @@ func podFrom(sb *api.PodSandbox, d podDefaults) (engine.Pod, bool, error) {
 	}
 	pod.Features.Profile = profile
 	if !d.served {
-		if err := errors.Join(checkTogether(pod.Features), checkWorkload(sb, pod.Features, d.kept)); err != nil {
+		if err := cmp.Or(checkTogether(pod.Features), checkWorkload(sb, pod.Features, d.kept)); err != nil {
 			return engine.Pod{}, false, err
 		}
 	}
