@@ -28,7 +28,8 @@ const (
 	// nextPatience if there is another one to ask.
 	queryPatience = 5 * time.Second
 	nextPatience  = 1500 * time.Millisecond
-	// streamIdle is how long a TCP connection may say nothing (RFC 7766, 6.2.3).
+	// streamIdle is how long a TCP connection may say nothing (RFC 7766, 6.2.3), and
+	// take nothing.
 	streamIdle = 30 * time.Second
 	// acceptPause is the pause after a socket has failed.
 	acceptPause = 10 * time.Millisecond
@@ -41,6 +42,7 @@ type dnsServer struct {
 	node    *nodeDNS
 	sockets *podnet.DNS
 	manager *dns.Manager
+	idle    time.Duration // streamIdle
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -49,7 +51,7 @@ type dnsServer struct {
 }
 
 func serveDNS(ctx context.Context, node *nodeDNS, sockets *podnet.DNS, manager *dns.Manager) *dnsServer {
-	s := &dnsServer{node: node, sockets: sockets, manager: manager}
+	s := &dnsServer{node: node, sockets: sockets, manager: manager, idle: streamIdle}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	for _, c := range sockets.UDP {
 		s.wg.Go(func() { s.serveUDP(c) })
@@ -129,7 +131,7 @@ func (s *dnsServer) serveStream(c net.Conn) {
 	from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 	var writing sync.Mutex
 	for {
-		_ = c.SetReadDeadline(time.Now().Add(streamIdle))
+		_ = c.SetReadDeadline(time.Now().Add(s.idle))
 		q, err := readStream(c, longestQuery)
 		if err != nil {
 			return
@@ -141,8 +143,10 @@ func (s *dnsServer) serveStream(c net.Conn) {
 			}
 			writing.Lock()
 			defer writing.Unlock()
-			_ = c.SetWriteDeadline(time.Now().Add(streamIdle))
-			_ = writeStream(c, a)
+			_ = c.SetWriteDeadline(time.Now().Add(s.idle))
+			if writeStream(c, a) != nil {
+				c.Close() // half an answer may be out, and those that wait to be written hold the pod's queries
+			}
 		}, q)
 	}
 }
