@@ -6,13 +6,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"tailscale.com/net/dns"
 
 	"tailscale-nri/engine/internal/podnet"
@@ -244,17 +247,42 @@ func (s *dnsServer) exchange(q []byte, network string, to netip.AddrPort, patien
 	if _, err := c.Write(q); err != nil {
 		return nil, err
 	}
-	buf := datagrams.Get().(*[]byte)
-	defer datagrams.Put(buf)
-	for {
-		n, err := c.Read(*buf)
-		if err != nil {
-			return nil, err
-		}
-		if a := (*buf)[:n]; n >= 12 && a[0] == q[0] && a[1] == q[1] && a[2]&0x80 != 0 {
-			return bytes.Clone(a), nil
-		}
+	return readAnswer(c, q)
+}
+
+// readAnswer waits for the answer to a query. It takes a buffer when something is there
+// only: a pod may have any number of queries wait for what never comes.
+func readAnswer(c net.Conn, q []byte) (answer []byte, err error) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
 	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var failed error
+	err = raw.Read(func(fd uintptr) bool {
+		buf := datagrams.Get().(*[]byte)
+		defer datagrams.Put(buf)
+		for {
+			n, err := unix.Read(int(fd), *buf)
+			switch {
+			case errors.Is(err, unix.EINTR):
+			case errors.Is(err, unix.EAGAIN):
+				return false
+			case err != nil:
+				failed = err
+				return true
+			default:
+				if a := (*buf)[:n]; n >= 12 && a[0] == q[0] && a[1] == q[1] && a[2]&0x80 != 0 {
+					answer = bytes.Clone(a)
+					return true
+				}
+			}
+		}
+	})
+	return answer, errors.Join(err, failed)
 }
 
 // isRefusal reports whether a resolver would ask its next nameserver after this

@@ -6,12 +6,15 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"net/netip"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"tailscale-nri/engine/internal/nstest"
 	"tailscale-nri/engine/internal/podnet"
 )
 
@@ -53,4 +56,51 @@ func TestDNSStreamTakesNothing(t *testing.T) {
 	if busy() > 0 {
 		t.Errorf("%d connections are there still, and %d queries", s.streams.Load(), s.queries.Load())
 	}
+}
+
+// Queries that nobody answers cost the process little, however many a pod has.
+func TestDNSWaitingQueries(t *testing.T) {
+	c := nstest.NewCluster(t, nil)
+	pod := nstest.NewPod(t)
+	c.Connect(pod)
+	var u *net.UDPConn // hears, and says nothing
+	c.Do(func() (err error) {
+		u, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4zero, Port: 54})
+		return err
+	})
+	defer u.Close()
+	ns, err := podnet.FindNamespace(pod.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sockets, err := podnet.OpenDNS(t.Context(), ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sockets.Close()
+	s := &dnsServer{sockets: sockets}
+	s.ctx, s.cancel = context.WithCancel(t.Context())
+	q := []byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x01")
+	inUse := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := inUse()
+	for range mostQueries {
+		s.wg.Go(func() { _, _ = s.exchange(q, "udp", netip.AddrPortFrom(c.IP4, 54), time.Minute) })
+	}
+	buf := make([]byte, 512)
+	_ = u.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for range mostQueries { // all have asked
+		if _, err := u.Read(buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if used := int64(inUse()) - int64(before); used > mostQueries*16<<10 {
+		t.Errorf("%d queries have %d bytes", mostQueries, used)
+	}
+	s.cancel()
+	s.wg.Wait()
 }

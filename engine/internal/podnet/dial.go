@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netns"
@@ -50,6 +51,9 @@ func (c *podConn) Close() error {
 	c.d.conns.Delete(c)
 	return c.Conn.Close()
 }
+
+// SyscallConn implements [syscall.Conn].
+func (c *podConn) SyscallConn() (syscall.RawConn, error) { return c.Conn.(syscall.Conn).SyscallConn() }
 
 // keep notes a connection until it is closed.
 func (d *DNS) keep(conn net.Conn, err error) (net.Conn, error) {
