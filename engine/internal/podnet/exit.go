@@ -50,8 +50,28 @@ func (r *Router) UseExit(x Exit) {
 	r.exit = &exit{Exit: x, table: nftTable{name: "tailscale-nri-exit", chains: []string{"closed"}}}
 }
 
-// UseExitOf has the router share the exit of another one of the same pod.
-func (r *Router) UseExitOf(other *Router) { r.exit = other.exit }
+// UseExitOf has the router share the exit of another one of the same pod, and what
+// stays on other interfaces: two that differ in that would each undo the other's filter.
+func (r *Router) UseExitOf(other *Router) { r.exit, r.kept = other.exit, other.kept }
+
+// heeded returns those of the pod's own routes that count. Beside an exit node the wide
+// ones do not, as 0.0.0.0/1 and 128.0.0.0/1 or what a router advertisement calls
+// on-link: they are default routes in disguise, and would open the pod.
+func (r *Router) heeded(foreign []netip.Prefix) []netip.Prefix {
+	if r.exit == nil {
+		return foreign
+	}
+	return slices.DeleteFunc(slices.Clone(foreign), func(p netip.Prefix) bool {
+		if wide := p.Addr().Is4() && p.Bits() < narrow4 || p.Addr().Is6() && p.Bits() < narrow6; !wide {
+			return false
+		}
+		return !coveredBy(p, r.exit.Private)
+	})
+}
+
+// The shortest prefixes of own routes that count beside an exit node: no range of a
+// cluster's is wider that is not private.
+const narrow4, narrow6 = 8, 32
 
 // mostPassed bounds what a pod's filter lets through: it is a transaction of one
 // message, which a socket's buffer holds. What is beyond that is dropped.
@@ -84,11 +104,12 @@ func (x *exit) chains(v6 bool) []nftChain {
 	add := func(parts ...[]expr.Any) { rules = append(rules, slices.Concat(parts...)) }
 	add(outBy(PodLink), accept())
 	add(outBy("lo"), accept())
-	add(marked(), accept())
 	for _, p := range ofFamily(x.plan, v6) {
 		add(toAny(p), accept())
 	}
-	// What has no connection, as neighbour discovery, is left alone.
+	// Neighbour discovery has no connection, and is left alone; so has what conntrack
+	// calls invalid, which a program can make with a raw socket.
+	add(invalid(), drop())
 	add(direction(ctOriginal), drop())
 	return []nftChain{{"closed", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityFilter, rules}}
 }
@@ -182,7 +203,8 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	unfiltered, err := r.exit.filter(r.ns, r.kept, there.foreign)
+	foreign := r.heeded(there.foreign)
+	unfiltered, err := r.exit.filter(r.ns, r.kept, foreign)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +212,7 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 		missing = []string{closedWhat}
 	}
 	bare := Router{kept: r.kept, exit: r.exit, cfg: &router.Config{}, logger: r.logger, warned: r.warned}
-	want := bare.layOut(nil, there.foreign)
+	want := bare.layOut(nil, foreign)
 	there.dropPassed(want)
 	rules := wantedRules(nil, true)
 	r.wanted.Store(&installed{routes: want, within: everything()})

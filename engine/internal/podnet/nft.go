@@ -169,6 +169,16 @@ func direction(d byte) []expr.Any {
 	}
 }
 
+// invalid matches what conntrack finds no connection for and begins none with.
+func invalid() []expr.Any {
+	const bit = 1 // NF_CT_STATE_INVALID_BIT
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bit), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
 func mark() []expr.Any {
 	return []expr.Any{
 		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(forwardMark)},

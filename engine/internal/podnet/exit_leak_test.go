@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podnet
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// arrivals hands out the destinations of the IP packets that the node gets from its
+// pods.
+func (c *cluster) arrivals(t *testing.T) <-chan netip.Addr {
+	t.Helper()
+	var fd int
+	c.node.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ALL))))
+		return err
+	})
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}); err != nil {
+		t.Fatal(err)
+	}
+	over, got := make(chan struct{}), make(chan netip.Addr, 1000)
+	t.Cleanup(func() { close(over) })
+	go func() {
+		defer unix.Close(fd)
+		for buf := make([]byte, 1500); ; {
+			n, _, err := unix.Recvfrom(fd, buf, 0)
+			select {
+			case <-over:
+				return
+			default:
+			}
+			switch {
+			case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+			case err != nil:
+				return
+			case n >= 20 && buf[0]>>4 == 4:
+				got <- netip.AddrFrom4([4]byte(buf[16:20]))
+			case n >= 40 && buf[0]>>4 == 6:
+				got <- netip.AddrFrom16([16]byte(buf[24:40]))
+			}
+		}
+	}()
+	return got
+}
+
+// sent is how a program in the pod can send a packet by eth0, bound to its address.
+type sent struct {
+	kind, proto int
+	mark        int
+	payload     []byte
+}
+
+func (s *sent) send(from, to netip.Addr) error {
+	family, port := unix.AF_INET, 0
+	if s.kind == unix.SOCK_DGRAM {
+		port = 9
+	}
+	at := func(a netip.Addr, port int) unix.Sockaddr { return &unix.SockaddrInet4{Addr: a.As4(), Port: port} }
+	if to.Is6() {
+		family = unix.AF_INET6
+		at = func(a netip.Addr, port int) unix.Sockaddr { return &unix.SockaddrInet6{Addr: a.As16(), Port: port} }
+	}
+	fd, err := unix.Socket(family, s.kind|unix.SOCK_CLOEXEC, s.proto)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, s.mark); err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, at(from, 0)); err != nil {
+		return err
+	}
+	err = unix.Sendto(fd, s.payload, 0, at(to, port))
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EHOSTUNREACH) {
+		return nil // refused
+	}
+	return err
+}
+
+// tcpSegment is one without data, and without a checksum, which conntrack looks at
+// where a packet comes in.
+func tcpSegment(flags byte) []byte {
+	b := make([]byte, 20)
+	binary.BigEndian.PutUint16(b, 4711)
+	binary.BigEndian.PutUint16(b[2:], 9)
+	b[12], b[13] = 5<<4, flags
+	return b
+}
+
+// Nothing that a program can do with an unprivileged container's capabilities, a packet
+// socket aside, has a packet leave by eth0 to elsewhere than stays there.
+func TestExitHasNoHoles(t *testing.T) {
+	c := newCluster(t, "tsexitholes", useExit)
+	got := c.arrivals(t)
+	for name, s := range map[string]sent{
+		"UDP":                         {unix.SOCK_DGRAM, unix.IPPROTO_UDP, 0, []byte("hello")},
+		"UDP with a mark":             {unix.SOCK_DGRAM, unix.IPPROTO_UDP, forwardMark, []byte("hello")},
+		"TCP that is no connection's": {unix.SOCK_RAW, unix.IPPROTO_TCP, 0, tcpSegment(0x04)},
+		"TCP with no flags":           {unix.SOCK_RAW, unix.IPPROTO_TCP, 0, tcpSegment(0)},
+		"an answer to nobody":         {unix.SOCK_RAW, unix.IPPROTO_ICMP, 0, []byte{0, 0, 0xff, 0xff, 0, 0, 0, 0}},
+		"an unknown protocol":         {unix.SOCK_RAW, 253, 0, []byte("hello")},
+		"IGMP":                        {unix.SOCK_RAW, unix.IPPROTO_IGMP, 0, []byte("hello")},
+	} {
+		for _, p := range [][3]string{{podEth4, worldAddr, nodeEth4}, {podEth6, worldAddr6, nodeEth6}} {
+			if s.proto == unix.IPPROTO_ICMP && p[0] == podEth6 {
+				s.proto, s.payload = unix.IPPROTO_ICMPV6, []byte{129, 0, 0, 0, 0, 0, 0, 0}
+			}
+			c.sendAll(t, got, name, s, p)
+		}
+	}
+}
+
+// sendAll sends s to the world, and then something to the node, from eth0's address, and
+// checks that only the latter arrives.
+func (c *cluster) sendAll(t *testing.T, got <-chan netip.Addr, name string, s sent, fromWorldNode [3]string) {
+	t.Helper()
+	var addrs [3]netip.Addr
+	for i, a := range fromWorldNode {
+		addrs[i] = netip.MustParseAddr(a)
+	}
+	from, world, node := addrs[0], addrs[1], addrs[2]
+	c.pod.Do(func() error {
+		if err := s.send(from, world); err != nil {
+			t.Errorf("%s to %v: %v", name, world, err)
+		}
+		last := sent{unix.SOCK_DGRAM, unix.IPPROTO_UDP, 0, []byte("hello")}
+		return last.send(from, node)
+	})
+	c.expectUntil(t, got, name, world, node)
+}
+
+// expectUntil checks that nothing arrives for the world before something does for last.
+func (c *cluster) expectUntil(t *testing.T, got <-chan netip.Addr, name string, world, last netip.Addr) {
+	t.Helper()
+	for deadline := time.After(20 * time.Second); ; {
+		select {
+		case to := <-got:
+			if to == world {
+				t.Errorf("%s to %v left by eth0", name, world)
+			}
+			if to == last {
+				return
+			}
+		case <-deadline:
+			t.Fatalf("nothing arrived at %v", last)
+		}
+	}
+}
+
+// A default route in disguise opens nothing.
+func TestExitWithHalfRoutes(t *testing.T) {
+	c := newCluster(t, "tsexithalves", func(c *cluster) {
+		h := c.pod.Netlink()
+		eth0, err := h.LinkByName("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, half := range prefixes("0.0.0.0/1", "128.0.0.0/1", "198.0.0.0/7", "::/1", "2000::/3", "2001:d00::/24") {
+			if err := h.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: ipNet(half)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		useExit(c)
+		if _, err := c.router.Fence(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	closed := map[string]string{worldAddr: "", worldAddr6: ""}
+	c.expectWays(t, "with wide routes", closed)
+	got := c.arrivals(t)
+	for _, p := range [][3]string{{podEth4, worldAddr, nodeEth4}, {podEth6, worldAddr6, nodeEth6}} {
+		c.sendAll(t, got, "UDP", sent{unix.SOCK_DGRAM, unix.IPPROTO_UDP, 0, []byte("hello")}, p)
+	}
+	if err := restore(c.router); err != nil {
+		t.Fatal(err)
+	}
+	c.expectWays(t, "restored", closed)
+}
+
+// Where the pod has IPv6 switched off, lo's included, IPv4 is closed as well.
+func TestExitWithoutIPv6(t *testing.T) {
+	newCluster(t, "tsexitno6", func(c *cluster) {
+		c.setIPv6Off(t, "1")
+		useExit(c)
+		for range 2 {
+			if _, err := c.router.Fence(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.expectWays(t, "without IPv6", map[string]string{worldAddr: "", nodeEth4: "eth0"})
+		c.setIPv6Off(t, "0")
+	})
+}
+
+func (c *cluster) setIPv6Off(t *testing.T, off string) {
+	t.Helper()
+	c.pod.Do(func() error {
+		dir, err := openSysctls()
+		if err != nil {
+			return err
+		}
+		defer unix.Close(dir)
+		for _, name := range []string{"all", "default", "lo"} {
+			err = errors.Join(err, writeSysctl(dir, "net/ipv6/conf/"+name+"/disable_ipv6", off))
+		}
+		return err
+	})
+}
