@@ -13,6 +13,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -59,7 +60,7 @@ func (t *nftTable) install(ns Namespace, chains func(v6 bool) []nftChain) error 
 	}
 	defer fd.Close()
 	for _, v6 := range families() {
-		conn, err := nftables.New(nftables.WithNetNSFd(int(fd)))
+		conn, err := nftables.New(nftables.WithNetNSFd(int(fd)), nftables.WithSockOptions(roomForRules))
 		if err != nil {
 			return fmt.Errorf("opening nftables: %w", err)
 		}
@@ -79,6 +80,13 @@ func (t *nftTable) install(ns Namespace, chains func(v6 bool) []nftChain) error 
 	}
 	t.handles, err = t.read(int(fd))
 	return err
+}
+
+// roomForRules has the socket hold a transaction of mostPassed rules, and what the
+// kernel says of each.
+func roomForRules(conn *netlink.Conn) error {
+	const size = 2 << 20
+	return errors.Join(conn.SetReadBuffer(size), conn.SetWriteBuffer(size))
 }
 
 // of returns the family's table.
@@ -171,10 +179,9 @@ func direction(d byte) []expr.Any {
 
 // invalid matches what conntrack finds no connection for and begins none with.
 func invalid() []expr.Any {
-	const bit = 1 // NF_CT_STATE_INVALID_BIT
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bit), Xor: make([]byte, 4)},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitINVALID), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
 	}
 }
