@@ -13,9 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// arrivals hands out the destinations of the IP packets that the node gets from its
-// pods.
-func (c *cluster) arrivals(t *testing.T) <-chan netip.Addr {
+// arrivals hands out the flows of the IP packets that the node gets from its pods.
+func (c *cluster) arrivals(t *testing.T) <-chan flow {
 	t.Helper()
 	var fd int
 	c.node.Do(func() (err error) {
@@ -25,7 +24,7 @@ func (c *cluster) arrivals(t *testing.T) <-chan netip.Addr {
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}); err != nil {
 		t.Fatal(err)
 	}
-	over, got := make(chan struct{}), make(chan netip.Addr, 1000)
+	over, got := make(chan struct{}), make(chan flow, 1000)
 	t.Cleanup(func() { close(over) })
 	go func() {
 		defer unix.Close(fd)
@@ -41,9 +40,9 @@ func (c *cluster) arrivals(t *testing.T) <-chan netip.Addr {
 			case err != nil:
 				return
 			case n >= 20 && buf[0]>>4 == 4:
-				got <- netip.AddrFrom4([4]byte(buf[16:20]))
+				got <- flow{netip.AddrFrom4([4]byte(buf[12:])), netip.AddrFrom4([4]byte(buf[16:]))}
 			case n >= 40 && buf[0]>>4 == 6:
-				got <- netip.AddrFrom16([16]byte(buf[24:40]))
+				got <- flow{netip.AddrFrom16([16]byte(buf[8:])), netip.AddrFrom16([16]byte(buf[24:]))}
 			}
 		}
 	}()
@@ -120,7 +119,7 @@ func TestExitHasNoHoles(t *testing.T) {
 
 // sendAll sends s to the world, and then something to the node, from eth0's address, and
 // checks that only the latter arrives.
-func (c *cluster) sendAll(t *testing.T, got <-chan netip.Addr, name string, s sent, fromWorldNode [3]string) {
+func (c *cluster) sendAll(t *testing.T, got <-chan flow, name string, s sent, fromWorldNode [3]string) {
 	t.Helper()
 	var addrs [3]netip.Addr
 	for i, a := range fromWorldNode {
@@ -134,19 +133,20 @@ func (c *cluster) sendAll(t *testing.T, got <-chan netip.Addr, name string, s se
 		last := sent{unix.SOCK_DGRAM, unix.IPPROTO_UDP, 0, []byte("hello")}
 		return last.send(from, node)
 	})
-	c.expectUntil(t, got, name, world, node)
+	expectUntil(t, got, name, world, node)
 }
 
-// expectUntil checks that nothing arrives for the world before something does for last.
-func (c *cluster) expectUntil(t *testing.T, got <-chan netip.Addr, name string, world, last netip.Addr) {
+// expectUntil checks that nothing arrives from or for never before something does for
+// last.
+func expectUntil(t *testing.T, got <-chan flow, name string, never, last netip.Addr) {
 	t.Helper()
 	for deadline := time.After(20 * time.Second); ; {
 		select {
-		case to := <-got:
-			if to == world {
-				t.Errorf("%s to %v left by eth0", name, world)
+		case f := <-got:
+			if f.src == never || f.dst == never {
+				t.Errorf("%s left by eth0: %v", name, f)
 			}
-			if to == last {
+			if f.dst == last {
 				return
 			}
 		case <-deadline:

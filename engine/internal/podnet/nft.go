@@ -116,6 +116,7 @@ func (f *forward) chains(uplinks []string) func(v6 bool) []nftChain {
 func (f *forward) filter(v6 bool, uplinks []string) (rules [][]expr.Any) {
 	add := func(parts ...[]expr.Any) { rules = append(rules, slices.Concat(parts...)) }
 	add(inBy(PodLink), outBy(PodLink), drop())
+	add(inBy(PodLink), invalid(), drop()) // which NAT leaves alone: it would keep the peer's address
 	add(inBy(PodLink), direction(ctReply), accept())
 	for _, p := range ofFamily(neverForwarded(), v6) {
 		add(inBy(PodLink), toAny(p), drop())
