@@ -54,24 +54,34 @@ func (r *Router) UseExit(x Exit) {
 // stays on other interfaces: two that differ in that would each undo the other's filter.
 func (r *Router) UseExitOf(other *Router) { r.exit, r.kept = other.exit, other.kept }
 
-// heeded returns those of the pod's own routes that count. Beside an exit node the wide
-// ones do not, as 0.0.0.0/1 and 128.0.0.0/1 or what a router advertisement calls
-// on-link: they are default routes in disguise, and would open the pod.
-func (r *Router) heeded(foreign []netip.Prefix) []netip.Prefix {
+// heeded returns those of the pod's own routes that count. Beside an exit node two kinds
+// do not, since they would open the pod: wide ones, which are default routes in disguise
+// as 0.0.0.0/1 and 128.0.0.0/1; and what a neighbour has said by a router advertisement
+// is on the pod's link.
+func (r *Router) heeded(h *netlink.Handle, there podRoutes) ([]netip.Prefix, error) {
 	if r.exit == nil {
-		return foreign
+		return there.foreign, nil
 	}
-	return slices.DeleteFunc(slices.Clone(foreign), func(p netip.Prefix) bool {
-		if wide := p.Addr().Is4() && p.Bits() < narrow4 || p.Addr().Is6() && p.Bits() < narrow6; !wide {
-			return false
+	given := map[netip.Prefix]bool{}
+	if len(there.learned) > 0 {
+		addrs, err := h.AddrList(nil, netlink.FAMILY_V6)
+		if err != nil {
+			return nil, fmt.Errorf("listing the pod's addresses: %w", err)
 		}
-		return !coveredBy(p, r.exit.Private)
-	})
+		for _, a := range addrs {
+			// The kernel marks thus what it has made of an advertised prefix
+			// (net/ipv6/addrconf.c, addrconf_prefix_rcv_add_addr).
+			if a.Flags&(unix.IFA_F_MANAGETEMPADDR|unix.IFA_F_TEMPORARY) == 0 {
+				given[prefixOf(a.IPNet).Masked()] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(there.foreign), func(p netip.Prefix) bool {
+		const narrow4, narrow6 = 8, 32 // no cluster has wider ranges that are not private
+		wide := p.Addr().Is4() && p.Bits() < narrow4 || p.Addr().Is6() && p.Bits() < narrow6
+		return wide && !coveredBy(p, r.exit.Private) || there.learned[p] && !given[p]
+	}), nil
 }
-
-// The shortest prefixes of own routes that count beside an exit node: no range of a
-// cluster's is wider that is not private.
-const narrow4, narrow6 = 8, 32
 
 // mostPassed bounds what a pod's filter lets through: it is a transaction of one
 // message, which a socket's buffer holds. What is beyond that is dropped.
@@ -203,7 +213,10 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	foreign := r.heeded(there.foreign)
+	foreign, err := r.heeded(h, there)
+	if err != nil {
+		return nil, err
+	}
 	unfiltered, err := r.exit.filter(r.ns, r.kept, foreign)
 	if err != nil {
 		return nil, err
