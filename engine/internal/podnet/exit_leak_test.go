@@ -49,11 +49,13 @@ func (c *cluster) arrivals(t *testing.T) <-chan flow {
 	return got
 }
 
-// sent is how a program in the pod can send a packet by eth0, bound to its address.
+// sent is how a program in the pod can send a packet by eth0, bound to its address or to
+// the device.
 type sent struct {
 	kind, proto int
 	mark        int
 	payload     []byte
+	byDevice    bool
 }
 
 func (s *sent) send(from, to netip.Addr) error {
@@ -74,7 +76,12 @@ func (s *sent) send(from, to netip.Addr) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, s.mark); err != nil {
 		return err
 	}
-	if err := unix.Bind(fd, at(from, 0)); err != nil {
+	if s.byDevice {
+		err = unix.BindToDevice(fd, "eth0")
+	} else {
+		err = unix.Bind(fd, at(from, 0))
+	}
+	if err != nil {
 		return err
 	}
 	err = unix.Sendto(fd, s.payload, 0, at(to, port))
@@ -100,13 +107,14 @@ func TestExitHasNoHoles(t *testing.T) {
 	c := newCluster(t, "tsexitholes", useExit)
 	got := c.arrivals(t)
 	for name, s := range map[string]sent{
-		"UDP":                         {unix.SOCK_DGRAM, unix.IPPROTO_UDP, 0, []byte("hello")},
-		"UDP with a mark":             {unix.SOCK_DGRAM, unix.IPPROTO_UDP, forwardMark, []byte("hello")},
-		"TCP that is no connection's": {unix.SOCK_RAW, unix.IPPROTO_TCP, 0, tcpSegment(0x04)},
-		"TCP with no flags":           {unix.SOCK_RAW, unix.IPPROTO_TCP, 0, tcpSegment(0)},
-		"an answer to nobody":         {unix.SOCK_RAW, unix.IPPROTO_ICMP, 0, []byte{0, 0, 0xff, 0xff, 0, 0, 0, 0}},
-		"an unknown protocol":         {unix.SOCK_RAW, 253, 0, []byte("hello")},
-		"IGMP":                        {unix.SOCK_RAW, unix.IPPROTO_IGMP, 0, []byte("hello")},
+		"UDP":                         {kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, payload: []byte("hello")},
+		"UDP by the device":           {kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, payload: []byte("hello"), byDevice: true},
+		"UDP with a mark":             {kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, mark: forwardMark, payload: []byte("hello")},
+		"TCP that is no connection's": {kind: unix.SOCK_RAW, proto: unix.IPPROTO_TCP, payload: tcpSegment(0x04)},
+		"TCP with no flags":           {kind: unix.SOCK_RAW, proto: unix.IPPROTO_TCP, payload: tcpSegment(0)},
+		"an answer to nobody":         {kind: unix.SOCK_RAW, proto: unix.IPPROTO_ICMP, payload: []byte{0, 0, 0xff, 0xff, 0, 0, 0, 0}},
+		"an unknown protocol":         {kind: unix.SOCK_RAW, proto: 253, payload: []byte("hello")},
+		"IGMP":                        {kind: unix.SOCK_RAW, proto: unix.IPPROTO_IGMP, payload: []byte("hello")},
 	} {
 		for _, p := range [][3]string{{podEth4, worldAddr, nodeEth4}, {podEth6, worldAddr6, nodeEth6}} {
 			if s.proto == unix.IPPROTO_ICMP && p[0] == podEth6 {
@@ -130,7 +138,7 @@ func (c *cluster) sendAll(t *testing.T, got <-chan flow, name string, s sent, fr
 		if err := s.send(from, world); err != nil {
 			t.Errorf("%s to %v: %v", name, world, err)
 		}
-		last := sent{unix.SOCK_DGRAM, unix.IPPROTO_UDP, 0, []byte("hello")}
+		last := sent{kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, payload: []byte("hello")}
 		return last.send(from, node)
 	})
 	expectUntil(t, got, name, world, node)
@@ -177,7 +185,7 @@ func TestExitWithHalfRoutes(t *testing.T) {
 	c.expectWays(t, "with wide routes", closed)
 	got := c.arrivals(t)
 	for _, p := range [][3]string{{podEth4, worldAddr, nodeEth4}, {podEth6, worldAddr6, nodeEth6}} {
-		c.sendAll(t, got, "UDP", sent{unix.SOCK_DGRAM, unix.IPPROTO_UDP, 0, []byte("hello")}, p)
+		c.sendAll(t, got, "UDP", sent{kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, payload: []byte("hello")}, p)
 	}
 	if err := restore(c.router); err != nil {
 		t.Fatal(err)

@@ -148,7 +148,7 @@ func TestForwardMasqueradesAll(t *testing.T) {
 		}
 		c.answered(t, back, p[1]) // ts0 keeps the order
 		c.pod.Do(func() error {
-			s := sent{unix.SOCK_DGRAM, unix.IPPROTO_UDP, 0, []byte("hello")}
+			s := sent{kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, payload: []byte("hello")}
 			return s.send(from, last)
 		})
 		expectUntil(t, out, "of a peer, what is no connection's", src, last)
