@@ -255,9 +255,7 @@ func listRoutes(h *netlink.Handle, index int, within []netip.Prefix) (podRoutes,
 		case route.Table == unix.RT_TABLE_MAIN && route.LinkIndex != index && dst.Bits() > 0:
 			if len(p.foreign) < mostForeign && coveredBy(dst, within) {
 				p.foreign = append(p.foreign, dst)
-				if dst.Addr().Is6() {
-					p.learn(dst, route.Protocol == unix.RTPROT_KERNEL || route.Protocol == unix.RTPROT_RA)
-				}
+				p.learn(dst, int(route.Protocol))
 			}
 		}
 		return true
@@ -270,7 +268,11 @@ func listRoutes(h *netlink.Handle, index int, within []netip.Prefix) (podRoutes,
 
 // learn notes whether a route of that destination was learned. One that was not counts
 // for all.
-func (p *podRoutes) learn(dst netip.Prefix, learned bool) {
+func (p *podRoutes) learn(dst netip.Prefix, protocol int) {
+	if dst.Addr().Is4() {
+		return
+	}
+	learned := protocol == unix.RTPROT_KERNEL || protocol == unix.RTPROT_RA
 	if was, there := p.learned[dst]; there {
 		learned = learned && was
 	}
