@@ -5,12 +5,15 @@ package podnet
 import (
 	"encoding/binary"
 	"errors"
+	"maps"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"tailscale.com/wgengine/router"
 )
 
 // arrivals hands out the flows of the IP packets that the node gets from its pods.
@@ -221,4 +224,27 @@ func (c *cluster) setIPv6Off(t *testing.T, off string) {
 		}
 		return err
 	})
+}
+
+// Two routers of a pod agree on its filter, also where the cluster's addresses have
+// changed in between: each would hear of the other's change, and undo it, for ever.
+func TestExitIsShared(t *testing.T) {
+	c := newCluster(t, "tsexitshared", useExit)
+	fence := c.link.Router(c.router.logger, prefixes("203.0.113.7/32"), nil)
+	fence.UseExit(Exit{Private: c.router.exit.Private})
+	if _, err := fence.Fence(); err != nil {
+		t.Fatal(err)
+	}
+	next := c.link.Router(c.router.logger, prefixes("203.0.113.8/32"), nil)
+	next.UseExitOf(fence)
+	was := fence.exit.table.handles
+	if err := next.Set(&router.Config{LocalAddrs: prefixes(ownAddr + "/32")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fence.Fence(); err != nil {
+		t.Fatal(err)
+	}
+	if is := fence.exit.table.handles; !maps.EqualFunc(was, is, slices.Equal[[]uint64]) {
+		t.Errorf("the filter was %v, is %v", was, is)
+	}
 }
