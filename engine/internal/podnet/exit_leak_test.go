@@ -237,14 +237,36 @@ func TestExitIsShared(t *testing.T) {
 	}
 	next := c.link.Router(c.router.logger, prefixes("203.0.113.8/32"), nil)
 	next.UseExitOf(fence)
-	was := fence.exit.table.handles
+	was := fence.exit.table.marks
 	if err := next.Set(&router.Config{LocalAddrs: prefixes(ownAddr + "/32")}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := fence.Fence(); err != nil {
 		t.Fatal(err)
 	}
-	if is := fence.exit.table.handles; !maps.EqualFunc(was, is, slices.Equal[[]uint64]) {
+	if is := fence.exit.table.marks; !maps.EqualFunc(was, is, slices.Equal[[]string]) {
 		t.Errorf("the filter was %v, is %v", was, is)
+	}
+}
+
+// A table that somebody has put in the place of ours, of the same shape, is seen.
+func TestExitOfAnotherTable(t *testing.T) {
+	c := newCluster(t, "tsexitother", useExit)
+	other := nftTable{name: c.router.exit.table.name, chains: c.router.exit.table.chains}
+	open := func(v6 bool) []nftChain {
+		chains := c.router.exit.chains(v6)
+		for i := range chains[0].rules {
+			chains[0].rules[i] = accept()
+		}
+		return chains
+	}
+	if err := other.install(c.link.NS, open); err != nil {
+		t.Fatal(err)
+	}
+	if missing, err := c.router.Fence(); err != nil || len(missing) != 1 {
+		t.Errorf("restored %v (%v)", missing, err)
+	}
+	if !c.router.exit.table.intact(c.link.NS) || other.intact(c.link.NS) {
+		t.Error("it is not restored")
 	}
 }
