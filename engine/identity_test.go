@@ -149,7 +149,18 @@ func TestWorkloadWaits(t *testing.T) {
 	_, second := h.second.ordinal("second")
 	h.second.mustAttach(second)
 	h.second.reasonSays(second.UID, "waits for host n1, which has this identity until")
+	waits := h.second.find(second.SandboxID)
+	logged := func() string {
+		waits.mu.Lock()
+		defer waits.mu.Unlock()
+		return waits.warned
+	}
+	h.until("the log has it", func() bool { return logged() != "" }, func() string { return "" })
+	was := logged()
 	time.Sleep(2 * 3 * time.Second) // two leases
+	if is := logged(); is != was {
+		t.Errorf("the log has one wait twice: %q, %q", was, is)
+	}
 	if s := h.second.statusOf(second.UID); s.State != Pending {
 		t.Fatalf("the second is %s", s.State)
 	}
@@ -193,6 +204,22 @@ func TestWorkloadLeaseRunsOut(t *testing.T) {
 		t.Errorf("devices: %+v", d)
 	}
 	h.second.await(second.UID, Running)
+}
+
+// What a reboot has left of a pod, or a copy of the state directory has, takes nothing:
+// the pod is gone.
+func TestWorkloadOfAnEarlierBoot(t *testing.T) {
+	h := newHosts(t)
+	p, pod := h.ordinal("db")
+	h.mustAttach(pod)
+	h.await(pod.UID, Running)
+	h.halt()
+	p.End()
+	h.boot(quickLease(h.store, "n1"), rebooted)
+	h.reasonSays(pod.UID, "network namespace is gone")
+	if id, err := h.store.Load(t.Context(), keyOf(pod)); err != nil || id.Generation != 1 || id.Holder.PodUID != pod.UID {
+		t.Errorf("the identity is of generation %d and %+v (%v)", id.Generation, id.Holder, err)
+	}
 }
 
 // A device that was deleted by hand is made anew, by the holder, as one that no other

@@ -17,6 +17,7 @@ import (
 
 	"tailscale.com/tailcfg"
 
+	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -86,6 +87,9 @@ func (n *node) holder() Holder { return Holder{n.e.cfg.Host, n.uid} }
 func (n *node) takeIdentity(ctx context.Context) error {
 	key := keyOf(n.record().Pod)
 	for {
+		if err := n.record().NetNS.Check(); errors.Is(err, podnet.ErrGone) {
+			return err // what a reboot has left of a pod, or a copy has, takes nothing from anybody
+		}
 		id, err := n.e.cfg.Identities.Load(ctx, key)
 		if errors.Is(err, ErrNoIdentity) {
 			id, err = Identity{}, nil
@@ -93,9 +97,9 @@ func (n *node) takeIdentity(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("loading the workload's identity: %w", err)
 		}
-		if why := n.mustWait(id); why != "" {
-			n.setState(Pending, why)
-			n.warnOnce("waiting for the workload's identity", why)
+		if whom, until := n.mustWait(id); whom != "" {
+			n.setState(Pending, whom+until)
+			n.warnOnce("waiting for the workload's identity", whom)
 			if pause := n.e.cfg.waitEvery; !sleep(ctx, pause*9/10+rand.N(pause/5)) {
 				return ctx.Err()
 			}
@@ -115,31 +119,32 @@ func (n *node) takeIdentity(ctx context.Context) error {
 	}
 }
 
-// mustWait returns whom an identity is to be waited for, "" if nobody holds it.
-func (n *node) mustWait(id Identity) string {
+// mustWait returns whom an identity is to be waited for, "" if nobody holds it, and
+// until when, which changes with each renewal.
+func (n *node) mustWait(id Identity) (whom, until string) {
 	t := &n.tenure
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch id.Holder {
 	case Holder{}, n.holder():
-		return ""
+		return "", ""
 	}
 	if id.Holder.Host == n.e.cfg.Host {
 		// Of this host's pods, this process knows which are served.
 		if other := n.e.nodeOfUID(id.Holder.PodUID); other != nil && other.runningSession() != nil {
-			return "waits for pod " + id.Holder.PodUID + " of this host, which has this identity until it ends"
+			return "waits for pod " + id.Holder.PodUID + " of this host, which has this identity", " until it ends"
 		}
-		return ""
+		return "", ""
 	}
 	if t.seen != id.Version {
 		t.seen, t.since = id.Version, time.Now()
 	}
 	left := n.e.cfg.leaseTime - time.Since(t.since)
 	if left <= 0 {
-		return ""
+		return "", ""
 	}
-	return fmt.Sprintf("waits for host %s, which has this identity until %s, or for longer if it renews it",
-		id.Holder.Host, t.since.Add(n.e.cfg.leaseTime).Format(time.TimeOnly))
+	return "waits for host " + id.Holder.Host + ", which has this identity",
+		fmt.Sprintf(" until %s, or for longer if it renews it", t.since.Add(n.e.cfg.leaseTime).Format(time.TimeOnly))
 }
 
 // claimIdentity stores this pod as the holder, with a node key that is new.
