@@ -206,6 +206,7 @@ func TestChartRefuses(t *testing.T) {
 		{"profiles.Prod.TS_TAGS=tag:x", []string{"propertyName", "Prod"}},
 		{"extraEnv[0].name=TS_AUTHKEY", []string{"extraEnv has TS_AUTHKEY", "credentials.secretName"}},
 		{"extraEnv[0].name=POD_UID", []string{"extraEnv has POD_UID", "the chart sets it"}},
+		{"extraEnv[0].name=NODE_NAME", []string{"extraEnv has NODE_NAME", "workloadState"}},
 		{"extraEnv[0].name=HTTPS_PROXY", []string{"set config.HTTPS_PROXY", "Secret"}},
 		{"extraEnv[0].value=x", []string{"/extraEnv/0", "name"}},
 		{"config.LOG_LEVEL=loud", []string{"/config/LOG_LEVEL", "debug", "warn"}},

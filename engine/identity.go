@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"os"
 	"time"
 
 	"tailscale.com/tailcfg"
@@ -166,20 +165,14 @@ func (s steppedIdentities) List(ctx context.Context) (map[WorkloadKey]Identity, 
 }
 
 // useIdentities prepares the store, if there is one.
-func (e *Engine) useIdentities() error {
+func (e *Engine) useIdentities() {
 	if e.cfg.Identities == nil {
-		return nil
+		return
 	}
 	e.cfg.Identities = steppedIdentities{e.cfg.Identities, e}
 	e.cfg.leaseTime = cmp.Or(e.cfg.leaseTime, leaseTime)
 	e.cfg.renewEvery = cmp.Or(e.cfg.renewEvery, renewEvery)
 	e.cfg.waitEvery = cmp.Or(e.cfg.waitEvery, waitEvery)
-	if e.cfg.Host != "" {
-		return nil
-	}
-	var err error
-	e.cfg.Host, err = os.Hostname()
-	return err
 }
 
 func keyOf(pod Pod) WorkloadKey { return WorkloadKey{pod.Namespace, pod.Name} }
