@@ -295,6 +295,61 @@ func TestWorkloadSweep(t *testing.T) {
 	}
 }
 
+// An identity that looks unused, as to a sweep whose clock is wrong, is left alone if
+// its holder renews it.
+func TestWorkloadSweptInUse(t *testing.T) {
+	h := newHosts(t)
+	_, pod := h.ordinal("db")
+	h.mustAttach(pod)
+	before := h.await(pod.UID, Running)
+	key := keyOf(pod)
+	id, err := h.store.Load(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id.LastUsed = time.Now().Add(-10 * 24 * time.Hour)
+	if err := h.second.sweepIdentities(t.Context(), map[WorkloadKey]Identity{key: id}, kept{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if id, err = h.store.Load(t.Context(), key); err != nil || id.Generation != 1 || id.Holder.Host != "n1" {
+		t.Errorf("the identity is of generation %d and %+v (%v)", id.Generation, id.Holder, err)
+	}
+	sameDevice(t, before, h.await(pod.UID, Running))
+}
+
+// An identity that is overwritten with an earlier one of itself, as from a backup, is
+// taken again by who has it, and is the same device.
+func TestWorkloadRestored(t *testing.T) {
+	h := newHosts(t)
+	_, first := h.ordinal("first")
+	h.mustAttach(first)
+	before := h.await(first.UID, Running)
+	key := keyOf(first)
+	h.until("the store has the device", func() bool { id, err := h.store.Load(t.Context(), key); return err == nil && id.Registered },
+		func() string { return "" })
+	backup, err := h.store.Load(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.end(first)
+	h.awaitForgotten(first.UID)
+	_, second := h.second.ordinal("second")
+	h.second.mustAttach(second)
+	sameDevice(t, before, h.second.await(second.UID, Running))
+	was := h.second.nodeKey(second.UID)
+
+	h.store.change(key, func(id *Identity) { *id = backup }) // of generation 1, held by n1
+	h.until("the second has it again, with another key", func() bool {
+		id, err := h.store.Load(t.Context(), key)
+		return err == nil && id.Holder.Host == "n2" && id.Registered && h.second.nodeKey(second.UID) != was &&
+			h.second.statusOf(second.UID).State == Running
+	}, func() string { return h.second.statusOf(second.UID).Reason })
+	sameDevice(t, before, h.second.statusOf(second.UID))
+	if d := h.control.Devices(); len(d) != 1 || d[0].NodeKey != h.second.nodeKey(second.UID) {
+		t.Errorf("devices: %+v", d)
+	}
+}
+
 // Without a store a workload's pod has no device, and says what is missing; and what
 // was the pod's own before it asked for the workload's goes with the pod.
 func TestWorkloadSwitched(t *testing.T) {
@@ -362,6 +417,7 @@ func TestWorkloadOutlives(t *testing.T) {
 	own.Features.Workload = false
 	h.second.mustAttach(own)
 	h.second.await(own.UID, Running)
+	h.store.noList.Store(true) // one identity is asked for, not all
 	err := h.second.find(own.SandboxID).claimName(t.Context(), own.Hostname)
 	if err == nil || !strings.Contains(err.Error(), "of the workload default/db-0") {
 		t.Errorf("claiming the workload's name: %v", err)
