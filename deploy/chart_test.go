@@ -175,6 +175,12 @@ func TestChartNamespace(t *testing.T) {
 			t.Errorf("%s is in %v", name, got)
 		}
 	}
+	// Secrets of a namespace that others share are theirs too.
+	for _, shared := range []string{"kube-system", "default"} {
+		if _, err := template(t, "--namespace", shared, "--set", "workloadState=true"); err == nil || !strings.Contains(err.Error(), "namespace of its own") {
+			t.Errorf("workloadState in %s: %v", shared, err)
+		}
+	}
 }
 
 // TestChartRefuses: a bad value fails the rendering, and the text names it and

@@ -143,7 +143,7 @@ func (n *node) mustWait(id Identity) (whom, until string) {
 	if left <= 0 {
 		return "", ""
 	}
-	return "waits for host " + id.Holder.Host + ", which has this identity",
+	return fmt.Sprintf("waits for host %s, which has this identity", id.Holder.Host),
 		fmt.Sprintf(" until %s, or for longer if it renews it", t.since.Add(n.e.cfg.leaseTime).Format(time.TimeOnly))
 }
 
