@@ -350,6 +350,28 @@ func TestWorkloadRestored(t *testing.T) {
 	}
 }
 
+// A record that a version without these fields has written names the workload's device
+// as the pod's own: it is none that goes with the pod.
+func TestWorkloadRecordOfAnotherVersion(t *testing.T) {
+	for name, asks := range map[string]bool{"the annotation is in it": true, "nor is the annotation": false} {
+		t.Run(name, func(t *testing.T) {
+			h := newHosts(t)
+			_, pod := h.ordinal("db")
+			h.mustAttach(pod)
+			before := h.await(pod.UID, Running)
+			h.find(pod.SandboxID).update(func(r *record) { r.Generation, r.Rekeyed, r.Pod.Features.Workload = 0, false, asks })
+			h.halt()
+			h.boot(quickLease(h.store, "n1"))
+			h.await(pod.UID, Running)
+			h.end(pod)
+			h.awaitForgotten(pod.UID)
+			_, next := h.second.ordinal("next")
+			h.second.mustAttach(next)
+			sameDevice(t, before, h.second.await(next.UID, Running))
+		})
+	}
+}
+
 // Without a store a workload's pod has no device, and says what is missing; and what
 // was the pod's own before it asked for the workload's goes with the pod.
 func TestWorkloadSwitched(t *testing.T) {

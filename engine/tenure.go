@@ -50,7 +50,7 @@ var errNoIdentities = errors.New("the pod's device goes with its workload, and i
 func (n *node) holdIdentity(ctx context.Context) error {
 	r := n.record()
 	if !r.Pod.Features.Workload {
-		if !n.hasWorkloads(r) {
+		if r.Generation == 0 && r.NodeID != "" || !n.hasWorkloads(r) {
 			return nil
 		}
 		return n.releaseIdentity(ctx) // the annotation has gone with the last sandbox: the pod gets a device of its own
@@ -178,7 +178,7 @@ func (n *node) installKeys(id Identity) error {
 		return fmt.Errorf("writing the workload's keys: %w", remedy(err))
 	}
 	n.update(func(r *record) {
-		if r.Generation == 0 && r.NodeID != "" && !slices.Contains(r.Former, r.NodeID) {
+		if r.Generation == 0 && r.NodeID != "" && r.NodeID != id.NodeID && !slices.Contains(r.Former, r.NodeID) {
 			r.Former = append(r.Former, r.NodeID) // the pod's own, before it asked for the workload's
 		}
 		r.Generation, r.Rekeyed, r.NodeID = id.Generation, true, id.NodeID
@@ -302,10 +302,11 @@ func (n *node) dropIdentity() {
 	n.tenure.version, n.tenure.trouble = "", ""
 }
 
-// hasWorkloads reports whether the keys on disk are a workload's.
+// hasWorkloads reports whether the keys on disk are a workload's. They say so
+// themselves where the record does not: it was lost, or another version wrote it.
 func (n *node) hasWorkloads(r record) bool {
-	if r.Generation != 0 || r.NodeID != "" {
-		return r.Generation != 0
+	if r.Generation != 0 {
+		return true
 	}
 	k, err := storedKeys(n.statePath())
 	return err == nil && k.workload
@@ -384,7 +385,9 @@ func (n *node) leaveIdentity(ctx context.Context, r record) error {
 	if n.isForeign() || n.isMoved(r) {
 		return nil
 	}
-	err := n.deleteDevices(ctx, slices.DeleteFunc(slices.Clone(r.Former), func(id tailcfg.StableNodeID) bool { return slices.Contains(r.Elsewhere, id) }))
+	err := n.deleteDevices(ctx, slices.DeleteFunc(slices.Clone(r.Former), func(id tailcfg.StableNodeID) bool {
+		return id == r.NodeID || slices.Contains(r.Elsewhere, id)
+	}))
 	if errors.Is(err, tailnet.ErrNoDelete) {
 		return nil
 	}
