@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -369,6 +370,48 @@ func TestWorkloadRecordOfAnotherVersion(t *testing.T) {
 			h.second.mustAttach(next)
 			sameDevice(t, before, h.second.await(next.UID, Running))
 		})
+	}
+}
+
+// lossyStore stores, and loses every third answer.
+type lossyStore struct {
+	IdentityStore
+	saves atomic.Int64
+}
+
+func (s *lossyStore) Save(ctx context.Context, key WorkloadKey, id Identity) (string, error) {
+	version, err := s.IdentityStore.Save(ctx, key, id)
+	if s.saves.Add(1)%3 == 1 {
+		return "", errStoreAway
+	}
+	return version, err
+}
+
+// Whoever has stored without hearing of it has the identity, and nobody else.
+func TestWorkloadAnswersLost(t *testing.T) {
+	h := newHosts(t)
+	h.halt()
+	h.second.halt()
+	lossy := &lossyStore{IdentityStore: h.store}
+	h.boot(quickLease(lossy, "n1"))
+	h.second.boot(quickLease(lossy, "n2"))
+	_, first := h.ordinal("first")
+	h.mustAttach(first)
+	before := h.await(first.UID, Running)
+	_, second := h.second.ordinal("second")
+	h.second.mustAttach(second)
+	for range 2 * 30 { // two leases
+		if s := h.second.statusOf(second.UID); s.State == Running {
+			t.Fatal("both run")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	sameDevice(t, before, h.await(first.UID, Running))
+	h.end(first)
+	h.awaitForgotten(first.UID)
+	sameDevice(t, before, h.second.await(second.UID, Running))
+	if d := h.control.Devices(); len(d) != 1 {
+		t.Errorf("devices: %+v", d)
 	}
 }
 
