@@ -52,7 +52,8 @@ import (
 //	                                  one makes another, since it holds the identity, and
 //	                                  this one stops at that, or at its next renewal
 //	is a copy of a machine, or a      the copy's record is of another boot: it takes the
-//	machine that was rebooted         identity anew, with another node key
+//	machine that was rebooted         identity anew, with another node key, and for a pod
+//	                                  whose network namespace is gone not at all
 //
 // So a holder registers only when the store has just confirmed that it is the
 // holder, and one that the control plane has thrown out asks the store first. One

@@ -309,7 +309,7 @@ func TestWorkloadSweptInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	id.LastUsed = time.Now().Add(-10 * 24 * time.Hour)
-	if err := h.second.sweepIdentities(t.Context(), map[WorkloadKey]Identity{key: id}, kept{}, nil); err != nil {
+	if err := h.second.sweepIdentities(t.Context(), h.second.tailnets[""], map[WorkloadKey]Identity{key: id}, kept{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if id, err = h.store.Load(t.Context(), key); err != nil || id.Generation != 1 || id.Holder.Host != "n1" {

@@ -80,14 +80,12 @@ func (e *Engine) sweepIdentities(ctx context.Context, tn tailnet.Tailnet, all ma
 		}
 	}
 	maps.DeleteFunc(all, func(w WorkloadKey, id Identity) bool { return !e.isUnused(tn, id, of[w]) })
+	held := false
 	for _, id := range all {
-		if id.Holder == (Holder{}) {
-			continue
-		}
-		if !sleep(ctx, e.cfg.leaseTime) {
-			return ctx.Err()
-		}
-		break
+		held = held || id.Holder != (Holder{})
+	}
+	if held && !sleep(ctx, e.cfg.leaseTime) {
+		return ctx.Err()
 	}
 	var failed []error
 	left := sweepMost
