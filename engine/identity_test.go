@@ -373,6 +373,28 @@ func TestWorkloadRecordOfAnotherVersion(t *testing.T) {
 	}
 }
 
+// Of two pods of one host, the one that has the identity keeps it over a restart.
+func TestWorkloadSameHost(t *testing.T) {
+	h := newHosts(t)
+	_, first := h.ordinal("first")
+	h.mustAttach(first)
+	before := h.await(first.UID, Running)
+	_, second := h.ordinal("second")
+	h.mustAttach(second)
+	h.reasonSays(second.UID, "waits for pod "+first.UID)
+	for range 3 {
+		h.halt()
+		h.boot(quickLease(h.store, "n1"))
+		h.reasonSays(second.UID, "waits for pod "+first.UID)
+		sameDevice(t, before, h.await(first.UID, Running))
+	}
+	if id, err := h.store.Load(t.Context(), keyOf(first)); err != nil || id.Generation != 1 {
+		t.Errorf("generation %d (%v)", id.Generation, err)
+	}
+	h.end(first)
+	sameDevice(t, before, h.await(second.UID, Running))
+}
+
 // lossyStore stores, and loses every third answer.
 type lossyStore struct {
 	IdentityStore

@@ -86,6 +86,8 @@ func (n *node) holder() Holder { return Holder{n.e.cfg.Host, n.uid} }
 // takeIdentity makes the node the holder, as soon as nobody else is.
 func (n *node) takeIdentity(ctx context.Context) error {
 	key := keyOf(n.record().Pod)
+	n.hasReturned() // nobody is to wait for what the store, or another host, takes long for
+	n.e.returning.wait(ctx, returnPatience)
 	for {
 		if err := n.record().NetNS.Check(); errors.Is(err, podnet.ErrGone) {
 			return err // what a reboot has left of a pod, or a copy has, takes nothing from anybody
