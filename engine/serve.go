@@ -391,12 +391,3 @@ func (s *session) ready(ctx context.Context) {
 		s.n.e.spawn(func() { s.n.keepName(ctx, given, wished) })
 	}
 }
-
-// late is the watchdog's error, with what is known of the cause.
-func (s *session) late() error {
-	what := "state " + s.b.State().String()
-	if h := s.b.StatusWithoutPeers().Health; len(h) > 0 {
-		what += ": " + strings.Join(h, "; ")
-	}
-	return fmt.Errorf("no address from the control plane after %v (%s)", s.n.e.cfg.AttachTimeout, what)
-}
