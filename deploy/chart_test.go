@@ -176,6 +176,12 @@ func TestChartNamespace(t *testing.T) {
 			t.Errorf("%s is in %v", name, got)
 		}
 	}
+	// Secrets of a namespace that others share are theirs too.
+	for _, shared := range []string{"kube-system", "default"} {
+		if _, err := template(t, "--namespace", shared, "--set", "workloadState=true"); err == nil || !strings.Contains(err.Error(), "namespace of its own") {
+			t.Errorf("workloadState in %s: %v", shared, err)
+		}
+	}
 }
 
 // TestChartRefuses: a bad value fails the rendering, and the text names it and
@@ -207,6 +213,7 @@ func TestChartRefuses(t *testing.T) {
 		{"profiles.Prod.TS_TAGS=tag:x", []string{"propertyName", "Prod"}},
 		{"extraEnv[0].name=TS_AUTHKEY", []string{"extraEnv has TS_AUTHKEY", "credentials.secretName"}},
 		{"extraEnv[0].name=POD_UID", []string{"extraEnv has POD_UID", "the chart sets it"}},
+		{"extraEnv[0].name=NODE_NAME", []string{"extraEnv has NODE_NAME", "workloadState"}},
 		{"extraEnv[0].name=HTTPS_PROXY", []string{"set config.HTTPS_PROXY", "Secret"}},
 		{"extraEnv[0].value=x", []string{"/extraEnv/0", "name"}},
 		{"config.TS_METRICS_ADDR=localhost:9464", []string{"/config/TS_METRICS_ADDR", "localhost", "0-9"}},

@@ -217,6 +217,14 @@ func TestPrivateCA(t *testing.T) {
 	}
 }
 
+// TestNodeName: hosts that keep devices go by their nodes' names.
+func TestNodeName(t *testing.T) {
+	env := named(t, renderings(t)["workload-state"].container(t), "env", "NODE_NAME")
+	if got := at(t, env, "valueFrom", "fieldRef", "fieldPath"); got != "spec.nodeName" {
+		t.Errorf("NODE_NAME is %v", got)
+	}
+}
+
 // named is the entry of a list that has the name.
 func named(t *testing.T, v any, list, name string) any {
 	t.Helper()

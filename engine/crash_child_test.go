@@ -187,6 +187,7 @@ func (v *victim) onStep(s step, taken bool) {
 	v.out.Encode(report{Step: &p})
 	if v.die != nil && *v.die == p && v.stop {
 		unix.Kill(unix.Getpid(), unix.SIGSTOP)
+		time.Sleep(100 * time.Millisecond) // another thread may have taken the signal: this one goes on until it is stopped
 	} else if v.die != nil && *v.die == p {
 		unix.Kill(unix.Getpid(), unix.SIGKILL)
 		select {}

@@ -169,3 +169,35 @@ func TestDNSTrouble(t *testing.T) {
 	w.until("the reason is gone", func() bool { return w.await(a.pod.UID, Running).Reason == "" }, func() string { return "" })
 	a.expect(t, "k8s-default-a.lab.ts.net.", s.Addresses[0])
 }
+
+// The tailnet's search domains come into the file though it could not be written when
+// they were heard of, or the process ended before it was.
+func TestDNSFileWrittenLater(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	c := nstest.NewCluster(t, clusterNames())
+	a := w.namedPod("a", c)
+	a.attach(w)
+	w.await(a.pod.UID, Running)
+	path, err := w.ResolvConf(a.pod.UID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := lease(t, path)
+	w.control.SetDNS(dnsConfig(func(d *tailcfg.DNSConfig) { d.Domains = append(d.Domains, "corp.example") }))
+	n := w.nodeOfUID(a.pod.UID)
+	w.until("the search domain is heard of", func() bool { return slices.Contains(n.record().TailnetSearch, "corp.example") }, func() string { return "" })
+	f.Close()
+	hasDomain := func() bool {
+		data, err := os.ReadFile(path)
+		return err == nil && strings.Contains(string(data), " lab.ts.net corp.example\n")
+	}
+	w.until("resolv.conf has the domain", hasDomain, func() string { return a.file(w) })
+
+	w.halt()
+	if err := os.WriteFile(path, kubeletConf(c.IP4), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.boot()
+	w.until("resolv.conf has the domain again", hasDomain, func() string { data, _ := os.ReadFile(path); return string(data) })
+}

@@ -6,13 +6,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"tailscale.com/net/dns"
 
 	"tailscale-nri/engine/internal/podnet"
@@ -28,7 +31,8 @@ const (
 	// nextPatience if there is another one to ask.
 	queryPatience = 5 * time.Second
 	nextPatience  = 1500 * time.Millisecond
-	// streamIdle is how long a TCP connection may say nothing (RFC 7766, 6.2.3).
+	// streamIdle is how long a TCP connection may say nothing (RFC 7766, 6.2.3), and
+	// take nothing.
 	streamIdle = 30 * time.Second
 	// acceptPause is the pause after a socket has failed.
 	acceptPause = 10 * time.Millisecond
@@ -41,6 +45,7 @@ type dnsServer struct {
 	node    *nodeDNS
 	sockets *podnet.DNS
 	manager *dns.Manager
+	idle    time.Duration // streamIdle
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -49,7 +54,7 @@ type dnsServer struct {
 }
 
 func serveDNS(ctx context.Context, node *nodeDNS, sockets *podnet.DNS, manager *dns.Manager) *dnsServer {
-	s := &dnsServer{node: node, sockets: sockets, manager: manager}
+	s := &dnsServer{node: node, sockets: sockets, manager: manager, idle: streamIdle}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	for _, c := range sockets.UDP {
 		s.wg.Go(func() { s.serveUDP(c) })
@@ -129,7 +134,7 @@ func (s *dnsServer) serveStream(c net.Conn) {
 	from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 	var writing sync.Mutex
 	for {
-		_ = c.SetReadDeadline(time.Now().Add(streamIdle))
+		_ = c.SetReadDeadline(time.Now().Add(s.idle))
 		q, err := readStream(c, longestQuery)
 		if err != nil {
 			return
@@ -141,8 +146,10 @@ func (s *dnsServer) serveStream(c net.Conn) {
 			}
 			writing.Lock()
 			defer writing.Unlock()
-			_ = c.SetWriteDeadline(time.Now().Add(streamIdle))
-			_ = writeStream(c, a)
+			_ = c.SetWriteDeadline(time.Now().Add(s.idle))
+			if writeStream(c, a) != nil {
+				c.Close() // half an answer may be out, and those that wait to be written hold the pod's queries
+			}
 		}, q)
 	}
 }
@@ -240,17 +247,42 @@ func (s *dnsServer) exchange(q []byte, network string, to netip.AddrPort, patien
 	if _, err := c.Write(q); err != nil {
 		return nil, err
 	}
-	buf := datagrams.Get().(*[]byte)
-	defer datagrams.Put(buf)
-	for {
-		n, err := c.Read(*buf)
-		if err != nil {
-			return nil, err
-		}
-		if a := (*buf)[:n]; n >= 12 && a[0] == q[0] && a[1] == q[1] && a[2]&0x80 != 0 {
-			return bytes.Clone(a), nil
-		}
+	return readAnswer(c, q)
+}
+
+// readAnswer waits for the answer to a query. It takes a buffer when something is there
+// only: a pod may have any number of queries wait for what never comes.
+func readAnswer(c net.Conn, q []byte) (answer []byte, err error) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
 	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var failed error
+	err = raw.Read(func(fd uintptr) bool {
+		buf := datagrams.Get().(*[]byte)
+		defer datagrams.Put(buf)
+		for {
+			n, err := unix.Read(int(fd), *buf)
+			switch {
+			case errors.Is(err, unix.EINTR):
+			case errors.Is(err, unix.EAGAIN):
+				return false
+			case err != nil:
+				failed = err
+				return true
+			default:
+				if a := (*buf)[:n]; n >= 12 && a[0] == q[0] && a[1] == q[1] && a[2]&0x80 != 0 {
+					answer = bytes.Clone(a)
+					return true
+				}
+			}
+		}
+	})
+	return answer, errors.Join(err, failed)
 }
 
 // isRefusal reports whether a resolver would ask its next nameserver after this

@@ -31,8 +31,9 @@ type sessionDNS struct {
 	ready   chan struct{}      // of one: it serves, or has failed to
 
 	// What runDNS knows.
-	heard  bool // that the node is in the tailnet
-	server *dnsServer
+	heard     bool // that the node is in the tailnet
+	unwritten bool // resolv.conf lacks search domains that were heard
+	server    *dnsServer
 }
 
 // askForDNS has the session serve the pod's names, if that was asked for.
@@ -116,8 +117,10 @@ func (s *session) runDNS(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case cfg := <-d.configs:
+			if changed := s.n.heedDNS(cfg); changed || !d.heard { // the last process may have ended before it wrote
+				s.writeSearch()
+			}
 			d.heard = d.heard || cfg.AcceptDNS
-			s.n.heedDNS(cfg)
 			s.openDNS(ctx)
 		case done := <-d.known:
 			s.openDNS(ctx)
@@ -125,6 +128,9 @@ func (s *session) runDNS(ctx context.Context) {
 		case <-look.C:
 			if d.server != nil && errors.Is(d.server.sockets.Gone(), podnet.ErrGone) {
 				return
+			}
+			if d.unwritten {
+				s.writeSearch()
 			}
 			if looks++; d.server != nil && looks%restoreLooks == 0 {
 				s.restoreDNS()
@@ -198,16 +204,25 @@ func (d *sessionDNS) close(n *node) {
 	d.server.close()
 }
 
-// heedDNS takes in the tailnet's configuration, for the file, too.
-func (n *node) heedDNS(cfg *dns.Config) {
+// heedDNS takes in the tailnet's configuration. It reports whether resolv.conf is to be
+// another.
+func (n *node) heedDNS(cfg *dns.Config) bool {
 	if !n.dns.heed(cfg, n.e.cfg.ClusterRanges) {
-		return
+		return false
 	}
 	n.dns.mu.Lock()
 	search := n.dns.search
 	n.dns.mu.Unlock()
 	n.update(func(r *record) { r.TailnetSearch = search })
-	if err := n.writeResolvConf(); err != nil {
-		n.log.Error("the pod's resolv.conf does not have the tailnet's search domains", "err", err)
+	return true
+}
+
+// writeSearch has resolv.conf name the tailnet's search domains, or says why it does not,
+// once; runDNS tries again.
+func (s *session) writeSearch() {
+	err := s.n.writeResolvConf()
+	if err != nil && !s.dns.unwritten {
+		s.n.log.Error("the pod's resolv.conf does not have the tailnet's search domains, trying again", "err", err)
 	}
+	s.dns.unwritten = err != nil
 }

@@ -17,7 +17,8 @@ import (
 // dnsZones says whom a name is to be asked of: the tailnet, or the nameservers of the
 // cluster. It is not changed.
 //
-//  1. The cluster's domain, and the reverse zones of Config.ClusterRanges: the cluster.
+//  1. The cluster's domain, cluster.local, and the reverse zones of Config.ClusterRanges:
+//     the cluster.
 //  2. What the tailnet names: its MagicDNS domain, the domains of its split DNS, its
 //     extra records, the reverse zones of its addresses: the tailnet.
 //  3. The pod's other search domains, names of one label, reverse zones: the cluster.

@@ -67,8 +67,9 @@ type Config struct {
 	// Identities keep the devices of pods with [Features.Workload]; nil has none
 	// come up.
 	Identities IdentityStore
-	// Host names this machine among those that share Identities. "" is the
-	// machine's own name.
+	// Host is this machine among those that share Identities: the name of its
+	// Kubernetes node. Two of one host name would rob each other, so that is no
+	// substitute.
 	Host string
 
 	// Tests want them shorter; 0 means the usual.
@@ -170,9 +171,7 @@ func newEngine(cfg Config) (*Engine, error) {
 	e.served = loadServed(cfg.StateDir, e.machine)
 	e.late.refused = map[string]NodeStatus{}
 	e.openTailnets()
-	if err := e.useIdentities(); err != nil {
-		return nil, fmt.Errorf("finding out this machine's name: %w", err)
-	}
+	e.useIdentities()
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	if err := e.watchLinks(); err != nil {
 		return nil, err

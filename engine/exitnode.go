@@ -27,7 +27,8 @@ func (s *session) followExit() {
 		return
 	}
 	name := s.features.ExitNode
-	peers := s.b.NodeBackend().AppendMatchingPeers(nil, func(p tailcfg.NodeView) bool { return isNamed(p, name) })
+	suffix := nm.MagicDNSSuffix()
+	peers := s.b.NodeBackend().AppendMatchingPeers(nil, func(p tailcfg.NodeView) bool { return isNamed(p, name, suffix) })
 	peer, wrong := chooseExit(name, peers)
 	var id tailcfg.StableNodeID
 	if peer.Valid() {
@@ -60,15 +61,16 @@ func (s *session) keepExit(p *ipn.Prefs) {
 }
 
 // isNamed reports whether a peer has that name, whole or its first label, or that
-// address.
-func isNamed(p tailcfg.NodeView, name string) bool {
+// address. The first label is a name of the tailnet's own, which has the suffix: those
+// of devices that others share with it are the others' choice.
+func isNamed(p tailcfg.NodeView, name, suffix string) bool {
 	if addr, err := netip.ParseAddr(name); err == nil {
 		return views.SliceContains(p.Addresses(), netip.PrefixFrom(addr, addr.BitLen()))
 	}
 	full := strings.TrimSuffix(p.Name(), ".")
-	label, _, _ := strings.Cut(full, ".")
+	label, rest, _ := strings.Cut(full, ".")
 	name = strings.TrimSuffix(name, ".")
-	return strings.EqualFold(name, full) || strings.EqualFold(name, label)
+	return strings.EqualFold(name, full) || strings.EqualFold(name, label) && strings.EqualFold(rest, suffix)
 }
 
 // chooseExit returns the one of the peers of that name that is to be the exit node,

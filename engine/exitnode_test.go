@@ -11,8 +11,8 @@ import (
 	"tailscale.com/tailcfg"
 )
 
-// A peer is found by each of its names, and is the exit node if it is the only one
-// that offers to be.
+// A peer is found by each of its names, one of another tailnet by its whole name alone,
+// and is the exit node if it is the only one that offers to be.
 func TestChooseExit(t *testing.T) {
 	peer := func(id tailcfg.NodeID, name, addr string, routes ...string) tailcfg.NodeView {
 		n := &tailcfg.Node{ID: id, Name: name, Addresses: []netip.Prefix{netip.MustParsePrefix(addr + "/32")}}
@@ -28,15 +28,18 @@ func TestChooseExit(t *testing.T) {
 		peer(3, "gate2.lab.ts.net.", "100.64.0.3", "::/0"),
 		peer(4, "door.lab.ts.net.", "100.64.0.4", "10.0.0.0/8"),
 		peer(5, "hall.lab.ts.net.", "100.64.0.5", "0.0.0.0/0"),
-		peer(6, "hall.other.ts.net.", "100.64.0.6"),
+		peer(6, "hall.lab.ts.net.", "100.64.0.6"),
+		peer(7, "twin.lab.ts.net.", "100.64.0.7", "0.0.0.0/0"),
+		peer(8, "twin.lab.ts.net.", "100.64.0.8", "0.0.0.0/0"),
+		peer(9, "yard.other.ts.net.", "100.64.0.9", "0.0.0.0/0"),
 	}
 	for name, want := range map[string]string{
-		"gate": "the name of 2 peers", "GATE.lab.ts.net": "1", "gate.other.ts.net.": "2", "gate2": "3", "100.64.0.1": "1", "100.64.0.9": "not known",
+		"twin": "the name of 2 peers", "gate": "1", "yard": "not known", "yard.other.ts.net": "9", "GATE.lab.ts.net": "1", "gate.other.ts.net.": "2", "gate2": "3", "100.64.0.1": "1", "100.64.0.99": "not known",
 		"door": "offers none", "100.64.0.4": "offers none", "hall": "5", "gat": "not known", "lab.ts.net": "not known",
 	} {
 		var named []tailcfg.NodeView
 		for _, p := range peers {
-			if isNamed(p, name) {
+			if isNamed(p, name, "lab.ts.net") {
 				named = append(named, p)
 			}
 		}

@@ -36,6 +36,7 @@ func (x *expiry) note(s *session, nm *netmap.NetworkMap) {
 	if nm.Cached || at.Before(time.Now()) {
 		at = time.Time{} // or expired: the backend's state says that
 	}
+	tn := s.n.tailnet() // which may take n.op
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if at.Equal(x.at) || x.over {
@@ -49,7 +50,7 @@ func (x *expiry) note(s *session, nm *netmap.NetworkMap) {
 	if at.IsZero() {
 		return
 	}
-	notice := tailnet.KeyEnds(s.n.tailnet(), string(nm.SelfNode.StableID()), nm.SelfNode.Tags().Len() > 0, at).Error()
+	notice := tailnet.KeyEnds(tn, string(nm.SelfNode.StableID()), nm.SelfNode.Tags().Len() > 0, at).Error()
 	ahead := cmp.Or(s.n.e.cfg.expiryNotice, expiryNotice)
 	x.timer = time.AfterFunc(max(time.Until(at.Add(-ahead)), 0), func() { x.say(s.n, at, notice) })
 }

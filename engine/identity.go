@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"os"
 	"time"
 
 	"tailscale.com/tailcfg"
@@ -53,7 +52,8 @@ import (
 //	                                  one makes another, since it holds the identity, and
 //	                                  this one stops at that, or at its next renewal
 //	is a copy of a machine, or a      the copy's record is of another boot: it takes the
-//	machine that was rebooted         identity anew, with another node key
+//	machine that was rebooted         identity anew, with another node key, and for a pod
+//	                                  whose network namespace is gone not at all
 //
 // So a holder registers only when the store has just confirmed that it is the
 // holder, and one that the control plane has thrown out asks the store first. One
@@ -166,20 +166,14 @@ func (s steppedIdentities) List(ctx context.Context) (map[WorkloadKey]Identity, 
 }
 
 // useIdentities prepares the store, if there is one.
-func (e *Engine) useIdentities() error {
+func (e *Engine) useIdentities() {
 	if e.cfg.Identities == nil {
-		return nil
+		return
 	}
 	e.cfg.Identities = steppedIdentities{e.cfg.Identities, e}
 	e.cfg.leaseTime = cmp.Or(e.cfg.leaseTime, leaseTime)
 	e.cfg.renewEvery = cmp.Or(e.cfg.renewEvery, renewEvery)
 	e.cfg.waitEvery = cmp.Or(e.cfg.waitEvery, waitEvery)
-	if e.cfg.Host != "" {
-		return nil
-	}
-	var err error
-	e.cfg.Host, err = os.Hostname()
-	return err
 }
 
 func keyOf(pod Pod) WorkloadKey { return WorkloadKey{pod.Namespace, pod.Name} }

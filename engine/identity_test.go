@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -149,7 +150,18 @@ func TestWorkloadWaits(t *testing.T) {
 	_, second := h.second.ordinal("second")
 	h.second.mustAttach(second)
 	h.second.reasonSays(second.UID, "waits for host n1, which has this identity until")
+	waits := h.second.find(second.SandboxID)
+	logged := func() string {
+		waits.mu.Lock()
+		defer waits.mu.Unlock()
+		return waits.warned
+	}
+	h.until("the log has it", func() bool { return logged() != "" }, func() string { return "" })
+	was := logged()
 	time.Sleep(2 * 3 * time.Second) // two leases
+	if is := logged(); is != was {
+		t.Errorf("the log has one wait twice: %q, %q", was, is)
+	}
 	if s := h.second.statusOf(second.UID); s.State != Pending {
 		t.Fatalf("the second is %s", s.State)
 	}
@@ -193,6 +205,22 @@ func TestWorkloadLeaseRunsOut(t *testing.T) {
 		t.Errorf("devices: %+v", d)
 	}
 	h.second.await(second.UID, Running)
+}
+
+// What a reboot has left of a pod, or a copy of the state directory has, takes nothing:
+// the pod is gone.
+func TestWorkloadOfAnEarlierBoot(t *testing.T) {
+	h := newHosts(t)
+	p, pod := h.ordinal("db")
+	h.mustAttach(pod)
+	h.await(pod.UID, Running)
+	h.halt()
+	p.End()
+	h.boot(quickLease(h.store, "n1"), rebooted)
+	h.reasonSays(pod.UID, "network namespace is gone")
+	if id, err := h.store.Load(t.Context(), keyOf(pod)); err != nil || id.Generation != 1 || id.Holder.PodUID != pod.UID {
+		t.Errorf("the identity is of generation %d and %+v (%v)", id.Generation, id.Holder, err)
+	}
 }
 
 // A device that was deleted by hand is made anew, by the holder, as one that no other
@@ -268,6 +296,147 @@ func TestWorkloadSweep(t *testing.T) {
 	}
 }
 
+// An identity that looks unused, as to a sweep whose clock is wrong, is left alone if
+// its holder renews it.
+func TestWorkloadSweptInUse(t *testing.T) {
+	h := newHosts(t)
+	_, pod := h.ordinal("db")
+	h.mustAttach(pod)
+	before := h.await(pod.UID, Running)
+	key := keyOf(pod)
+	id, err := h.store.Load(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id.LastUsed = time.Now().Add(-10 * 24 * time.Hour)
+	if err := h.second.sweepIdentities(t.Context(), h.second.tailnets[""], map[WorkloadKey]Identity{key: id}, kept{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if id, err = h.store.Load(t.Context(), key); err != nil || id.Generation != 1 || id.Holder.Host != "n1" {
+		t.Errorf("the identity is of generation %d and %+v (%v)", id.Generation, id.Holder, err)
+	}
+	sameDevice(t, before, h.await(pod.UID, Running))
+}
+
+// An identity that is overwritten with an earlier one of itself, as from a backup, is
+// taken again by who has it, and is the same device.
+func TestWorkloadRestored(t *testing.T) {
+	h := newHosts(t)
+	_, first := h.ordinal("first")
+	h.mustAttach(first)
+	before := h.await(first.UID, Running)
+	key := keyOf(first)
+	h.until("the store has the device", func() bool { id, err := h.store.Load(t.Context(), key); return err == nil && id.Registered },
+		func() string { return "" })
+	backup, err := h.store.Load(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.end(first)
+	h.awaitForgotten(first.UID)
+	_, second := h.second.ordinal("second")
+	h.second.mustAttach(second)
+	sameDevice(t, before, h.second.await(second.UID, Running))
+	was := h.second.nodeKey(second.UID)
+
+	h.store.change(key, func(id *Identity) { *id = backup }) // of generation 1, held by n1
+	h.until("the second has it again, with another key", func() bool {
+		id, err := h.store.Load(t.Context(), key)
+		return err == nil && id.Holder.Host == "n2" && id.Registered && h.second.nodeKey(second.UID) != was &&
+			h.second.statusOf(second.UID).State == Running
+	}, func() string { return h.second.statusOf(second.UID).Reason })
+	sameDevice(t, before, h.second.statusOf(second.UID))
+	if d := h.control.Devices(); len(d) != 1 || d[0].NodeKey != h.second.nodeKey(second.UID) {
+		t.Errorf("devices: %+v", d)
+	}
+}
+
+// A record that a version without these fields has written names the workload's device
+// as the pod's own: it is none that goes with the pod.
+func TestWorkloadRecordOfAnotherVersion(t *testing.T) {
+	for name, asks := range map[string]bool{"the annotation is in it": true, "nor is the annotation": false} {
+		t.Run(name, func(t *testing.T) {
+			h := newHosts(t)
+			_, pod := h.ordinal("db")
+			h.mustAttach(pod)
+			before := h.await(pod.UID, Running)
+			h.find(pod.SandboxID).update(func(r *record) { r.Generation, r.Rekeyed, r.Pod.Features.Workload = 0, false, asks })
+			h.halt()
+			h.boot(quickLease(h.store, "n1"))
+			h.await(pod.UID, Running)
+			h.end(pod)
+			h.awaitForgotten(pod.UID)
+			_, next := h.second.ordinal("next")
+			h.second.mustAttach(next)
+			sameDevice(t, before, h.second.await(next.UID, Running))
+		})
+	}
+}
+
+// Of two pods of one host, the one that has the identity keeps it over a restart.
+func TestWorkloadSameHost(t *testing.T) {
+	h := newHosts(t)
+	_, first := h.ordinal("first")
+	h.mustAttach(first)
+	before := h.await(first.UID, Running)
+	_, second := h.ordinal("second")
+	h.mustAttach(second)
+	h.reasonSays(second.UID, "waits for pod "+first.UID)
+	for range 3 {
+		h.halt()
+		h.boot(quickLease(h.store, "n1"))
+		h.reasonSays(second.UID, "waits for pod "+first.UID)
+		sameDevice(t, before, h.await(first.UID, Running))
+	}
+	if id, err := h.store.Load(t.Context(), keyOf(first)); err != nil || id.Generation != 1 {
+		t.Errorf("generation %d (%v)", id.Generation, err)
+	}
+	h.end(first)
+	sameDevice(t, before, h.await(second.UID, Running))
+}
+
+// lossyStore stores, and loses every third answer.
+type lossyStore struct {
+	IdentityStore
+	saves atomic.Int64
+}
+
+func (s *lossyStore) Save(ctx context.Context, key WorkloadKey, id Identity) (string, error) {
+	version, err := s.IdentityStore.Save(ctx, key, id)
+	if s.saves.Add(1)%3 == 1 {
+		return "", errStoreAway
+	}
+	return version, err
+}
+
+// Whoever has stored without hearing of it has the identity, and nobody else.
+func TestWorkloadAnswersLost(t *testing.T) {
+	h := newHosts(t)
+	h.halt()
+	h.second.halt()
+	lossy := &lossyStore{IdentityStore: h.store}
+	h.boot(quickLease(lossy, "n1"))
+	h.second.boot(quickLease(lossy, "n2"))
+	_, first := h.ordinal("first")
+	h.mustAttach(first)
+	before := h.await(first.UID, Running)
+	_, second := h.second.ordinal("second")
+	h.second.mustAttach(second)
+	for range 2 * 30 { // two leases
+		if s := h.second.statusOf(second.UID); s.State == Running {
+			t.Fatal("both run")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	sameDevice(t, before, h.await(first.UID, Running))
+	h.end(first)
+	h.awaitForgotten(first.UID)
+	sameDevice(t, before, h.second.await(second.UID, Running))
+	if d := h.control.Devices(); len(d) != 1 {
+		t.Errorf("devices: %+v", d)
+	}
+}
+
 // Without a store a workload's pod has no device, and says what is missing; and what
 // was the pod's own before it asked for the workload's goes with the pod.
 func TestWorkloadSwitched(t *testing.T) {
@@ -335,6 +504,7 @@ func TestWorkloadOutlives(t *testing.T) {
 	own.Features.Workload = false
 	h.second.mustAttach(own)
 	h.second.await(own.UID, Running)
+	h.store.noList.Store(true) // one identity is asked for, not all
 	err := h.second.find(own.SandboxID).claimName(t.Context(), own.Hostname)
 	if err == nil || !strings.Contains(err.Error(), "of the workload default/db-0") {
 		t.Errorf("claiming the workload's name: %v", err)

@@ -25,6 +25,7 @@ import (
 // memoryIdentities is a store with compare-and-swap, as the Kubernetes API is.
 type memoryIdentities struct {
 	away     atomic.Bool
+	noList   atomic.Bool
 	requests atomic.Int64
 
 	mu     sync.Mutex
@@ -96,6 +97,9 @@ func (s *memoryIdentities) List(context.Context) (map[WorkloadKey]Identity, erro
 		return nil, err
 	}
 	defer leave()
+	if s.noList.Load() {
+		return nil, errStoreAway
+	}
 	return maps.Clone(s.stored), nil
 }
 

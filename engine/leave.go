@@ -87,16 +87,24 @@ func (n *node) devices(ctx context.Context, r record) (ids []tailcfg.StableNodeI
 	defer func() {
 		ids = slices.DeleteFunc(ids, func(id tailcfg.StableNodeID) bool { return slices.Contains(r.Elsewhere, id) })
 	}()
-	ids = slices.Clone(r.Former)
-	if r.NodeID != "" {
-		ids = append(ids, r.NodeID)
+	moved := n.isMoved(r)
+	switch {
+	case moved && r.NodeID != "":
+		n.warnOnce("its device is on an earlier login server and stays there: delete it by hand",
+			fmt.Sprintf("device %s of %s", r.NodeID, r.LoginServer))
+	case !moved:
+		ids = slices.Clone(r.Former)
+		if r.NodeID != "" {
+			ids = append(ids, r.NodeID)
+		}
+		if !r.Registering {
+			return ids, nil
+		}
 	}
-	if !r.Registering {
-		return ids, nil
-	}
-	// One that it has become without hearing of it is known by its keys. The
-	// node key is not on disk yet if it was to register anew, the machine key
-	// is the same in all of them.
+	// One that it has become without hearing of it is known by its keys, and so is
+	// any where the configuration leads to another control server by now: that one
+	// may have given the same ID to somebody else's device. The node key is not on disk
+	// yet if it was to register anew, the machine key is the same in all of them.
 	stored, err := storedKeys(n.statePath())
 	if err != nil || stored.machine.IsZero() {
 		return ids, err
@@ -112,6 +120,12 @@ func (n *node) devices(ctx context.Context, r record) (ids []tailcfg.StableNodeI
 		}
 	}
 	return ids, nil
+}
+
+// isMoved reports whether the configuration leads to another login server than the one
+// that the record's devices are on: an ID is that server's alone.
+func (n *node) isMoved(r record) bool {
+	return r.LoginServer != "" && r.LoginServer != n.tailnet().ControlURL()
 }
 
 // logOut tells the control plane that the node is gone. It brings up a backend
@@ -160,16 +174,20 @@ func (n *node) retireAfter(ctx context.Context) {
 // node that had to register anew leaves its old device behind. tagged says
 // whether it has the tags that its pod asks for.
 func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
-	server := ""
-	if n.profile() != "" {
-		server = n.tailnet().ControlURL()
-	}
+	server := n.tailnet().ControlURL()
 	n.mu.Lock()
 	n.status.NodeID, n.anew = string(id), false
 	n.mu.Unlock()
 	n.update(func(r *record) {
 		n.admitted = true
 		n.passRegistered(r.Registering, r.NodeID != "")
+		if r.LoginServer != "" && r.LoginServer != server && r.NodeID != id {
+			if r.NodeID != "" {
+				n.log.Warn("another control server has let the node in: its device on the earlier one stays there",
+					"node", r.NodeID, "server", r.LoginServer, "remedy", "delete it there by hand")
+			}
+			r.NodeID, r.Former = "", nil
+		}
 		if r.NodeID != "" && r.NodeID != id && !slices.Contains(r.Former, r.NodeID) {
 			r.Former = append(r.Former, r.NodeID)
 		}

@@ -152,7 +152,7 @@ func newLocalAPI(n *node) *localAPI {
 	return &localAPI{n: n, work: rate.NewLimiter(apiRate, apiBurst), large: make(chan struct{}, 1)}
 }
 
-// serve answers until ctx is done, and has closed all connections then.
+// serve answers until ctx is done, and has ended all connections then.
 func (a *localAPI) serve(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{
 		Handler: a, ErrorLog: logger.StdLogger(logger.Discard), DisableGeneralOptionsHandler: true,
@@ -162,9 +162,21 @@ func (a *localAPI) serve(ctx context.Context, ln net.Listener) error {
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: apiWrite,
 		WriteTimeout: apiWrite, IdleTimeout: apiIdle, MaxHeaderBytes: apiHeaders,
 	}
+	var conns sync.WaitGroup
+	srv.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			conns.Add(1)
+		case http.StateClosed: // what served it has ended
+			conns.Done()
+		}
+	}
 	defer context.AfterFunc(ctx, func() { srv.Close() })()
 	slots := &slots{Listener: ln, ctx: ctx, work: a.work, free: make(chan struct{}, apiConns)}
-	return fmt.Errorf("serving the pod's LocalAPI: %w", srv.Serve(slots))
+	err := srv.Serve(slots)
+	srv.Close()
+	conns.Wait()
+	return fmt.Errorf("serving the pod's LocalAPI: %w", err)
 }
 
 // slots is a listener that has few connections at a time.
@@ -205,10 +217,9 @@ func (s *slot) Close() error {
 }
 
 func (a *localAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	call, err := allow(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusForbidden)
-		return
+	call, refused := allow(r)
+	if refused != nil {
+		call.cost = costSmall
 	}
 	leave, err := a.enter(r.Context(), call)
 	if err != nil {
@@ -216,6 +227,10 @@ func (a *localAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer leave()
+	if refused != nil {
+		http.Error(w, refused.Error(), http.StatusForbidden)
+		return
+	}
 	s := a.n.runningSession()
 	if s == nil {
 		why := cmp.Or(a.n.snapshot().Reason, "starting")

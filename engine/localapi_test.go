@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -224,6 +225,55 @@ func TestLocalAPIBounded(t *testing.T) {
 	large := strings.Replace(get("/localapi/v0/status"), "\r\n\r\n", "\r\nX: "+strings.Repeat("x", 64<<10)+"\r\n\r\n", 1)
 	if code, _, err := other.send(large); err == nil && code != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("64 KiB of headers: %d", code)
+	}
+}
+
+// TestLocalAPIRefusalsCost: who asks for what is refused asks no more often than others.
+func TestLocalAPIRefusalsCost(t *testing.T) {
+	api := newLocalAPI(nil)
+	begin := time.Now()
+	for range apiBurst + apiRate {
+		w := httptest.NewRecorder()
+		api.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/localapi/v0/prefs", nil))
+		if w.Code != http.StatusForbidden {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+	}
+	if took := time.Since(begin); took < 900*time.Millisecond {
+		t.Errorf("%d refusals took %v", apiBurst+apiRate, took)
+	}
+}
+
+// TestLocalAPIEnds with all that it has begun to answer.
+func TestLocalAPIEnds(t *testing.T) {
+	dir := t.TempDir()
+	ln, err := listenLocalAPI(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{}
+	api, client := newLocalAPI(n), newAPIClient(t, dir)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	n.mu.Lock() // the answer has to wait
+	go func() {
+		api.serve(ctx, ln)
+		close(ended)
+	}()
+	go client.send(get(pathStatus))
+	for len(api.large) == 0 {
+		sleep(t.Context(), time.Millisecond)
+	}
+	stop()
+	select {
+	case <-ended:
+		t.Error("it has ended before its answer")
+	case <-time.After(100 * time.Millisecond):
+	}
+	n.mu.Unlock()
+	<-ended
+	if _, err := client.dial(); err == nil {
+		t.Error("it still listens")
 	}
 }
 

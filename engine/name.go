@@ -77,12 +77,11 @@ func (n *node) claimName(ctx context.Context, wished string) error {
 		case !n.outlived(d):
 			return fmt.Errorf("device %s: %w", d.ID, tailnet.ErrNameTaken)
 		}
-		_, kept, err := n.e.listKept(ctx, n.profile())
-		if err != nil {
+		switch kept, err := n.e.isWorkloads(ctx, n.profile(), d, keyOf(n.record().Pod)); {
+		case err != nil:
 			return err
-		}
-		if w, ok := kept.of(d); ok {
-			return fmt.Errorf("device %s, of the workload %s/%s: %w", d.ID, w.Namespace, w.Pod, tailnet.ErrNameTaken)
+		case kept:
+			return fmt.Errorf("device %s, of the workload %s/%s: %w", d.ID, n.record().Pod.Namespace, n.record().Pod.Name, tailnet.ErrNameTaken)
 		}
 		if err := countDelete(n.tailnet().Delete(ctx, d.ID), &n.e.tally.nameTaken); err != nil {
 			return err

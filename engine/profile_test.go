@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"tailscale.com/tailcfg"
+
 	"tailscale-nri/engine/internal/nstest"
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
@@ -237,8 +239,100 @@ func TestRescueKeepsProfile(t *testing.T) {
 	if s := w.statusOf(pod.UID); s.Features.Profile != "prod" {
 		t.Errorf("the record that took its place says %+v", s)
 	}
+	elsewhere := pod
+	elsewhere.Features.Profile = ""
+	if _, err := w.Attach(context.Background(), elsewhere); err == nil || !strings.Contains(err.Error(), `profile "prod"`) {
+		t.Errorf("with its keys into another tailnet: %v", err)
+	}
 	w.mustAttach(pod)
 	w.await(pod.UID, Running)
 	w.Forget(context.Background(), pod.SandboxID)
 	w.until("the device is deleted", func() bool { return len(srv.Devices()) == 0 }, func() string { return w.statusOf(pod.UID).Reason })
+}
+
+// The configuration may have a profile lead to another tailnet, which knows another
+// device by the same ID. That one is not deleted, neither by a node that has not been
+// there nor by one that has.
+func TestProfileLeadsElsewhere(t *testing.T) {
+	w := newWorld(t)
+	srv, door := w.secondTailnet()
+	w.boot(withProfile("prod", door))
+	_, other := w.pod("other")
+	w.mustAttach(other)
+	victim := w.await(other.UID, Running)
+	_, pod := w.pod("a")
+	pod.Features.Profile = "prod"
+	w.mustAttach(pod)
+	if s := w.await(pod.UID, Running); s.NodeID != victim.NodeID {
+		t.Fatalf("the devices are %s and %s: this is to be a test of two that are alike", s.NodeID, victim.NodeID)
+	}
+	if r := w.nodeOfUID(pod.UID).record(); r.LoginServer != srv.ControlURL() {
+		t.Errorf("its record says %q, want %s", r.LoginServer, srv.ControlURL())
+	}
+	w.Detach(context.Background(), pod.SandboxID)
+	w.await(pod.UID, Stopped)
+	w.halt()
+
+	w.boot(withProfile("prod", w.tailnet))
+	w.mustAttach(pod)
+	w.until("a device there", func() bool {
+		s := w.statusOf(pod.UID)
+		return s.State == Running && s.NodeID != victim.NodeID
+	}, func() string { return w.statusOf(pod.UID).Reason })
+	if r := w.nodeOfUID(pod.UID).record(); len(r.Former) != 0 || r.LoginServer != w.control.ControlURL() {
+		t.Errorf("its record has the devices %v of %s", r.Former, r.LoginServer)
+	}
+	w.Forget(context.Background(), pod.SandboxID)
+	w.awaitForgotten(pod.UID)
+	if d := w.control.Devices(); len(d) != 1 || d[0].ID != victim.NodeID {
+		t.Errorf("devices: %+v, want %s alone", d, victim.NodeID)
+	}
+}
+
+// As TestProfileLeadsElsewhere, of a pod that has ended before.
+func TestProfileLeadsElsewhereAtTheEnd(t *testing.T) {
+	for _, former := range []bool{false, true} {
+		t.Run(fmt.Sprint("former=", former), func(t *testing.T) { profileLeadsElsewhere(t, former) })
+	}
+}
+
+// profileLeadsElsewhere has a pod end whose device is of an earlier server, under the
+// key that it has or one that was lost.
+func profileLeadsElsewhere(t *testing.T, former bool) {
+	w := newWorld(t)
+	_, door := w.secondTailnet()
+	w.boot(withProfile("prod", door))
+	_, other := w.pod("other")
+	w.mustAttach(other)
+	victim := w.await(other.UID, Running)
+	_, pod := w.pod("a")
+	pod.Features.Profile = "prod"
+	w.mustAttach(pod)
+	if s := w.await(pod.UID, Running); s.NodeID != victim.NodeID {
+		t.Fatalf("the devices are %s and %s: this is to be a test of two that are alike", s.NodeID, victim.NodeID)
+	}
+	w.halt()
+	// Forgotten, and the process killed before the device was deleted.
+	path := filepath.Join(w.dir, pod.UID, recordFile)
+	r, err := loadRecord(filepath.Dir(path))
+	if err == nil {
+		r.Forgotten = !former
+		if former {
+			r.Former, r.NodeID = []tailcfg.StableNodeID{r.NodeID}, ""
+		}
+		err = r.save(filepath.Dir(path))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.boot(withProfile("prod", w.tailnet))
+	if former {
+		w.mustAttach(pod)
+		w.await(pod.UID, Running)
+		w.Forget(context.Background(), pod.SandboxID)
+	}
+	w.awaitForgotten(pod.UID)
+	if d := w.control.Devices(); len(d) != 1 || d[0].ID != victim.NodeID {
+		t.Errorf("devices: %+v, want %s alone", d, victim.NodeID)
+	}
 }

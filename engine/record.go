@@ -62,8 +62,9 @@ type record struct {
 	// Elsewhere are devices that another machine runs, of whose state this was a
 	// copy. They are never deleted.
 	Elsewhere []tailcfg.StableNodeID `json:"elsewhere,omitempty"`
-	// LoginServer is the control server of a node whose pod names a profile, to reach
-	// it where the configuration no longer has that.
+	// LoginServer is the control server that NodeID and Former are of: what their IDs
+	// say to another one is not known. It is "" for Tailscale's, and in a record of an
+	// earlier version.
 	LoginServer string `json:"loginServer,omitempty"`
 	// Machine is the machine, in one of its boots, that last served the node: see
 	// podnet.Machine.

@@ -33,6 +33,9 @@ type resolvConf struct {
 // which the tailnet's may then be.
 const maxSearchLine = 255
 
+// maxNameservers is how many count (MAXNS, resolv.conf(5)).
+const maxNameservers = 3
+
 // maxResolvConf is the size in bytes beyond which a resolv.conf is not one: the
 // kubelet's have 2048 for the search domains at most.
 const maxResolvConf = 16 << 10
@@ -77,8 +80,10 @@ func (c *resolvConf) addNameserver(fields []string) (own bool) {
 	switch {
 	case err != nil || addr.Zone() != "":
 		return false // it names nothing, or an interface of nobody knows which netns
-	case addr == tsaddr.TailscaleServiceIP() || addr == tsaddr.TailscaleServiceIPv6():
+	case addr.Unmap() == tsaddr.TailscaleServiceIP() || addr == tsaddr.TailscaleServiceIPv6():
 		return true
+	case len(c.Nameservers) == maxNameservers:
+		return false
 	}
 	c.Nameservers = append(c.Nameservers, addr.Unmap())
 	return false
@@ -106,7 +111,7 @@ func (c *resolvConf) format(tailnet []string, spare bool) (data []byte, left []s
 	}
 	fmt.Fprintf(&b, "nameserver %v\n", own)
 	if spare {
-		for _, addr := range c.Nameservers[:min(2, len(c.Nameservers))] { // of three (MAXNS, resolv.conf(5))
+		for _, addr := range c.Nameservers[:min(maxNameservers-1, len(c.Nameservers))] {
 			fmt.Fprintf(&b, "nameserver %v\n", addr)
 		}
 	}
@@ -134,10 +139,13 @@ func (c *resolvConf) format(tailnet []string, spare bool) (data []byte, left []s
 }
 
 // clusterZones returns the domains below which the names of services are, as the
-// search domains tell them: what comes after a label "svc".
-func (c *resolvConf) clusterZones() (zones []string) {
+// search domains tell them: what comes after a label "svc"; and cluster.local, which
+// clusters have unless they were given another, for a pod whose search domains tell
+// nothing.
+func (c *resolvConf) clusterZones() []string {
+	zones := []string{"cluster.local"}
 	if c == nil {
-		return nil
+		return zones
 	}
 	for _, domain := range c.Search {
 		labels := "." + plainName(domain)
@@ -155,8 +163,13 @@ func plainName(s string) string { return strings.ToLower(strings.TrimSuffix(s, "
 // not: a bind mount keeps the file that it was made of, whatever its name leads to
 // later. A reader sees the earlier content or the new one, with empty lines at its
 // end perhaps. What the pod has written there, of any size, is not read into memory.
+// A lease that a program of the pod has on it is not waited for, which the kernel would
+// have us do for 45 seconds (fcntl(2), F_SETLEASE).
 func rewriteFile(path string, data []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("a program of the pod holds a lease on /etc/resolv.conf, have it let go: %w", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -172,8 +185,12 @@ func rewriteFile(path string, data []byte) (err error) {
 		fallthrough
 	default:
 		padded := append(slices.Clone(data), bytes.Repeat([]byte("\n"), max(0, len(was)-len(data)))...)
-		_, writeErr := f.WriteAt(padded, 0)
-		err = errors.Join(err, writeErr, f.Truncate(int64(len(data))))
+		if err == nil {
+			_, err = f.WriteAt(padded, 0)
+		}
+		if err == nil { // otherwise it would have zeros where nothing could be written
+			err = f.Truncate(int64(len(data)))
+		}
 	}
 	return errors.Join(err, f.Chmod(0o644)) // the pod's user may be anyone, and the umask anything
 }

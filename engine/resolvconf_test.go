@@ -4,6 +4,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"tailscale.com/net/dns"
 	"tailscale.com/types/dnstype"
 	"tailscale.com/util/dnsname"
@@ -57,7 +59,11 @@ func TestResolvConf(t *testing.T) {
 			}
 		})
 	}
-	for _, bad := range []string{"", "search a\n", "nameserver 100.100.100.100\nnameserver fd7a:115c:a1e0::53\n", "nameserver fe80::1%eth0\n", "nameserver\n"} {
+	c, err := parseResolvConf([]byte(strings.Repeat("nameserver 10.0.0.1\n", 9)))
+	if err != nil || len(c.Nameservers) != 3 {
+		t.Errorf("nine nameservers: %+v, %v; want as many as a C library asks", c, err)
+	}
+	for _, bad := range []string{"", "nameserver ::ffff:100.100.100.100\n", "search a\n", "nameserver 100.100.100.100\nnameserver fd7a:115c:a1e0::53\n", "nameserver fe80::1%eth0\n", "nameserver\n"} {
 		if c, err := parseResolvConf([]byte(bad)); err == nil || !strings.Contains(err.Error(), "dnsPolicy: ClusterFirst") {
 			t.Errorf("%q: %+v, %v", bad, c, err)
 		}
@@ -86,6 +92,57 @@ func TestRewriteFile(t *testing.T) {
 			t.Errorf("%v, %v", is, err)
 		}
 		was = is
+	}
+}
+
+// A program of the pod that has a lease on the file keeps nobody waiting.
+func TestRewriteFileLeased(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := rewriteFile(path, []byte("before\n")); err != nil {
+		t.Fatal(err)
+	}
+	f := lease(t, path)
+	if err := rewriteFile(path, []byte("after\n")); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("with a lease: %v", err)
+	}
+	f.Close()
+	if err := rewriteFile(path, []byte("after\n")); err != nil {
+		t.Error(err)
+	}
+}
+
+// lease takes a lease on the file, until it is closed.
+func lease(t *testing.T, path string) *os.File {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		t.Fatalf("taking a lease: %v", err)
+	}
+	return f
+}
+
+// A disk that is full has the file stay as it was.
+func TestRewriteFileDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=8k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	path := filepath.Join(dir, "resolv.conf")
+	if err := rewriteFile(path, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "rest"), make([]byte, 64<<10), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("filling the disk: %v", err)
+	}
+	err := rewriteFile(path, []byte("nameserver 100.100.100.100\n"))
+	got, readErr := os.ReadFile(path)
+	if !errors.Is(err, unix.ENOSPC) || readErr != nil || len(got) > 0 {
+		t.Errorf("%v; the file has %q, %v", err, got, readErr)
 	}
 }
 
@@ -122,6 +179,7 @@ func TestDNSZones(t *testing.T) {
 		{all, "web.ns.svc.k8s.example.com", false},
 		{all, "a.host.example.net", false},
 		{all, "peer", false},
+		{all, "web.ns.svc.cluster.local", false}, // though no search domain names it
 		{all, "8.8.8.8.in-addr.arpa", false},
 		{nil, "example.org", false},
 	} {

@@ -109,10 +109,16 @@ func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error)
 		return "", nil
 	}
 	n.e.succeed(ctx, r.Pod)
-	n.update(func(r *record) { r.Registering, r.TagsDue = true, len(r.Pod.Tags) > 0 })
+	tn := n.tailnet()
+	n.update(func(r *record) {
+		r.Registering, r.TagsDue = true, len(r.Pod.Tags) > 0
+		if r.NodeID == "" && len(r.Former) == 0 {
+			r.LoginServer = tn.ControlURL()
+		}
+	})
 	ctx, cancel := context.WithTimeout(ctx, n.e.cfg.AttachTimeout)
 	defer cancel()
-	key, err := n.tailnet().NewAuthKey(ctx, tailnet.Node{
+	key, err := tn.NewAuthKey(ctx, tailnet.Node{
 		Hostname:    r.Pod.Hostname,
 		Tags:        r.Pod.Tags,
 		Ephemeral:   r.Pod.Features.Ephemeral,
@@ -387,13 +393,4 @@ func (s *session) ready(ctx context.Context) {
 		s.p.claims = true
 		s.n.e.spawn(func() { s.n.keepName(ctx, given, wished) })
 	}
-}
-
-// late is the watchdog's error, with what is known of the cause.
-func (s *session) late() error {
-	what := "state " + s.b.State().String()
-	if h := s.b.StatusWithoutPeers().Health; len(h) > 0 {
-		what += ": " + strings.Join(h, "; ")
-	}
-	return fmt.Errorf("no address from the control plane after %v (%s)", s.n.e.cfg.AttachTimeout, what)
 }

@@ -6,6 +6,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"time"
 
 	"tailscale.com/types/key"
@@ -41,6 +43,23 @@ func (e *Engine) listKept(ctx context.Context, profile string) (map[WorkloadKey]
 	return all, k, nil
 }
 
+// isWorkloads reports whether the device, of the profile's tailnet, is that of the
+// workload's identity, which is in the default one.
+func (e *Engine) isWorkloads(ctx context.Context, profile string, d tailnet.Device, w WorkloadKey) (bool, error) {
+	if e.cfg.Identities == nil || profile != "" {
+		return false, nil
+	}
+	id, err := e.cfg.Identities.Load(ctx, w)
+	if errors.Is(err, ErrNoIdentity) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("loading the workload's identity: %w", err)
+	}
+	keys, err := parseState(id.State)
+	return d.ID == string(id.NodeID) || err == nil && !keys.machine.IsZero() && keys.machine == d.MachineKey, nil
+}
+
 // of returns the workload whose device it is.
 func (k kept) of(d tailnet.Device) (WorkloadKey, bool) {
 	w, ok := k.ids[d.ID]
@@ -51,7 +70,8 @@ func (k kept) of(d tailnet.Device) (WorkloadKey, bool) {
 }
 
 // sweepIdentities deletes the identities that nobody has used for long, with their
-// devices: it takes each first, so that no pod does meanwhile.
+// devices: it takes each first, so that no pod does meanwhile. One that has a holder
+// still gets a lease's time for a renewal: the clock here may be the one that is wrong.
 func (e *Engine) sweepIdentities(ctx context.Context, tn tailnet.Tailnet, all map[WorkloadKey]Identity, k kept, devices []tailnet.Device) error {
 	of := map[WorkloadKey][]tailnet.Device{}
 	for _, d := range devices {
@@ -59,14 +79,19 @@ func (e *Engine) sweepIdentities(ctx context.Context, tn tailnet.Tailnet, all ma
 			of[w] = append(of[w], d)
 		}
 	}
+	maps.DeleteFunc(all, func(w WorkloadKey, id Identity) bool { return !e.isUnused(tn, id, of[w]) })
+	held := false
+	for _, id := range all {
+		held = held || id.Holder != (Holder{})
+	}
+	if held && !sleep(ctx, e.cfg.leaseTime) {
+		return ctx.Err()
+	}
 	var failed []error
 	left := sweepMost
 	for w, id := range all {
 		if left == 0 || ctx.Err() != nil {
 			break
-		}
-		if !e.isUnused(tn, id, of[w]) {
-			continue
 		}
 		left--
 		if err := e.sweepIdentity(ctx, tn, w, id, of[w]); err != nil && !errors.Is(err, ErrIdentityChanged) {

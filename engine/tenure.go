@@ -17,6 +17,7 @@ import (
 
 	"tailscale.com/tailcfg"
 
+	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -49,7 +50,7 @@ var errNoIdentities = errors.New("the pod's device goes with its workload, and i
 func (n *node) holdIdentity(ctx context.Context) error {
 	r := n.record()
 	if !r.Pod.Features.Workload {
-		if !n.hasWorkloads(r) {
+		if r.Generation == 0 && r.NodeID != "" || !n.hasWorkloads(r) {
 			return nil
 		}
 		return n.releaseIdentity(ctx) // the annotation has gone with the last sandbox: the pod gets a device of its own
@@ -85,7 +86,12 @@ func (n *node) holder() Holder { return Holder{n.e.cfg.Host, n.uid} }
 // takeIdentity makes the node the holder, as soon as nobody else is.
 func (n *node) takeIdentity(ctx context.Context) error {
 	key := keyOf(n.record().Pod)
+	n.hasReturned() // nobody is to wait for what the store, or another host, takes long for
+	n.e.returning.wait(ctx, returnPatience)
 	for {
+		if err := n.record().NetNS.Check(); errors.Is(err, podnet.ErrGone) {
+			return err // what a reboot has left of a pod, or a copy has, takes nothing from anybody
+		}
 		id, err := n.e.cfg.Identities.Load(ctx, key)
 		if errors.Is(err, ErrNoIdentity) {
 			id, err = Identity{}, nil
@@ -93,9 +99,9 @@ func (n *node) takeIdentity(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("loading the workload's identity: %w", err)
 		}
-		if why := n.mustWait(id); why != "" {
-			n.setState(Pending, why)
-			n.warnOnce("waiting for the workload's identity", why)
+		if whom, until := n.mustWait(id); whom != "" {
+			n.setState(Pending, whom+until)
+			n.warnOnce("waiting for the workload's identity", whom)
 			if pause := n.e.cfg.waitEvery; !sleep(ctx, pause*9/10+rand.N(pause/5)) {
 				return ctx.Err()
 			}
@@ -115,31 +121,32 @@ func (n *node) takeIdentity(ctx context.Context) error {
 	}
 }
 
-// mustWait returns whom an identity is to be waited for, "" if nobody holds it.
-func (n *node) mustWait(id Identity) string {
+// mustWait returns whom an identity is to be waited for, "" if nobody holds it, and
+// until when, which changes with each renewal.
+func (n *node) mustWait(id Identity) (whom, until string) {
 	t := &n.tenure
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch id.Holder {
 	case Holder{}, n.holder():
-		return ""
+		return "", ""
 	}
 	if id.Holder.Host == n.e.cfg.Host {
 		// Of this host's pods, this process knows which are served.
 		if other := n.e.nodeOfUID(id.Holder.PodUID); other != nil && other.runningSession() != nil {
-			return "waits for pod " + id.Holder.PodUID + " of this host, which has this identity until it ends"
+			return "waits for pod " + id.Holder.PodUID + " of this host, which has this identity", " until it ends"
 		}
-		return ""
+		return "", ""
 	}
 	if t.seen != id.Version {
 		t.seen, t.since = id.Version, time.Now()
 	}
 	left := n.e.cfg.leaseTime - time.Since(t.since)
 	if left <= 0 {
-		return ""
+		return "", ""
 	}
-	return fmt.Sprintf("waits for host %s, which has this identity until %s, or for longer if it renews it",
-		id.Holder.Host, t.since.Add(n.e.cfg.leaseTime).Format(time.TimeOnly))
+	return fmt.Sprintf("waits for host %s, which has this identity", id.Holder.Host),
+		fmt.Sprintf(" until %s, or for longer if it renews it", t.since.Add(n.e.cfg.leaseTime).Format(time.TimeOnly))
 }
 
 // claimIdentity stores this pod as the holder, with a node key that is new.
@@ -173,7 +180,7 @@ func (n *node) installKeys(id Identity) error {
 		return fmt.Errorf("writing the workload's keys: %w", remedy(err))
 	}
 	n.update(func(r *record) {
-		if r.Generation == 0 && r.NodeID != "" && !slices.Contains(r.Former, r.NodeID) {
+		if r.Generation == 0 && r.NodeID != "" && r.NodeID != id.NodeID && !slices.Contains(r.Former, r.NodeID) {
 			r.Former = append(r.Former, r.NodeID) // the pod's own, before it asked for the workload's
 		}
 		r.Generation, r.Rekeyed, r.NodeID = id.Generation, true, id.NodeID
@@ -297,10 +304,11 @@ func (n *node) dropIdentity() {
 	n.tenure.version, n.tenure.trouble = "", ""
 }
 
-// hasWorkloads reports whether the keys on disk are a workload's.
+// hasWorkloads reports whether the keys on disk are a workload's. They say so
+// themselves where the record does not: it was lost, or another version wrote it.
 func (n *node) hasWorkloads(r record) bool {
-	if r.Generation != 0 || r.NodeID != "" {
-		return r.Generation != 0
+	if r.Generation != 0 {
+		return true
 	}
 	k, err := storedKeys(n.statePath())
 	return err == nil && k.workload
@@ -376,10 +384,12 @@ func (n *node) leaveIdentity(ctx context.Context, r record) error {
 	if err := n.releaseIdentity(ctx); err != nil {
 		return err
 	}
-	if n.isForeign() {
+	if n.isForeign() || n.isMoved(r) {
 		return nil
 	}
-	err := n.deleteDevices(ctx, slices.DeleteFunc(slices.Clone(r.Former), func(id tailcfg.StableNodeID) bool { return slices.Contains(r.Elsewhere, id) }))
+	err := n.deleteDevices(ctx, slices.DeleteFunc(slices.Clone(r.Former), func(id tailcfg.StableNodeID) bool {
+		return id == r.NodeID || slices.Contains(r.Elsewhere, id)
+	}))
 	if errors.Is(err, tailnet.ErrNoDelete) {
 		return nil
 	}

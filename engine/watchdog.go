@@ -4,6 +4,7 @@ package engine
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -43,4 +44,13 @@ func (n *node) closeBackend(b *backend) {
 	if err != nil {
 		n.log.Error("left to itself", "err", err)
 	}
+}
+
+// late is the watchdog's error, with what is known of the cause.
+func (s *session) late() error {
+	what := "state " + s.b.State().String()
+	if h := s.b.StatusWithoutPeers().Health; len(h) > 0 {
+		what += ": " + strings.Join(h, "; ")
+	}
+	return fmt.Errorf("no address from the control plane after %v (%s)", s.n.e.cfg.AttachTimeout, what)
 }

@@ -75,9 +75,9 @@ type adjustment struct {
 }
 
 // mountSocket mounts the directory of the pod's LocalAPI. A container that has
-// something of its own there keeps it.
+// something of its own there, or below it, keeps it.
 func (a *adjustment) mountSocket(pods podSet) error {
-	if a.mountAt(apiDir) != nil {
+	if a.mountWhere(func(at string) bool { return at == apiDir || strings.HasPrefix(at, apiDir+"/") }) != nil {
 		return nil
 	}
 	dir, err := pods.SocketDir(a.sb.GetUid())
@@ -121,12 +121,16 @@ func (a *adjustment) replaceResolvConf(r resolver) error {
 // start of a container that has no user namespace (runc 1.5.2).
 const optionIDMap = "idmap"
 
-// mountAt is what the container has at a path, nil if that is nothing. In most images
-// /var/run is a link to /run.
+// mountAt is what the container has at a path, nil if that is nothing.
 func (a *adjustment) mountAt(path string) *api.Mount {
+	return a.mountWhere(func(at string) bool { return at == path })
+}
+
+// mountWhere is the first of the container's mounts that is at a path that is meant. In
+// most images /var/run is a link to /run.
+func (a *adjustment) mountWhere(meant func(path string) bool) *api.Mount {
 	for _, m := range a.c.GetMounts() {
-		at := filepath.Clean(m.GetDestination())
-		if at == path || "/var"+at == path {
+		if at := filepath.Clean(m.GetDestination()); meant(at) || meant("/var"+at) {
 			return m
 		}
 	}
@@ -149,7 +153,9 @@ func hasUserNamespace(sb *api.PodSandbox) bool {
 // addHook has the runtime run this program before the container's own.
 //
 // A createRuntime hook runs in the host's namespaces, as root, and holds up nothing
-// but its container: no lock of NRI's, and no other pod (containerd 2.4.2). With no
+// but its container: no lock of NRI's, and no other pod. Before containerd 2.3.2 it
+// holds up calls about the other containers of its pod too: the shim has its lock while
+// it creates one (cmd/containerd-shim-runc-v2/task/service.go, Create). With no
 // environment of its own it would have all of containerd's. Its timeout is a last
 // resort: runc kills the hook, and fails the start, without saying why.
 func (a *adjustment) addHook(h *hookServer) error {

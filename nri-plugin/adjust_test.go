@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
+	validator "github.com/containerd/nri/plugins/default-validator/builtin"
 )
 
 // fakeResolver makes a resolv.conf for each pod named in it.
@@ -51,10 +52,10 @@ func (r *testRuntime) adjusted(sb *api.PodSandbox, mounts ...*api.Mount) (*api.C
 }
 
 // startAdjusting is startPlugin with all that adjust needs, in a directory of its own.
-func startAdjusting(t *testing.T, r resolver) (*testRuntime, *fakePods, string) {
+func startAdjusting(t *testing.T, r resolver, options ...adaptation.Option) (*testRuntime, *fakePods, string) {
 	t.Helper()
 	dir, pods := t.TempDir(), newFakePods()
-	rt := startRuntime(t, dir)
+	rt := startRuntimeWith(t, dir, options)
 	startPlugin(t, dir, pods, func(reg *registration) {
 		reg.plugin.resolver = r
 		reg.plugin.hooks = newHookServer(dir, pods, r, reg.log)
@@ -86,6 +87,11 @@ func TestAdjust(t *testing.T) {
 			"/state/uid-socket/socket /var/run/tailscale rbind,rprivate,ro,nosuid,nodev,noexec", ""},
 		{"own socket", sandbox("socket", in, "true", annotationSocket, "true"),
 			[]*api.Mount{{Destination: "/run/tailscale/", Source: "/srv", Type: "bind"}}, "", ""},
+		{"own socket below", sandbox("socket", in, "true", annotationSocket, "true"),
+			[]*api.Mount{{Destination: "/var/run/tailscale/tailscaled.sock", Source: "/srv/its.sock", Type: "bind"}}, "", ""},
+		{"beside the socket", sandbox("socket", in, "true", annotationSocket, "true"),
+			[]*api.Mount{{Destination: "/var/run/tailscale2", Source: "/srv", Type: "bind"}},
+			"/state/uid-socket/socket /var/run/tailscale rbind,rprivate,ro,nosuid,nodev,noexec", ""},
 		{"wait", sandbox("wait", in, "true", annotationWait, "30s"), nil, "", `"wait":30000000000,"value":"30s","fails":true}`},
 		{"start", sandbox("wait", in, "true", annotationWait, "30s", annotationWaitPolicy, "start"), nil, "", `"value":"30s"}`},
 		{"no names", sandbox("none", in, "true", annotationDNS, "true"), []*api.Mount{resolvMount(sandbox("none"))}, "", ""},
@@ -136,6 +142,30 @@ func TestAdjustFails(t *testing.T) {
 	}
 	if _, err := r.adjusted(sb, resolvMount(sb)); !errContains(err, "tailscale-nri: pod default/a: no space left") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestHookForbidden: what a runtime says that takes no hooks from plugins is in the
+// guide, and nothing but the wait is refused.
+func TestHookForbidden(t *testing.T) {
+	r, _, _ := startAdjusting(t, nil, adaptation.WithDefaultValidator(
+		&validator.DefaultValidatorConfig{Enable: true, RejectOCIHookAdjustment: true}))
+	for _, tt := range []struct{ name, key, value, says string }{
+		{"wait", annotationWait, "30s", "attempted restricted OCI hook injection"},
+		{"socket", annotationSocket, "true", ""},
+	} {
+		sb := sandbox(tt.name, annotationEnabled, "true", tt.key, tt.value)
+		if err := r.run(sb); err != nil {
+			t.Fatal(err)
+		}
+		_, err := r.adjusted(sb)
+		if tt.says == "" && err != nil || tt.says != "" && !errContains(err, tt.says) {
+			t.Errorf("%s: got %v, want %q", tt.name, err, tt.says)
+		}
+	}
+	guide, err := os.ReadFile("../deploy/TROUBLESHOOTING.md")
+	if err != nil || !strings.Contains(string(guide), "attempted restricted OCI hook injection") {
+		t.Errorf("the guide has nothing on it (%v)", err)
 	}
 }
 

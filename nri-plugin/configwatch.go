@@ -39,8 +39,9 @@ type configWatch struct {
 	log      *slog.Logger
 	every    time.Duration // 0 is lookEvery
 
-	waits bool   // for a configuration to begin with
-	said  string // what the log has of one that cannot be used
+	waits   bool   // for a configuration to begin with
+	emptied bool   // the policy's file was empty at the last look
+	said    string // what the log has of one that cannot be used
 }
 
 // Run returns errAgain once there is something to begin anew with, and nil at
@@ -93,6 +94,13 @@ func (w *configWatch) look() bool {
 func (w *configWatch) adopt(now values, cfg Config) (again bool) {
 	was := w.policies.load()
 	if w.waits || was == nil || cfg.Policy == nil || now[envPolicyFile] != w.began[envPolicyFile] {
+		return false
+	}
+	// A file that is written in place is empty for a moment, and an empty one is the
+	// default policy.
+	first := cfg.Policy.text == "" && !w.emptied
+	w.emptied = cfg.Policy.text == ""
+	if first && was.text != "" {
 		return false
 	}
 	if was.text != cfg.Policy.text {

@@ -35,7 +35,7 @@ func TestExamplePolicy(t *testing.T) {
 		{"shop", web, nil, "k8s-shop-web [tag:shop]"},
 		{"shop", nil, nil, ""},
 		{"shop", nil, []string{annotationEnabled, "true"}, "k8s-shop-web [tag:k8s-pod] shields"},
-		{"network", nil, []string{annotationEnabled, "true", annotationProfile, "prod"}, "k8s-network-web [tag:prod] shields profile=prod"},
+		{"network", nil, []string{annotationEnabled, "true", annotationProfile, "prod"}, "k8s-network-web [tag:prod] profile=prod"},
 		{"any", map[string]string{annotationEnabled: "true"}, nil, "k8s-any-web [tag:k8s-pod] shields"},
 		{kubeSystem, map[string]string{annotationEnabled: "true"}, nil, ""},
 	} {

@@ -48,29 +48,32 @@ func features() []featureAnnotation {
 }
 
 // featuresOf reads what a pod asks for beyond an address, and has by default. What
-// asks for nothing, as a switch that is off does, nobody has to allow.
+// it has by default nobody has to allow. To be without it has to be allowed where the
+// policy lists what is: shields that are up, or an exit node, may be the
+// administrator's will.
 func featuresOf(sb *api.PodSandbox, g *grant) (asked engine.Features, err error) {
 	for _, feature := range features() {
-		value, given := sb.GetAnnotations()[feature.key], true
-		if value == "" {
-			value, given = g.gifts.features[strings.TrimPrefix(feature.key, annotationPrefix)], false
+		value := sb.GetAnnotations()[feature.key]
+		standard := g.gifts.features[strings.TrimPrefix(feature.key, annotationPrefix)]
+		without, byDefault := asked, asked
+		if standard != "" {
+			if err := feature.set(&byDefault, standard); err != nil {
+				return engine.Features{}, badAnnotation(feature.key, standard, err.Error())
+			}
 		}
-		if value == "" {
+		if value == "" || value == standard {
+			asked = byDefault
 			continue
 		}
-		before := asked
 		if err := feature.set(&asked, value); err != nil {
 			return engine.Features{}, badAnnotation(feature.key, value, err.Error())
 		}
-		if given && !reflect.DeepEqual(before, asked) {
+		needs := !reflect.DeepEqual(asked, without) || g.allow.features != nil
+		if needs && !reflect.DeepEqual(asked, byDefault) {
 			if err := g.checkFeature(feature.key, value); err != nil {
 				return engine.Features{}, err
 			}
 		}
-	}
-	if asked.ExitNode != "" && asked.AdvertiseExitNode {
-		return engine.Features{}, badAnnotation(annotationExitNode, asked.ExitNode,
-			"a pod that is an exit node cannot use one: remove it or "+annotationAdvertiseExitNode)
 	}
 	return asked, nil
 }

@@ -233,6 +233,11 @@ func (p *plugin) podOf(sb *api.PodSandbox) (engine.Pod, bool, error) {
 	d := p.defaults
 	d.policy, d.served = cmp.Or(p.policies.load(), d.policy), p.pods.Knows(sb.GetUid(), sb.GetId())
 	pod, in, err := podFrom(sb, d)
+	if d.served && err != nil {
+		// The engine goes by its record. What the pod asks for was good when it was
+		// first attached, by another policy or to another version of this program.
+		return p.recordedPod(sb), true, nil
+	}
 	if !in || d.served {
 		return pod, in, err
 	}
@@ -241,6 +246,16 @@ func (p *plugin) podOf(sb *api.PodSandbox) (engine.Pod, bool, error) {
 		return engine.Pod{}, false, nil
 	}
 	return pod, err == nil, err
+}
+
+// recordedPod is the pod of a sandbox that has its node, with no more than what is to
+// be had without reading its annotations.
+func (p *plugin) recordedPod(sb *api.PodSandbox) engine.Pod {
+	netns, _ := netnsOf(sb) // "" leads to no netns, and the error says so
+	return engine.Pod{
+		SandboxID: sb.GetId(), UID: sb.GetUid(), Namespace: sb.GetNamespace(), Name: sb.GetName(),
+		NetNS: netns, PID: sb.GetPid(), Hostname: defaultHostname(p.defaults.cluster, sb.GetNamespace(), sb.GetName()),
+	}
 }
 
 // warnRan says that a pod goes on without a node, once: there is nobody to return

@@ -79,8 +79,10 @@ func podFrom(sb *api.PodSandbox, d podDefaults) (engine.Pod, bool, error) {
 		return engine.Pod{}, false, err
 	}
 	pod.Features.Profile = profile
-	if err := errors.Join(checkTogether(pod.Features), checkWorkload(sb, pod.Features, d.kept || d.served)); err != nil {
-		return engine.Pod{}, false, err
+	if !d.served {
+		if err := cmp.Or(checkTogether(pod.Features), checkWorkload(sb, pod.Features, d.kept)); err != nil {
+			return engine.Pod{}, false, err
+		}
 	}
 	if pod.Features.Ephemeral && d.of(profile).static && !d.served {
 		return engine.Pod{}, false, badAnnotation(annotationEphemeral, "true", keyDecides)

@@ -139,6 +139,8 @@ func TestPodFromRefuses(t *testing.T) {
 		{"shields", []string{in, "true", annotationShieldsUp, "yes"}, []string{annotationShieldsUp, `"yes"`, `"true"`}},
 		{"exit node of no name", []string{in, "true", annotationExitNode, "my gate"}, []string{annotationExitNode, `"my gate"`, "name of a device"}},
 		{"any exit node", []string{in, "true", annotationExitNode, "auto:any"}, []string{annotationExitNode, "name of a device"}},
+		{"router with shields up", []string{in, "true", annotationShieldsUp, "true", annotationAdvertiseRoutes, "10.43.0.0/16"}, []string{annotationShieldsUp, `"true"`, `write "false"`}},
+		{"exit node with shields up", []string{in, "true", annotationShieldsUp, "true", annotationAdvertiseExitNode, "true"}, []string{annotationShieldsUp, `"true"`, `write "false"`}},
 		{"exit node of an exit node", []string{in, "true", annotationExitNode, "gate", annotationAdvertiseExitNode, "true"}, []string{annotationExitNode, annotationAdvertiseExitNode}},
 		{"no prefix", []string{in, "true", annotationAdvertiseRoutes, "10.43.0.1"}, []string{annotationAdvertiseRoutes, "10.43.0.0/16"}},
 		{"empty prefix", []string{in, "true", annotationAdvertiseRoutes, "10.43.0.0/16,"}, []string{`"" is no prefix`}},

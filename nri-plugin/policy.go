@@ -196,7 +196,8 @@ func featureNames() (names []string) {
 	return names
 }
 
-// checkTogether refuses features that exclude each other.
+// checkTogether refuses features that exclude each other. Not those of a pod that is
+// served: its own are in its record, and these may be defaults of a later policy.
 func checkTogether(f engine.Features) error {
 	if f.Ephemeral && f.Workload {
 		return badAnnotation(annotationEphemeral, "true",
@@ -205,6 +206,15 @@ func checkTogether(f engine.Features) error {
 	if f.Workload && f.Profile != "" {
 		return badAnnotation(annotationProfile, f.Profile,
 			"a device that outlives its pod, as identity: workload has it, is in the default tailnet alone: remove one of the two annotations")
+	}
+	if f.ExitNode != "" && f.AdvertiseExitNode {
+		return badAnnotation(annotationExitNode, f.ExitNode,
+			"a pod that is an exit node cannot use one: remove it or "+annotationAdvertiseExitNode)
+	}
+	if f.ShieldsUp && (f.AdvertiseExitNode || len(f.AdvertiseRoutes) > 0) {
+		return badAnnotation(annotationShieldsUp, "true",
+			"no peer can send anything through a subnet router or exit node that has its shields up: "+
+				`write "false", also where the policy has "true" by default, or remove what the pod advertises`)
 	}
 	return nil
 }

@@ -31,17 +31,19 @@ rules:
 	left := labelled("left") // one that a rule had opt in which is no more
 	left.Namespace = "gone"
 	pods.known.Store("uid-left id-left", true)
-	r := startRuntime(t, dir, was, left, labelled("missed"), labelled("refused", annotationEnabled, "true", annotationTags, "tag:x"),
+	other := labelled("other", annotationEnabled, "true", annotationEphemeral, "as another version took it")
+	pods.known.Store("uid-other id-other", true)
+	r := startRuntime(t, dir, was, left, other, labelled("missed"), labelled("refused", annotationEnabled, "true", annotationTags, "tag:x"),
 		hostNetwork(labelled("host")), sandbox("plain"))
 	book := startPlugin(t, dir, pods, func(r *registration) {
 		r.plugin.policies, r.plugin.ownUID, r.plugin.handlers = held, "", []string{"runc"}
 	})
 	r.waitSynced(t)
 	live := receive(t, pods.synced, "Sync")
-	if len(live) != 3 || live[0].Name != "was" || live[0].Tags[0] != "tag:forbidden" || live[1].Name != "left" || live[2].Name != "missed" {
+	if len(live) != 4 || live[0].Name != "was" || live[0].Tags[0] != "tag:forbidden" || live[1].Name != "left" || live[2].Name != "other" || live[3].Name != "missed" {
 		t.Errorf("live is %+v", live)
 	}
-	if book.count("pod=shop-eu/refused") != 1 || book.count("rule 1 (shop)") != 1 || book.count("shop-eu/host") != 0 {
+	if book.count("pod=shop-eu/refused") != 1 || book.count("rule 1 (shop)") != 1 || book.count("shop-eu/host") != 0 || book.count("shop-eu/other") != 0 {
 		t.Errorf("the log says\n%s", book.text.String())
 	}
 
@@ -73,10 +75,12 @@ rules:
 
 	// Narrower: what has its node goes on, what comes is refused or left out.
 	held.now.Store(mustPolicy(t, ""))
-	if err := r.create(was, "main"); err != nil {
-		t.Errorf("a container of a pod that has its node: %v", err)
+	for _, sb := range []*api.PodSandbox{was, other} {
+		if err := r.create(sb, "main"); err != nil {
+			t.Errorf("a container of %s, which has its node: %v", sb.Name, err)
+		}
+		receive(t, pods.attached, "Attach")
 	}
-	receive(t, pods.attached, "Attach")
 	if err := r.create(labelled("a", annotationTags, "tag:shop-a"), "sidecar"); err != nil {
 		t.Errorf("a container of a pod that is served: %v", err)
 	}

@@ -156,7 +156,12 @@ func TestRules(t *testing.T) {
 		{"the second rule", in("shop", nil), "shop-web [tag:prod] shields profile=prod", ""},
 		{"no rule", in("other", web), "", ""},
 		{"no rule, asks", in("other", web, annotationEnabled, "true"), "other-web [tag:k8s-pod tag:extra] shields", ""},
-		{"turns a default off", in("shop", web, annotationEphemeral, "false", annotationShieldsUp, "false"), "shop-web [tag:shop]", ""},
+		{"turns a default off that is allowed", in("shop", web, annotationEphemeral, "false"), "shop-web [tag:shop] shields", ""},
+		{"turns a default off that is not", in("shop", web, annotationShieldsUp, "false"), "", `tailscale.com/shields-up is "false": rule 1 (shop)|allow.features`},
+		{"turns a default off where nothing is allowed", in("closed", nil, annotationEnabled, "true", annotationShieldsUp, "false"), "", "rule 3 (closed)|shields-up"},
+		{"turns a default off by the default policy", in("other", web, annotationEnabled, "true", annotationShieldsUp, "false"), "other-web [tag:k8s-pod tag:extra]", ""},
+		{"leaves off what it has not", in("closed", nil, annotationEnabled, "true", annotationEphemeral, "false"), "closed-web [tag:k8s-pod tag:extra] shields", ""},
+		{"asks for what it has", in("shop", web, annotationShieldsUp, "true"), "shop-web [tag:shop] ephemeral shields", ""},
 		{"tag", in("shop", web, annotationTags, "tag:shop-db,tag:shop"), "shop-web [tag:shop-db tag:shop] ephemeral shields", ""},
 		{"hostname", in("shop", web, annotationHostname, "Shop-front"), "shop-front [tag:shop] ephemeral shields chosen", ""},
 		{"profile", in("shop", web, annotationProfile, "prod"), "shop-web [tag:prod] ephemeral shields profile=prod", ""},
@@ -164,7 +169,6 @@ func TestRules(t *testing.T) {
 
 		{"tag of the default policy", in("shop", web, annotationTags, "tag:k8s-pod"), "", `tailscale.com/tags is "tag:k8s-pod": rule 1 (shop) of ` + testPolicyFile + ` does not allow tag:k8s-pod, only tag:shop, tag:shop-*|add it to allow.tags of that rule`},
 		{"hostname that is not allowed", in("shop", web, annotationHostname, "bank"), "", `tailscale.com/hostname is "bank": rule 1 (shop)|only shop-*|allow.hostnames`},
-		{"feature that is not allowed", in("shop", web, annotationShieldsUp, "true"), "", `tailscale.com/shields-up is "true": rule 1 (shop)|allow.features`},
 		{"profile that is not allowed", in("shop", web, annotationProfile, "us-1"), "", `tailscale.com/profile is "us-1": rule 1 (shop)|allow.profiles`},
 		{"profile that is not there", in("shop", web, annotationProfile, "eu-1"), "", `tailscale.com/profile is "eu-1": there is lab, prod|eu-1.TS_OAUTH_CLIENT_ID`},
 		{"rule without a name", in("shop", nil, annotationTags, "tag:x"), "", `rule 2 of ` + testPolicyFile + ` does not allow tag:x, only tag:prod`},
@@ -258,6 +262,14 @@ func TestServedPod(t *testing.T) {
 	if got := summary(pod, ok); err != nil || got != "x [tag:x] ephemeral profile=gone chosen" {
 		t.Errorf("got %q, %v", got, err)
 	}
+	router := in("shop", nil, annotationEnabled, "true", annotationAdvertiseExitNode, "true")
+	d.policy = mustPolicy(t, "defaults: {features: {shields-up: true, exit-node: gate}}")
+	if _, ok, err := podFrom(router, d); !ok || err != nil {
+		t.Errorf("a later default that excludes what it has: %v, %v", ok, err)
+	}
+	d.served, d.policy = false, mustPolicy(t, "{defaults: {features: {shields-up: true}}, rules: [{allow: {features: ['*']}}]}")
+	_, _, err = podFrom(router, d)
+	expectError(t, "router by a default with shields up", err, `tailscale.com/shields-up is "true"|write "false"`)
 }
 
 // TestExclusive: what a tailnet deletes by itself cannot outlive its pod.

@@ -265,11 +265,21 @@ func (r *policyReader) labels(n *yaml.Node) map[string]string {
 
 func (r *policyReader) gifts(n *yaml.Node) (g podGifts) {
 	r.fields(n, map[string]func(*yaml.Node){
-		"tags":     func(n *yaml.Node) { g.tags = list(r, n, r.tag) },
+		"tags":     func(n *yaml.Node) { g.tags = r.tags(n) },
 		"profile":  func(n *yaml.Node) { g.profile = r.profile(n) },
 		"features": func(n *yaml.Node) { g.features = r.features(n) },
 	})
 	return g
+}
+
+// tags reads the tags of a default. None would be no limit: an OAuth client gives a
+// node that asks for no tag those of TS_TAGS.
+func (r *policyReader) tags(n *yaml.Node) []string {
+	tags := list(r, n, r.tag)
+	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+		r.bad(n, "tags is empty: name some, or leave it out for those that all pods have")
+	}
+	return tags
 }
 
 func (r *policyReader) tag(n *yaml.Node) (string, bool) {

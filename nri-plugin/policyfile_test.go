@@ -44,6 +44,7 @@ func TestParsePolicyRefuses(t *testing.T) {
 		{"name", "rules:\n- name: a b", []string{`, line 2: name is "a b"`}},
 		{"name twice", "rules:\n- name: a\n- name: a", []string{`, line 3: a rule before this one has the name "a"`}},
 		{"tag", "defaults:\n  tags: [k8s]", []string{`, line 2: "k8s" is no tag|tag:name`}},
+		{"no tags for a default", "rules:\n- defaults: {tags: []}", []string{`, line 2: tags is empty: name some`}},
 		{"tag glob for a default", "defaults:\n  tags: ['tag:*']", []string{`, line 2: "tag:*" is no tag`}},
 		{"tag pattern", "rules:\n- allow:\n    tags: ['*', 'tag:1*', 'tag:a*', x]", []string{
 			`, line 3: tags has "*": write tags as tag:name`, `, line 3: tags has "tag:1*"`, `, line 3: tags has "x"`,
@@ -182,6 +183,16 @@ func TestPolicyChanges(t *testing.T) {
 	if ok, text := w.health.ready(); !ok || text != readyText {
 		t.Errorf("ready %v, %q", ok, text)
 	}
+	// One that is written in place is empty before it is whole.
+	change("")
+	expect("fourth")
+	change("rules: [{name: fourth}]")
+	expect("fourth")
+	change("")
+	expect("fourth")
+	expect() // it is meant so
+	change("rules: [{name: fourth}]")
+	expect("fourth")
 	// The engine is told its ranges at its start.
 	change("clusterRanges: [10.0.0.0/8]\nrules: [{name: fifth}]")
 	if !w.look() || book.count("clusterRanges have changed") != 1 {

@@ -78,7 +78,7 @@ type testRuntime struct {
 	synced     chan error // the outcome of each Synchronize
 }
 
-func newRuntime(socket, dir string) (*testRuntime, error) {
+func newRuntime(socket, dir string, options ...adaptation.Option) (*testRuntime, error) {
 	r := &testRuntime{synced: make(chan error, 100)}
 	sync := func(ctx context.Context, cb adaptation.SyncCB) error {
 		r.mu.Lock()
@@ -89,15 +89,21 @@ func newRuntime(socket, dir string) (*testRuntime, error) {
 	}
 	update := func(context.Context, []*api.ContainerUpdate) ([]*api.ContainerUpdate, error) { return nil, nil }
 	var err error
-	r.Adaptation, err = adaptation.New("containerd", "v2.4.2", sync, update, adaptation.WithSocketPath(socket),
+	options = append(options, adaptation.WithSocketPath(socket),
 		adaptation.WithPluginPath(filepath.Join(dir, "plugins")), adaptation.WithPluginConfigPath(dir))
+	r.Adaptation, err = adaptation.New("containerd", "v2.4.2", sync, update, options...)
 	return r, err
 }
 
 // startRuntime opens NRI in dir until the test ends.
 func startRuntime(t *testing.T, dir string, sandboxes ...*api.PodSandbox) *testRuntime {
 	t.Helper()
-	r, err := newRuntime(filepath.Join(dir, "nri.sock"), dir)
+	return startRuntimeWith(t, dir, nil, sandboxes...)
+}
+
+func startRuntimeWith(t *testing.T, dir string, options []adaptation.Option, sandboxes ...*api.PodSandbox) *testRuntime {
+	t.Helper()
+	r, err := newRuntime(filepath.Join(dir, "nri.sock"), dir, options...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,10 @@ import (
 	"tailscale-nri/nri-plugin/kubestate"
 )
 
+// envNodeName is the name of the Kubernetes node, which the manifests set. No two hosts
+// of a cluster have the same; their own names may be.
+const envNodeName = "NODE_NAME"
+
 const annotationIdentity = annotationPrefix + "identity"
 
 // labelOrdinal is what the StatefulSet controller writes into each of its pods, and the
@@ -57,6 +61,9 @@ func identityStore(cfg Config, log *slog.Logger) engine.IdentityStore {
 		return nil
 	}
 	in, err := kubestate.InCluster(os.Getenv, kubestate.MountDir)
+	if os.Getenv(envNodeName) == "" {
+		err = errors.New(envNodeName + ` is "", and ` + envStateSecrets + "=true: have the manifest set it to spec.nodeName, as deploy/components/workload-state and the chart do")
+	}
 	if err == nil {
 		var store *kubestate.Store
 		if store, err = kubestate.New(in, cfg.Cluster); err == nil {

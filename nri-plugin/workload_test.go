@@ -53,7 +53,7 @@ func TestWorkloadAnnotation(t *testing.T) {
 			}
 		})
 	}
-	err := checkWorkload(ordinal(), engine.Features{Workload: true, Ephemeral: true}, true)
+	err := checkTogether(engine.Features{Workload: true, Ephemeral: true})
 	if err == nil || !strings.Contains(err.Error(), annotationPrefix+"ephemeral") {
 		t.Errorf("an ephemeral workload: %v", err)
 	}
@@ -65,6 +65,12 @@ func TestNoIdentityStore(t *testing.T) {
 	if s := identityStore(Config{}, log); s != nil {
 		t.Errorf("a store that nobody asked for: %v", s)
 	}
+	t.Setenv(envNodeName, "")
+	t.Setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+	if _, err := identityStore(Config{StateSecrets: true}, log).List(t.Context()); err == nil || !strings.Contains(err.Error(), envNodeName) {
+		t.Errorf("without the node's name: %v", err)
+	}
+	t.Setenv(envNodeName, "n1")
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	s := identityStore(Config{StateSecrets: true}, log)
 	if s == nil {

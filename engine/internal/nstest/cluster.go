@@ -256,7 +256,7 @@ func AskOn(conn net.Conn, name string, kind dnsmessage.Type) (m dnsmessage.Messa
 	if err != nil {
 		return m, err
 	}
-	_, stream := conn.(*net.TCPConn)
+	stream := conn.RemoteAddr().Network() == "tcp"
 	if stream {
 		raw = append(binary.BigEndian.AppendUint16(nil, uint16(len(raw))), raw...)
 	}

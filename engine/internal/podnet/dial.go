@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netns"
@@ -24,7 +25,7 @@ func (d *DNS) DialUDP(to netip.AddrPort) (net.Conn, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return net.FileConn(f)
+	return d.keep(net.FileConn(f))
 }
 
 // DialTCP connects from within the pod.
@@ -37,7 +38,49 @@ func (d *DNS) DialTCP(ctx context.Context, to netip.AddrPort) (net.Conn, error) 
 	if err := awaitConnected(ctx, f); err != nil {
 		return nil, fmt.Errorf("connecting to %v from within the pod: %w", to, err)
 	}
-	return net.FileConn(f)
+	return d.keep(net.FileConn(f))
+}
+
+// podConn is a connection that ends with its DNS.
+type podConn struct {
+	net.Conn
+	d *DNS
+}
+
+func (c *podConn) Close() error {
+	c.d.conns.Delete(c)
+	return c.Conn.Close()
+}
+
+// SyscallConn implements [syscall.Conn].
+func (c *podConn) SyscallConn() (syscall.RawConn, error) { return c.Conn.(syscall.Conn).SyscallConn() }
+
+// keep notes a connection until it is closed.
+func (d *DNS) keep(conn net.Conn, err error) (net.Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	c := &podConn{conn, d}
+	d.conns.Store(c, nil)
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.fd < 0 { // Close may not have seen it
+		c.Close()
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+// closeConns closes what was dialed. One of TCP is reset: nobody may be left at its
+// other end, and the kernel would wait for an answer, in the pod's netns.
+func (d *DNS) closeConns() {
+	d.conns.Range(func(c, _ any) bool {
+		if tcp, ok := c.(*podConn).Conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+		_ = c.(*podConn).Close()
+		return true
+	})
 }
 
 // connect begins a connection. No thread waits for it: a pod may begin many that
@@ -111,6 +154,10 @@ type netnsJob struct {
 
 var netnsJobs = make(chan netnsJob)
 
+// netnsThreads has one element per thread. A program has 10000 at most (runtime/debug,
+// SetMaxThreads) and ends beyond that; pods may ask any number of things at once.
+var netnsThreads = make(chan struct{}, 8)
+
 // idleThread is how long a thread waits for its next job.
 const idleThread = 10 * time.Second
 
@@ -121,8 +168,16 @@ func inNetns(fd int, do func() error) error {
 	job := netnsJob{fd, do, done}
 	select {
 	case netnsJobs <- job:
+		return <-done
 	default:
-		go onSpareThread(func() { serveNetns(job) })
+	}
+	select {
+	case netnsJobs <- job:
+	case netnsThreads <- struct{}{}:
+		go onSpareThread(func() {
+			defer func() { <-netnsThreads }()
+			serveNetns(job)
+		})
 	}
 	return <-done
 }

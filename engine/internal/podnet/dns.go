@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	"tailscale.com/net/tsaddr"
 )
@@ -80,8 +79,8 @@ func EnsureDNS(ns Namespace, nameservers []netip.Addr) (nat bool, err error) {
 		return false, err
 	}
 	defer s.Close()
-	if !canOwnTables(h) {
-		return false, nil
+	if owned, err := canOwnTables(); !owned {
+		return false, err
 	}
 	if len(nameservers) == 0 {
 		return false, errors.New("there is no nameserver to lead DNS to")
@@ -172,24 +171,6 @@ func liveTable(v6 bool, udp, tcp uint16) *rawTable {
 	return &rawTable{family: family, name: dnsLiveTable, flags: nftOwned, chains: []rawChain{c}}
 }
 
-// canOwnTables reports whether the kernel knows tables that end with their socket.
-var canOwnTables = func() func(netns.NsHandle) bool {
-	var once sync.Once
-	var can bool
-	return func(ns netns.NsHandle) bool {
-		once.Do(func() {
-			s, err := openNft(ns)
-			if err != nil {
-				return
-			}
-			defer s.Close()
-			t := &rawTable{family: unix.NFPROTO_IPV4, name: dnsTable + "-probe", flags: nftOwned}
-			can = s.run(func(b *rawBatch) { b.makeTable(t) }) == nil
-		})
-		return can
-	}
-}()
-
 // DNS is this process's sockets in a pod that answer for port 53 of the service
 // addresses. They hear what the pod itself sends, and nobody else. As long as they are
 // open they keep the pod's netns alive: see Gone.
@@ -204,8 +185,9 @@ type DNS struct {
 	ns   Namespace
 	live rawSocket // owns the live tables; zero where the kernel has no such tables
 
-	mu sync.RWMutex
-	fd int // the netns, -1 after Close
+	mu    sync.RWMutex
+	fd    int      // the netns, -1 after Close
+	conns sync.Map // of *podConn: those that are open
 }
 
 // OpenDNS opens the sockets, and takes over from the NAT that [EnsureDNS] has laid,
@@ -224,7 +206,10 @@ func OpenDNS(ctx context.Context, ns Namespace) (_ *DNS, err error) {
 	if err := ns.withHandle(addServiceRoutes); err != nil {
 		return nil, err
 	}
-	owned := canOwnTables(h)
+	owned, err := canOwnTables()
+	if err != nil {
+		return nil, err
+	}
 	if err := ns.do(func() error { return d.listen(owned) }); err != nil || !owned {
 		return d, err
 	}
@@ -369,7 +354,8 @@ func (d *DNS) Intact() (bool, error) {
 	return false, nil
 }
 
-// Close hands the port back to the NAT, and closes the sockets.
+// Close hands the port back to the NAT, and closes the sockets, those that were dialed
+// too: each would keep the pod's netns alive.
 func (d *DNS) Close() {
 	if d.live.NetlinkSocket != nil {
 		d.live.Close()
@@ -381,7 +367,8 @@ func (d *DNS) Close() {
 		l.Close()
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	unix.Close(d.fd)
 	d.fd = -1
+	d.mu.Unlock()
+	d.closeConns()
 }

@@ -460,7 +460,7 @@ func TestDNSWithMesh(t *testing.T) {
 // our sockets are at port 53, and nobody is while they are not open.
 func TestDNSWithoutOwnedTables(t *testing.T) {
 	can := canOwnTables
-	canOwnTables = func(netns.NsHandle) bool { return false }
+	canOwnTables = func() (bool, error) { return false, nil }
 	defer func() { canOwnTables = can }()
 	c := nstest.NewCluster(t, map[string][]netip.Addr{clusterName: clusterAddrs})
 	pod := nstest.NewPod(t)

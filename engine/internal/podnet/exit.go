@@ -50,8 +50,38 @@ func (r *Router) UseExit(x Exit) {
 	r.exit = &exit{Exit: x, table: nftTable{name: "tailscale-nri-exit", chains: []string{"closed"}}}
 }
 
-// UseExitOf has the router share the exit of another one of the same pod.
-func (r *Router) UseExitOf(other *Router) { r.exit = other.exit }
+// UseExitOf has the router share the exit of another one of the same pod, and what
+// stays on other interfaces: two that differ in that would each undo the other's filter.
+func (r *Router) UseExitOf(other *Router) { r.exit, r.kept = other.exit, other.kept }
+
+// heeded returns those of the pod's own routes that count. Beside an exit node two kinds
+// do not, since they would open the pod: wide ones, which are default routes in disguise
+// as 0.0.0.0/1 and 128.0.0.0/1; and what a neighbour has said by a router advertisement
+// is on the pod's link.
+func (r *Router) heeded(h *netlink.Handle, there podRoutes) ([]netip.Prefix, error) {
+	if r.exit == nil {
+		return there.foreign, nil
+	}
+	given := map[netip.Prefix]bool{}
+	if len(there.learned) > 0 {
+		addrs, err := h.AddrList(nil, netlink.FAMILY_V6)
+		if err != nil {
+			return nil, fmt.Errorf("listing the pod's addresses: %w", err)
+		}
+		for _, a := range addrs {
+			// The kernel marks thus what it has made of an advertised prefix
+			// (net/ipv6/addrconf.c, addrconf_prefix_rcv_add_addr).
+			if a.Flags&(unix.IFA_F_MANAGETEMPADDR|unix.IFA_F_TEMPORARY) == 0 {
+				given[prefixOf(a.IPNet).Masked()] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(there.foreign), func(p netip.Prefix) bool {
+		const narrow4, narrow6 = 8, 32 // no cluster has wider ranges that are not private
+		wide := p.Addr().Is4() && p.Bits() < narrow4 || p.Addr().Is6() && p.Bits() < narrow6
+		return wide && !coveredBy(p, r.exit.Private) || there.learned[p] && !given[p]
+	}), nil
+}
 
 // mostPassed bounds what a pod's filter lets through: it is a transaction of one
 // message, which a socket's buffer holds. What is beyond that is dropped.
@@ -84,11 +114,12 @@ func (x *exit) chains(v6 bool) []nftChain {
 	add := func(parts ...[]expr.Any) { rules = append(rules, slices.Concat(parts...)) }
 	add(outBy(PodLink), accept())
 	add(outBy("lo"), accept())
-	add(marked(), accept())
 	for _, p := range ofFamily(x.plan, v6) {
 		add(toAny(p), accept())
 	}
-	// What has no connection, as neighbour discovery, is left alone.
+	// Neighbour discovery has no connection, and is left alone; so has what conntrack
+	// calls invalid, which a program can make with a raw socket.
+	add(invalid(), drop())
 	add(direction(ctOriginal), drop())
 	return []nftChain{{"closed", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityFilter, rules}}
 }
@@ -182,7 +213,11 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	unfiltered, err := r.exit.filter(r.ns, r.kept, there.foreign)
+	foreign, err := r.heeded(h, there)
+	if err != nil {
+		return nil, err
+	}
+	unfiltered, err := r.exit.filter(r.ns, r.kept, foreign)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +225,7 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 		missing = []string{closedWhat}
 	}
 	bare := Router{kept: r.kept, exit: r.exit, cfg: &router.Config{}, logger: r.logger, warned: r.warned}
-	want := bare.layOut(nil, there.foreign)
+	want := bare.layOut(nil, foreign)
 	there.dropPassed(want)
 	rules := wantedRules(nil, true)
 	r.wanted.Store(&installed{routes: want, within: everything()})

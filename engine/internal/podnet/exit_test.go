@@ -179,7 +179,7 @@ func TestExitWithManyRoutes(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range 1200 {
-			dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(i / 250), byte(i % 250)}), 32)
+			dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(i / 100), byte(2 * (i % 100))}), 32)
 			if err := h.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: ipNet(dst)}); err != nil {
 				t.Fatal(err)
 			}
@@ -188,7 +188,7 @@ func TestExitWithManyRoutes(t *testing.T) {
 		if _, err := c.router.Fence(); err != nil {
 			t.Fatal(err)
 		}
-		c.expectWays(t, "with many routes", map[string]string{"198.18.0.7": "eth0", worldAddr: "", worldAddr6: ""})
+		c.expectWays(t, "with many routes", map[string]string{"198.18.0.8": "eth0", worldAddr: "", worldAddr6: ""})
 	})
 }
 

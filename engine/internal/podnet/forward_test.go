@@ -3,13 +3,18 @@
 package podnet
 
 import (
+	"encoding/binary"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"tailscale.com/net/packet"
+	"tailscale.com/types/ipproto"
 
 	"tailscale-nri/engine/internal/nstest"
 )
@@ -124,6 +129,44 @@ func TestForward(t *testing.T) {
 	if len(seen) != 1 {
 		t.Errorf("the tailnet is reached by %v", seen)
 	}
+}
+
+// Nothing is forwarded under a peer's own address, as what is no connection's would be.
+func TestForwardMasqueradesAll(t *testing.T) {
+	c := newForwarder(t, "tsforwardinv", Forward{To: prefixes(subnet, subnet6)})
+	out, back := c.arrivals(t), packetsOf(t, c.device)
+	for _, p := range [][3]string{{peerAddr, subnetAddr, nodeEth4}, {peerAddr6, subnetAddr6, nodeEth6}} {
+		src, dst, last := netip.MustParseAddr(p[0]), netip.MustParseAddr(p[1]), netip.MustParseAddr(p[2])
+		h := packet.Header(packet.IP4Header{IPProto: ipproto.TCP, Src: src, Dst: dst})
+		from := netip.MustParseAddr(podEth4)
+		if src.Is6() {
+			h, from = packet.IP6Header{IPProto: ipproto.TCP, Src: src, Dst: dst}, netip.MustParseAddr(podEth6)
+		}
+		c.answered(t, back, p[1])
+		if _, err := c.device.Write([][]byte{packet.Generate(h, checksummed(src, dst, tcpSegment(0x04)))}, 0); err != nil {
+			t.Fatal(err)
+		}
+		c.answered(t, back, p[1]) // ts0 keeps the order
+		c.pod.Do(func() error {
+			s := sent{kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, payload: []byte("hello")}
+			return s.send(from, last)
+		})
+		expectUntil(t, out, "of a peer, what is no connection's", src, last)
+	}
+}
+
+// checksummed writes the checksum into a TCP segment.
+func checksummed(src, dst netip.Addr, segment []byte) []byte {
+	pseudo := slices.Concat(src.AsSlice(), dst.AsSlice(), []byte{0, unix.IPPROTO_TCP}, binary.BigEndian.AppendUint16(nil, uint16(len(segment))))
+	sum := uint32(0)
+	for b := slices.Concat(pseudo, segment); len(b) > 0; b = b[2:] {
+		sum += uint32(binary.BigEndian.Uint16(b))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	binary.BigEndian.PutUint16(segment[16:], ^uint16(sum))
+	return segment
 }
 
 // An exit node forwards to the internet, and not to the cluster, nor to what is

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -13,6 +14,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,8 +30,8 @@ type nftTable struct {
 	name   string
 	chains []string
 
-	mu      sync.Mutex
-	handles map[string][]uint64 // of the rules in place, by family and chain; nil if none is known to be
+	mu    sync.Mutex
+	marks map[string][]string // of the rules in place, by family and chain; nil if none is known to be
 }
 
 // nftChain is one of its chains.
@@ -52,14 +55,15 @@ func families() []bool {
 func (t *nftTable) install(ns Namespace, chains func(v6 bool) []nftChain) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.handles = nil
+	t.marks = nil
 	fd, err := ns.open()
 	if err != nil {
 		return err
 	}
 	defer fd.Close()
+	comment := userdata.AppendString(nil, userdata.TypeComment, fmt.Sprintf("tailscale-nri %016x", rand.Uint64()))
 	for _, v6 := range families() {
-		conn, err := nftables.New(nftables.WithNetNSFd(int(fd)))
+		conn, err := nftables.New(nftables.WithNetNSFd(int(fd)), nftables.WithSockOptions(roomForRules))
 		if err != nil {
 			return fmt.Errorf("opening nftables: %w", err)
 		}
@@ -70,15 +74,22 @@ func (t *nftTable) install(ns Namespace, chains func(v6 bool) []nftChain) error 
 		for _, c := range chains(v6) {
 			chain := conn.AddChain(&nftables.Chain{Name: c.name, Table: table, Type: c.kind, Hooknum: c.hook, Priority: c.priority})
 			for _, exprs := range c.rules {
-				conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
+				conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs, UserData: comment})
 			}
 		}
 		if err := conn.Flush(); err != nil {
 			return fmt.Errorf("setting up nftables, which takes nf_tables, nft_ct, nft_chain_nat and nft_masq in the kernel: %w", err)
 		}
 	}
-	t.handles, err = t.read(int(fd))
+	t.marks, err = t.read(int(fd))
 	return err
+}
+
+// roomForRules has the socket hold a transaction of mostPassed rules, and what the
+// kernel says of each.
+func roomForRules(conn *netlink.Conn) error {
+	const size = 2 << 20
+	return errors.Join(conn.SetReadBuffer(size), conn.SetWriteBuffer(size))
 }
 
 // of returns the family's table.
@@ -108,6 +119,7 @@ func (f *forward) chains(uplinks []string) func(v6 bool) []nftChain {
 func (f *forward) filter(v6 bool, uplinks []string) (rules [][]expr.Any) {
 	add := func(parts ...[]expr.Any) { rules = append(rules, slices.Concat(parts...)) }
 	add(inBy(PodLink), outBy(PodLink), drop())
+	add(inBy(PodLink), invalid(), drop()) // which NAT leaves alone: it would keep the peer's address
 	add(inBy(PodLink), direction(ctReply), accept())
 	for _, p := range ofFamily(neverForwarded(), v6) {
 		add(inBy(PodLink), toAny(p), drop())
@@ -169,6 +181,15 @@ func direction(d byte) []expr.Any {
 	}
 }
 
+// invalid matches what conntrack finds no connection for and begins none with.
+func invalid() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitINVALID), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
 func mark() []expr.Any {
 	return []expr.Any{
 		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(forwardMark)},
@@ -188,15 +209,16 @@ func drop() []expr.Any   { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDro
 
 var errDormant = errors.New("the table is switched off")
 
-// read returns the handles of the rules, by family and chain. A rule that was replaced
-// has another one.
-func (t *nftTable) read(ns int) (map[string][]uint64, error) {
+// read returns what tells the rules from others, by family and chain: a rule that was
+// replaced has another handle, and one of a table that was made anew, whose handles begin
+// again at 1, another comment.
+func (t *nftTable) read(ns int) (map[string][]string, error) {
 	conn, err := nftables.New(nftables.WithNetNSFd(ns), nftables.AsLasting())
 	if err != nil {
 		return nil, fmt.Errorf("opening nftables: %w", err)
 	}
 	defer conn.CloseLasting()
-	handles := map[string][]uint64{}
+	marks := map[string][]string{}
 	for _, v6 := range families() {
 		table, err := conn.ListTableOfFamily(t.name, t.of(v6).Family)
 		if err != nil {
@@ -212,25 +234,25 @@ func (t *nftTable) read(ns int) (map[string][]uint64, error) {
 			}
 			key := fmt.Sprint(table.Family, chain)
 			for _, r := range rules {
-				handles[key] = append(handles[key], r.Handle)
+				marks[key] = append(marks[key], fmt.Sprintf("%d %x", r.Handle, r.UserData))
 			}
 		}
 	}
-	return handles, nil
+	return marks, nil
 }
 
 // installed reports whether install has been called with success.
 func (t *nftTable) installed() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.handles != nil
+	return t.marks != nil
 }
 
 // intact reports whether the table is as install has left it.
 func (t *nftTable) intact(ns Namespace) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.handles == nil {
+	if t.marks == nil {
 		return false
 	}
 	fd, err := ns.open()
@@ -239,5 +261,5 @@ func (t *nftTable) intact(ns Namespace) bool {
 	}
 	defer fd.Close()
 	now, err := t.read(int(fd))
-	return err == nil && maps.EqualFunc(now, t.handles, slices.Equal[[]uint64])
+	return err == nil && maps.EqualFunc(now, t.marks, slices.Equal[[]string])
 }

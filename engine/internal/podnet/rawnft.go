@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
@@ -278,4 +279,51 @@ func lacksNft(err error) bool {
 		}
 	}
 	return false
+}
+
+// canOwnTables reports whether the kernel knows tables that end with their socket.
+var canOwnTables = onceKnown(probeOwnedTables)
+
+// onceKnown returns a function that calls probe until it has had an answer.
+func onceKnown(probe func() (bool, error)) func() (bool, error) {
+	var mu sync.Mutex
+	var known, answer bool
+	return func() (bool, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if known {
+			return answer, nil
+		}
+		yes, err := probe()
+		known, answer = err == nil, yes
+		return answer, err
+	}
+}
+
+// probeOwnedTables makes such a table, in a netns that is made for it: what a pod has
+// in its own says nothing about the kernel.
+func probeOwnedTables() (bool, error) {
+	errc := make(chan error)
+	go onSpareThread(func() {
+		errc <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return fmt.Errorf("making a netns: %w", err)
+			}
+			s, err := openNft(netns.None())
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			t := &rawTable{family: unix.NFPROTO_IPV4, name: dnsTable, flags: nftOwned}
+			return s.run(func(b *rawBatch) { b.makeTable(t) })
+		}()
+	})
+	switch err := <-errc; {
+	case err == nil:
+		return true, nil
+	case lacksNft(err):
+		return false, nil
+	default:
+		return false, fmt.Errorf("finding out what nftables can do: %w", err)
+	}
 }

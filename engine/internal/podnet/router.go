@@ -184,7 +184,10 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 	if err != nil {
 		return err
 	}
-	if s.foreign = there.foreign; len(s.foreign) == mostForeign {
+	if s.foreign, err = r.heeded(h, there); err != nil {
+		return err
+	}
+	if len(there.foreign) == mostForeign {
 		r.warnOnce("the pod has too many routes of its own within the tailnet's addresses: not all of them count", "count", mostForeign)
 	}
 	if r.exit != nil {

@@ -226,6 +226,9 @@ type podRoutes struct {
 	ours    map[routeKey]netip.Addr
 	listed  []netlink.Route // ours, as the kernel lists them
 	foreign []netip.Prefix  // destinations of its own that matter
+	// learned are those of IPv6, and whether they follow from an address or a router
+	// advertisement alone.
+	learned map[netip.Prefix]bool
 }
 
 // mostForeign is how many of the pod's own routes count. A pod that makes more
@@ -236,7 +239,7 @@ const mostForeign = 1000
 // within the given prefixes: a pod may have a million others. Earlier versions had
 // their routes in the main table.
 func listRoutes(h *netlink.Handle, index int, within []netip.Prefix) (podRoutes, error) {
-	p := podRoutes{ours: map[routeKey]netip.Addr{}}
+	p := podRoutes{ours: map[routeKey]netip.Addr{}, learned: map[netip.Prefix]bool{}}
 	err := h.RouteListFilteredIter(netlink.FAMILY_ALL, &netlink.Route{}, netlink.RT_FILTER_TABLE, func(route netlink.Route) bool {
 		dst := prefixOf(route.Dst)
 		ours := route.Protocol == routeProtocol
@@ -252,6 +255,7 @@ func listRoutes(h *netlink.Handle, index int, within []netip.Prefix) (podRoutes,
 		case route.Table == unix.RT_TABLE_MAIN && route.LinkIndex != index && dst.Bits() > 0:
 			if len(p.foreign) < mostForeign && coveredBy(dst, within) {
 				p.foreign = append(p.foreign, dst)
+				p.learn(dst, int(route.Protocol))
 			}
 		}
 		return true
@@ -260,6 +264,19 @@ func listRoutes(h *netlink.Handle, index int, within []netip.Prefix) (podRoutes,
 		return podRoutes{}, fmt.Errorf("listing the pod's routes: %w", err)
 	}
 	return p, nil
+}
+
+// learn notes whether a route of that destination was learned. One that was not counts
+// for all.
+func (p *podRoutes) learn(dst netip.Prefix, protocol int) {
+	if dst.Addr().Is4() {
+		return
+	}
+	learned := protocol == unix.RTPROT_KERNEL || protocol == unix.RTPROT_RA
+	if was, there := p.learned[dst]; there {
+		learned = learned && was
+	}
+	p.learned[dst] = learned
 }
 
 // deleteOthers deletes those of our routes that are not wanted. It deletes them

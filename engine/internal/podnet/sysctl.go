@@ -125,8 +125,8 @@ func readSysctl(dir int, file string) (string, error) {
 func writeSysctl(dir int, file, value string) error {
 	fd, err := unix.Openat(dir, file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("setting sysctl %s: %w: AppArmor forbids it, or the like; have the pod's securityContext.sysctls set "+
-			"net.ipv6.conf.all.forwarding, or give the program the AppArmor profile Unconfined", file, err)
+		return fmt.Errorf("setting sysctl %s: %w: AppArmor forbids it, or the like; give the program the AppArmor profile Unconfined, or have the "+
+			"pod's securityContext.sysctls set net.ipv6.conf.all.forwarding, which the kubelet must allow (--allowed-unsafe-sysctls)", file, err)
 	}
 	if err != nil {
 		return fmt.Errorf("setting sysctl %s: %w", file, err)

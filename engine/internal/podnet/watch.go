@@ -119,13 +119,21 @@ func subscribe(fd int, groups []int) error {
 // which failed hears of, it opens another.
 func (w *Watch) Run(done <-chan struct{}, failed func(error)) {
 	defer unix.Close(w.fd)
-	w.run(done, failed, w.ear.Load, w.open, w.hear)
+	w.run(done, failed, hearing{w.ear.Load, w.open, w.hear, Change{kind: changedUnseen}})
 }
 
-// run hears with the socket that current returns, until done is closed.
-func (w *Watch) run(done <-chan struct{}, failed func(error), current func() *ear, open func() error, hear func(nsid int32, raw []byte)) {
+// hearing is what is done with a socket and what it hears.
+type hearing struct {
+	current func() *ear
+	open    func() error // another one
+	hear    func(nsid int32, raw []byte)
+	lost    Change // what may have happened meanwhile
+}
+
+// run hears until done is closed.
+func (w *Watch) run(done <-chan struct{}, failed func(error), h hearing) {
 	for {
-		over, ear := make(chan struct{}), current()
+		over, ear := make(chan struct{}), h.current()
 		go func() {
 			select {
 			case <-done:
@@ -133,7 +141,7 @@ func (w *Watch) run(done <-chan struct{}, failed func(error), current func() *ea
 			}
 			ear.file.Close()
 		}()
-		err := w.listen(ear, hear)
+		err := w.listen(ear, h)
 		close(over)
 		select {
 		case <-done:
@@ -141,14 +149,14 @@ func (w *Watch) run(done <-chan struct{}, failed func(error), current func() *ea
 		default:
 			failed(err)
 		}
-		for open() != nil {
+		for h.open() != nil {
 			select {
 			case <-done:
 				return
 			case <-time.After(listenAgain):
 			}
 		}
-		w.lookAtAll()
+		w.lookAtAll(h.lost)
 	}
 }
 
@@ -186,16 +194,16 @@ func (w *Watch) removeLocked(host string) {
 	}
 }
 
-func (w *Watch) lookAtAll() {
+func (w *Watch) lookAtAll(c Change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, entry := range w.links {
-		entry.changed(Change{kind: changedUnseen})
+		entry.changed(c)
 	}
 }
 
 // listen hands messages to hear until the socket fails or is closed.
-func (w *Watch) listen(ear *ear, hear func(nsid int32, raw []byte)) error {
+func (w *Watch) listen(ear *ear, h hearing) error {
 	buf, oob := make([]byte, 64<<10), make([]byte, 64)
 	for {
 		var n, oobn int
@@ -208,12 +216,12 @@ func (w *Watch) listen(ear *ear, hear func(nsid int32, raw []byte)) error {
 		case cerr != nil:
 			return cerr
 		case errors.Is(err, unix.ENOBUFS):
-			w.lookAtAll()
+			w.lookAtAll(h.lost)
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return err
 		default:
-			hear(nsidOf(oob[:oobn]), buf[:n])
+			h.hear(nsidOf(oob[:oobn]), buf[:n])
 		}
 	}
 }

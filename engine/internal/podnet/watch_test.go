@@ -308,7 +308,7 @@ func TestLostMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.watch.Add(c.link, c.heard)
-	c.watch.lookAtAll()
+	c.watch.lookAtAll(Change{kind: changedUnseen})
 	c.until(t, "not back", func() error { return c.intact(t) })
 }
 

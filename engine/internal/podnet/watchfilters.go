@@ -4,6 +4,7 @@ package podnet
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +16,7 @@ var netconfGroups = []int{unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF}
 
 // HearFilters has the watch hear, from the first call on and until done is closed, of
 // changes of pods' nftables and of what forwards in them, too. It costs a second socket,
-// and the kernel a message for each change of nftables in any netns.
+// and the kernel a message for each transaction of nftables in any netns.
 func (w *Watch) HearFilters(done <-chan struct{}, failed func(error)) error {
 	if w.filters.Swap(true) {
 		return nil
@@ -25,16 +26,50 @@ func (w *Watch) HearFilters(done <-chan struct{}, failed func(error)) error {
 		return fmt.Errorf("watching the pods' nftables: %w", err)
 	}
 	err := w.ear.Load().join(netconfGroups)
-	go w.run(done, failed, w.filterEar.Load, w.openFilters, w.hearFilters)
+	go w.run(done, failed, w.filterHearing())
 	return err
+}
+
+func (w *Watch) filterHearing() hearing {
+	return hearing{w.filterEar.Load, w.openFilters, w.hearFilters, Change{kind: changedFilters}}
 }
 
 func (w *Watch) openFilters() error {
 	ear, err := openEar(unix.NETLINK_NETFILTER, []int{unix.NFNLGRP_NFTABLES})
-	if err == nil {
-		w.filterEar.Store(ear)
+	if err != nil {
+		return err
 	}
-	return err
+	if err := ear.hearGenerations(); err != nil {
+		ear.file.Close()
+		return err
+	}
+	w.filterEar.Store(ear)
+	return nil
+}
+
+// generation is the type of a message of the next generation, with which each
+// transaction ends.
+const generation = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
+
+// hearGenerations has the socket drop all other messages, of which there is one for each
+// rule that anybody changes: kube-proxy has tens of thousands.
+func (e *ear) hearGenerations() (err error) {
+	const kindOffset = 4 // in struct nlmsghdr
+	// A load is in network byte order, the header in the machine's.
+	kind := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, generation))
+	code := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: kindOffset},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(kind), Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+	}
+	cerr := e.conn.Control(func(fd uintptr) {
+		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})
+	})
+	if err := errors.Join(cerr, err); err != nil {
+		return fmt.Errorf("leaving out what is not needed: %w", err)
+	}
+	return nil
 }
 
 func (e *ear) join(groups []int) (err error) {
@@ -51,10 +86,8 @@ func (e *ear) join(groups []int) (err error) {
 	return err
 }
 
-// hearFilters passes on that a pod's nftables have changed: each transaction ends with
-// a message of the next generation.
+// hearFilters passes on that a pod's nftables have changed.
 func (w *Watch) hearFilters(nsid int32, raw []byte) {
-	const generation = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
 	for len(raw) >= unix.NLMSG_HDRLEN {
 		size := binary.NativeEndian.Uint32(raw)
 		if size < unix.NLMSG_HDRLEN || int(size) > len(raw) {

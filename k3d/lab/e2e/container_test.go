@@ -287,6 +287,42 @@ func TestWaitNoExec(t *testing.T) {
 	}
 }
 
+// TestWaitNoExecOnHost: the agent's own mount of the state directory shows no noexec where the host's has it, since the
+// runtime makes it with the options of the volume alone. The error is the runtime's then, and in the guide.
+func TestWaitNoExecOnHost(t *testing.T) {
+	t.Parallel()
+	s := openServed(t, "noexechost")
+	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "web", Annotations: demo.OptIn(waitKey, "30s")})
+	s.must(err)
+	s.must(s.AwaitRunning(s.ctx, pod))
+	s.runContainer(pod, idle("before"))
+	const dir, volume = "/var/lib/tailscale-nri", "/var/lib/noexec"
+	for _, script := range []string{
+		"mount --bind " + dir + " " + dir + " && mount -o remount,bind,noexec " + dir,
+		"mkdir " + volume + " && mount -t tmpfs -o noexec tmpfs " + volume,
+	} {
+		_, err := s.Lab.InNode(s.ctx, "sh", "-c", script)
+		s.must(err)
+	}
+	_, err = s.Lab.CRI().RunContainer(s.ctx, pod.ID, idle("main"))
+	for _, text := range []string{"error running createRuntime hook #0: fork/exec " + dir + "/.hook/tailscale-nri-", ": permission denied"} {
+		if err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("want an error with %q, got %v", text, err)
+		}
+	}
+	other := s.runServing("other")
+	agent := lab.ContainerSpec{Name: "agent", Args: []string{"sleep"}, Mounts: map[string]string{"/volume": volume}}
+	mounts := s.exec(s.runContainer(other, agent), "/labtool", "cat", "/proc/self/mountinfo")
+	for line := range strings.Lines(mounts) {
+		if strings.Contains(line, " /volume ") && strings.Contains(line, "noexec") {
+			t.Errorf("a container does see that a volume is noexec on the host: %s", line)
+		}
+	}
+	if !strings.Contains(mounts, " /volume ") {
+		t.Errorf("no volume in %q", mounts)
+	}
+}
+
 // TestWaitCost logs what a wait for a node that is up adds to the start of a container.
 func TestWaitCost(t *testing.T) {
 	t.Parallel()

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -21,7 +23,11 @@ import (
 func TestRoutes(t *testing.T) {
 	t.Parallel()
 	const world = "198.51.100.1"
-	s := openServed(t, "routes")
+	policy := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(policy, []byte("rules: [{name: routers, allow: {features: ['*']}}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := openServed(t, "routes", "TS_POLICY_FILE="+policy)
 	s.startRecentPeer()
 	_, err := s.Peer.Exec(s.ctx, "ip", "address", "add", world+"/32", "dev", "lo")
 	s.must(err)
@@ -58,7 +64,7 @@ func TestRoutes(t *testing.T) {
 	s.must(s.seenAs(s.InPod(client), webAddr, client.IPs[0]))
 	s.must(s.Plugin.End(s.ctx, unix.SIGKILL))
 	closed("while the plugin is dead")
-	s.start()
+	s.start("TS_POLICY_FILE=" + policy)
 	s.eventually(func() error { return s.seenAs(s.InPod(client), netip.MustParseAddr(world), own) })
 	s.eventually(func() error { return s.seenAs(s.AtPeer(), webAddr, router.IPs[0]) })
 }

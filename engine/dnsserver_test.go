@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/netip"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tailscale-nri/engine/internal/nstest"
+	"tailscale-nri/engine/internal/podnet"
+)
+
+// Who asks over TCP and takes no answers is let go of: the answers would wait, one after
+// the other, and keep the pod from asking anything else.
+func TestDNSStreamTakesNothing(t *testing.T) {
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var node nodeDNS
+	node.layOut(nil) // nobody to ask: all fails at once
+	s := &dnsServer{node: &node, sockets: &podnet.DNS{}, idle: time.Second}
+	s.ctx, s.cancel = context.WithCancel(t.Context())
+	s.wg.Go(func() { s.serveTCP(l) })
+	defer func() { s.cancel(); l.Close(); s.wg.Wait() }()
+	small := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error { // before there is a window
+		return c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096) })
+	}}
+	c, err := small.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+
+	q := append([]byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00"), bytes.Repeat(append([]byte{60}, bytes.Repeat([]byte("a"), 60)...), 4)...)
+	q = append(q, 0, 0, 1, 0, 1)
+	go func() {
+		for writeStream(c, q) == nil {
+		}
+	}()
+	busy := func() int32 { return s.streams.Load() + s.queries.Load() }
+	for deadline := time.Now().Add(20 * time.Second); busy() == 0 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	for deadline := time.Now().Add(20 * time.Second); busy() > 0 && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if busy() > 0 {
+		t.Errorf("%d connections are there still, and %d queries", s.streams.Load(), s.queries.Load())
+	}
+}
+
+// Queries that nobody answers cost the process little, however many a pod has.
+func TestDNSWaitingQueries(t *testing.T) {
+	c := nstest.NewCluster(t, nil)
+	pod := nstest.NewPod(t)
+	c.Connect(pod)
+	var u *net.UDPConn // hears, and says nothing
+	c.Do(func() (err error) {
+		u, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4zero, Port: 54})
+		return err
+	})
+	defer u.Close()
+	ns, err := podnet.FindNamespace(pod.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sockets, err := podnet.OpenDNS(t.Context(), ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sockets.Close()
+	s := &dnsServer{sockets: sockets}
+	s.ctx, s.cancel = context.WithCancel(t.Context())
+	q := []byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x01")
+	inUse := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := inUse()
+	for range mostQueries {
+		s.wg.Go(func() { _, _ = s.exchange(q, "udp", netip.AddrPortFrom(c.IP4, 54), time.Minute) })
+	}
+	buf := make([]byte, 512)
+	_ = u.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for range mostQueries { // all have asked
+		if _, err := u.Read(buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if used := int64(inUse()) - int64(before); used > mostQueries*16<<10 {
+		t.Errorf("%d queries have %d bytes", mostQueries, used)
+	}
+	s.cancel()
+	s.wg.Wait()
+}
