@@ -19,7 +19,8 @@ import (
 
 // What a machine is like, for those who look without serving.
 type (
-	HostView  = podnet.HostView     // see podnet.Inspect
+	// HostView is what podnet.Inspect returns.
+	HostView  = podnet.HostView
 	HostLink  = podnet.HostLinkView // one interface
 	HostRoute = podnet.HostRoute
 	HostRule  = podnet.HostRule

@@ -97,21 +97,26 @@ func allow(r *http.Request) (call, error) {
 	if c.query, err = url.ParseQuery(query); err != nil {
 		return call{}, fmt.Errorf("%w with a query that is none", refusal(r))
 	}
+	return c, c.checkQuery(r)
+}
+
+// checkQuery checks the parameters of a request.
+func (c call) checkQuery(r *http.Request) error {
 	for name, values := range c.query {
 		if !slices.Contains(c.endpoint.query, name) || len(values) != 1 || len(values[0]) > maxParameter {
-			return call{}, fmt.Errorf("%w with the parameter %.40q: it takes %s, each once", refusal(r), name,
+			return fmt.Errorf("%w with the parameter %.40q: it takes %s, each once", refusal(r), name,
 				strings.Join(append(c.endpoint.query, "nothing else"), ", "))
 		}
 	}
 	if size := c.query.Get("size"); size != "" {
 		if _, err := strconv.ParseUint(size, 10, 16); err != nil {
-			return call{}, fmt.Errorf("%w of size %.40q: write a number of bytes", refusal(r), size)
+			return fmt.Errorf("%w of size %.40q: write a number of bytes", refusal(r), size)
 		}
 	}
 	if c.path == pathPing && !slices.Contains(pingTypes, c.query.Get("type")) {
-		return call{}, fmt.Errorf("%w of type %.40q: write one of %s", refusal(r), c.query.Get("type"), strings.Join(pingTypes, ", "))
+		return fmt.Errorf("%w of type %.40q: write one of %s", refusal(r), c.query.Get("type"), strings.Join(pingTypes, ", "))
 	}
-	return c, nil
+	return nil
 }
 
 // refusal names what is refused.

@@ -164,7 +164,7 @@ type session struct {
 	netmap   *netmapKeeper
 	ending   end
 	watchdog <-chan time.Time
-	patience <-chan time.Time // bounds the wait for p.reachable, nil until the node is up
+	greeted  bool // its peers, once the node was up
 }
 
 // newSession returns the session of a node that, if it had sessions before,
@@ -226,10 +226,15 @@ func (s *session) observe(format string, args []any) {
 		}
 	}
 	if s.reach.observe(format, args, time.Now()) {
-		select {
-		case s.reachable <- struct{}{}:
-		default:
-		}
+		s.setReachable()
+	}
+}
+
+// setReachable says that a peer can reach us.
+func (s *session) setReachable() {
+	select {
+	case s.reachable <- struct{}{}:
+	default:
 	}
 }
 
@@ -259,8 +264,9 @@ func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error
 		if s.ending.begun() && !s.registering {
 			return s.ending.err
 		}
-		if s.p.up() && s.patience == nil {
-			s.patience = time.After(reachPatience)
+		if s.p.up() && !s.greeted {
+			s.greeted = true
+			time.AfterFunc(reachPatience, s.setReachable) // as far as anyone can tell
 			time.AfterFunc(gatePatience, s.gate.Open)
 			s.greet(ctx, recent)
 		}
@@ -288,8 +294,6 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 		s.p.dnsDue = false
 	case <-s.reachable:
 		s.p.reachable = true
-	case <-s.patience:
-		s.p.reachable = true // as far as anyone can tell
 	case <-s.watch.due.C:
 		s.watch.look = true
 	case <-s.netmap.due:

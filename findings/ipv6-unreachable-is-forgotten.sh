@@ -22,14 +22,14 @@ for v in 4 6; do
 	ip -$v addr add $own dev eth0 $nodad
 	ip -$v route add default dev eth0
 	ip -$v route add unreachable default table 77
-	for half in $halves; do ip -$v rule add from $half pref 100 lookup main; done
+	for half in $halves; do ip -$v rule add from "$half" pref 100 lookup main; done
 	ip -$v rule add pref 101 lookup 77
 	echo "IPv$v: ip route get: $(ip -$v route get $far 2>&1 | head -1)"
 	if (exec 3<>/dev/udp/$far/9) 2>/dev/null; then said=connected; else said=refused; fi
 	echo "IPv$v: connect: $said"
-	printf -v "seen$v" %s $said
+	seen="${seen:-} $said"
 done
-if [ "$seen4" = refused ] && [ "$seen6" = connected ]; then
+if [ "$seen" = " refused connected" ]; then
 	echo "as seen: IPv4 is refused, IPv6 leaves by eth0"
 else
 	echo "that has changed"

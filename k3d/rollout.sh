@@ -13,16 +13,16 @@ pause=3 # seconds
 # look writes a line into nodes for each node that is to be served: its name, up or down, and "served" or the pod that is
 # to serve it. It fails where the controller has not caught up with what was applied.
 look() {
-	counts=$("$@" -n $namespace get daemonset tailscale-nri -o \
+	counts=$("$@" -n "$namespace" get daemonset tailscale-nri -o \
 		'jsonpath={.metadata.generation} {.status.observedGeneration} {.status.desiredNumberScheduled}') || return 1
-	revision=$("$@" -n $namespace get controllerrevisions -l $label --sort-by=.revision -o \
+	revision=$("$@" -n "$namespace" get controllerrevisions -l $label --sort-by=.revision -o \
 		'jsonpath={.items[-1:].metadata.labels.controller-revision-hash}') || return 1
 	machines=$("$@" get nodes -o \
 		'jsonpath={range .items[*]}node {.metadata.name} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}') || return 1
 	# The controller writes a pod's node into its affinity: one that waits for the scheduler has it too.
 	term='.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]'
 	pod='pod {.metadata.name} {.metadata.labels.controller-revision-hash}'
-	pods=$("$@" -n $namespace get pods -l $label -o "jsonpath={range .items[*]}$pod {$term.matchFields[0].values[0]} \
+	pods=$("$@" -n "$namespace" get pods -l $label -o "jsonpath={range .items[*]}$pod {$term.matchFields[0].values[0]} \
 ready={.status.conditions[?(@.type==\"Ready\")].status} {.metadata.deletionTimestamp}{\"\\n\"}{end}") || return 1
 	nodes=$(printf '%s\n%s\n' "$machines" "$pods" | awk -v revision="$revision" '
 		$1 == "node" { state[$2] = $3 == "True" ? "up" : "down" }
@@ -42,11 +42,11 @@ explain() {
 	pod=$1
 	shift
 	{
-		"$@" -n $namespace get pod "$pod" -o 'jsonpath={.status.conditions[?(@.type=="PodScheduled")].message}{"\n"}' || true
-		"$@" -n $namespace get pod "$pod" -o 'jsonpath={.status.containerStatuses[0].state.waiting.message}{"\n"}' || true
-		"$@" -n $namespace get events --field-selector "involvedObject.name=$pod,type=Warning" --sort-by=.lastTimestamp \
+		"$@" -n "$namespace" get pod "$pod" -o 'jsonpath={.status.conditions[?(@.type=="PodScheduled")].message}{"\n"}' || true
+		"$@" -n "$namespace" get pod "$pod" -o 'jsonpath={.status.containerStatuses[0].state.waiting.message}{"\n"}' || true
+		"$@" -n "$namespace" get events --field-selector "involvedObject.name=$pod,type=Warning" --sort-by=.lastTimestamp \
 			-o 'jsonpath={.items[-1:].message}{"\n"}' || true
-		"$@" -n $namespace logs "$pod" --tail 3 || true
+		"$@" -n "$namespace" logs "$pod" --tail 3 || true
 	} 2>/dev/null | grep . | sed 's/^/    /'
 }
 

@@ -157,7 +157,7 @@ func TestPolicyChanges(t *testing.T) {
 	if book.count("the policy has changed") != 1 || book.count("rules=2") != 1 {
 		t.Errorf("the log says\n%s", book)
 	}
-	for _, bad := range []string{"rules: [{name: A B}]", "rules:\n- nmae: x", "\t"} {
+	for _, bad := range []string{"rules: [{name: A B}]", "rules:\n- nam: x", "\t"} {
 		change(bad)
 		expect("second", "third")
 		expect("second", "third")
@@ -203,11 +203,11 @@ func TestPolicyChanges(t *testing.T) {
 // TestBrokenPolicyAtStart: the process waits, and is not ready, until the policy is
 // mended.
 func TestBrokenPolicyAtStart(t *testing.T) {
-	_, change, w, book := watchedPolicy(t, "rules: [{nmae: x}]")
+	_, change, w, book := watchedPolicy(t, "rules: [{nam: x}]")
 	if w.look() || w.policies.load() != nil {
 		t.Error("it serves")
 	}
-	if ok, text := w.health.ready(); ok || !strings.Contains(text, `line 1: unknown key "nmae"`) {
+	if ok, text := w.health.ready(); ok || !strings.Contains(text, `line 1: unknown key "nam"`) {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	change("rules: [{name: x}]")

@@ -217,7 +217,7 @@ func (t *nftTable) read(ns int) (map[string][]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening nftables: %w", err)
 	}
-	defer conn.CloseLasting()
+	defer func() { _ = conn.CloseLasting() }()
 	marks := map[string][]string{}
 	for _, v6 := range families() {
 		table, err := conn.ListTableOfFamily(t.name, t.of(v6).Family)

@@ -44,7 +44,7 @@ func policyFile(s *stage) {
 	s.logs(agent, "the policy has changed")
 	s.awaitReady("forbidden") // at the kubelet's next try
 	s.awaitRunning("forbidden")
-	s.setKey("policy.yaml", "rules:\n- nmae: slip\n")
+	s.setKey("policy.yaml", "rules:\n- nam: slip\n")
 	s.logs(agent, file+", line 2", "unknown key", "going on with the old one")
 	s.agentReady(agent)
 	s.reachedFromPeer(is.IP4())
