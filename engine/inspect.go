@@ -20,11 +20,15 @@ import (
 // What a machine is like, for those who look without serving.
 type (
 	// HostView is what podnet.Inspect returns.
-	HostView  = podnet.HostView
-	HostLink  = podnet.HostLinkView // one interface
+	HostView = podnet.HostView
+	// HostLink is one interface.
+	HostLink = podnet.HostLinkView
+	// HostRoute is one route.
 	HostRoute = podnet.HostRoute
-	HostRule  = podnet.HostRule
-	Trial     = podnet.Trial // see podnet.TryKernel
+	// HostRule is one rule of the policy routing.
+	HostRule = podnet.HostRule
+	// Trial is one thing that podnet.TryKernel has tried.
+	Trial = podnet.Trial
 )
 
 // What TryKernel tries.

@@ -95,7 +95,9 @@ func (m *machine) judgeDERP(ctx context.Context, mon *netmon.Monitor, dm *tailcf
 	ids := slices.SortedFunc(maps.Keys(dm.Regions), func(a, b tailcfg.DERPRegionID) int {
 		return cmp.Or(cmp.Compare(latencyOf(r, a), latencyOf(r, b)), cmp.Compare(a, b))
 	})
-	ids = slices.DeleteFunc(ids, func(id tailcfg.DERPRegionID) bool { return len(dm.Regions[id].Nodes) == 0 || dm.Regions[id].NoMeasureNoHome })
+	ids = slices.DeleteFunc(ids, func(id tailcfg.DERPRegionID) bool {
+		return len(dm.Regions[id].Nodes) == 0 || dm.Regions[id].NoMeasureNoHome
+	})
 	ids = ids[:min(len(ids), homeCandidates)]
 	results, reached := make([]string, len(ids)), make([]bool, len(ids))
 	ctx, cancel := context.WithTimeout(ctx, m.patience/3)
