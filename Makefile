@@ -71,8 +71,8 @@ unit: $(LAB_HEADSCALE_BIN) ## run the tests of engine, kernel and plugin, in fiv
 UNRACED := TestKilledAtEachStep
 .PHONY: test
 test: build lab-tools lab-clients lab-api lab-prom bench-debian ## run the tests: unit, kernel, engine, plugin, manifests and end to end on containerd
-	CGO_ENABLED=1 nice $(GO) test -race -timeout 20m -tags $(TAGS) -skip "$(UNRACED)" ./engine/... ./nri-plugin/...
-	nice $(GO) test -timeout 20m -tags $(TAGS) -run "$(UNRACED)" ./engine
+	CGO_ENABLED=1 nice $(GO) test -race -timeout 30m -tags $(TAGS) -skip "$(UNRACED)" ./engine/... ./nri-plugin/...
+	nice $(GO) test -timeout 30m -tags $(TAGS) -run "$(UNRACED)" ./engine
 	nice $(GO) test -timeout 30m ./deploy/... $$($(GO) list ./k3d/... | grep -v /kube/e2e)
 
 .PHONY: clean
