@@ -56,12 +56,14 @@ tags: ## print the build tags, for go test -tags
 	@echo $(TAGS)
 
 # What a contributor runs all day: "make test" without the race detector, the
-# fault table, the manifests, the lab's own tests and those end to end. It needs
-# root, Go, and Headscale, which the first run builds.
-PKG ?= ./engine/... ./nri-plugin/...
+# fault table, a real Headscale, holders of a device that are stopped for a while,
+# the manifests, the lab's own tests and those end to end. It needs root, Go, and
+# Headscale for one test, which the first run builds.
+PKG  ?= ./engine/... ./nri-plugin/...
+SLOW := TestHeadscale|TestWorkloadPaused
 .PHONY: unit
 unit: $(LAB_HEADSCALE_BIN) ## run the tests of engine, kernel and plugin, in five minutes (PKG=./engine RUN=TestName)
-	nice $(GO) test -timeout 15m -tags $(TAGS) -skip "$(UNRACED)" $(if $(RUN),-run '$(RUN)') $(PKG)
+	nice $(GO) test -timeout 15m -tags $(TAGS) $(if $(RUN),-run '$(RUN)',-skip "$(UNRACED)|$(SLOW)") $(PKG)
 
 # The race detector where goroutines of ours meet. The fault table starts over a
 # thousand processes, which take twice as long under it; what they run, other

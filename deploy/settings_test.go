@@ -32,6 +32,7 @@ func notForConfigMap() map[string]string {
 		"TS_STATUS_SOCKET":       "a mount of the DaemonSet decides it",
 		"NRI_SOCKET":             "a mount of the DaemonSet decides it",
 		"POD_UID":                "the kubelet knows it",
+		"NODE_NAME":              "the kubelet knows it",
 		"TS_CONFIG_DIR":          "it is where the ConfigMap is mounted",
 	}
 }

@@ -34,12 +34,11 @@ type command struct {
 const usage = `tailscale-nri gives annotated pods of this node a tailnet node each.
   tailscale-nri [flags]          serve, until SIGTERM; links and identities stay
   tailscale-nri status           show the nodes that a process serves; -json or -yaml
-  tailscale-nri ready, live      is it registered, or standing by? does it answer? 1 and why if not
+  tailscale-nri ready            is it registered with the runtime, or standing by?
+  tailscale-nri live             does it answer? Both end with 1 and say why if not
   tailscale-nri doctor           check this host and its way to the tailnet; -json, -device-limit N
-
 Flags:
-  -nri-socket PATH, -state-dir PATH, -status-socket PATH
-                        in place of NRI_SOCKET, TS_STATE_DIR, TS_STATUS_SOCKET
+  -nri-socket, -state-dir, -status-socket PATH: over NRI_SOCKET, TS_STATE_DIR, TS_STATUS_SOCKET
   -version              print versions and end
 
 Environment, or files in TS_CONFIG_DIR (default):

@@ -42,6 +42,7 @@ type Config struct {
 	MetricsAddr  string         // host:port, "" serves none
 	NRISocket    string         // absolute
 	PodUID       string         // "" is not checked
+	NodeName     string         // "" only where StateSecrets is not set
 	LogLevel     slog.Level
 	LogJSON      bool
 	Dir          string // that variables are also read from, "" is none
@@ -98,6 +99,7 @@ func parseConfig(v values) (Config, error) {
 		MetricsAddr:  r.hostPort(envMetricsAddr),
 		NRISocket:    r.path(envNRISocket),
 		PodUID:       r.text(envPodUID),
+		NodeName:     r.text(envNodeName),
 		LogLevel:     r.level(envLogLevel),
 		LogJSON:      r.oneOf(envLogFormat, "text", "json") == "json",
 		Dir:          r.text(envConfigDir),

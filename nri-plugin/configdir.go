@@ -51,7 +51,7 @@ func set(getenv func(string) string, key string) string { return strings.TrimSpa
 // paths that the process shares with what is not told of a change: the mounts of
 // its pod, and the probes, which would end a process that they do not find.
 func fixed(key string) bool {
-	return slices.Contains([]string{envConfigDir, envStateDir, envStatusSocket, envNRISocket, envPodUID}, key)
+	return slices.Contains([]string{envConfigDir, envStateDir, envStatusSocket, envNRISocket, envPodUID, envNodeName}, key)
 }
 
 // errNoConfigDir is the error of which all others are but a consequence.

@@ -41,6 +41,7 @@ const (
 	envMetricsAddr  = "TS_METRICS_ADDR"
 	envNRISocket    = "NRI_SOCKET"
 	envPodUID       = "POD_UID"
+	envNodeName     = "NODE_NAME"
 	envLogLevel     = "LOG_LEVEL"
 	envLogFormat    = "LOG_FORMAT"
 	envConfigDir    = "TS_CONFIG_DIR"
@@ -72,6 +73,7 @@ func settings() []setting {
 		{envMetricsAddr, "", "address:port to serve Prometheus metrics on; none where empty"},
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},
 		{envPodUID, "", "of the pod this runs in, which containerd must list"},
+		{envNodeName, "", "of the Kubernetes node, for " + envStateSecrets},
 		{envLogLevel, "info", "debug, info, warn or error"},
 		{envLogFormat, "text", "text or json"},
 		{envConfigDir, "", "directory with a file for each variable that has no flag"},

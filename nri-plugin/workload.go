@@ -14,10 +14,6 @@ import (
 	"tailscale-nri/nri-plugin/kubestate"
 )
 
-// envNodeName is the name of the Kubernetes node, which the manifests set. No two hosts
-// of a cluster have the same; their own names may be.
-const envNodeName = "NODE_NAME"
-
 const annotationIdentity = annotationPrefix + "identity"
 
 // labelOrdinal is what the StatefulSet controller writes into each of its pods, and the
@@ -61,7 +57,7 @@ func identityStore(cfg Config, log *slog.Logger) engine.IdentityStore {
 		return nil
 	}
 	in, err := kubestate.InCluster(os.Getenv, kubestate.MountDir)
-	if os.Getenv(envNodeName) == "" {
+	if cfg.NodeName == "" { // no two nodes of a cluster have the same name; two hosts may
 		err = errors.New(envNodeName + ` is "", and ` + envStateSecrets + "=true: have the manifest set it to spec.nodeName, as deploy/components/workload-state and the chart do")
 	}
 	if err == nil {

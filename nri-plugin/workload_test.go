@@ -65,14 +65,12 @@ func TestNoIdentityStore(t *testing.T) {
 	if s := identityStore(Config{}, log); s != nil {
 		t.Errorf("a store that nobody asked for: %v", s)
 	}
-	t.Setenv(envNodeName, "")
 	t.Setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
 	if _, err := identityStore(Config{StateSecrets: true}, log).List(t.Context()); err == nil || !strings.Contains(err.Error(), envNodeName) {
 		t.Errorf("without the node's name: %v", err)
 	}
-	t.Setenv(envNodeName, "n1")
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
-	s := identityStore(Config{StateSecrets: true}, log)
+	s := identityStore(Config{StateSecrets: true, NodeName: "n1"}, log)
 	if s == nil {
 		t.Fatal("no store")
 	}
