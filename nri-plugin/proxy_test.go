@@ -68,8 +68,8 @@ func TestProxyHooks(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
 	t.Cleanup(server.Close)
 	at, asked := connectProxy(t, user, password, server.Listener.Addr().String())
-	var printed bytes.Buffer
-	log.SetOutput(&printed)
+	printed := &lockedBuffer{}
+	log.SetOutput(printed)
 	t.Cleanup(func() { log.SetOutput(io.Discard) })
 	const host = "control.example.com" // 127.0.0.1 needs no proxy, by Go's rule
 	c := httpproxy.Config{HTTPSProxy: "http://" + user + ":" + url.PathEscape(password) + "@" + at, NoProxy: "direct.example.com"}
@@ -126,6 +126,24 @@ func TestProxyHooks(t *testing.T) {
 	if text := printed.String(); strings.Contains(text, secret) || strings.Contains(text, "Basic") {
 		t.Errorf("printed: %s", text)
 	}
+}
+
+// lockedBuffer is written by other goroutines, servers' among them.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // TestProxyRefuses: a proxy's no is not taken for the API's, and names the

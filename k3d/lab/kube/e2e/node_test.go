@@ -183,6 +183,7 @@ func helmChart(s *stage) {
 		"credentials":   object{"create": true, "authKey": key},
 		"procNetns":     true, // which does on both nodes
 		"workloadState": true,
+		"policy":        object{"rules": []object{{"name": "databases", "allow": object{"features": []string{"identity"}}}}},
 	})
 	s.must(err)
 	file := filepath.Join(s.Lab.Dir(), "values.json")
@@ -248,7 +249,7 @@ func uninstall(s *stage) {
 		if _, err := os.Stat(node.Path("lib", "tailscale-nri")); err != nil {
 			s.t.Errorf("the state of node %s was elsewhere, so this says nothing of it: %v", node.Name, err)
 		}
-		left, err := filepath.Glob(node.Path("lib", "tailscale-nri", "*"))
+		left, err := filepath.Glob(node.Path("lib", "tailscale-nri", "[^.]*")) // but for .hook, which the README names
 		if err != nil || len(left) > 0 {
 			s.t.Errorf("state left on node %s: %q, %v", node.Name, left, err)
 		}
