@@ -92,41 +92,16 @@ func tryLink() (trials []Trial) {
 
 // tryNAT makes a chain of nftables that translates sources, in this thread's netns.
 func tryNAT() error {
-	const (
-		table, chain  = "trial", "postrouting"
-		postrouting   = 4   // NF_INET_POST_ROUTING, linux/netfilter.h
-		sourceNAT     = 100 // NF_IP_PRI_NAT_SRC, linux/netfilter_ipv4.h
-		end           = unix.NFNL_MSG_BATCH_BEGIN + 1
-		ackedMessages = 2
-	)
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	nft, err := openNft(netns.None())
 	if err != nil {
-		return fmt.Errorf("opening a socket to netfilter: %w", err)
+		return err
 	}
-	defer unix.Close(fd)
-	hook := nfAttr(nil, unix.NFTA_HOOK_HOOKNUM, []byte{0, 0, 0, postrouting})
-	hook = nfAttr(hook, unix.NFTA_HOOK_PRIORITY, []byte{0, 0, 0, sourceNAT})
-	newTable := nfAttr(nil, unix.NFTA_TABLE_NAME, text0(table))
-	newChain := nfAttr(nil, unix.NFTA_CHAIN_TABLE, text0(table))
-	newChain = nfAttr(newChain, unix.NFTA_CHAIN_NAME, text0(chain))
-	newChain = nfAttr(newChain, unix.NFTA_CHAIN_HOOK|unix.NLA_F_NESTED, hook)
-	newChain = nfAttr(newChain, unix.NFTA_CHAIN_TYPE, text0("nat"))
-	const create = unix.NLM_F_CREATE | unix.NLM_F_ACK
-	batch := nfMessage(nil, unix.NFNL_MSG_BATCH_BEGIN, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, 0, nil)
-	batch = nfMessage(batch, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWTABLE, unix.AF_INET, 0, create, newTable)
-	batch = nfMessage(batch, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWCHAIN, unix.AF_INET, 0, create, newChain)
-	batch = nfMessage(batch, end, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, 0, nil)
-	patience := unix.Timeval{Sec: 2}
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
-		return fmt.Errorf("bounding the wait for netfilter: %w", err)
-	}
-	if err := unix.Sendto(fd, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return fmt.Errorf("asking netfilter: %w", err)
-	}
-	for range ackedMessages {
-		if err := nfAnswer(fd); err != nil {
-			return err
-		}
-	}
-	return nil
+	defer nft.Close()
+	t := &rawTable{family: unix.NFPROTO_IPV4, name: "trial", chains: []rawChain{
+		{name: "postrouting", kind: "nat", hook: unix.NF_INET_POST_ROUTING, priority: nftSrcNAT},
+	}}
+	return nft.run(func(b *rawBatch) {
+		b.makeTable(t)
+		b.fillTable(t)
+	})
 }
