@@ -20,6 +20,8 @@ import (
 	"tailscale.com/types/preftype"
 	"tailscale.com/wgengine"
 	"tailscale.com/wgengine/router"
+
+	"tailscale-nri/engine/internal/podnet"
 )
 
 // backend is a LocalBackend with all that it stands on. Nothing of it touches
@@ -44,6 +46,22 @@ type podEnd struct {
 	// dns is told of the tailnet's DNS configuration, and returns what the backend's
 	// resolver is to have of it; nil leaves it out.
 	dns func(*dns.Config) *dns.Config
+}
+
+// openSession opens the link's device, and a backend on it that is not started.
+func (n *node) openSession(r record, link *podnet.Link, registering bool) (*session, error) {
+	device, err := n.openDevice(link)
+	if err != nil {
+		return nil, err
+	}
+	s := newSession(n, device, n.localPeers(r.Recent))
+	s.askForDNS(r.Pod.Features.DNS)
+	s.registering = registering
+	s.tagsDue, s.features = n.tagsDue(), r.Pod.Features
+	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
+		return n.openBackend(r, s.podEnd(link), bridge(n.log, s.observe))
+	}, (*backend).close)
+	return s, err
 }
 
 // openBackend wires a backend for the record. It takes over what is in pod. The

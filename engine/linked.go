@@ -75,7 +75,7 @@ func (e *Engine) FeaturesOf(podUID, sandboxID string) (f Features, ok bool) {
 	if n == nil {
 		return f, false
 	}
-	s := n.snapshot()
+	s := n.brief()
 	return s.Features, s.SandboxID == sandboxID
 }
 

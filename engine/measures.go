@@ -58,7 +58,7 @@ type podAt struct {
 	pod func() measure.Pod
 }
 
-// brief is snapshot without what is not measured.
+// brief is snapshot without what is copied or counted for it.
 func (n *node) brief() NodeStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()

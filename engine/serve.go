@@ -54,17 +54,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	if !known {
 		leave = n.e.enter(ctx)
 	}
-	device, err := n.openDevice(link)
-	if err != nil {
-		return err
-	}
-	s := newSession(n, device, n.localPeers(r.Recent))
-	s.askForDNS(r.Pod.Features.DNS)
-	s.registering = authKey != ""
-	s.tagsDue, s.features = n.tagsDue(), r.Pod.Features
-	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
-		return n.openBackend(r, s.podEnd(link), bridge(n.log, s.observe))
-	}, (*backend).close)
+	s, err := n.openSession(r, link, authKey != "")
 	if err != nil {
 		return err
 	}
