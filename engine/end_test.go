@@ -13,6 +13,23 @@ func patient(w *world) { w.boot(graceOf(time.Hour)) }
 
 func graceOf(d time.Duration) func(*Config) { return func(c *Config) { c.Grace = d } }
 
+// A context ends a moment before those that are made of it: a node may see the
+// engine close while its own context goes on. Here that goes on for good.
+func TestCloseBeforeTheNodesHear(t *testing.T) {
+	w := newWorld(t)
+	patient(w)
+	_, pod := w.pod("a")
+	w.mustAttach(pod)
+	w.await(pod.UID, Running)
+	n := w.Engine.nodes[pod.UID]
+	n.op.Lock()
+	n.setState(Pending, "")
+	n.become(func(ctx context.Context) { n.run(context.WithoutCancel(ctx)) })
+	n.op.Unlock()
+	w.await(pod.UID, Running)
+	w.halt()
+}
+
 // A pod that ends without a word is stopped at once, and forgotten soon after
 // one of its containers is removed.
 func TestEndWithoutAWord(t *testing.T) {

@@ -318,7 +318,7 @@ func (n *node) run(ctx context.Context) {
 		start := time.Now()
 		err := n.serve(ctx)
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, n.e.ctx.Err() != nil: // the engine's context ends before those derived from it
 			return
 		case errors.Is(err, podnet.ErrGone) && errors.Is(n.record().NetNS.Check(), podnet.ErrGone):
 			n.log.Debug("the pod is gone", "err", err)

@@ -274,7 +274,7 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 	case <-s.ending.late:
 		return true, s.ending.err
 	case <-s.n.e.ctx.Done():
-		return true, nil
+		return true, s.n.e.ctx.Err()
 	case <-s.watchdog:
 		if s.p.addrs == nil {
 			return true, s.late()
