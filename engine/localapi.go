@@ -141,16 +141,23 @@ const (
 	apiWrite   = 20 * time.Second
 )
 
-// localAPI answers one pod.
-type localAPI struct {
-	n     *node
+// apiTurns bound what the answers for one caller cost.
+type apiTurns struct {
 	work  *rate.Limiter
 	large chan struct{} // holds who makes an answer of any size: one at a time
 }
 
-func newLocalAPI(n *node) *localAPI {
-	return &localAPI{n: n, work: rate.NewLimiter(apiRate, apiBurst), large: make(chan struct{}, 1)}
+func newAPITurns() *apiTurns {
+	return &apiTurns{work: rate.NewLimiter(apiRate, apiBurst), large: make(chan struct{}, 1)}
 }
+
+// localAPI answers one pod.
+type localAPI struct {
+	n *node
+	*apiTurns
+}
+
+func newLocalAPI(n *node) *localAPI { return &localAPI{n, newAPITurns()} }
 
 // serve answers until ctx is done, and has ended all connections then.
 func (a *localAPI) serve(ctx context.Context, ln net.Listener) error {
@@ -217,11 +224,17 @@ func (s *slot) Close() error {
 }
 
 func (a *localAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	call, refused := allow(r)
+	a.answer(w, r, podMayCall(), a.n)
+}
+
+// answer answers a request for the node, if it is one that the caller may make, and
+// when it is his turn.
+func (t *apiTurns) answer(w http.ResponseWriter, r *http.Request, may callable, n *node) {
+	call, refused := may.allow(r)
 	if refused != nil {
 		call.cost = costSmall
 	}
-	leave, err := a.enter(r.Context(), call)
+	leave, err := t.enter(r.Context(), call)
 	if err != nil {
 		http.Error(w, "tailscale-nri: too many requests of this pod are waiting", http.StatusTooManyRequests)
 		return
@@ -231,14 +244,18 @@ func (a *localAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, refused.Error(), http.StatusForbidden)
 		return
 	}
-	s := a.n.runningSession()
+	s := n.runningSession()
 	if s == nil {
-		why := cmp.Or(a.n.snapshot().Reason, "starting")
+		why := cmp.Or(n.snapshot().Reason, "starting")
 		http.Error(w, "tailscale-nri: the pod's node is not up: "+why, http.StatusServiceUnavailable)
 		return
 	}
-	if call.path == pathStatus {
+	switch call.path {
+	case pathStatus:
 		answerStatus(w, s.b, call)
+		return
+	case pathPrefs:
+		answerPrefs(w, s.b)
 		return
 	}
 	h := localapi.NewHandler(localapi.HandlerConfig{
@@ -249,18 +266,18 @@ func (a *localAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // enter waits for the call's turn.
-func (a *localAPI) enter(ctx context.Context, call call) (leave func(), err error) {
+func (t *apiTurns) enter(ctx context.Context, call call) (leave func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, apiQueue)
 	defer cancel()
-	if err := a.work.WaitN(ctx, call.cost); err != nil {
+	if err := t.work.WaitN(ctx, call.cost); err != nil {
 		return nil, err
 	}
 	if !call.large {
 		return func() {}, nil
 	}
 	select {
-	case a.large <- struct{}{}:
-		return func() { <-a.large }, nil
+	case t.large <- struct{}{}:
+		return func() { <-t.large }, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

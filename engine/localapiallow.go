@@ -26,6 +26,7 @@ const (
 	pathPing    = pathPrefix + "ping"
 	pathDERPMap = pathPrefix + "derpmap"
 	pathMetrics = pathPrefix + "usermetrics"
+	pathPrefs   = pathPrefix + "prefs"
 )
 
 // What things cost, in units of apiRate.
@@ -35,7 +36,7 @@ const (
 	costLarge = 100
 )
 
-// endpoint is what a pod may call.
+// endpoint is what may be called.
 type endpoint struct {
 	method string
 	query  []string // parameters
@@ -43,15 +44,30 @@ type endpoint struct {
 	large  bool // the answer may have any size
 }
 
-// endpoints are all of them, by path.
-func endpoints() map[string]endpoint {
-	return map[string]endpoint{
+// callable is what one kind of caller may call.
+type callable struct {
+	endpoints map[string]endpoint // by path
+	rule      string              // for who is refused
+}
+
+// podMayCall is what a pod may call of its own node.
+func podMayCall() callable {
+	return callable{map[string]endpoint{
 		pathStatus:  {http.MethodGet, []string{"peers"}, costLarge, true},
 		pathWhoIs:   {http.MethodGet, []string{"addr", "proto", "svc_name", "dst_ip"}, costSmall, false},
 		pathPing:    {http.MethodPost, []string{"ip", "type", "size"}, costLarge, false},
 		pathDERPMap: {http.MethodGet, nil, costLarge, true},
 		pathMetrics: {http.MethodGet, nil, costLarge, true},
-	}
+	}, "a pod can read its node's LocalAPI (status, whois, ping, derpmap, usermetrics) and change nothing"}
+}
+
+// rootMayCall is what root of the host may call of any pod's node: what changes a
+// node is its pod's annotations' to say, and nobody else's.
+func rootMayCall() callable {
+	may := podMayCall()
+	may.endpoints[pathPrefs] = endpoint{http.MethodGet, nil, costSmall, false}
+	may.rule = "of a pod's node the LocalAPI can be read (status, whois, ping, derpmap, usermetrics, prefs), and nothing changed"
+	return may
 }
 
 // pingTypes are those that a node sends and answers in the tailnet. A peerapi ping
@@ -64,6 +80,7 @@ const maxParameter = 256
 // call is an allowed request.
 type call struct {
 	endpoint
+	rule  string // of its callable
 	path  string
 	query url.Values
 }
@@ -77,25 +94,25 @@ func (c call) request(ctx context.Context) *http.Request {
 	return r.WithContext(ctx)
 }
 
-// allow checks a request. Its error says what a pod may call.
-func allow(r *http.Request) (call, error) {
-	c := call{path: r.URL.Path}
+// allow checks a request. Its error says what may be called.
+func (m callable) allow(r *http.Request) (call, error) {
+	c := call{path: r.URL.Path, rule: m.rule}
 	var ok bool
-	c.endpoint, ok = endpoints()[c.path]
+	c.endpoint, ok = m.endpoints[c.path]
 	// The path as it was sent, without what a parser makes equal: escapes, a scheme
 	// and host before it.
 	sent, query, _ := strings.Cut(r.RequestURI, "?")
 	switch {
 	case !ok || sent != c.path || r.Method != c.method:
-		return call{}, refusal(r)
+		return call{}, c.refusal(r)
 	case r.Header.Get("Upgrade") != "" || r.ContentLength != 0 || len(r.TransferEncoding) > 0:
-		return call{}, fmt.Errorf("%w with a body or an upgrade of the connection", refusal(r))
+		return call{}, fmt.Errorf("%w with a body or an upgrade of the connection", c.refusal(r))
 	case r.Header.Get("Origin") != "" || r.Header.Get("Referer") != "":
-		return call{}, fmt.Errorf("%w for a web page", refusal(r))
+		return call{}, fmt.Errorf("%w for a web page", c.refusal(r))
 	}
 	var err error
 	if c.query, err = url.ParseQuery(query); err != nil {
-		return call{}, fmt.Errorf("%w with a query that is none", refusal(r))
+		return call{}, fmt.Errorf("%w with a query that is none", c.refusal(r))
 	}
 	return c, c.checkQuery(r)
 }
@@ -104,23 +121,22 @@ func allow(r *http.Request) (call, error) {
 func (c call) checkQuery(r *http.Request) error {
 	for name, values := range c.query {
 		if !slices.Contains(c.endpoint.query, name) || len(values) != 1 || len(values[0]) > maxParameter {
-			return fmt.Errorf("%w with the parameter %.40q: it takes %s, each once", refusal(r), name,
+			return fmt.Errorf("%w with the parameter %.40q: it takes %s, each once", c.refusal(r), name,
 				strings.Join(append(c.endpoint.query, "nothing else"), ", "))
 		}
 	}
 	if size := c.query.Get("size"); size != "" {
 		if _, err := strconv.ParseUint(size, 10, 16); err != nil {
-			return fmt.Errorf("%w of size %.40q: write a number of bytes", refusal(r), size)
+			return fmt.Errorf("%w of size %.40q: write a number of bytes", c.refusal(r), size)
 		}
 	}
 	if c.path == pathPing && !slices.Contains(pingTypes, c.query.Get("type")) {
-		return fmt.Errorf("%w of type %.40q: write one of %s", refusal(r), c.query.Get("type"), strings.Join(pingTypes, ", "))
+		return fmt.Errorf("%w of type %.40q: write one of %s", c.refusal(r), c.query.Get("type"), strings.Join(pingTypes, ", "))
 	}
 	return nil
 }
 
 // refusal names what is refused.
-func refusal(r *http.Request) error {
-	return fmt.Errorf("tailscale-nri: a pod can read its node's LocalAPI (status, whois, ping, derpmap, usermetrics) and change nothing: refused %.20s %.80q",
-		r.Method, r.RequestURI)
+func (c call) refusal(r *http.Request) error {
+	return fmt.Errorf("tailscale-nri: %s: refused %.20s %.80q", c.rule, r.Method, r.RequestURI)
 }

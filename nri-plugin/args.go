@@ -28,6 +28,7 @@ type command struct {
 	json   bool                // status, or the doctor's findings, as JSON
 	yaml   bool                // status as YAML
 	limit  int                 // of devices, for the doctor; 0 is none
+	rest   []string            // after the name of a command that looks into a pod
 	getenv func(string) string // the environment, with the flags over it
 }
 
@@ -37,6 +38,7 @@ const usage = `tailscale-nri gives annotated pods of this node a tailnet node ea
   tailscale-nri ready            is it registered with the runtime, or standing by?
   tailscale-nri live             does it answer? Both end with 1 and say why if not
   tailscale-nri doctor           check this host and its way to the tailnet; -json, -device-limit N
+  tailscale-nri ping|whois|netcheck|bugreport|capture POD   look into a pod's node; ping -help …
 Flags:
   -nri-socket, -state-dir, -status-socket PATH: over NRI_SOCKET, TS_STATE_DIR, TS_STATUS_SOCKET
   -version              print versions and end
@@ -64,6 +66,10 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 
 	// The flags may stand before and after the command's name.
 	err := fs.Parse(args)
+	if err == nil && isPodTool(fs.Arg(0)) {
+		c.name, c.rest = fs.Arg(0), fs.Args()[1:]
+		return c, c.checkFlags()
+	}
 	if err == nil && slices.Contains([]string{cmdStatus, cmdReady, cmdLive, cmdDoctor}, fs.Arg(0)) {
 		c.name = fs.Arg(0)
 		err = fs.Parse(fs.Args()[1:])

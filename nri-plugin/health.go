@@ -45,6 +45,8 @@ type health struct {
 	lacks   func() string              // what it would fail for if it had to serve, "" if nothing; of one that stands by
 	nodes   func() []engine.NodeStatus // nil until there is an engine
 	asked   chan struct{}              // closed when the engine answers, nil while nobody waits
+
+	pods podServer
 }
 
 // readyText is what a process says that has nothing else to say.

@@ -58,7 +58,7 @@ func main() {
 	}
 	up.mark(markEnds)
 	switch {
-	case errors.As(err, new(notExamined)):
+	case errors.As(err, new(notExamined)), errors.As(err, new(cannotAsk)):
 		os.Exit(2)
 	case err != nil:
 		os.Exit(1)
@@ -79,8 +79,13 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 	switch {
 	case err != nil && slices.Contains(args, cmdDoctor):
 		return notExamined{err}
+	case err != nil && slices.ContainsFunc(args, isPodTool):
+		return cannotAsk{err}
 	case err != nil || cmd.name == cmdHelp:
 		return err
+	}
+	if isPodTool(cmd.name) {
+		return runPodTool(ctx, cmd, stdout, stderr)
 	}
 	switch cmd.name {
 	case cmdVersion:

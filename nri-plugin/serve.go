@@ -164,6 +164,7 @@ func lacksRuntime(socket string) string {
 // begin says that this process serves.
 func (d *daemon) begin(eng *engine.Engine) {
 	d.health.serves(eng.Status)
+	d.health.pods.serves(eng.PodAPI())
 	d.up.mark(markServes)
 	if !d.ownPace {
 		time.AfterFunc(startTime, func() { debug.SetGCPercent(gcPercent) })

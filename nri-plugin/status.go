@@ -114,6 +114,7 @@ func (s *statusServer) Run(ctx context.Context) error {
 		}
 		answerProbe(w, true, "live")
 	})
+	s.health.pods.register(mux, s.health.ready)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	defer context.AfterFunc(ctx, func() { srv.Close() })()
 	if err := srv.Serve(s.ln); ctx.Err() == nil {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HostView is what there is in this process's netns. Nothing is left out but
-// routes of the kernel's own table "local".
+// HostView is what there is in a netns. Nothing is left out but routes of the
+// kernel's own table "local".
 type HostView struct {
 	Links  []HostLinkView
 	Routes []HostRoute
@@ -53,14 +53,39 @@ func OursByName(name string) bool {
 
 // Inspect reads what there is in this process's netns. It changes nothing.
 func Inspect() (HostView, error) {
-	var v HostView
-	links, err := netlink.LinkList()
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
-		return v, fmt.Errorf("listing this machine's links: %w", err)
+		return HostView{}, fmt.Errorf("opening netlink: %w", err)
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	defer h.Close()
+	v, err := inspect(h)
 	if err != nil {
-		return v, fmt.Errorf("listing this machine's addresses: %w", err)
+		return v, fmt.Errorf("looking at this machine: %w", err)
+	}
+	return v, nil
+}
+
+// Inspect reads what there is in the namespace. It changes nothing.
+func (n Namespace) Inspect() (v HostView, err error) {
+	err = n.withHandle(func(h *netlink.Handle) error {
+		v, err = inspect(h)
+		return err
+	})
+	if err != nil {
+		return v, fmt.Errorf("looking at the pod's netns: %w", err)
+	}
+	return v, nil
+}
+
+func inspect(h *netlink.Handle) (HostView, error) {
+	var v HostView
+	links, err := h.LinkList()
+	if err != nil {
+		return v, fmt.Errorf("listing links: %w", err)
+	}
+	addrs, err := h.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return v, fmt.Errorf("listing addresses: %w", err)
 	}
 	names := map[int]string{}
 	for _, link := range links {
@@ -74,12 +99,12 @@ func Inspect() (HostView, error) {
 		}
 		v.Links = append(v.Links, l)
 	}
-	if err := v.readRoutes(names); err != nil {
+	if err := v.readRoutes(h, names); err != nil {
 		return v, err
 	}
-	rules, err := netlink.RuleList(netlink.FAMILY_ALL)
+	rules, err := h.RuleList(netlink.FAMILY_ALL)
 	if err != nil {
-		return v, fmt.Errorf("listing this machine's rules: %w", noPolicyRouting(err))
+		return v, fmt.Errorf("listing rules: %w", noPolicyRouting(err))
 	}
 	for _, r := range rules {
 		v.Rules = append(v.Rules, HostRule{Priority: r.Priority, Table: r.Table, V6: r.Family == netlink.FAMILY_V6})
@@ -87,13 +112,13 @@ func Inspect() (HostView, error) {
 	return v, nil
 }
 
-func (v *HostView) readRoutes(names map[int]string) error {
+func (v *HostView) readRoutes(h *netlink.Handle, names map[int]string) error {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		if family == netlink.FAMILY_V6 {
 			all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		}
-		err := netlink.RouteListFilteredIter(family, &netlink.Route{}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
+		err := h.RouteListFilteredIter(family, &netlink.Route{}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
 			if r.Table == unix.RT_TABLE_LOCAL {
 				return true
 			}
@@ -110,7 +135,7 @@ func (v *HostView) readRoutes(names map[int]string) error {
 			return true
 		})
 		if err != nil && !isIPv6Off(err) {
-			return fmt.Errorf("listing this machine's routes: %w", err)
+			return fmt.Errorf("listing routes: %w", err)
 		}
 	}
 	return nil
