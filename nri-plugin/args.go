@@ -35,10 +35,9 @@ type command struct {
 const usage = `tailscale-nri gives annotated pods of this node a tailnet node each.
   tailscale-nri [flags]          serve, until SIGTERM; links and identities stay
   tailscale-nri status           show the nodes that a process serves; -json or -yaml
-  tailscale-nri ready            is it registered with the runtime, or standing by?
-  tailscale-nri live             does it answer? Both end with 1 and say why if not
+  tailscale-nri ready|live       registered, or standing by? does it answer? 1, and why, if not
   tailscale-nri doctor           check this host and its way to the tailnet; -json, -device-limit N
-  tailscale-nri ping|whois|netcheck|bugreport|capture POD   look into a pod's node; ping -help …
+  tailscale-nri ping|whois|netcheck|bugreport|capture POD   look into its node; ping -help …
 Flags:
   -nri-socket, -state-dir, -status-socket PATH: over NRI_SOCKET, TS_STATE_DIR, TS_STATUS_SOCKET
   -version              print versions and end

@@ -25,7 +25,7 @@ const (
 	// Options.
 	pcapngUserAppl  = 4 // of a section
 	pcapngIfName    = 2 // of an interface
-	pcapngTsResol   = 9
+	pcapngTSResol   = 9
 	pcapngFlags     = 2 // of a packet
 	pcapngIfRecv    = 4 // of statistics
 	pcapngIfDrop    = 5
@@ -56,7 +56,7 @@ func newPcapng(w io.Writer, link string, limit int) *pcapng {
 	body = binary.NativeEndian.AppendUint16(body, 0)
 	body = binary.NativeEndian.AppendUint32(body, uint32(limit))
 	body = option(body, pcapngIfName, []byte(link))
-	body = option(body, pcapngTsResol, []byte{pcapngNanoDigit})
+	body = option(body, pcapngTSResol, []byte{pcapngNanoDigit})
 	p.block(pcapngInterface, endOptions(body))
 	return p
 }

@@ -147,14 +147,14 @@ func (r *bugReport) network(_ context.Context, w io.Writer) error {
 	}
 	slices.SortStableFunc(v.Routes, func(a, b engine.HostRoute) int { return cmp.Compare(a.Table, b.Table) })
 	for _, route := range v.Routes {
-		fmt.Fprintf(tw, "route\t%v\tdev %s\ttable %d\tmetric %d\n", route.Dst, cmp.Or(route.Link, "-"), route.Table, route.Metric)
+		fmt.Fprintf(tw, "route\t%v\t%s\tdev %s\ttable %d\tmetric %d\n", route.Dst, route.Type, cmp.Or(route.Link, "-"), route.Table, route.Metric)
 	}
 	for _, rule := range v.Rules {
 		version := "IPv4"
 		if rule.V6 {
 			version = "IPv6"
 		}
-		fmt.Fprintf(tw, "rule\t%d\t%s\tlookup %d\n", rule.Priority, version, rule.Table)
+		fmt.Fprintf(tw, "rule\t%s\t%d\t%s\n", version, rule.Priority, rule.Text)
 	}
 	return tw.Flush()
 }

@@ -91,6 +91,11 @@ func (p *pinging) run(ctx context.Context, c *podClient, io toolIO) error {
 		fmt.Fprintf(io.stdout, "%v is an address of the pod's own node\n", to)
 		return nil
 	}
+	return p.repeat(ctx, c, io, to)
+}
+
+// repeat pings until it is enough.
+func (p *pinging) repeat(ctx context.Context, c *podClient, io toolIO, to netip.Addr) error {
 	answered := false
 	for n := 1; ; n++ {
 		pong, err := p.once(ctx, c, to)

@@ -29,7 +29,8 @@ import (
 const askWarnings = "warnings"
 
 // statusServer answers on a unix socket: GET /status with the engine's nodes,
-// GET /warnings with a line for each pod that runs without one and should not, GET /runtime with a runtimeInfo, GET /ready and GET /live with 200 or 503 and a line that says why.
+// GET /warnings with a line for each pod that runs without one and should not, GET /runtime with a runtimeInfo, GET /ready and GET /live with 200 or 503 and a line that says why,
+// and /v1/pods/ as [engine.Engine.PodAPI] does.
 type statusServer struct {
 	health *health
 	ln     net.Listener

@@ -29,7 +29,7 @@
 // the link, whose end is how we learn of the pod's. And a descriptor number that
 // was closed and used anew would silently point at another pod. [DNS] is the
 // exception: its sockets keep the netns alive anyway, and it knows when nothing else
-// does.
+// does. So does a [Tap], whose owner looks for the pod's end.
 //
 // What this package does not do: it knows no pods, no tailnet and no
 // container runtime, it keeps no state but the list of the host's interfaces, no

@@ -4,8 +4,10 @@ package podnet
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -36,6 +38,9 @@ type HostRoute struct {
 	Table  int
 	Metric int
 	Link   string // "" where it leads to none
+	// Type is "unicast" for one that leads somewhere, "throw", "unreachable",
+	// "blackhole", "prohibit", or the kernel's number of any other.
+	Type string
 }
 
 // HostRule is one rule of policy routing.
@@ -43,6 +48,7 @@ type HostRule struct {
 	Priority int
 	Table    int
 	V6       bool
+	Text     string // what it is for, and what it does, about as ip rule has it
 }
 
 // OursByName reports whether a name is one that host ends of links have, of any
@@ -107,7 +113,7 @@ func inspect(h *netlink.Handle) (HostView, error) {
 		return v, fmt.Errorf("listing rules: %w", noPolicyRouting(err))
 	}
 	for _, r := range rules {
-		v.Rules = append(v.Rules, HostRule{Priority: r.Priority, Table: r.Table, V6: r.Family == netlink.FAMILY_V6})
+		v.Rules = append(v.Rules, HostRule{Priority: r.Priority, Table: r.Table, V6: r.Family == netlink.FAMILY_V6, Text: ruleText(&r)})
 	}
 	return v, nil
 }
@@ -131,7 +137,7 @@ func (v *HostView) readRoutes(h *netlink.Handle, names map[int]string) error {
 				via = append(via, hop.LinkIndex)
 			}
 			index := slices.Max(via) // 0 where there is none
-			v.Routes = append(v.Routes, HostRoute{Dst: dst, Table: r.Table, Metric: r.Priority, Link: names[index]})
+			v.Routes = append(v.Routes, HostRoute{Dst: dst, Table: r.Table, Metric: r.Priority, Link: names[index], Type: routeType(r.Type)})
 			return true
 		})
 		if err != nil && !isIPv6Off(err) {
@@ -139,4 +145,60 @@ func (v *HostView) readRoutes(h *netlink.Handle, names map[int]string) error {
 		}
 	}
 	return nil
+}
+
+func routeType(kind int) string {
+	switch kind {
+	case unix.RTN_UNICAST:
+		return "unicast"
+	case unix.RTN_THROW:
+		return "throw"
+	case unix.RTN_UNREACHABLE:
+		return "unreachable"
+	case unix.RTN_BLACKHOLE:
+		return "blackhole"
+	case unix.RTN_PROHIBIT:
+		return "prohibit"
+	}
+	return strconv.Itoa(kind)
+}
+
+func ruleText(r *netlink.Rule) string {
+	var b strings.Builder
+	if r.Invert {
+		b.WriteString("not ")
+	}
+	b.WriteString("from ")
+	if r.Src == nil {
+		b.WriteString("all")
+	} else {
+		b.WriteString(r.Src.String())
+	}
+	for _, part := range []struct {
+		key   string
+		value string
+	}{{"to", netText(r.Dst)}, {"iif", r.IifName}, {"oif", r.OifName}} {
+		if part.value != "" {
+			fmt.Fprintf(&b, " %s %s", part.key, part.value)
+		}
+	}
+	if r.Mark != 0 {
+		fmt.Fprintf(&b, " fwmark %#x", r.Mark)
+	}
+	switch {
+	case r.Goto > 0:
+		fmt.Fprintf(&b, " goto %d", r.Goto)
+	case r.Table != 0:
+		fmt.Fprintf(&b, " lookup %d", r.Table)
+	default:
+		fmt.Fprintf(&b, " %s", routeType(int(r.Type)))
+	}
+	return b.String()
+}
+
+func netText(n *net.IPNet) string {
+	if n == nil {
+		return ""
+	}
+	return n.String()
 }

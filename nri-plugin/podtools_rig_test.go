@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"tailscale-nri/engine"
+	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/k3d/lab/control"
+)
+
+// machineVar marks a process whose netns is a test's own.
+const machineVar = "TAILSCALE_NRI_TEST_MACHINE"
+
+// onMachine runs the test of that name once more, in a process with a network
+// namespace of its own, and reports whether this is that process.
+func onMachine(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(machineVar) == t.Name() {
+		return true
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=3m")
+	cmd.Env = append(os.Environ(), machineVar+"="+t.Name())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	var out []byte
+	go func() {
+		runtime.LockOSThread() // whose end Pdeathsig follows
+		var err error
+		out, err = cmd.CombinedOutput()
+		started <- err
+	}()
+	if err := <-started; err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("on a machine of its own: %v\n%s", err, out)
+	}
+	return false
+}
+
+// rig is a machine with an engine, the status socket of its process, and pods.
+type rig struct {
+	t       *testing.T
+	control *control.Server
+	engine  *engine.Engine
+	socket  string
+	dir     string
+}
+
+// rigPod is a pod's network namespace.
+type rigPod struct {
+	rig  *rig
+	ns   netns.NsHandle
+	spec engine.Pod
+}
+
+// rigAddr is the machine's address.
+var rigAddr = netip.MustParseAddr("172.30.71.1")
+
+// newRig makes one in this process's netns, which must be a test's own.
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	must(t, err)
+	must(t, netlink.LinkSetUp(lo))
+	addLink(t, "uplink", 1500, netip.PrefixFrom(rigAddr, 24).String())
+	peer, err := netlink.LinkByName("puplink")
+	must(t, err)
+	must(t, netlink.LinkSetUp(peer))
+	r := &rig{t: t, dir: t.TempDir()}
+	r.control, err = control.Start(control.Config{Addr: rigAddr, OAuthClientSecret: secret})
+	must(t, err)
+	t.Cleanup(r.control.Close)
+	door, err := tailnet.NewOAuth(tailnet.OAuthConfig{
+		ClientID: "lab-client", ClientSecret: secret, BaseURL: r.control.APIURL(), ControlURL: r.control.ControlURL(),
+	})
+	must(t, err)
+	r.engine, err = engine.New(engine.Config{StateDir: filepath.Join(r.dir, "state"), Tailnet: door, Logger: slog.New(slog.DiscardHandler)})
+	must(t, err)
+	h := &health{}
+	h.serves(r.engine.Status)
+	h.pods.serves(r.engine.PodAPI())
+	h.connect()(nil)
+	r.socket = filepath.Join(r.dir, "status.sock")
+	ln, err := listenStatus(t.Context(), r.socket)
+	must(t, err)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 2)
+	go func() { ended <- r.engine.Run(ctx) }()
+	go func() { ended <- (&statusServer{health: h, ln: ln}).Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		for range 2 {
+			if err := receive(t, ended, "the end"); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return r
+}
+
+// pod attaches a pod and waits for its node.
+func (r *rig) pod(name string) (*rigPod, engine.NodeStatus) {
+	r.t.Helper()
+	p := &rigPod{rig: r, ns: netns.None()}
+	r.t.Cleanup(p.end)
+	inNetns(r.t, func() {
+		var err error
+		if p.ns, err = netns.Get(); err != nil {
+			r.t.Error(err)
+		}
+	})
+	p.spec = engine.Pod{
+		SandboxID: "sandbox-" + name, UID: "uid-" + name, Namespace: "default", Name: name, Hostname: "k8s-default-" + name,
+		// Other processes find it there too.
+		NetNS: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(p.ns)), Tags: []string{"tag:k8s-pod"},
+	}
+	_, err := r.engine.Attach(r.t.Context(), p.spec)
+	must(r.t, err)
+	return p, r.await(name, engine.Running)
+}
+
+// await waits until the pod's node is in the state.
+func (r *rig) await(name string, want engine.State) engine.NodeStatus {
+	r.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		for _, s := range r.engine.Status() {
+			if s.Pod == name && s.State == want {
+				return s
+			}
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatalf("%s is not %s: %+v", name, want, r.engine.Status())
+		}
+	}
+}
+
+func (p *rigPod) end() {
+	if p.ns.IsOpen() {
+		p.ns.Close()
+	}
+}
+
+// do calls f on a thread in the pod.
+func (p *rigPod) do(f func() error) {
+	p.rig.t.Helper()
+	var err error
+	inNetns(p.rig.t, func() {
+		if err = unix.Setns(int(p.ns), unix.CLONE_NEWNET); err == nil {
+			err = f()
+		}
+	})
+	must(p.rig.t, err)
+}
+
+// swallow reads all that comes to TCP port 7 of the pod.
+func (p *rigPod) swallow() {
+	var ln net.Listener
+	p.do(func() (err error) {
+		ln, err = net.Listen("tcp", ":7")
+		return err
+	})
+	p.rig.t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.Copy(io.Discard, c)
+			c.Close()
+		}
+	}()
+}
+
+// send sends data from the pod to port 7 of another, over TCP.
+func (p *rigPod) send(to netip.Addr, data []byte) {
+	var c net.Conn
+	p.do(func() (err error) {
+		c, err = net.DialTimeout("tcp", netip.AddrPortFrom(to, 7).String(), patience)
+		return err
+	})
+	defer c.Close()
+	if _, err := c.Write(data); err != nil {
+		p.rig.t.Fatal(err)
+	}
+	must(p.rig.t, c.(*net.TCPConn).CloseWrite())
+	_, _ = io.Copy(io.Discard, c) // until it has read all
+}
+
+// call runs a command in this process. code is what the process would end with.
+func (r *rig) call(args ...string) (code int, stdout, stderr string) {
+	r.t.Helper()
+	var out, errs strings.Builder
+	err := run(r.t.Context(), environment(map[string]string{envStatusSocket: r.socket}), args, &out, &errs)
+	if err != nil {
+		fmt.Fprintln(&errs, err)
+	}
+	switch {
+	case errors.As(err, new(cannotAsk)):
+		code = 2
+	case err != nil:
+		code = 1
+	}
+	return code, out.String(), errs.String()
+}
+
+// process is the program with these arguments.
+func (r *rig) process(args ...string) *exec.Cmd {
+	cmd := process(r.t, envStatusSocket+"="+r.socket)
+	cmd.Args = append(cmd.Args, args...)
+	return cmd
+}

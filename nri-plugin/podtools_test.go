@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"tailscale.com/client/tailscale/apitype"
+
+	"tailscale-nri/engine"
+)
+
+// TestPodTools: what is known from tailscale works for a pod's node.
+func TestPodTools(t *testing.T) {
+	if !onMachine(t) {
+		return
+	}
+	r := newRig(t)
+	a, nodeA := r.pod("a")
+	b, nodeB := r.pod("b")
+	b.swallow()
+	a.send(nodeB.Addresses[0], []byte("so that they know each other"))
+	addr := nodeB.Addresses[0].String()
+	for _, tt := range []struct {
+		args   string
+		code   int
+		stdout string // expressions
+		stderr string
+	}{
+		{"ping a k8s-default-b", 0, `^(pong from k8s-default-b \(100\.[0-9.]+\) via DERP\(lab\) in [0-9.]+m?s\n)*pong from k8s-default-b \(100\.[0-9.]+\) via 172\.30\.71\.1:[0-9]+ in [0-9.]+m?s\n$`, `^$`},
+		{"ping default/a " + addr + " -until-direct=false -c 2", 0, `^(pong from .*\n){2}$`, `^$`},
+		{"ping -tsmp a k8s-default-b.lab.ts.net.", 0, `^pong from k8s-default-b \(` + regexp.QuoteMeta(addr) + `\) via TSMP in `, `^$`},
+		{"ping -icmp a " + addr, 0, `^pong from k8s-default-b .* via ICMP in `, `^$`},
+		{"ping a k8s-default-a", 0, `is an address of the pod's own node`, `^$`},
+		{"ping a 192.0.2.1 -c 1", 1, `^$`, `no matching peer`},
+		{"ping a nobody", 2, `^$`, `sees no peer "nobody" among its 1`},
+		{"ping a", 2, `^$`, `ping takes 2 arguments and got 1: tailscale-nri ping`},
+		{"ping -tsmp -icmp a b", 2, `^$`, `ask for one`},
+		{"ping -bogus a b", 2, `^$`, `-bogus .*ping -help`},
+		{"ping default/web k8s-default-b", 2, `^$`, `no pod default/web on this host has a tailnet node: there are default/a, default/b`},
+		{"ping ../a b", 2, `^$`, `"../a" is no name of a pod`},
+		{"whois a " + addr, 0, `(?s)^Machine:\n  Name:\s+k8s-default-b\.lab\.ts\.net\n  ID:\s+` + nodeB.NodeID + `\n.*Tags:\s+tag:k8s-pod\n`, `^$`},
+		{"whois a " + addr + ":443 -proto tcp", 0, `Name:\s+k8s-default-b`, `^$`},
+		{"whois a 192.0.2.1", 1, `^$`, `192.0.2.1 is no address of a peer of default/a`},
+		{"whois a x", 2, `^$`, `invalid 'addr'`},
+		{"whois -o yaml a " + addr, 2, `^$`, `-o yaml`},
+		{"netcheck a", 0, `(?s)Report of this host, now:\n.*\* UDP: true\n\t\* IPv4: yes, 172\.30\.71\.1:\d+\n.*Nearest DERP: .*\n.*- lab: .*Report of the node of default/a, by UDP port \d+ of this host, .* ago:\n\t\* Home DERP: lab\n.*UDP: true`, `^$`},
+		{"netcheck a -o json", 0, `(?s)"now": \{.*"UDP": true.*"node": \{.*"homeDERP": "lab"`, `^$`},
+		{"-status-socket " + filepath.Join(r.dir, "none") + " whois a x", 2, `^$`, `no process answers on .*none`},
+		{"whois a x -status-socket " + filepath.Join(r.dir, "none"), 2, `^$`, `no process answers on .*none`},
+		{"-bogus whois a x", 2, `^$`, `-bogus`},
+		{"capture -help", 0, `^tailscale-nri capture`, `^$`},
+	} {
+		code, stdout, stderr := r.call(strings.Fields(tt.args)...)
+		if code != tt.code || !regexp.MustCompile(tt.stdout).MatchString(stdout) || !regexp.MustCompile(tt.stderr).MatchString(stderr) {
+			t.Errorf("%s: ended with %d\n%s---\n%s", tt.args, code, stdout, stderr)
+		}
+	}
+	_, stdout, _ := r.call("whois", "b", nodeA.Addresses[1].String(), "-json")
+	var who apitype.WhoIsResponse
+	if err := json.Unmarshal([]byte(stdout), &who); err != nil || string(who.Node.StableID) != nodeA.NodeID {
+		t.Errorf("whois -json: %v\n%s", err, stdout)
+	}
+	r.checkReport(nodeA.NodeID)
+	must(t, r.engine.Detach(t.Context(), b.spec.SandboxID))
+	code, stdout, stderr := r.call("ping", "a", addr, "-c", "1", "-timeout", "500ms")
+	if code != 1 || stdout != "ping \""+addr+"\" timed out\n" || stderr != "no reply\n" {
+		t.Errorf("ping of a peer that has ended: %d\n%s%s", code, stdout, stderr)
+	}
+	r.await("b", engine.Stopped)
+	if code, _, stderr := r.call("ping", "b", "a"); code != 2 || !strings.Contains(stderr, "the node of default/b is Stopped: its pod has ended") {
+		t.Errorf("ping from a pod that has ended: %d %s", code, stderr)
+	}
+}
+
+// checkReport: the report on a has all sections, and none of them a secret.
+func (r *rig) checkReport(id string) {
+	r.t.Helper()
+	code, report, stderr := r.call("bugreport", "a")
+	if code != 0 || stderr != "" {
+		r.t.Errorf("bugreport: %d %s", code, stderr)
+	}
+	for _, want := range []string{
+		"Nothing was uploaded", "\ntailscale.com v1.", "\nkernel ", "\nHealth: ", "\nPeers: 1, 1 of them with a session", `"UID": "uid-a"`, `"ControlURL": "http`,
+		"Home DERP: lab", "link   ts0", "lookup 11600", "not from all iif lo", "grep uid=uid-a", `"nodeID": "` + id + `"`,
+	} {
+		if !strings.Contains(strings.ToLower(report), strings.ToLower(want)) {
+			r.t.Errorf("the report does not say %q:\n%s", want, report)
+		}
+	}
+	for _, bad := range []string{"privkey:", "tskey", secret, "not known: ", "k8s-default-b"} {
+		if strings.Contains(report, bad) {
+			r.t.Errorf("the report says %q:\n%s", bad, report)
+		}
+	}
+	if _, report, _ := r.call("bugreport", "-peers", "a"); !strings.Contains(report, "k8s-default-b") {
+		r.t.Errorf("the report with peers has none:\n%s", report)
+	}
+}
+
+// TestPodToolsStandingBy: a process that serves nobody says so.
+func TestPodToolsStandingBy(t *testing.T) {
+	h := &health{}
+	h.standBy(func() string { return "" })
+	m := testMachine(t)
+	serveHealth(t, m, h)
+	err := run(t.Context(), m.getenv, []string{"whois", "a", "100.64.0.1"}, &strings.Builder{}, &strings.Builder{})
+	if !errors.As(err, new(cannotAsk)) || !errContains(err, "this process serves no pods: standing by") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestParseMixed(t *testing.T) {
+	for _, tt := range []struct{ in, args, c string }{
+		{"", "", ""}, {"-c 1 a b", "a b", "1"}, {"a -c 1 b", "a b", "1"}, {"a b -c=1", "a b", "1"},
+		{"a -- -c 1", "a -c 1", ""}, {"-- a -c", "a -c", ""},
+	} {
+		fs := newFlagSet()
+		c := fs.String("c", "", "")
+		args, err := parseMixed(fs, strings.Fields(tt.in))
+		if err != nil || !slices.Equal(args, strings.Fields(tt.args)) || *c != tt.c {
+			t.Errorf("%q: got %q, -c %q, %v", tt.in, args, *c, err)
+		}
+	}
+	if _, err := parseMixed(newFlagSet(), []string{"a", "-h"}); !errors.Is(err, flag.ErrHelp) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestPodToolUsage: what the commands say of themselves names each of their flags.
+func TestPodToolUsage(t *testing.T) {
+	for name, tool := range podTools() {
+		fs := newFlagSet()
+		tool.flags(fs)
+		fs.VisitAll(func(f *flag.Flag) {
+			if !regexp.MustCompile(`(?m)[ ,]-` + regexp.QuoteMeta(f.Name) + `[ ,\n]`).MatchString(tool.usage) {
+				t.Errorf("%s -help says nothing of -%s", name, f.Name)
+			}
+		})
+		for line := range strings.Lines(tool.usage) {
+			if len(line) > 120 {
+				t.Errorf("%d characters: %s", len(line), line)
+			}
+		}
+	}
+}
