@@ -142,10 +142,34 @@ func (c *capturing) open(stdout io.Writer) (w io.Writer, finish func() error, er
 	return f, f.Close, nil
 }
 
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+// isTerminal reports whether what is written to the file is shown to somebody.
+func isTerminal(f *os.File) (is bool) {
+	if conn, err := f.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) {
+			_, err := unix.IoctlGetTermios(int(fd), unix.TCGETS)
+			is = err == nil
+		})
+	}
+	return is
 }
+
+// isUnread reports whether w is a pipe or a socket whose other end is closed.
+func isUnread(w io.Writer) (is bool) {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	if conn, err := f.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) {
+			p := []unix.PollFd{{Fd: int32(fd)}}
+			_, err := unix.Poll(p, 0)
+			is = err == nil && p[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0
+		})
+	}
+	return is
+}
+
+var errUnread = errors.New("nobody reads what is written any more")
 
 // follow writes packets until the context ends, which is no error, or the pod does,
 // or there are enough. why says what else than the caller has ended it.
@@ -167,6 +191,9 @@ func (c *capturing) follow(ctx context.Context, w io.Writer) (why string, err er
 			// The tap itself would keep the pod's network namespace alive.
 			if errors.Is(c.netns.Check(), engine.ErrPodGone) {
 				return "; the pod has ended", c.stop(ended)
+			}
+			if isUnread(w) {
+				return "", errUnread
 			}
 			if since := c.since.Load(); since != 0 && time.Since(time.Unix(0, since)) > c.stall {
 				return "", fmt.Errorf("nobody has read what is written for %v", c.stall)

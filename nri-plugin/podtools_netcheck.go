@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"tailscale.com/net/netcheck"
@@ -118,7 +119,11 @@ func printNetcheck(w io.Writer, dm *tailcfg.DERPMap, r *netcheck.Report) {
 		v6 = "no, but OS has support"
 	}
 	line("IPv6", "%s", family(r.GlobalV6, v6))
-	line("MappingVariesByDestIP", "%s", r.MappingVariesByDestIP)
+	varies := "unknown"
+	if v, ok := r.MappingVariesByDestIP.Get(); ok {
+		varies = strconv.FormatBool(v)
+	}
+	line("MappingVariesByDestIP", "%s", varies)
 	line("PortMapping", "not used: a pod's node asks no router for ports")
 	if len(r.RegionLatency) == 0 {
 		line("Nearest DERP", "unknown (no response to latency probes)")

@@ -70,11 +70,11 @@ func TestPodTools(t *testing.T) {
 	}
 	r.checkReport(nodeA.NodeID)
 	must(t, r.engine.Detach(t.Context(), b.spec.SandboxID))
+	r.await("b", engine.Stopped)
 	code, stdout, stderr := r.call("ping", "a", addr, "-c", "1", "-timeout", "500ms")
 	if code != 1 || stdout != "ping \""+addr+"\" timed out\n" || stderr != "no reply\n" {
 		t.Errorf("ping of a peer that has ended: %d\n%s%s", code, stdout, stderr)
 	}
-	r.await("b", engine.Stopped)
 	if code, _, stderr := r.call("ping", "b", "a"); code != 2 || !strings.Contains(stderr, "the node of default/b is Stopped: its pod has ended") {
 		t.Errorf("ping from a pod that has ended: %d %s", code, stderr)
 	}
