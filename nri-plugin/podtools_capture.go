@@ -53,9 +53,7 @@ type capturing struct {
 	netns engine.NetNS
 
 	packets, partial, dropped atomic.Uint64
-	// In nanoseconds of Unix time, 0 if there is none:
-	since atomic.Int64 // a write that has not ended
-	until atomic.Int64 // the last packet
+	since                     atomic.Int64 // of a write that has not ended, in nanoseconds of Unix time, 0 if there is none
 }
 
 func captureFlags(fs *flag.FlagSet) func(context.Context, *podClient, toolIO) error {
@@ -204,7 +202,6 @@ func (c *capturing) follow(ctx context.Context, w io.Writer) (why string, err er
 
 // stop ends the capture: what has passed until now is still written.
 func (c *capturing) stop(ended <-chan error) error {
-	c.until.Store(time.Now().UnixNano())
 	c.tap.Stop()
 	select {
 	case err := <-ended:
@@ -246,10 +243,12 @@ func (c *capturing) next(buf *bufio.Writer) (engine.Frame, error) {
 		if err := buf.Flush(); err != nil {
 			return f, fmt.Errorf("writing: %w", err)
 		}
-		f, err = c.tap.Read(true)
-	}
-	if until := c.until.Load(); err == nil && until != 0 && f.At.UnixNano() > until {
-		err = os.ErrDeadlineExceeded
+		if f, err = c.tap.Read(true); errors.Is(err, os.ErrDeadlineExceeded) {
+			// What has come since the first look, and before the end.
+			if f, err = c.tap.Read(false); errors.Is(err, engine.ErrNoFrame) {
+				err = os.ErrDeadlineExceeded
+			}
+		}
 	}
 	return f, err
 }

@@ -37,11 +37,13 @@ type Tap struct {
 
 // Frame is one that has passed ts0.
 type Frame struct {
-	At       time.Time // when the kernel had it
-	Data     []byte    // from the Ethernet header on, valid until the next Read
-	Length   int       // in bytes, more than there are in Data if that was cut
-	Outgoing bool      // the pod has sent it
-	Partial  bool      // the kernel has left the checksum to somebody else
+	// At is when the kernel had it; for what came in the first moments of a host's only
+	// tap, when it was read, since the kernel takes a while to begin with time stamps.
+	At       time.Time
+	Data     []byte // from the Ethernet header on, valid until the next Read
+	Length   int    // in bytes, more than there are in Data if that was cut
+	Outgoing bool   // the pod has sent it
+	Partial  bool   // the kernel has left the checksum to somebody else
 }
 
 // ErrNoFrame is Read's if there is none and it is not to wait.
@@ -185,8 +187,16 @@ func (t *Tap) Counts() (frames, dropped uint64, err error) {
 	return uint64(s.Packets), uint64(s.Drops), nil
 }
 
-// Stop ends a Read that waits, and all that would, with os.ErrDeadlineExceeded.
-func (t *Tap) Stop() { _ = t.file.SetReadDeadline(time.Unix(1, 0)) }
+// Stop has the tap hear nothing more, and ends a Read that waits, and all that would,
+// with os.ErrDeadlineExceeded. What has passed by then is still there for those that
+// do not wait.
+func (t *Tap) Stop() {
+	none := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K} // of each frame, 0 bytes
+	_ = t.conn.Control(func(fd uintptr) {
+		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none})
+	})
+	_ = t.file.SetReadDeadline(time.Unix(1, 0))
+}
 
 // Close closes the socket.
 func (t *Tap) Close() error { return t.file.Close() }

@@ -123,15 +123,26 @@ func TestTapEnds(t *testing.T) {
 	tap := tapOf(t, p.Pod, 0)
 	send(t, p.Pod, "100.64.0.99:9", []byte("last"))
 	tap.Stop()
-	if _, err := tap.Read(false); err != nil {
-		t.Errorf("what was sent before: %v", err)
+	send(t, p.Pod, "100.64.0.99:9", []byte("too late"))
+	if _, err := tap.Read(true); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("it waits: %v", err)
 	}
+	seen := false
 	for {
-		if _, err := tap.Read(true); errors.Is(err, os.ErrDeadlineExceeded) {
+		f, err := tap.Read(false)
+		if errors.Is(err, ErrNoFrame) {
 			break
-		} else if err != nil {
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
+		seen = seen || bytes.HasSuffix(f.Data, []byte("last"))
+		if bytes.HasSuffix(f.Data, []byte("too late")) {
+			t.Error("it has what was sent after its end")
+		}
+	}
+	if !seen {
+		t.Error("it has lost what was sent before its end")
 	}
 	other := tapOf(t, p.Pod, 0)
 	ended := make(chan error)
