@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -145,6 +146,25 @@ func Select(reports []Report, pods []string) (selected []Report, missing []strin
 		}
 	}
 	return selected, missing
+}
+
+// Changed reports whether there is something else to see, ages and counters apart.
+func Changed(was, is []Report) bool {
+	return !reflect.DeepEqual(withoutCounters(was), withoutCounters(is))
+}
+
+func withoutCounters(reports []Report) []Report {
+	reports = slices.Clone(reports)
+	for i := range reports {
+		nodes := slices.Clone(reports[i].Nodes)
+		for j := range nodes {
+			n := &nodes[j]
+			n.LastHandshake, n.BytesIn, n.BytesOut = time.Time{}, 0, 0
+			n.SessionPeers = nil // of which Sessions and Path say what counts
+		}
+		reports[i].Nodes = nodes
+	}
+	return reports
 }
 
 // PodName is a pod of the command line, NAMESPACE/POD or POD, as NAMESPACE/POD.
