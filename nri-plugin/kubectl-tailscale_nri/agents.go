@@ -19,8 +19,9 @@ import (
 // atOnce is how many agents are asked side by side: each is a kubectl of its own.
 const atOnce = 8
 
-// findAgents lists the agents of all hosts, or of one.
-func (k kubectl) findAgents(ctx context.Context, namespace, host string) (agents []pod, err error) {
+// findAgents lists the agents of all hosts, or of one. Who may not list pods of all
+// namespaces gets those of the usual one, and a note that says so.
+func (k kubectl) findAgents(ctx context.Context, namespace, host string) (agents []pod, note string, err error) {
 	args := []string{"pods", "-l", agentLabel}
 	if host != "" {
 		args = append(args, "--field-selector=spec.nodeName="+host)
@@ -31,15 +32,14 @@ func (k kubectl) findAgents(ctx context.Context, namespace, host string) (agents
 	}
 	var pods list[pod]
 	err = k.get(ctx, &pods, append(args, where)...)
-	if isForbidden(err) && namespace == "" {
-		if k.get(ctx, &pods, append(args, "--namespace="+usualNamespace)...) == nil {
-			err = nil
-		}
+	if isForbidden(err) && namespace == "" && k.get(ctx, &pods, append(args, "--namespace="+usualNamespace)...) == nil {
+		note = fmt.Sprintf("agents are looked for in namespace %s alone (--agent-namespace names another): %v", usualNamespace, err)
+		err = nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("looking for agents: %w", err)
+		return nil, "", fmt.Errorf("looking for agents: %w", err)
 	}
-	return slices.DeleteFunc(pods.Items, func(p pod) bool { return !p.isAgent() }), nil
+	return slices.DeleteFunc(pods.Items, func(p pod) bool { return !p.isAgent() }), note, nil
 }
 
 // errNoAgents says that there is nobody to be asked.

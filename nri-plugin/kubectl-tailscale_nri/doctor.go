@@ -39,7 +39,7 @@ type examined struct {
 
 // showDoctor has the doctor examine all hosts, or one.
 func showDoctor(ctx context.Context, k kubectl, o options, s streams) (int, error) {
-	agents, err := k.findAgents(ctx, o.agentNamespace, o.node)
+	agents, note, err := k.findAgents(ctx, o.agentNamespace, o.node)
 	switch {
 	case err != nil:
 		return 0, err
@@ -48,6 +48,7 @@ func showDoctor(ctx context.Context, k kubectl, o options, s streams) (int, erro
 	case len(agents) == 0:
 		return 0, errNoAgents
 	}
+	s.remark(note)
 	hosts := each(byHost(agents), func(host string, agents []pod) examined {
 		return k.examine(ctx, host, agents, o)
 	})

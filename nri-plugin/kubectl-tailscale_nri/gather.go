@@ -29,12 +29,13 @@ func gather(ctx context.Context, k kubectl, o options) (*gathered, error) {
 	var (
 		g                            = new(gathered)
 		agents                       []pod
+		note                         string
 		nodes                        list[node]
 		pods                         []pod
 		agentsErr, nodesErr, podsErr error
 		all                          sync.WaitGroup
 	)
-	all.Go(func() { agents, agentsErr = k.findAgents(ctx, o.agentNamespace, "") })
+	all.Go(func() { agents, note, agentsErr = k.findAgents(ctx, o.agentNamespace, "") })
 	all.Go(func() { nodesErr = k.get(ctx, &nodes, "nodes") })
 	all.Go(func() { pods, podsErr = k.expected(ctx, o) })
 	all.Wait()
@@ -45,7 +46,10 @@ func gather(ctx context.Context, k kubectl, o options) (*gathered, error) {
 		return nil, errNoAgents
 	case podsErr != nil && (o.selects() || !isForbidden(podsErr)):
 		return nil, fmt.Errorf("looking for pods: %w", podsErr)
-	case podsErr != nil:
+	case note != "":
+		g.notes = append(g.notes, note)
+	}
+	if podsErr != nil {
 		g.notes = append(g.notes, "pods that opted in and have no node are not looked for: "+podsErr.Error())
 	}
 	if nodesErr != nil {

@@ -15,7 +15,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -39,13 +38,14 @@ type streams struct {
 	out, err io.Writer
 }
 
-// exitError is an error that ends the command with a code of its own.
-type exitError struct {
-	error
-	code int
+// remark says on standard error what could not be looked at.
+func (s streams) remark(notes ...string) {
+	for _, note := range notes {
+		if note != "" {
+			fmt.Fprintln(s.err, note)
+		}
+	}
 }
-
-func (e exitError) Unwrap() error { return e.error }
 
 // run is the whole program. It returns the exit code: one of package status's, or
 // that of a tool.
@@ -56,9 +56,6 @@ func run(ctx context.Context, getenv func(string) string, args []string, s strea
 	}
 	if ctx.Err() == nil {
 		fmt.Fprintf(s.err, "kubectl tailscale-nri: %v\n", err)
-	}
-	if e, ok := errors.AsType[exitError](err); ok {
-		return e.code
 	}
 	return status.ExitNotAsked
 }

@@ -17,42 +17,47 @@ import (
 // watchEvery is how often status --watch asks again. Each time is a kubectl for each host.
 const watchEvery = 5 * time.Second
 
-// showStatus prints the nodes of all hosts, or of what was asked for; with --watch
-// again and again, until ctx ends.
-func showStatus(ctx context.Context, k kubectl, o options, s streams) (code int, err error) {
-	if !o.watch {
-		g, err := gather(ctx, k, o)
-		if err != nil {
-			return 0, err
-		}
-		for _, note := range g.notes {
-			fmt.Fprintln(s.err, note)
-		}
-		return g.exitCode(), g.print(s.out, o.format)
+// showStatus prints the nodes of all hosts, or of what was asked for.
+func showStatus(ctx context.Context, k kubectl, o options, s streams) (int, error) {
+	if o.watch {
+		w := &watch{k: k, o: o, s: s, redraw: isTerminal(s.out) && o.format != status.JSON && o.format != status.YAML}
+		return w.run(ctx)
 	}
-	for first := true; ; first = false {
-		var text bytes.Buffer
-		g, err := gather(ctx, k, o)
+	g, err := gather(ctx, k, o)
+	if err != nil {
+		return 0, err
+	}
+	s.remark(g.notes...)
+	return g.exitCode(), g.print(s.out, o.format)
+}
+
+// watch shows the status again and again.
+type watch struct {
+	k      kubectl
+	o      options
+	s      streams
+	redraw bool            // the screen, each time; or what has changed is added
+	last   []status.Report // nil until something was shown
+}
+
+// run returns the last exit code when ctx ends. A cluster that is away may be back
+// later; one that was never there is an error.
+func (w *watch) run(ctx context.Context) (code int, err error) {
+	for {
+		g, err := gather(ctx, w.k, w.o)
 		switch {
 		case ctx.Err() != nil:
 			return code, nil
+		case err != nil && w.last == nil:
+			return 0, err
 		case err != nil:
-			// A cluster that is away now may be back later.
-			fmt.Fprintln(s.err, "kubectl tailscale-nri:", err)
+			fmt.Fprintln(w.s.err, "kubectl tailscale-nri:", err)
 			code = status.ExitNotAsked
 		default:
-			code, err = g.exitCode(), g.print(&text, o.format)
-		}
-		switch {
-		case isTerminal(s.out) && text.Len() > 0:
-			fmt.Fprint(s.out, clearScreen)
-		case !first && o.format == status.YAML:
-			fmt.Fprintln(s.out, "---")
-		case !first && text.Len() > 0:
-			fmt.Fprintln(s.out)
-		}
-		if _, err := text.WriteTo(s.out); err != nil {
-			return 0, err
+			if err := w.show(g); err != nil {
+				return 0, err
+			}
+			code = g.exitCode()
 		}
 		select {
 		case <-ctx.Done():
@@ -62,12 +67,36 @@ func showStatus(ctx context.Context, k kubectl, o options, s streams) (code int,
 	}
 }
 
-// clearScreen is what a terminal takes for that.
-const clearScreen = "\x1b[H\x1b[2J"
+// show writes all at once, so that a screen does not flicker.
+func (w *watch) show(g *gathered) error {
+	var text bytes.Buffer
+	now := g.all()
+	switch {
+	case w.redraw:
+		text.WriteString("\x1b[2J\x1b[H") // clear, and begin at the top
+	case w.last == nil:
+	case !status.Changed(w.last, now):
+		return nil
+	case w.o.format == status.YAML:
+		text.WriteString("---\n")
+	default:
+		text.WriteString("\n")
+	}
+	w.last = now
+	if err := g.print(&text, w.o.format); err != nil {
+		return err
+	}
+	_, err := text.WriteTo(w.s.out)
+	return err
+}
 
-// print writes the hosts that have an agent first.
+// all are the reports of the hosts that have an agent, and below them the others.
+func (g *gathered) all() []status.Report {
+	return slices.Concat([]status.Report{}, g.reports, g.unserved)
+}
+
 func (g *gathered) print(w io.Writer, format string) error {
-	return status.Print(w, slices.Concat(g.reports, g.unserved), status.Options{Format: format})
+	return status.Print(w, g.all(), status.Options{Format: format, Hosts: true})
 }
 
 // exitCode is that of the reports. A host without an agent may be none of ours: it

@@ -28,7 +28,7 @@ func runTool(ctx context.Context, k kubectl, o options, s streams) (int, error) 
 	if p.host() == "" {
 		return 0, fmt.Errorf("pod %s is not scheduled to a host yet", p.name())
 	}
-	agents, err := k.findAgents(ctx, o.agentNamespace, p.host())
+	agents, _, err := k.findAgents(ctx, o.agentNamespace, p.host())
 	if err != nil {
 		return 0, err
 	}

@@ -37,13 +37,14 @@ type agentVersion struct {
 // such that stand by.
 func showVersions(ctx context.Context, k kubectl, o options, s streams) (int, error) {
 	fmt.Fprintf(s.out, "kubectl tailscale-nri %s, %s %s/%s\n\n", ourVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	agents, err := k.findAgents(ctx, o.agentNamespace, "")
+	agents, note, err := k.findAgents(ctx, o.agentNamespace, "")
 	switch {
 	case err != nil:
 		return 0, err
 	case len(agents) == 0:
 		return 0, errNoAgents
 	}
+	s.remark(note)
 	byName := make(map[string]pod)
 	for _, a := range agents {
 		byName[a.host()+" "+a.name()] = a

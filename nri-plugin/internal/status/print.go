@@ -34,6 +34,8 @@ var Formats = []string{Table, Wide, JSON, YAML}
 type Options struct {
 	Format string    // one of Formats, "" is Table
 	Now    time.Time // ages are counted to it; zero is the present
+	// Hosts prints even one report as several are, with its host: for who asks a cluster.
+	Hosts bool
 }
 
 // Print writes the reports of all hosts that were asked. A table has a column for
@@ -47,7 +49,7 @@ func Print(w io.Writer, reports []Report, o Options) error {
 	case Table, Wide, "":
 		return printTables(w, reports, o)
 	case JSON, YAML:
-		return printValue(w, reports, o.Format)
+		return printValue(w, reports, o)
 	}
 	return CheckFormat(o.Format)
 }
@@ -60,16 +62,16 @@ func CheckFormat(format string) error {
 	return fmt.Errorf("-o is %q: write one of %s", format, strings.Join(Formats, ", "))
 }
 
-func printValue(w io.Writer, reports []Report, format string) error {
+func printValue(w io.Writer, reports []Report, o Options) error {
 	var v any = struct {
 		APIVersion string   `json:"apiVersion"`
 		Hosts      []Report `json:"hosts"`
 	}{APIVersion, slices.Concat([]Report{}, reports)} // "[]" and not "null"
-	if len(reports) == 1 {
+	if len(reports) == 1 && !o.Hosts {
 		v = reports[0]
 	}
 	text, err := json.MarshalIndent(v, "", "  ")
-	if err == nil && format == YAML {
+	if err == nil && o.Format == YAML {
 		text, err = yaml.JSONToYAML(text)
 	}
 	if err != nil {

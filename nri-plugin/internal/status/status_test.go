@@ -144,6 +144,10 @@ func TestValues(t *testing.T) {
 			t.Errorf("%s of two hosts: %v\n%s", format, err, text)
 		}
 	}
+	var one strings.Builder
+	if err := Print(&one, []Report{{Host: "n1"}}, Options{Format: JSON, Hosts: true}); err != nil || !strings.Contains(one.String(), `"hosts": [`) {
+		t.Errorf("one of a cluster's hosts: %v\n%s", err, &one)
+	}
 	if err := Print(nil, nil, Options{Format: "xml"}); err == nil || !strings.Contains(err.Error(), strings.Join(Formats, ", ")) {
 		t.Errorf("xml: %v", err)
 	}
