@@ -93,10 +93,11 @@ func TestCaptureFile(t *testing.T) {
 func TestExplain(t *testing.T) {
 	for said, want := range map[string]string{
 		"": "",
-		"error: unable to upgrade connection: container not found (\"tailscale-nri\")\n":              `unable to upgrade connection: container not found ("tailscale-nri")`,
-		"Error from server (Forbidden): nodes is forbidden\n":                                         "Error from server (Forbidden): nodes is forbidden",
-		"tailscale-nri: no process answers\ncommand terminated with exit code 2\n":                    "tailscale-nri: no process answers",
-		"Warning: x\nError from server: error dialing backend: EOF\nThe connection\nThe connection\n": "error dialing backend: EOF; The connection",
+		"E1129 23:29:18.665906   20358 memcache.go:381] \"x\" err=\"y\"\nThe connection to the server was refused\n": "The connection to the server was refused",
+		"error: unable to upgrade connection: container not found (\"tailscale-nri\")\n":                             `unable to upgrade connection: container not found ("tailscale-nri")`,
+		"Error from server (Forbidden): nodes is forbidden\n":                                                        "Error from server (Forbidden): nodes is forbidden",
+		"tailscale-nri: no process answers\ncommand terminated with exit code 2\n":                                   "tailscale-nri: no process answers",
+		"Warning: x\nError from server: error dialing backend: EOF\nThe connection\nThe connection\n":                "error dialing backend: EOF; The connection",
 	} {
 		if got := explain(said); got != want {
 			t.Errorf("%q: %q, want %q", said, got, want)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -100,6 +101,9 @@ func execArgs(agent pod, args []string) []string {
 	return append([]string{"exec", "-n", m.Namespace, m.Name, "-c", agentContainer, "--", "/tailscale-nri"}, args...)
 }
 
+// isLog is a line that kubectl's libraries log, before kubectl says what is the matter.
+var isLog = regexp.MustCompile(`^[IWEF][0-9]{4} `)
+
 // explain is what kubectl, or a command that it ran, said on standard error, in one
 // line and without what is no reason.
 func explain(stderr string) string {
@@ -111,9 +115,9 @@ func explain(stderr string) string {
 				line = ""
 			}
 		}
-		// kubectl says some of them several times.
 		line = strings.TrimPrefix(strings.TrimPrefix(line, "error: "), "Error from server: ")
-		if line != "" && !slices.Contains(lines, line) {
+		// kubectl says some of them several times.
+		if line != "" && !isLog.MatchString(line) && !slices.Contains(lines, line) {
 			lines = append(lines, line)
 		}
 	}
