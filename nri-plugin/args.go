@@ -38,7 +38,7 @@ type command struct {
 const usage = `tailscale-nri gives annotated pods of this node a tailnet node each.
   tailscale-nri [flags]          serve, until SIGTERM; links and identities stay
   tailscale-nri status [POD ...] this host's pods and their nodes; -o table|wide|json|yaml, -watch
-                                 ends with 0: all Running; 1: not so; 2: not to be asked
+                                 ends with 0: all Running, 1: not all, 2: nobody could be asked
   tailscale-nri ready | live     is it registered, or standing by? does it answer? 1 and why if not
   tailscale-nri doctor           check this host and its way to the tailnet; -json, -device-limit N
 Flags:
