@@ -115,7 +115,7 @@ func printTables(w io.Writer, reports []Report, o Options) error {
 	var text bytes.Buffer
 	tw := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	shown := slices.DeleteFunc(slices.Clone(columns), func(c column) bool { return c.wide && o.Format != Wide })
-	several, found := len(reports) > 1, false
+	several, found := len(reports) > 1 || o.Hosts, false
 	writeRow(tw, several, "HOST", shown, func(c column) string { return c.head })
 	for _, r := range reports {
 		nodes := slices.Clone(r.Nodes)

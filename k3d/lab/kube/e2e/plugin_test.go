@@ -62,6 +62,7 @@ func kubectlPlugin(s *stage) {
 	nodes := s.pair("a", "b")
 	s.apply(podSpec{name: "plain", node: "n1"}.object())
 	s.awaitReady("plain")
+	s.awaitDevices(nodes...) // earlier pods of the hosts are listed until they are gone
 
 	out1, out2 := "n1 default/a Running lab1-default-a "+nodes[0].IP4().String(), "n2 default/b Running lab2-default-b "+nodes[1].IP4().String()
 	s.t.Log("\n" + s.shows("status", 0, "HOST POD STATE", out1, out2))
@@ -71,7 +72,7 @@ func kubectlPlugin(s *stage) {
 	s.shows("status --timeout 1ms", 2, "n1: agent tailscale-nri/", "does not answer: no answer within 1ms", "n2 default/b Unknown")
 	s.hostsInJSON(nodes)
 	s.t.Log("\n" + s.shows("doctor", 0, "HOST CHECK RESULT", "n1 - ok", "n2 - ok"))
-	s.t.Log("\n" + s.shows("version", 0, "kubectl tailscale-nri", "n1 tailscale-nri-", "n2 tailscale-nri-", "tailscale-nri:dev"))
+	s.t.Log("\n" + s.shows("version", 0, "kubectl tailscale-nri", "n1 "+namespace+"/tailscale-nri-", "n2 "+s.siteOf("n2").Namespace+"/tailscale-nri-", "tailscale-nri:dev"))
 
 	s.stoppedRoll(out1)
 	s.littleRights(out1)
