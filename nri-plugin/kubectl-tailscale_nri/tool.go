@@ -42,9 +42,12 @@ func runTool(ctx context.Context, k kubectl, o options, s streams) (int, error) 
 		if err != nil {
 			return 0, err
 		}
-		if file != nil {
+		switch {
+		case file != nil:
 			defer file.Close()
 			s.out = file
+		case isTerminal(s.out) && !slices.Contains(args, "-h") && !slices.Contains(args, "-help"):
+			return 0, errors.New("a capture is not for a terminal: write -w FILE, or -w - into a pipe or a file")
 		}
 	}
 	return k.pass(ctx, execArgs(agent, args), s)
