@@ -59,8 +59,8 @@ type options struct {
 	args           []string // pods; or a tool's pod and arguments
 }
 
-// kubectlFlags are those of kubectl that say which cluster, and as whom. The value
-// says whether they take one.
+// kubectlFlags are those of kubectl that say which cluster, and as whom, but for -s:
+// of a capture that is the size. The value says whether they take one.
 var kubectlFlags = map[string]bool{
 	"--as": true, "--as-group": true, "--as-uid": true, "--as-user-extra": true, "--cache-dir": true,
 	"--certificate-authority": true, "--client-certificate": true, "--client-key": true, "--cluster": true,
@@ -105,40 +105,61 @@ func parseArgs(args []string) (options, error) {
 	return o, o.check()
 }
 
+// clusterFlag is a flag that says which cluster, or where in it, as whom.
+type clusterFlag struct {
+	name, value string
+	bare        bool // it has no value
+}
+
+// set notes the flag. Those for kubectl are joined to their values, which begin
+// with a dash where they like.
+func (f clusterFlag) set(o *options) {
+	switch {
+	case f.name == "--namespace":
+		o.namespace = f.value
+	case f.name == "--agent-namespace":
+		o.agentNamespace = f.value
+	case f.bare:
+		o.kubectl = append(o.kubectl, f.name)
+	default:
+		o.kubectl = append(o.kubectl, f.name+"="+f.value)
+	}
+}
+
+// cutClusterFlag cuts such a flag from the beginning of args. It is nil where
+// another argument stands there.
+func cutClusterFlag(args []string) (f *clusterFlag, rest []string, err error) {
+	name, value, joined := strings.Cut(args[0], "=")
+	if name == "-n" {
+		name = "--namespace"
+	}
+	takes, known := kubectlFlags[name]
+	if name == "--namespace" || name == "--agent-namespace" {
+		takes, known = true, true
+	}
+	switch {
+	case !known:
+		return nil, args, nil
+	case joined || !takes:
+		return &clusterFlag{name, value, !joined}, args[1:], nil
+	case len(args) == 1:
+		return nil, nil, fmt.Errorf("%s needs a value", args[0])
+	}
+	return &clusterFlag{name, args[1], false}, args[2:], nil
+}
+
 // takeKubectlFlags takes kubectl's flags out of args, wherever they stand before --.
 func takeKubectlFlags(args []string) (o options, rest []string, err error) {
 	for len(args) > 0 && args[0] != "--" {
-		arg := args[0]
-		args = args[1:]
-		name, value, joined := strings.Cut(arg, "=")
-		switch name {
-		case "-n":
-			name = "--namespace"
-		case "-s":
-			name = "--server"
+		var f *clusterFlag
+		if f, args, err = cutClusterFlag(args); err != nil {
+			return o, nil, err
 		}
-		takes, known := kubectlFlags[name]
-		own := name == "--namespace" || name == "--agent-namespace"
-		switch {
-		case !known && !own:
-			rest = append(rest, arg)
+		if f == nil {
+			rest, args = append(rest, args[0]), args[1:]
 			continue
-		case !joined && (takes || own):
-			if len(args) == 0 {
-				return o, nil, fmt.Errorf("%s needs a value", arg)
-			}
-			value, args = args[0], args[1:]
 		}
-		switch {
-		case name == "--namespace":
-			o.namespace = value
-		case name == "--agent-namespace":
-			o.agentNamespace = value
-		case takes || joined:
-			o.kubectl = append(o.kubectl, name+"="+value)
-		default:
-			o.kubectl = append(o.kubectl, name)
-		}
+		f.set(&o)
 	}
 	return o, append(rest, args...), nil
 }

@@ -18,7 +18,7 @@ func TestParseArgs(t *testing.T) {
 		"--context=a status --kubeconfig b -o wide -n team x y/z": {command: "status", format: "wide", namespace: "team",
 			timeout: 20 * time.Second, kubectl: []string{"--context=a", "--kubeconfig=b"}, args: []string{"x", "y/z"}},
 		"status -n team -A -l app=web --watch": {command: "status", format: "table", selector: "app=web", watch: true, timeout: 20 * time.Second},
-		"status --insecure-skip-tls-verify -s https://x --timeout 3s": {command: "status", format: "table", timeout: 3 * time.Second,
+		"status --insecure-skip-tls-verify --server https://x --timeout 3s": {command: "status", format: "table", timeout: 3 * time.Second,
 			kubectl: []string{"--insecure-skip-tls-verify", "--server=https://x"}},
 		"doctor --node n1 -v --device-limit 50 --agent-namespace kube-system": {command: "doctor", format: "table", node: "n1", verbose: true,
 			limit: 50, timeout: time.Minute, agentNamespace: "kube-system"},
