@@ -127,7 +127,7 @@ func merge(host string, answers []answer) (report status.Report, serving pod) {
 	}
 	switch best.rank() {
 	case silent:
-		report = status.Report{APIVersion: status.APIVersion, Host: host}
+		report = silentHost(host)
 		report.Error = fmt.Sprintf("agent %s does not answer: %v", best.agent.name(), best.err)
 		report.Error = strings.Join(append([]string{report.Error}, others...), "; ")
 	case standsBy:
@@ -138,6 +138,11 @@ func merge(host string, answers []answer) (report status.Report, serving pod) {
 		report.Warnings = append(report.Warnings, others...)
 	}
 	return report, best.agent
+}
+
+// silentHost is the report of a host of which nothing is known.
+func silentHost(host string) status.Report {
+	return status.Report{APIVersion: status.APIVersion, Host: host, Nodes: []status.Node{}}
 }
 
 // each calls do for each of the hosts, atOnce at a time, and returns what it

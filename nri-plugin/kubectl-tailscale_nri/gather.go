@@ -165,9 +165,9 @@ func (g *gathered) addUnserved(nodes []node, served map[string][]pod, pods []pod
 		if host == "" || served[host] != nil {
 			continue
 		}
-		g.unserved = append(g.unserved, status.Report{
-			APIVersion: status.APIVersion, Host: host, Message: joined("no agent is there", states[host]),
-		})
+		r := silentHost(host)
+		r.Message = joined("no agent is there", states[host])
+		g.unserved = append(g.unserved, r)
 	}
 	slices.SortFunc(g.unserved, func(a, b status.Report) int { return cmp.Compare(a.Host, b.Host) })
 	for i, r := range g.reports {
@@ -211,7 +211,7 @@ func (g *gathered) reportOf(host string) (r *status.Report, served bool) {
 	i := slices.IndexFunc(g.unserved, isHost)
 	if i < 0 {
 		i = len(g.unserved)
-		g.unserved = append(g.unserved, status.Report{APIVersion: status.APIVersion, Host: host})
+		g.unserved = append(g.unserved, silentHost(host))
 	}
 	return &g.unserved[i], false
 }

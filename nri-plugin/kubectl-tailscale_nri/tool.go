@@ -17,6 +17,9 @@ import (
 // findPatience is how long an agent may take to say whether it serves.
 const findPatience = 20 * time.Second
 
+// interrupted is the exit code of a tool that its user ended, as shells have it.
+const interrupted = 130
+
 // runTool runs one of the agent's tools, in the agent of the pod's host that
 // serves. Its output is the tool's, byte by byte, and its exit code too.
 func runTool(ctx context.Context, k kubectl, o options, s streams) (int, error) {
@@ -87,7 +90,7 @@ func (k kubectl) pass(ctx context.Context, args []string, s streams) (int, error
 		return exit.ExitCode(), nil
 	}
 	if ctx.Err() != nil {
-		return 0, ctx.Err()
+		return interrupted, nil
 	}
 	return 0, err
 }
