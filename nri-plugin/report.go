@@ -66,6 +66,8 @@ func nodeOf(d *engine.Detail) status.Node {
 		n.BytesIn += t[measure.In].Bytes
 		n.BytesOut += t[measure.Out].Bytes
 	}
+	local := d.Measured.Traffic[measure.Local]
+	n.LocalBytesIn, n.LocalBytesOut = local[measure.In].Bytes, local[measure.Out].Bytes
 	for _, p := range d.Sessions {
 		peer := status.Peer{
 			Name: p.Name, Address: p.Address, Endpoint: p.Endpoint, DERP: p.DERP,
