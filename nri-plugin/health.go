@@ -46,6 +46,7 @@ type health struct {
 	lacks   func() string        // what it would fail for if it had to serve, "" if nothing; of one that stands by
 	pods    podStatus            // nil until there is an engine
 	asked   chan struct{}        // closed when the engine answers, nil while nobody waits
+	inquiry *inquiry             // that is under way, nil if none is
 }
 
 // podStatus is what an engine says of its nodes.
@@ -137,11 +138,61 @@ func (h *health) ask() (answered <-chan struct{}) {
 	return asked
 }
 
-// served is what answers for the nodes, nil while there is no engine.
-func (h *health) served() podStatus {
+// nodes is what the engine says of its nodes, nil while there is none.
+func (h *health) nodes() []engine.NodeStatus {
+	h.mu.Lock()
+	pods := h.pods
+	h.mu.Unlock()
+	if pods == nil {
+		return nil
+	}
+	return pods.Status()
+}
+
+// inquiry is a question for the details of all nodes. It needs the locks of each
+// backend.
+type inquiry struct {
+	done chan struct{}
+	all  []engine.Detail // once done is closed
+}
+
+// details is all that the engine knows of its nodes. If that takes longer than
+// patience, a backend hangs: it is what nodes says then, and whole is false. There is
+// one inquiry at a time, whoever waits for it.
+func (h *health) details(patience time.Duration) (all []engine.Detail, whole bool) {
+	q := h.inquire()
+	if q == nil {
+		return nil, true
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-q.done:
+		return q.all, true
+	case <-timer.C:
+	}
+	for _, n := range h.nodes() {
+		all = append(all, engine.Detail{NodeStatus: n})
+	}
+	return all, false
+}
+
+func (h *health) inquire() *inquiry {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.pods
+	if h.inquiry != nil || h.pods == nil {
+		return h.inquiry
+	}
+	q, pods := &inquiry{done: make(chan struct{})}, h.pods
+	h.inquiry = q
+	go func() {
+		q.all = pods.Details()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.inquiry = nil
+		close(q.done)
+	}()
+	return q
 }
 
 // standBy notes that another process serves. A roll ends that one as soon as this

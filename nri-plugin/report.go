@@ -4,11 +4,13 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/measure"
@@ -24,6 +26,9 @@ func hostName(cfg Config) string {
 	return name
 }
 
+// detailsPatience is far above what the engine needs, and below statusPatience.
+const detailsPatience = 3 * time.Second
+
 // report is what the process says of its host.
 func (s *statusServer) report() status.Report {
 	r := status.Report{APIVersion: status.APIVersion, Host: s.host, Version: ourVersion(), Nodes: []status.Node{}}
@@ -35,10 +40,12 @@ func (s *statusServer) report() status.Report {
 	if remark != "" {
 		r.Warnings = []string{remark}
 	}
-	if pods := s.health.served(); pods != nil {
-		for _, d := range pods.Details() {
-			r.Nodes = append(r.Nodes, nodeOf(&d))
-		}
+	all, whole := s.health.details(detailsPatience)
+	if !whole {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("a node's backend has not answered for %v: handshakes, paths, peers and bytes of all are missing here", detailsPatience))
+	}
+	for _, d := range all {
+		r.Nodes = append(r.Nodes, nodeOf(&d))
 	}
 	r.Nodes = append(r.Nodes, s.health.withoutNode()...)
 	slices.SortStableFunc(r.Nodes, func(a, b status.Node) int {
@@ -66,6 +73,8 @@ func nodeOf(d *engine.Detail) status.Node {
 		n.BytesIn += t[measure.In].Bytes
 		n.BytesOut += t[measure.Out].Bytes
 	}
+	local := d.Measured.Traffic[measure.Local]
+	n.LocalBytesIn, n.LocalBytesOut = local[measure.In].Bytes, local[measure.Out].Bytes
 	for _, p := range d.Sessions {
 		peer := status.Peer{
 			Name: p.Name, Address: p.Address, Endpoint: p.Endpoint, DERP: p.DERP,

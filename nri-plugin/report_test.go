@@ -73,7 +73,7 @@ func TestNodeOf(t *testing.T) {
 		Hostname: "asked", DNSName: "given.ts.net", Addresses: d.Addresses, Tags: d.Tags, NodeID: "n1", LoginServer: "https://hs", Profile: "lab",
 		Features: map[string]string{"dns": "true"}, Since: at(1), AttachedAt: at(2), ReadyIn: 1.5,
 		ControlConnected: true, KeyExpiry: at(3), Path: status.DERP, DERP: "nyc", PathDERP: "fra", LastHandshake: at(4),
-		BytesIn: 400, BytesOut: 4000, Peers: 6, Sessions: 7, SessionPeers: []status.Peer{
+		BytesIn: 400, BytesOut: 4000, LocalBytesIn: 100, LocalBytesOut: 1000, Peers: 6, Sessions: 7, SessionPeers: []status.Peer{
 			{Name: "p", Address: netip.MustParseAddr("100.64.0.2"), Path: status.PeerRelay, Endpoint: "e", LastWrite: at(8), LastHandshake: at(9), BytesIn: 10, BytesOut: 11},
 			{Name: "q", DERP: "fra"},
 		},

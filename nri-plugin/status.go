@@ -122,11 +122,7 @@ func (s *statusServer) register(mux *http.ServeMux) {
 		answerProbe(w, true, "live")
 	})
 	mux.HandleFunc("GET /"+askOldStatus, func(w http.ResponseWriter, _ *http.Request) {
-		nodes := []engine.NodeStatus{} // "[]" and not "null"
-		if pods := s.health.served(); pods != nil {
-			nodes = append(nodes, pods.Status()...)
-		}
-		answerJSON(w, nodes)
+		answerJSON(w, append([]engine.NodeStatus{}, s.health.nodes()...)) // "[]" and not "null"
 	})
 	mux.HandleFunc("GET /"+askOldWarnings, func(w http.ResponseWriter, _ *http.Request) {
 		answerProbe(w, true, strings.Join(warningLines(s.health.withoutNode()), "\n"))

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"sigs.k8s.io/yaml"
@@ -164,6 +165,45 @@ func TestStatusSaysTheHost(t *testing.T) {
 	if !errors.Is(err, errNotRunning) || !strings.Contains(out, "NoNode") || !strings.Contains(out, "runs without a tailnet node: bad tag\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
+}
+
+// stuckPods has a backend that hangs.
+type stuckPods struct {
+	fixedNodes
+	asked chan struct{}
+	free  chan struct{}
+}
+
+func (p stuckPods) Details() []engine.Detail {
+	p.asked <- struct{}{}
+	<-p.free
+	return p.fixedNodes.Details()
+}
+
+// TestStatusOfAHangingNode: the status says what can be said, and asks once.
+func TestStatusOfAHangingNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &health{}
+		pods := stuckPods{testNodes(), make(chan struct{}, 10), make(chan struct{})}
+		h.serves(pods)
+		h.connect()(nil)
+		s := &statusServer{health: h}
+		for range 2 {
+			start := time.Now()
+			r := s.report()
+			if took := time.Since(start); took != detailsPatience || len(r.Nodes) != 2 || len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "has not answered") {
+				t.Errorf("after %v: %+v", took, r)
+			}
+		}
+		if n := len(pods.asked); n != 1 {
+			t.Errorf("asked %d times", n)
+		}
+		close(pods.free)
+		synctest.Wait()
+		if r := s.report(); len(r.Warnings) != 0 || len(r.Nodes) != 2 || len(pods.asked) != 2 {
+			t.Errorf("later: %+v", r)
+		}
+	})
 }
 
 // answering is a process that answers on a socket.

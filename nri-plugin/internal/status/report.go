@@ -92,6 +92,8 @@ type Node struct {
 	LastHandshake time.Time `json:"lastHandshake,omitzero"` // WireGuard's, with any peer
 	BytesIn       uint64    `json:"bytesIn"`                // to the pod, WireGuard's headers and local delivery included
 	BytesOut      uint64    `json:"bytesOut"`
+	LocalBytesIn  uint64    `json:"localBytesIn"` // those of local delivery alone
+	LocalBytesOut uint64    `json:"localBytesOut"`
 
 	Peers        int    `json:"peers"`                  // in its netmap
 	Sessions     int    `json:"sessions"`               // peers with a WireGuard session
@@ -159,7 +161,7 @@ func withoutCounters(reports []Report) []Report {
 		nodes := slices.Clone(reports[i].Nodes)
 		for j := range nodes {
 			n := &nodes[j]
-			n.LastHandshake, n.BytesIn, n.BytesOut = time.Time{}, 0, 0
+			n.LastHandshake, n.BytesIn, n.BytesOut, n.LocalBytesIn, n.LocalBytesOut = time.Time{}, 0, 0, 0, 0
 			n.SessionPeers = nil // of which Sessions and Path say what counts
 		}
 		reports[i].Nodes = nodes

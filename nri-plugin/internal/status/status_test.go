@@ -216,7 +216,12 @@ func TestChanged(t *testing.T) {
 		changed bool
 	}{
 		{"nothing", func(*Report) {}, false},
-		{"bytes", func(r *Report) { r.Nodes[0].BytesIn++; r.Nodes[0].BytesOut++; r.Nodes[0].SessionPeers[0].BytesIn++ }, false},
+		{"bytes", func(r *Report) {
+			r.Nodes[0].BytesIn++
+			r.Nodes[0].LocalBytesOut++
+			r.Nodes[0].BytesOut++
+			r.Nodes[0].SessionPeers[0].BytesIn++
+		}, false},
 		{"a handshake", func(r *Report) { r.Nodes[0].LastHandshake = now }, false},
 		{"a state", func(r *Report) { r.Nodes[0].State = Pending }, true},
 		{"a path", func(r *Report) { r.Nodes[0].Path = Direct }, true},
