@@ -74,6 +74,7 @@ func kubectlPlugin(s *stage) {
 	s.t.Log("\n" + s.shows("doctor", 0, "HOST CHECK RESULT", "n1 - ok", "n2 - ok"))
 	s.t.Log("\n" + s.shows("version", 0, "kubectl tailscale-nri", "n1 "+namespace+"/tailscale-nri-", "n2 "+s.siteOf("n2").Namespace+"/tailscale-nri-", "tailscale-nri:dev"))
 
+	s.passedOn(nodes[1])
 	s.stoppedRoll(out1)
 	s.littleRights(out1)
 	s.hostWithoutAgent(out2)
@@ -97,6 +98,35 @@ func (s *stage) hostsInJSON(nodes []tailnetNode) {
 	for i, host := range all.Hosts {
 		if host.Host != fmt.Sprintf("n%d", i+1) || !host.Ready || host.Version == "" || len(host.Nodes) != 1 || host.Nodes[0].IP4() != nodes[i].IP4() {
 			s.t.Errorf("got %+v, want node %+v", host, nodes[i])
+		}
+	}
+}
+
+// passedOn are the agent's tools, for a pod of whichever host, with their exit codes and every byte of their output.
+func (s *stage) passedOn(other tailnetNode) {
+	s.t.Helper()
+	addr := other.IP4().String()
+	s.t.Log("\n" + s.shows("ping a -tsmp "+addr, 0, "pong from lab2-default-b ("+addr+")"))
+	s.shows("whois default/a "+addr, 0, "Name: lab2-default-b.")
+	s.shows("whois b 100.100.1.1", 1, "100.100.1.1 is no address of a peer")
+	s.shows("ping a", 2, "ping takes 2 arguments")
+
+	captured := make(chan []byte, 1)
+	go func() {
+		out, _, _ := s.plugin("capture", "b", "-c", "2", "-d", "60s", "-w", "-")
+		captured <- []byte(out)
+	}()
+	for {
+		s.plugin("ping", "a", "-icmp", addr)
+		select {
+		case out := <-captured:
+			if !bytes.HasPrefix(out, []byte("\x0a\x0d\x0d\x0a")) || !bytes.Contains(out, other.IP4().AsSlice()) {
+				s.t.Errorf("the capture is no pcapng of what goes to %v: %q", addr, out)
+			}
+			return
+		case <-s.ctx.Done():
+			s.t.Fatal("the capture of two packets does not end")
+		default:
 		}
 	}
 }
