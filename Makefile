@@ -43,6 +43,22 @@ build: ## build tailscale-nri into .build/bin
 	@CGO_ENABLED=0 nice $(GO) build -tags $(TAGS) -trimpath -buildvcs=false \
 		-ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN) ./nri-plugin
 
+# The plugin of kubectl is for users' machines.
+KUBECTL_PLUGIN := kubectl-tailscale_nri
+PLUGIN_SYSTEMS := $(foreach os,linux darwin windows,$(os)/amd64 $(os)/arm64)
+build_plugin    = CGO_ENABLED=0 nice $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" \
+	-o $1 ./nri-plugin/$(KUBECTL_PLUGIN)
+
+.PHONY: kubectl-plugin
+kubectl-plugin: ## build the plugin of kubectl, for kubectl tailscale-nri status, into .build/bin
+	@$(call build_plugin,$(BUILD)/bin/$(KUBECTL_PLUGIN))
+
+# A directory for each, since kubectl knows the plugin by its file's name.
+.PHONY: kubectl-plugin-all $(PLUGIN_SYSTEMS:%=kubectl-plugin-%)
+kubectl-plugin-all: $(PLUGIN_SYSTEMS:%=kubectl-plugin-%) ## build it for Linux, macOS and Windows, into .build/kubectl
+$(PLUGIN_SYSTEMS:%=kubectl-plugin-%): kubectl-plugin-%:
+	@GOOS=$(*D) GOARCH=$(*F) $(call build_plugin,$(BUILD)/kubectl/$(*D)-$(*F)/$(KUBECTL_PLUGIN)$(if $(filter windows,$(*D)),.exe))
+
 .PHONY: demo
 demo: build lab-tools ## show the main job for real: pods on a tailnet, on a containerd of its own (KEEP=1 leaves it up)
 	@$(BUILD)/bin/lab demo

@@ -15,10 +15,11 @@ import (
 )
 
 const (
-	module = "tailscale-nri/"
-	podnet = module + "engine/internal/podnet"
-	nstest = module + "engine/internal/nstest"
-	plugin = module + "nri-plugin"
+	module  = "tailscale-nri/"
+	podnet  = module + "engine/internal/podnet"
+	nstest  = module + "engine/internal/nstest"
+	plugin  = module + "nri-plugin"
+	kubectl = plugin + "/kubectl-tailscale_nri"
 )
 
 // layering is which way imports go: nri-plugin → engine → {tailnet, podnet}.
@@ -74,11 +75,16 @@ var layering = []struct {
 		ban: []string{"github.com/google/go-containerregistry", "github.com/santhosh-tekuri/"},
 		why: "what packs the program, or checks its files, is not part of it",
 	},
+	{
+		of:  kubectl,
+		ban: []string{module + "engine", "tailscale.com", "github.com/containerd/", "github.com/vishvananda/", "github.com/mdlayher/"},
+		why: "it runs on users' machines, also on darwin and windows, and asks by kubectl alone",
+	},
 }
 
 // TestImports covers packages that do not exist yet.
 func TestImports(t *testing.T) {
-	packages := listPackages(t, module+"engine/...", plugin)
+	packages := listPackages(t, module+"engine/...", plugin, kubectl)
 	for _, rule := range layering {
 		applied := false
 		for _, p := range packages {
@@ -104,11 +110,12 @@ func TestImports(t *testing.T) {
 
 // TestImportsAreSeen has the lists that TestImports reads hold what the program cannot be without.
 func TestImportsAreSeen(t *testing.T) {
-	packages := listPackages(t, plugin, podnet)
+	packages := listPackages(t, plugin, kubectl, podnet)
 	for _, want := range []struct{ of, dep string }{
 		{plugin, module + "engine"},
 		{plugin, "github.com/containerd/nri/pkg/stub"},
 		{plugin, "tailscale.com/ipn/ipnlocal"},
+		{kubectl, plugin + "/internal/status"},
 		{podnet, "github.com/vishvananda/netlink"},
 	} {
 		if !slices.ContainsFunc(packages, func(p listed) bool {

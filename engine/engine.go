@@ -320,9 +320,7 @@ func (e *Engine) Status() []NodeStatus {
 	for _, n := range e.snapshot() {
 		out = append(out, n.snapshot())
 	}
-	slices.SortFunc(out, func(a, b NodeStatus) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.UID, b.UID))
-	})
+	slices.SortFunc(out, func(a, b NodeStatus) int { return byPod(&a, &b) })
 	return out
 }
 

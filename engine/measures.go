@@ -4,7 +4,9 @@ package engine
 
 import (
 	"bytes"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -145,15 +147,16 @@ func (s *peerSessions) note(k key.NodePublic, state wgengine.PeerWireGuardState)
 	}
 }
 
+// keys are those of the peers.
+func (s *peerSessions) keys() []key.NodePublic {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.live))
+}
+
 // measure writes how many sessions there are, and when their last handshakes were.
 func (s *peerSessions) measure(p *measure.Pod, e wgengine.Engine) {
-	s.mu.Lock()
-	keys := make([]key.NodePublic, 0, len(s.live))
-	for k := range s.live {
-		keys = append(keys, k)
-	}
-	s.mu.Unlock()
-	for _, k := range keys {
+	for _, k := range s.keys() {
 		peer, ok := e.PeerByKey(k)
 		if !ok || peer.LastHandshake().IsZero() {
 			continue

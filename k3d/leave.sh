@@ -12,9 +12,10 @@ while [ "$tries" -gt 0 ]; do
 	# Who cannot be asked ends this: silence does not mean that nothing is left.
 	agents=$("$@" -n tailscale-nri get pods -l app.kubernetes.io/name=tailscale-nri -o name)
 	for agent in $agents; do
-		nodes=$("$@" -n tailscale-nri exec "$agent" -- /tailscale-nri status)
-		# The table ends at an empty line; below are remarks, on pods that have no node among others.
-		left=$(printf '%s\n%s' "$left" "$(echo "$nodes" | sed -e 1d -e '/^$/,$d')")
+		# It ends with 1 where something is not Running, and has its table all the same.
+		nodes=$("$@" -n tailscale-nri exec "$agent" -- /tailscale-nri status) || [ "${nodes%% *}" = POD ]
+		# The table ends at an empty line; below are remarks.
+		left=$(printf '%s\n%s' "$left" "$(echo "$nodes" | sed -e 1d -e '/^$/,$d' -e '/ NoNode /d')")
 	done
 	[ -n "$left" ] || exit 0
 	tries=$((tries - 1))

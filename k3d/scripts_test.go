@@ -30,7 +30,8 @@ case "$*" in
 *"get pods"*jsonpath*) echo "$PODS" ;;
 *"get events"*) echo "Readiness probe failed: not ready: no NRI" ;;
 *"get pods"*) [ -z "$SERVER_SILENT" ] || exit 1; echo pod/a ;;
-*exec*) [ -z "$AGENT_SILENT" ] || exit 1; echo POD; [ -e "$DIR/gone" ] || { : >"$DIR/gone"; echo default/web; } ;;
+*exec*) [ -z "$AGENT_SILENT" ] || exit 1; echo "POD  STATE"; [ -e "$DIR/gone" ] || { : >"$DIR/gone"; echo "default/web  Leaving"; }
+	echo "default/old  NoNode  -  runs without a tailnet node"; exit 1 ;; # as status does where something is not Running
 *"apply -f -" | *"create -f -" | *"replace -f -") cat >>"$DIR/applied" ;;
 *logs*) echo why it is not ready ;;
 esac

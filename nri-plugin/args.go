@@ -9,6 +9,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"tailscale-nri/nri-plugin/internal/status"
 )
 
 // What the program was called for.
@@ -25,8 +27,10 @@ const (
 // command is a parsed command line.
 type command struct {
 	name   string
-	json   bool                // status, or the doctor's findings, as JSON
-	yaml   bool                // status as YAML
+	json   bool                // the doctor's findings as JSON
+	output string              // of status: one of status.Formats
+	watch  bool                // status again and again
+	pods   []string            // that status is to show, NAMESPACE/POD; none is all
 	limit  int                 // of devices, for the doctor; 0 is none
 	rest   []string            // after the name of a command that looks into a pod
 	getenv func(string) string // the environment, with the flags over it
@@ -34,13 +38,14 @@ type command struct {
 
 const usage = `tailscale-nri gives annotated pods of this node a tailnet node each.
   tailscale-nri [flags]          serve, until SIGTERM; links and identities stay
-  tailscale-nri status           show the nodes that a process serves; -json or -yaml
-  tailscale-nri ready|live       registered, or standing by? does it answer? 1, and why, if not
+  tailscale-nri status [POD ...] this host's pods and their nodes; -o table|wide|json|yaml, -watch
+                                 ends with 0: all Running, 1: not all, 2: nobody could be asked
+  tailscale-nri ready | live     is it registered, or standing by? does it answer? 1 and why if not
   tailscale-nri doctor           check this host and its way to the tailnet; -json, -device-limit N
   tailscale-nri ping|whois|netcheck|bugreport|capture POD   look into its node; ping -help …
 Flags:
   -nri-socket, -state-dir, -status-socket PATH: over NRI_SOCKET, TS_STATE_DIR, TS_STATUS_SOCKET
-  -version              print versions and end
+  -version: print versions and end. A POD is NAMESPACE/POD, or POD in namespace default
 
 Environment, or files in TS_CONFIG_DIR (default):
 `
@@ -60,7 +65,9 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 	over[envStatusSocket] = fs.String("status-socket", "", "")
 	showVersion := fs.Bool("version", false, "")
 	fs.BoolVar(&c.json, "json", false, "")
-	fs.BoolVar(&c.yaml, "yaml", false, "")
+	asYAML := fs.Bool("yaml", false, "")
+	fs.StringVar(&c.output, "o", "", "")
+	fs.BoolVar(&c.watch, "watch", false, "")
 	fs.IntVar(&c.limit, "device-limit", 0, "")
 
 	// The flags may stand before and after the command's name.
@@ -71,6 +78,11 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 	}
 	if err == nil && slices.Contains([]string{cmdStatus, cmdReady, cmdLive, cmdDoctor}, fs.Arg(0)) {
 		c.name = fs.Arg(0)
+		err = fs.Parse(fs.Args()[1:])
+	}
+	var pods []string
+	for err == nil && c.name == cmdStatus && fs.NArg() > 0 {
+		pods = append(pods, fs.Arg(0))
 		err = fs.Parse(fs.Args()[1:])
 	}
 	switch {
@@ -86,20 +98,44 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 	case *showVersion:
 		c.name = cmdVersion
 	}
-	return c, c.checkFlags()
+	if err := c.checkFlags(*asYAML); err != nil {
+		return c, err
+	}
+	return c, c.show(pods, *asYAML)
+}
+
+// show reads what status is to show. -json and -yaml are older spellings of its -o.
+func (c *command) show(pods []string, asYAML bool) error {
+	for _, arg := range pods {
+		pod, err := status.PodName(arg)
+		if err != nil {
+			return err
+		}
+		c.pods = append(c.pods, pod)
+	}
+	if c.name == cmdStatus && c.json {
+		c.output, c.json = status.JSON, false
+	}
+	if asYAML {
+		c.output = status.YAML
+	}
+	if c.output == "" {
+		return nil
+	}
+	return status.CheckFormat(c.output)
 }
 
 // checkFlags says which flag is another command's.
-func (c command) checkFlags() error {
+func (c *command) checkFlags(asYAML bool) error {
 	switch {
-	case c.yaml && c.name != cmdStatus, c.json && c.name != cmdStatus && c.name != cmdDoctor:
-		return errors.New("-json and -yaml belong to the command status, and -json to doctor")
+	case (asYAML || c.output != "" || c.watch) && c.name != cmdStatus, c.json && c.name != cmdStatus && c.name != cmdDoctor:
+		return errors.New("-o, -watch, -json and -yaml belong to the command status, and -json to doctor")
 	case c.limit != 0 && c.name != cmdDoctor:
 		return errors.New("-device-limit belongs to the command doctor")
 	case c.limit < 0:
 		return fmt.Errorf("-device-limit is %d: write how many devices this cluster may have", c.limit)
-	case c.json && c.yaml:
-		return errors.New("-json and -yaml are two answers: ask for one")
+	case c.json && asYAML, c.output != "" && (c.json || asYAML):
+		return errors.New("-o, -json and -yaml each name a format: ask for one")
 	}
 	return nil
 }

@@ -79,7 +79,8 @@ func checks() []check {
 // errFindings says that a check has failed. The table says it all.
 var errFindings = errors.New("something fails")
 
-// notExamined is the error of a doctor that could not look.
+// notExamined is the error of a doctor that could not look, and of a status that
+// could not be asked for.
 type notExamined struct{ error }
 
 func (e notExamined) Unwrap() error { return e.error }

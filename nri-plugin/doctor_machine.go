@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/status"
 )
 
 // examination is for how long a check may take. All run at the same time.
@@ -96,13 +96,11 @@ func (m *machine) controlURL() string {
 	return ipn.DefaultControlURL
 }
 
-// nodes are those that the running plugin serves; ok is false if none answers.
-func (m *machine) nodes(ctx context.Context) (nodes []engine.NodeStatus, ok bool) {
-	code, body, err := ask(ctx, m.cfg.StatusSocket, cmdStatus)
-	if err != nil || code != http.StatusOK {
-		return nil, false
-	}
-	return nodes, json.Unmarshal(body, &nodes) == nil
+// nodes are those that the running plugin serves, and the pods that should have one;
+// ok is false if none answers.
+func (m *machine) nodes(ctx context.Context) (nodes []status.Node, ok bool) {
+	r, err := askReport(ctx, m.cfg.StatusSocket)
+	return r.Nodes, err == nil
 }
 
 // get makes one request, which is not followed elsewhere.

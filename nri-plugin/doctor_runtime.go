@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/status"
 )
 
 // checkConfiguration says whether the process could be started like this.
@@ -59,20 +59,17 @@ func (m *machine) pods(ctx context.Context) []finding {
 		return []finding{unknown("it does not say which pods it serves")}
 	}
 	var findings []finding
-	count := map[engine.State]int{}
+	count := map[string]int{}
 	for _, n := range nodes {
 		count[n.State]++
-		if n.Reason != "" && n.State != engine.Stopped {
+		switch {
+		case n.State == status.NoNode:
+			findings = append(findings, warn(fmt.Sprintf("%s/%s %s", n.Namespace, n.Pod, n.Reason), remedyPods))
+		case n.Reason != "" && n.State != status.Stopped:
 			findings = append(findings, warn(fmt.Sprintf("%s/%s is %s: %s", n.Namespace, n.Pod, n.State, n.Reason), remedyPods))
 		}
 	}
-	// A process of an earlier version has none to say.
-	if code, text, err := ask(ctx, m.cfg.StatusSocket, askWarnings); err == nil && code == http.StatusOK {
-		for line := range strings.Lines(string(text)) {
-			findings = append(findings, warn(line, remedyPods))
-		}
-	}
-	seen := fmt.Sprintf("%d pods, %d of them Running", len(nodes), count[engine.Running])
+	seen := fmt.Sprintf("%d pods, %d of them Running", len(nodes), count[status.Running])
 	return append([]finding{fine(seen)}, findings[:min(len(findings), mostReasons)]...)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/nri/pkg/adaptation"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/status"
 )
 
 func TestCheckConfiguration(t *testing.T) {
@@ -70,9 +71,11 @@ func TestCheckPods(t *testing.T) {
 	m = testMachine(t)
 	h := &health{}
 	h.connect()(nil)
-	h.warns(func() []string { return []string{"default/old gets no node"} })
+	h.warns(func() []status.Node {
+		return []status.Node{{Namespace: "default", Pod: "old", State: status.NoNode, Reason: "gets no tailnet node"}}
+	})
 	serveHealth(t, m, h)
-	expect(t, look(t, m, checkPlugin), resultWarn, "default/old gets no node", remedyPods)
+	expect(t, look(t, m, checkPlugin), resultWarn, "default/old gets no tailnet node", remedyPods)
 }
 
 // TestCheckNRI: what a registered plugin knows of the runtime, and what is left where

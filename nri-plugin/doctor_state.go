@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/status"
 )
 
 // A pod's state is a dozen files, and one for each peer, of a block each.
@@ -150,7 +151,7 @@ func (m *machine) leftovers(ctx context.Context) (l leftovers) {
 		}
 	}
 	for _, p := range state.Pods {
-		served := slices.ContainsFunc(nodes, func(n engine.NodeStatus) bool { return n.UID == p.UID })
+		served := slices.ContainsFunc(nodes, func(n status.Node) bool { return n.UID == p.UID })
 		if p.Gone && !served {
 			l.records = append(l.records, p.Namespace+"/"+p.Name)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/status"
 )
 
 // mostTagSets bounds how many keys are minted for a look.
@@ -75,7 +76,7 @@ func judgeAuthKey(ctx context.Context, m *machine) finding {
 		if strings.Contains(n.Reason, envAuthKey) {
 			return fail(n.Namespace+"/"+n.Pod+": "+n.Reason, remedyAuthKey)
 		}
-		if n.State == engine.Running {
+		if n.State == status.Running {
 			running++
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/status"
 )
 
 // phase is what the process has come to.
@@ -40,13 +41,20 @@ type health struct {
 	// configuration that cannot be used while an earlier one serves would
 	// otherwise take every node of the cluster down at once.
 	remark  string
-	runtime runtimeInfo                // of the last registration
-	warn    func() []string            // pods that run without a node, nil until there is a plugin
-	lacks   func() string              // what it would fail for if it had to serve, "" if nothing; of one that stands by
-	nodes   func() []engine.NodeStatus // nil until there is an engine
-	asked   chan struct{}              // closed when the engine answers, nil while nobody waits
+	runtime runtimeInfo          // of the last registration
+	without func() []status.Node // pods that should have a node and have none, nil until there is a plugin
+	lacks   func() string        // what it would fail for if it had to serve, "" if nothing; of one that stands by
+	pods    podStatus            // nil until there is an engine
+	asked   chan struct{}        // closed when the engine answers, nil while nobody waits
+	inquiry *inquiry             // that is under way, nil if none is
 
-	pods podServer
+	podAPI podServer
+}
+
+// podStatus is what an engine says of its nodes.
+type podStatus interface {
+	Status() []engine.NodeStatus
+	Details() []engine.Detail // which takes longer
 }
 
 // readyText is what a process says that has nothing else to say.
@@ -55,6 +63,15 @@ const readyText = "ready"
 // ready reports whether the process does its work, and in one line why not, or
 // what is to be known all the same.
 func (h *health) ready() (ok bool, text string) {
+	ok, text, remark := h.readiness()
+	if remark != "" {
+		text += "; " + remark
+	}
+	return ok, text
+}
+
+// readiness is ready with the remark apart.
+func (h *health) readiness() (ok bool, text, remark string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch h.phase {
@@ -72,10 +89,7 @@ func (h *health) ready() (ok bool, text string) {
 	case registered:
 		ok, text = true, readyText
 	}
-	if h.remark != "" {
-		text += "; " + h.remark
-	}
-	return ok, text
+	return ok, text, h.remark
 }
 
 // measures are what is counted of the process's state. Its configuration is valid
@@ -111,13 +125,13 @@ func (h *health) live(ctx context.Context) error {
 func (h *health) ask() (answered <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.nodes == nil || h.asked != nil {
+	if h.pods == nil || h.asked != nil {
 		return h.asked
 	}
-	asked, nodes := make(chan struct{}), h.nodes
+	asked, pods := make(chan struct{}), h.pods
 	h.asked = asked
 	go func() {
-		nodes()
+		pods.Status()
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.asked = nil
@@ -126,15 +140,61 @@ func (h *health) ask() (answered <-chan struct{}) {
 	return asked
 }
 
-// status is what the engine says of its nodes.
-func (h *health) status() []engine.NodeStatus {
+// nodes is what the engine says of its nodes, nil while there is none.
+func (h *health) nodes() []engine.NodeStatus {
 	h.mu.Lock()
-	nodes := h.nodes
+	pods := h.pods
 	h.mu.Unlock()
-	if nodes == nil {
+	if pods == nil {
 		return nil
 	}
-	return nodes()
+	return pods.Status()
+}
+
+// inquiry is a question for the details of all nodes. It needs the locks of each
+// backend.
+type inquiry struct {
+	done chan struct{}
+	all  []engine.Detail // once done is closed
+}
+
+// details is all that the engine knows of its nodes. If that takes longer than
+// patience, a backend hangs: it is what nodes says then, and whole is false. There is
+// one inquiry at a time, whoever waits for it.
+func (h *health) details(patience time.Duration) (all []engine.Detail, whole bool) {
+	q := h.inquire()
+	if q == nil {
+		return nil, true
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-q.done:
+		return q.all, true
+	case <-timer.C:
+	}
+	for _, n := range h.nodes() {
+		all = append(all, engine.Detail{NodeStatus: n})
+	}
+	return all, false
+}
+
+func (h *health) inquire() *inquiry {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.inquiry != nil || h.pods == nil {
+		return h.inquiry
+	}
+	q, pods := &inquiry{done: make(chan struct{})}, h.pods
+	h.inquiry = q
+	go func() {
+		q.all = pods.Details()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.inquiry = nil
+		close(q.done)
+	}()
+	return q
 }
 
 // standBy notes that another process serves. A roll ends that one as soon as this
@@ -146,29 +206,29 @@ func (h *health) standBy(lacks func() string) {
 	h.phase, h.lacks = standingBy, lacks
 }
 
-// serves notes that there is an engine, which nodes asks.
-func (h *health) serves(nodes func() []engine.NodeStatus) {
+// serves notes that there is an engine.
+func (h *health) serves(pods podStatus) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.phase, h.nodes = connecting, nodes
+	h.phase, h.pods = connecting, pods
 }
 
-// warns notes who knows of pods that run without a node.
-func (h *health) warns(lines func() []string) {
+// warns notes who knows of pods that should have a node and have none.
+func (h *health) warns(without func() []status.Node) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.warn = lines
+	h.without = without
 }
 
-// warnings has a line for each pod that runs without a node and should have one.
-func (h *health) warnings() []string {
+// withoutNode are the pods that should have a node and have none.
+func (h *health) withoutNode() []status.Node {
 	h.mu.Lock()
-	lines := h.warn
+	without := h.without
 	h.mu.Unlock()
-	if lines == nil {
+	if without == nil {
 		return nil
 	}
-	return lines()
+	return without()
 }
 
 func (h *health) become(p phase, why string) {

@@ -29,7 +29,7 @@ func TestHealth(t *testing.T) {
 		{func() { h.become(misconfigured, "TS_TAGS is bad") }, false, "not ready: TS_TAGS is bad"},
 		{func() { h.standBy(func() string { return lacksRuntime(socket) }) }, false, "not ready to take over: nothing listens on the NRI socket " + socket},
 		{func() { h.standBy(func() string { return lacksRuntime(filepath.Dir(socket)) }) }, true, "standing by: another process"},
-		{func() { h.serves(func() []engine.NodeStatus { return nil }) }, false, "not ready: waiting for the container runtime"},
+		{func() { h.serves(fixedNodes(nil)) }, false, "not ready: waiting for the container runtime"},
 		{func() { r.report(fs.ErrNotExist) }, false, "not ready: nothing listens on the NRI socket " + socket + ":"},
 		{func() { synchronized = h.connect() }, false, "not ready: waiting"},
 		{func() { synchronized(errors.New("disk\nfull")) }, false, "not ready: catching up with the runtime's pods failed: disk; full"},
@@ -57,11 +57,10 @@ func TestLive(t *testing.T) {
 		t.Errorf("without an engine: %v", err)
 	}
 	asked, answer := make(chan struct{}, 10), make(chan struct{})
-	h.serves(func() []engine.NodeStatus {
+	h.serves(hangingPods(func() {
 		asked <- struct{}{}
 		<-answer
-		return nil
-	})
+	}))
 	short, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 3 {
@@ -78,6 +77,12 @@ func TestLive(t *testing.T) {
 		t.Errorf("it answers again, but: %v", err)
 	}
 }
+
+// hangingPods waits before it answers; what takes longer is not to be asked.
+type hangingPods func()
+
+func (p hangingPods) Status() []engine.NodeStatus { p(); return nil }
+func (p hangingPods) Details() []engine.Detail    { panic("a probe measures nothing") }
 
 // TestProbes over the socket, as the kubelet runs them.
 func TestProbes(t *testing.T) {

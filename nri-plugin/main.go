@@ -53,7 +53,7 @@ func main() {
 		up.mark(markAgain)
 		return
 	}
-	if err != nil && !errors.Is(err, errFindings) {
+	if err != nil && !errors.Is(err, errFindings) && !errors.Is(err, errNotRunning) {
 		fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
 	}
 	up.mark(markEnds)
@@ -77,7 +77,7 @@ func serves(args []string) bool {
 func run(ctx context.Context, getenv func(string) string, args []string, stdout, stderr io.Writer) error {
 	cmd, err := parseArgs(args, getenv, stdout)
 	switch {
-	case err != nil && slices.Contains(args, cmdDoctor):
+	case err != nil && (slices.Contains(args, cmdDoctor) || slices.Contains(args, cmdStatus)):
 		return notExamined{err}
 	case err != nil && slices.ContainsFunc(args, isPodTool):
 		return cannotAsk{err}
@@ -93,6 +93,8 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 	case cmdStatus, cmdReady, cmdLive:
 		socket, err := statusSocket(cmd.getenv)
 		switch {
+		case err != nil && cmd.name == cmdStatus:
+			return notExamined{err}
 		case err != nil:
 			return err
 		case cmd.name == cmdStatus:

@@ -109,7 +109,11 @@ func TestBadArguments(t *testing.T) {
 	}{
 		{[]string{"-bogus"}, "-bogus"},
 		{[]string{"statsu"}, `unknown argument "statsu"`},
-		{[]string{"status", "now"}, `unknown argument "now"`},
+		{[]string{"status", "a/b/c"}, `"a/b/c" is not a pod: write NAMESPACE/POD`},
+		{[]string{"status", "-o", "xml"}, "-o is \"xml\": write one of table, wide, json, yaml"},
+		{[]string{"status", "-o", "wide", "-json"}, "ask for one"},
+		{[]string{"-watch"}, "belong to the command status"},
+		{[]string{"ready", "now"}, `unknown argument "now"`},
 		{[]string{"-json"}, "status"},
 		{[]string{"status", "-json", "-yaml"}, "one"},
 		{[]string{"status", "-device-limit", "5"}, "belongs to the command doctor"},
@@ -179,7 +183,7 @@ func TestProcess(t *testing.T) {
 	dir := t.TempDir()
 	p := serving(t, dir)
 	var out strings.Builder
-	if err := showStatus(context.Background(), filepath.Join(dir, "status.sock"), command{}, &out); err != nil || !strings.HasPrefix(out.String(), "POD") {
+	if err := showStatus(context.Background(), filepath.Join(dir, "status.sock"), command{}, &out); !errors.Is(err, errNotRunning) || !strings.HasPrefix(out.String(), "POD") {
 		t.Errorf("status %q, %v", out.String(), err)
 	}
 	r := startRuntime(t, dir, sandbox("plain"))

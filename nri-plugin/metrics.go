@@ -83,7 +83,7 @@ func (m *meters) read() exporter.Process {
 	p := m.itself
 	p.LateContainers, p.Hooks = m.lateContainers.Load(), map[exporter.Hook]measure.Buckets{}
 	p.Registered, p.StandingBy, p.Configured = m.health.measures()
-	p.WithoutNode = len(m.health.warnings())
+	p.WithoutNode = len(m.health.withoutNode())
 	m.hooks.Each(func(hook exporter.Hook, times *measure.Histogram) { p.Hooks[hook] = times.Buckets() })
 	m.mu.Lock()
 	engine, calls := m.engine, m.calls

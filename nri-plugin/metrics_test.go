@@ -22,6 +22,7 @@ import (
 	"tailscale-nri/engine/exporter"
 	"tailscale-nri/engine/measure"
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/status"
 )
 
 // startMetrics serves metrics until the test ends and returns the address.
@@ -110,7 +111,7 @@ func TestMetricsOfHealth(t *testing.T) {
 	expect("a bad change", true, false, false)
 	h.disconnected(errClosed, "gone")
 	expect("disconnected", false, false, false)
-	h.warns(func() []string { return []string{"a", "b"} })
+	h.warns(func() []status.Node { return make([]status.Node, 2) })
 	if n := m.read().WithoutNode; n != 2 {
 		t.Errorf("%d pods without a node, want 2", n)
 	}

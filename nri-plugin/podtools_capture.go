@@ -140,8 +140,12 @@ func (c *capturing) open(stdout io.Writer) (w io.Writer, finish func() error, er
 	return f, f.Close, nil
 }
 
-// isTerminal reports whether what is written to the file is shown to somebody.
-func isTerminal(f *os.File) (is bool) {
+// isTerminal reports whether what is written to w is shown to somebody.
+func isTerminal(w io.Writer) (is bool) {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
 	if conn, err := f.SyscallConn(); err == nil {
 		_ = conn.Control(func(fd uintptr) {
 			_, err := unix.IoctlGetTermios(int(fd), unix.TCGETS)

@@ -96,7 +96,7 @@ func newRig(t *testing.T) *rig {
 	must(t, err)
 	h := &health{}
 	h.serves(r.engine.Status)
-	h.pods.serves(r.engine.PodAPI())
+	h.podAPI.serves(r.engine.PodAPI())
 	h.connect()(nil)
 	r.socket = filepath.Join(r.dir, "status.sock")
 	ln, err := listenStatus(t.Context(), r.socket)

@@ -3,11 +3,15 @@
 package main
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/containerd/nri/pkg/api"
+
+	"tailscale-nri/nri-plugin/internal/status"
 )
 
 // annotationRestarts is what the kubelet says of a container that it creates
@@ -23,9 +27,11 @@ type refusals struct {
 }
 
 type refusal struct {
-	pod string // namespace/name
-	why string
-	ran bool // a container of the sandbox ran, or runs
+	namespace, pod, uid string
+
+	why   string
+	ran   bool      // a container of the sandbox ran, or runs
+	since time.Time // this is known
 }
 
 // note remembers why the sandbox gets no node, and reports whether that is news:
@@ -37,7 +43,14 @@ func (r *refusals) note(sb *api.PodSandbox, why error, ran bool) (news bool) {
 	if r.known == nil {
 		r.known = make(map[string]refusal)
 	}
-	r.known[sb.GetId()] = refusal{pod: sb.GetNamespace() + "/" + sb.GetName(), why: why.Error(), ran: ran || was.ran}
+	is := refusal{
+		namespace: sb.GetNamespace(), pod: sb.GetName(), uid: sb.GetUid(),
+		why: why.Error(), ran: ran || was.ran, since: time.Now(),
+	}
+	if again {
+		is.since = was.since
+	}
+	r.known[sb.GetId()] = is
 	return !again || was.why != why.Error()
 }
 
@@ -72,17 +85,30 @@ func (r *refusals) drop(sandboxID string) {
 	delete(r.known, sandboxID)
 }
 
-// lines has one for each sandbox, sorted.
-func (r *refusals) lines() (out []string) {
+// nodes are the pods, by namespace and name, as those of a status.
+func (r *refusals) nodes() (out []status.Node) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, s := range r.known {
-		what := "gets no tailnet node"
+	for id, s := range r.known {
+		what := "gets no tailnet node: "
 		if s.ran {
-			what = "runs without a tailnet node"
+			what = "runs without a tailnet node: "
 		}
-		out = append(out, s.pod+" "+what+": "+s.why)
+		out = append(out, status.Node{
+			Namespace: s.namespace, Pod: s.pod, UID: s.uid, SandboxID: id,
+			State: status.NoNode, Reason: what + s.why, Since: s.since,
+		})
 	}
-	slices.Sort(out)
+	slices.SortFunc(out, func(a, b status.Node) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.SandboxID, b.SandboxID))
+	})
 	return out
+}
+
+// warningLines has a line for each of the pods.
+func warningLines(nodes []status.Node) (lines []string) {
+	for _, n := range nodes {
+		lines = append(lines, n.Namespace+"/"+n.Pod+" "+n.Reason)
+	}
+	return lines
 }

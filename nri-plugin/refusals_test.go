@@ -27,7 +27,7 @@ func TestRefusals(t *testing.T) {
 		t.Error("one that ran is no longer known to have, or another is")
 	}
 	want := []string{"default/a runs without a tailnet node: bad", "default/b gets no tailnet node: bad"}
-	if got := refused.lines(); !slices.Equal(got, want) {
+	if got := warningLines(refused.nodes()); !slices.Equal(got, want) {
 		t.Errorf("lines %q, want %q", got, want)
 	}
 	refused.keep(map[string]bool{"id-b": true})
@@ -35,7 +35,7 @@ func TestRefusals(t *testing.T) {
 		t.Error("a sandbox that is gone is remembered")
 	}
 	refused.drop("id-a")
-	if got := refused.lines(); len(got) != 1 {
+	if got := warningLines(refused.nodes()); len(got) != 1 {
 		t.Errorf("lines %q", got)
 	}
 	restarted := &api.Container{Annotations: map[string]string{annotationRestarts: "3"}}
@@ -87,7 +87,7 @@ func TestRanBefore(t *testing.T) {
 			if n := book.count("sandbox=id-ingress") - book.count("hook done"); n > 2 {
 				t.Errorf("the log has %d lines of one pod:\n%s", n, book)
 			}
-			lines := strings.Join((<-p).refused.lines(), "\n")
+			lines := strings.Join(warningLines((<-p).refused.nodes()), "\n")
 			for _, want := range []string{"default/ingress runs without", "default/kata runs without", "default/typo runs without", "default/waits gets no"} {
 				if !strings.Contains(lines, want) {
 					t.Errorf("the status does not say %q:\n%s", want, lines)

@@ -54,7 +54,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 			return err
 		}
 		defer ln.Close()
-		parts = append(parts, (&statusServer{health: h, ln: ln}).Run)
+		parts = append(parts, (&statusServer{health: h, host: hostName(cfg), ln: ln}).Run)
 	}
 	held := &policies{}
 	held.now.Store(cfg.Policy)
@@ -134,7 +134,7 @@ func (d *daemon) Run(ctx context.Context) error {
 		pods: eng, defaults: defaultsOf(d.cfg), policies: d.policies, resolver: hooks.resolver, hooks: hooks,
 		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log, meters: d.meters,
 	}
-	d.health.warns(p.refused.lines)
+	d.health.warns(p.refused.nodes)
 	reg := &registration{socket: d.cfg.NRISocket, plugin: p, health: d.health, log: d.log}
 	return runEngine(ctx, eng.Run, func(ctx context.Context) error { return runAll(ctx, reg.Run, hooks.Run) })
 }
@@ -163,8 +163,8 @@ func lacksRuntime(socket string) string {
 
 // begin says that this process serves.
 func (d *daemon) begin(eng *engine.Engine) {
-	d.health.serves(eng.Status)
-	d.health.pods.serves(eng.PodAPI())
+	d.health.serves(eng)
+	d.health.podAPI.serves(eng.PodAPI())
 	d.up.mark(markServes)
 	if !d.ownPace {
 		time.AfterFunc(startTime, func() { debug.SetGCPercent(gcPercent) })

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,27 +11,30 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
-	"sigs.k8s.io/yaml"
-
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/status"
 )
 
-// askWarnings is what to ask for the pods that run without a node.
-const askWarnings = "warnings"
+// What a statusServer answers beyond cmdReady, cmdLive and askRuntime.
+const (
+	askStatus = "v1/status" // a status.Report
+	// Of commands of earlier versions: the nodes as the engine has them, and a line
+	// for each pod that runs without one and should not.
+	askOldStatus   = "status"
+	askOldWarnings = "warnings"
+)
 
-// statusServer answers on a unix socket: GET /status with the engine's nodes,
-// GET /warnings with a line for each pod that runs without one and should not, GET /runtime with a runtimeInfo, GET /ready and GET /live with 200 or 503 and a line that says why,
-// and /v1/pods/ as [engine.Engine.PodAPI] does.
+// statusServer answers on a unix socket: GET /v1/status with a [status.Report],
+// GET /runtime with a runtimeInfo, GET /ready and GET /live with 200 or 503 and a
+// line that says why, and /v1/pods/ as [engine.Engine.PodAPI] does.
 type statusServer struct {
 	health *health
+	host   string // the Kubernetes node
 	ln     net.Listener
 }
 
@@ -74,7 +76,7 @@ func removeDeadSocket(ctx context.Context, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
 	for {
-		_, _, err := ask(ctx, path, cmdStatus)
+		_, _, err := ask(ctx, path, cmdReady)
 		switch {
 		case absent(err):
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -91,18 +93,22 @@ func removeDeadSocket(ctx context.Context, path string) error {
 // Run serves until ctx is done, then removes the socket and returns nil.
 func (s *statusServer) Run(ctx context.Context) error {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		nodes := append([]engine.NodeStatus{}, s.health.status()...) // "[]" and not "null"
-		// An error here is the reader's who went away.
-		_ = json.NewEncoder(w).Encode(nodes)
-	})
-	mux.HandleFunc("GET /"+askWarnings, func(w http.ResponseWriter, _ *http.Request) {
-		answerProbe(w, true, strings.Join(s.health.warnings(), "\n"))
+	s.register(mux)
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	if err := srv.Serve(s.ln); ctx.Err() == nil {
+		return fmt.Errorf("serving the status: %w", err)
+	}
+	return nil
+}
+
+// register has the mux answer what this process says of itself.
+func (s *statusServer) register(mux *http.ServeMux) {
+	mux.HandleFunc("GET /"+askStatus, func(w http.ResponseWriter, _ *http.Request) {
+		answerJSON(w, s.report())
 	})
 	mux.HandleFunc("GET /"+askRuntime, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(s.health.registeredWith())
+		answerJSON(w, s.health.registeredWith())
 	})
 	mux.HandleFunc("GET /"+cmdReady, func(w http.ResponseWriter, _ *http.Request) {
 		ok, text := s.health.ready()
@@ -115,60 +121,39 @@ func (s *statusServer) Run(ctx context.Context) error {
 		}
 		answerProbe(w, true, "live")
 	})
-	s.health.pods.register(mux, s.health.ready)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	defer context.AfterFunc(ctx, func() { srv.Close() })()
-	if err := srv.Serve(s.ln); ctx.Err() == nil {
-		return fmt.Errorf("serving the status: %w", err)
-	}
-	return nil
+	s.health.podAPI.register(mux, s.health.ready)
+	mux.HandleFunc("GET /"+askOldStatus, func(w http.ResponseWriter, _ *http.Request) {
+		answerJSON(w, append([]engine.NodeStatus{}, s.health.nodes()...)) // "[]" and not "null"
+	})
+	mux.HandleFunc("GET /"+askOldWarnings, func(w http.ResponseWriter, _ *http.Request) {
+		answerProbe(w, true, strings.Join(warningLines(s.health.withoutNode()), "\n"))
+	})
 }
 
-// showStatus asks the process on this node and prints what it says, as a table
-// or as cmd wants it. Below the table is what else there is to know.
-func showStatus(ctx context.Context, socket string, cmd command, w io.Writer) error {
-	code, body, err := fetch(ctx, socket, cmdStatus)
-	if err == nil && code != http.StatusOK {
-		err = fmt.Errorf("asking for the status on %s: it answered %d", socket, code)
-	}
-	if err == nil && cmd.yaml {
-		body, err = yaml.JSONToYAML(body)
-	}
-	if err != nil {
-		return err
-	}
-	if cmd.json || cmd.yaml {
-		_, err := w.Write(body)
-		return err
-	}
-	var nodes []engine.NodeStatus
-	if err := json.Unmarshal(body, &nodes); err != nil {
-		return fmt.Errorf("reading the status: %w", err)
-	}
-	if err := printStatus(w, nodes, time.Now()); err != nil {
-		return err
-	}
-	return showRest(ctx, socket, w)
-}
-
-// showRest prints why the process is not ready, if it is not, and what it warns of.
-func showRest(ctx context.Context, socket string, w io.Writer) error {
-	_, text, err := fetch(ctx, socket, cmdReady)
-	if err != nil {
-		return err
-	}
-	if string(text) != readyText {
-		fmt.Fprintf(w, "\n%s\n", text)
-	}
-	// A process of an earlier version has none to say.
-	if code, text, err := fetch(ctx, socket, askWarnings); err == nil && code == http.StatusOK && len(text) > 0 {
-		fmt.Fprintf(w, "\n%s\n", text)
-	}
-	return nil
+func answerJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	// An error here is the reader's who went away.
+	_ = json.NewEncoder(w).Encode(v)
 }
 
 // statusPatience is how long a process may take to say its status.
 const statusPatience = 10 * time.Second
+
+// askReport asks the process on socket for its report. Its error is for somebody who
+// is to be told what to do.
+func askReport(ctx context.Context, socket string) (status.Report, error) {
+	code, body, err := fetch(ctx, socket, askStatus)
+	switch {
+	case err != nil:
+		return status.Report{}, err
+	case code == http.StatusNotFound:
+		return status.Report{}, fmt.Errorf("the process on %s is of an earlier version than this command (%s), and has no /%s: "+
+			"use the command of its own version, in its pod, or ask again once it has been replaced", socket, ourVersion(), askStatus)
+	case code != http.StatusOK:
+		return status.Report{}, fmt.Errorf("asking for /%s on %s: it answered %d: %s", askStatus, socket, code, body)
+	}
+	return status.Decode(body)
+}
 
 // fetch is ask for somebody who is to be told what to do about an error.
 func fetch(ctx context.Context, socket, what string) (code int, body []byte, err error) {
@@ -205,47 +190,4 @@ func ask(ctx context.Context, socket, what string) (code int, body []byte, err e
 	defer resp.Body.Close()
 	body, err = io.ReadAll(resp.Body)
 	return resp.StatusCode, body, err
-}
-
-// printStatus writes one line per node, by namespace and pod.
-func printStatus(w io.Writer, nodes []engine.NodeStatus, now time.Time) error {
-	slices.SortFunc(nodes, func(a, b engine.NodeStatus) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.SandboxID, b.SandboxID))
-	})
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "POD\tNAME\tSTATE\tSINCE\tREADY IN\tADDRESSES\tREASON")
-	for _, n := range nodes {
-		fmt.Fprintf(tw, "%s/%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Namespace, n.Pod, nameOf(n), n.State,
-			age(n.Since, now), readyIn(n.ReadyIn), addresses(n.Addresses), cmp.Or(n.Reason, "-"))
-	}
-	return tw.Flush()
-}
-
-// nameOf is the node's name in the tailnet, or the one that it wishes for.
-func nameOf(n engine.NodeStatus) string {
-	given, _, _ := strings.Cut(n.DNSName, ".")
-	return cmp.Or(given, n.Hostname)
-}
-
-// age is the time since t in whole seconds.
-func age(t, now time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return now.Sub(t).Round(time.Second).String()
-}
-
-func readyIn(d time.Duration) string {
-	if d == 0 {
-		return "-"
-	}
-	return d.Round(time.Millisecond).String()
-}
-
-func addresses(list []netip.Addr) string {
-	text := make([]string, len(list))
-	for i, a := range list {
-		text[i] = a.String()
-	}
-	return cmp.Or(strings.Join(text, ","), "-")
 }

@@ -69,6 +69,7 @@ type Device struct {
 	// DirectIn and DirectOut are what other pods of this host have handed to
 	// this one and what it has handed to them: see Divert.
 	DirectIn, DirectOut Traffic
+	directAt            atomic.Int64 // the last of these batches, in Unix nanoseconds
 
 	closeOnce sync.Once
 	closeErr  error
@@ -107,6 +108,7 @@ func newDevice(name string, file *os.File, conn syscall.RawConn, out *sender) *D
 	// Made once: a function value made for each system call would be an
 	// allocation for each.
 	d.receiveOnce, d.sendOnce, d.direct.sendOnce = d.tryReceive, d.trySend, d.direct.send
+	d.direct.from = d
 	d.events <- tun.EventUp
 	return d
 }

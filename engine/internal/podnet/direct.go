@@ -5,6 +5,7 @@ package podnet
 import (
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -67,9 +68,19 @@ func (t *Traffic) add(s frameSize) {
 	t.Bytes.Add(s.bytes)
 }
 
+// LastDirect returns when this pod and another one of this host last handed each
+// other a packet, zero if never: see Divert.
+func (d *Device) LastDirect() time.Time {
+	at := d.directAt.Load()
+	if at == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, at)
+}
+
 // directSender collects frames that go from one pod to another one of this host.
 type directSender struct {
-	to       *Device
+	from, to *Device
 	sendOnce func(fd uintptr)
 	iovs     [readAhead]unix.Iovec
 	sizes    [readAhead]frameSize
@@ -113,6 +124,9 @@ func (s *directSender) flush() {
 	if s.n == 0 {
 		return
 	}
+	now := time.Now().UnixNano() // once for a batch
+	s.from.directAt.Store(now)
+	s.to.directAt.Store(now)
 	_ = s.to.conn.Control(s.sendOnce) // a device that was closed loses what it is sent
 	clear(s.iovs[:s.n])               // or they would keep a batch from the collector
 	s.to, s.n = nil, 0

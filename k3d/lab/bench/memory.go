@@ -40,7 +40,8 @@ func memoryOver(ctx context.Context, cfg Config, r *report) error {
 
 // memoryOf adds pods to one host and reads the plugin's memory at each number: the resident memory of the process that
 // serves, and the proportional one of it and its supervisor, which share the binary's text. Two stock tailscaleds are in
-// the same tailnet, and what one of them holds is read too. With the last number it reads what the process uses while nothing happens.
+// the same tailnet, and what one of them holds is read too. With the last number it reads what the process uses while
+// nothing happens, and how long it takes to say how its nodes are.
 func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r *report) error {
 	if err := t.plane.SetApart(ctx, shape == shapeApart); err != nil {
 		return err
@@ -50,15 +51,19 @@ func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r 
 		return err
 	}
 	var stock []int
+	var caller *place // that sees the pods
 	for range 2 {
 		if of != ofNew {
 			break
 		}
-		peer, _, err := t.addPeer(ctx)
+		peer, at, err := t.addPeer(ctx)
 		if err != nil {
 			return err
 		}
 		stock = append(stock, peer.Process().PID())
+		if shape == shapeMesh {
+			caller = &at
+		}
 	}
 	have := 0
 	for _, want := range cfg.Pods {
@@ -90,7 +95,11 @@ func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r 
 			return err
 		}
 	}
-	return h.idle(ctx, cfg, fmt.Sprintf("Idle/shape=%s/pods=%d", shape, have), of, r)
+	at := fmt.Sprintf("shape=%s/pods=%d", shape, have)
+	if err := h.idle(ctx, cfg, "Idle/"+at, of, r); err != nil {
+		return err
+	}
+	return t.statusTimes(ctx, h, caller, at, of, r)
 }
 
 // idle reads what a process uses that is asked for nothing.

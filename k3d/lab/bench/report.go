@@ -28,6 +28,7 @@ const (
 	unitRSS     = "RSS-MiB"
 	unitPSS     = "PSS-MiB"
 	unitIdle    = "millicores"
+	unitBytes   = "answer-B"
 )
 
 var higherIsBetter = []string{unitRate, unitPackets}

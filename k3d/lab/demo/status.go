@@ -14,23 +14,24 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
 
 // Node is what the plugin says of a pod's node, as far as it counts here.
 type Node struct {
-	SandboxID string        `json:"sandboxID"`
-	Hostname  string        `json:"hostname"`
-	State     string        `json:"state"`
-	Reason    string        `json:"reason"`
-	Addresses []netip.Addr  `json:"addresses"` // IPv4 first
-	NodeID    string        `json:"nodeID"`
-	DNSName   string        `json:"dnsName"`
-	ReadyIn   time.Duration `json:"readyIn"`
+	SandboxID string       `json:"sandboxID"`
+	Hostname  string       `json:"hostname"`
+	State     string       `json:"state"`
+	Reason    string       `json:"reason"`
+	Addresses []netip.Addr `json:"addresses"` // IPv4 first
+	NodeID    string       `json:"nodeID"`
+	DNSName   string       `json:"dnsName"`
 }
 
-// Status asks the plugin on its socket, which answers sooner than its command line.
+// Status asks the plugin on its socket, which answers sooner than its command line. Pods that should have a node and have
+// none are left out.
 func (s *Scene) Status(ctx context.Context) ([]Node, error) {
 	socket := filepath.Join(s.Lab.NodeRun(), "tailscale-nri", "status.sock")
 	client := http.Client{Transport: &http.Transport{
@@ -39,7 +40,7 @@ func (s *Scene) Status(ctx context.Context) ([]Node, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://plugin/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://plugin/v1/status", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -48,11 +49,11 @@ func (s *Scene) Status(ctx context.Context) ([]Node, error) {
 		return nil, fmt.Errorf("asking the plugin for its status: %w", err)
 	}
 	defer res.Body.Close()
-	var nodes []Node
-	if err := json.NewDecoder(res.Body).Decode(&nodes); err != nil {
+	var report struct{ Nodes []Node }
+	if err := json.NewDecoder(res.Body).Decode(&report); err != nil {
 		return nil, fmt.Errorf("reading the plugin's status: %w", err)
 	}
-	return nodes, nil
+	return slices.DeleteFunc(report.Nodes, func(n Node) bool { return n.State == "NoNode" }), nil
 }
 
 // nodeOf is the node of one sandbox, and false if the plugin knows none.

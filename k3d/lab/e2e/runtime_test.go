@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -63,9 +64,10 @@ func TestRanBefore(t *testing.T) {
 		}
 	}
 	status := s.status()
-	for _, want := range []string{"default/ingress runs without a tailnet node", "default/typo runs without a tailnet node", "default/never gets no tailnet node"} {
-		if !strings.Contains(status, want) {
-			t.Errorf("the status does not say %q:\n%s", want, status)
+	for pod, want := range map[string]string{"ingress": "runs without a", "typo": "runs without a", "never": "gets no"} {
+		line := regexp.MustCompile(`(?m)^default/` + pod + ` +NoNode .* ` + want + ` tailnet node: `)
+		if !line.MatchString(status) {
+			t.Errorf("the status does not say of %s that it %s node:\n%s", pod, want, status)
 		}
 	}
 	s.must(s.Plugin.End(s.ctx, unix.SIGTERM))

@@ -53,7 +53,7 @@ lab-image:
 
 # With its output, which has the gap of a roll.
 .PHONY: e2e
-e2e: lab-kube lab-image ## run the tests on Kubernetes: the manifests and the image, on two nodes of its own (10 minutes)
+e2e: lab-kube lab-image kubectl-plugin ## run the tests on Kubernetes: the manifests and the image, on two nodes of its own (10 minutes)
 	nice $(GO) test -v -count 1 -timeout 45m ./k3d/lab/kube/e2e
 
 .PHONY: e2e-down

@@ -21,6 +21,7 @@ func TestCluster(t *testing.T) {
 	s.play("a pod that did not opt in is as it would be without the plugin", before.untouched)
 	s.play("pods of both nodes and a peer reach each other", reach)
 	s.play("the doctor finds nothing to remedy", healthy)
+	s.play("kubectl tailscale-nri shows the pods of all hosts", kubectlPlugin)
 	s.play("services, DNS and probes work over eth0", services)
 	s.play("a rollout's pods have new identities, a StatefulSet's keeps its name, a Job ends", workloads)
 	s.play("an invalid annotation shows in kubectl describe", invalidAnnotation)

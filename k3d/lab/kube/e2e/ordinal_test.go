@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 )
@@ -52,13 +51,9 @@ func (s *stage) awaitServedBy(agents, node, pod string) (found tailnetNode) {
 		if err != nil {
 			return err
 		}
-		out, err := s.Kubectl(s.ctx, "exec", "-n", agents, agent, "--", "/tailscale-nri", "status", "-json")
+		nodes, err := s.statusOf(agents, agent)
 		if err != nil {
 			return err
-		}
-		var nodes []tailnetNode
-		if err := json.Unmarshal([]byte(out), &nodes); err != nil {
-			return fmt.Errorf("%w: %s", err, out)
 		}
 		for _, n := range nodes {
 			if n.Pod == pod && n.State == "Running" {
@@ -66,7 +61,7 @@ func (s *stage) awaitServedBy(agents, node, pod string) (found tailnetNode) {
 				return nil
 			}
 		}
-		return fmt.Errorf("%s serves %s", agent, out)
+		return fmt.Errorf("%s serves %+v", agent, nodes)
 	})
 	return found
 }

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"tailscale.com/ipn/ipnstate"
+	"tailscale.com/types/key"
+
+	"tailscale-nri/engine/measure"
+)
+
+// activeFor is how long after a packet tailscale.com keeps the way to a peer open
+// and looks for better ones (wgengine/magicsock, sessionActiveTimeout). After that
+// the way of the next packet is anybody's guess.
+const activeFor = 45 * time.Second
+
+// Detail is all that is known of a node at one moment.
+type Detail struct {
+	NodeStatus
+	Measured    measure.Pod
+	LoginServer string // of its tailnet; "" if the configuration no longer has that
+
+	// Active is whether the pod has sent a packet to a peer within the last 45 s, or
+	// exchanged one with another pod of this host. What follows is zero without.
+	Active bool
+	// Path is the way of the last of these packets. It is Direct once the peer has
+	// answered on that way; packets go over DERP as well until then.
+	Path     measure.Path
+	PathDERP string // code of the region, of DERP
+
+	Sessions []PeerSession // the last that was sent to first
+}
+
+// PeerSession is a peer with which WireGuard has a session.
+type PeerSession struct {
+	Name    string     // in MagicDNS, without the final dot; "" of one that the netmap no longer has
+	Address netip.Addr // its first one
+
+	Active   bool         // a packet was sent to it within the last 45 s
+	Path     measure.Path // of the next packet to it, if it is Active
+	Endpoint string       // host:port, of Direct and PeerRelay
+	DERP     string       // code of the region, of DERP
+
+	LastWrite     time.Time // of a packet to it, WireGuard's own included
+	LastHandshake time.Time
+	// BytesIn and BytesOut are WireGuard's, with its headers, since it last knew
+	// nothing of the peer.
+	BytesIn, BytesOut uint64
+}
+
+// Details returns all that is known of the nodes, by namespace and name. Nothing
+// is kept for it. It takes longer than Status: where a node has a session,
+// tailscale.com goes through all peers of that node.
+func (e *Engine) Details() (out []Detail) {
+	for _, s := range e.refused() {
+		out = append(out, Detail{NodeStatus: s})
+	}
+	var read usermetrics
+	for _, n := range e.snapshot() {
+		out = append(out, n.detail(&read))
+	}
+	slices.SortFunc(out, func(a, b Detail) int { return byPod(&a.NodeStatus, &b.NodeStatus) })
+	return out
+}
+
+// byPod orders nodes by namespace, name and UID.
+func byPod(a, b *NodeStatus) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.UID, b.UID))
+}
+
+func (n *node) detail(read *usermetrics) Detail {
+	d := Detail{NodeStatus: n.snapshot()}
+	d.Measured = n.measure(&d.NodeStatus, read)
+	if tn, ok := n.e.tailnets[d.Features.Profile]; ok {
+		d.LoginServer = tn.ControlURL()
+	}
+	n.mu.Lock()
+	device, session := n.device, n.session
+	n.mu.Unlock()
+	if device == nil || session == nil {
+		return d
+	}
+	d.Sessions = session.b.peerSessions()
+	var last time.Time
+	if len(d.Sessions) > 0 && d.Sessions[0].Active {
+		p := &d.Sessions[0]
+		last, d.Active, d.Path, d.PathDERP = p.LastWrite, true, p.Path, p.DERP
+	}
+	if local := device.LastDirect(); time.Since(local) < activeFor && local.After(last) {
+		d.Active, d.Path, d.PathDERP = true, measure.Local, ""
+	}
+	return d
+}
+
+// peerSessions are the peers with which WireGuard has a session, the last that was
+// sent to first.
+func (b *backend) peerSessions() (sessions []PeerSession) {
+	keys := b.engine.sessions.keys()
+	if len(keys) == 0 {
+		return nil
+	}
+	sb := &ipnstate.StatusBuilder{WantPeers: true}
+	b.sys.MagicSock.Get().UpdateStatus(sb)
+	paths := sb.Status().Peer
+	for _, k := range keys {
+		if s, ok := b.peerSession(k, paths[k]); ok {
+			sessions = append(sessions, s)
+		}
+	}
+	slices.SortFunc(sessions, func(a, b PeerSession) int {
+		return cmp.Or(b.LastWrite.Compare(a.LastWrite), cmp.Compare(a.Name, b.Name))
+	})
+	return sessions
+}
+
+// peerSession is the session with one peer, whose way may be nil; ok is false if
+// there is none.
+func (b *backend) peerSession(k key.NodePublic, way *ipnstate.PeerStatus) (s PeerSession, ok bool) {
+	peer, ok := b.engine.PeerByKey(k)
+	if !ok || peer.LastHandshake().IsZero() {
+		return s, false
+	}
+	s.LastHandshake, s.BytesIn, s.BytesOut = peer.LastHandshake(), peer.RxBytes(), peer.TxBytes()
+	if node, _, known := b.WhoIsNodeKey(k); known {
+		s.Name = strings.TrimSuffix(node.Name(), ".")
+		if all := node.Addresses(); all.Len() > 0 {
+			s.Address = all.At(0).Addr()
+		}
+	}
+	if way == nil {
+		return s, true
+	}
+	s.LastWrite, s.Active = way.LastWrite, way.Active
+	switch {
+	case !s.Active:
+	case way.CurAddr != "":
+		s.Path, s.Endpoint = measure.Direct, way.CurAddr
+	case way.PeerRelay != "":
+		s.Path, s.Endpoint = measure.PeerRelay, way.PeerRelay
+	default:
+		s.Path, s.DERP = measure.DERP, way.Relay
+	}
+	return s, true
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"unicode"
+
+	"tailscale-nri/nri-plugin/internal/status"
+)
+
+// finding is one of the doctor's, as it says them in JSON.
+type finding struct {
+	Check  string `json:"check"`
+	Result string `json:"result"` // ok, warn, fail or unknown
+	Seen   string `json:"seen"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+const (
+	resultOK   = "ok"
+	resultFail = "fail"
+)
+
+// examined is what the doctor found on a host.
+type examined struct {
+	Host     string    `json:"host"`
+	Findings []finding `json:"findings"`
+	Error    string    `json:"error,omitempty"` // why there are none
+}
+
+// showDoctor has the doctor examine all hosts, or one.
+func showDoctor(ctx context.Context, k kubectl, o options, s streams) (int, error) {
+	agents, note, err := k.findAgents(ctx, o.agentNamespace, o.node)
+	switch {
+	case err != nil:
+		return 0, err
+	case len(agents) == 0 && o.node != "":
+		return 0, fmt.Errorf("host %s has no agent: is that the name of a node (kubectl get nodes)?", o.node)
+	case len(agents) == 0:
+		return 0, errNoAgents
+	}
+	s.remark(note)
+	hosts := each(byHost(agents), func(host string, agents []pod) examined {
+		return k.examine(ctx, host, agents, o)
+	})
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if o.format == status.JSON {
+		err = printJSON(s.out, hosts)
+	} else {
+		err = printFindings(s.out, hosts, o.verbose)
+	}
+	return doctorCode(hosts), err
+}
+
+// examine runs the doctor in the first of a host's agents where that can be done:
+// what it looks at is the host, and the same for all.
+func (k kubectl) examine(ctx context.Context, host string, agents []pod, o options) examined {
+	args := []string{"doctor", "-json"}
+	if o.limit > 0 {
+		args = append(args, "-device-limit", strconv.Itoa(o.limit))
+	}
+	e := examined{Host: host, Findings: []finding{}}
+	var failed []string
+	for _, agent := range agents {
+		why := agent.notRunning()
+		if why == "" {
+			out, err := k.exec(ctx, agent, o.timeout, args...)
+			// It ends with 1 where it has found something.
+			if json.Unmarshal(out, &e.Findings) == nil {
+				return e
+			}
+			why = "it says nothing that can be read"
+			if err != nil {
+				why = err.Error()
+			}
+		}
+		failed = append(failed, fmt.Sprintf("agent %s does not answer: %s", agent.name(), why))
+	}
+	e.Error = strings.Join(failed, "; ")
+	return e
+}
+
+// doctorCode is what the doctor's own exit code would be, of all hosts.
+func doctorCode(hosts []examined) int {
+	code := status.ExitOK
+	for _, h := range hosts {
+		if h.Error != "" {
+			return status.ExitNotAsked
+		}
+		if slices.ContainsFunc(h.Findings, func(f finding) bool { return f.Result == resultFail }) {
+			code = status.ExitTrouble
+		}
+	}
+	return code
+}
+
+// printFindings writes a line for each finding, and below it the remedy if it has
+// one; what is right is counted, unless all are to be shown.
+func printFindings(w io.Writer, hosts []examined, all bool) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(cells ...string) { fmt.Fprintln(tw, clean(strings.Join(cells, "\t"))) }
+	row("HOST", "CHECK", "RESULT", "SEEN, AND REMEDY")
+	for _, h := range hosts {
+		if h.Error != "" {
+			row(h.Host, "-", "unknown", h.Error)
+			continue
+		}
+		right := 0
+		for _, f := range h.Findings {
+			if f.Result == resultOK && !all {
+				right++
+				continue
+			}
+			row(h.Host, f.Check, f.Result, f.Seen)
+			if f.Remedy != "" {
+				row("", "", "", "remedy: "+f.Remedy)
+			}
+		}
+		if !all {
+			row(h.Host, "-", resultOK, fmt.Sprintf("%d of %d findings; -v shows them", right, len(h.Findings)))
+		}
+	}
+	return tw.Flush()
+}
+
+func printJSON(w io.Writer, hosts []examined) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(map[string]any{"apiVersion": status.APIVersion, "hosts": hosts})
+}
+
+// clean has no control characters but the tabs of a table: they could move the
+// terminal's cursor.
+func clean(s string) string {
+	return string(bytes.Map(func(r rune) rune {
+		if r != '\t' && unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, []byte(s)))
+}
