@@ -17,8 +17,8 @@ import (
 type life struct {
 	*run
 	cycle
-	role *role
-	pods []lab.Pod // all sandboxes so far
+	podRecord *podRecord
+	pods      []lab.Pod // all sandboxes so far
 }
 
 // live makes the cycle's pod, has it go through what its kind says, and removes it. The error names the pod.
@@ -26,13 +26,13 @@ func (r *run) live(ctx context.Context, c cycle) error {
 	name := fmt.Sprintf("c%d", c.number)
 	l := &life{run: r, cycle: c}
 	// The hostname is given, since a second sandbox has another name: see sandbox.
-	l.role = r.cast.add(fmt.Sprintf("cycle %d, %v", c.number, c.kind), name, fmt.Sprintf("uid-soak-%d", c.number), "soak-"+name)
+	l.podRecord = r.history.add(fmt.Sprintf("cycle %d, %v", c.number, c.kind), name, fmt.Sprintf("uid-soak-%d", c.number), "soak-"+name)
 	err := l.act(ctx)
 	for _, pod := range l.pods {
 		err = errors.Join(err, r.kubelet.remove(ctx, pod.ID))
 	}
 	if err != nil {
-		return fmt.Errorf("%v: %w", l.role, err)
+		return fmt.Errorf("%v: %w", l.podRecord, err)
 	}
 	return nil
 }
@@ -65,18 +65,18 @@ func (l *life) act(ctx context.Context) error {
 // sandbox makes the pod's next one. A kubelet counts attempts in the sandbox's name; here names differ, and the UID
 // makes it the same pod.
 func (l *life) sandbox(ctx context.Context) error {
-	name := l.role.name
+	name := l.podRecord.name
 	if n := len(l.pods); n > 0 {
 		name = fmt.Sprintf("%s-%d", name, n)
 	}
 	pod, err := l.kubelet.run(ctx, lab.PodSpec{
-		Name: name, UID: l.role.uid, Annotations: demo.OptIn("tailscale.com/hostname", l.role.hostname),
+		Name: name, UID: l.podRecord.uid, Annotations: demo.OptIn("tailscale.com/hostname", l.podRecord.hostname),
 	})
 	if err != nil {
 		return err
 	}
 	l.pods = append(l.pods, pod)
-	l.cast.sandbox(l.role, pod)
+	l.history.sandbox(l.podRecord, pod)
 	return nil
 }
 

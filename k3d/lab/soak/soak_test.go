@@ -50,10 +50,10 @@ func TestFindsLeaks(t *testing.T) {
 		t.Errorf("expected 5 leaks or more and their number last, saw\n%s", out.String())
 	}
 	if result.Silence == 0 {
-		t.Error("the witness had no connection")
+		t.Error("the canary had no connection")
 	}
 	log, err := os.ReadFile(filepath.Join(result.Logs, "plugin.log"))
-	if err != nil || !bytes.Contains(log, []byte("default/witness")) {
+	if err != nil || !bytes.Contains(log, []byte("default/canary")) {
 		t.Errorf("the plugin's log of a run with leaks was not kept: %v", err)
 	}
 }

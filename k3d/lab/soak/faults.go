@@ -19,56 +19,56 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-// weather has events happen, those of a lane in their order.
-type weather struct {
+// faults makes events happen, those of a lane in their order.
+type faults struct {
 	*run
 	due     [lanes]chan event
 	done    [lanes]atomic.Int64
 	running sync.WaitGroup
 }
 
-func (r *run) newWeather(ctx context.Context, events int) *weather {
-	w := &weather{run: r}
+func (r *run) newFaults(ctx context.Context, events int) *faults {
+	f := &faults{run: r}
 	for l := range lanes {
-		w.due[l] = make(chan event, events)
-		w.running.Go(func() {
-			for e := range w.due[l] {
-				if err := w.happen(ctx, e); err != nil && ctx.Err() == nil {
-					w.fail(fmt.Errorf("%v: %w", e, err))
+		f.due[l] = make(chan event, events)
+		f.running.Go(func() {
+			for e := range f.due[l] {
+				if err := f.happen(ctx, e); err != nil && ctx.Err() == nil {
+					f.fail(fmt.Errorf("%v: %f", e, err))
 				}
-				w.done[l].Add(1)
+				f.done[l].Add(1)
 			}
 		})
 	}
-	return w
+	return f
 }
 
-// calm waits until all that was due is over.
-func (w *weather) calm() {
+// drain waits until all that was due is over.
+func (f *faults) drain() {
 	for l := range lanes {
-		close(w.due[l])
+		close(f.due[l])
 	}
-	w.running.Wait()
+	f.running.Wait()
 }
 
-func (w *weather) happen(ctx context.Context, e event) error {
+func (f *faults) happen(ctx context.Context, e event) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	w.log("%v", e)
+	f.log("%v", e)
 	switch {
 	case e.lane == plugin:
-		return w.endPlugin(ctx, e)
+		return f.endPlugin(ctx, e)
 	case e.lane == runtime:
-		return w.kubelet.restart(ctx, e.signal, e.hold)
+		return f.kubelet.restart(ctx, e.signal, e.hold)
 	case e.outage != control.Up:
-		err := w.plane.SetOutage(ctx, e.outage)
+		err := f.plane.SetOutage(ctx, e.outage)
 		pause(ctx, e.hold)
-		return errors.Join(err, w.plane.SetOutage(context.WithoutCancel(ctx), control.Up))
+		return errors.Join(err, f.plane.SetOutage(context.WithoutCancel(ctx), control.Up))
 	default:
-		err := w.plane.AddFault(ctx, e.fault)
+		err := f.plane.AddFault(ctx, e.fault)
 		pause(ctx, e.hold)
-		return errors.Join(err, w.plane.ClearFaults(context.WithoutCancel(ctx)))
+		return errors.Join(err, f.plane.ClearFaults(context.WithoutCancel(ctx)))
 	}
 }
 
@@ -93,7 +93,7 @@ func (r *run) endPlugin(ctx context.Context, e event) error {
 // endChild returns when the plugin has another child. One that was asked to end takes the plugin with it.
 func (r *run) endChild(ctx context.Context, child int, sig unix.Signal) error {
 	if err := unix.Kill(child, sig); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("ending process %d: %w", child, err)
+		return fmt.Errorf("ending process %d: %f", child, err)
 	}
 	return r.eventually(ctx, endPatience, func(context.Context) error {
 		if err := r.alive(); err != nil {

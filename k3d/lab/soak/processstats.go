@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// census is what the plugin's serving process has.
-type census struct {
+// processStats is what the plugin's serving process has.
+type processStats struct {
 	goroutines  map[string]int // by what created them
 	descriptors map[string]int // by what they are, without numbers
 	threads     int
@@ -47,7 +47,7 @@ func (r *run) serving() int {
 
 // count counts what the process has, and ends it: the Go runtime lists goroutines on a SIGQUIT. Before that it waits,
 // for as long as a collection may take to come, until the process has no more than base and slack.
-func (r *run) count(ctx context.Context, base *census) (c census, err error) {
+func (r *run) count(ctx context.Context, base *processStats) (c processStats, err error) {
 	deadline := time.Now().Add(collected)
 	for {
 		c, err = look(r.serving())
@@ -64,8 +64,8 @@ func (r *run) count(ctx context.Context, base *census) (c census, err error) {
 }
 
 // look counts what can be seen from outside.
-func look(pid int) (census, error) {
-	c := census{descriptors: map[string]int{}}
+func look(pid int) (processStats, error) {
+	c := processStats{descriptors: map[string]int{}}
 	dir := fmt.Sprintf("/proc/%d/", pid)
 	entries, err := os.ReadDir(dir + "fd")
 	if err != nil {
@@ -126,7 +126,7 @@ func (r *run) goroutines(ctx context.Context) (map[string]int, error) {
 }
 
 // above names what there is more of than base and slack allow.
-func (c census) above(base census) (more []string) {
+func (c processStats) above(base processStats) (more []string) {
 	note := func(what string, is, was, slack int, names []string) {
 		if is > was+slack {
 			more = append(more, fmt.Sprintf("the plugin has %d %s, after warming up it had %d, and %d are its slack %s", is, what, was,
@@ -140,7 +140,7 @@ func (c census) above(base census) (more []string) {
 	return more
 }
 
-func (c census) String() string {
+func (c processStats) String() string {
 	s := fmt.Sprintf("%d descriptors, %d threads, %d MiB", sum(c.descriptors), c.threads, c.memory>>20)
 	if c.goroutines != nil { // they were counted
 		s = fmt.Sprintf("%d goroutines, ", sum(c.goroutines)) + s
