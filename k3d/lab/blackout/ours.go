@@ -11,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // ours are pods of one plugin. They are bare sandboxes: nothing but a netns is asked of them.
 type ours struct {
-	scene      *demo.Scene
-	pods       []*demo.Pod
+	scene      *scene.Scene
+	pods       []*scene.Pod
 	registered int // how often the plugin has been since it was last started
 }
 
@@ -25,7 +25,7 @@ const registeredLine = "registered with the container runtime"
 
 // join runs one more pod and waits for its node.
 func (o *ours) join(ctx context.Context) (place, error) {
-	spec := lab.PodSpec{Name: fmt.Sprintf("pod%d", len(o.pods)+1), Annotations: demo.OptIn()}
+	spec := lab.PodSpec{Name: fmt.Sprintf("pod%d", len(o.pods)+1), Annotations: scene.OptIn()}
 	pod, err := o.scene.RunSandbox(ctx, spec)
 	if err != nil {
 		return place{}, err

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // nodes are those of one side, and the processes that serve them.
@@ -34,7 +34,7 @@ type nodes interface {
 // side is one of the two that are compared, on a lab of its own.
 type side struct {
 	prefix string // of its figures' names
-	scene  *demo.Scene
+	scene  *scene.Scene
 	peer   place
 	nodes  nodes
 	places []place
@@ -42,7 +42,7 @@ type side struct {
 
 // openSide builds a lab with a peer, without nodes.
 func openSide(ctx context.Context, prefix string, cfg lab.Config) (_ *side, err error) {
-	scene, err := demo.Open(ctx, demo.Config{Lab: cfg})
+	scene, err := scene.Open(ctx, scene.Config{Lab: cfg})
 	if err != nil {
 		return nil, err
 	}

@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // stock are tailscaleds in kernel mode, each in namespaces of its own.
 type stock struct {
-	scene   *demo.Scene
+	scene   *scene.Scene
 	daemons []*daemon
 }
 

@@ -10,19 +10,19 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // canary is a pod that nothing may happen to.
 type canary struct {
 	*run
-	pod    *demo.Pod
-	stream *demo.Stream
+	pod    *scene.Pod
+	stream *scene.Stream
 }
 
 // startCanary makes the pod and connects the peer to it.
 func (r *run) startCanary(ctx context.Context) (*canary, error) {
-	pod, err := r.scene.RunPod(ctx, lab.PodSpec{Name: "canary", Annotations: demo.OptIn()})
+	pod, err := r.scene.RunPod(ctx, lab.PodSpec{Name: "canary", Annotations: scene.OptIn()})
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func (r *run) startCanary(ctx context.Context) (*canary, error) {
 }
 
 // check reports a failure if a node that the plugin reports is the canary's and is another device than before.
-func (c *canary) check(n demo.Node) {
+func (c *canary) check(n scene.Node) {
 	was := c.pod.Node()
 	if n.SandboxID != c.pod.ID {
 		return

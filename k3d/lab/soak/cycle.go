@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // life is one cycle under way.
@@ -70,7 +70,7 @@ func (l *life) sandbox(ctx context.Context) error {
 		name = fmt.Sprintf("%s-%d", name, n)
 	}
 	pod, err := l.kubelet.run(ctx, lab.PodSpec{
-		Name: name, UID: l.podRecord.uid, Annotations: demo.OptIn("tailscale.com/hostname", l.podRecord.hostname),
+		Name: name, UID: l.podRecord.uid, Annotations: scene.OptIn("tailscale.com/hostname", l.podRecord.hostname),
 	})
 	if err != nil {
 		return err
@@ -105,7 +105,7 @@ func (l *life) talk(ctx context.Context, id string) error {
 // again kills the pause process, maybe before the node runs. In the next sandbox the pod is the node it was.
 func (l *life) again(ctx context.Context) error {
 	first := l.pods[0]
-	was := demo.Node{}
+	was := scene.Node{}
 	if l.number%3 > 0 {
 		var err error
 		if was, err = l.watch.await(ctx, first.ID, running); err != nil {
@@ -135,7 +135,7 @@ func (l *life) again(ctx context.Context) error {
 }
 
 // administer does something to the device of a node that runs, and wants the node to be as after says of that device.
-func (l *life) administer(ctx context.Context, id string, do func(context.Context, string) error, after func(was string) func(demo.Node) error) error {
+func (l *life) administer(ctx context.Context, id string, do func(context.Context, string) error, after func(was string) func(scene.Node) error) error {
 	node, err := l.watch.await(ctx, id, running)
 	if err != nil {
 		return err
@@ -152,9 +152,9 @@ func (l *life) administer(ctx context.Context, id string, do func(context.Contex
 }
 
 // loggedIn wants a node to run as the device it was, which has logged in anew.
-func (l *life) loggedIn(ctx context.Context) func(was string) func(demo.Node) error {
-	return func(was string) func(demo.Node) error {
-		return func(n demo.Node) error {
+func (l *life) loggedIn(ctx context.Context) func(was string) func(scene.Node) error {
+	return func(was string) func(scene.Node) error {
+		return func(n scene.Node) error {
 			if n.NodeID != was {
 				return fmt.Errorf("expected device %s to log in anew, saw %s: %s", was, n.NodeID, n.Reason)
 			}

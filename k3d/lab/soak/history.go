@@ -66,7 +66,7 @@ func (c *history) device(sandboxID, device string) {
 	}
 }
 
-// find returns whose a trace is, as demo.Traces has it; nil if it is nobody's.
+// find returns whose a trace is, as scene.Traces has it; nil if it is nobody's.
 func (c *history) find(trace string) *podRecord {
 	i := slices.IndexFunc(c.records, func(r *podRecord) bool { return r.left(trace) })
 	if i < 0 {

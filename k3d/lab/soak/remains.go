@@ -9,12 +9,12 @@ import (
 	"strings"
 	"time"
 
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // remains is what there is of pods.
 type remains struct {
-	demo.Traces
+	scene.Traces
 	mounts []string // mount points in the node
 	files  []string // beside the plugin's socket
 }

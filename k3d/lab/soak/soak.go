@@ -19,7 +19,7 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/control"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // Config says how much of it there is.
@@ -43,7 +43,7 @@ type Config struct {
 	Out io.Writer
 
 	// plant is called before the end, for a test to leave something behind.
-	plant func(context.Context, *demo.Scene) error
+	plant func(context.Context, *scene.Scene) error
 }
 
 func (c Config) withDefaults() Config {
@@ -70,7 +70,7 @@ type run struct {
 	cfg     Config
 	plan    plan
 	begin   time.Time
-	scene   *demo.Scene
+	scene   *scene.Scene
 	plane   *lab.ControlPlane
 	kubelet *kubelet
 	history history
@@ -92,7 +92,7 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 	r := &run{cfg: cfg.withDefaults(), begin: time.Now()}
 	r.plan = makePlan(r.cfg.Seed, r.cfg.Cycles)
 	r.log("seed %d: %d cycles, %d at a time, %d events", r.cfg.Seed, r.cfg.Cycles, r.cfg.Parallel, len(r.plan.events))
-	r.scene, err = demo.Open(ctx, demo.Config{Lab: r.cfg.Lab})
+	r.scene, err = scene.Open(ctx, scene.Config{Lab: r.cfg.Lab})
 	if err != nil {
 		return result, err
 	}
@@ -158,7 +158,7 @@ func (r *run) all(ctx context.Context) (leaks []string, err error) {
 }
 
 // seen takes in what the plugin says of a node.
-func (r *run) seen(n demo.Node) {
+func (r *run) seen(n scene.Node) {
 	r.history.device(n.SandboxID, n.NodeID)
 	if w := r.canary.Load(); w != nil {
 		w.check(n)
