@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/internal/nsthread"
 	"tailscale-nri/k3d/lab/scene"
 )
 
@@ -56,7 +57,7 @@ func openSide(ctx context.Context, prefix string, cfg lab.Config) (_ *side, err 
 		return nil, err
 	}
 	s.peer = place{name: "peer", addr: scene.Peer.IP4}
-	s.peer.ns, err = netnsOf(scene.Peer.Process().PID())
+	s.peer.ns, err = nsthread.OpenNetNS(scene.Peer.Process().PID())
 	return s, err
 }
 

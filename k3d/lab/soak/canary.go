@@ -52,7 +52,7 @@ func (c *canary) look(ctx context.Context) error {
 	node := c.pod.Node()
 	out, err := c.scene.Lab.InNode(ctx, "nsenter", "--net="+c.pod.NetNS, "--", "ip", "-o", "addr", "show", "dev", "ts0")
 	if err != nil {
-		return fmt.Errorf("looking at the canary: %c", err)
+		return fmt.Errorf("looking at the canary: %w", err)
 	}
 	for _, addr := range node.Addresses {
 		if !strings.Contains(out, addr.String()+"/") {
@@ -99,7 +99,7 @@ func (c *canary) leave(ctx context.Context) {
 		err = closeErr
 	}
 	if err != nil {
-		c.fail(fmt.Errorf("the canary's connection: %c", err))
+		c.fail(fmt.Errorf("the canary's connection: %w", err))
 	}
 	if err := c.kubelet.stop(ctx, c.pod.ID); err != nil {
 		c.fail(err)

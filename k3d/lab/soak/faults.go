@@ -7,9 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/k3d/lab/internal/proc"
 )
 
 // faults makes events happen, those of a lane in their order.
@@ -34,7 +32,7 @@ func (r *run) newFaults(ctx context.Context, events int) *faults {
 		f.running.Go(func() {
 			for e := range f.due[l] {
 				if err := f.happen(ctx, e); err != nil && ctx.Err() == nil {
-					f.fail(fmt.Errorf("%v: %f", e, err))
+					f.fail(fmt.Errorf("%v: %w", e, err))
 				}
 				f.done[l].Add(1)
 			}
@@ -93,7 +91,7 @@ func (r *run) endPlugin(ctx context.Context, e event) error {
 // endChild returns when the plugin has another child. One that was asked to end takes the plugin with it.
 func (r *run) endChild(ctx context.Context, child int, sig unix.Signal) error {
 	if err := unix.Kill(child, sig); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("ending process %d: %f", child, err)
+		return fmt.Errorf("ending process %d: %w", child, err)
 	}
 	return r.eventually(ctx, endPatience, func(context.Context) error {
 		if err := r.alive(); err != nil {
@@ -150,15 +148,4 @@ func (r *run) alive() error {
 }
 
 // child is the process that the plugin's own has started, which then is the one that serves; 0 if there is none.
-func (r *run) child() int {
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", r.process.Load().PID()))
-	for _, file := range tasks {
-		text, _ := os.ReadFile(file)
-		for field := range strings.FieldsSeq(string(text)) {
-			if pid, err := strconv.Atoi(field); err == nil {
-				return pid
-			}
-		}
-	}
-	return 0
-}
+func (r *run) child() int { return proc.Child(r.process.Load().PID()) }

@@ -9,10 +9,10 @@ import (
 	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,12 +38,7 @@ const (
 )
 
 // serving is the process that serves: the plugin's child if there is one.
-func (r *run) serving() int {
-	if pid := r.child(); pid != 0 {
-		return pid
-	}
-	return r.process.Load().PID()
-}
+func (r *run) serving() int { return r.process.Load().Serving() }
 
 // count counts what the process has, and ends it: the Go runtime lists goroutines on a SIGQUIT. Before that it waits,
 // for as long as a collection may take to come, until the process has no more than base and slack.
@@ -66,30 +61,24 @@ func (r *run) count(ctx context.Context, base *processStats) (c processStats, er
 // look counts what can be seen from outside.
 func look(pid int) (processStats, error) {
 	c := processStats{descriptors: map[string]int{}}
-	dir := fmt.Sprintf("/proc/%d/", pid)
-	entries, err := os.ReadDir(dir + "fd")
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		return c, fmt.Errorf("looking at the plugin: %w", err)
+	}
+	targets, err := p.FileDescriptorTargets()
 	if err != nil {
 		return c, fmt.Errorf("counting the plugin's descriptors: %w", err)
 	}
-	for _, e := range entries {
-		if target, err := os.Readlink(dir + "fd/" + e.Name()); err == nil {
+	for _, target := range targets {
+		if target != "" { // else it has been closed since
 			c.descriptors[digits.ReplaceAllString(target, "")]++
 		}
 	}
-	status, err := os.ReadFile(dir + "status")
+	stat, err := p.Stat()
 	if err != nil {
 		return c, fmt.Errorf("reading the plugin's status: %w", err)
 	}
-	for line := range strings.Lines(string(status)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		number, _ := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(value, "kB")), 10, 64)
-		switch name {
-		case "Threads":
-			c.threads = int(number)
-		case "VmRSS":
-			c.memory = number << 10
-		}
-	}
+	c.threads, c.memory = stat.NumThreads, int64(stat.ResidentMemory())
 	return c, nil
 }
 
