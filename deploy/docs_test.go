@@ -15,7 +15,7 @@ import (
 // pages are the documents of the project, relative to this directory.
 func pages(t *testing.T) []string {
 	t.Helper()
-	list := []string{"../README.md", "../WHY.md", "../.github/CONTRIBUTING.md"}
+	list := []string{"../README.md", "../WHY.md", "../.github/CONTRIBUTING.md", "../k3d/lab/README.md"}
 	for _, pattern := range []string{"*.md", "*/*.md", "*/*/*.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
