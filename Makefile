@@ -78,7 +78,7 @@ tags: ## print the build tags, for go test -tags
 PKG  ?= ./engine/... ./nri-plugin/...
 SLOW := TestHeadscale|TestWorkloadPaused
 .PHONY: unit
-unit: $(LAB_HEADSCALE_BIN) ## run the tests of engine, kernel and plugin, in five minutes (PKG=./engine RUN=TestName)
+unit: $(if $(RUN),,$(LAB_HEADSCALE_BIN)) ## run the tests of engine, kernel and plugin, in five minutes (PKG=./engine RUN=TestName)
 	nice $(GO) test -timeout 15m -tags $(TAGS) $(if $(RUN),-run '$(RUN)',-skip "$(UNRACED)|$(SLOW)") $(PKG)
 
 # The race detector where goroutines of ours meet. The fault table starts over a

@@ -277,8 +277,9 @@ func TestMentionedFiles(t *testing.T) {
 			}
 		}
 	}
-	check("../README.md")
-	check("../WHY.md")
+	for _, page := range pages(t) {
+		check(page)
+	}
 	err := fs.WalkDir(os.DirFS("."), ".", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && slices.Contains([]string{".yaml", ".tpl", ".txt"}, filepath.Ext(path)) {
 			check(path)

@@ -22,6 +22,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv(victimEnv) != "" {
 		os.Exit(runVictim())
 	}
+	if checkFeatures() != nil {
+		fmt.Fprintln(os.Stderr, "these tests need the program's build tags: run make unit PKG=./engine RUN=TestName")
+		os.Exit(1)
+	}
 	os.Exit(nstest.Main(m))
 }
 

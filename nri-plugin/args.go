@@ -74,7 +74,7 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 	err := fs.Parse(args)
 	if err == nil && isPodTool(fs.Arg(0)) {
 		c.name, c.rest = fs.Arg(0), fs.Args()[1:]
-		return c, c.checkFlags()
+		return c, c.checkFlags(*asYAML)
 	}
 	if err == nil && slices.Contains([]string{cmdStatus, cmdReady, cmdLive, cmdDoctor}, fs.Arg(0)) {
 		c.name = fs.Arg(0)

@@ -10,49 +10,55 @@ import (
 	"testing"
 )
 
-// TestReadme holds the README's tables against the code, both ways: what one
-// knows and the other does not is an error.
-func TestReadme(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
+const (
+	readmePage   = "../README.md"
+	settingsPage = "../deploy/SETTINGS.md"
+)
+
+func page(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return string(text)
+}
+
+// TestDocumentedNames holds the tables of annotations and of settings against the
+// code, both ways: what one knows and the other does not is an error.
+func TestDocumentedNames(t *testing.T) {
 	var vars []string
 	for _, s := range settings() {
 		vars = append(vars, s.key)
 	}
 	for _, tt := range []struct {
-		heading string
-		code    []string
+		page, heading string
+		code          []string
 	}{
-		{"Annotations", annotationKeys()},
-		{"Configuration", vars},
+		{readmePage, "Annotations", annotationKeys()},
+		{settingsPage, "Configuration", vars},
 	} {
-		documented := firstColumn(string(readme), tt.heading)
+		documented := firstColumn(page(t, tt.page), tt.heading)
 		for _, name := range tt.code {
 			if !slices.Contains(documented, name) {
-				t.Errorf("README.md, %s: no row for %s, which the code reads", tt.heading, name)
+				t.Errorf("%s, %s: no row for %s, which the code reads", tt.page, tt.heading, name)
 			}
 		}
 		for _, name := range documented {
 			if !slices.Contains(tt.code, name) {
-				t.Errorf("README.md, %s: %s, which the code does not read", tt.heading, name)
+				t.Errorf("%s, %s: %s, which the code does not read", tt.page, tt.heading, name)
 			}
 		}
 	}
 }
 
-// TestReadmeDefaults: where a row of the configuration has a default's text
-// other than the code's, the README is wrong.
-func TestReadmeDefaults(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+// TestDocumentedDefaults: the row of a setting gives the default that the code has.
+func TestDocumentedDefaults(t *testing.T) {
+	text := page(t, settingsPage)
 	for _, s := range settings() {
-		row := rowOf(section(string(readme), "Configuration"), s.key)
+		row := rowOf(section(text, "Configuration"), s.key)
 		if s.standard != "" && !strings.Contains(row, "`"+s.standard+"`") {
-			t.Errorf("README.md, Configuration: the row of %s does not give its default `%s`", s.key, s.standard)
+			t.Errorf("%s: the row of %s does not give its default `%s`", settingsPage, s.key, s.standard)
 		}
 	}
 }

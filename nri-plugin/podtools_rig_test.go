@@ -95,7 +95,7 @@ func newRig(t *testing.T) *rig {
 	r.engine, err = engine.New(engine.Config{StateDir: filepath.Join(r.dir, "state"), Tailnet: door, Logger: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	h := &health{}
-	h.serves(r.engine.Status)
+	h.serves(r.engine)
 	h.podAPI.serves(r.engine.PodAPI())
 	h.connect()(nil)
 	r.socket = filepath.Join(r.dir, "status.sock")

@@ -23,6 +23,7 @@ import (
 	nrilog "github.com/containerd/nri/pkg/log"
 	"github.com/containerd/nri/pkg/net/multiplex"
 	"github.com/containerd/ttrpc"
+	"tailscale.com/feature/buildfeatures"
 
 	"tailscale-nri/engine"
 )
@@ -54,6 +55,10 @@ func TestMain(m *testing.M) {
 	case "orphan":
 		leaveOrphan()
 	default:
+		if buildfeatures.HasServe {
+			fmt.Fprintln(os.Stderr, "these tests need the program's build tags: run make unit PKG=./nri-plugin RUN=TestName")
+			os.Exit(1)
+		}
 		nrilog.Set(quietLogger{slog.New(slog.DiscardHandler)})
 		os.Exit(m.Run())
 	}

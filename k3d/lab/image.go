@@ -6,13 +6,17 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"runtime"
-	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
 // The images of the lab, known to no registry.
@@ -36,10 +40,10 @@ func (c Config) images() []Image {
 	}
 }
 
-// ImportImages hands images to containerd as one OCI image layout.
+// ImportImages hands images to containerd as one archive.
 func (n *Node) ImportImages(ctx context.Context, images ...Image) error {
 	archive := n.Path("images.tar")
-	if err := writeLayout(archive, images); err != nil {
+	if err := writeArchive(archive, images); err != nil {
 		return fmt.Errorf("writing the images: %w", err)
 	}
 	defer os.Remove(archive)
@@ -52,99 +56,59 @@ func (n *Node) ImportArchive(ctx context.Context, archive string) error {
 	return err
 }
 
-// blob is content that is addressed by its digest.
-type blob []byte
-
-func (b blob) digest() string { return fmt.Sprintf("sha256:%x", sha256.Sum256(b)) }
-
-// descriptor of the OCI image specification.
-type descriptor struct {
-	MediaType   string            `json:"mediaType"`
-	Digest      string            `json:"digest"`
-	Size        int               `json:"size"`
-	Platform    map[string]string `json:"platform,omitempty"`
-	Annotations map[string]string `json:"annotations,omitempty"`
-}
-
-func (b blob) descriptor(kind string) descriptor {
-	return descriptor{MediaType: "application/vnd.oci.image." + kind, Digest: b.digest(), Size: len(b)}
-}
-
-// writeLayout writes an OCI image layout (image-spec, image-layout.md) as a tar file.
-func writeLayout(file string, images []Image) error {
-	var blobs []blob
-	var manifests []descriptor
+// writeArchive writes images as one tar file, as docker save does. The same binaries give the same digests, so that
+// containerd finds an image unchanged.
+func writeArchive(file string, images []Image) error {
+	all := make(map[name.Reference]v1.Image, len(images))
 	for _, img := range images {
-		made, err := img.build()
+		ref, err := name.NewTag(img.Ref, name.StrictValidation)
 		if err != nil {
 			return err
 		}
-		manifest := made[len(made)-1].descriptor("manifest.v1+json")
-		manifest.Platform = map[string]string{"architecture": runtime.GOARCH, "os": "linux"}
-		manifest.Annotations = map[string]string{"io.containerd.image.name": img.Ref}
-		blobs, manifests = append(blobs, made...), append(manifests, manifest)
+		if all[ref], err = img.build(); err != nil {
+			return err
+		}
 	}
-	index, err := json.Marshal(map[string]any{
-		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests,
-	})
-	if err != nil {
-		return err
-	}
-	entries := []tarFile{{"oci-layout", 0o644, []byte(`{"imageLayoutVersion":"1.0.0"}`)}, {"index.json", 0o644, index}}
-	for _, b := range blobs {
-		entries = append(entries, tarFile{path.Join("blobs/sha256", b.digest()[len("sha256:"):]), 0o644, b})
-	}
-	layout, err := makeTar(entries)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(file, layout, 0o600)
+	return tarball.MultiRefWriteToFile(file, all)
 }
 
-// build makes the image's blobs: layer, configuration, and last the manifest.
-func (img Image) build() ([]blob, error) {
+func (img Image) build() (v1.Image, error) {
 	binary, err := os.ReadFile(img.Binary)
 	if err != nil {
 		return nil, err
 	}
-	name := path.Base(img.Binary)
-	layer, err := makeTar([]tarFile{{name, 0o755, binary}})
+	program := path.Base(img.Binary)
+	content, err := tarOf(program, binary)
 	if err != nil {
 		return nil, err
 	}
-	config, err := json.Marshal(map[string]any{
-		"created": time.Unix(0, 0).UTC(), "architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"Entrypoint": []string{"/" + name}, "Cmd": img.Args, "Env": []string{"PATH=/"}},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{blob(layer).digest()}},
-	})
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil })
 	if err != nil {
 		return nil, err
 	}
-	manifest, err := json.Marshal(map[string]any{
-		"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-		"config": blob(config).descriptor("config.v1+json"),
-		"layers": []descriptor{blob(layer).descriptor("layer.v1.tar")},
-	})
-	return []blob{layer, config, manifest}, err
+	made, err := mutate.AppendLayers(empty.Image, layer)
+	if err != nil {
+		return nil, err
+	}
+	config, err := made.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	config = config.DeepCopy()
+	config.Architecture, config.OS = runtime.GOARCH, "linux"
+	config.Config = v1.Config{Entrypoint: []string{"/" + program}, Cmd: img.Args, Env: []string{"PATH=/"}}
+	return mutate.ConfigFile(made, config)
 }
 
-type tarFile struct {
-	name string
-	mode int64
-	data []byte
-}
-
-func makeTar(files []tarFile) ([]byte, error) {
+// tarOf returns a tar file with one program in it, and no time.
+func tarOf(program string, data []byte) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
-	for _, f := range files {
-		header := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.data)), ModTime: time.Unix(0, 0)}
-		if err := w.WriteHeader(header); err != nil {
-			return nil, err
-		}
-		if _, err := w.Write(f.data); err != nil {
-			return nil, err
-		}
+	if err := w.WriteHeader(&tar.Header{Name: program, Mode: 0o755, Size: int64(len(data))}); err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(data); err != nil {
+		return nil, err
 	}
 	err := w.Close()
 	return out.Bytes(), err

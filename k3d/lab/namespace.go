@@ -8,8 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
+
+	"tailscale-nri/k3d/lab/internal/nsthread"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,36 +26,14 @@ func mountNS(ns string) string { return ns + "-mnt" }
 
 func (c Config) nsFile(name string) string { return c.path("ns", name) }
 
-// onThread runs fn on a thread of its own, which ends with it: fn may move the thread to any namespace.
-func onThread(fn func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked, so the runtime ends the thread and its namespaces with it
-		if unix.Gettid() != unix.Getpid() {
-			result <- fn()
-			return
-		}
-		// But the main thread it only parks, for good (runtime.mexit), and the whole process would seem to be in
-		// fn's namespace. While this goroutine has it, the next one gets another.
-		result <- onThread(fn)
-		runtime.UnlockOSThread()
-	}()
-	return <-result
-}
-
 // inNetNS runs fn on a thread inside the network namespace name. /proc/sys/net and new sockets are that namespace's.
 func (c Config) inNetNS(name string, fn func() error) error {
-	return onThread(func() error {
-		fd, err := unix.Open(c.nsFile(name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("opening network namespace %s: %w", name, err)
-		}
-		defer unix.Close(fd)
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("entering network namespace %s: %w", name, err)
-		}
-		return fn()
-	})
+	ns, err := os.Open(c.nsFile(name))
+	if err != nil {
+		return fmt.Errorf("opening network namespace %s: %w", name, err)
+	}
+	defer ns.Close()
+	return nsthread.InNetNS(ns, fn)
 }
 
 // makeNamespaceDir makes Dir/ns a mount of its own that propagates nowhere: a shared one could not hold a mount
@@ -79,7 +58,7 @@ func (c Config) makeNetNS(name string) error {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		return fmt.Errorf("making network namespace %s: %w", name, err)
 	}
-	return onThread(func() error {
+	return nsthread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("making network namespace %s: %w", name, err)
 		}
@@ -105,7 +84,7 @@ func (c Config) makeMountNS(name string, prepare func() error) error {
 		}
 		bound <- unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/mnt", tid), file, "", unix.MS_BIND, "")
 	}()
-	return onThread(func() error {
+	return nsthread.Run(func() error {
 		defer close(ready)
 		if err := unshareMounts(); err != nil {
 			return fmt.Errorf("making mount namespace %s: %w", name, err)

@@ -4,16 +4,17 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/proc"
 )
 
 // Process is a daemon of the lab. It outlives the program that started it, until Down.
@@ -56,21 +57,7 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Serving is the process that does the work: the child of one that supervises a child, else the process itself. A child
 // that ends has another number when it is started again.
-func (p *Process) Serving() int {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, file := range stats {
-		// The second field, the name in parentheses, may hold anything; state and parent follow it (proc(5)).
-		stat, _ := os.ReadFile(file) // empty once it has ended
-		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		if len(fields) < 2 || fields[0] == "Z" || fields[1] != strconv.Itoa(p.PID()) {
-			continue
-		}
-		if child, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
-			return child
-		}
-	}
-	return p.PID()
-}
+func (p *Process) Serving() int { return cmp.Or(proc.Child(p.PID()), p.PID()) }
 
 // LogPath is the file that holds all the process has written, over all its starts.
 func (p *Process) LogPath() string { return p.log }

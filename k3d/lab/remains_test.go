@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"tailscale-nri/k3d/lab/internal/nsthread"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -23,12 +25,12 @@ func atoi(s string) int {
 	return n
 }
 
-// TestOnThread asks often enough for the main thread to be offered, which must not be taken: it would stay in the
+// TestThreads asks often enough for the main thread to be offered, which must not be taken: it would stay in the
 // namespace for as long as the program runs.
-func TestOnThread(t *testing.T) {
+func TestThreads(t *testing.T) {
 	main := namespaceLinks("self")
 	for range 200 {
-		err := onThread(func() error {
+		err := nsthread.Run(func() error {
 			if unix.Gettid() == unix.Getpid() {
 				t.Error("fn runs on the main thread")
 			}

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"io"
 	"math"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -142,45 +141,3 @@ no JSON
 		t.Error("a log without hooks is no error")
 	}
 }
-
-func TestParseStat(t *testing.T) {
-	const stat = "42 (a) b (c)) S 1 42 42 0 -1 4194304 100 0 0 0 250 50 7 7 20 0 9 0 100 1000 10 1"
-	if got, err := parseStat(stat); err != nil || got != 3*time.Second {
-		t.Errorf("got %v, %v", got, err)
-	}
-	for _, bad := range []string{"", "42 (a) S 1", "42 (a) S 1 1 1 0 0 0 0 0 0 0 x y 0"} {
-		if _, err := parseStat(bad); err == nil {
-			t.Errorf("%q is no error", bad)
-		}
-	}
-}
-
-// TestOwnProcess reads this one.
-func TestOwnProcess(t *testing.T) {
-	before, err := cpuTime(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	machineBefore, err := machineTime()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for after := before; after <= before+5*tick; {
-		if after, err = cpuTime(os.Getpid()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if machine, err := machineTime(); err != nil || machine < machineBefore+4*tick {
-		t.Errorf("the machine was busy for %v: %v", machine-machineBefore, err)
-	}
-	if m, err := readMemory(os.Getpid(), os.Getpid()); err != nil || m.pss < 2 || m.rss < m.pss {
-		t.Errorf("memory %+v: %v", m, err)
-	}
-	for _, err := range []error{second(cpuTime(1 << 30)), second(readMemory(1 << 30))} {
-		if err == nil {
-			t.Error("a process that does not exist is no error")
-		}
-	}
-}
-
-func second[T any](_ T, err error) error { return err }

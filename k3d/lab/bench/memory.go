@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/proc"
 )
 
 // The builds of the plugin that the memory part compares.
@@ -76,17 +78,17 @@ func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r 
 		if err != nil {
 			return err
 		}
-		both, err := readMemory(h.pids()...)
+		both, err := proc.ReadMemory(h.pids()...)
 		if err != nil {
 			return err
 		}
-		r.add(name, of, measured{unitRSS: held.rss, unitPSS: both.pss})
+		r.add(name, of, measured{unitRSS: held.RSS, unitPSS: both.PSS})
 		if len(stock) > 0 {
-			each, err := readMemory(stock...)
+			each, err := proc.ReadMemory(stock...)
 			if err != nil {
 				return err
 			}
-			r.add(name, ofStock, measured{unitRSS: each.rss / float64(len(stock)), unitPSS: each.pss / float64(len(stock))})
+			r.add(name, ofStock, measured{unitRSS: each.RSS / float64(len(stock)), unitPSS: each.PSS / float64(len(stock))})
 			r.figure("memory_stock_each/"+name, name, ofStock, unitPSS, 0.5)
 		}
 		r.figure("memory_"+of+"/"+name, name, of, unitRSS, 0.5)
@@ -108,7 +110,7 @@ func (h *host) idle(ctx context.Context, cfg Config, name, of string, r *report)
 		return err
 	}
 	pid := h.plugin.Serving()
-	before, err := cpuTime(pid)
+	before, err := proc.CPUTime(pid)
 	if err != nil {
 		return err
 	}
@@ -116,7 +118,7 @@ func (h *host) idle(ctx context.Context, cfg Config, name, of string, r *report)
 	if err := pause(ctx, cfg.Idle); err != nil {
 		return err
 	}
-	after, err := cpuTime(pid)
+	after, err := proc.CPUTime(pid)
 	if err != nil {
 		return err
 	}
@@ -166,7 +168,7 @@ func (p *pair) recover(ctx context.Context, cfg Config, r *report) error {
 		if err != nil {
 			return err
 		}
-		r.add(fmt.Sprintf("Recovery/daemon=%d/before", i), p.name, measured{unitRSS: before.rss, unitPSS: before.pss})
+		r.add(fmt.Sprintf("Recovery/daemon=%d/before", i), p.name, measured{unitRSS: before.RSS, unitPSS: before.PSS})
 	}
 	if _, err := p.iperf(ctx, false, "-P", "4", "-t", seconds(cfg.Load)); err != nil {
 		return err
@@ -179,13 +181,13 @@ func (p *pair) recover(ctx context.Context, cfg Config, r *report) error {
 			return err
 		}
 		for i, pid := range p.daemons {
-			now, err := readMemory(pid)
+			now, err := proc.ReadMemory(pid)
 			if err != nil {
 				return err
 			}
 			name := fmt.Sprintf("Recovery/daemon=%d", i)
-			r.add(fmt.Sprintf("%s/after=%v", name, after), p.name, measured{unitRSS: now.rss, unitPSS: now.pss})
-			if now.rss > recoveryLimit*r.get(name+"/before", p.name, unitRSS)[0] {
+			r.add(fmt.Sprintf("%s/after=%v", name, after), p.name, measured{unitRSS: now.RSS, unitPSS: now.PSS})
+			if now.RSS > recoveryLimit*r.get(name+"/before", p.name, unitRSS)[0] {
 				recovered[i] = -1
 			} else if step == 0 || recovered[i] < 0 {
 				recovered[i] = after.Seconds()

@@ -9,8 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"math"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -169,55 +167,5 @@ func TestFailure(t *testing.T) {
 	r.add("stock_kill9", 1, []outcome{broken})
 	if err := r.failure(); err != nil {
 		t.Errorf("stock's connection: %v", err)
-	}
-}
-
-// TestServingPID finds a shell's child, and takes a process without one for its own server.
-func TestServingPID(t *testing.T) {
-	parent := exec.Command("sh", "-c", "sleep 60 & echo $!; wait")
-	out, err := parent.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := parent.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = parent.Wait() }()
-	defer parent.Process.Kill()
-	var child int
-	if err := json.NewDecoder(out).Decode(&child); err != nil { // a PID is JSON
-		t.Fatal(err)
-	}
-	if process, err := os.FindProcess(child); err == nil {
-		defer process.Kill()
-	}
-	if got := servingPID(parent.Process.Pid); got != child {
-		t.Errorf("process %d is served by %d, want its child %d", parent.Process.Pid, got, child)
-	}
-	if got := servingPID(child); got != child {
-		t.Errorf("process %d is served by %d, want itself", child, got)
-	}
-}
-
-// TestCPUTime reads this process's own.
-func TestCPUTime(t *testing.T) {
-	self := []int{os.Getpid()}
-	for before := cpuTime(self); cpuTime(self) < before+5*tick; {
-		if t.Context().Err() != nil {
-			t.Fatal("a process that does nothing but count uses no CPU time")
-		}
-	}
-	if got := cpuTime([]int{1 << 30}); got != 0 {
-		t.Errorf("a process that does not exist has used %v", got)
-	}
-}
-
-func TestCommandLine(t *testing.T) {
-	argv, err := commandLine(os.Getpid())
-	if err != nil || strings.Join(argv, " ") != strings.Join(os.Args, " ") {
-		t.Errorf("got %q, %v, want %q", argv, err, os.Args)
-	}
-	if _, err := commandLine(1 << 30); err == nil {
-		t.Error("a process that does not exist is no error")
 	}
 }

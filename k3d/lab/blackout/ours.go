@@ -11,13 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/internal/nsthread"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // ours are pods of one plugin. They are bare sandboxes: nothing but a netns is asked of them.
 type ours struct {
-	scene      *demo.Scene
-	pods       []*demo.Pod
+	scene      *scene.Scene
+	pods       []*scene.Pod
 	registered int // how often the plugin has been since it was last started
 }
 
@@ -25,7 +26,7 @@ const registeredLine = "registered with the container runtime"
 
 // join runs one more pod and waits for its node.
 func (o *ours) join(ctx context.Context) (place, error) {
-	spec := lab.PodSpec{Name: fmt.Sprintf("pod%d", len(o.pods)+1), Annotations: demo.OptIn()}
+	spec := lab.PodSpec{Name: fmt.Sprintf("pod%d", len(o.pods)+1), Annotations: scene.OptIn()}
 	pod, err := o.scene.RunSandbox(ctx, spec)
 	if err != nil {
 		return place{}, err
@@ -34,14 +35,13 @@ func (o *ours) join(ctx context.Context) (place, error) {
 	if err := o.scene.AwaitRunning(ctx, pod); err != nil {
 		return place{}, err
 	}
-	ns, err := netnsOf(pod.PID)
+	ns, err := nsthread.OpenNetNS(pod.PID)
 	return place{pod.Spec.Name, ns, pod.IP4()}, err
 }
 
 // restart ends what serves the pods and has it started again at once, by its supervisor if that is another process.
 func (o *ours) restart(ctx context.Context, sig unix.Signal) error {
-	pid := o.scene.Plugin.PID()
-	if serving := servingPID(pid); sig == unix.SIGKILL && serving != pid {
+	if serving := o.scene.Plugin.Serving(); sig == unix.SIGKILL && serving != o.scene.Plugin.PID() {
 		if err := unix.Kill(serving, sig); err != nil {
 			return fmt.Errorf("killing the plugin's process %d: %w", serving, err)
 		}
@@ -55,7 +55,7 @@ func (o *ours) restart(ctx context.Context, sig unix.Signal) error {
 	return o.scene.StartPlugin()
 }
 
-func (o *ours) pids() []int { return []int{servingPID(o.scene.Plugin.PID())} }
+func (o *ours) pids() []int { return []int{o.scene.Plugin.Serving()} }
 
 // restartRuntime makes the plugin register once more.
 func (o *ours) restartRuntime(ctx context.Context) error {

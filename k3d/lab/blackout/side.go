@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/internal/nsthread"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // nodes are those of one side, and the processes that serve them.
@@ -34,7 +35,7 @@ type nodes interface {
 // side is one of the two that are compared, on a lab of its own.
 type side struct {
 	prefix string // of its figures' names
-	scene  *demo.Scene
+	scene  *scene.Scene
 	peer   place
 	nodes  nodes
 	places []place
@@ -42,7 +43,7 @@ type side struct {
 
 // openSide builds a lab with a peer, without nodes.
 func openSide(ctx context.Context, prefix string, cfg lab.Config) (_ *side, err error) {
-	scene, err := demo.Open(ctx, demo.Config{Lab: cfg})
+	scene, err := scene.Open(ctx, scene.Config{Lab: cfg})
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +57,7 @@ func openSide(ctx context.Context, prefix string, cfg lab.Config) (_ *side, err 
 		return nil, err
 	}
 	s.peer = place{name: "peer", addr: scene.Peer.IP4}
-	s.peer.ns, err = netnsOf(scene.Peer.Process().PID())
+	s.peer.ns, err = nsthread.OpenNetNS(scene.Peer.Process().PID())
 	return s, err
 }
 

@@ -14,12 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/internal/nsthread"
+	"tailscale-nri/k3d/lab/internal/proc"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // stock are tailscaleds in kernel mode, each in namespaces of its own.
 type stock struct {
-	scene   *demo.Scene
+	scene   *scene.Scene
 	daemons []*daemon
 }
 
@@ -49,11 +51,11 @@ func (s *stock) join(ctx context.Context) (place, error) {
 		return place{}, err
 	}
 	d := &daemon{peer: peer, log: peer.Process().LogPath()}
-	if d.argv, err = commandLine(peer.Process().PID()); err != nil {
+	if d.argv, err = proc.CommandLine(peer.Process().PID()); err != nil {
 		return place{}, err
 	}
 	s.daemons = append(s.daemons, d)
-	ns, err := netnsOf(peer.Process().PID())
+	ns, err := nsthread.OpenNetNS(peer.Process().PID())
 	return place{name, ns, peer.IP4}, err
 }
 

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"tailscale-nri/k3d/lab/internal/nsthread"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -76,7 +78,7 @@ func openTraffic(ctx context.Context, peer place, nodes []place, every time.Dura
 // open makes the sockets. Both UDP sockets are unconnected, and so hear nothing of ICMP errors.
 func (l *link) open(ctx context.Context, peer, n place) error {
 	var listener *net.TCPListener
-	err := inNetNS(n.ns, func() (err error) {
+	err := nsthread.InNetNS(n.ns, func() (err error) {
 		if l.udpNode, err = net.ListenUDP("udp4", udpAddr(n.addr)); err != nil {
 			return err
 		}
@@ -87,7 +89,7 @@ func (l *link) open(ctx context.Context, peer, n place) error {
 		return fmt.Errorf("opening sockets in %s: %w", n.name, err)
 	}
 	defer listener.Close()
-	err = inNetNS(peer.ns, func() (err error) {
+	err = nsthread.InNetNS(peer.ns, func() (err error) {
 		if l.udpPeer, err = net.ListenUDP("udp4", udpAddr(peer.addr)); err != nil {
 			return err
 		}

@@ -8,12 +8,14 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/nsthread"
 )
 
 // loopback is a place on this process's own loopback.
 func loopback(t *testing.T, name, addr string) place {
 	t.Helper()
-	ns, err := netnsOf(os.Getpid())
+	ns, err := nsthread.OpenNetNS(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/nsthread"
 )
 
 // Place is where a flow begins or ends.
@@ -59,7 +61,7 @@ func Watch(ctx context.Context, peer Place, pods []Place, every time.Duration) (
 }
 
 func (p Place) open() (place, error) {
-	ns, err := netnsOf(p.PID)
+	ns, err := nsthread.OpenNetNS(p.PID)
 	return place{p.Name, ns, p.Addr}, err
 }
 

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // prepare starts the peer, then a pod to compare with, then the plugin.
@@ -42,28 +44,28 @@ func (p *play) makeReference(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	network, err := p.networkOf(ctx, pod)
+	network, err := p.NetworkOf(ctx, pod)
 	if err != nil {
 		return err
 	}
-	p.reference = network.alike(pod)
+	p.reference = network.Alike(pod)
 	return p.RemovePod(ctx, pod)
 }
 
 // join makes the three pods at once and times each one's way into the tailnet.
 func (p *play) join(ctx context.Context) error {
 	p.screen.Doing("making pods")
-	cast := []struct {
-		pod  **Pod
+	pods := []struct {
+		pod  **scene.Pod
 		spec lab.PodSpec
 	}{
-		{&p.web, lab.PodSpec{Name: "web", Annotations: OptIn()}},
-		{&p.db, lab.PodSpec{Name: "db", Annotations: OptIn("tailscale.com/hostname", cluster+"-database")}},
+		{&p.web, lab.PodSpec{Name: "web", Annotations: scene.OptIn()}},
+		{&p.db, lab.PodSpec{Name: "db", Annotations: scene.OptIn("tailscale.com/hostname", scene.ClusterName+"-database")}},
 		{&p.plain, lab.PodSpec{Name: "plain"}},
 	}
 	var made tasks
-	for _, role := range cast {
-		made.do(func() (err error) { *role.pod, err = p.RunPod(ctx, role.spec); return err })
+	for _, pod := range pods {
+		made.do(func() (err error) { *pod.pod, err = p.RunPod(ctx, pod.spec); return err })
 	}
 	if err := made.wait(); err != nil {
 		return err
@@ -75,7 +77,7 @@ func (p *play) join(ctx context.Context) error {
 // send in the same millisecond both begin a WireGuard handshake, each answers the other's, neither counts, and both try
 // again after 5 s (WireGuard, 6.1: Rekey-Timeout). That is between any two WireGuard peers, not ours to show here.
 func (p *play) firstPings(ctx context.Context) error {
-	pairs := []struct{ pod, other *Pod }{{p.web, p.db}, {p.db, p.web}}
+	pairs := []struct{ pod, other *scene.Pod }{{p.web, p.db}, {p.db, p.web}}
 	pings := make([][2]time.Duration, len(pairs))
 	var sent tasks
 	for i, pair := range pairs {
@@ -92,7 +94,7 @@ func (p *play) firstPings(ctx context.Context) error {
 		return err
 	}
 	for i, pair := range pairs {
-		pod, node := pair.pod, pair.pod.node
+		pod, node := pair.pod, pair.pod.Node()
 		p.screen.Saw(pod.CRITook, "%s: containerd has made the sandbox", pod.FullName())
 		p.screen.Saw(pings[i][0], "%s: from there to the first answered ping from the peer", pod.FullName())
 		p.screen.Saw(pings[i][1], "%s: and from pod %s", pod.FullName(), pair.other.Spec.Name)
@@ -105,13 +107,13 @@ func (p *play) firstPings(ctx context.Context) error {
 }
 
 // inKernel asks the pod's kernel for what the plugin says.
-func (p *play) inKernel(ctx context.Context, pod *Pod) error {
+func (p *play) inKernel(ctx context.Context, pod *scene.Pod) error {
 	out, err := p.Lab.InPod(ctx, pod.ID, "ip", "-o", "addr", "show", "dev", "ts0", "scope", "global")
 	if err != nil {
 		return err
 	}
 	want := []string{pod.IP4().String() + "/32", pod.IP6().String() + "/128"}
-	if !containsAll(out, want) {
+	if slices.ContainsFunc(want, func(addr string) bool { return !strings.Contains(out, addr) }) {
 		return fmt.Errorf("%s: expected %v on ts0, saw %s", pod.FullName(), want, out)
 	}
 	p.screen.Saw(0, "%s: the kernel has both on ts0 in the pod", pod.FullName())
@@ -122,15 +124,15 @@ func (p *play) inKernel(ctx context.Context, pod *Pod) error {
 func (p *play) pages(ctx context.Context) error { return p.pagesOf(ctx, p.web, p.db) }
 
 // pagesOf has the peer fetch from each pod at each address.
-func (p *play) pagesOf(ctx context.Context, pods ...*Pod) error {
+func (p *play) pagesOf(ctx context.Context, pods ...*scene.Pod) error {
 	for _, pod := range pods {
 		for _, at := range []netip.Addr{pod.IP4(), pod.IP6()} {
 			begin := time.Now()
 			peer := p.AtPeer()
-			if err := p.FetchAs(ctx, peer, peer.own(at), pod, at); err != nil {
+			if err := p.FetchAs(ctx, peer, peer.Own(at), pod, at); err != nil {
 				return err
 			}
-			p.screen.Saw(time.Since(begin), "peer fetched a page from %s at %v; the pod saw %v asking", pod.Spec.Name, at, peer.own(at))
+			p.screen.Saw(time.Since(begin), "peer fetched a page from %s at %v; the pod saw %v asking", pod.Spec.Name, at, peer.Own(at))
 		}
 	}
 	return nil
@@ -141,8 +143,8 @@ func (p *play) podToPod(ctx context.Context) error {
 	const rounds = 10
 	p.screen.Doing("fetching in both directions")
 	asks := []struct {
-		from Place
-		to   *Pod
+		from scene.Place
+		to   *scene.Pod
 	}{{p.InPod(p.web), p.db}, {p.InPod(p.db), p.web}, {p.AtPeer(), p.web}, {p.AtPeer(), p.db}}
 	var all tasks
 	for _, ask := range asks {
@@ -160,9 +162,9 @@ func (p *play) podToPod(ctx context.Context) error {
 	return nil
 }
 
-func (p *play) fetchOften(ctx context.Context, rounds int, from Place, to *Pod, at netip.Addr) error {
+func (p *play) fetchOften(ctx context.Context, rounds int, from scene.Place, to *scene.Pod, at netip.Addr) error {
 	for range rounds {
-		if err := p.FetchAs(ctx, from, from.own(at), to, at); err != nil {
+		if err := p.FetchAs(ctx, from, from.Own(at), to, at); err != nil {
 			return err
 		}
 	}
@@ -171,44 +173,23 @@ func (p *play) fetchOften(ctx context.Context, rounds int, from Place, to *Pod, 
 
 // cluster looks at what the plugin has to leave alone.
 func (p *play) cluster(ctx context.Context) (err error) {
-	if p.plainWas, err = p.networkOf(ctx, p.plain); err != nil {
+	if p.plainWas, err = p.NetworkOf(ctx, p.plain); err != nil {
 		return err
 	}
 	if strings.Contains(string(p.plainWas), "ts0") {
 		return fmt.Errorf("plain: expected no ts0, saw\n%s", p.plainWas)
 	}
-	if err := differs("plain, next to a pod from before the plugin", p.reference, p.plainWas.alike(p.plain)); err != nil {
+	if err := scene.Differs("plain, next to a pod from before the plugin", p.reference, p.plainWas.Alike(p.plain)); err != nil {
 		return err
 	}
 	p.screen.Saw(0, "plain has no ts0; links, addresses, routes, rules and resolv.conf are as without a plugin")
-	return p.ClusterTraffic(ctx, p.web, p.db, p.plain)
-}
-
-// ClusterTraffic fetches from each pod to each other and from the node to each, over eth0 and under eth0's addresses,
-// and pings the node from each.
-func (s *Scene) ClusterTraffic(ctx context.Context, pods ...*Pod) error {
-	for _, to := range pods {
-		for i, ip := range to.IPs {
-			at := netip.MustParseAddr(ip)
-			for _, from := range pods {
-				if from == to {
-					continue
-				}
-				if err := s.FetchAs(ctx, s.InPod(from), netip.MustParseAddr(from.IPs[i]), to, at); err != nil {
-					return err
-				}
-			}
-			if _, err := s.Fetch(ctx, s.OnNode(), at); err != nil {
-				return err
-			}
-		}
-		for _, ip := range []string{lab.NodeIP4, lab.NodeIP6} {
-			if err := s.Ping(ctx, s.InPod(to), netip.MustParseAddr(ip)); err != nil {
-				return err
-			}
-		}
-		s.screen.Saw(0, "%s is reached over eth0 by the other pods and the node at %s, and reaches the node", to.Spec.Name,
-			strings.Join(to.IPs, ", "))
+	pods := []*scene.Pod{p.web, p.db, p.plain}
+	if err := p.ClusterTraffic(ctx, pods...); err != nil {
+		return err
+	}
+	for _, pod := range pods {
+		p.screen.Saw(0, "%s is reached over eth0 by the other pods and the node at %s, and reaches the node", pod.Spec.Name,
+			strings.Join(pod.IPs, ", "))
 	}
 	return nil
 }
@@ -216,10 +197,10 @@ func (s *Scene) ClusterTraffic(ctx context.Context, pods ...*Pod) error {
 // restart kills the plugin while connections are in use, and has them go on.
 func (p *play) restart(ctx context.Context) error {
 	p.screen.Doing("killing the plugin under traffic")
-	was := p.web.node
+	was := p.web.Node()
 	var back time.Duration
 	killed := p.Plugin.PID()
-	waits, err := p.Survive(ctx, p.web, []Place{p.AtPeer(), p.InPod(p.db)}, func(ctx context.Context) (err error) {
+	waits, err := p.Survive(ctx, p.web, []scene.Place{p.AtPeer(), p.InPod(p.db)}, func(ctx context.Context) (err error) {
 		back, err = p.KillAndStart(ctx, p.web, p.db)
 		return err
 	})
@@ -229,31 +210,12 @@ func (p *play) restart(ctx context.Context) error {
 	p.screen.Saw(back, "plugin %d killed with SIGKILL; %d started, both nodes Running again", killed, p.Plugin.PID())
 	p.screen.Saw(waits[0], "peer -> web: the same TCP connection goes on; this is its longest silence")
 	p.screen.Saw(waits[1], "db -> web: the same")
-	if fmt.Sprint(p.web.node.Addresses) != fmt.Sprint(was.Addresses) || p.web.node.NodeID != was.NodeID {
+	if fmt.Sprint(p.web.Node().Addresses) != fmt.Sprint(was.Addresses) || p.web.Node().NodeID != was.NodeID {
 		return fmt.Errorf("web: expected to be node %s at %v as before, saw %s at %v", was.NodeID, was.Addresses,
-			p.web.node.NodeID, p.web.node.Addresses)
+			p.web.Node().NodeID, p.web.Node().Addresses)
 	}
 	p.screen.Saw(0, "web is the same node at the same addresses")
 	return p.pages(ctx)
-}
-
-// KillAndStart kills the plugin, starts another at once, and returns when the pods' nodes run again, with how long
-// that took from the kill.
-func (s *Scene) KillAndStart(ctx context.Context, pods ...*Pod) (time.Duration, error) {
-	begin := time.Now()
-	if err := s.Plugin.Kill(ctx); err != nil {
-		return 0, err
-	}
-	if err := s.StartPlugin(); err != nil {
-		return 0, err
-	}
-	for _, pod := range pods {
-		if err := s.AwaitRunning(ctx, pod); err != nil {
-			return 0, err
-		}
-	}
-	back := time.Since(begin)
-	return back, s.Registered(ctx)
 }
 
 // refusal makes a pod that cannot be served.
@@ -269,37 +231,6 @@ func (p *play) refusal(ctx context.Context) error {
 	return nil
 }
 
-// Refused wants a pod to be refused with an error that holds all of texts, which it returns, and nothing to be left
-// of it.
-func (s *Scene) Refused(ctx context.Context, spec lab.PodSpec, texts ...string) (refusal, err error) {
-	before, err := s.Traces(ctx)
-	if err != nil {
-		return nil, err
-	}
-	id, refusal := s.Lab.CRI().RunPod(ctx, spec)
-	if refusal == nil {
-		return nil, fmt.Errorf("pod %s with %v: expected an error with %q, saw it run as %s", spec.Name, spec.Annotations, texts, id)
-	}
-	if !containsAll(refusal.Error(), texts) {
-		return nil, fmt.Errorf("pod %s with %v: expected an error with %q, saw: %w", spec.Name, spec.Annotations, texts, refusal)
-	}
-	if err := s.Lab.CRI().RemoveNamed(ctx, spec.Name); err != nil {
-		return nil, err
-	}
-	return refusal, s.AwaitTraces(ctx, before)
-}
-
-// AwaitTraces returns when there are just these.
-func (s *Scene) AwaitTraces(ctx context.Context, want Traces) error {
-	return eventually(ctx, func(ctx context.Context) error {
-		now, err := s.Traces(ctx)
-		if err == nil && !now.Equal(want) {
-			err = fmt.Errorf("expected %v; saw %v", want, now)
-		}
-		return err
-	})
-}
-
 // deletion ends a pod and looks for what is left.
 func (p *play) deletion(ctx context.Context) error {
 	begin := time.Now()
@@ -311,13 +242,13 @@ func (p *play) deletion(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.screen.Saw(tailnet, "device %s is gone from the tailnet", p.db.node.NodeID)
+	p.screen.Saw(tailnet, "device %s is gone from the tailnet", p.db.Node().NodeID)
 	p.screen.Saw(peer, "and from the peer's `tailscale status`")
-	is, err := p.networkOf(ctx, p.plain)
+	is, err := p.NetworkOf(ctx, p.plain)
 	if err != nil {
 		return err
 	}
-	if err := differs("plain, after all this", p.plainWas, is); err != nil {
+	if err := scene.Differs("plain, after all this", p.plainWas, is); err != nil {
 		return err
 	}
 	p.screen.Saw(0, "plain is as it was; web still serves:")

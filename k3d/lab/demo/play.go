@@ -10,14 +10,17 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"tailscale-nri/k3d/lab/scene"
 )
 
-// play is the scene with its cast.
+// play is the scene with its pods.
 type play struct {
-	*Scene
-	web, db, plain *Pod
-	reference      Network // of a pod that was made before there was a plugin
-	plainWas       Network // of plain, at first
+	*scene.Scene
+	screen         *Screen
+	web, db, plain *scene.Pod
+	reference      scene.Network // of a pod that was made before there was a plugin
+	plainWas       scene.Network // of plain, at first
 }
 
 // acts in their order; each needs those before it.
@@ -35,6 +38,13 @@ var acts = []struct {
 	{"A pod is deleted", (*play).deletion},
 }
 
+// Config says on what the demo is shown, and where.
+type Config struct {
+	scene.Config
+	// Screen shows what happens; nil is the standard output.
+	Screen *Screen
+}
+
 // Run plays it all. It returns nil only if each thing was seen as expected. With keep, the lab stays up afterwards,
 // unless ctx was ended; else nothing stays.
 func Run(ctx context.Context, cfg Config, keep bool) error {
@@ -43,24 +53,25 @@ func Run(ctx context.Context, cfg Config, keep bool) error {
 	}
 	cfg.Screen.Doing("building the lab")
 	begin := time.Now()
-	scene, err := Open(ctx, cfg)
+	cfg.Note = cfg.Screen.Note
+	built, err := scene.Open(ctx, cfg.Config)
 	if err != nil {
 		return err
 	}
-	cfg.Screen.Saw(time.Since(begin), "lab in %s: containerd, runc, CNI, in network namespaces of their own", scene.Lab.Dir())
-	cfg.Screen.Saw(0, "tailnet: %s", scene.tailnet.name())
-	err = playAll(ctx, &play{Scene: scene})
+	cfg.Screen.Saw(time.Since(begin), "lab in %s: containerd, runc, CNI, in network namespaces of their own", built.Lab.Dir())
+	cfg.Screen.Saw(0, "tailnet: %s", built.TailnetName())
+	err = playAll(ctx, &play{Scene: built, screen: cfg.Screen})
 	if err != nil {
 		cfg.Screen.Failed(err)
-		cfg.Screen.Text(scene.tails())
+		cfg.Screen.Text(tails(built))
 		err = errors.New("not everything was as expected")
 	}
 	if keep && ctx.Err() == nil {
-		cfg.Screen.Text(scene.lookAround())
-		return errors.Join(err, scene.Lab.Close())
+		cfg.Screen.Text(lookAround(built))
+		return errors.Join(err, built.Lab.Close())
 	}
 	// What was begun is ended also if somebody has pressed Ctrl-C.
-	err = errors.Join(err, scene.Close(context.WithoutCancel(ctx)))
+	err = errors.Join(err, built.Close(context.WithoutCancel(ctx)))
 	if err == nil {
 		cfg.Screen.Text(fmt.Sprintf("\nAll of it was observed, in %.0f s. The lab is gone; KEEP=1 leaves it up.", time.Since(begin).Seconds()))
 	}
@@ -81,7 +92,7 @@ func playAll(ctx context.Context, p *play) error {
 const tailLines = 20
 
 // tails are the ends of the logs that say most about a failure.
-func (s *Scene) tails() string {
+func tails(s *scene.Scene) string {
 	var b strings.Builder
 	for _, name := range []string{"plugin", "containerd"} {
 		file := filepath.Join(s.Lab.Dir(), "log", name+".log")
@@ -96,5 +107,15 @@ func (s *Scene) tails() string {
 			fmt.Fprintf(&b, "  %s\n", line)
 		}
 	}
+	return b.String()
+}
+
+func lookAround(s *scene.Scene) string {
+	var b strings.Builder
+	b.WriteString("\nThe lab stays up. To look around:\n\n")
+	for _, c := range s.LookAround() {
+		fmt.Fprintf(&b, "  %s\n      # %s\n", c.Line, c.Shows)
+	}
+	b.WriteString("\nmake demo-down ends it.\n")
 	return b.String()
 }

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestManyPods makes and removes 50 pods, 8 at a time, and looks for what they leave: links, network namespaces, state
@@ -63,11 +63,11 @@ func (s *stage) churn(name string, n int) {
 	}
 	close(numbers)
 	workers.Wait()
-	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
+	s.must(s.AwaitTraces(s.ctx, scene.Traces{}))
 }
 
 func (s *stage) onePod(name string, wait bool) error {
-	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: name, Annotations: demo.OptIn()})
+	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: name, Annotations: scene.OptIn()})
 	if err != nil {
 		return err
 	}

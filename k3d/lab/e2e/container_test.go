@@ -16,7 +16,7 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/control"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 const (
@@ -42,7 +42,7 @@ func idle(name string) lab.ContainerSpec {
 }
 
 // runContainer runs it in the pod.
-func (s *stage) runContainer(pod *demo.Pod, spec lab.ContainerSpec) (id string) {
+func (s *stage) runContainer(pod *scene.Pod, spec lab.ContainerSpec) (id string) {
 	s.t.Helper()
 	id, err := s.Lab.CRI().RunContainer(s.ctx, pod.ID, spec)
 	s.must(err)
@@ -63,19 +63,19 @@ func (s *stage) exec(id string, cmd ...string) string {
 func TestSocket(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "socket")
-	run := func(spec lab.PodSpec) *demo.Pod {
+	run := func(spec lab.PodSpec) *scene.Pod {
 		pod, err := s.RunSandbox(s.ctx, spec)
 		s.must(err)
 		s.must(s.AwaitRunning(s.ctx, pod))
 		return pod
 	}
-	web := run(lab.PodSpec{Name: "web", Annotations: demo.OptIn(socketKey, "true")})
-	userNS := run(lab.PodSpec{Name: "userns", UserNS: true, Annotations: demo.OptIn(socketKey, "true", waitKey, "30s")})
-	plain := run(lab.PodSpec{Name: "plain", Annotations: demo.OptIn()})
+	web := run(lab.PodSpec{Name: "web", Annotations: scene.OptIn(socketKey, "true")})
+	userNS := run(lab.PodSpec{Name: "userns", UserNS: true, Annotations: scene.OptIn(socketKey, "true", waitKey, "30s")})
+	plain := run(lab.PodSpec{Name: "plain", Annotations: scene.OptIn()})
 
 	nobody := s.cliContainer("nobody")
 	nobody.User = 65534
-	containers := map[string]*demo.Pod{
+	containers := map[string]*scene.Pod{
 		s.runContainer(web, s.cliContainer("init")): web, s.runContainer(web, nobody): web,
 		s.runContainer(userNS, s.cliContainer("main")): userNS,
 	}
@@ -144,10 +144,10 @@ func TestSocket(t *testing.T) {
 	s.must(s.AwaitRunning(s.ctx, userNS))
 	s.must(s.AwaitRunning(s.ctx, plain))
 	see() // through the mounts that the containers have had before
-	for _, pod := range []*demo.Pod{web, userNS, plain} {
+	for _, pod := range []*scene.Pod{web, userNS, plain} {
 		s.must(s.RemovePod(s.ctx, pod))
 	}
-	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
+	s.must(s.AwaitTraces(s.ctx, scene.Traces{}))
 }
 
 // TestWait: no container of a pod that waits starts before its node is up, whatever becomes of the plugin meanwhile,
@@ -156,8 +156,8 @@ func TestWait(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "wait")
 	s.outage(control.Refusing)
-	run := func(name string, notes ...string) *demo.Pod {
-		pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: name, Annotations: demo.OptIn(notes...)})
+	run := func(name string, notes ...string) *scene.Pod {
+		pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: name, Annotations: scene.OptIn(notes...)})
 		s.must(err)
 		return pod
 	}
@@ -221,11 +221,11 @@ func TestWaitGoneMeanwhile(t *testing.T) {
 	s := openServed(t, "waitgone")
 	s.outage(control.Refusing)
 	for _, spec := range []lab.PodSpec{{Name: "web"}, {Name: "shared", SharePID: true}, {Name: "userns", UserNS: true}} {
-		spec.Annotations = demo.OptIn(waitKey, "90s")
+		spec.Annotations = scene.OptIn(waitKey, "90s")
 		s.endWaiting(spec)
 	}
 	s.outage(control.Up)
-	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
+	s.must(s.AwaitTraces(s.ctx, scene.Traces{}))
 }
 
 // endWaiting deletes a pod as soon as its container waits.
@@ -277,7 +277,7 @@ func TestWaitNoExec(t *testing.T) {
 	}
 	s.start()
 	s.must(s.Registered(s.ctx))
-	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "web", Annotations: demo.OptIn(waitKey, "30s")})
+	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "web", Annotations: scene.OptIn(waitKey, "30s")})
 	s.must(err)
 	_, err = s.Lab.CRI().RunContainer(s.ctx, pod.ID, idle("main"))
 	for _, text := range []string{"pod default/web", "mounted noexec", "TS_STATE_DIR", "remove the annotation"} {
@@ -292,7 +292,7 @@ func TestWaitNoExec(t *testing.T) {
 func TestWaitNoExecOnHost(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "noexechost")
-	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "web", Annotations: demo.OptIn(waitKey, "30s")})
+	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "web", Annotations: scene.OptIn(waitKey, "30s")})
 	s.must(err)
 	s.must(s.AwaitRunning(s.ctx, pod))
 	s.runContainer(pod, idle("before"))
@@ -327,9 +327,9 @@ func TestWaitNoExecOnHost(t *testing.T) {
 func TestWaitCost(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "waitcost")
-	pods := map[string]*demo.Pod{}
+	pods := map[string]*scene.Pod{}
 	for name, notes := range map[string][]string{"plain": nil, "waits": {waitKey, "30s"}} {
-		pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: name, Annotations: demo.OptIn(notes...)})
+		pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: name, Annotations: scene.OptIn(notes...)})
 		s.must(err)
 		s.must(s.AwaitRunning(s.ctx, pod))
 		pods[name] = pod
@@ -354,11 +354,11 @@ func TestResolvConfKept(t *testing.T) {
 	s := openServed(t, "resolvkept")
 	plain, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "plain"})
 	s.must(err)
-	asks, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "asks", Annotations: demo.OptIn(waitKey, "30s", socketKey, "true")})
+	asks, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "asks", Annotations: scene.OptIn(waitKey, "30s", socketKey, "true")})
 	s.must(err)
 	own := filepath.Join(t.TempDir(), "resolv.conf")
 	s.must(os.WriteFile(own, []byte("nameserver 192.0.2.1\n"), 0o644))
-	read := func(pod *demo.Pod, spec lab.ContainerSpec) string {
+	read := func(pod *scene.Pod, spec lab.ContainerSpec) string {
 		return s.exec(s.runContainer(pod, spec), "/labtool", "cat", "/etc/resolv.conf")
 	}
 	want := read(plain, idle("main"))

@@ -11,6 +11,7 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestDemo is what `make demo` does.
@@ -22,7 +23,7 @@ func TestDemo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	err = demo.Run(t.Context(), demo.Config{Lab: cfg, Screen: demo.NewScreen(out)}, false)
+	err = demo.Run(t.Context(), demo.Config{Config: scene.Config{Lab: cfg}, Screen: demo.NewScreen(out)}, false)
 	shown, readErr := os.ReadFile(out.Name())
 	if err != nil || readErr != nil || strings.Contains(string(shown), "\x1b") {
 		t.Errorf("%v, %v; shown:\n%s", err, readErr, shown)

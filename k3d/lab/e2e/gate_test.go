@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestSecondGate: containers of pods that have started without the plugin are created when the pod has its link, and
@@ -35,7 +35,7 @@ func TestSecondGate(t *testing.T) {
 	s.must(err)
 	s.start()
 	s.must(s.Registered(s.ctx))
-	for pod, texts := range map[*demo.Pod][]string{
+	for pod, texts := range map[*scene.Pod][]string{
 		missed: {"tailscale-nri: pod default/missed", "read-only"},
 		wrong:  {"tailscale-nri: pod default/wrong", "tailscale.com/enabled", "yes please", `say "true"`},
 	} {
@@ -66,7 +66,7 @@ func TestHandover(t *testing.T) {
 	was := fmt.Sprint(web.Node().NodeID, web.Node().Addresses)
 	for i := range 3 {
 		next := fmt.Sprintf("next%d.sock", i)
-		waits, err := s.Survive(s.ctx, web, []demo.Place{s.AtPeer(), s.InPod(db)}, func(ctx context.Context) error {
+		waits, err := s.Survive(s.ctx, web, []scene.Place{s.AtPeer(), s.InPod(db)}, func(ctx context.Context) error {
 			last := s.Plugin
 			s.start("TS_STATUS_SOCKET=/run/tailscale-nri/" + next)
 			s.must(s.AwaitLog(ctx, "standing by"))

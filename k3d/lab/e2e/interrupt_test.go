@@ -12,6 +12,7 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestInterruptedDemo ends the demo in its middle, as Ctrl-C does: nothing stays, KEEP=1 or not.
@@ -26,7 +27,7 @@ func TestInterruptedDemo(t *testing.T) {
 		}
 		shown := make(chan string)
 		go func() { shown <- readUntil(read, moment, interrupt) }()
-		err = demo.Run(ctx, demo.Config{Lab: cfg, Screen: demo.NewScreen(write)}, true)
+		err = demo.Run(ctx, demo.Config{Config: scene.Config{Lab: cfg}, Screen: demo.NewScreen(write)}, true)
 		write.Close()
 		if text := <-shown; err == nil || !errors.Is(ctx.Err(), context.Canceled) || strings.Contains(text, "All of it was observed") {
 			t.Errorf("interrupted at %q: %v\n%s", moment, err, text)

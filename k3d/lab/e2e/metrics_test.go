@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // awaitMetrics waits until a scrape on the node has all of these series, with these values, and none of the others.
@@ -61,7 +61,7 @@ func TestMetrics(t *testing.T) {
 	s.must(s.AwaitRunning(s.ctx, late))
 	s.awaitMetrics(addr, "", `late_attaches_total{by="list"} 1`, `nodes{state="Running"} 2`, "pod_up{"+pod+"} 1")
 
-	for _, p := range []*demo.Pod{web, late} {
+	for _, p := range []*scene.Pod{web, late} {
 		s.must(s.RemovePod(s.ctx, p))
 	}
 	s.awaitMetrics(addr, pod, `nodes{state="Running"} 0`, `devices_deleted_total{reason="pod_ended"} 2`,

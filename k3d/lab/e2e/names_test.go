@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestNames: the containers of a pod that asks for the tailnet's names have a resolv.conf that leads to its node and
@@ -20,7 +20,7 @@ func TestNames(t *testing.T) {
 	s := openServed(t, "names")
 	db := s.run("db")
 	s.must(s.AwaitRunning(s.ctx, db))
-	notes := demo.OptIn("tailscale.com/dns", "true", waitKey, "30s")
+	notes := scene.OptIn("tailscale.com/dns", "true", waitKey, "30s")
 	for _, spec := range []lab.PodSpec{{Name: "web", Annotations: notes}, {Name: "userns", UserNS: true, Annotations: notes}} {
 		pod, err := s.RunSandbox(s.ctx, spec)
 		s.must(err)
@@ -40,7 +40,7 @@ func TestNames(t *testing.T) {
 		}
 	}
 	// Between the creation of a container and its start the plugin goes away.
-	late, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "late", Annotations: demo.OptIn("tailscale.com/dns", "true")})
+	late, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "late", Annotations: scene.OptIn("tailscale.com/dns", "true")})
 	s.must(err)
 	id, err := s.Lab.CRI().CreateContainer(s.ctx, late.ID, idle("main"))
 	s.must(err)

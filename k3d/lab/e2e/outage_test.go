@@ -13,7 +13,7 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/control"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestControlPlaneHangs: with a control plane and an API that never answer, hooks are as fast as ever, pods start and
@@ -25,7 +25,7 @@ func TestControlPlaneHangs(t *testing.T) {
 	s.outage(control.Hanging)
 	half := s.run("half") // gets its key, and no answer to its login
 	s.must(s.plane.AddFault(s.ctx, control.Fault{Hang: true}))
-	pods := []*demo.Pod{half}
+	pods := []*scene.Pod{half}
 	for i := range 6 {
 		pods = append(pods, s.run(fmt.Sprintf("p%d", i)))
 	}
@@ -45,7 +45,7 @@ func TestControlPlaneHangs(t *testing.T) {
 	for _, pod := range pods[:4] {
 		s.must(s.RemovePod(s.ctx, pod))
 	}
-	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
+	s.must(s.AwaitTraces(s.ctx, scene.Traces{}))
 }
 
 var hookTook = regexp.MustCompile(`event=(\w+) took=(\S+)`)
@@ -85,11 +85,11 @@ func TestWhileAway(t *testing.T) {
 	ended, stays := s.runServing("ended"), s.runServing("stays")
 	s.must(s.Plugin.Kill(s.ctx))
 	s.must(s.RemovePod(s.ctx, ended))
-	late, err := s.RunPod(s.ctx, lab.PodSpec{Name: "late", Annotations: demo.OptIn()})
+	late, err := s.RunPod(s.ctx, lab.PodSpec{Name: "late", Annotations: scene.OptIn()})
 	s.must(err)
 
 	s.start()
-	for _, pod := range []*demo.Pod{stays, late} {
+	for _, pod := range []*scene.Pod{stays, late} {
 		s.must(s.AwaitRunning(s.ctx, pod))
 		peer := s.AtPeer()
 		s.must(s.FetchAs(s.ctx, peer, peer.IP4, pod, pod.IP4()))
@@ -97,10 +97,10 @@ func TestWhileAway(t *testing.T) {
 	_, took, err := s.AwaitGone(s.ctx, ended)
 	s.must(err)
 	t.Logf("the device of the pod that ended unseen was gone after %v", took.Round(time.Second))
-	for _, pod := range []*demo.Pod{stays, late} {
+	for _, pod := range []*scene.Pod{stays, late} {
 		s.must(s.RemovePod(s.ctx, pod))
 	}
-	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
+	s.must(s.AwaitTraces(s.ctx, scene.Traces{}))
 }
 
 // promptly is less than the minute after which a pod that went without a word is given up anyway.
@@ -116,7 +116,7 @@ func TestContainerdRestarts(t *testing.T) {
 	web := s.runServing("web")
 	was := web.Node()
 	for i, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		waits, err := s.Survive(s.ctx, web, []demo.Place{s.AtPeer()}, func(context.Context) error {
+		waits, err := s.Survive(s.ctx, web, []scene.Place{s.AtPeer()}, func(context.Context) error {
 			if err := s.Lab.Containerd().Restart(s.ctx, sig); err != nil {
 				return err
 			}
@@ -131,7 +131,7 @@ func TestContainerdRestarts(t *testing.T) {
 	}
 	later := s.runServing("later")
 	// Of a pod that is older than containerd's process, it reports neither the stop nor the removal.
-	for _, pod := range []*demo.Pod{later, web} {
+	for _, pod := range []*scene.Pod{later, web} {
 		s.must(s.RemovePod(s.ctx, pod))
 		_, took, err := s.AwaitGone(s.ctx, pod)
 		s.must(err)
@@ -140,5 +140,5 @@ func TestContainerdRestarts(t *testing.T) {
 			t.Errorf("%s was gone after %v, want %v at most", pod.FullName(), took, promptly)
 		}
 	}
-	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
+	s.must(s.AwaitTraces(s.ctx, scene.Traces{}))
 }

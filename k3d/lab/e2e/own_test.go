@@ -14,6 +14,7 @@ import (
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/control"
 	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // roleVar makes the test binary another program.
@@ -71,14 +72,14 @@ func playOnOwn(ctx context.Context, keep bool) error {
 		return err
 	}
 	defer plane.Close()
-	cfg := demo.Config{Lab: ownConfig(), Tags: []string{tag}, Own: &demo.OwnTailnet{
+	cfg := scene.Config{Lab: ownConfig(), Tags: []string{tag}, Own: &scene.OwnTailnet{
 		ClientID: "own-client", ClientSecret: "own-secret", APIURL: plane.APIURL(), LoginServer: plane.ControlURL(),
 	}}
-	if err := demo.Run(ctx, cfg, keep); err != nil {
+	if err := demo.Run(ctx, demo.Config{Config: cfg}, keep); err != nil {
 		return err
 	}
 	if keep {
-		if err := demo.End(ctx, cfg); err != nil {
+		if err := scene.End(ctx, cfg); err != nil {
 			return err
 		}
 	}

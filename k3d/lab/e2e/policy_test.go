@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestPolicy has a policy decide over containerd: a pod gets a node without an annotation, another is refused with the
@@ -78,7 +78,7 @@ func TestPolicy(t *testing.T) {
 func TestEphemeralPod(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "ephem")
-	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "job", Annotations: demo.OptIn("tailscale.com/ephemeral", "true")})
+	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "job", Annotations: scene.OptIn("tailscale.com/ephemeral", "true")})
 	s.must(err)
 	s.must(s.AwaitRunning(s.ctx, pod))
 	ephemeral := func() (ids []string) {
@@ -105,5 +105,5 @@ func TestEphemeralPod(t *testing.T) {
 		}
 	}
 	s.must(s.RemovePod(s.ctx, pod))
-	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
+	s.must(s.AwaitTraces(s.ctx, scene.Traces{}))
 }

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestProfile has a pod come in by a profile's credentials, which a rule allows. The profile goes, and the pod goes on;
@@ -33,7 +33,7 @@ func TestProfile(t *testing.T) {
 	s.must(s.Registered(s.ctx))
 
 	const key = "tailscale.com/profile"
-	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "web", Annotations: demo.OptIn(key, "prod")})
+	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "web", Annotations: scene.OptIn(key, "prod")})
 	s.must(err)
 	s.must(s.AwaitRunning(s.ctx, pod))
 	other := s.run("other")
@@ -50,7 +50,7 @@ func TestProfile(t *testing.T) {
 	if got := tags(); !slices.Equal(got[pod.Node().NodeID], []string{"tag:prod"}) || !slices.Equal(got[other.Node().NodeID], []string{"tag:k8s-pod"}) {
 		t.Errorf("the devices have the tags %v", got)
 	}
-	_, err = s.Refused(s.ctx, lab.PodSpec{Name: "none", Annotations: demo.OptIn(key, "test")}, key, `"test"`, "rule 1", "allow.profiles")
+	_, err = s.Refused(s.ctx, lab.PodSpec{Name: "none", Annotations: scene.OptIn(key, "test")}, key, `"test"`, "rule 1", "allow.profiles")
 	s.must(err)
 
 	for name := range profile {
@@ -63,7 +63,7 @@ func TestProfile(t *testing.T) {
 	if is := fmt.Sprint(pod.Node().NodeID, pod.Node().Addresses); is != was {
 		t.Errorf("without its profile the node is %s, was %s", is, was)
 	}
-	_, err = s.Refused(s.ctx, lab.PodSpec{Name: "late", Annotations: demo.OptIn(key, "prod")}, key, `"prod"`, "there is none", "prod.TS_OAUTH_CLIENT_ID")
+	_, err = s.Refused(s.ctx, lab.PodSpec{Name: "late", Annotations: scene.OptIn(key, "prod")}, key, `"prod"`, "there is none", "prod.TS_OAUTH_CLIENT_ID")
 	s.must(err)
 	s.must(s.Lab.CRI().StopPod(s.ctx, pod.ID))
 	s.must(s.Lab.CRI().RemovePod(s.ctx, pod.ID))
@@ -76,5 +76,5 @@ func TestProfile(t *testing.T) {
 		put(name, text)
 	}
 	s.must(s.RemovePod(s.ctx, other))
-	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
+	s.must(s.AwaitTraces(s.ctx, scene.Traces{}))
 }

@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestProxy has the node reach nothing of the tailnet's but through an HTTP proxy that asks for a password: the API, the
@@ -40,7 +40,7 @@ func TestProxy(t *testing.T) {
 	}
 	s.start(through(user + ":wrong-" + password)...)
 	s.must(s.Registered(s.ctx))
-	pod, err := s.RunPod(s.ctx, lab.PodSpec{Name: "web", Annotations: demo.OptIn()})
+	pod, err := s.RunPod(s.ctx, lab.PodSpec{Name: "web", Annotations: scene.OptIn()})
 	s.must(err)
 	s.awaitPending(pod, "Proxy Authentication Required")
 	t.Log(s.status())

@@ -13,7 +13,7 @@ import (
 	"tailscale.com/version"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestRecentPeer has a pod and a stock tailscaled of the engine's own version talk, as TestTraffic and TestPluginRestarts
@@ -29,7 +29,7 @@ func TestRecentPeer(t *testing.T) {
 	peer, pod := s.AtPeer(), s.InPod(web)
 	s.eventually(func() error { _, err := s.Fetch(s.ctx, peer, peer.IP4); return err })
 	talk := func(when string) {
-		for _, c := range []struct{ from, to demo.Place }{{peer, pod}, {pod, peer}} {
+		for _, c := range []struct{ from, to scene.Place }{{peer, pod}, {pod, peer}} {
 			for _, at := range []netip.Addr{c.to.IP4, c.to.IP6} {
 				t.Run(fmt.Sprintf("%s, %s to %s at %v", when, c.from.Name, c.to.Name, at), func(t *testing.T) { s.assertCarries(t, c.from, at) })
 			}
@@ -42,7 +42,7 @@ func TestRecentPeer(t *testing.T) {
 	}
 	talk("at first")
 
-	waits, err := s.Survive(s.ctx, web, []demo.Place{peer}, func(ctx context.Context) error {
+	waits, err := s.Survive(s.ctx, web, []scene.Place{peer}, func(ctx context.Context) error {
 		if err := s.Plugin.End(ctx, unix.SIGKILL); err != nil {
 			return err
 		}
@@ -54,7 +54,7 @@ func TestRecentPeer(t *testing.T) {
 	s.must(s.AwaitRunning(s.ctx, web))
 	talk("after the plugin's restart")
 
-	waits, err = s.Survive(s.ctx, web, []demo.Place{peer}, s.Peer.Restart)
+	waits, err = s.Survive(s.ctx, web, []scene.Place{peer}, s.Peer.Restart)
 	s.must(err)
 	t.Logf("kill -9 of the peer: the longest silence was %v", waits[0])
 	talk("after the peer's restart")

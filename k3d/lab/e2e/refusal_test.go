@@ -12,7 +12,7 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/control"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestBadInput: what a user gets wrong comes back from CRI with key, value and remedy, and leaves nothing behind. The
@@ -27,13 +27,13 @@ func TestBadInput(t *testing.T) {
 		want []string
 	}{
 		{"enabled", lab.PodSpec{Annotations: map[string]string{enabled: "yes please"}}, []string{enabled, "yes please", `say "true"`}},
-		{"tag", lab.PodSpec{Annotations: demo.OptIn(tags, "tag:db,web")}, []string{tags, "web", "write tags as tag:name"}},
-		{"tag-of-others", lab.PodSpec{Annotations: demo.OptIn(tags, "tag:other")}, []string{tags, "tag:other", "the default policy", "TS_POLICY_FILE"}},
-		{"hostname", lab.PodSpec{Annotations: demo.OptIn(hostname, "my_host")}, []string{hostname, "my_host", "use small letters, digits and dashes"}},
-		{"hostname-long", lab.PodSpec{Annotations: demo.OptIn(hostname, strings.Repeat("a", 64))}, []string{hostname, "aaaa", "at most 63"}},
+		{"tag", lab.PodSpec{Annotations: scene.OptIn(tags, "tag:db,web")}, []string{tags, "web", "write tags as tag:name"}},
+		{"tag-of-others", lab.PodSpec{Annotations: scene.OptIn(tags, "tag:other")}, []string{tags, "tag:other", "the default policy", "TS_POLICY_FILE"}},
+		{"hostname", lab.PodSpec{Annotations: scene.OptIn(hostname, "my_host")}, []string{hostname, "my_host", "use small letters, digits and dashes"}},
+		{"hostname-long", lab.PodSpec{Annotations: scene.OptIn(hostname, strings.Repeat("a", 64))}, []string{hostname, "aaaa", "at most 63"}},
 		{"typo", lab.PodSpec{Annotations: map[string]string{"tailscale.com/enable": "true"}}, []string{"tailscale.com/enable", "true", "write " + enabled}},
-		{"typo-beside", lab.PodSpec{Annotations: demo.OptIn("tailscale.com/hostnme", "db")}, []string{"tailscale.com/hostnme", "db", "write " + hostname}},
-		{"host-network", lab.PodSpec{HostNetwork: true, Annotations: demo.OptIn()}, []string{enabled, "hostNetwork: true", "remove the annotation"}},
+		{"typo-beside", lab.PodSpec{Annotations: scene.OptIn("tailscale.com/hostnme", "db")}, []string{"tailscale.com/hostnme", "db", "write " + hostname}},
+		{"host-network", lab.PodSpec{HostNetwork: true, Annotations: scene.OptIn()}, []string{enabled, "hostNetwork: true", "remove the annotation"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.spec.Name = c.name
@@ -81,7 +81,7 @@ func TestRefusedByTailnet(t *testing.T) {
 			s.must(s.RemovePod(s.ctx, pod))
 		})
 	}
-	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
+	s.must(s.AwaitTraces(s.ctx, scene.Traces{}))
 }
 
 // TestWrongSecret has the variable itself wrong: the plugin with the right one serves the pod that is there.

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestPluginRestarts ends the plugin in both ways, several times, with connections from the peer and between pods in
@@ -27,7 +27,7 @@ func TestPluginRestarts(t *testing.T) {
 		// The other direction is a stream of its own, begun first.
 		back, err := s.OpenStream(s.ctx, s.InPod(web), db, db.IP4())
 		s.must(err)
-		waits, err := s.Survive(s.ctx, web, []demo.Place{s.AtPeer(), s.InPod(db)}, func(ctx context.Context) error {
+		waits, err := s.Survive(s.ctx, web, []scene.Place{s.AtPeer(), s.InPod(db)}, func(ctx context.Context) error {
 			if err := s.Plugin.End(ctx, sig); err != nil {
 				return err
 			}
@@ -76,7 +76,7 @@ func TestCrashes(t *testing.T) {
 	}
 	t.Logf("%d crashes", crashes)
 	s.must(s.Registered(s.ctx))
-	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
+	s.must(s.AwaitTraces(s.ctx, scene.Traces{}))
 }
 
 // TestSandboxes: what has stopped keeps its device until it is removed, and a pod that gets another sandbox is the
@@ -84,16 +84,16 @@ func TestCrashes(t *testing.T) {
 func TestSandboxes(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "again")
-	sandbox := func(name string) *demo.Pod {
+	sandbox := func(name string) *scene.Pod {
 		// A kubelet counts attempts in the sandbox's name; here names differ, and the UID makes it the same pod.
-		pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: name, UID: "the-same", Annotations: demo.OptIn("tailscale.com/hostname", "web")})
+		pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: name, UID: "the-same", Annotations: scene.OptIn("tailscale.com/hostname", "web")})
 		s.must(err)
 		s.must(s.AwaitRunning(s.ctx, pod))
 		return pod
 	}
 	first := sandbox("first")
 	s.must(s.Lab.CRI().StopPod(s.ctx, first.ID))
-	_, err := s.AwaitNode(s.ctx, first, func(n demo.Node) error {
+	_, err := s.AwaitNode(s.ctx, first, func(n scene.Node) error {
 		if n.State != "Stopped" {
 			return fmt.Errorf("expected state Stopped, saw %s", n.State)
 		}
@@ -113,5 +113,5 @@ func TestSandboxes(t *testing.T) {
 		t.Errorf("the device after the removal of an earlier sandbox: %v, %v", devices, err)
 	}
 	s.must(s.RemovePod(s.ctx, second))
-	s.must(s.AwaitTraces(s.ctx, demo.Traces{}))
+	s.must(s.AwaitTraces(s.ctx, scene.Traces{}))
 }

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestRoutes has a stock tailscaled reach a pod of the cluster by way of a pod that is a subnet router, and a pod reach
@@ -38,13 +38,13 @@ func TestRoutes(t *testing.T) {
 	web, err := s.RunPod(s.ctx, lab.PodSpec{Name: "web"})
 	s.must(err)
 	webAddr := netip.MustParseAddr(web.IPs[0])
-	router, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "router", Annotations: demo.OptIn("tailscale.com/advertise-routes", web.IPs[0]+"/32")})
+	router, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "router", Annotations: scene.OptIn("tailscale.com/advertise-routes", web.IPs[0]+"/32")})
 	s.must(err)
 	s.awaitReason(router, "advertised, waits for approval: "+web.IPs[0]+"/32")
 	s.must(s.plane.SetRoutes(s.ctx, s.deviceID("default-router"), netip.PrefixFrom(webAddr, webAddr.BitLen())))
 	s.eventually(func() error { return s.seenAs(s.AtPeer(), webAddr, router.IPs[0]) })
 
-	client, err := s.RunPod(s.ctx, lab.PodSpec{Name: "client", Annotations: demo.OptIn("tailscale.com/exit-node", "recent")})
+	client, err := s.RunPod(s.ctx, lab.PodSpec{Name: "client", Annotations: scene.OptIn("tailscale.com/exit-node", "recent")})
 	s.must(err)
 	s.awaitReason(client, "exit node recent offers none")
 	closed := func(when string) {
@@ -70,9 +70,9 @@ func TestRoutes(t *testing.T) {
 }
 
 // awaitReason returns when the pod's node runs and its reason begins like that.
-func (s *stage) awaitReason(pod *demo.Pod, text string) {
+func (s *stage) awaitReason(pod *scene.Pod, text string) {
 	s.t.Helper()
-	_, err := s.AwaitNode(s.ctx, pod, func(n demo.Node) error {
+	_, err := s.AwaitNode(s.ctx, pod, func(n scene.Node) error {
 		if n.State != "Running" || !strings.HasPrefix(n.Reason, text) {
 			return fmt.Errorf("node of %s is %s: %q, want %q", pod.FullName(), n.State, n.Reason, text)
 		}
@@ -82,7 +82,7 @@ func (s *stage) awaitReason(pod *demo.Pod, text string) {
 }
 
 // seenAs fetches a page, and wants to have been seen under an address there.
-func (s *stage) seenAs(from demo.Place, at netip.Addr, as string) error {
+func (s *stage) seenAs(from scene.Place, at netip.Addr, as string) error {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	page, err := s.Fetch(ctx, from, at)

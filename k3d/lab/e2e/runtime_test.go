@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestRanBefore: pods that would be refused but ran before the plugin came go on, over restarts of it, and so does what is
@@ -21,14 +21,14 @@ import (
 func TestRanBefore(t *testing.T) {
 	t.Parallel()
 	s := open(t, "before")
-	run := func(spec lab.PodSpec) *demo.Pod {
+	run := func(spec lab.PodSpec) *scene.Pod {
 		t.Helper()
 		pod, err := s.RunPod(s.ctx, spec)
 		s.must(err)
 		return pod
 	}
 	// labtool would take the node's ports.
-	ingress, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "ingress", HostNetwork: true, Annotations: demo.OptIn()})
+	ingress, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: "ingress", HostNetwork: true, Annotations: scene.OptIn()})
 	s.must(err)
 	cri, idle := s.Lab.CRI(), []string{"sleep"}
 	ingress.Container, err = cri.RunContainer(s.ctx, ingress.ID, lab.ContainerSpec{Name: "tool", Args: idle})
@@ -39,7 +39,7 @@ func TestRanBefore(t *testing.T) {
 	s.start()
 	s.must(s.Registered(s.ctx))
 	// As a kubelet creates it after a crash: the old one has exited, and is in no list of containerd's.
-	restart := func(pod *demo.Pod, n int) {
+	restart := func(pod *scene.Pod, n int) {
 		t.Helper()
 		s.must(cri.StopContainer(s.ctx, pod.Container, 0))
 		id, err := cri.RunContainer(s.ctx, pod.ID, lab.ContainerSpec{
@@ -50,14 +50,14 @@ func TestRanBefore(t *testing.T) {
 	}
 	restart(ingress, 1)
 	restart(typo, 1)
-	for _, pod := range []*demo.Pod{ingress, typo} { // a container that is there for the first time
+	for _, pod := range []*scene.Pod{ingress, typo} { // a container that is there for the first time
 		_, err := cri.RunContainer(s.ctx, pod.ID, lab.ContainerSpec{Name: "sidecar", Args: idle})
 		s.must(err)
 	}
 	if _, err := cri.RunContainer(s.ctx, never.ID, lab.ContainerSpec{Name: "tool"}); err == nil || !strings.Contains(err.Error(), "perhaps") {
 		t.Errorf("a pod that never ran: %v", err)
 	}
-	for _, pod := range []*demo.Pod{ingress, typo} {
+	for _, pod := range []*scene.Pod{ingress, typo} {
 		lines, err := s.LogLines(pod.FullName(), "gets no tailnet node; it ran before")
 		if err != nil || len(lines) != 1 {
 			t.Errorf("the log has %q of %s: %v", lines, pod.FullName(), err)
@@ -76,7 +76,7 @@ func TestRanBefore(t *testing.T) {
 	restart(ingress, 2)
 	restart(typo, 2)
 	for _, spec := range []lab.PodSpec{
-		{Name: "ingress2", HostNetwork: true, Annotations: demo.OptIn()},
+		{Name: "ingress2", HostNetwork: true, Annotations: scene.OptIn()},
 		{Name: "typo2", Annotations: typo.Spec.Annotations},
 	} {
 		_, err := s.Refused(s.ctx, spec, "tailscale.com/enabled")
@@ -89,7 +89,7 @@ func TestRanBefore(t *testing.T) {
 func TestRuntimeHandlers(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "handler")
-	spec := lab.PodSpec{Name: "boxed", RuntimeHandler: lab.OtherHandler, Annotations: demo.OptIn()}
+	spec := lab.PodSpec{Name: "boxed", RuntimeHandler: lab.OtherHandler, Annotations: scene.OptIn()}
 	refusal, err := s.Refused(s.ctx, spec, "runtimeClassName", `runtime handler "other"`, "TS_RUNTIME_HANDLERS", "default/boxed")
 	s.must(err)
 	t.Log(refusal)

@@ -16,7 +16,7 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/control"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // patience bounds a test's steps; it is no expectation.
@@ -32,7 +32,7 @@ func config(t *testing.T, name string) lab.Config {
 
 // stage is a scene under test.
 type stage struct {
-	*demo.Scene
+	*scene.Scene
 	t     *testing.T
 	ctx   context.Context
 	plane *lab.ControlPlane
@@ -44,7 +44,7 @@ func open(t *testing.T, name string) *stage {
 	cfg := config(t, name)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
-	scene, err := demo.Open(ctx, demo.Config{Lab: cfg})
+	scene, err := scene.Open(ctx, scene.Config{Lab: cfg})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,26 +96,26 @@ func (s *stage) start(env ...string) {
 }
 
 // run makes a bare sandbox that has opted in.
-func (s *stage) run(name string) *demo.Pod {
+func (s *stage) run(name string) *scene.Pod {
 	s.t.Helper()
-	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: name, Annotations: demo.OptIn()})
+	pod, err := s.RunSandbox(s.ctx, lab.PodSpec{Name: name, Annotations: scene.OptIn()})
 	s.must(err)
 	return pod
 }
 
 // runServing makes a pod that serves and waits for its node.
-func (s *stage) runServing(name string) *demo.Pod {
+func (s *stage) runServing(name string) *scene.Pod {
 	s.t.Helper()
-	pod, err := s.RunPod(s.ctx, lab.PodSpec{Name: name, Annotations: demo.OptIn()})
+	pod, err := s.RunPod(s.ctx, lab.PodSpec{Name: name, Annotations: scene.OptIn()})
 	s.must(err)
 	s.must(s.AwaitRunning(s.ctx, pod))
 	return pod
 }
 
 // awaitPending returns when the node is pending and its reason holds text.
-func (s *stage) awaitPending(pod *demo.Pod, text string) {
+func (s *stage) awaitPending(pod *scene.Pod, text string) {
 	s.t.Helper()
-	_, err := s.AwaitNode(s.ctx, pod, func(n demo.Node) error {
+	_, err := s.AwaitNode(s.ctx, pod, func(n scene.Node) error {
 		if n.State != "Pending" || !strings.Contains(n.Reason, text) {
 			return fmt.Errorf("node of %s: expected state Pending for %q, saw %s: %s", pod.FullName(), text, n.State, n.Reason)
 		}

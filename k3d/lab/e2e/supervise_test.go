@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestServingProcessEnds ends the process that serves, by a control plane that says "exit" and by a signal. The plugin
@@ -30,7 +30,7 @@ func TestServingProcessEnds(t *testing.T) {
 		},
 		func(context.Context) error { return unix.Kill(s.Plugin.Serving(), unix.SIGKILL) },
 	} {
-		waits, err := s.Survive(s.ctx, web, []demo.Place{s.AtPeer(), s.InPod(db)}, func(ctx context.Context) error {
+		waits, err := s.Survive(s.ctx, web, []scene.Place{s.AtPeer(), s.InPod(db)}, func(ctx context.Context) error {
 			if err := end(ctx); err != nil {
 				return err
 			}

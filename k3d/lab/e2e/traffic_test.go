@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestTraffic has TCP, UDP and ICMP cross in every direction, over both families: as much as goes, and packets as large
@@ -23,7 +23,7 @@ func TestTraffic(t *testing.T) {
 	peer := s.AtPeer()
 	s.eventually(func() error { _, err := s.Fetch(s.ctx, peer, peer.IP4); return err })
 	for _, c := range []struct {
-		from, to demo.Place
+		from, to scene.Place
 	}{{peer, s.InPod(web)}, {s.InPod(web), peer}, {s.InPod(web), s.InPod(db)}, {s.InPod(db), s.InPod(web)}} {
 		for _, at := range []netip.Addr{c.to.IP4, c.to.IP6} {
 			t.Run(fmt.Sprintf("%s to %s at %v", c.from.Name, c.to.Name, at), func(t *testing.T) { s.assertCarries(t, c.from, at) })
@@ -31,7 +31,7 @@ func TestTraffic(t *testing.T) {
 	}
 }
 
-func (s *stage) assertCarries(t *testing.T, from demo.Place, at netip.Addr) {
+func (s *stage) assertCarries(t *testing.T, from scene.Place, at netip.Addr) {
 	t.Helper()
 	var r struct {
 		Bytes          int64

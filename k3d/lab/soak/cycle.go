@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // life is one cycle under way.
 type life struct {
 	*run
 	cycle
-	role *role
-	pods []lab.Pod // all sandboxes so far
+	podRecord *podRecord
+	pods      []lab.Pod // all sandboxes so far
 }
 
 // live makes the cycle's pod, has it go through what its kind says, and removes it. The error names the pod.
@@ -26,13 +26,13 @@ func (r *run) live(ctx context.Context, c cycle) error {
 	name := fmt.Sprintf("c%d", c.number)
 	l := &life{run: r, cycle: c}
 	// The hostname is given, since a second sandbox has another name: see sandbox.
-	l.role = r.cast.add(fmt.Sprintf("cycle %d, %v", c.number, c.kind), name, fmt.Sprintf("uid-soak-%d", c.number), "soak-"+name)
+	l.podRecord = r.history.add(fmt.Sprintf("cycle %d, %v", c.number, c.kind), name, fmt.Sprintf("uid-soak-%d", c.number), "soak-"+name)
 	err := l.act(ctx)
 	for _, pod := range l.pods {
 		err = errors.Join(err, r.kubelet.remove(ctx, pod.ID))
 	}
 	if err != nil {
-		return fmt.Errorf("%v: %w", l.role, err)
+		return fmt.Errorf("%v: %w", l.podRecord, err)
 	}
 	return nil
 }
@@ -65,18 +65,18 @@ func (l *life) act(ctx context.Context) error {
 // sandbox makes the pod's next one. A kubelet counts attempts in the sandbox's name; here names differ, and the UID
 // makes it the same pod.
 func (l *life) sandbox(ctx context.Context) error {
-	name := l.role.name
+	name := l.podRecord.name
 	if n := len(l.pods); n > 0 {
 		name = fmt.Sprintf("%s-%d", name, n)
 	}
 	pod, err := l.kubelet.run(ctx, lab.PodSpec{
-		Name: name, UID: l.role.uid, Annotations: demo.OptIn("tailscale.com/hostname", l.role.hostname),
+		Name: name, UID: l.podRecord.uid, Annotations: scene.OptIn("tailscale.com/hostname", l.podRecord.hostname),
 	})
 	if err != nil {
 		return err
 	}
 	l.pods = append(l.pods, pod)
-	l.cast.sandbox(l.role, pod)
+	l.history.sandbox(l.podRecord, pod)
 	return nil
 }
 
@@ -105,7 +105,7 @@ func (l *life) talk(ctx context.Context, id string) error {
 // again kills the pause process, maybe before the node runs. In the next sandbox the pod is the node it was.
 func (l *life) again(ctx context.Context) error {
 	first := l.pods[0]
-	was := demo.Node{}
+	was := scene.Node{}
 	if l.number%3 > 0 {
 		var err error
 		if was, err = l.watch.await(ctx, first.ID, running); err != nil {
@@ -135,7 +135,7 @@ func (l *life) again(ctx context.Context) error {
 }
 
 // administer does something to the device of a node that runs, and wants the node to be as after says of that device.
-func (l *life) administer(ctx context.Context, id string, do func(context.Context, string) error, after func(was string) func(demo.Node) error) error {
+func (l *life) administer(ctx context.Context, id string, do func(context.Context, string) error, after func(was string) func(scene.Node) error) error {
 	node, err := l.watch.await(ctx, id, running)
 	if err != nil {
 		return err
@@ -152,9 +152,9 @@ func (l *life) administer(ctx context.Context, id string, do func(context.Contex
 }
 
 // loggedIn wants a node to run as the device it was, which has logged in anew.
-func (l *life) loggedIn(ctx context.Context) func(was string) func(demo.Node) error {
-	return func(was string) func(demo.Node) error {
-		return func(n demo.Node) error {
+func (l *life) loggedIn(ctx context.Context) func(was string) func(scene.Node) error {
+	return func(was string) func(scene.Node) error {
+		return func(n scene.Node) error {
 			if n.NodeID != was {
 				return fmt.Errorf("expected device %s to log in anew, saw %s: %s", was, n.NodeID, n.Reason)
 			}

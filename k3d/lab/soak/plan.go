@@ -137,8 +137,8 @@ func signal(draw *rand.Rand) unix.Signal {
 	return []unix.Signal{unix.SIGKILL, unix.SIGTERM}[draw.IntN(2)]
 }
 
-// faults are the API's. The paths are those for keys, for one device, and all.
-var faults = []control.Fault{
+// apiFaults are what the API can answer, or not answer. The paths are those for keys, for one device, and all.
+var apiFaults = []control.Fault{
 	{Hang: true},
 	{Path: "/api/v2/device/", Hang: true},
 	{Status: 503, Message: "backend unavailable"},
@@ -153,7 +153,7 @@ func away(draw *rand.Rand, at int) event {
 	if draw.IntN(2) == 0 {
 		e.outage = []control.Outage{control.Hanging, control.Refusing}[draw.IntN(2)]
 	} else {
-		e.fault = faults[draw.IntN(len(faults))]
+		e.fault = apiFaults[draw.IntN(len(apiFaults))]
 	}
 	return e
 }

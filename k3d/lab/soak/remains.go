@@ -9,12 +9,12 @@ import (
 	"strings"
 	"time"
 
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // remains is what there is of pods.
 type remains struct {
-	demo.Traces
+	scene.Traces
 	mounts []string // mount points in the node
 	files  []string // beside the plugin's socket
 }
@@ -38,7 +38,7 @@ func (r *run) remains(ctx context.Context) (now remains, err error) {
 }
 
 // beyond lists what there is more than base, each with the pod that it is of.
-func (c *cast) beyond(base, now remains) (leaks []string) {
+func (c *history) beyond(base, now remains) (leaks []string) {
 	for _, kind := range []struct {
 		name     string
 		was, has []string
@@ -77,7 +77,7 @@ func (r *run) withoutRuntimes(ctx context.Context, now remains) (rest remains, l
 	rest.NetNS = nil
 	for _, ns := range now.NetNS {
 		_, err := r.scene.Lab.InNode(ctx, "nsenter", "--net=/run/netns/"+ns, "--", "ip", "link", "show", "ts0")
-		if err == nil || r.cast.has(ns) {
+		if err == nil || r.history.has(ns) {
 			rest.NetNS = append(rest.NetNS, ns)
 			continue
 		}
@@ -144,7 +144,7 @@ func (r *run) settle(ctx context.Context, base remains, enough func(leaks []stri
 			return nil, err
 		}
 		now, runtimes := r.withoutRuntimes(ctx, now)
-		leaks = r.cast.beyond(base, now)
+		leaks = r.history.beyond(base, now)
 		if after := time.Since(begin); len(leaks) == 0 || after > r.cfg.Settle || enough(leaks, after) {
 			if runtimes > 0 {
 				r.log("not counted: %d network namespaces of sandboxes that containerd was ended in, of which the plugin never heard", runtimes)

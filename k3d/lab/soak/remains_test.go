@@ -21,7 +21,7 @@ func TestSurplus(t *testing.T) {
 
 // TestWhose: a trace is of the pod whose it is, and not of one with a similar name.
 func TestWhose(t *testing.T) {
-	var c cast
+	var c history
 	for _, n := range []string{"7", "75"} {
 		r := c.add("cycle "+n, "c"+n, "uid-soak-"+n, "soak-c"+n)
 		c.sandbox(r, lab.Pod{ID: n + "0123456789abcdef", NetNS: "/var/run/netns/cni-" + n})
@@ -47,12 +47,12 @@ func TestWhose(t *testing.T) {
 }
 
 func TestCensusAbove(t *testing.T) {
-	base := census{map[string]int{"a": 40}, map[string]int{"socket:[]": 10}, 9, 100 << 20}
-	same := census{map[string]int{"a": 50}, map[string]int{"socket:[]": 20}, 20, 250 << 20}
+	base := processStats{map[string]int{"a": 40}, map[string]int{"socket:[]": 10}, 9, 100 << 20}
+	same := processStats{map[string]int{"a": 50}, map[string]int{"socket:[]": 20}, 20, 250 << 20}
 	if more := same.above(base); len(more) > 0 {
 		t.Errorf("within the slack: %q", more)
 	}
-	much := census{map[string]int{"a": 40, "b": 17}, map[string]int{"socket:[]": 10, "/dev/net": 13}, 26, 261 << 20}
+	much := processStats{map[string]int{"a": 40, "b": 17}, map[string]int{"socket:[]": 10, "/dev/net": 13}, 26, 261 << 20}
 	more := strings.Join(much.above(base), "\n")
 	for _, want := range []string{"57 goroutines", "+17 b", "23 descriptors", "+13 /dev/net", "26 threads", "261 MiB"} {
 		if !strings.Contains(more, want) {

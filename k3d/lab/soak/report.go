@@ -50,15 +50,15 @@ func (r *run) report() (stop func()) {
 
 func (r *run) progress() {
 	r.mu.Lock()
-	begun, ended, done := r.begun, r.ended, &r.weather.done
+	begun, ended, done := r.begun, r.ended, &r.faults.done
 	r.mu.Unlock()
 	now := "away"
 	if c, err := look(r.serving()); err == nil {
 		now = c.String()
 	}
-	r.log("%d of %d cycles done, %d under way; ended: plugin %d times, containerd %d; outages: %d; witness silent for %v at most; plugin: %s",
+	r.log("%d of %d cycles done, %d under way; ended: plugin %d times, containerd %d; outages: %d; canary silent for %v at most; plugin: %s",
 		ended, r.cfg.Cycles, begun-ended, done[plugin].Load(), done[runtime].Load(), done[tailnet].Load(),
-		r.witness.Load().silence().Round(time.Millisecond), now)
+		r.canary.Load().silence().Round(time.Millisecond), now)
 }
 
 // Print shows what was found. The last line is "leaks: 0", or the number of leaks with each of them on a line before it.
@@ -72,6 +72,6 @@ func (res Result) Print(out io.Writer, seed uint64) {
 	if res.Logs != "" {
 		fmt.Fprintf(out, "seed %d; the logs of plugin, containerd and control plane are in %s\n", seed, res.Logs)
 	}
-	fmt.Fprintf(out, "the witness's connection was silent for %v at most\n", res.Silence.Round(time.Millisecond))
+	fmt.Fprintf(out, "the canary's connection was silent for %v at most\n", res.Silence.Round(time.Millisecond))
 	fmt.Fprintf(out, "leaks: %d\n", len(res.Leaks))
 }

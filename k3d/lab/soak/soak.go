@@ -19,7 +19,7 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/control"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // Config says how much of it there is.
@@ -43,7 +43,7 @@ type Config struct {
 	Out io.Writer
 
 	// plant is called before the end, for a test to leave something behind.
-	plant func(context.Context, *demo.Scene) error
+	plant func(context.Context, *scene.Scene) error
 }
 
 func (c Config) withDefaults() Config {
@@ -61,7 +61,7 @@ func (c Config) withDefaults() Config {
 type Result struct {
 	Leaks    []string
 	Failures []string      // what else was not as it must be
-	Silence  time.Duration // the longest of the witness's connection
+	Silence  time.Duration // the longest of the canary's connection
 	Logs     string        // where the logs were kept; "" if nothing was wrong
 }
 
@@ -70,14 +70,14 @@ type run struct {
 	cfg     Config
 	plan    plan
 	begin   time.Time
-	scene   *demo.Scene
+	scene   *scene.Scene
 	plane   *lab.ControlPlane
 	kubelet *kubelet
-	cast    cast
+	history history
 	watch   *watch
 	process atomic.Pointer[lab.Process] // the plugin's, the one last started
-	witness atomic.Pointer[witness]
-	weather *weather
+	canary  atomic.Pointer[canary]
+	faults  *faults
 
 	mu       sync.Mutex
 	failures []string
@@ -92,12 +92,12 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 	r := &run{cfg: cfg.withDefaults(), begin: time.Now()}
 	r.plan = makePlan(r.cfg.Seed, r.cfg.Cycles)
 	r.log("seed %d: %d cycles, %d at a time, %d events", r.cfg.Seed, r.cfg.Cycles, r.cfg.Parallel, len(r.plan.events))
-	r.scene, err = demo.Open(ctx, demo.Config{Lab: r.cfg.Lab})
+	r.scene, err = scene.Open(ctx, scene.Config{Lab: r.cfg.Lab})
 	if err != nil {
 		return result, err
 	}
 	defer func() {
-		if w := r.witness.Load(); w != nil {
+		if w := r.canary.Load(); w != nil {
 			result.Silence = w.silence()
 		}
 		result.Failures = r.failures
@@ -135,7 +135,7 @@ func (r *run) all(ctx context.Context) (leaks []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.churnWithWitness(ctx); err != nil {
+	if err := r.churnWithCanary(ctx); err != nil {
 		return nil, err
 	}
 	if r.cfg.plant != nil {
@@ -158,16 +158,16 @@ func (r *run) all(ctx context.Context) (leaks []string, err error) {
 }
 
 // seen takes in what the plugin says of a node.
-func (r *run) seen(n demo.Node) {
-	r.cast.device(n.SandboxID, n.NodeID)
-	if w := r.witness.Load(); w != nil {
-		w.is(n)
+func (r *run) seen(n scene.Node) {
+	r.history.device(n.SandboxID, n.NodeID)
+	if w := r.canary.Load(); w != nil {
+		w.check(n)
 	}
 }
 
 // warmUp has a few pods come and go in peace, and counts what there is then. None of them gets another sandbox: such a
 // pod is remembered for a minute.
-func (r *run) warmUp(ctx context.Context, bare remains) (base census, err error) {
+func (r *run) warmUp(ctx context.Context, bare remains) (base processStats, err error) {
 	var few []cycle
 	for _, k := range []kind{ends, runs, talks, deleted, expired} {
 		for range 2 {
@@ -186,16 +186,16 @@ func (r *run) warmUp(ctx context.Context, bare remains) (base census, err error)
 	return base, r.restart(ctx)
 }
 
-// churnWithWitness has the plan happen while the witness is there, and then removes all pods.
-func (r *run) churnWithWitness(ctx context.Context) error {
-	witness, err := r.startWitness(ctx)
+// churnWithCanary runs the plan while the canary is there, and then removes all pods.
+func (r *run) churnWithCanary(ctx context.Context) error {
+	canary, err := r.startCanary(ctx)
 	if err != nil {
 		return err
 	}
-	r.witness.Store(witness)
+	r.canary.Store(canary)
 	looking, stop := context.WithCancel(ctx)
 	var looks sync.WaitGroup
-	looks.Go(func() { witness.lookOften(looking) })
+	looks.Go(func() { canary.lookOften(looking) })
 	err = r.churn(ctx)
 	stop()
 	looks.Wait()
@@ -205,7 +205,7 @@ func (r *run) churnWithWitness(ctx context.Context) error {
 	if err != nil {
 		r.fail(err) // what there is can be looked at all the same
 	}
-	witness.leave(ctx)
+	canary.leave(ctx)
 	return r.kubelet.removeAll(ctx)
 }
 
@@ -226,18 +226,18 @@ func (r *run) startPluginRegistered(ctx context.Context) error {
 
 // churn has the plan happen.
 func (r *run) churn(ctx context.Context) error {
-	r.weather = r.newWeather(ctx, len(r.plan.events))
+	r.faults = r.newFaults(ctx, len(r.plan.events))
 	r.begun, r.ended = 0, 0 // of warming up
 	stop := r.report()
 	defer stop()
 	err := r.cycles(ctx, r.plan.cycles, time.Now().Add(r.cfg.Bound), func(number int) {
 		for _, e := range r.plan.events {
 			if e.at == number {
-				r.weather.due[e.lane] <- e
+				r.faults.due[e.lane] <- e
 			}
 		}
 	})
-	r.weather.calm()
+	r.faults.drain()
 	return err
 }
 

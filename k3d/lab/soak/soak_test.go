@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab"
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // TestFindsLeaks runs a few cycles and leaves one thing of each sort behind: each is found, and named.
@@ -21,7 +21,7 @@ func TestFindsLeaks(t *testing.T) {
 	cfg := Config{
 		Lab: lab.Config{Name: "tsnri-sl"}, Cycles: 4, Parallel: 2, Settle: 10 * time.Second, Keep: t.TempDir(), Out: &out,
 	}
-	cfg.plant = func(ctx context.Context, s *demo.Scene) error {
+	cfg.plant = func(ctx context.Context, s *scene.Scene) error {
 		_, err := s.Lab.InNode(ctx, "sh", "-ec", `ip link add vetht0123456789 type veth peer name planted
 			ip netns add planted; ip netns add runtimes; ip -n planted link add ts0 type veth peer name other
 			mkdir -p /var/lib/tailscale-nri/uid-soak-2 /run/planted; touch /run/tailscale-nri/planted
@@ -50,10 +50,10 @@ func TestFindsLeaks(t *testing.T) {
 		t.Errorf("expected 5 leaks or more and their number last, saw\n%s", out.String())
 	}
 	if result.Silence == 0 {
-		t.Error("the witness had no connection")
+		t.Error("the canary had no connection")
 	}
 	log, err := os.ReadFile(filepath.Join(result.Logs, "plugin.log"))
-	if err != nil || !bytes.Contains(log, []byte("default/witness")) {
+	if err != nil || !bytes.Contains(log, []byte("default/canary")) {
 		t.Errorf("the plugin's log of a run with leaks was not kept: %v", err)
 	}
 }

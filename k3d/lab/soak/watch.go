@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 const (
@@ -20,15 +20,15 @@ const (
 
 // watch is what the plugin says of all nodes, over and over.
 type watch struct {
-	scene *demo.Scene
-	seen  func(demo.Node)
+	scene *scene.Scene
+	seen  func(scene.Node)
 
 	mu      sync.Mutex
-	nodes   map[string]demo.Node // by sandbox, of the last answer
-	changed chan struct{}        // closed at the next answer
+	nodes   map[string]scene.Node // by sandbox, of the last answer
+	changed chan struct{}         // closed at the next answer
 }
 
-func newWatch(scene *demo.Scene, seen func(demo.Node)) *watch {
+func newWatch(scene *scene.Scene, seen func(scene.Node)) *watch {
 	return &watch{scene: scene, seen: seen, changed: make(chan struct{})}
 }
 
@@ -42,14 +42,14 @@ func (w *watch) run(ctx context.Context) {
 	}
 }
 
-func (w *watch) ask(ctx context.Context) ([]demo.Node, error) {
+func (w *watch) ask(ctx context.Context) ([]scene.Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	return w.scene.Status(ctx)
 }
 
-func (w *watch) tell(nodes []demo.Node) {
-	byID := make(map[string]demo.Node)
+func (w *watch) tell(nodes []scene.Node) {
+	byID := make(map[string]scene.Node)
 	for _, n := range nodes {
 		w.seen(n)
 		byID[n.SandboxID] = n
@@ -62,7 +62,7 @@ func (w *watch) tell(nodes []demo.Node) {
 }
 
 // await returns the sandbox's node as soon as an answer from now on has it as want wants it.
-func (w *watch) await(ctx context.Context, sandboxID string, want func(demo.Node) error) (demo.Node, error) {
+func (w *watch) await(ctx context.Context, sandboxID string, want func(scene.Node) error) (scene.Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	last := fmt.Errorf("no answer of the plugin")
@@ -73,7 +73,7 @@ func (w *watch) await(ctx context.Context, sandboxID string, want func(demo.Node
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return demo.Node{}, fmt.Errorf("%w (given up: %w)", last, context.Cause(ctx))
+			return scene.Node{}, fmt.Errorf("%w (given up: %w)", last, context.Cause(ctx))
 		}
 		w.mu.Lock()
 		node, known := w.nodes[sandboxID]
@@ -87,7 +87,7 @@ func (w *watch) await(ctx context.Context, sandboxID string, want func(demo.Node
 }
 
 // running wants a node to be in the tailnet.
-func running(n demo.Node) error {
+func running(n scene.Node) error {
 	if n.State != "Running" || len(n.Addresses) == 0 {
 		return fmt.Errorf("expected state Running with addresses, saw %s %v: %s", n.State, n.Addresses, n.Reason)
 	}
@@ -95,8 +95,8 @@ func running(n demo.Node) error {
 }
 
 // another wants a node to be in the tailnet, and not as the device it was.
-func another(was string) func(demo.Node) error {
-	return func(n demo.Node) error {
+func another(was string) func(scene.Node) error {
+	return func(n scene.Node) error {
 		if n.NodeID == was {
 			return fmt.Errorf("expected another device than %s, which was deleted, saw it %s: %s", was, n.State, n.Reason)
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"tailscale-nri/k3d/lab/demo"
+	"tailscale-nri/k3d/lab/scene"
 )
 
 // play runs the demo, which KEEP=1 leaves up, or ends it with the argument down.
@@ -20,7 +21,7 @@ func play(ctx context.Context, args []string) error {
 	case err != nil:
 		return err
 	case slices.Equal(args, []string{"down"}):
-		return demo.End(ctx, cfg)
+		return scene.End(ctx, cfg.Config)
 	case len(args) > 0:
 		return fmt.Errorf("unknown argument %q: lab demo takes none, or down", args)
 	}
@@ -30,7 +31,8 @@ func play(ctx context.Context, args []string) error {
 
 // demoConfig takes the user's own tailnet if there are credentials for one.
 func demoConfig() (demo.Config, error) {
-	cfg := demo.Config{Lab: config(), Screen: demo.NewScreen(os.Stdout)}
+	screen := demo.NewScreen(os.Stdout)
+	cfg := demo.Config{Config: scene.Config{Lab: config(), Note: screen.Note}, Screen: screen}
 	cfg.Lab.Logger = nil // the screen says what counts
 	if tags := os.Getenv("TS_TAGS"); tags != "" {
 		cfg.Tags = strings.Split(strings.ReplaceAll(tags, " ", ""), ",")
@@ -42,7 +44,7 @@ func demoConfig() (demo.Config, error) {
 	case id == "" || secret == "":
 		return cfg, errors.New("one of TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET is set: set both for a tailnet of yours, neither for the lab's")
 	}
-	cfg.Own = &demo.OwnTailnet{
+	cfg.Own = &scene.OwnTailnet{
 		ClientID: strings.TrimSpace(id), ClientSecret: strings.TrimSpace(secret),
 		APIURL: os.Getenv("TS_API_URL"), LoginServer: os.Getenv("TS_LOGIN_SERVER"),
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package demo
+package scene
 
 import (
 	"context"
@@ -14,15 +14,15 @@ import (
 	"tailscale-nri/k3d/lab"
 )
 
-// Config says where the play is given.
+// Config says what the scene is built on.
 type Config struct {
 	Lab lab.Config
 	// Own is a tailnet of the user's; nil means the lab's.
 	Own *OwnTailnet
 	// Tags are those of the pods and of the peer. None means tag:k8s-pod.
 	Tags []string
-	// Screen shows what happens; nil shows nothing.
-	Screen *Screen
+	// Note is told in a line what takes long, or what is left; nil is told nothing.
+	Note func(format string, args ...any)
 }
 
 // Scene is a running lab with a tailnet, and what was started on it. Its methods may be called concurrently, but for
@@ -34,7 +34,6 @@ type Scene struct {
 
 	cfg     Config
 	tailnet tailnet
-	screen  *Screen
 	logMark int64 // size of the plugin's log when it was last started
 
 	mu     sync.Mutex
@@ -44,8 +43,8 @@ type Scene struct {
 }
 
 const (
-	// cluster is the plugin's CLUSTER_NAME.
-	cluster = "demo"
+	// ClusterName is the plugin's CLUSTER_NAME.
+	ClusterName = "demo"
 	// peerName is the peer's name in the tailnet and in the lab.
 	peerName = "demopeer"
 	// patience bounds what must happen in the end. It is no expectation. The plugin waits for a minute before it gives
@@ -65,7 +64,7 @@ func Open(ctx context.Context, cfg Config) (*Scene, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Scene{Lab: running, cfg: cfg, screen: cfg.Screen}
+	s := &Scene{Lab: running, cfg: cfg}
 	if cfg.Own != nil {
 		s.tailnet, err = newOwnTailnet(*cfg.Own, cfg.Tags)
 	} else {
@@ -90,7 +89,7 @@ func (s *Scene) Close(ctx context.Context) error {
 func (s *Scene) leave(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	s.screen.Note("removing the demo's devices from your tailnet")
+	s.note("removing the demo's devices from your tailnet")
 	var errs []error
 	for _, pod := range s.podList() {
 		errs = append(errs, s.RemovePod(ctx, pod))
@@ -103,6 +102,15 @@ func (s *Scene) leave(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+func (s *Scene) note(format string, args ...any) {
+	if s.cfg.Note != nil {
+		s.cfg.Note(format, args...)
+	}
+}
+
+// TailnetName says which tailnet it is, for who watches.
+func (s *Scene) TailnetName() string { return s.tailnet.name() }
 
 func (s *Scene) podList() []*Pod {
 	s.mu.Lock()
@@ -171,7 +179,7 @@ func (s *Scene) pluginEnv() []string {
 	return append([]string{
 		"TS_AUTHKEY=", "TS_ID_TOKEN_FILE=", "TS_CONFIG_DIR=", "TS_POLICY_FILE=", "TS_STATE_DIR=", "TS_STATUS_SOCKET=", "NRI_SOCKET=", "LOG_FORMAT=",
 		"POD_UID=", "HTTPS_PROXY=", "HTTP_PROXY=", "NO_PROXY=", "https_proxy=", "http_proxy=", "no_proxy=",
-		"CLUSTER_NAME=" + cluster,
+		"CLUSTER_NAME=" + ClusterName,
 		"TS_TAGS=" + strings.Join(s.cfg.Tags, ","),
 	}, s.tailnet.env()...)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package demo
+package scene
 
 import (
 	"fmt"
@@ -51,14 +51,4 @@ func (s *Scene) labCommand() string {
 		words = append(words, "LAB_DIR="+cfg.Dir)
 	}
 	return strings.Join(append(words, filepath.Join(build, "bin", "lab")), " ")
-}
-
-func (s *Scene) lookAround() string {
-	var b strings.Builder
-	b.WriteString("\nThe lab stays up. To look around:\n\n")
-	for _, c := range s.LookAround() {
-		fmt.Fprintf(&b, "  %s\n      # %s\n", c.Line, c.Shows)
-	}
-	b.WriteString("\nmake demo-down ends it.\n")
-	return b.String()
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package demo
+package scene
 
 import (
 	"bytes"
@@ -40,8 +40,8 @@ func (s *Scene) OnNode() Place {
 	}}
 }
 
-// own is the place's address in the family of to.
-func (p Place) own(to netip.Addr) netip.Addr {
+// Own is the place's address in the family of to.
+func (p Place) Own(to netip.Addr) netip.Addr {
 	if to.Is4() {
 		return p.IP4
 	}

@@ -9,15 +9,15 @@ import (
 	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
-// census is what the plugin's serving process has.
-type census struct {
+// processStats is what the plugin's serving process has.
+type processStats struct {
 	goroutines  map[string]int // by what created them
 	descriptors map[string]int // by what they are, without numbers
 	threads     int
@@ -38,16 +38,11 @@ const (
 )
 
 // serving is the process that serves: the plugin's child if there is one.
-func (r *run) serving() int {
-	if pid := r.child(); pid != 0 {
-		return pid
-	}
-	return r.process.Load().PID()
-}
+func (r *run) serving() int { return r.process.Load().Serving() }
 
 // count counts what the process has, and ends it: the Go runtime lists goroutines on a SIGQUIT. Before that it waits,
 // for as long as a collection may take to come, until the process has no more than base and slack.
-func (r *run) count(ctx context.Context, base *census) (c census, err error) {
+func (r *run) count(ctx context.Context, base *processStats) (c processStats, err error) {
 	deadline := time.Now().Add(collected)
 	for {
 		c, err = look(r.serving())
@@ -64,32 +59,26 @@ func (r *run) count(ctx context.Context, base *census) (c census, err error) {
 }
 
 // look counts what can be seen from outside.
-func look(pid int) (census, error) {
-	c := census{descriptors: map[string]int{}}
-	dir := fmt.Sprintf("/proc/%d/", pid)
-	entries, err := os.ReadDir(dir + "fd")
+func look(pid int) (processStats, error) {
+	c := processStats{descriptors: map[string]int{}}
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		return c, fmt.Errorf("looking at the plugin: %w", err)
+	}
+	targets, err := p.FileDescriptorTargets()
 	if err != nil {
 		return c, fmt.Errorf("counting the plugin's descriptors: %w", err)
 	}
-	for _, e := range entries {
-		if target, err := os.Readlink(dir + "fd/" + e.Name()); err == nil {
+	for _, target := range targets {
+		if target != "" { // else it has been closed since
 			c.descriptors[digits.ReplaceAllString(target, "")]++
 		}
 	}
-	status, err := os.ReadFile(dir + "status")
+	stat, err := p.Stat()
 	if err != nil {
 		return c, fmt.Errorf("reading the plugin's status: %w", err)
 	}
-	for line := range strings.Lines(string(status)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		number, _ := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(value, "kB")), 10, 64)
-		switch name {
-		case "Threads":
-			c.threads = int(number)
-		case "VmRSS":
-			c.memory = number << 10
-		}
-	}
+	c.threads, c.memory = stat.NumThreads, int64(stat.ResidentMemory())
 	return c, nil
 }
 
@@ -126,7 +115,7 @@ func (r *run) goroutines(ctx context.Context) (map[string]int, error) {
 }
 
 // above names what there is more of than base and slack allow.
-func (c census) above(base census) (more []string) {
+func (c processStats) above(base processStats) (more []string) {
 	note := func(what string, is, was, slack int, names []string) {
 		if is > was+slack {
 			more = append(more, fmt.Sprintf("the plugin has %d %s, after warming up it had %d, and %d are its slack %s", is, what, was,
@@ -140,7 +129,7 @@ func (c census) above(base census) (more []string) {
 	return more
 }
 
-func (c census) String() string {
+func (c processStats) String() string {
 	s := fmt.Sprintf("%d descriptors, %d threads, %d MiB", sum(c.descriptors), c.threads, c.memory>>20)
 	if c.goroutines != nil { // they were counted
 		s = fmt.Sprintf("%d goroutines, ", sum(c.goroutines)) + s

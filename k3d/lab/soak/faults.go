@@ -7,9 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,58 +14,59 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/k3d/lab/internal/proc"
 )
 
-// weather has events happen, those of a lane in their order.
-type weather struct {
+// faults makes events happen, those of a lane in their order.
+type faults struct {
 	*run
 	due     [lanes]chan event
 	done    [lanes]atomic.Int64
 	running sync.WaitGroup
 }
 
-func (r *run) newWeather(ctx context.Context, events int) *weather {
-	w := &weather{run: r}
+func (r *run) newFaults(ctx context.Context, events int) *faults {
+	f := &faults{run: r}
 	for l := range lanes {
-		w.due[l] = make(chan event, events)
-		w.running.Go(func() {
-			for e := range w.due[l] {
-				if err := w.happen(ctx, e); err != nil && ctx.Err() == nil {
-					w.fail(fmt.Errorf("%v: %w", e, err))
+		f.due[l] = make(chan event, events)
+		f.running.Go(func() {
+			for e := range f.due[l] {
+				if err := f.happen(ctx, e); err != nil && ctx.Err() == nil {
+					f.fail(fmt.Errorf("%v: %w", e, err))
 				}
-				w.done[l].Add(1)
+				f.done[l].Add(1)
 			}
 		})
 	}
-	return w
+	return f
 }
 
-// calm waits until all that was due is over.
-func (w *weather) calm() {
+// drain waits until all that was due is over.
+func (f *faults) drain() {
 	for l := range lanes {
-		close(w.due[l])
+		close(f.due[l])
 	}
-	w.running.Wait()
+	f.running.Wait()
 }
 
-func (w *weather) happen(ctx context.Context, e event) error {
+func (f *faults) happen(ctx context.Context, e event) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	w.log("%v", e)
+	f.log("%v", e)
 	switch {
 	case e.lane == plugin:
-		return w.endPlugin(ctx, e)
+		return f.endPlugin(ctx, e)
 	case e.lane == runtime:
-		return w.kubelet.restart(ctx, e.signal, e.hold)
+		return f.kubelet.restart(ctx, e.signal, e.hold)
 	case e.outage != control.Up:
-		err := w.plane.SetOutage(ctx, e.outage)
+		err := f.plane.SetOutage(ctx, e.outage)
 		pause(ctx, e.hold)
-		return errors.Join(err, w.plane.SetOutage(context.WithoutCancel(ctx), control.Up))
+		return errors.Join(err, f.plane.SetOutage(context.WithoutCancel(ctx), control.Up))
 	default:
-		err := w.plane.AddFault(ctx, e.fault)
+		err := f.plane.AddFault(ctx, e.fault)
 		pause(ctx, e.hold)
-		return errors.Join(err, w.plane.ClearFaults(context.WithoutCancel(ctx)))
+		return errors.Join(err, f.plane.ClearFaults(context.WithoutCancel(ctx)))
 	}
 }
 
@@ -150,15 +148,4 @@ func (r *run) alive() error {
 }
 
 // child is the process that the plugin's own has started, which then is the one that serves; 0 if there is none.
-func (r *run) child() int {
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", r.process.Load().PID()))
-	for _, file := range tasks {
-		text, _ := os.ReadFile(file)
-		for field := range strings.FieldsSeq(string(text)) {
-			if pid, err := strconv.Atoi(field); err == nil {
-				return pid
-			}
-		}
-	}
-	return 0
-}
+func (r *run) child() int { return proc.Child(r.process.Load().PID()) }

@@ -12,8 +12,8 @@ import (
 	"tailscale-nri/k3d/lab"
 )
 
-// role is what is known of one pod of the run, to name it when something of it is left.
-type role struct {
+// podRecord is what is known of one pod of the run, so that what is left of it can be named.
+type podRecord struct {
 	what      string // "cycle 17, runs"
 	name, uid string
 	hostname  string
@@ -22,7 +22,7 @@ type role struct {
 	devices   []string // all that its node was
 }
 
-func (r *role) String() string {
+func (r *podRecord) String() string {
 	var sandboxes []string
 	for _, id := range r.sandboxes {
 		sandboxes = append(sandboxes, id[:12]) // as the plugin's log has it
@@ -30,23 +30,23 @@ func (r *role) String() string {
 	return fmt.Sprintf("pod default/%s (%s), uid %s, sandboxes %v, devices %v", r.name, r.what, r.uid, sandboxes, r.devices)
 }
 
-// cast is everybody.
-type cast struct {
-	mu    sync.Mutex
-	roles []*role
+// history is all pods of the run.
+type history struct {
+	mu      sync.Mutex
+	records []*podRecord
 }
 
-// add begins a role; uid is the pod's.
-func (c *cast) add(what, name, uid, hostname string) *role {
+// add returns a new record; uid is the pod's.
+func (c *history) add(what, name, uid, hostname string) *podRecord {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r := &role{what: what, name: name, uid: uid, hostname: hostname}
-	c.roles = append(c.roles, r)
+	r := &podRecord{what: what, name: name, uid: uid, hostname: hostname}
+	c.records = append(c.records, r)
 	return r
 }
 
-// sandbox notes a sandbox of the role's.
-func (c *cast) sandbox(r *role, pod lab.Pod) {
+// sandbox notes a sandbox of the pod.
+func (c *history) sandbox(r *podRecord, pod lab.Pod) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r.sandboxes = append(r.sandboxes, pod.ID)
@@ -56,34 +56,34 @@ func (c *cast) sandbox(r *role, pod lab.Pod) {
 }
 
 // device notes which device a sandbox's node is.
-func (c *cast) device(sandboxID, device string) {
+func (c *history) device(sandboxID, device string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, r := range c.roles {
+	for _, r := range c.records {
 		if device != "" && slices.Contains(r.sandboxes, sandboxID) && !slices.Contains(r.devices, device) {
 			r.devices = append(r.devices, device)
 		}
 	}
 }
 
-// find returns whose a trace is, as demo.Traces has it; nil if it is nobody's.
-func (c *cast) find(trace string) *role {
-	i := slices.IndexFunc(c.roles, func(r *role) bool { return r.left(trace) })
+// find returns whose a trace is, as scene.Traces has it; nil if it is nobody's.
+func (c *history) find(trace string) *podRecord {
+	i := slices.IndexFunc(c.records, func(r *podRecord) bool { return r.left(trace) })
 	if i < 0 {
 		return nil
 	}
-	return c.roles[i]
+	return c.records[i]
 }
 
 // has reports whether the trace is somebody's.
-func (c *cast) has(trace string) bool {
+func (c *history) has(trace string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.find(trace) != nil
 }
 
 // whose names the pod of a trace.
-func (c *cast) whose(trace string) string {
+func (c *history) whose(trace string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r := c.find(trace); r != nil {
@@ -92,9 +92,9 @@ func (c *cast) whose(trace string) string {
 	return "a sandbox that containerd began and did not answer for"
 }
 
-// left reports whether the trace is of the role: a device with its hostname, a link, a network namespace, a mount, or
+// left reports whether the trace is of the pod: a device with its hostname, a link, a network namespace, a mount, or
 // state, which may have been set aside under another ending.
-func (r *role) left(trace string) bool {
+func (r *podRecord) left(trace string) bool {
 	device, hostname, _ := strings.Cut(trace, " ")
 	if slices.Contains(r.devices, device) || hostname != "" && hostname == r.hostname {
 		return true

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package demo
+package scene
 
 import (
 	"context"
@@ -13,14 +13,14 @@ import (
 	"tailscale-nri/k3d/lab"
 )
 
-// End ends a demo that was left up, also one whose program was killed. On a tailnet of the user's it first deletes the
-// devices: the pods' through the plugin that still runs, the peer's with the credentials in cfg. No demo is no error.
+// End ends a scene that was left up, also one whose program was killed. On a tailnet of the user's it first deletes the
+// devices: the pods' through the plugin that still runs, the peer's with the credentials in cfg. Where there is none, it returns nil.
 func End(ctx context.Context, cfg Config) error {
 	running, err := lab.Open(cfg.Lab)
 	if err != nil {
 		return lab.Down(cfg.Lab)
 	}
-	s := &Scene{Lab: running, cfg: cfg, screen: cfg.Screen}
+	s := &Scene{Lab: running, cfg: cfg}
 	if !s.hasOwnControl() {
 		err = s.leaveOpened(ctx)
 	}
@@ -44,7 +44,7 @@ func (s *Scene) leaveOpened(ctx context.Context) error {
 	}
 	nodes, err := s.Status(ctx)
 	if err != nil {
-		s.screen.Note("the plugin is not there (%v)", err)
+		s.note("the plugin is not there (%v)", err)
 	}
 	for _, n := range nodes {
 		s.letIn(n.NodeID)

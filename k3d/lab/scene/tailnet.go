@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package demo
+package scene
 
 import (
 	"cmp"
@@ -125,7 +125,7 @@ func (t *ownTailnet) devices(ctx context.Context) ([]Device, error) {
 	}
 	var devices []Device
 	for _, d := range list {
-		if d.Hostname == peerName || strings.HasPrefix(d.Hostname, cluster+"-") {
+		if d.Hostname == peerName || strings.HasPrefix(d.Hostname, ClusterName+"-") {
 			devices = append(devices, Device{d.NodeID, d.Hostname})
 		}
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package demo
+package scene
 
 import (
 	"context"
@@ -14,8 +14,8 @@ import (
 // Network is all that the kernel says of a pod's network, and the resolv.conf of its container, as text.
 type Network string
 
-// networkOf reads a pod's network.
-func (s *Scene) networkOf(ctx context.Context, pod *Pod) (Network, error) {
+// NetworkOf reads a pod's network.
+func (s *Scene) NetworkOf(ctx context.Context, pod *Pod) (Network, error) {
 	var all strings.Builder
 	for _, args := range []string{
 		"-o link", "-o addr", "route show table all", "-6 route show table all", "rule", "-6 rule", "-o neigh show nud permanent",
@@ -53,9 +53,9 @@ func (s *Scene) resolvConf(pod *Pod) (string, error) {
 	return "", fmt.Errorf("pod %s: expected a running container of labtool, saw none", pod.FullName())
 }
 
-// alike is the network with this pod's own addresses and numbers taken out, so that it can be held against another
+// Alike is the network with this pod's own addresses and numbers taken out, so that it can be held against another
 // pod's.
-func (n Network) alike(pod *Pod) Network {
+func (n Network) Alike(pod *Pod) Network {
 	var lines []string
 	for line := range strings.Lines(string(n)) {
 		lines = append(lines, anonymous(strings.Fields(line), pod.IPs))
@@ -82,8 +82,8 @@ func anonymous(fields, own []string) string {
 	return strings.Join(fields, " ")
 }
 
-// differs is nil if two networks are the same.
-func differs(what string, was, is Network) error {
+// Differs is nil if two networks are the same.
+func Differs(what string, was, is Network) error {
 	if was == is {
 		return nil
 	}
