@@ -43,9 +43,8 @@ const usage = `tailscale-nri gives annotated pods of this node a tailnet node ea
   tailscale-nri ready | live     is it registered, or standing by? does it answer? 1 and why if not
   tailscale-nri doctor           check this host and its way to the tailnet; -json, -device-limit N
   tailscale-nri ping|whois|netcheck|bugreport|capture POD   look into its node; ping -help …
-Flags:
-  -nri-socket, -state-dir, -status-socket PATH: over NRI_SOCKET, TS_STATE_DIR, TS_STATUS_SOCKET
-  -version: print versions and end. A POD is NAMESPACE/POD, or POD in namespace default
+  A POD is NAMESPACE/POD, or POD in namespace default.
+Flags: -version; -nri-socket, -state-dir and -status-socket PATH, over the variables
 
 Environment, or files in TS_CONFIG_DIR (default):
 `
