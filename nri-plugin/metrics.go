@@ -184,7 +184,7 @@ func everywhere(addr string) bool {
 		return false
 	}
 	ip, err := netip.ParseAddr(host)
-	return host == "" || err == nil && ip.IsUnspecified()
+	return host == "" || err == nil && ip.Unmap().IsUnspecified()
 }
 
 // hostPort reads an address to listen on, "" for none.

@@ -210,6 +210,7 @@ func TestMetricsAddr(t *testing.T) {
 		{value: ":9464", addr: ":9464", all: true},
 		{value: "0.0.0.0:9464", addr: "0.0.0.0:9464", all: true},
 		{value: "[::]:9464", addr: "[::]:9464", all: true},
+		{value: "[::ffff:0.0.0.0]:9464", addr: "[::ffff:0.0.0.0]:9464", all: true},
 		{value: "9464", bad: true},
 		{value: "127.0.0.1", bad: true},
 		{value: "127.0.0.1:0", bad: true},

@@ -7,6 +7,7 @@
 package exporter
 
 import (
+	"maps"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -99,21 +100,32 @@ func (s scrape) process(p *Process) {
 	s.gauge(standingBy, is(p.StandingBy))
 	s.gauge(configured, is(p.Configured))
 	s.gauge(withoutNode, float64(p.WithoutNode))
-	for hook, b := range p.Hooks {
-		s.histogram(hooks, b, hook.Event, hook.Result)
-	}
+	s.hooks(p.Hooks)
 	s.counter(late, p.LateContainers, byContainer)
 	if p.API == nil {
 		return
 	}
-	minted := uint64(0)
-	for call, n := range p.API {
-		s.counter(apiCalls, n, call.Operation, call.Result)
-		if call == tailnet.KeyMinted {
-			minted = n
+	for _, operation := range tailnet.Operations {
+		for _, result := range tailnet.Results {
+			s.counter(apiCalls, p.API[tailnet.Call{Operation: operation, Result: result}], operation, result)
 		}
 	}
-	s.counter(keysMinted, minted)
+	s.counter(keysMinted, p.API[tailnet.KeyMinted])
+}
+
+// hooks writes those that there may be, also one that has not come yet: increase()
+// sees no first event of a series that begins with it.
+func (s scrape) hooks(by map[Hook]measure.Buckets) {
+	none, all := (&measure.Histogram{Bounds: measure.HookBounds}).Buckets(), map[Hook]measure.Buckets{}
+	for _, event := range events {
+		for _, result := range hookResults {
+			all[Hook{event, result}] = none
+		}
+	}
+	maps.Copy(all, by)
+	for hook, b := range all {
+		s.histogram(hooks, b, hook.Event, hook.Result)
+	}
 }
 
 func (s scrape) engine(e *measure.Engine) {

@@ -158,6 +158,24 @@ func TestValues(t *testing.T) {
 	}
 }
 
+// What has not happened yet is there with 0: increase() sees no first event of a
+// series that begins with it.
+func TestZerosAreThere(t *testing.T) {
+	p := Process{API: map[tailnet.Call]uint64{{Operation: "token", Result: "ok"}: 2}}
+	lines := scrapeOf(t, p)
+	for _, want := range []string{
+		`tailscale_nri_hook_duration_seconds_count{event="RunPodSandbox",result="timeout"} 0`,
+		`tailscale_nri_hook_duration_seconds_bucket{event="CreateContainer",result="error",le="2"} 0`,
+		`tailscale_nri_api_requests_total{operation="mint_key",result="refused"} 0`,
+		`tailscale_nri_api_requests_total{operation="token",result="ok"} 2`,
+		`tailscale_nri_auth_keys_minted_total 0`,
+	} {
+		if !slices.Contains(lines, want) {
+			t.Errorf("no line %s", want)
+		}
+	}
+}
+
 func scrapeOf(t *testing.T, p Process) []string {
 	t.Helper()
 	rec := httptest.NewRecorder()

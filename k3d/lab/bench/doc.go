@@ -6,6 +6,7 @@
 //	traffic   throughput, CPU time, small packets and latency of pods and of stock tailscaleds, in turns
 //	recovery  memory before, and for two minutes after, a minute of iperf3
 //	memory    resident memory by number of pods, where all see each other and where none does; CPU time when idle
+//	scrape    CPU time when metrics are served to nobody; time, size, allocations and CPU time of a scrape
 //
 // # What is compared with what
 //

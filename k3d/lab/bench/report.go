@@ -28,6 +28,10 @@ const (
 	unitRSS     = "RSS-MiB"
 	unitPSS     = "PSS-MiB"
 	unitIdle    = "millicores"
+
+	unitBody      = "KiB"
+	unitAllocated = "alloc-MiB"
+	unitScrapeCPU = "cpu-ms"
 )
 
 var higherIsBetter = []string{unitRate, unitPackets}
