@@ -4,10 +4,13 @@ package engine
 
 import (
 	"bytes"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tailscale.com/tailcfg"
@@ -27,35 +30,93 @@ func (e *Engine) Measures() measure.Engine {
 	}
 	e.tally.into(&m)
 	latest := map[[2]string]podAt{} // by namespace and name, which a pod's successor has too
-	take := func(s *NodeStatus, pod func() measure.Pod) {
+	take := func(s NodeStatus, n *node) {
 		m.Nodes[string(s.State)]++
 		if s.State != Running && s.State != Pending {
 			return // its sandbox has ended
 		}
 		name := [2]string{s.Namespace, s.Pod}
 		if was, twice := latest[name]; !twice || s.AttachedAt.After(was.at) {
-			latest[name] = podAt{s.AttachedAt, pod}
+			latest[name] = podAt{s.AttachedAt, measure.Pod{Namespace: s.Namespace, Name: s.Pod, Up: s.State == Running}, n}
 		}
 	}
-	var read usermetrics
 	for _, n := range e.snapshot() {
-		s := n.brief()
-		take(&s, func() measure.Pod { return n.measure(&s, &read) })
+		take(n.brief(), n)
 	}
 	for _, s := range e.refused() {
-		take(&s, func() measure.Pod { return measure.Pod{Namespace: s.Namespace, Name: s.Pod} })
+		take(s, nil)
 	}
-	m.Pods = make([]measure.Pod, 0, len(latest))
-	for _, p := range latest {
-		m.Pods = append(m.Pods, p.pod())
-	}
+	m.Pods, m.Unanswered = measureAll(slices.Collect(maps.Values(latest)))
 	return m
 }
 
-// podAt is how to measure a pod that was attached then.
+// podAt is a pod that was attached then, as far as it is known without its node,
+// and that node, nil if it has none.
 type podAt struct {
-	at  time.Time
-	pod func() measure.Pod
+	at   time.Time
+	pod  measure.Pod
+	node *node
+}
+
+// measurePatience is how long a scrape waits for the answer of one node, which
+// takes microseconds, and measureLimit for all.
+const (
+	measurePatience = time.Second
+	measureLimit    = 3 * time.Second
+)
+
+// measureAll measures pods one after the other. A node that hangs, in a lock of its
+// backend's, is passed over, and left out by later calls until it has answered: no
+// more than one goroutine ever waits for it.
+func measureAll(rest []podAt) (pods []measure.Pod, unanswered int) {
+	pods = make([]measure.Pod, 0, len(rest))
+	late, limit := time.NewTimer(measureLimit), time.Now().Add(measureLimit)
+	defer late.Stop()
+	for len(rest) > 0 {
+		var given atomic.Bool // the worker up, for a node that hangs
+		answers := make(chan answer, len(rest))
+		if left := time.Until(limit); left > 0 {
+			go measureEach(rest, answers, &given)
+		}
+		for len(rest) > 0 && !given.Load() {
+			late.Reset(min(measurePatience, time.Until(limit)))
+			a := answer{pod: rest[0].pod}
+			select {
+			case a = <-answers:
+			case <-late.C:
+				given.Store(true)
+			}
+			if !a.ok {
+				unanswered++
+			}
+			pods, rest = append(pods, a.pod), rest[1:]
+		}
+	}
+	return pods, unanswered
+}
+
+// answer is a pod with what its node has counted, or as it was if that is not ok.
+type answer struct {
+	pod measure.Pod
+	ok  bool
+}
+
+// measureEach answers for one pod after the other, until it is given up.
+func measureEach(all []podAt, answers chan<- answer, given *atomic.Bool) {
+	var read usermetrics
+	for _, p := range all {
+		a := answer{p.pod, true}
+		if p.node != nil {
+			if a.ok = p.node.measuring.CompareAndSwap(false, true); a.ok {
+				p.node.measure(&a.pod, &read)
+				p.node.measuring.Store(false)
+			}
+		}
+		if given.Load() {
+			return
+		}
+		answers <- a // has room for all
+	}
 }
 
 // brief is snapshot without what is copied or counted for it.
@@ -65,21 +126,20 @@ func (n *node) brief() NodeStatus {
 	return n.status
 }
 
-// measure returns what is measured of the node's pod.
-func (n *node) measure(s *NodeStatus, read *usermetrics) measure.Pod {
-	p := measure.Pod{Namespace: s.Namespace, Name: s.Pod, Up: s.State == Running}
+// measure writes what is measured of the node's pod.
+func (n *node) measure(p *measure.Pod, read *usermetrics) {
 	n.mu.Lock()
 	device, session := n.device, n.session
 	n.mu.Unlock()
 	if device == nil || session == nil {
-		return p
+		return
 	}
 	p.Served, p.CutRefusals = true, device.CutRefusals()
 	for d, t := range [...]Traffic{measure.In: trafficOf(&device.DirectIn), measure.Out: trafficOf(&device.DirectOut)} {
 		p.Traffic[measure.Local][d] = measure.Traffic(t)
 	}
 	b := session.b
-	region := read.into(&p, b.sys.UserMetricsRegistry())
+	region := read.into(p, b.sys.UserMetricsRegistry())
 	p.Drops = append(p.Drops, measure.Drop{Direction: measure.Out, Reason: measure.Malformed, Packets: device.Dropped.Load()})
 	p.Control = b.sys.HealthTracker.Get().GetInPollNetMap()
 	if nm := b.NetMapNoPeers(); nm != nil {
@@ -89,8 +149,7 @@ func (n *node) measure(s *NodeStatus, read *usermetrics) measure.Pod {
 		}
 	}
 	p.Peers = b.countPeers()
-	b.engine.sessions.measure(&p, b.engine)
-	return p
+	b.engine.sessions.measure(p, b.engine)
 }
 
 // peerCount is how many peers a backend has, as of a change of them.

@@ -268,6 +268,37 @@ func TestMeasuresAreOfOnePod(t *testing.T) {
 	w.scrape()
 }
 
+// A node that does not answer hides nothing of the others. It costs one scrape its
+// patience; those after that leave it out at once, until it has answered.
+func TestMeasuresWhileOneHangs(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	hangs := w.join("a")
+	w.join("b")
+	locked := &w.nodeOfUID(hangs.UID).runningSession().b.engine.sessions.mu
+	locked.Lock()
+	for _, most := range []time.Duration{measurePatience + patience, measurePatience / 2} {
+		start := time.Now()
+		if p := w.measured("a"); p == nil || !p.Up || p.Served {
+			t.Errorf("the node that hangs: %+v", p)
+		}
+		if took := time.Since(start); took > most {
+			t.Errorf("it took %v, want %v at most", took, most)
+		}
+		if p := w.measured("b"); p == nil || !p.Served {
+			t.Errorf("the other one: %+v", p)
+		}
+		if m := w.Measures(); m.Unanswered != 1 {
+			t.Errorf("%d nodes do not answer, want 1", m.Unanswered)
+		}
+	}
+	locked.Unlock()
+	w.untilMeasured("a", "an answer", func(p *measure.Pod) bool { return p.Served })
+	if m := w.Measures(); m.Unanswered != 0 {
+		t.Errorf("%d nodes do not answer, want none", m.Unanswered)
+	}
+}
+
 // TestUserMetrics holds what is read of tailscale.com's metrics against what it
 // has: all paths, all directions.
 func TestUserMetrics(t *testing.T) {

@@ -30,8 +30,9 @@ type Process struct {
 	LateContainers uint64
 	Hooks          map[Hook]measure.Buckets
 
-	// Engine is nil while there is none.
+	// Engine is nil while there is none, and where it Hangs: it did not answer in time.
 	Engine *measure.Engine
+	Hangs  bool
 	// API is nil where the tailnet is reached without one.
 	API map[tailnet.Call]uint64
 }
@@ -101,6 +102,9 @@ func (s scrape) process(p *Process) {
 	s.gauge(configured, is(p.Configured))
 	s.gauge(withoutNode, float64(p.WithoutNode))
 	s.hooks(p.Hooks)
+	if p.Engine != nil || p.Hangs {
+		s.gauge(engineAnswers, is(!p.Hangs))
+	}
 	s.counter(late, p.LateContainers, byContainer)
 	if p.API == nil {
 		return
@@ -129,6 +133,7 @@ func (s scrape) hooks(by map[Hook]measure.Buckets) {
 }
 
 func (s scrape) engine(e *measure.Engine) {
+	s.gauge(unanswered, float64(e.Unanswered))
 	for state, n := range e.Nodes {
 		s.gauge(nodes, float64(n), state)
 	}

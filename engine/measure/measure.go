@@ -16,6 +16,9 @@ import (
 type Engine struct {
 	Nodes map[string]int // by state, those without a node included
 	Pods  []Pod          // one for each namespace and name
+	// Unanswered are nodes that did not say in time what they have counted. Their
+	// pods are as those that are not served.
+	Unanswered int
 
 	Stages map[string]Buckets // of nodes that this process has attached, by stage: see Stages
 	Ready  Buckets            // from the attach to Running, of the same nodes
