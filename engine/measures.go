@@ -4,13 +4,13 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"maps"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"tailscale.com/tailcfg"
@@ -24,11 +24,11 @@ import (
 // Measures returns what is measured of the nodes now. Nothing is kept for it:
 // counters of packets are those of the backends, and begin again with them.
 func (e *Engine) Measures() measure.Engine {
-	m := measure.Engine{Nodes: map[string]int{}}
+	m := measuring{Engine: measure.Engine{Nodes: map[string]int{}}}
 	for _, s := range []State{Pending, Running, Stopped, Leaving} {
 		m.Nodes[string(s)] = 0
 	}
-	e.tally.into(&m)
+	e.tally.into(&m.Engine)
 	latest := map[[2]string]podAt{} // by namespace and name, which a pod's successor has too
 	take := func(s NodeStatus, n *node) {
 		m.Nodes[string(s.State)]++
@@ -46,8 +46,8 @@ func (e *Engine) Measures() measure.Engine {
 	for _, s := range e.refused() {
 		take(s, nil)
 	}
-	m.Pods, m.Unanswered = measureAll(slices.Collect(maps.Values(latest)))
-	return m
+	m.measure(slices.Collect(maps.Values(latest)))
+	return m.Engine
 }
 
 // podAt is a pod that was attached then, as far as it is known without its node,
@@ -58,64 +58,114 @@ type podAt struct {
 	node *node
 }
 
-// measurePatience is how long a scrape waits for the answer of one node, which
-// takes microseconds, and measureLimit for all.
 const (
-	measurePatience = time.Second
-	measureLimit    = 3 * time.Second
+	// lockPatience is how long a scrape waits for the locks of all backends together.
+	// While peers come and go, and processors are scarce, a backend may hold its locks
+	// for a second; in a tailnet of many pods there is always one that does.
+	lockPatience = 20 * time.Millisecond
+	// hangs is what holds them for longer.
+	hangs = 5 * time.Second
 )
 
-// measureAll measures pods one after the other. A node that hangs, in a lock of its
-// backend's, is passed over, and left out by later calls until it has answered: no
-// more than one goroutine ever waits for it.
-func measureAll(rest []podAt) (pods []measure.Pod, unanswered int) {
-	pods = make([]measure.Pod, 0, len(rest))
-	late, limit := time.NewTimer(measureLimit), time.Now().Add(measureLimit)
-	defer late.Stop()
-	for len(rest) > 0 {
-		var given atomic.Bool // the worker up, for a node that hangs
-		answers := make(chan answer, len(rest))
-		if left := time.Until(limit); left > 0 {
-			go measureEach(rest, answers, &given)
+// measure measures the pods, and counts those whose backend hangs. What takes a
+// backend's locks is asked of all at once; of one that does not answer in time it
+// is what was known at an earlier scrape.
+func (m *measuring) measure(pods []podAt) {
+	m.Pods = make([]measure.Pod, len(pods))
+	type asked struct {
+		pod    *measure.Pod
+		b      *backend
+		region tailcfg.DERPRegionID
+		by     *question
+	}
+	var all []asked
+	for i, p := range pods {
+		a := asked{pod: &m.Pods[i]}
+		*a.pod = p.pod
+		if p.node == nil {
+			continue
 		}
-		for len(rest) > 0 && !given.Load() {
-			late.Reset(min(measurePatience, time.Until(limit)))
-			a := answer{pod: rest[0].pod}
-			select {
-			case a = <-answers:
-			case <-late.C:
-				given.Store(true)
-			}
-			if !a.ok {
-				unanswered++
-			}
-			pods, rest = append(pods, a.pod), rest[1:]
+		if a.b, a.region = p.node.measure(a.pod, &m.read); a.b != nil {
+			a.by = a.b.ask()
+			all = append(all, a)
 		}
 	}
-	return pods, unanswered
-}
-
-// answer is a pod with what its node has counted, or as it was if that is not ok.
-type answer struct {
-	pod measure.Pod
-	ok  bool
-}
-
-// measureEach answers for one pod after the other, until it is given up.
-func measureEach(all []podAt, answers chan<- answer, given *atomic.Bool) {
-	var read usermetrics
-	for _, p := range all {
-		a := answer{p.pod, true}
-		if p.node != nil {
-			if a.ok = p.node.measuring.CompareAndSwap(false, true); a.ok {
-				p.node.measure(&a.pod, &read)
-				p.node.measuring.Store(false)
+	ctx, cancel := context.WithTimeout(context.Background(), lockPatience)
+	defer cancel()
+	for _, a := range all {
+		select {
+		case <-a.by.done:
+		case <-ctx.Done():
+			if time.Since(a.by.at) > hangs {
+				m.Unanswered++
 			}
 		}
-		if given.Load() {
-			return
+		if f := a.b.facts.Load(); f != nil {
+			f.into(a.pod, a.region)
 		}
-		answers <- a // has room for all
+	}
+}
+
+// measuring is what is measured in one scrape.
+type measuring struct {
+	measure.Engine
+	read usermetrics
+}
+
+// question is one that a backend was asked then; done is closed when it has answered.
+type question struct {
+	at   time.Time
+	done chan struct{}
+}
+
+// ask has the facts of the backend read: by one goroutine, however often it is asked.
+func (b *backend) ask() *question {
+	q := &question{time.Now(), make(chan struct{})}
+	if !b.asked.CompareAndSwap(nil, q) {
+		if earlier := b.asked.Load(); earlier != nil {
+			return earlier
+		}
+		close(q.done) // answered just now
+		return q
+	}
+	go func() {
+		b.facts.Store(b.readFacts())
+		b.asked.Store(nil)
+		close(q.done)
+	}()
+	return q
+}
+
+// facts are what takes a backend's locks.
+type facts struct {
+	change         uint64 // of its peers, as of which they were counted
+	peers          int
+	sessions       int
+	oldest, newest time.Time
+	keyExpiry      time.Time
+	derp           *tailcfg.DERPMap
+}
+
+func (b *backend) readFacts() *facts {
+	f := &facts{change: b.engine.changes.Load()}
+	if nm := b.NetMapNoPeers(); nm != nil {
+		f.keyExpiry, f.derp = nm.SelfKeyExpiry(), nm.DERPMap
+	}
+	// To count the peers is to copy their list, so that is done when it may have changed.
+	if was := b.facts.Load(); was != nil && was.change == f.change {
+		f.peers = was.peers
+	} else if nm := b.NetMapWithPeers(); nm != nil {
+		f.peers = len(nm.Peers)
+	}
+	b.engine.sessions.read(f, b.engine)
+	return f
+}
+
+func (f *facts) into(p *measure.Pod, region tailcfg.DERPRegionID) {
+	p.Answered, p.Peers, p.Sessions = true, f.peers, f.sessions
+	p.Oldest, p.Newest, p.KeyExpiry = f.oldest, f.newest, f.keyExpiry
+	if f.derp != nil && f.derp.Regions[region] != nil {
+		p.HomeDERP = f.derp.Regions[region].RegionCode
 	}
 }
 
@@ -126,51 +176,24 @@ func (n *node) brief() NodeStatus {
 	return n.status
 }
 
-// measure writes what is measured of the node's pod.
-func (n *node) measure(p *measure.Pod, read *usermetrics) {
+// measure writes what is measured of the node's pod without the backend's locks, and
+// returns the backend, nil if the node has none, and its home DERP region.
+func (n *node) measure(p *measure.Pod, read *usermetrics) (b *backend, region tailcfg.DERPRegionID) {
 	n.mu.Lock()
 	device, session := n.device, n.session
 	n.mu.Unlock()
 	if device == nil || session == nil {
-		return
+		return nil, 0
 	}
 	p.Served, p.CutRefusals = true, device.CutRefusals()
 	for d, t := range [...]Traffic{measure.In: trafficOf(&device.DirectIn), measure.Out: trafficOf(&device.DirectOut)} {
 		p.Traffic[measure.Local][d] = measure.Traffic(t)
 	}
-	b := session.b
-	region := read.into(p, b.sys.UserMetricsRegistry())
+	b = session.b
+	region = read.into(p, b.sys.UserMetricsRegistry())
 	p.Drops = append(p.Drops, measure.Drop{Direction: measure.Out, Reason: measure.Malformed, Packets: device.Dropped.Load()})
 	p.Control = b.sys.HealthTracker.Get().GetInPollNetMap()
-	if nm := b.NetMapNoPeers(); nm != nil {
-		p.KeyExpiry = nm.SelfKeyExpiry()
-		if nm.DERPMap != nil && nm.DERPMap.Regions[region] != nil {
-			p.HomeDERP = nm.DERPMap.Regions[region].RegionCode
-		}
-	}
-	p.Peers = b.countPeers()
-	b.engine.sessions.measure(p, b.engine)
-}
-
-// peerCount is how many peers a backend has, as of a change of them.
-type peerCount struct {
-	change uint64
-	n      int
-}
-
-// countPeers returns how many peers the backend's netmap has. To count is to copy
-// the list, so that is done when it may have changed.
-func (b *backend) countPeers() int {
-	change := b.engine.changes.Load()
-	if c := b.peers.Load(); c != nil && c.change == change {
-		return c.n
-	}
-	n := 0
-	if nm := b.NetMapWithPeers(); nm != nil {
-		n = len(nm.Peers)
-	}
-	b.peers.Store(&peerCount{change, n})
-	return n
+	return b, region
 }
 
 // peerSessions are the peers with which WireGuard has a session.
@@ -204,8 +227,8 @@ func (s *peerSessions) note(k key.NodePublic, state wgengine.PeerWireGuardState)
 	}
 }
 
-// measure writes how many sessions there are, and when their last handshakes were.
-func (s *peerSessions) measure(p *measure.Pod, e wgengine.Engine) {
+// read writes how many sessions there are, and when their last handshakes were.
+func (s *peerSessions) read(f *facts, e wgengine.Engine) {
 	s.mu.Lock()
 	keys := make([]key.NodePublic, 0, len(s.live))
 	for k := range s.live {
@@ -218,12 +241,12 @@ func (s *peerSessions) measure(p *measure.Pod, e wgengine.Engine) {
 			continue
 		}
 		at := peer.LastHandshake()
-		p.Sessions++
-		if p.Oldest.IsZero() || at.Before(p.Oldest) {
-			p.Oldest = at
+		f.sessions++
+		if f.oldest.IsZero() || at.Before(f.oldest) {
+			f.oldest = at
 		}
-		if at.After(p.Newest) {
-			p.Newest = at
+		if at.After(f.newest) {
+			f.newest = at
 		}
 	}
 }

@@ -268,32 +268,40 @@ func TestMeasuresAreOfOnePod(t *testing.T) {
 	w.scrape()
 }
 
-// A node that does not answer hides nothing of the others. It costs one scrape its
-// patience; those after that leave it out at once, until it has answered.
+// A backend that hangs keeps no scrape waiting, and hides nothing: not the others,
+// and not what its own pod sends. It is counted when it has hung for long.
 func TestMeasuresWhileOneHangs(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
-	hangs := w.join("a")
+	held := w.join("a")
 	w.join("b")
-	locked := &w.nodeOfUID(hangs.UID).runningSession().b.engine.sessions.mu
+	for _, name := range []string{"a", "b"} {
+		w.untilMeasured(name, "a peer", func(p *measure.Pod) bool { return p.Answered && p.Peers == 1 })
+	}
+	locked := &w.nodeOfUID(held.UID).runningSession().b.engine.sessions.mu
 	locked.Lock()
-	for _, most := range []time.Duration{measurePatience + patience, measurePatience / 2} {
+	peers := func(name string, want int) {
+		t.Helper()
 		start := time.Now()
-		if p := w.measured("a"); p == nil || !p.Up || p.Served {
-			t.Errorf("the node that hangs: %+v", p)
+		p := w.measured(name)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("it took %v", took)
 		}
-		if took := time.Since(start); took > most {
-			t.Errorf("it took %v, want %v at most", took, most)
-		}
-		if p := w.measured("b"); p == nil || !p.Served {
-			t.Errorf("the other one: %+v", p)
-		}
-		if m := w.Measures(); m.Unanswered != 1 {
-			t.Errorf("%d nodes do not answer, want 1", m.Unanswered)
+		if p == nil || !p.Up || !p.Served || !p.Control || !p.Answered || p.Peers != want {
+			t.Errorf("%+v, want %d peers", p, want)
 		}
 	}
+	for end := time.Now().Add(hangs + time.Second); time.Now().Before(end); time.Sleep(hangs / 4) {
+		peers("a", 1)
+	}
+	if m := w.Measures(); m.Unanswered != 1 {
+		t.Errorf("%d nodes do not answer, want 1", m.Unanswered)
+	}
+	w.join("c")
+	w.untilMeasured("b", "two peers", func(p *measure.Pod) bool { return p.Peers == 2 })
+	peers("a", 1)
 	locked.Unlock()
-	w.untilMeasured("a", "an answer", func(p *measure.Pod) bool { return p.Served })
+	w.untilMeasured("a", "two peers", func(p *measure.Pod) bool { return p.Peers == 2 })
 	if m := w.Measures(); m.Unanswered != 0 {
 		t.Errorf("%d nodes do not answer, want none", m.Unanswered)
 	}

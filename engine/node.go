@@ -30,7 +30,6 @@ type node struct {
 
 	linking     sync.Mutex   // attach and serve take turns with the link
 	netmapBytes atomic.Int64 // written by this process
-	measuring   atomic.Bool  // a scrape waits for what it has counted
 
 	returned atomic.Pointer[func()] // to be called once this process serves the node again, nil for a new one
 

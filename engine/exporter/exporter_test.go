@@ -53,7 +53,7 @@ func full(pods int) Process {
 				{Direction: measure.In, Reason: "acl", Packets: 1},
 				{Direction: measure.Out, Reason: "error", Packets: 1}, {Direction: measure.Out, Reason: measure.Malformed},
 			},
-			Control: true, HomeDERP: "fra", Peers: 200, Sessions: 20,
+			Control: true, Answered: true, HomeDERP: "fra", Peers: 200, Sessions: 20,
 			Oldest: time.Unix(1, 0), Newest: time.Unix(2, 0), KeyExpiry: time.Unix(3, 0),
 		})
 	}

@@ -52,7 +52,7 @@ var (
 	engineAnswers = Family{Prefix + "engine_answers", Gauge, nil,
 		"Whether the engine said in time how its nodes are; where it did not, this scrape has no series of nodes."}
 	unanswered = Family{Prefix + "nodes_unanswered", Gauge, nil,
-		"Nodes whose backend did not say in time what it has counted; of their pods this scrape has pod_up alone."}
+		"Nodes whose backend hangs: peers, sessions, handshakes, key and home region of their pods are of an earlier scrape."}
 	nodes = Family{Prefix + "nodes", Gauge, []string{"state"},
 		"Nodes by state: Pending, Running, Stopped (the sandbox has ended), Leaving (the device is being deleted)."}
 	stages = Family{Prefix + "attach_stage_duration_seconds", Histogram, []string{"stage"},
