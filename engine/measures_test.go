@@ -307,6 +307,35 @@ func TestMeasuresWhileOneHangs(t *testing.T) {
 	}
 }
 
+// A scrape may come while the engine ends, and after that.
+func TestMeasuresWhileTheEngineEnds(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	for _, name := range []string{"a", "b"} {
+		w.join(name)
+	}
+	e, ended, scraped := w.Engine, make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		for over := false; !over; n++ {
+			select {
+			case <-ended:
+				over = true
+			default:
+			}
+			if m := e.Measures(); m.Nodes[string(Running)]+m.Nodes[string(Pending)]+m.Nodes[string(Stopped)] != 2 {
+				t.Errorf("nodes are %v, want two", m.Nodes)
+			}
+		}
+		scraped <- n
+	}()
+	w.halt()
+	close(ended)
+	if n := <-scraped; n < 1 {
+		t.Errorf("%d scrapes", n)
+	}
+}
+
 // TestUserMetrics holds what is read of tailscale.com's metrics against what it
 // has: all paths, all directions.
 func TestUserMetrics(t *testing.T) {
