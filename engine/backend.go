@@ -31,8 +31,9 @@ type backend struct {
 	sys     *tsd.System
 	engine  *wgEngine
 	closers closers
-	control connections // to the control plane
-	peers   atomic.Pointer[peerCount]
+	control connections              // to the control plane
+	facts   atomic.Pointer[facts]    // of the latest scrape that got them
+	asked   atomic.Pointer[question] // by a scrape, nil if it has answered
 }
 
 // podEnd is what a backend has in its pod. Without it, the node has an identity

@@ -76,7 +76,10 @@ func byPod(a, b *NodeStatus) int {
 
 func (n *node) detail(read *usermetrics) Detail {
 	d := Detail{NodeStatus: n.snapshot()}
-	d.Measured = n.measure(&d.NodeStatus, read)
+	d.Measured = measure.Pod{Namespace: d.Namespace, Name: d.Pod, Up: d.State == Running}
+	if b, region := n.measure(&d.Measured, read); b != nil {
+		b.readFacts().into(&d.Measured, region)
+	}
 	if tn, ok := n.e.tailnets[d.Features.Profile]; ok {
 		d.LoginServer = tn.ControlURL()
 	}

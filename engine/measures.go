@@ -4,6 +4,7 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"maps"
 	"net/http"
 	"slices"
@@ -23,41 +24,149 @@ import (
 // Measures returns what is measured of the nodes now. Nothing is kept for it:
 // counters of packets are those of the backends, and begin again with them.
 func (e *Engine) Measures() measure.Engine {
-	m := measure.Engine{Nodes: map[string]int{}}
+	m := measuring{Engine: measure.Engine{Nodes: map[string]int{}}}
 	for _, s := range []State{Pending, Running, Stopped, Leaving} {
 		m.Nodes[string(s)] = 0
 	}
-	e.tally.into(&m)
+	e.tally.into(&m.Engine)
 	latest := map[[2]string]podAt{} // by namespace and name, which a pod's successor has too
-	take := func(s *NodeStatus, pod func() measure.Pod) {
+	take := func(s NodeStatus, n *node) {
 		m.Nodes[string(s.State)]++
 		if s.State != Running && s.State != Pending {
 			return // its sandbox has ended
 		}
 		name := [2]string{s.Namespace, s.Pod}
 		if was, twice := latest[name]; !twice || s.AttachedAt.After(was.at) {
-			latest[name] = podAt{s.AttachedAt, pod}
+			latest[name] = podAt{s.AttachedAt, measure.Pod{Namespace: s.Namespace, Name: s.Pod, Up: s.State == Running}, n}
 		}
 	}
-	var read usermetrics
 	for _, n := range e.snapshot() {
-		s := n.brief()
-		take(&s, func() measure.Pod { return n.measure(&s, &read) })
+		take(n.brief(), n)
 	}
 	for _, s := range e.refused() {
-		take(&s, func() measure.Pod { return measure.Pod{Namespace: s.Namespace, Name: s.Pod} })
+		take(s, nil)
 	}
-	m.Pods = make([]measure.Pod, 0, len(latest))
-	for _, p := range latest {
-		m.Pods = append(m.Pods, p.pod())
-	}
-	return m
+	m.measure(slices.Collect(maps.Values(latest)))
+	return m.Engine
 }
 
-// podAt is how to measure a pod that was attached then.
+// podAt is a pod that was attached then, as far as it is known without its node,
+// and that node, nil if it has none.
 type podAt struct {
-	at  time.Time
-	pod func() measure.Pod
+	at   time.Time
+	pod  measure.Pod
+	node *node
+}
+
+const (
+	// lockPatience is how long a scrape waits for the locks of all backends together.
+	// While peers come and go, and processors are scarce, a backend may hold its locks
+	// for a second; in a tailnet of many pods there is always one that does.
+	lockPatience = 20 * time.Millisecond
+	// hangs is what holds them for longer.
+	hangs = 5 * time.Second
+)
+
+// measure measures the pods, and counts those whose backend hangs. What takes a
+// backend's locks is asked of all at once; of one that does not answer in time it
+// is what was known at an earlier scrape.
+func (m *measuring) measure(pods []podAt) {
+	m.Pods = make([]measure.Pod, len(pods))
+	type asked struct {
+		pod    *measure.Pod
+		b      *backend
+		region tailcfg.DERPRegionID
+		by     *question
+	}
+	var all []asked
+	for i, p := range pods {
+		a := asked{pod: &m.Pods[i]}
+		*a.pod = p.pod
+		if p.node == nil {
+			continue
+		}
+		if a.b, a.region = p.node.measure(a.pod, &m.read); a.b != nil {
+			a.by = a.b.ask()
+			all = append(all, a)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lockPatience)
+	defer cancel()
+	for _, a := range all {
+		select {
+		case <-a.by.done:
+		case <-ctx.Done():
+			if time.Since(a.by.at) > hangs {
+				m.Unanswered++
+			}
+		}
+		if f := a.b.facts.Load(); f != nil {
+			f.into(a.pod, a.region)
+		}
+	}
+}
+
+// measuring is what is measured in one scrape.
+type measuring struct {
+	measure.Engine
+	read usermetrics
+}
+
+// question is one that a backend was asked then; done is closed when it has answered.
+type question struct {
+	at   time.Time
+	done chan struct{}
+}
+
+// ask has the facts of the backend read: by one goroutine, however often it is asked.
+func (b *backend) ask() *question {
+	q := &question{time.Now(), make(chan struct{})}
+	if !b.asked.CompareAndSwap(nil, q) {
+		if earlier := b.asked.Load(); earlier != nil {
+			return earlier
+		}
+		close(q.done) // answered just now
+		return q
+	}
+	go func() {
+		b.facts.Store(b.readFacts())
+		b.asked.Store(nil)
+		close(q.done)
+	}()
+	return q
+}
+
+// facts are what takes a backend's locks.
+type facts struct {
+	change         uint64 // of its peers, as of which they were counted
+	peers          int
+	sessions       int
+	oldest, newest time.Time
+	keyExpiry      time.Time
+	derp           *tailcfg.DERPMap
+}
+
+func (b *backend) readFacts() *facts {
+	f := &facts{change: b.engine.changes.Load()}
+	if nm := b.NetMapNoPeers(); nm != nil {
+		f.keyExpiry, f.derp = nm.SelfKeyExpiry(), nm.DERPMap
+	}
+	// To count the peers is to copy their list, so that is done when it may have changed.
+	if was := b.facts.Load(); was != nil && was.change == f.change {
+		f.peers = was.peers
+	} else if nm := b.NetMapWithPeers(); nm != nil {
+		f.peers = len(nm.Peers)
+	}
+	b.engine.sessions.read(f, b.engine)
+	return f
+}
+
+func (f *facts) into(p *measure.Pod, region tailcfg.DERPRegionID) {
+	p.Answered, p.Peers, p.Sessions = true, f.peers, f.sessions
+	p.Oldest, p.Newest, p.KeyExpiry = f.oldest, f.newest, f.keyExpiry
+	if f.derp != nil && f.derp.Regions[region] != nil {
+		p.HomeDERP = f.derp.Regions[region].RegionCode
+	}
 }
 
 // brief is snapshot without what is copied or counted for it.
@@ -67,53 +176,24 @@ func (n *node) brief() NodeStatus {
 	return n.status
 }
 
-// measure returns what is measured of the node's pod.
-func (n *node) measure(s *NodeStatus, read *usermetrics) measure.Pod {
-	p := measure.Pod{Namespace: s.Namespace, Name: s.Pod, Up: s.State == Running}
+// measure writes what is measured of the node's pod without the backend's locks, and
+// returns the backend, nil if the node has none, and its home DERP region.
+func (n *node) measure(p *measure.Pod, read *usermetrics) (b *backend, region tailcfg.DERPRegionID) {
 	n.mu.Lock()
 	device, session := n.device, n.session
 	n.mu.Unlock()
 	if device == nil || session == nil {
-		return p
+		return nil, 0
 	}
 	p.Served, p.CutRefusals = true, device.CutRefusals()
 	for d, t := range [...]Traffic{measure.In: trafficOf(&device.DirectIn), measure.Out: trafficOf(&device.DirectOut)} {
 		p.Traffic[measure.Local][d] = measure.Traffic(t)
 	}
-	b := session.b
-	region := read.into(&p, b.sys.UserMetricsRegistry())
+	b = session.b
+	region = read.into(p, b.sys.UserMetricsRegistry())
 	p.Drops = append(p.Drops, measure.Drop{Direction: measure.Out, Reason: measure.Malformed, Packets: device.Dropped.Load()})
 	p.Control = b.sys.HealthTracker.Get().GetInPollNetMap()
-	if nm := b.NetMapNoPeers(); nm != nil {
-		p.KeyExpiry = nm.SelfKeyExpiry()
-		if nm.DERPMap != nil && nm.DERPMap.Regions[region] != nil {
-			p.HomeDERP = nm.DERPMap.Regions[region].RegionCode
-		}
-	}
-	p.Peers = b.countPeers()
-	b.engine.sessions.measure(&p, b.engine)
-	return p
-}
-
-// peerCount is how many peers a backend has, as of a change of them.
-type peerCount struct {
-	change uint64
-	n      int
-}
-
-// countPeers returns how many peers the backend's netmap has. To count is to copy
-// the list, so that is done when it may have changed.
-func (b *backend) countPeers() int {
-	change := b.engine.changes.Load()
-	if c := b.peers.Load(); c != nil && c.change == change {
-		return c.n
-	}
-	n := 0
-	if nm := b.NetMapWithPeers(); nm != nil {
-		n = len(nm.Peers)
-	}
-	b.peers.Store(&peerCount{change, n})
-	return n
+	return b, region
 }
 
 // peerSessions are the peers with which WireGuard has a session.
@@ -154,20 +234,20 @@ func (s *peerSessions) keys() []key.NodePublic {
 	return slices.Collect(maps.Keys(s.live))
 }
 
-// measure writes how many sessions there are, and when their last handshakes were.
-func (s *peerSessions) measure(p *measure.Pod, e wgengine.Engine) {
+// read writes how many sessions there are, and when their last handshakes were.
+func (s *peerSessions) read(f *facts, e wgengine.Engine) {
 	for _, k := range s.keys() {
 		peer, ok := e.PeerByKey(k)
 		if !ok || peer.LastHandshake().IsZero() {
 			continue
 		}
 		at := peer.LastHandshake()
-		p.Sessions++
-		if p.Oldest.IsZero() || at.Before(p.Oldest) {
-			p.Oldest = at
+		f.sessions++
+		if f.oldest.IsZero() || at.Before(f.oldest) {
+			f.oldest = at
 		}
-		if at.After(p.Newest) {
-			p.Newest = at
+		if at.After(f.newest) {
+			f.newest = at
 		}
 	}
 }

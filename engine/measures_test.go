@@ -268,6 +268,74 @@ func TestMeasuresAreOfOnePod(t *testing.T) {
 	w.scrape()
 }
 
+// A backend that hangs keeps no scrape waiting, and hides nothing: not the others,
+// and not what its own pod sends. It is counted when it has hung for long.
+func TestMeasuresWhileOneHangs(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	held := w.join("a")
+	w.join("b")
+	for _, name := range []string{"a", "b"} {
+		w.untilMeasured(name, "a peer", func(p *measure.Pod) bool { return p.Answered && p.Peers == 1 })
+	}
+	locked := &w.nodeOfUID(held.UID).runningSession().b.engine.sessions.mu
+	locked.Lock()
+	peers := func(name string, want int) {
+		t.Helper()
+		start := time.Now()
+		p := w.measured(name)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if p == nil || !p.Up || !p.Served || !p.Control || !p.Answered || p.Peers != want {
+			t.Errorf("%+v, want %d peers", p, want)
+		}
+	}
+	for end := time.Now().Add(hangs + time.Second); time.Now().Before(end); time.Sleep(hangs / 4) {
+		peers("a", 1)
+	}
+	if m := w.Measures(); m.Unanswered != 1 {
+		t.Errorf("%d nodes do not answer, want 1", m.Unanswered)
+	}
+	w.join("c")
+	w.untilMeasured("b", "two peers", func(p *measure.Pod) bool { return p.Peers == 2 })
+	peers("a", 1)
+	locked.Unlock()
+	w.untilMeasured("a", "two peers", func(p *measure.Pod) bool { return p.Peers == 2 })
+	if m := w.Measures(); m.Unanswered != 0 {
+		t.Errorf("%d nodes do not answer, want none", m.Unanswered)
+	}
+}
+
+// A scrape may come while the engine ends, and after that.
+func TestMeasuresWhileTheEngineEnds(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	for _, name := range []string{"a", "b"} {
+		w.join(name)
+	}
+	e, ended, scraped := w.Engine, make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		for over := false; !over; n++ {
+			select {
+			case <-ended:
+				over = true
+			default:
+			}
+			if m := e.Measures(); m.Nodes[string(Running)]+m.Nodes[string(Pending)]+m.Nodes[string(Stopped)] != 2 {
+				t.Errorf("nodes are %v, want two", m.Nodes)
+			}
+		}
+		scraped <- n
+	}()
+	w.halt()
+	close(ended)
+	if n := <-scraped; n < 1 {
+		t.Errorf("%d scrapes", n)
+	}
+}
+
 // TestUserMetrics holds what is read of tailscale.com's metrics against what it
 // has: all paths, all directions.
 func TestUserMetrics(t *testing.T) {

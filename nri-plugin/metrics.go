@@ -36,6 +36,45 @@ type meters struct {
 	mu     sync.Mutex
 	engine func() measure.Engine // nil until there is an engine
 	calls  func() map[tailnet.Call]uint64
+	asked  *question // that the engine has not answered yet, nil if there is none
+}
+
+// question is what the engine was asked; answer holds once done is closed.
+type question struct {
+	done   chan struct{}
+	answer measure.Engine
+}
+
+// askPatience is far above what the engine needs, and below [scrapeTimeout].
+const askPatience = 5 * time.Second
+
+// ask asks the engine for what it measures, and returns nil if there is none or it
+// has not answered in time. One that hangs is asked once, however many scrapes
+// there are.
+func (m *meters) ask() (e *measure.Engine, hangs bool) {
+	m.mu.Lock()
+	q, engine := m.asked, m.engine
+	if q == nil && engine != nil {
+		q = &question{done: make(chan struct{})}
+		m.asked = q
+		go func() {
+			q.answer = engine()
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.asked = nil
+			close(q.done)
+		}()
+	}
+	m.mu.Unlock()
+	if q == nil {
+		return nil, false
+	}
+	select {
+	case <-q.done:
+		return &q.answer, false
+	case <-time.After(askPatience):
+		return nil, true
+	}
 }
 
 func newMeters(h *health, restarts int) *meters {
@@ -85,13 +124,10 @@ func (m *meters) read() exporter.Process {
 	p.Registered, p.StandingBy, p.Configured = m.health.measures()
 	p.WithoutNode = len(m.health.withoutNode())
 	m.hooks.Each(func(hook exporter.Hook, times *measure.Histogram) { p.Hooks[hook] = times.Buckets() })
+	p.Engine, p.Hangs = m.ask()
 	m.mu.Lock()
-	engine, calls := m.engine, m.calls
+	calls := m.calls
 	m.mu.Unlock()
-	if engine != nil {
-		e := engine()
-		p.Engine = &e
-	}
 	if calls != nil {
 		p.API = calls()
 	}
@@ -184,7 +220,7 @@ func everywhere(addr string) bool {
 		return false
 	}
 	ip, err := netip.ParseAddr(host)
-	return host == "" || err == nil && ip.IsUnspecified()
+	return host == "" || err == nil && ip.Unmap().IsUnspecified()
 }
 
 // hostPort reads an address to listen on, "" for none.

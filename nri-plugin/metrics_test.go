@@ -13,6 +13,8 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -190,6 +192,46 @@ func TestScrapesAreBounded(t *testing.T) {
 	}
 }
 
+// A scrape of an engine that hangs has all that the process knows by itself, and
+// says that it hangs. However many scrapes there are, it is asked once.
+func TestMetricsWhileTheEngineHangs(t *testing.T) {
+	h := &health{}
+	h.connect()(nil)
+	m := newMeters(h, 0)
+	var asked atomic.Int64
+	release := make(chan struct{})
+	m.serves(func() measure.Engine {
+		asked.Add(1)
+		<-release
+		return measure.Engine{SweepDue: 7}
+	}, tailnets{}.calls)
+	at := startMetrics(t, "127.0.0.1:0", m.read)
+	var wg sync.WaitGroup
+	for range scrapesAtOnce {
+		wg.Go(func() {
+			code, body := get(t, "GET", "http://"+at+"/metrics")
+			for _, want := range []string{"registered 1", "engine_answers 0", `hook_duration_seconds_count{event="RunPodSandbox",result="ok"} 0`} {
+				if code != 200 || !strings.Contains(body, "\ntailscale_nri_"+want+"\n") {
+					t.Errorf("%d, no %s in\n%s", code, want, body)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the engine was asked %d times, want once", n)
+	}
+	close(release)
+	for deadline := time.Now().Add(patience); ; {
+		if p := m.read(); p.Engine != nil && p.Engine.SweepDue == 7 && !p.Hangs {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the engine answers, and a scrape does not say so")
+		}
+	}
+}
+
 // What cannot be shown of one pod hides nothing of the others.
 func TestMetricsSurviveOneBadSeries(t *testing.T) {
 	twice := []measure.Pod{{Namespace: "default", Name: "web"}, {Namespace: "default", Name: "web"}, {Namespace: "default", Name: "db", Up: true}}
@@ -211,6 +253,7 @@ func TestMetricsAddr(t *testing.T) {
 		{value: ":9464", addr: ":9464", all: true},
 		{value: "0.0.0.0:9464", addr: "0.0.0.0:9464", all: true},
 		{value: "[::]:9464", addr: "[::]:9464", all: true},
+		{value: "[::ffff:0.0.0.0]:9464", addr: "[::ffff:0.0.0.0]:9464", all: true},
 		{value: "9464", bad: true},
 		{value: "127.0.0.1", bad: true},
 		{value: "127.0.0.1:0", bad: true},

@@ -7,6 +7,7 @@
 package exporter
 
 import (
+	"maps"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,8 +30,9 @@ type Process struct {
 	LateContainers uint64
 	Hooks          map[Hook]measure.Buckets
 
-	// Engine is nil while there is none.
+	// Engine is nil while there is none, and where it Hangs: it did not answer in time.
 	Engine *measure.Engine
+	Hangs  bool
 	// API is nil where the tailnet is reached without one.
 	API map[tailnet.Call]uint64
 }
@@ -99,24 +101,39 @@ func (s scrape) process(p *Process) {
 	s.gauge(standingBy, is(p.StandingBy))
 	s.gauge(configured, is(p.Configured))
 	s.gauge(withoutNode, float64(p.WithoutNode))
-	for hook, b := range p.Hooks {
-		s.histogram(hooks, b, hook.Event, hook.Result)
+	s.hooks(p.Hooks)
+	if p.Engine != nil || p.Hangs {
+		s.gauge(engineAnswers, is(!p.Hangs))
 	}
 	s.counter(late, p.LateContainers, byContainer)
 	if p.API == nil {
 		return
 	}
-	minted := uint64(0)
-	for call, n := range p.API {
-		s.counter(apiCalls, n, call.Operation, call.Result)
-		if call == tailnet.KeyMinted {
-			minted = n
+	for _, operation := range tailnet.Operations {
+		for _, result := range tailnet.Results {
+			s.counter(apiCalls, p.API[tailnet.Call{Operation: operation, Result: result}], operation, result)
 		}
 	}
-	s.counter(keysMinted, minted)
+	s.counter(keysMinted, p.API[tailnet.KeyMinted])
+}
+
+// hooks writes those that there may be, also one that has not come yet: increase()
+// sees no first event of a series that begins with it.
+func (s scrape) hooks(by map[Hook]measure.Buckets) {
+	none, all := (&measure.Histogram{Bounds: measure.HookBounds}).Buckets(), map[Hook]measure.Buckets{}
+	for _, event := range events {
+		for _, result := range hookResults {
+			all[Hook{event, result}] = none
+		}
+	}
+	maps.Copy(all, by)
+	for hook, b := range all {
+		s.histogram(hooks, b, hook.Event, hook.Result)
+	}
 }
 
 func (s scrape) engine(e *measure.Engine) {
+	s.gauge(unanswered, float64(e.Unanswered))
 	for state, n := range e.Nodes {
 		s.gauge(nodes, float64(n), state)
 	}

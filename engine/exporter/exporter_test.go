@@ -53,7 +53,7 @@ func full(pods int) Process {
 				{Direction: measure.In, Reason: "acl", Packets: 1},
 				{Direction: measure.Out, Reason: "error", Packets: 1}, {Direction: measure.Out, Reason: measure.Malformed},
 			},
-			Control: true, HomeDERP: "fra", Peers: 200, Sessions: 20,
+			Control: true, Answered: true, HomeDERP: "fra", Peers: 200, Sessions: 20,
 			Oldest: time.Unix(1, 0), Newest: time.Unix(2, 0), KeyExpiry: time.Unix(3, 0),
 		})
 	}
@@ -151,6 +151,24 @@ func TestValues(t *testing.T) {
 		`tailscale_nri_auth_keys_minted_total 3`,
 		`tailscale_nri_hook_duration_seconds_bucket{event="RunPodSandbox",result="ok",le="0.025"} 1`,
 		`tailscale_nri_ready_duration_seconds_sum 0.02`,
+	} {
+		if !slices.Contains(lines, want) {
+			t.Errorf("no line %s", want)
+		}
+	}
+}
+
+// What has not happened yet is there with 0: increase() sees no first event of a
+// series that begins with it.
+func TestZerosAreThere(t *testing.T) {
+	p := Process{API: map[tailnet.Call]uint64{{Operation: "token", Result: "ok"}: 2}}
+	lines := scrapeOf(t, p)
+	for _, want := range []string{
+		`tailscale_nri_hook_duration_seconds_count{event="RunPodSandbox",result="timeout"} 0`,
+		`tailscale_nri_hook_duration_seconds_bucket{event="CreateContainer",result="error",le="2"} 0`,
+		`tailscale_nri_api_requests_total{operation="mint_key",result="refused"} 0`,
+		`tailscale_nri_api_requests_total{operation="token",result="ok"} 2`,
+		`tailscale_nri_auth_keys_minted_total 0`,
 	} {
 		if !slices.Contains(lines, want) {
 			t.Errorf("no line %s", want)

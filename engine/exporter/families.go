@@ -27,7 +27,7 @@ func perPod(more ...string) []string { return append([]string{"namespace", "pod"
 // (collectors.NewGoCollector, NewProcessCollector) come with them.
 var Families = []Family{
 	buildInfo, restarts, registered, standingBy, configured, withoutNode, hooks,
-	nodes, stages, ready, late, sessionRestarts, registrations,
+	engineAnswers, unanswered, nodes, stages, ready, late, sessionRestarts, registrations,
 	deleted, sweeps, sweepDue, apiCalls, keysMinted,
 	podUp, podBytes, podPackets, podDrops, podCutRefusals,
 	podControl, podKeyExpiry, podHome, podPeers, podSessions, podHandshake,
@@ -49,6 +49,10 @@ var (
 	hooks = Family{Prefix + "hook_duration_seconds", Histogram, []string{"event", "result"},
 		"Duration of the runtime's events in the plugin, by result (ok, error, timeout); RemoveContainer, which is answered at once, is not timed. The runtime waits 2 s."}
 
+	engineAnswers = Family{Prefix + "engine_answers", Gauge, nil,
+		"Whether the engine said in time how its nodes are; where it did not, this scrape has no series of nodes."}
+	unanswered = Family{Prefix + "nodes_unanswered", Gauge, nil,
+		"Nodes whose backend hangs: peers, sessions, handshakes, key and home region of their pods are of an earlier scrape."}
 	nodes = Family{Prefix + "nodes", Gauge, []string{"state"},
 		"Nodes by state: Pending, Running, Stopped (the sandbox has ended), Leaving (the device is being deleted)."}
 	stages = Family{Prefix + "attach_stage_duration_seconds", Histogram, []string{"stage"},

@@ -47,6 +47,9 @@ func (s scrape) pod(p *measure.Pod) {
 	}
 	ps.write(podCutRefusals, float64(p.CutRefusals))
 	ps.write(podControl, is(p.Control))
+	if !p.Answered {
+		return
+	}
 	ps.write(podPeers, float64(p.Peers))
 	ps.write(podSessions, float64(p.Sessions))
 	ps.at(podKeyExpiry, p.KeyExpiry)

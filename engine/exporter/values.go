@@ -14,8 +14,8 @@ func Values(f Family, label string) []string {
 }
 
 var values = map[string][]string{
-	hooks.Name + "/event":          {"Synchronize", "RunPodSandbox", "StopPodSandbox", "RemovePodSandbox", "CreateContainer"},
-	hooks.Name + "/result":         {OK, Failed, Timeout},
+	hooks.Name + "/event":          events,
+	hooks.Name + "/result":         hookResults,
 	nodes.Name + "/state":          {"Pending", "Running", "Stopped", "Leaving"},
 	stages.Name + "/stage":         measure.Stages,
 	late.Name + "/by":              {byList, byContainer},
@@ -39,6 +39,9 @@ const (
 )
 
 var (
+	events      = []string{"Synchronize", "RunPodSandbox", "StopPodSandbox", "RemovePodSandbox", "CreateContainer"}
+	hookResults = []string{OK, Failed, Timeout}
+
 	directions = []string{measure.In.String(), measure.Out.String()}
 	paths      = []string{measure.Direct.String(), measure.DERP.String(), measure.PeerRelay.String(), measure.Local.String()}
 )

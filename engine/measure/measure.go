@@ -16,6 +16,9 @@ import (
 type Engine struct {
 	Nodes map[string]int // by state, those without a node included
 	Pods  []Pod          // one for each namespace and name
+	// Unanswered are nodes whose backend hangs. What their pods have by Answered is
+	// of an earlier moment.
+	Unanswered int
 
 	Stages map[string]Buckets // of nodes that this process has attached, by stage: see Stages
 	Ready  Buckets            // from the attach to Running, of the same nodes
@@ -68,7 +71,10 @@ type Pod struct {
 
 	CutRefusals uint64
 
-	Control   bool      // connected to the control plane
+	Control bool // connected to the control plane
+
+	// Answered is whether the backend has ever said the rest, which is zero without.
+	Answered  bool
 	KeyExpiry time.Time // zero if the node's key has no end
 	HomeDERP  string    // code of its DERP region, "" if it has none
 	Peers     int       // in its netmap

@@ -221,6 +221,15 @@ func (n *Node) startPlugin(log string, env []string, args ...string) (*Process, 
 	return n.cfg.start(log, cmd)
 }
 
+// Dial connects to an address, written in digits, from within the node's network namespace.
+func (n *Node) Dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	err = n.cfg.inNetNS(n.Name, func() error {
+		conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
+		return err
+	})
+	return conn, err
+}
+
 // Path is a file of the node's directory as seen from outside and inside.
 func (n *Node) Path(elem ...string) string { return n.cfg.path(append([]string{n.Name}, elem...)...) }
 

@@ -17,14 +17,15 @@ import (
 // Config says what is measured, and how often.
 type Config struct {
 	Lab lab.Config
-	// Only names the parts: attach, memory, recovery, traffic. None means all.
+	// Only names the parts: attach, traffic, recovery, memory, scrape. None means all.
 	Only []string
 	// Single is the number of pods that are attached one after the other, Burst that of those in parallel.
 	// 0 means 20.
 	Single, Burst int
-	// Pods are the numbers of pods at which memory is read, ascending. None means 1, 10, 50, 100, 200.
+	// Pods are the numbers of pods at which memory is read, ascending; scrapes are measured at the last of them. None
+	// means 1, 10, 50, 100, 200.
 	Pods []int
-	// Shapes are the tailnets in which memory is read: "mesh", where all nodes see each other, and "apart", where none
+	// Shapes are the tailnets in which memory is read and scrapes are measured: "mesh", where all nodes see each other, and "apart", where none
 	// sees another. None means both.
 	Shapes []string
 	// Before is another build of the plugin, to compare the memory with. "" leaves it out.
@@ -77,7 +78,7 @@ type part struct {
 	run  func(ctx context.Context, cfg Config, r *report) error
 }
 
-var parts = []part{{"attach", attach}, {"traffic", traffic}, {"recovery", recovery}, {"memory", memoryOver}}
+var parts = []part{{"attach", attach}, {"traffic", traffic}, {"recovery", recovery}, {"memory", memoryOver}, {"scrape", scrapeCost}}
 
 // Parts are the names that Config.Only takes.
 func Parts() (names []string) {

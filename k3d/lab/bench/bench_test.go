@@ -45,6 +45,9 @@ func TestRun(t *testing.T) {
 		"rr_latency_ratio", "cpu_seconds_per_gb_ratio", "memory_recovery_pods/daemon=1", "memory_recovery_stock/daemon=0",
 		"memory_new/Memory/shape=mesh/pods=2", "memory_stock_each/Memory/shape=apart/pods=1",
 		"idle_new/Idle/shape=apart/pods=2", "status_new/Status/shape=apart/pods=2", "status_new/Status/shape=mesh/pods=2/sessions=1",
+		"idle_served/Idle/shape=mesh/pods=2",
+		"scrape_identity_ms/Scrape/shape=mesh/pods=2", "scrape_gzip_KiB/Scrape/shape=apart/pods=2",
+		"scrape_gzip_alloc-MiB/Scrape/shape=apart/pods=2", "scrape_identity_cpu-ms/Scrape/shape=mesh/pods=2",
 	} {
 		if f, ok := got[name]; !ok || math.IsNaN(f.Value) || f.Low > f.High {
 			t.Errorf("figure %s is %+v", name, f)

@@ -7,6 +7,7 @@
 //	recovery  memory before, and for two minutes after, a minute of iperf3
 //	memory    resident memory by number of pods, where all see each other and where none does; CPU time when idle;
 //	          how long the status takes, without and with a session of each pod's
+//	scrape    CPU time when metrics are served to nobody; time, size, allocations and CPU time of a scrape
 //
 // # What is compared with what
 //

@@ -72,8 +72,8 @@ type node struct {
 	ReadyIn   time.Duration `json:"readyIn"`
 }
 
-// addHost makes the lab's node of that number and starts the plugin there.
-func (t *tailnet) addHost(ctx context.Context, number int) (*host, error) {
+// addHost makes the lab's node of that number and starts the plugin there, with these settings besides.
+func (t *tailnet) addHost(ctx context.Context, number int, env ...string) (*host, error) {
 	made, err := t.lab.AddNode(ctx, lab.NodeConfig{Name: fmt.Sprintf("host%d", number), Number: number})
 	if err != nil {
 		return nil, err
@@ -82,13 +82,13 @@ func (t *tailnet) addHost(ctx context.Context, number int) (*host, error) {
 	h.client.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", h.Path("run", "tailscale-nri", "status.sock"))
 	}}
-	h.plugin, err = h.StartPlugin([]string{
+	h.plugin, err = h.StartPlugin(append([]string{
 		"TS_AUTHKEY=", "TS_ID_TOKEN_FILE=", "TS_CONFIG_DIR=", "TS_STATE_DIR=", "TS_STATUS_SOCKET=", "NRI_SOCKET=",
 		"POD_UID=", "HTTPS_PROXY=", "HTTP_PROXY=", "https_proxy=", "http_proxy=",
 		"AUTH_KEY_TTL=", "CLUSTER_NAME=bench", "TS_TAGS=" + podTag, "LOG_LEVEL=debug", "LOG_FORMAT=json",
 		"TS_OAUTH_CLIENT_ID=" + t.plane.OAuthClientID, "TS_OAUTH_CLIENT_SECRET=" + t.plane.OAuthClientSecret,
-		"TS_LOGIN_SERVER=" + t.plane.ControlURL, "TS_API_URL=" + t.plane.APIURL,
-	})
+		"TS_LOGIN_SERVER=" + t.plane.ControlURL, "TS_API_URL=" + t.plane.APIURL, "TS_METRICS_ADDR=",
+	}, env...))
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 const (
 	ofNew    = "new"
 	ofBefore = "before"
+	ofServed = "served" // the new one with metrics, in the scrape part
 )
 
 // The shapes of Config.Shapes.

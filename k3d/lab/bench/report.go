@@ -18,17 +18,20 @@ import (
 
 // Units, as benchstat wants them: which is better is told in the file's head.
 const (
-	unitRate    = "Gb/s"
-	unitPackets = "packets/s"
-	unitMillis  = "ms"
-	unitMicros  = "us"
-	unitTail    = "p99-us"
-	unitCPU     = "cpu-s/GB"
-	unitMachine = "machine-cpu-s/GB"
-	unitRSS     = "RSS-MiB"
-	unitPSS     = "PSS-MiB"
-	unitIdle    = "millicores"
-	unitBytes   = "answer-B"
+	unitRate      = "Gb/s"
+	unitPackets   = "packets/s"
+	unitMillis    = "ms"
+	unitMicros    = "us"
+	unitTail      = "p99-us"
+	unitCPU       = "cpu-s/GB"
+	unitMachine   = "machine-cpu-s/GB"
+	unitRSS       = "RSS-MiB"
+	unitPSS       = "PSS-MiB"
+	unitIdle      = "millicores"
+	unitBytes     = "answer-B"
+	unitBody      = "KiB"
+	unitAllocated = "alloc-MiB"
+	unitScrapeCPU = "cpu-ms"
 )
 
 var higherIsBetter = []string{unitRate, unitPackets}

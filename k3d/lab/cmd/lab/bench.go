@@ -28,7 +28,7 @@ func benchmark(ctx context.Context, args []string) (failed error) {
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.Func("only", "parts, comma separated: "+strings.Join(bench.Parts(), ", "), splitInto(&cfg.Only))
-	flags.Func("shapes", "of the memory part: mesh, apart (both)", splitInto(&cfg.Shapes))
+	flags.Func("shapes", "of the parts memory and scrape: mesh, apart (both)", splitInto(&cfg.Shapes))
 	flags.Func("pods", "numbers of pods of the memory part (1,10,50,100,200)", func(text string) error {
 		for _, field := range strings.Split(text, ",") {
 			n, err := strconv.Atoi(field)
