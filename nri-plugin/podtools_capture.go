@@ -31,7 +31,7 @@ kubectl exec AGENT -- /tailscale-nri capture web -w - | wireshark -k -i -
 
 const (
 	// captureTime is the end of one that was forgotten: kubectl exec that is cut off
-	// does not end what it has started.
+	// does not end what it has started, and containerd goes on holding its pipe.
 	captureTime = time.Hour
 	// captureStall is for how long nobody may read what is written.
 	captureStall = 30 * time.Second

@@ -62,8 +62,9 @@ func (s *stage) capture(args []string, nodes []tailnetNode) {
 	if err := cmd.Wait(); err == nil {
 		s.t.Error(errors.New("kubectl has ended before it was killed"))
 	}
-	s.eventually(func() error {
-		s.reaches("a", nodes[0].IP4(), nodes[1].IP4()) // what it sees that by
+	// containerd goes on holding the pipe. Once that is full, the capture takes half a minute to see that nobody reads.
+	s.within(2*patience, func() error {
+		s.reaches("a", nodes[0].IP4(), nodes[1].IP4())
 		return taps(0)()
 	})
 }
