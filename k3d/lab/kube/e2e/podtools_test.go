@@ -63,7 +63,7 @@ func (s *stage) capture(args []string, nodes []tailnetNode) {
 		s.t.Error(errors.New("kubectl has ended before it was killed"))
 	}
 	// containerd goes on holding the pipe. Once that is full, the capture takes half a minute to see that nobody reads.
-	s.within(2*patience, func() error {
+	s.eventually(func() error {
 		s.reaches("a", nodes[0].IP4(), nodes[1].IP4())
 		return taps(0)()
 	})
