@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,4 +171,39 @@ func TestDetailsOfNone(t *testing.T) {
 	if len(all) != 2 || all[0].State != Stopped || all[0].Active || all[0].LoginServer == "" || all[1].Reason != "bad" {
 		t.Errorf("got %+v", all)
 	}
+}
+
+// TestDetailsOfMany has all that is known of many nodes that see each other, most of
+// them with a session, and logs what it takes. k3d/lab/bench does so for 200.
+func TestDetailsOfMany(t *testing.T) {
+	const pods, silent = 24, 4 // one in so many calls nobody
+	w := newWorld(t)
+	w.boot()
+	s := w.startStock("laptop")
+	serveEcho(t, s.Pod)
+	laptop := s.up().Addresses[0]
+	for i := range pods {
+		p, pod := w.pod(fmt.Sprintf("pod%02d", i))
+		w.mustAttach(pod)
+		w.await(pod.UID, Running)
+		if i%silent == 0 {
+			continue
+		}
+		if _, err := callerSeen(p, laptop); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var took []time.Duration
+	for range 50 {
+		start := time.Now()
+		all := w.Details()
+		took = append(took, time.Since(start))
+		for i, d := range all {
+			if len(all) != pods || d.Pod != fmt.Sprintf("pod%02d", i) || d.Active != (i%silent != 0) || len(d.Sessions) != d.Measured.Sessions {
+				t.Fatalf("%d nodes; number %d is %+v", len(all), i, d)
+			}
+		}
+	}
+	slices.Sort(took)
+	t.Logf("%d nodes: %v at best, %v in the middle", pods, took[0], took[len(took)/2])
 }

@@ -310,7 +310,7 @@ func readyIn(n *Node) string {
 	if n.ReadyIn == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%.3gs", n.ReadyIn)
+	return time.Duration(n.ReadyIn * float64(time.Second)).Round(time.Millisecond).String()
 }
 
 func features(n *Node) string {

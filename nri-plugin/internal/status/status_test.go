@@ -98,8 +98,8 @@ func TestWide(t *testing.T) {
 	r.Nodes = r.Nodes[:2]
 	same(t, printed(t, Wide, r), `
 POD          STATE    NAME                ADDRESSES                     SINCE  HANDSHAKE  PATH      IN    OUT     TAGS                 KEY EXPIRY  NODE ID  PEERS  SESSIONS  CONTROL    READY IN  FEATURES            LOGIN SERVER                        REASON
-default/api  Running  api                 100.64.0.2                    5m     -          idle      0     0       -                    -           -        0      0         away       0.5s      -                   https://hs (profile lab)            the control plane has not been reached
-default/web  Running  web-1 (asked: web)  100.64.0.1,fd7a:115c:a1e0::1  26h    95s        derp fra  1023  5.0MiB  tag:k8s-pod,tag:web  2031-05-16  nAb      12     2         connected  1.23s     dns exit-node=gate  https://controlplane.tailscale.com  -
+default/api  Running  api                 100.64.0.2                    5m     -          idle      0     0       -                    -           -        0      0         away       500ms     -                   https://hs (profile lab)            the control plane has not been reached
+default/web  Running  web-1 (asked: web)  100.64.0.1,fd7a:115c:a1e0::1  26h    95s        derp fra  1023  5.0MiB  tag:k8s-pod,tag:web  2031-05-16  nAb      12     2         connected  1.235s    dns exit-node=gate  https://controlplane.tailscale.com  -
 
 POD          PEER               PATH      ENDPOINT  HANDSHAKE  IN    OUT
 default/web  laptop.lab.ts.net  derp fra  -         95s        1000  5.0MiB
