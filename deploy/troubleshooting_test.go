@@ -176,14 +176,8 @@ func programTexts(t *testing.T) (texts []string) {
 	t.Helper()
 	eachSource(t, func(_ string, _ *token.FileSet, file *ast.File) {
 		ast.Inspect(file, func(n ast.Node) bool {
-			e, ok := n.(ast.Expr)
-			if !ok {
-				return true
-			}
-			if text := textOf(e); fixed(text) > 0 {
-				texts = append(texts, text)
-				_, whole := e.(*ast.BinaryExpr)
-				return !whole // its parts are in it
+			if e, ok := n.(ast.Expr); ok {
+				texts = append(texts, textOf(e))
 			}
 			return true
 		})

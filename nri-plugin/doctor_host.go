@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -153,7 +154,7 @@ func overlaps(v engine.HostView, named []netip.Prefix, serviceHost string) (seen
 			return l.Name == r.Link && slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Masked() == r.Dst })
 		}
 		if r.Table != tailscaledTable && !tailscaled[r.Link] && !slices.ContainsFunc(v.Links, ofAddress) {
-			note(r.Dst, "route by "+r.Link)
+			note(r.Dst, "route by "+cmp.Or(r.Link, "no interface"))
 		}
 	}
 	if host, err := netip.ParseAddr(serviceHost); err == nil {
