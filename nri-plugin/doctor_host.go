@@ -107,7 +107,11 @@ func checkRanges(_ context.Context, m *machine) []finding {
 	}
 	seen := overlaps(v, m.cfg.Ranges, m.getenv(envServiceHost))
 	if len(seen) == 0 {
-		return []finding{fine("the host has no address or route in 100.64.0.0/10 or fd7a:115c:a1e0::/48 that is not in TS_CLUSTER_RANGES")}
+		text := "the host has no address or route in 100.64.0.0/10 or fd7a:115c:a1e0::/48 that is not in TS_CLUSTER_RANGES"
+		if m.getenv(envServiceHost) == "" {
+			text += "; addresses of Services are not seen without " + envServiceHost
+		}
+		return []finding{fine(text)}
 	}
 	const shown = 5
 	text := strings.Join(seen[:min(len(seen), shown)], ", ")
