@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,11 +32,12 @@ func checkMinting(ctx context.Context, m *machine) []finding {
 		if o == nil {
 			return []finding{judgeAuthKey(ctx, m, w)}
 		}
-		return mintForEach(ctx, o, m.tagSets(w))
+		return mintForEach(ctx, o, cmp.Or(w.cfg.APIURL, "https://api.tailscale.com"), m.tagSets(w))
 	})
 }
 
-func mintForEach(ctx context.Context, o *tailnet.OAuth, sets [][]string) (findings []finding) {
+// mintForEach has o make a key for each set of tags. at is the API's URL.
+func mintForEach(ctx context.Context, o *tailnet.OAuth, at string, sets [][]string) (findings []finding) {
 	for _, tags := range sets {
 		list := strings.Join(tags, ", ")
 		err := o.TryKey(ctx, tags)
@@ -47,6 +49,8 @@ func mintForEach(ctx context.Context, o *tailnet.OAuth, sets [][]string) (findin
 			findings = append(findings, warn("a key for "+list+" was minted: "+err.Error(), remedyKeyLeft))
 		case errors.As(err, &known) && !known.Temporary:
 			findings = append(findings, fail(err.Error(), remedyCredentials))
+		case known == nil:
+			findings = append(findings, fail(err.Error()+": no answer from "+at, remedyUnreachable))
 		default:
 			findings = append(findings, fail(err.Error()+cause(err), remedyUnreachable))
 		}

@@ -94,7 +94,7 @@ func TestCheckMinting(t *testing.T) {
 	s.AddFault(control.Fault{Path: "/api/v2/", Hang: true})
 	slow := withPlane(t, s)
 	slow.patience = 200 * time.Millisecond
-	expect(t, examine(t.Context(), slow, []check{{"", checkMinting}}), resultFail, "minting a trial key", remedyUnreachable)
+	expect(t, examine(t.Context(), slow, []check{{"", checkMinting}}), resultFail, "minting a trial key: context deadline exceeded: no answer from "+s.APIURL(), remedyUnreachable)
 }
 
 // TestCheckAuthKey: it is not used. What is known is what became of the pods.
