@@ -40,7 +40,7 @@ type condition struct {
 }
 
 // keyEnds is the kind of condition of which nothing is felt yet.
-const keyEnds = "key ends"
+const keyEnds = "key-ends"
 
 // spell measures how long something has lasted.
 type spell struct{ since time.Time }
@@ -102,13 +102,13 @@ func (s *session) condition(now time.Time) condition {
 	case noControl >= w.degraded && refused != "":
 		return condition{"refused", "the control plane refuses the node: " + refused, true}
 	case noDERP >= w.cutOff && len(w.live) == 0:
-		return condition{"cut off", fmt.Sprintf("no DERP server has been reached since %s, and no peer is connected: check this host's way out, TCP 443 and UDP",
+		return condition{"cut-off", fmt.Sprintf("no DERP server has been reached since %s, and no peer is connected: check this host's way out, TCP 443 and UDP",
 			w.noDERP.since.Format(time.TimeOnly)), true}
 	case noControl >= w.degraded:
-		return condition{"no control", fmt.Sprintf("the control plane has not been reached since %s: peers are as last known",
+		return condition{"no-control", fmt.Sprintf("the control plane has not been reached since %s: peers are as last known; check this host's way out, TCP 443 to the control server",
 			w.noControl.since.Format(time.TimeOnly)), false}
 	case noDERP >= w.degraded:
-		return condition{"no DERP", fmt.Sprintf("no DERP server has been reached since %s: only peers with a direct path reach the pod",
+		return condition{"no-DERP", fmt.Sprintf("no DERP server has been reached since %s: only peers with a direct path reach the pod; check this host's way out, TCP 443",
 			w.noDERP.since.Format(time.TimeOnly)), false}
 	}
 	if c := s.routeCondition(); c.kind != "" {

@@ -66,6 +66,7 @@ type StoredPod struct {
 	Name      string
 	Link      string // host end
 	Tags      []string
+	Profile   string // of its tailnet, "" is the default
 	NodeID    string // device, "" if there is none
 	Forgotten bool   // the pod is gone, its device is to be deleted
 	Gone      bool   // the sandbox's network namespace is gone
@@ -104,7 +105,8 @@ func InspectState(dir string) (StateView, error) {
 		default:
 			v.Pods = append(v.Pods, StoredPod{
 				UID: r.Pod.UID, Namespace: r.Pod.Namespace, Name: r.Pod.Name, Link: r.Link, Tags: slices.Clone(r.Pod.Tags),
-				NodeID: string(r.NodeID), Forgotten: r.Forgotten, Gone: errors.Is(r.NetNS.Check(), podnet.ErrGone),
+				Profile: r.Pod.Features.Profile,
+				NodeID:  string(r.NodeID), Forgotten: r.Forgotten, Gone: errors.Is(r.NetNS.Check(), podnet.ErrGone),
 			})
 		}
 	}

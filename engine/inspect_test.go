@@ -35,8 +35,13 @@ func TestInspectState(t *testing.T) {
 		t.Errorf("got %+v", p)
 	}
 	host, err := InspectHost()
-	if err != nil || !slices.ContainsFunc(host.Links, func(l HostLink) bool { return l.Name == p.Link && IsOurLink(l.Name) }) {
+	if err != nil || !slices.ContainsFunc(host.Links, func(l HostLink) bool { return l.Name == p.Link }) {
 		t.Errorf("no link %s among %+v, %v", p.Link, host.Links, err)
+	}
+	for name, want := range map[string]bool{"vetht0123abcdef": true, "vethtAb3xZ": false, "vethtabc12": false, "veth0123abcdef0": false, "vetht0123abcdeg": false} {
+		if IsOurLink(name) != want {
+			t.Errorf("IsOurLink(%q) is not %v", name, want)
+		}
 	}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if dm := StoredDERPMap(t.Context(), w.dir); dm != nil {

@@ -217,7 +217,7 @@ func parseRecord(data []byte, uid string) (record, error) {
 	}
 	switch {
 	case r.Version != recordVersion:
-		return record{}, fmt.Errorf("has version %d, want %d", r.Version, recordVersion)
+		return record{}, fmt.Errorf("has version %d, and this tailscale-nri reads version %d: install the tailscale-nri that wrote it, or delete the pod", r.Version, recordVersion)
 	case r.Pod.UID != uid:
 		return record{}, fmt.Errorf("%w: %q", errOtherPod, r.Pod.UID)
 	case r.Pod.SandboxID == "" || !podnet.IsHostLink(r.Link, r.Pod.SandboxID):

@@ -151,7 +151,7 @@ func checkProfiles(state ipn.StateStore) error {
 	found := errors.Is(err, ipn.ErrStateNotExist) || len(current) == 0
 	for id, p := range profiles {
 		if p == nil || p.ID != id {
-			return fmt.Errorf("profile %q has no name or another", id)
+			return fmt.Errorf("profile %q is stored under another name", id)
 		}
 		found = found || p.Key == ipn.StateKey(current)
 	}

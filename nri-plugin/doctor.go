@@ -109,8 +109,13 @@ func doctor(ctx context.Context, m *machine, asJSON bool, w io.Writer) error {
 	return nil
 }
 
+// endGrace is how long an interrupted doctor waits for checks that have something to
+// undo: a key to be deleted (tailnet.TryKey).
+const endGrace = 3 * time.Second
+
 // examine runs the checks side by side, each for m.patience at most, and returns
 // their findings in their order. One that does not end by then is left to itself.
+// Where ctx ends there are none, and those that undo something have done it.
 func examine(ctx context.Context, m *machine, list []check) (findings []finding) {
 	each := make([]chan []finding, len(list))
 	for i, c := range list {
@@ -131,6 +136,7 @@ func examine(ctx context.Context, m *machine, list []check) (findings []finding)
 			over = closedTime()
 			of = endedBy(each[i], m.patience)
 		case <-ctx.Done():
+			awaitEnd(each[i:])
 			return nil
 		}
 		for _, f := range of {
@@ -140,6 +146,18 @@ func examine(ctx context.Context, m *machine, list []check) (findings []finding)
 		}
 	}
 	return findings
+}
+
+// awaitEnd waits for checks to end, for endGrace at most.
+func awaitEnd(each []chan []finding) {
+	over := time.After(endGrace)
+	for _, found := range each {
+		select {
+		case <-found:
+		case <-over:
+			return
+		}
+	}
 }
 
 // endedBy is what a check has found by the end of its time.

@@ -23,32 +23,37 @@ import (
 	"tailscale.com/util/eventbus"
 )
 
-// checkControl asks the control server for its key, as each node does first.
+// checkControl asks each control server for its key, as each node does first.
 func checkControl(ctx context.Context, m *machine) []finding {
-	at := fmt.Sprintf("%s/key?v=%d", m.controlURL(), tailcfg.CurrentCapabilityVersion)
+	return m.eachWay(m.controlServers(), func(w way) []finding { return []finding{m.askControl(ctx, w.controlURL())} })
+}
+
+// askControl asks the control server at a URL.
+func (m *machine) askControl(ctx context.Context, server string) finding {
+	at := fmt.Sprintf("%s/key?v=%d", server, tailcfg.CurrentCapabilityVersion)
 	res, err := m.get(ctx, at)
 	if err != nil {
-		return []finding{judgeUnreachable(m.controlURL(), err)}
+		return judgeUnreachable(server, err)
 	}
 	defer res.Body.Close()
 	var keys tailcfg.OverTLSPublicKeyResponse
 	err = json.NewDecoder(http.MaxBytesReader(nil, res.Body, 1<<16)).Decode(&keys)
 	if res.StatusCode != http.StatusOK || err != nil || keys.PublicKey.IsZero() {
-		return []finding{fail(fmt.Sprintf("%s answers HTTP %d, and no control server's key", m.controlURL(), res.StatusCode), remedyNotControl)}
+		return fail(fmt.Sprintf("%s answers HTTP %d, and no control server's key", server, res.StatusCode), remedyNotControl)
 	}
 	// Where there is no https to go over to, the client does not give up by itself.
 	ctx, cancel := context.WithTimeout(ctx, m.patience/2)
 	defer cancel()
-	if err := m.upgrade(ctx, keys.PublicKey); err != nil {
-		return []finding{fail(m.controlURL()+" answers, and does not take the upgrade to its own protocol: "+err.Error(), remedyUpgrade)}
+	if err := upgrade(ctx, server, keys.PublicKey); err != nil {
+		return fail(server+" answers, and does not take the upgrade to its own protocol: "+err.Error(), remedyUpgrade)
 	}
-	return []finding{fine(m.controlURL() + " answers, and takes the upgrade to its own protocol")}
+	return fine(server + " answers, and takes the upgrade to its own protocol")
 }
 
 // upgrade makes the connection that a node's client makes, with a key that is forgotten
 // afterwards, and registers nothing. Reverse proxies, and those that open TLS, often
 // let /key pass and not this.
-func (m *machine) upgrade(ctx context.Context, server key.MachinePublic) error {
+func upgrade(ctx context.Context, server string, public key.MachinePublic) error {
 	mon := netmon.NewStatic()
 	dialer := tsdial.NewDialer(mon)
 	defer dialer.Close()
@@ -56,14 +61,14 @@ func (m *machine) upgrade(ctx context.Context, server key.MachinePublic) error {
 	defer bus.Close()
 	dialer.SetBus(bus)
 	client, err := ts2021.NewClient(ts2021.ClientOpts{
-		ServerURL: m.controlURL(), PrivKey: key.NewMachine(), ServerPubKey: server,
+		ServerURL: server, PrivKey: key.NewMachine(), ServerPubKey: public,
 		Dialer: dialer, NetMon: mon, Logf: func(string, ...any) {},
 	})
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.Replace(m.controlURL(), "http://", "https://", 1)+"/", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.Replace(server, "http://", "https://", 1)+"/", nil)
 	if err != nil {
 		return err
 	}
@@ -76,14 +81,20 @@ func (m *machine) upgrade(ctx context.Context, server key.MachinePublic) error {
 
 func judgeUnreachable(server string, err error) finding {
 	seen := server + " cannot be reached: " + err.Error()
-	var invalid x509.CertificateInvalidError
 	switch {
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+	case isOfClock(err):
 		return fail(seen, remedyClock)
 	case strings.Contains(err.Error(), http.StatusText(http.StatusProxyAuthRequired)):
 		return fail(seen, remedyProxy)
 	}
 	return fail(seen, remedyUnreachable)
+}
+
+// isOfClock reports whether a certificate has expired or is not yet valid by this host's
+// clock, which is mostly the clock's fault.
+func isOfClock(err error) bool {
+	var invalid x509.CertificateInvalidError
+	return errors.As(err, &invalid) && invalid.Reason == x509.Expired
 }
 
 // Bounds of what a clock may be off. WireGuard and Noise do not mind; certificates
@@ -93,24 +104,32 @@ const (
 	clockFails = 10 * time.Minute
 )
 
-// checkClock compares with the Date headers of the control server and the API.
+// checkClock compares with the Date headers of the control servers and the APIs.
 func checkClock(ctx context.Context, m *machine) []finding {
-	servers := []string{m.controlURL()}
-	if m.cfg.AuthKey == "" && m.cfg.APIURL != "" {
-		servers = append(servers, m.cfg.APIURL)
+	var servers []way
+	add := func(url string) {
+		if url != "" && !slices.ContainsFunc(servers, func(w way) bool { return w.cfg.LoginServer == url }) {
+			servers = append(servers, way{cfg: Config{LoginServer: url}})
+		}
 	}
-	findings := make([]finding, 0, len(servers))
-	for _, server := range slices.Compact(servers) {
-		findings = append(findings, m.compareClock(ctx, server))
+	for _, w := range m.ways() {
+		add(w.controlURL())
+		if w.cfg.AuthKey == "" {
+			add(w.cfg.APIURL)
+		}
 	}
-	return findings
+	return m.eachWay(servers, func(w way) []finding { return []finding{m.compareClock(ctx, w.controlURL())} })
 }
 
 func (m *machine) compareClock(ctx context.Context, server string) finding {
 	began := time.Now()
 	res, err := m.get(ctx, server+"/")
 	if err != nil {
-		return unknown(server + " has not told the time: " + err.Error())
+		seen := server + " has not told the time: " + err.Error()
+		if isOfClock(err) {
+			return fail(seen, remedyClock)
+		}
+		return unknown(seen)
 	}
 	res.Body.Close()
 	at, err := http.ParseTime(res.Header.Get("Date"))

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -106,7 +107,11 @@ func checkRanges(_ context.Context, m *machine) []finding {
 	}
 	seen := overlaps(v, m.cfg.Ranges, m.getenv(envServiceHost))
 	if len(seen) == 0 {
-		return []finding{fine("the host has no address or route in 100.64.0.0/10 or fd7a:115c:a1e0::/48 that is not in TS_CLUSTER_RANGES")}
+		text := "the host has no address or route in 100.64.0.0/10 or fd7a:115c:a1e0::/48 that is not in TS_CLUSTER_RANGES"
+		if m.getenv(envServiceHost) == "" {
+			text += "; addresses of Services are not seen without " + envServiceHost
+		}
+		return []finding{fine(text)}
 	}
 	const shown = 5
 	text := strings.Join(seen[:min(len(seen), shown)], ", ")
@@ -153,7 +158,7 @@ func overlaps(v engine.HostView, named []netip.Prefix, serviceHost string) (seen
 			return l.Name == r.Link && slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Masked() == r.Dst })
 		}
 		if r.Table != tailscaledTable && !tailscaled[r.Link] && !slices.ContainsFunc(v.Links, ofAddress) {
-			note(r.Dst, "route by "+r.Link)
+			note(r.Dst, "route by "+cmp.Or(r.Link, "no interface"))
 		}
 	}
 	if host, err := netip.ParseAddr(serviceHost); err == nil {

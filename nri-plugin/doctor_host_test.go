@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -102,7 +103,12 @@ func TestCheckRanges(t *testing.T) {
 	inNetns(t, func() {
 		addLink(t, "tailscale0", 1280, "100.100.1.1/32")
 		index := addLink(t, "cni0", 1500, "10.42.0.1/24")
-		expect(t, look(t, testMachine(t), checkRanges), resultOK, "no address or route", "")
+		expect(t, look(t, testMachine(t), checkRanges), resultOK, "not in TS_CLUSTER_RANGES; addresses of Services are not seen", "")
+		inPod := look(t, testMachine(t, envServiceHost+"=10.43.0.1"), checkRanges)
+		expect(t, inPod, resultOK, "no address or route", "")
+		if strings.Contains(inPod[0].Seen, "Services") {
+			t.Errorf("got %+v", inPod)
+		}
 		expect(t, look(t, testMachine(t, envServiceHost+"=100.70.0.1"), checkRanges), resultWarn, "100.70.0.1/32 (KUBERNETES_SERVICE_HOST)", remedyRanges)
 
 		addLink(t, "join0", 1500, "100.64.0.2/16", "fd7a:115c:a1e0::2/64")

@@ -4,10 +4,13 @@ package main
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -70,10 +73,54 @@ func (m *machine) path(elems ...string) string {
 	return filepath.Join(append([]string{m.root}, elems...)...)
 }
 
-// oauth is the OAuth client of the configuration, nil where there is none. What it
+// way is a way into a tailnet.
+type way struct {
+	profile string // "" is the default
+	cfg     Config
+}
+
+// ways are all, the default first.
+func (m *machine) ways() []way {
+	all := []way{{"", m.cfg}}
+	for _, name := range slices.Sorted(maps.Keys(m.cfg.Profiles)) {
+		all = append(all, way{name, m.cfg.Profiles[name]})
+	}
+	return all
+}
+
+// eachWay looks at each way into a tailnet, side by side. What it finds of a profile
+// says so.
+func (m *machine) eachWay(ways []way, look func(way) []finding) (findings []finding) {
+	each := make([][]finding, len(ways))
+	var wg sync.WaitGroup
+	for i, w := range ways {
+		wg.Go(func() { each[i] = look(w) })
+	}
+	wg.Wait()
+	for i, w := range ways {
+		for _, f := range each[i] {
+			if w.profile != "" {
+				f.Seen = "profile " + w.profile + ": " + f.Seen
+			}
+			findings = append(findings, f)
+		}
+	}
+	return findings
+}
+
+// controlServers are the ways of which each has another control server.
+func (m *machine) controlServers() (ways []way) {
+	for _, w := range m.ways() {
+		if !slices.ContainsFunc(ways, func(o way) bool { return o.controlURL() == w.controlURL() }) {
+			ways = append(ways, w)
+		}
+	}
+	return ways
+}
+
+// oauth is the OAuth client of a way into a tailnet, nil where there is none. What it
 // mints is short-lived, and it does not try for long.
-func (m *machine) oauth() *tailnet.OAuth {
-	c := m.cfg
+func (m *machine) oauth(c Config) *tailnet.OAuth {
 	if m.cfgErr != nil || c.AuthKey != "" {
 		return nil
 	}
@@ -89,9 +136,9 @@ func (m *machine) oauth() *tailnet.OAuth {
 }
 
 // controlURL is the login server's, without a trailing slash.
-func (m *machine) controlURL() string {
-	if m.cfg.LoginServer != "" {
-		return m.cfg.LoginServer
+func (w way) controlURL() string {
+	if w.cfg.LoginServer != "" {
+		return w.cfg.LoginServer
 	}
 	return ipn.DefaultControlURL
 }

@@ -46,7 +46,10 @@ func checkPaths(ctx context.Context, m *machine) []finding {
 	defer cancel() // which closes the sockets
 	report, err := measurePath(ctx, mon, dm)
 	udp := judgeUDP(report)
-	if err != nil {
+	switch {
+	case !hasSTUN(dm):
+		udp = unknown("no DERP server has STUN")
+	case err != nil:
 		udp = warn("no measurement: "+err.Error(), remedyUDP)
 	}
 	udp.Check = aboutUDP
@@ -55,7 +58,17 @@ func checkPaths(ctx context.Context, m *machine) []finding {
 	return []finding{derp, udp}
 }
 
-// measure asks all regions. Its report is never nil.
+// hasSTUN reports whether a DERP server answers STUN requests.
+func hasSTUN(dm *tailcfg.DERPMap) bool {
+	for _, region := range dm.Regions {
+		if slices.ContainsFunc(region.Nodes, func(n *tailcfg.DERPNode) bool { return n.STUNPort >= 0 }) {
+			return true
+		}
+	}
+	return false
+}
+
+// measurePath asks all regions. Its report is never nil.
 func measurePath(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap) (*netcheck.Report, error) {
 	client := &netcheck.Client{NetMon: mon, Logf: func(string, ...any) {}}
 	if err := client.Standalone(ctx, ""); err != nil {

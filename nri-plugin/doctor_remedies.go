@@ -7,8 +7,8 @@ package main
 const (
 	remedyConfiguration = "mend the setting that is named; by hand, set what the plugin's pod has in its environment, TS_CONFIG_DIR first"
 	remedyNoPlugin      = "run the doctor in the plugin's pod, or start the plugin; kubectl describe of its pod says why it does not run"
-	remedyNotReady      = "see what the guide says of this text: it is the plugin's own, as its readiness probe has it"
-	remedyPods          = "look for the reason's text in the guide"
+	remedyNotReady      = "look for this text in deploy/TROUBLESHOOTING.md: it is the plugin's own, as its readiness probe has it"
+	remedyPods          = "look for the reason's text in deploy/TROUBLESHOOTING.md"
 	remedyTwoPlugins    = "if no roll is under way, remove the other installation: kubectl get daemonsets -A lists them"
 	remedyTimeouts      = "set plugin_request_timeout to 2s or more in the NRI section of the runtime's configuration and restart the runtime"
 	remedyNoNRI         = "start containerd, switch its NRI on, and mount the directory of its socket, or name the socket in NRI_SOCKET"

@@ -23,14 +23,14 @@ func checkConfiguration(_ context.Context, m *machine) []finding {
 	if m.cfgErr != nil {
 		return []finding{fail(oneLine(m.cfgErr), remedyConfiguration)}
 	}
-	way := "an OAuth client"
+	by := "an OAuth client"
 	switch {
 	case m.cfg.AuthKey != "":
-		way = "an auth key"
+		by = "an auth key"
 	case m.cfg.IDTokenFile != "":
-		way = "a federated identity"
+		by = "a federated identity"
 	}
-	return []finding{fine(fmt.Sprintf("cluster %s, %s, control server %s", m.cfg.Cluster, way, m.controlURL()))}
+	return []finding{fine(fmt.Sprintf("cluster %s, %s, control server %s", m.cfg.Cluster, by, m.ways()[0].controlURL()))}
 }
 
 // checkPlugin asks the process that serves this host.
@@ -65,13 +65,16 @@ func (m *machine) pods(ctx context.Context) []finding {
 		switch {
 		case n.State == status.NoNode:
 			findings = append(findings, warn(fmt.Sprintf("%s/%s %s", n.Namespace, n.Pod, n.Reason), remedyPods))
-		case n.Reason != "" && n.State != status.Stopped:
+		case n.Reason != "" && n.State != status.Stopped && (n.State == status.Running || time.Since(n.Since) >= startPatience):
 			findings = append(findings, warn(fmt.Sprintf("%s/%s is %s: %s", n.Namespace, n.Pod, n.State, n.Reason), remedyPods))
 		}
 	}
 	seen := fmt.Sprintf("%d pods, %d of them Running", len(nodes), count[status.Running])
 	return append([]finding{fine(seen)}, findings[:min(len(findings), mostReasons)]...)
 }
+
+// startPatience is how long a pod may be on its way without a word.
+const startPatience = 10 * time.Second
 
 // mostReasons bounds how many pods are listed; status has them all.
 const mostReasons = 10
@@ -99,6 +102,9 @@ func judgeRuntime(info runtimeInfo) finding {
 	}
 	if info.RequestTimeout != 0 && info.RequestTimeout < hookBudget+100*time.Millisecond {
 		return warn(seen, remedyTimeouts)
+	}
+	if !info.RunsThisPod {
+		return unknown(seen)
 	}
 	return fine(seen)
 }

@@ -88,7 +88,7 @@ func TestCheckNRI(t *testing.T) {
 		result, seen, remedy string
 	}{
 		{"as containerd has it", adaptation.DefaultPluginRequestTimeout, "uid-own", resultOK, "containerd v2.4.2, timeouts 5s for the registration and 2s for a request; it runs the plugin's pod", ""},
-		{"nobody has looked", adaptation.DefaultPluginRequestTimeout, "", resultOK, "POD_UID is not set", ""},
+		{"nobody has looked", adaptation.DefaultPluginRequestTimeout, "", resultUnknown, "POD_UID is not set", ""},
 		{"too short", time.Second, "", resultWarn, "1s for a request", remedyTimeouts},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -52,7 +52,7 @@ func TestCheckState(t *testing.T) {
 		}
 	}
 	chmod(dir, 0o755) // as the kubelet makes it
-	writeRecord(t, dir, "uid-own", "vethtabc", `"hostname": "own"`)
+	writeRecord(t, dir, "uid-own", "vetht0123456789", `"hostname": "own"`)
 	if got := look(t, m, checkState); len(got) != 1 {
 		t.Errorf("as the kubelet makes it: %+v", got)
 	}
@@ -168,9 +168,9 @@ func TestLeftoversOfAMoment(t *testing.T) {
 	m.inspect = func() (engine.HostView, error) {
 		looks++
 		if looks == 1 {
-			return engine.HostView{Links: []engine.HostLink{{Name: "vethtgoing"}}}, nil
+			return engine.HostView{Links: []engine.HostLink{{Name: "vetht00000000aa"}}}, nil
 		}
-		return engine.HostView{Links: []engine.HostLink{{Name: "vethtcoming"}}}, nil
+		return engine.HostView{Links: []engine.HostLink{{Name: "vetht00000000bb"}}}, nil
 	}
 	expect(t, look(t, m, checkLeftovers), resultOK, "1 links", "")
 	if looks != 2 {

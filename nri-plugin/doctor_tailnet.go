@@ -3,11 +3,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"golang.org/x/oauth2"
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
@@ -17,17 +20,26 @@ import (
 // mostTagSets bounds how many keys are minted for a look.
 const mostTagSets = 5
 
-// checkMinting has a key minted for each set of tags that is known, and deleted.
+// checkMinting has a key minted for each set of tags that is known of each tailnet, and
+// deleted. It ends before its time does, so that a key can be deleted even then.
 func checkMinting(ctx context.Context, m *machine) []finding {
 	if m.cfgErr != nil {
 		return []finding{unknown("not tried: the configuration cannot be used")}
 	}
-	o := m.oauth()
-	if o == nil {
-		return []finding{judgeAuthKey(ctx, m)}
-	}
-	var findings []finding
-	for _, tags := range m.tagSets() {
+	ctx, cancel := context.WithTimeout(ctx, m.patience*7/8)
+	defer cancel()
+	return m.eachWay(m.ways(), func(w way) []finding {
+		o := m.oauth(w.cfg)
+		if o == nil {
+			return []finding{judgeAuthKey(ctx, m, w)}
+		}
+		return mintForEach(ctx, o, cmp.Or(w.cfg.APIURL, "https://api.tailscale.com"), m.tagSets(w))
+	})
+}
+
+// mintForEach has o make a key for each set of tags. at is the API's URL.
+func mintForEach(ctx context.Context, o *tailnet.OAuth, at string, sets [][]string) (findings []finding) {
+	for _, tags := range sets {
 		list := strings.Join(tags, ", ")
 		err := o.TryKey(ctx, tags)
 		var known *tailnet.Error
@@ -38,6 +50,8 @@ func checkMinting(ctx context.Context, m *machine) []finding {
 			findings = append(findings, warn("a key for "+list+" was minted: "+err.Error(), remedyKeyLeft))
 		case errors.As(err, &known) && !known.Temporary:
 			findings = append(findings, fail(err.Error(), remedyCredentials))
+		case known == nil:
+			findings = append(findings, fail(err.Error()+": no answer from "+at, remedyUnreachable))
 		default:
 			findings = append(findings, fail(err.Error()+cause(err), remedyUnreachable))
 		}
@@ -45,23 +59,25 @@ func checkMinting(ctx context.Context, m *machine) []finding {
 	return findings
 }
 
-// cause is what an error of the tailnet leaves out, since it differs from time to time.
+// cause is what an error of the tailnet leaves out, since it differs from time to time:
+// why there was no answer. What a server has answered may be what it was asked, with the
+// secret in it.
 func cause(err error) string {
 	var known *tailnet.Error
-	if !errors.As(err, &known) || known.Err == nil {
+	if !errors.As(err, &known) || known.Err == nil || errors.As(known.Err, new(*oauth2.RetrieveError)) {
 		return ""
 	}
 	return " (" + known.Err.Error() + ")"
 }
 
-// tagSets are those of the configuration, and of the pods that are served.
-func (m *machine) tagSets() [][]string {
-	sets := [][]string{m.cfg.Tags}
+// tagSets are those of a tailnet's pods, by the configuration and by the records.
+func (m *machine) tagSets(w way) [][]string {
+	sets := [][]string{w.cfg.Tags}
 	state, _ := engine.InspectState(m.cfg.StateDir) // checkState says what is wrong with it
 	for _, pod := range state.Pods {
 		tags := slices.Sorted(slices.Values(pod.Tags))
 		known := func(s []string) bool { return slices.Equal(slices.Sorted(slices.Values(s)), tags) }
-		if len(tags) > 0 && !slices.ContainsFunc(sets, known) && len(sets) < mostTagSets {
+		if pod.Profile == w.profile && len(tags) > 0 && !slices.ContainsFunc(sets, known) && len(sets) < mostTagSets {
 			sets = append(sets, tags)
 		}
 	}
@@ -69,18 +85,19 @@ func (m *machine) tagSets() [][]string {
 }
 
 // judgeAuthKey goes by what became of the pods: a trial would make a device.
-func judgeAuthKey(ctx context.Context, m *machine) finding {
+func judgeAuthKey(ctx context.Context, m *machine, w way) finding {
 	nodes, _ := m.nodes(ctx)
 	running := 0
 	for _, n := range nodes {
-		if strings.Contains(n.Reason, envAuthKey) {
+		switch {
+		case n.Profile != w.profile:
+		case n.State == status.Running:
+			running++ // what else it says is of its own key
+		case strings.Contains(n.Reason, envAuthKey):
 			return fail(n.Namespace+"/"+n.Pod+": "+n.Reason, remedyAuthKey)
 		}
-		if n.State == status.Running {
-			running++
-		}
 	}
-	if tailnet.IsTailscales(m.cfg.LoginServer) && !strings.HasPrefix(m.cfg.AuthKey, "tskey-auth-") {
+	if tailnet.IsTailscales(w.cfg.LoginServer) && !strings.HasPrefix(w.cfg.AuthKey, "tskey-auth-") {
 		return fail("TS_AUTHKEY does not begin with tskey-auth-, as Tailscale's auth keys do", remedyAuthKey)
 	}
 	if running > 0 {
@@ -89,13 +106,17 @@ func judgeAuthKey(ctx context.Context, m *machine) finding {
 	return unknown("an auth key is not tried, since that would make a device; the first pod shows whether it is good")
 }
 
-// checkDevices counts this cluster's devices.
+// checkDevices counts this cluster's devices in each tailnet.
 func checkDevices(ctx context.Context, m *machine) []finding {
-	o := m.oauth()
-	switch {
-	case m.cfgErr != nil:
+	if m.cfgErr != nil {
 		return []finding{unknown("not counted: the configuration cannot be used")}
-	case o == nil:
+	}
+	return m.eachWay(m.ways(), func(w way) []finding { return countDevices(ctx, m.oauth(w.cfg), m.limit) })
+}
+
+// countDevices counts those of one tailnet. A limit of 0 is none.
+func countDevices(ctx context.Context, o *tailnet.OAuth, limit int) []finding {
+	if o == nil {
 		return []finding{unknown("not counted: with an auth key nobody can list devices")}
 	}
 	devices, err := o.Devices(ctx)
@@ -113,14 +134,14 @@ func checkDevices(ctx context.Context, m *machine) []finding {
 		}
 	}
 	seen := fmt.Sprintf("%d devices of this cluster, %d in the tailnet", ours, len(devices))
-	if m.limit == 0 {
+	if limit == 0 {
 		return []finding{fine(seen)}
 	}
-	seen += fmt.Sprintf(", %d allowed", m.limit)
+	seen += fmt.Sprintf(", %d allowed", limit)
 	switch {
-	case ours >= m.limit:
+	case ours >= limit:
 		return []finding{fail(seen, remedyDevices)}
-	case ours*10 >= m.limit*9:
+	case ours*10 >= limit*9:
 		return []finding{warn(seen, remedyDevices)}
 	}
 	return []finding{fine(seen)}

@@ -52,9 +52,11 @@ type HostRule struct {
 }
 
 // OursByName reports whether a name is one that host ends of links have, of any
-// sandbox.
+// sandbox of a container runtime: they have hexadecimal IDs. LXC's links are called
+// veth and any six letters or digits.
 func OursByName(name string) bool {
-	return strings.HasPrefix(name, hostPrefix) && len(name) > len(hostPrefix)
+	id, is := strings.CutPrefix(name, hostPrefix)
+	return is && len(name) == unix.IFNAMSIZ-1 && strings.Trim(id, "0123456789abcdef") == ""
 }
 
 // Inspect reads what there is in this process's netns. It changes nothing.
