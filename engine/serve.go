@@ -341,7 +341,7 @@ func (s *session) hear(note *ipn.Notify) error {
 	return nil
 }
 
-var errLoginNeeded = errors.New("the tailnet no longer knows this node (deleted, expired or logged out): it registers anew")
+var errLoginNeeded = errors.New("the tailnet no longer knows this node (deleted, expired or logged out): it registers again")
 
 // stateChanged tells a node that is not yet in from one that was thrown out.
 func (s *session) stateChanged(state ipn.State) error {

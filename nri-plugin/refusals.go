@@ -3,9 +3,11 @@
 package main
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/containerd/nri/pkg/api"
 )
@@ -19,7 +21,8 @@ const annotationRestarts = "io.kubernetes.container.restartCount"
 // from running. The zero value is empty.
 type refusals struct {
 	mu    sync.Mutex
-	known map[string]refusal // by sandbox ID
+	known map[string]refusal   // by sandbox ID
+	said  map[string]time.Time // when the log had a pod's error
 }
 
 type refusal struct {
@@ -39,6 +42,26 @@ func (r *refusals) note(sb *api.PodSandbox, why error, ran bool) (news bool) {
 	}
 	r.known[sb.GetId()] = refusal{pod: sb.GetNamespace() + "/" + sb.GetName(), why: why.Error(), ran: ran || was.ran}
 	return !again || was.why != why.Error()
+}
+
+// saidAgain is how long the log is spared the same error of the same pod: the kubelet
+// tries again every few seconds, with another sandbox each time.
+const saidAgain = time.Hour
+
+// isNews reports whether the log has not had the pod's error lately.
+func (r *refusals) isNews(uid string, err error) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.said, func(_ string, at time.Time) bool { return time.Since(at) >= saidAgain })
+	key := uid + " " + err.Error()
+	if _, again := r.said[key]; again {
+		return false
+	}
+	if r.said == nil {
+		r.said = make(map[string]time.Time)
+	}
+	r.said[key] = time.Now()
+	return true
 }
 
 // ran reports whether a container of the sandbox ran before c is created. The
