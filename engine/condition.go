@@ -153,9 +153,10 @@ func (s *session) hasDERP() bool {
 	return nm != nil && nm.DERPMap != nil && len(nm.DERPMap.Regions) > 0
 }
 
-// publish tells the world how the node is, if it is up.
+// publish tells the world how the node is, if it is up. One that registers again is
+// not: what it has then is of a device that the tailnet does not know.
 func (s *session) publish(ctx context.Context) {
-	if !s.p.complete() || !s.watch.look && s.p.reported == s.p.identity() {
+	if !s.p.complete() || s.registering || !s.watch.look && s.p.reported == s.p.identity() {
 		return
 	}
 	s.watch.look = false

@@ -360,7 +360,7 @@ func (s *session) identify(nm *netmap.NetworkMap) {
 	p := &s.p
 	self := nm.SelfNode
 	p.dnsName = strings.TrimSuffix(self.Name(), ".")
-	p.nodeID, p.tags = self.StableID(), self.Tags()
+	p.nodeID, p.tags, p.given = self.StableID(), self.Tags(), self.Addresses()
 	if nm.Cached || p.admitted == p.nodeID {
 		return // who the node was: it may be about to become another
 	}

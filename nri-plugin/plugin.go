@@ -301,7 +301,7 @@ func (p *plugin) hook(ctx context.Context, event string, sb *api.PodSandbox, do 
 	log := podLogger(p.log, sb)
 	if err := p.timed(ctx, log, event, do); err != nil {
 		if p.refused.isNews(sb.GetUid(), err) {
-			log.Warn("the runtime is told that this does not work, and the kubelet tries again", "event", event, "err", err)
+			log.Warn("refused, the kubelet tries again", "event", event, "err", err)
 		}
 		return fmt.Errorf("tailscale-nri: pod %s/%s: %w", sb.GetNamespace(), sb.GetName(), err)
 	}
