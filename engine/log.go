@@ -18,7 +18,8 @@ import (
 const LevelTrace = slog.LevelDebug - 4
 
 // What a node may have in the log of tailscale.com's lines: a start is about 200
-// lines at trace level, and a node that is cut off writes up to 100 a minute.
+// lines at trace level, and one that reaches neither control plane nor DERP writes
+// 130 a minute, for as long as that lasts.
 const (
 	chatterBurst     = 600
 	chatterPerSecond = 1

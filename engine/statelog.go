@@ -22,6 +22,7 @@ type told struct {
 	state  State
 	addrs  []netip.Addr
 	reason string               // why it does not run
+	ready  bool                 // that it runs, since it was attached
 	kinds  map[string]time.Time // when the log had a line of a kind
 }
 
@@ -38,6 +39,13 @@ func (n *node) lineLocked(more ...any) []any {
 		who = append(who, "nodeID", n.status.NodeID)
 	}
 	return append(who, more...)
+}
+
+// line is lineLocked for who does not hold n.mu.
+func (n *node) line(more ...any) []any {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.lineLocked(more...)
 }
 
 // tellStateLocked notes that the log is about to have a line of a state, and reports
@@ -58,6 +66,7 @@ const gone State = "gone"
 func (n *node) logAttached(took time.Duration) {
 	n.mu.Lock()
 	n.tellStateLocked(Pending)
+	n.told.ready = false
 	line := n.lineLocked("link", n.rec.Link, "took", took.Round(time.Microsecond))
 	n.mu.Unlock()
 	n.log.Info("attached", line...)
@@ -110,7 +119,11 @@ func (n *node) logRunning(p *progress) {
 	n.told.reason, n.told.addrs = "", slices.Clone(p.addrs)
 	n.tellStateLocked(Running)
 	news := n.isNewsLocked("running " + p.identity())
-	line := n.lineLocked("tags", p.tags.AsSlice(), "readyIn", readyIn.Round(time.Millisecond))
+	line := n.lineLocked("tags", p.tags.AsSlice())
+	if !n.told.ready {
+		line = append(line, "readyIn", readyIn.Round(time.Millisecond))
+	}
+	n.told.ready = true
 	n.mu.Unlock()
 	if !news {
 		return

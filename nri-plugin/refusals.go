@@ -21,8 +21,8 @@ const annotationRestarts = "io.kubernetes.container.restartCount"
 // from running. The zero value is empty.
 type refusals struct {
 	mu    sync.Mutex
-	known map[string]refusal   // by sandbox ID
-	said  map[string]time.Time // when the log had a pod's error
+	known map[string]refusal // by sandbox ID
+	said  map[string]saidOf  // by pod UID
 }
 
 type refusal struct {
@@ -44,23 +44,37 @@ func (r *refusals) note(sb *api.PodSandbox, why error, ran bool) (news bool) {
 	return !again || was.why != why.Error()
 }
 
-// saidAgain is how long the log is spared the same error of the same pod: the kubelet
-// tries again every few seconds, with another sandbox each time.
-const saidAgain = time.Hour
+// The kubelet tries again every few seconds, with another sandbox each time. The log
+// has each error of a pod once in saidAgain, and mostSaid of them, since an error may
+// name a path that is new each time.
+const (
+	saidAgain = time.Hour
+	mostSaid  = 5
+)
 
-// isNews reports whether the log has not had the pod's error lately.
+// saidOf are the errors of a pod that the log has had.
+type saidOf struct {
+	since time.Time
+	texts []string
+}
+
+// isNews reports whether the log is to have the error of the pod with this UID.
 func (r *refusals) isNews(uid string, err error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	maps.DeleteFunc(r.said, func(_ string, at time.Time) bool { return time.Since(at) >= saidAgain })
-	key := uid + " " + err.Error()
-	if _, again := r.said[key]; again {
+	maps.DeleteFunc(r.said, func(_ string, s saidOf) bool { return time.Since(s.since) >= saidAgain })
+	if r.said == nil {
+		r.said = make(map[string]saidOf)
+	}
+	s, again := r.said[uid]
+	if !again {
+		s.since = time.Now()
+	}
+	if slices.Contains(s.texts, err.Error()) || len(s.texts) == mostSaid {
 		return false
 	}
-	if r.said == nil {
-		r.said = make(map[string]time.Time)
-	}
-	r.said[key] = time.Now()
+	s.texts = append(s.texts, err.Error())
+	r.said[uid] = s
 	return true
 }
 

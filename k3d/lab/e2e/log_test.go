@@ -50,6 +50,9 @@ func TestLog(t *testing.T) {
 			r.assertProcess(lines)
 			r.assertDetail(lines, c.level)
 			r.assertNoSecret()
+			if c.format == "text" {
+				r.assertGuide(lines)
+			}
 		})
 	}
 }
@@ -208,22 +211,33 @@ func (r *logRun) logHas(pod *demo.Pod, msg string, n int) error {
 
 // assertLives holds each pod's lines at info level against what has happened to it.
 func (r *logRun) assertLives(lines []logLine) {
-	got := map[string][]string{}
+	got, last := map[string][]string{}, map[string]logLine{}
 	for _, l := range lines {
-		if l.pod == "" || l.level != "INFO" && l.level != "WARN" && l.level != "ERROR" || l.msg == "hook done" {
+		if l.pod == "" || l.isDetail() {
 			continue
 		}
 		got[l.pod] = append(got[l.pod], l.msg)
-		if l.msg == attached || l.msg == notYet || l.msg == refused || l.msg == otherName || l.msg == unsaid || l.msg == deleted {
-			continue // its name and addresses are not known yet, or are those of the line before
+		keys := []string{"name", "addresses", "nodeID"}
+		switch l.msg {
+		case attached, notYet, refused:
+			keys = nil // not known yet
+		case otherName:
+			keys = keys[:1]
+		case deleted:
+			keys = keys[2:] // one that it was
+		case running:
+			last[l.pod] = l
 		}
-		node := r.known[l.pod]
-		if l.attrs["nodeID"] == nil {
-			r.t.Errorf("no device in the line %s", l.text)
+		for _, key := range keys {
+			if l.attrs[key] == nil {
+				r.t.Errorf("no %s in the line %s", key, l.text)
+			}
 		}
-		if l.msg == running && (!strings.Contains(l.text, node.DNSName) || !strings.Contains(l.text, node.Addresses[0].String())) {
-			if l.attrs["name"] == nil || l.attrs["addresses"] == nil {
-				r.t.Errorf("no name or no address in the line %s", l.text)
+	}
+	for pod, node := range r.known {
+		for _, want := range []string{node.DNSName, node.NodeID, node.Addresses[0].String(), node.Addresses[1].String()} {
+			if text := last[pod].text; !strings.Contains(text, want) {
+				r.t.Errorf("%q is not in the line %s", want, text)
 			}
 		}
 	}
@@ -244,7 +258,7 @@ func (r *logRun) assertProcess(lines []logLine) {
 	var got []string
 	for i, l := range lines {
 		again := l.msg == unregistered && len(got) > 0 && got[len(got)-1] == unregistered // for another reason
-		if l.level != "DEBUG" && l.level != "TRACE" && l.pod == "" && !again {
+		if !l.isDetail() && l.pod == "" && !again {
 			got = append(got, l.msg)
 		}
 		if i > 0 && l.from() == "" && l.same(lines[i-1]) {
@@ -263,7 +277,7 @@ func (r *logRun) assertDetail(lines []logLine, level string) {
 		from[l.from()+" "+l.level]++
 		switch {
 		case l.from() == "":
-		case l.level != "DEBUG" && l.level != "TRACE":
+		case !l.isDetail():
 			r.t.Errorf("not at debug level: %s", l.text)
 		case l.from() == "tailscale" && l.pod == "":
 			r.t.Errorf("of no pod: %s", l.text)
@@ -272,5 +286,22 @@ func (r *logRun) assertDetail(lines []logLine, level string) {
 	r.t.Logf("lines by origin and level: %v", from)
 	if detail := from["tailscale DEBUG"] > 0 && from["tailscale TRACE"] > 0; detail != (level == "trace") {
 		r.t.Errorf("lines by origin and level: %v", from)
+	}
+}
+
+// assertGuide holds the guide's excerpt of a log against this one: there are such lines, with these keys.
+func (r *logRun) assertGuide(lines []logLine) {
+	guide, err := os.ReadFile("../../../deploy/TROUBLESHOOTING.md")
+	r.must(err)
+	_, excerpt, _ := strings.Cut(string(guide), "```log\n")
+	excerpt, _, _ = strings.Cut(excerpt, "```")
+	if strings.Count(excerpt, "\n") < 8 {
+		r.t.Errorf("the guide has no excerpt of a log but %q", excerpt)
+	}
+	for text := range strings.Lines(excerpt) {
+		quote, err := parseLine(strings.TrimSuffix(text, "\n"))
+		if err != nil || !slices.ContainsFunc(lines, quote.isLike) {
+			r.t.Errorf("the guide has a line as there is none: %s (%v)", text, err)
+		}
 	}
 }

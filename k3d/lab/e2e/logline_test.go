@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,15 @@ type logLine struct {
 }
 
 func (l logLine) from() string { from, _ := l.attrs["from"].(string); return from }
+
+// isDetail reports whether it is below info level.
+func (l logLine) isDetail() bool { return l.level == "DEBUG" || l.level == "TRACE" }
+
+// isLike reports whether both have the same level, message and keys.
+func (l logLine) isLike(other logLine) bool {
+	keys := func(l logLine) []string { return slices.Sorted(maps.Keys(l.attrs)) }
+	return l.level == other.level && l.msg == other.msg && slices.Equal(keys(l), keys(other))
+}
 
 // same reports whether both say the same, at whatever time.
 func (l logLine) same(other logLine) bool {
