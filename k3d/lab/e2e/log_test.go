@@ -256,14 +256,19 @@ func (r *logRun) assertLives(lines []logLine) {
 // assertProcess holds what the log says of the process, and of no pod, against what has happened.
 func (r *logRun) assertProcess(lines []logLine) {
 	var got []string
-	for i, l := range lines {
+	var last logLine
+	for _, l := range lines {
 		again := l.msg == unregistered && len(got) > 0 && got[len(got)-1] == unregistered // for another reason
 		if !l.isDetail() && l.pod == "" && !again {
 			got = append(got, l.msg)
 		}
-		if i > 0 && l.from() == "" && l.same(lines[i-1]) {
+		if l.isDetail() {
+			continue
+		}
+		if l.same(last) {
 			r.t.Errorf("twice in a row: %s", l.text)
 		}
+		last = l
 	}
 	if !slices.Equal(got, r.process) {
 		r.t.Errorf("of the process the log says\n%q, want\n%q", got, r.process)

@@ -26,8 +26,10 @@ type logLine struct {
 
 func (l logLine) from() string { from, _ := l.attrs["from"].(string); return from }
 
-// isDetail reports whether it is below info level.
-func (l logLine) isDetail() bool { return l.level == "DEBUG" || l.level == "TRACE" }
+// isDetail reports whether it is below info level, or says how slow the machine is.
+func (l logLine) isDetail() bool {
+	return l.level == "DEBUG" || l.level == "TRACE" || l.msg == "hook done"
+}
 
 // isLike reports whether both have the same level, message and keys.
 func (l logLine) isLike(other logLine) bool {
