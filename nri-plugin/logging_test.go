@@ -77,7 +77,7 @@ func TestLogFormat(t *testing.T) {
 		slog.SetLogLoggerLevel(slog.LevelInfo)
 		log.SetOutput(t.Output())
 	}()
-	log.Printf("tlsdial: error %d", 1)
+	_ = log.Output(1, "tlsdial: error 1")
 	l.Log(context.Background(), engine.LevelTrace, "fine")
 	logError(l, "cannot serve", errors.Join(errors.New("a"), errors.New("b")))
 	var levels []string

@@ -118,16 +118,7 @@ func (r *logRun) play() {
 	r.lives["default/wrong"] = []string{refused}
 	r.keepKeys()
 
-	t.Log("out of the tailnet")
-	r.must(r.plane.Delete(r.ctx, web.Node().NodeID))
-	r.awaitOther(web)
-	r.must(r.plane.Expire(r.ctx, db.Node().NodeID))
-	r.eventually(func() error { return r.logHas(db, running, 2) })
-	r.awaitRunning(db)
-	r.expect(all[:2], notAnyMore, running)
-	r.outage(control.Refusing) // for a moment, which is no news
-	time.Sleep(time.Second)
-	r.outage(control.Up)
+	r.throwOut(web, db)
 	r.keepKeys()
 
 	t.Log("the process ends")
@@ -165,6 +156,21 @@ func (r *logRun) play() {
 		r.eventually(func() error { return r.logHas(pod, removed, 1) })
 	}
 	r.must(r.Plugin.End(r.ctx, unix.SIGTERM))
+}
+
+// throwOut has one pod's device deleted and the other's login expired, and the control plane away for a moment.
+func (r *logRun) throwOut(web, db *demo.Pod) {
+	r.t.Helper()
+	r.t.Log("out of the tailnet")
+	r.must(r.plane.Delete(r.ctx, web.Node().NodeID))
+	r.awaitOther(web)
+	r.must(r.plane.Expire(r.ctx, db.Node().NodeID))
+	r.eventually(func() error { return r.logHas(db, running, 2) })
+	r.awaitRunning(db)
+	r.expect([]*demo.Pod{web, db}, notAnyMore, running)
+	r.outage(control.Refusing) // for a moment, which is no news
+	time.Sleep(time.Second)
+	r.outage(control.Up)
 }
 
 // roll has another process stand by and then serve.
