@@ -60,7 +60,7 @@ func (n *node) openSession(r record, link *podnet.Link, registering bool) (*sess
 	s.registering = registering
 	s.tagsDue, s.features = n.tagsDue(), r.Pod.Features
 	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
-		return n.openBackend(r, s.podEnd(link), bridge(n.log, s.observe))
+		return n.openBackend(r, s.podEnd(link), bridge(n.log, n.chatter, s.observe))
 	}, (*backend).close)
 	return s, err
 }

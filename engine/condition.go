@@ -28,8 +28,6 @@ const (
 	// the node not to be Running.
 	degradedAfter = time.Minute
 	cutOffAfter   = 2 * time.Minute
-	// saidAgain is how long the log is spared a line that it has had.
-	saidAgain = 10 * time.Minute
 )
 
 // condition is what is wrong with a node that is up.
@@ -155,9 +153,10 @@ func (s *session) hasDERP() bool {
 	return nm != nil && nm.DERPMap != nil && len(nm.DERPMap.Regions) > 0
 }
 
-// publish tells the world how the node is, if it is up.
+// publish tells the world how the node is, if it is up. One that registers again is
+// not: what it has then is of a device that the tailnet does not know.
 func (s *session) publish(ctx context.Context) {
-	if !s.p.complete() || !s.watch.look && s.p.reported == s.p.identity() {
+	if !s.p.complete() || s.registering || !s.watch.look && s.p.reported == s.p.identity() {
 		return
 	}
 	s.watch.look = false
@@ -182,32 +181,8 @@ func (n *node) suffers(c condition) {
 	was := n.suffering
 	n.suffering = c
 	news := c.kind != was.kind && n.isNewsLocked(c.kind)
-	if news && c.down { // its end is news, too
-		maps.DeleteFunc(n.said, func(kind string, _ time.Time) bool { return strings.HasPrefix(kind, "running ") })
-	}
 	n.mu.Unlock()
-	switch {
-	case !news:
-	case c.down:
-		n.log.Warn("not running any more", "reason", c.text)
-	case c.kind == keyEnds:
-		n.log.Warn("the node's key ends", "reason", c.text)
-	case c.kind != "":
-		n.log.Warn("running, but impaired", "reason", c.text)
-	case !was.down: // the end of one that was down is "running"
-		n.log.Info("no longer impaired", "was", was.text)
+	if news {
+		n.logCondition(c, was)
 	}
-}
-
-// isNewsLocked reports whether the log has not had such a line lately.
-func (n *node) isNewsLocked(kind string) bool {
-	if time.Since(n.said[kind]) < saidAgain {
-		return false
-	}
-	maps.DeleteFunc(n.said, func(_ string, at time.Time) bool { return time.Since(at) >= saidAgain })
-	if n.said == nil {
-		n.said = map[string]time.Time{}
-	}
-	n.said[kind] = time.Now()
-	return true
 }

@@ -28,7 +28,7 @@
 //     started and joined by run;
 //   - one per peer that is greeted after a restart, for a few seconds;
 //   - one per sandbox that has gone without a word, until that is certain;
-//   - one per node that waits for the name it wished for, half an hour at most;
+//   - one per node that waits for the name it asked for, half an hour at most;
 //   - one per session of a workload's node, which renews its identity;
 //   - one per node whose record could not be written, until it can;
 //   - one per list of the runtime, which attaches what is on it;

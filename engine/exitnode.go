@@ -46,8 +46,8 @@ func (s *session) followExit() {
 	if using := string(id); using != s.routing.using {
 		s.routing.using = using
 		if peer.Valid() {
-			s.n.log.Info("using an exit node", "name", strings.TrimSuffix(peer.Name(), "."), "node", id,
-				"stays on other interfaces", slices.Concat(s.n.e.cluster(), privateRanges()))
+			s.n.log.Info("using an exit node", "exitNode", strings.TrimSuffix(peer.Name(), "."), "exitNodeID", id,
+				"kept", slices.Concat(s.n.e.cluster(), privateRanges()))
 		}
 	}
 }

@@ -54,7 +54,7 @@ func TestHeadscaleKeepsStrangers(t *testing.T) {
 	})
 	later := w.join("web", again)
 	w.asked()
-	w.until("the name is given up", func() bool { return log.count("keeps the name") > 0 }, func() string { return "still asking" })
+	w.until("the name is given up", func() bool { return log.count("is not available") > 0 }, func() string { return "still asking" })
 	if got := w.names(); got != "k8s-default-web k8s-default-web-1" {
 		t.Errorf("devices %q", got)
 	}

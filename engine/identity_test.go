@@ -154,7 +154,7 @@ func TestWorkloadWaits(t *testing.T) {
 	logged := func() string {
 		waits.mu.Lock()
 		defer waits.mu.Unlock()
-		return waits.warned
+		return waits.told.reason
 	}
 	h.until("the log has it", func() bool { return logged() != "" }, func() string { return "" })
 	was := logged()

@@ -22,6 +22,7 @@ import (
 func (n *node) leave(ctx context.Context) {
 	n.removeLink(n.record().Link)
 	n.setState(Leaving, "")
+	n.logState(Leaving, "leaving the tailnet")
 	for pause := newBackoff(); ; {
 		err := n.leaveOnce(ctx)
 		if err == nil {
@@ -35,7 +36,7 @@ func (n *node) leave(ctx context.Context) {
 			return
 		}
 		n.setState(Leaving, err.Error())
-		n.log.Warn("leaving the tailnet, trying again", "err", err)
+		n.warnOnce("leaving the tailnet, trying again", err.Error())
 		if !sleep(ctx, pause.next()) {
 			return
 		}
@@ -76,7 +77,7 @@ func (n *node) deleteDevices(ctx context.Context, devices []tailcfg.StableNodeID
 		if err := countDelete(n.tailnet().Delete(ctx, string(id)), &n.e.tally.podEnded); err != nil {
 			return fmt.Errorf("deleting device %s: %w", id, err)
 		}
-		n.log.Info("device deleted", "node", id)
+		n.log.Info("device deleted", "nodeID", id)
 	}
 	return nil
 }
@@ -104,7 +105,7 @@ func (n *node) devices(ctx context.Context, r record) (ids []tailcfg.StableNodeI
 	// One that it has become without hearing of it is known by its keys, and so is
 	// any where the configuration leads to another control server by now: that one
 	// may have given the same ID to somebody else's device. The node key is not on disk
-	// yet if it was to register anew, the machine key is the same in all of them.
+	// yet if it was to register again, the machine key is the same in all of them.
 	stored, err := storedKeys(n.statePath())
 	if err != nil || stored.machine.IsZero() {
 		return ids, err
@@ -136,7 +137,7 @@ func (n *node) logOut(ctx context.Context, r record) error {
 	}
 	limit := n.e.cfg.AttachTimeout
 	b, err := within(limit, "opening the backend", func() (*backend, error) {
-		return n.openBackend(r, podEnd{}, bridge(n.log, nil))
+		return n.openBackend(r, podEnd{}, bridge(n.log, n.chatter, nil))
 	}, (*backend).close)
 	if err != nil {
 		return err
@@ -156,7 +157,7 @@ func (n *node) logOut(ctx context.Context, r record) error {
 	if err := n.e.take(stepLogOut, func() error { return b.Logout(ctx, ipnauth.Self) }); err != nil {
 		return fmt.Errorf("logging out: %w", err)
 	}
-	n.log.Info("logged out; the tailnet may still list the device", "node", r.NodeID)
+	n.log.Info("logged out; the tailnet may still list the device", "nodeID", r.NodeID)
 	return nil
 }
 
@@ -166,12 +167,12 @@ func (n *node) retireAfter(ctx context.Context) {
 	defer n.op.Unlock()
 	if ctx.Err() == nil {
 		n.retire()
-		n.log.Info("forgotten")
+		n.logState(gone, "node removed")
 	}
 }
 
 // identified records which device the node is, and which it was before: a
-// node that had to register anew leaves its old device behind. tagged says
+// node that had to register again leaves its old device behind. tagged says
 // whether it has the tags that its pod asks for.
 func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
 	server := n.tailnet().ControlURL()
@@ -184,7 +185,7 @@ func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
 		if r.LoginServer != "" && r.LoginServer != server && r.NodeID != id {
 			if r.NodeID != "" {
 				n.log.Warn("another control server has let the node in: its device on the earlier one stays there",
-					"node", r.NodeID, "server", r.LoginServer, "remedy", "delete it there by hand")
+					"nodeID", r.NodeID, "server", r.LoginServer, "remedy", "delete it there by hand")
 			}
 			r.NodeID, r.Former = "", nil
 		}

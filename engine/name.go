@@ -26,26 +26,26 @@ const (
 	nameUnseen = 2 * time.Minute
 )
 
-// keepName gets the node the name it wished for, where the tailnet gave it
+// keepName gets the node the name it asked for, where the tailnet gave it
 // another, until ctx is done or it is no use. The holder is mostly the device
 // of the same pod's earlier incarnation: the kubelet removes a sandbox up to a
 // minute late, and one on a machine that has died is removed by nobody.
 //
-// A name that is not the wished one with a number was given by somebody, and
+// A name that is not the one asked for with a number was given by somebody, and
 // stays. With a static auth key there is no way; the difference has been logged.
 func (n *node) keepName(ctx context.Context, given, wished string) {
 	number, numbered := strings.CutPrefix(given, wished+"-")
 	if _, err := strconv.Atoi(number); !numbered || err != nil {
 		return
 	}
-	log := n.log.With("wished", wished, "given", given)
+	log := n.log.With("requested", wished, "assigned", given)
 	pause := cmp.Or(n.e.cfg.namePause, nameShort)
 	var last error
 	for range nameTries {
 		err := n.claimName(ctx, wished)
 		switch {
 		case err == nil:
-			log.Info("the node has the name it wished for")
+			log.Debug("the node has the name that it asked for") // "running" has the new one
 			return
 		case ctx.Err() != nil, errors.Is(err, tailnet.ErrNoDelete):
 			return
@@ -57,7 +57,7 @@ func (n *node) keepName(ctx context.Context, given, wished string) {
 		}
 		pause = min(2*pause, nameLongest)
 	}
-	log.Warn("the node keeps the name it was given: delete or rename the other device, then make the pod anew", "reason", last)
+	log.Warn("the name that the node asked for is not available: delete or rename the other device, then create the pod again", "reason", last)
 }
 
 // claimName renames the node's device, and deletes the name's holder before if
@@ -86,7 +86,7 @@ func (n *node) claimName(ctx context.Context, wished string) error {
 		if err := countDelete(n.tailnet().Delete(ctx, d.ID), &n.e.tally.nameTaken); err != nil {
 			return err
 		}
-		n.log.Info("device deleted: an earlier one of the same pod", "name", d.Name, "node", d.ID, "lastSeen", d.LastSeen)
+		n.log.Info("device deleted: it was an earlier one of the same pod", "name", d.Name, "nodeID", d.ID, "lastSeen", d.LastSeen)
 	}
 	return n.tailnet().Rename(ctx, self, wished)
 }

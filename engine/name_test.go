@@ -141,12 +141,12 @@ func TestNameIsGivenUp(t *testing.T) {
 	log := &logged{t: t}
 	w.boot(soon, log.log)
 	n := w.join("web", again)
-	w.until("the name is given up", func() bool { return log.count("keeps the name") > 0 }, func() string { return "still asking" })
-	if n, m := log.count("keeps the name"), log.count("another name"); n != 1 || m != 1 {
+	w.until("the name is given up", func() bool { return log.count("is not available") > 0 }, func() string { return "still asking" })
+	if n, m := log.count("is not available"), log.count("another name"); n != 1 || m != 1 {
 		t.Errorf("%d lines at the end and %d at the beginning, want one each", n, m)
 	}
 	if got := w.await(n.UID, Running); got.DNSName != "k8s-default-web-1.lab.ts.net" || got.Hostname != "k8s-default-web" {
-		t.Errorf("status: name %q, wished %q", got.DNSName, got.Hostname)
+		t.Errorf("status: name %q, asked for %q", got.DNSName, got.Hostname)
 	}
 }
 

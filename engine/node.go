@@ -48,13 +48,14 @@ type node struct {
 	awaited   string    // the sandbox whose end awaitEnd waits for
 	goneSince time.Time // its netns, as far as lookAgain has seen
 	log       *slog.Logger
+	chatter   *chatter
 
 	mu      sync.Mutex
 	cancel  context.CancelFunc // of what the node does
 	done    chan struct{}      // closed when it has ended
 	status  NodeStatus
 	linked  string         // the sandbox that has its link
-	warned  string         // the reason last logged
+	told    told           // to the log
 	anew    bool           // the tailnet has thrown the node out: log in again
 	noTags  bool           // the login server takes no requested tags
 	bare    bool           // its link has had no address yet
@@ -63,8 +64,7 @@ type node struct {
 	changed chan struct{}  // closed when status changes, nil while nobody waits for that
 	way     way
 
-	suffering condition            // what is wrong with it while it is up
-	said      map[string]time.Time // when the log had a line of a kind
+	suffering condition // what is wrong with it while it is up
 
 	guarded guarded
 	dns     nodeDNS
@@ -74,7 +74,7 @@ type node struct {
 // newNode returns the node of a record, which is new if the record names no
 // link.
 func newNode(e *Engine, dir string, r record) *node {
-	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, fresh: r.Link == ""}
+	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, fresh: r.Link == "", chatter: newChatter()}
 	n.guarded.changed = make(chan struct{}, 1)
 	n.bare = n.fresh
 	n.foreign = !n.fresh && r.Machine != e.machine && r.NetNS.Check() != nil
@@ -161,7 +161,7 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	n.beginWay(start)
 	n.setLinked()
 	n.setState(Pending, reasonStarting)
-	n.log.Info("attached", "link", n.rec.Link, "took", time.Since(start))
+	n.logAttached(time.Since(start))
 	n.become(n.run)
 	return true, nil
 }
@@ -248,6 +248,7 @@ func (n *node) detachLocked() {
 	n.become(func(ctx context.Context) {
 		n.removeLink(link)
 		n.setState(Stopped, "")
+		n.logState(Stopped, "stopped", "reason", "the sandbox has ended")
 		n.releaseLater(ctx)
 	})
 }
@@ -321,8 +322,8 @@ func (n *node) run(ctx context.Context) {
 		case ctx.Err() != nil, n.e.ctx.Err() != nil: // the engine's context ends before those derived from it
 			return
 		case errors.Is(err, podnet.ErrGone) && errors.Is(n.record().NetNS.Check(), podnet.ErrGone):
-			n.log.Debug("the pod is gone", "err", err)
 			n.setState(Stopped, "the pod's network namespace is gone")
+			n.logState(Stopped, "stopped", "reason", "the pod's network namespace is gone")
 			id := n.sandboxID()
 			n.e.spawn(func() { n.awaitEnd(id) })
 			return

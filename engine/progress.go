@@ -19,9 +19,10 @@ type progress struct {
 	nodeID    tailcfg.StableNodeID
 	admitted  tailcfg.StableNodeID // as the control plane has told this session
 	dnsName   string
-	tags      views.Slice[string] // as the tailnet has them
-	reported  string              // what ready last told the world
-	claims    bool                // keepName has been started
+	given     views.Slice[netip.Prefix] // its addresses in the netmap
+	tags      views.Slice[string]       // as the tailnet has them
+	reported  string                    // what ready last told the world
+	claims    bool                      // keepName has been started
 }
 
 // identity is what a pod is known by in the tailnet.
@@ -31,4 +32,15 @@ func (p *progress) up() bool { return p.active && p.addrs != nil }
 
 // complete reports whether a peer's first packet would be answered, and the pod's
 // programs find what they ask for.
-func (p *progress) complete() bool { return p.up() && p.reachable && !p.dnsDue }
+func (p *progress) complete() bool { return p.up() && p.reachable && !p.dnsDue && p.isCurrent() }
+
+// isCurrent reports whether ts0 has the addresses of the netmap and none of an
+// earlier one: of a node that has just become another device.
+func (p *progress) isCurrent() bool {
+	for _, addr := range p.addrs {
+		if !views.SliceContains(p.given, netip.PrefixFrom(addr, addr.BitLen())) {
+			return false
+		}
+	}
+	return true
+}

@@ -341,7 +341,7 @@ func (s *session) hear(note *ipn.Notify) error {
 	return nil
 }
 
-var errLoginNeeded = errors.New("the tailnet no longer knows this node (deleted, expired or logged out): it registers anew")
+var errLoginNeeded = errors.New("the tailnet no longer knows this node (deleted, expired or logged out): it registers again")
 
 // stateChanged tells a node that is not yet in from one that was thrown out.
 func (s *session) stateChanged(state ipn.State) error {
@@ -360,7 +360,7 @@ func (s *session) identify(nm *netmap.NetworkMap) {
 	p := &s.p
 	self := nm.SelfNode
 	p.dnsName = strings.TrimSuffix(self.Name(), ".")
-	p.nodeID, p.tags = self.StableID(), self.Tags()
+	p.nodeID, p.tags, p.given = self.StableID(), self.Tags(), self.Addresses()
 	if nm.Cached || p.admitted == p.nodeID {
 		return // who the node was: it may be about to become another
 	}

@@ -5,7 +5,6 @@ package engine
 import (
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"tailscale-nri/engine/internal/podnet"
@@ -37,7 +36,7 @@ type NodeStatus struct {
 	UID       string `json:"uid"`
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
-	Hostname  string `json:"hostname"` // as wished
+	Hostname  string `json:"hostname"` // as asked for
 
 	Features Features `json:"features,omitzero"` // that the pod asks for
 
@@ -95,25 +94,6 @@ func (n *node) remark(what string) {
 	}
 }
 
-// pending publishes why the node is not up, and logs it: once, and again when
-// it changes.
-func (n *node) pending(err error) {
-	why := err.Error()
-	n.setState(Pending, why)
-	n.warnOnce("not in the tailnet yet, trying again", why)
-}
-
-// warnOnce logs why a node does not run, unless that was the last such reason.
-func (n *node) warnOnce(msg, why string) {
-	n.mu.Lock()
-	again := n.warned == why
-	n.warned = why
-	n.mu.Unlock()
-	if !again {
-		n.log.Warn(msg, "reason", why)
-	}
-}
-
 // running publishes that the node is up.
 func (n *node) running(p *progress) {
 	n.mu.Lock()
@@ -127,16 +107,6 @@ func (n *node) running(p *progress) {
 		n.endWayLocked(time.Now())
 	}
 	n.wakeLocked()
-	readyIn, wished := s.ReadyIn, s.Hostname
-	n.warned = ""
-	news := n.isNewsLocked("running " + p.identity())
 	n.mu.Unlock()
-	if !news {
-		return
-	}
-	n.log.Info("running", "name", p.dnsName, "addresses", p.addrs, "tags", p.tags.AsSlice(), "node", p.nodeID, "readyIn", readyIn.Round(time.Millisecond))
-	if label, _, _ := strings.Cut(p.dnsName, "."); label != wished {
-		n.log.Warn("the tailnet gave the node another name than it asked for: a device with that name exists",
-			"wished", wished, "given", label)
-	}
+	n.logRunning(p)
 }

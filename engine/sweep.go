@@ -109,7 +109,7 @@ func (e *Engine) sweepDevice(ctx context.Context, tn tailnet.Tailnet, id string)
 	if err := countDelete(tn.Delete(ctx, id), &e.tally.swept); err != nil {
 		return err
 	}
-	e.log.Info("device deleted: its pod is gone", "name", d.Name, "node", id, "lastSeen", d.LastSeen)
+	e.log.Info("device deleted: its pod is gone", "name", d.Name, "nodeID", id, "lastSeen", d.LastSeen)
 	return nil
 }
 

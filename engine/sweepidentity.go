@@ -129,6 +129,6 @@ func (e *Engine) sweepIdentity(ctx context.Context, tn tailnet.Tailnet, w Worklo
 	if err := e.cfg.Identities.Delete(ctx, w, id.Version); err != nil {
 		return err
 	}
-	e.log.Info("identity deleted: no pod has used it", "namespace", w.Namespace, "name", w.Pod, "node", id.NodeID, "lastUsed", id.LastUsed)
+	e.log.Info("identity deleted: no pod has used it", "pod", w.Namespace+"/"+w.Pod, "nodeID", id.NodeID, "lastUsed", id.LastUsed)
 	return nil
 }

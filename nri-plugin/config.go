@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
+
+	"tailscale-nri/engine"
 )
 
 // Config is what the process is told at its start. Zero values are as the
@@ -223,7 +225,10 @@ func (r *reader) optionalPath(key string) string {
 }
 
 func (r *reader) level(key string) slog.Level {
-	v := r.oneOf(key, "debug", "info", "warn", "error")
+	v := r.oneOf(key, "trace", "debug", "info", "warn", "error")
+	if v == "trace" {
+		return engine.LevelTrace
+	}
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(v)); err != nil {
 		return slog.LevelInfo

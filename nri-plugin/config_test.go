@@ -105,7 +105,7 @@ func TestReadConfigRefuses(t *testing.T) {
 		{"long cluster", oauth(envCluster, strings.Repeat("a", 33)), "CLUSTER_NAME|shorten it to 32"},
 		{"tags", oauth(envTags, "k8s"), `TS_TAGS is "k8s"|tag:name`},
 		{"relative path", oauth(envStateDir, "state"), `TS_STATE_DIR is "state"|absolute`},
-		{"log level", oauth(envLogLevel, "loud"), `LOG_LEVEL is "loud"|debug, info`},
+		{"log level", oauth(envLogLevel, "loud"), `LOG_LEVEL is "loud"|trace, debug, info`},
 		{"proxy that is a path", oauth(envHTTPSProxy, "/"+secret), "HTTPS_PROXY|http://user:password@host:port"},
 		{"proxy of another kind", oauth(envHTTPProxy, "ftp://u:"+secret+"@host"), "HTTP_PROXY|http://host:port"},
 		{"proxy with a password that breaks it", oauth(envHTTPSProxy, "http://u:"+secret+"%zz@host"), "HTTPS_PROXY|%XX"},

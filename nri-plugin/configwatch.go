@@ -121,9 +121,7 @@ func (w *configWatch) complain(err error, change bool) {
 	}
 	if text := what + err.Error(); w.said != text {
 		w.said = text
-		for line := range strings.SplitSeq(err.Error(), "\n") {
-			w.log.Error(what, "err", line)
-		}
+		logError(w.log, what, err)
 	}
 }
 

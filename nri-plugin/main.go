@@ -35,16 +35,19 @@ func main() {
 	}
 	up := findParent(os.Getenv)
 	if !up.supervises && serves(os.Args[1:]) {
-		code, err := supervise(func() *slog.Logger {
-			cfg, _ := readConfig(os.Getenv) // what is wrong with it is the child's to say
-			return newLogger(cfg, os.Stderr)
-		})
+		code, err := supervise(mainLogger)
 		if err != nil {
-			fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
+			logError(mainLogger(), "cannot serve", err)
 		}
 		os.Exit(code)
 	}
 	up.adopt()
+	report := func(err error) { fmt.Fprintln(os.Stderr, "tailscale-nri:", err) }
+	if serves(os.Args[1:]) {
+		log := mainLogger()
+		takeStandardLog(log)
+		report = func(err error) { logError(log, "cannot serve", err) }
+	}
 	// Until the very end: a second signal, after the one that the supervisor
 	// has passed on, is not to cut a graceful end short.
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -54,7 +57,7 @@ func main() {
 		return
 	}
 	if err != nil && !errors.Is(err, errFindings) && !errors.Is(err, errNotRunning) {
-		fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
+		report(err)
 	}
 	up.mark(markEnds)
 	switch {
@@ -63,6 +66,12 @@ func main() {
 	case err != nil:
 		os.Exit(1)
 	}
+}
+
+// mainLogger is the log of a process that serves, or that supervises one.
+func mainLogger() *slog.Logger {
+	cfg, _ := readConfig(os.Getenv) // what is wrong with it is said by serve
+	return newLogger(cfg, os.Stderr)
 }
 
 // serves reports whether the program was called in order to serve.

@@ -298,7 +298,11 @@ func (p *plugin) sort(sandboxes []*api.PodSandbox, containers []*api.Container) 
 
 // hook runs one pod's event and puts the pod's name to its error, once.
 func (p *plugin) hook(ctx context.Context, event string, sb *api.PodSandbox, do func(context.Context) error) error {
-	if err := p.timed(ctx, podLogger(p.log, sb), event, do); err != nil {
+	log := podLogger(p.log, sb)
+	if err := p.timed(ctx, log, event, do); err != nil {
+		if p.refused.isNews(sb.GetUid(), err) {
+			log.Warn("refused, the kubelet tries again", "event", event, "err", err)
+		}
 		return fmt.Errorf("tailscale-nri: pod %s/%s: %w", sb.GetNamespace(), sb.GetName(), err)
 	}
 	return nil
@@ -341,5 +345,8 @@ func (p *plugin) timed(ctx context.Context, log *slog.Logger, event string, do f
 
 // podLogger binds the pod's identity.
 func podLogger(log *slog.Logger, sb *api.PodSandbox) *slog.Logger {
-	return log.With("pod", sb.GetNamespace()+"/"+sb.GetName(), "uid", sb.GetUid(), "sandbox", sb.GetId())
+	return log.With("pod", sb.GetNamespace()+"/"+sb.GetName(), "uid", sb.GetUid(), "sandbox", shortID(sb.GetId()))
 }
+
+// shortID is what a log has of a sandbox's ID, as crictl has.
+func shortID(id string) string { return id[:min(len(id), 12)] }

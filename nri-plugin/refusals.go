@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -24,6 +25,7 @@ const annotationRestarts = "io.kubernetes.container.restartCount"
 type refusals struct {
 	mu    sync.Mutex
 	known map[string]refusal // by sandbox ID
+	said  map[string]saidOf  // by pod UID
 }
 
 type refusal struct {
@@ -52,6 +54,40 @@ func (r *refusals) note(sb *api.PodSandbox, why error, ran bool) (news bool) {
 	}
 	r.known[sb.GetId()] = is
 	return !again || was.why != why.Error()
+}
+
+// The kubelet tries again every few seconds, with another sandbox each time. The log
+// has each error of a pod once in saidAgain, and mostSaid of them, since an error may
+// name a path that is new each time.
+const (
+	saidAgain = time.Hour
+	mostSaid  = 5
+)
+
+// saidOf are the errors of a pod that the log has had.
+type saidOf struct {
+	since time.Time
+	texts []string
+}
+
+// isNews reports whether the log is to have the error of the pod with this UID.
+func (r *refusals) isNews(uid string, err error) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.said, func(_ string, s saidOf) bool { return time.Since(s.since) >= saidAgain })
+	if r.said == nil {
+		r.said = make(map[string]saidOf)
+	}
+	s, again := r.said[uid]
+	if !again {
+		s.since = time.Now()
+	}
+	if slices.Contains(s.texts, err.Error()) || len(s.texts) == mostSaid {
+		return false
+	}
+	s.texts = append(s.texts, err.Error())
+	r.said[uid] = s
+	return true
 }
 
 // ran reports whether a container of the sandbox ran before c is created. The

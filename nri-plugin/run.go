@@ -2,11 +2,7 @@
 
 package main
 
-import (
-	"context"
-	"io"
-	"log/slog"
-)
+import "context"
 
 // runAll runs the parts side by side until ctx is done or one of them returns.
 // It then stops the others, with that one's error for a cause, waits for them,
@@ -27,13 +23,4 @@ func runAll(ctx context.Context, parts ...func(context.Context) error) error {
 		cancel(err)
 	}
 	return first
-}
-
-// newLogger writes to w what the configuration asks for.
-func newLogger(cfg Config, w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: cfg.LogLevel}
-	if cfg.LogJSON {
-		return slog.New(slog.NewJSONHandler(w, opts))
-	}
-	return slog.New(slog.NewTextHandler(w, opts))
 }

@@ -74,7 +74,7 @@ func settings() []setting {
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},
 		{envPodUID, "", "of the pod this runs in, which containerd must list"},
 		{envNodeName, "", "of the Kubernetes node, for " + envStateSecrets},
-		{envLogLevel, "info", "debug, info, warn or error"},
+		{envLogLevel, "info", "trace, debug, info, warn or error"},
 		{envLogFormat, "text", "text or json"},
 		{envConfigDir, "", "directory with a file for each variable that has no flag"},
 	}

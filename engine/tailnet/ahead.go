@@ -144,7 +144,7 @@ func (a *ahead) supply(ctx context.Context) (next time.Time) {
 		k, err := a.mint(ctx, set.kind)
 		if err != nil {
 			if ctx.Err() == nil {
-				a.log.Debug("minting a key ahead, trying again later", "tags", set.kind.tags, "cause", err)
+				a.log.Debug("minting a key ahead, trying again later", "tags", set.kind.tags, "err", err)
 			}
 			return time.Now().Add(aheadRetry)
 		}
@@ -216,7 +216,7 @@ func (a *ahead) revokeOld(ctx context.Context) {
 	for _, id := range old {
 		wg.Go(func() {
 			if err := a.revoke(ctx, id); err != nil {
-				a.log.Debug("revoking a key that was minted ahead: it expires by itself", "key", id, "cause", err)
+				a.log.Debug("revoking a key that was minted ahead: it expires by itself", "key", id, "err", err)
 			}
 		})
 	}
@@ -244,7 +244,7 @@ func (b *bearer) keepFresh(ctx context.Context) {
 		if _, err := b.get(ctx, nil); err == nil {
 			at = b.renewal()
 		} else if !errors.Is(err, context.Canceled) {
-			b.log.Debug("fetching the API's access token ahead, trying again later", "cause", err)
+			b.log.Debug("fetching the API's access token ahead, trying again later", "err", err)
 		}
 		_ = sleep(ctx, max(time.Until(at), time.Second)) // its error is ctx's
 	}

@@ -124,7 +124,7 @@ func (b *bearer) get(ctx context.Context, refused *oauth2.Token) (*oauth2.Token,
 	case err == nil:
 		held = newAccess(token, time.Now())
 	case lives:
-		b.log.Debug("using the API's access token on", "until", held.end, "cause", err)
+		b.log.Debug("using the API's access token on", "until", held.end, "err", err)
 		held.renew = time.Now().Add(time.Until(held.end) / 4)
 	default:
 		held = access{}

@@ -93,7 +93,7 @@ func (c *calls) RoundTrip(req *http.Request) (*http.Response, error) {
 		if !again || ctx.Err() != nil {
 			return res, err
 		}
-		c.log.Debug("calling the API again", "path", req.URL.Path, "attempt", attempt, "wait", wait, "cause", cause(res, err))
+		c.log.Debug("calling the API again", "path", req.URL.Path, "attempt", attempt, "wait", wait, "err", cause(res, err))
 		if err := sleep(ctx, wait); err != nil {
 			return nil, err
 		}

@@ -97,6 +97,12 @@ func (p *ControlPlane) Counters(ctx context.Context) (counters control.Counters,
 	return counters, err
 }
 
+// Secrets are all auth keys and access tokens that the tailnet has ever handed out.
+func (p *ControlPlane) Secrets(ctx context.Context) (secrets []string, err error) {
+	err = p.call(ctx, http.MethodGet, "/secrets", nil, &secrets)
+	return secrets, err
+}
+
 // TrustIssuer has the API exchange an issuer's tokens for access tokens. What a Kubernetes API server says of its keys
 // (/openid/v1/jwks) is for Issuer.JWKS.
 func (p *ControlPlane) TrustIssuer(ctx context.Context, issuer control.Issuer) error {
@@ -236,6 +242,7 @@ func deskHandler(server *control.Server, cfg control.Config) http.Handler {
 	handle(mux, "GET /devices", func(struct{}) (any, error) { return server.Devices(), nil })
 	handle(mux, "GET /counters", func(struct{}) (any, error) { return server.Counters(), nil })
 	handle(mux, "POST /key", func(tags []string) (any, error) { return server.NewKey(tags...), nil })
+	handle(mux, "GET /secrets", func(struct{}) (any, error) { return server.Secrets(), nil })
 	handle(mux, "POST /issuer", func(i control.Issuer) (any, error) { return nil, server.TrustIssuer(i) })
 	handle(mux, "POST /key/reusable", func(tags []string) (any, error) { return server.NewReusableKey(tags...), nil })
 	handle(mux, "POST /outage", func(o control.Outage) (any, error) { return nil, server.SetOutage(o) })

@@ -52,6 +52,7 @@ type keyAnswer struct {
 type tokens struct {
 	mu      sync.Mutex
 	expires map[string]time.Time
+	all     []string // also those that were revoked
 }
 
 func (t *tokens) mint(life time.Duration) string {
@@ -62,6 +63,7 @@ func (t *tokens) mint(life time.Duration) string {
 		t.expires = map[string]time.Time{}
 	}
 	t.expires[token] = time.Now().Add(life)
+	t.all = append(t.all, token)
 	return token
 }
 

@@ -40,6 +40,7 @@ type keyring struct {
 	mu       sync.Mutex
 	byID     map[string]*authKey
 	bySecret map[string]*authKey
+	all      []string // every secret that there ever was
 }
 
 func newKeyring() *keyring {
@@ -55,6 +56,7 @@ func (r *keyring) mint(key AuthKey) authKey {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.byID[k.ID], r.bySecret[k.secret] = &k, &k
+	r.all = append(r.all, k.secret)
 	return k
 }
 
@@ -111,6 +113,17 @@ func (r *keyring) use(secret string, by key.NodePublic, tags []string) (AuthKey,
 	}
 	k.UsedBy = by
 	return out, nil
+}
+
+// Secrets returns all auth keys and access tokens that were ever handed out, for a
+// test to look for them where none may be.
+func (s *Server) Secrets() []string {
+	s.keys.mu.Lock()
+	all := slices.Clone(s.keys.all)
+	s.keys.mu.Unlock()
+	s.tokens.mu.Lock()
+	defer s.tokens.mu.Unlock()
+	return append(all, s.tokens.all...)
 }
 
 // Key returns what is known of a key by its secret.

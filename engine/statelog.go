@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The log has one line for each change of a node's state: attached (Pending),
+// running, not running any more (Pending again), stopped, leaving the tailnet,
+// node removed. Each has the pod, and what is known of the node by then: its name
+// and addresses in the tailnet and the ID of its device. What is tried again is
+// said once for each new reason.
+
+// told is what the log last had of a node.
+type told struct {
+	state  State
+	addrs  []netip.Addr
+	reason string               // why it does not run
+	ready  bool                 // that it runs, since it was attached
+	kinds  map[string]time.Time // when the log had a line of a kind
+}
+
+// lineLocked returns a line's keys for who the node is, and then more. n.mu is held.
+func (n *node) lineLocked(more ...any) []any {
+	var who []any
+	if n.status.DNSName != "" {
+		who = append(who, "name", n.status.DNSName)
+	}
+	if len(n.told.addrs) > 0 {
+		who = append(who, "addresses", n.told.addrs)
+	}
+	if n.status.NodeID != "" {
+		who = append(who, "nodeID", n.status.NodeID)
+	}
+	return append(who, more...)
+}
+
+// line is lineLocked for who does not hold n.mu.
+func (n *node) line(more ...any) []any {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.lineLocked(more...)
+}
+
+// tellStateLocked notes that the log is about to have a line of a state, and reports
+// whether that is news. n.mu is held.
+func (n *node) tellStateLocked(s State) (news bool) {
+	news = n.told.state != s
+	n.told.state = s
+	if s != Running { // so that its return is news
+		maps.DeleteFunc(n.told.kinds, func(kind string, _ time.Time) bool { return strings.HasPrefix(kind, "running ") })
+	}
+	return news
+}
+
+// gone is the state of a node that has been removed, for the log alone.
+const gone State = "gone"
+
+// logAttached logs that the pod has its link, and since when the node is coming up.
+func (n *node) logAttached(took time.Duration) {
+	n.mu.Lock()
+	n.tellStateLocked(Pending)
+	n.told.ready = false
+	line := n.lineLocked("link", n.rec.Link, "took", took.Round(time.Microsecond))
+	n.mu.Unlock()
+	n.log.Info("attached", line...)
+}
+
+// logState logs that the node has come to a state other than Pending and Running,
+// unless the log has that.
+func (n *node) logState(s State, msg string, more ...any) {
+	n.mu.Lock()
+	news, line := n.tellStateLocked(s), n.lineLocked(more...)
+	n.told.reason = ""
+	n.mu.Unlock()
+	if news {
+		n.log.Info(msg, line...)
+	}
+}
+
+// pending publishes why the node is not up, and logs it: once, and again when
+// it changes.
+func (n *node) pending(err error) {
+	why := err.Error()
+	n.setState(Pending, why)
+	n.mu.Lock()
+	msg := "not in the tailnet yet, trying again"
+	if n.told.state == Running {
+		msg = "not running any more, trying again"
+	}
+	n.tellStateLocked(Pending)
+	n.mu.Unlock()
+	n.warnOnce(msg, why)
+}
+
+// warnOnce logs why a node does not run or leave, unless that was the last such
+// reason.
+func (n *node) warnOnce(msg, why string) {
+	n.mu.Lock()
+	again, line := n.told.reason == why, n.lineLocked("reason", why)
+	n.told.reason = why
+	n.mu.Unlock()
+	if !again {
+		n.log.Warn(msg, line...)
+	}
+}
+
+// logRunning logs that the node is up: once, and again when its addresses or its
+// name change.
+func (n *node) logRunning(p *progress) {
+	n.mu.Lock()
+	readyIn, requested := n.status.ReadyIn, n.status.Hostname
+	n.told.reason, n.told.addrs = "", slices.Clone(p.addrs)
+	n.tellStateLocked(Running)
+	news := n.isNewsLocked("running " + p.identity())
+	line := n.lineLocked("tags", p.tags.AsSlice())
+	if !n.told.ready {
+		line = append(line, "readyIn", readyIn.Round(time.Millisecond))
+	}
+	n.told.ready = true
+	n.mu.Unlock()
+	if !news {
+		return
+	}
+	n.log.Info("running", line...)
+	if assigned, _, _ := strings.Cut(p.dnsName, "."); assigned != requested {
+		n.log.Warn("the tailnet gave the node another name than it asked for: a device with that name exists",
+			"name", p.dnsName, "requested", requested, "assigned", assigned)
+	}
+}
+
+// logCondition logs what is wrong with a node that is, or was, up; was is what was
+// wrong before.
+func (n *node) logCondition(c, was condition) {
+	n.mu.Lock()
+	if c.down {
+		n.tellStateLocked(Pending)
+	}
+	level, msg, line := slog.LevelWarn, "running, but impaired", n.lineLocked("reason", c.text)
+	switch {
+	case c.down:
+		msg = "not running any more"
+	case c.kind == keyEnds:
+		msg = "the node's key ends"
+	case c.kind == "":
+		level, msg, line = slog.LevelInfo, "no longer impaired", n.lineLocked("was", was.text)
+	}
+	n.mu.Unlock()
+	if c.kind != "" || !was.down { // the end of one that was down is "running"
+		n.log.Log(n.e.ctx, level, msg, line...)
+	}
+}
+
+// saidAgain is how long the log is spared a line that it has had.
+const saidAgain = 10 * time.Minute
+
+// isNewsLocked reports whether the log has not had such a line lately.
+func (n *node) isNewsLocked(kind string) bool {
+	if time.Since(n.told.kinds[kind]) < saidAgain {
+		return false
+	}
+	maps.DeleteFunc(n.told.kinds, func(_ string, at time.Time) bool { return time.Since(at) >= saidAgain })
+	if n.told.kinds == nil {
+		n.told.kinds = map[string]time.Time{}
+	}
+	n.told.kinds[kind] = time.Now()
+	return true
+}
