@@ -22,6 +22,7 @@ import (
 func (n *node) leave(ctx context.Context) {
 	n.removeLink(n.record().Link)
 	n.setState(Leaving, "")
+	n.tellEnd(NewsLeft)
 	for pause := newBackoff(); ; {
 		err := n.leaveOnce(ctx)
 		if err == nil {

@@ -65,6 +65,7 @@ type node struct {
 
 	suffering condition            // what is wrong with it while it is up
 	said      map[string]time.Time // when the log had a line of a kind
+	told      told
 
 	guarded guarded
 	dns     nodeDNS
@@ -81,6 +82,7 @@ func newNode(e *Engine, dir string, r record) *node {
 	n.adopt(r.Pod)
 	n.status.State, n.status.Since = Stopped, time.Now()
 	n.status.NodeID = string(r.NodeID)
+	n.told.nodeID = n.status.NodeID
 	if r.ResolvConf != nil {
 		n.dns.search = r.TailnetSearch
 		n.dns.know(r.ResolvConf, e.cfg.ClusterRanges)
@@ -248,6 +250,7 @@ func (n *node) detachLocked() {
 	n.become(func(ctx context.Context) {
 		n.removeLink(link)
 		n.setState(Stopped, "")
+		n.tellEnd(NewsStopped)
 		n.releaseLater(ctx)
 	})
 }
@@ -323,6 +326,7 @@ func (n *node) run(ctx context.Context) {
 		case errors.Is(err, podnet.ErrGone) && errors.Is(n.record().NetNS.Check(), podnet.ErrGone):
 			n.log.Debug("the pod is gone", "err", err)
 			n.setState(Stopped, "the pod's network namespace is gone")
+			n.tellEnd(NewsStopped)
 			id := n.sandboxID()
 			n.e.spawn(func() { n.awaitEnd(id) })
 			return

@@ -101,6 +101,7 @@ func (n *node) pending(err error) {
 	why := err.Error()
 	n.setState(Pending, why)
 	n.warnOnce("not in the tailnet yet, trying again", why)
+	n.tellDown(why)
 }
 
 // warnOnce logs why a node does not run, unless that was the last such reason.
@@ -127,6 +128,7 @@ func (n *node) running(p *progress) {
 		n.endWayLocked(time.Now())
 	}
 	n.wakeLocked()
+	n.tellUpLocked()
 	readyIn, wished := s.ReadyIn, s.Hostname
 	n.warned = ""
 	news := n.isNewsLocked("running " + p.identity())
