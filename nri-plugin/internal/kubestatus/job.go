@@ -66,8 +66,8 @@ func (p *Publisher) begin(is *pod, class int, now time.Time) *job {
 	return j
 }
 
-// patch is of the status of the pod with that UID: the API answers 409 if the one that
-// has the name now is another. Without a status it changes nothing, and has the API answer
+// patch is of the status of the pod with that UID: the API refuses it if the one that has
+// the name now is another (isNamesake). Without a status it changes nothing, and has the API answer
 // with the pod.
 func (j *job) patch(status object) {
 	body := object{}

@@ -12,8 +12,10 @@ import (
 )
 
 const (
-	// deniedFor is how long what the ServiceAccount may not do is not tried again.
-	deniedFor = 10 * time.Minute
+	// deniedFirst, doubled up to deniedMost, is how long what the ServiceAccount may not do
+	// is not tried again. An API server that has just started may not know yet what anybody
+	// may do (1.37), so that the first refusal is short, and not worth a line.
+	deniedFirst, deniedMost = 5 * time.Second, 10 * time.Minute
 	// outageFirst, doubled up to outageMost, is how long nothing is tried after no answer.
 	outageFirst, outageMost = time.Second, time.Minute
 	// podTries bounds how often the write to one pod is tried that others write to.
@@ -35,6 +37,20 @@ func rightOf(class int, namespace string) right {
 	return right{"pods/status", namespace}
 }
 
+// denial is a time in which something is not allowed.
+type denial struct {
+	until time.Time
+	pause time.Duration
+}
+
+// again makes a denial last longer, and reports whether it is the first.
+func (d denial) again(now time.Time) (_ denial, first bool) {
+	first = d.pause == 0
+	d.pause = min(max(2*d.pause, deniedFirst), deniedMost)
+	d.until = now.Add(d.pause)
+	return d, first
+}
+
 // outage is a time in which the API does not answer.
 type outage struct {
 	lasts bool
@@ -53,8 +69,7 @@ func (p *Publisher) done(j *job, err error, now time.Time) {
 		p.unanswered(err, now)
 		j.putBack()
 	case status.Code == http.StatusUnauthorized:
-		p.sayOnce("unauthorized", "Kubernetes shows nothing of the pods' nodes: the API does not take this ServiceAccount's token", "err", err, "next try in", deniedFor)
-		p.paused = now.Add(deniedFor)
+		p.unauthorized(err, now)
 		j.putBack()
 	case status.Code == http.StatusForbidden && !strings.Contains(status.Detail, "being terminated"):
 		p.answered()
@@ -70,10 +85,7 @@ func (p *Publisher) done(j *job, err error, now time.Time) {
 func (p *Publisher) succeeded(j *job) {
 	is := j.pod
 	is.tries = 0
-	if r := rightOf(j.class, is.namespace); !p.denied[r].IsZero() {
-		delete(p.denied, r)
-		p.log.Info("the ServiceAccount has the rights now that it lacked", "for", r.kind, "namespace", r.namespace)
-	}
+	p.allowed(rightOf(j.class, is.namespace))
 	if j.class == ofEvents {
 		is.sent[j.event.reason] = sent{j.name, j.event}
 		return
@@ -90,12 +102,37 @@ func (p *Publisher) succeeded(j *job) {
 	is.has, is.known, is.look = j.answer.ours(), true, false
 }
 
+// allowed notes that something is allowed.
+func (p *Publisher) allowed(r right) {
+	d := p.denied[r]
+	delete(p.denied, r)
+	delete(p.denied, anyRight)
+	if d.pause > deniedFirst {
+		p.log.Info("the ServiceAccount has the rights now that it lacked", "for", r.kind, "namespace", r.namespace)
+	}
+}
+
+// anyRight stands for all that one has whose token is taken.
+var anyRight right
+
+// unauthorized is for want of a good token.
+func (p *Publisher) unauthorized(err error, now time.Time) {
+	d, first := p.denied[anyRight].again(now)
+	p.denied[anyRight], p.paused = d, d.until
+	if !first {
+		p.sayOnce("unauthorized", "Kubernetes shows nothing of the pods' nodes: the API does not take this ServiceAccount's token", "err", err, "next try in", d.pause)
+	}
+}
+
 // refused is for want of rights. They may be missing in one namespace alone.
 func (p *Publisher) refused(j *job, err error, now time.Time) {
 	r := rightOf(j.class, j.pod.namespace)
-	p.denied[r] = now.Add(deniedFor)
-	p.sayOnce(r.kind, "Kubernetes shows less of the pods' nodes than it could: the ServiceAccount lacks rights (deploy/components/kubernetes-status, or kubernetesStatus of the chart)",
-		"for", r.kind, "namespace", r.namespace, "err", err, "next try in", deniedFor)
+	d, first := p.denied[r].again(now)
+	p.denied[r] = d
+	if !first {
+		p.sayOnce(r.kind, "Kubernetes shows less of the pods' nodes than it could: the ServiceAccount lacks rights (deploy/components/kubernetes-status, or kubernetesStatus of the chart)",
+			"for", r.kind, "namespace", r.namespace, "err", err)
+	}
 	j.putBack()
 }
 
@@ -111,7 +148,7 @@ func (p *Publisher) rejected(j *job, status *kubeapi.StatusError, now time.Time)
 		is.after = now.Add(mirrorTakes)
 	case status.Code == http.StatusNotFound, status.Code == http.StatusForbidden:
 		is.drop() // the pod is gone, or its namespace ends
-	case status.Code == http.StatusConflict && j.class != ofEvents && is.tries < podTries:
+	case isNamesake(status) && j.class != ofEvents && is.tries < podTries:
 		// Another pod has the name, or it is a static pod, or somebody was faster.
 		is.tries++
 		is.known, is.look, is.apiUID = false, true, ""
@@ -123,6 +160,12 @@ func (p *Publisher) rejected(j *job, status *kubeapi.StatusError, now time.Time)
 			is.dropCondition()
 		}
 	}
+}
+
+// isNamesake reports whether the UID may be that of another pod. That is a conflict by
+// Kubernetes' conventions, and as of 1.37 a field that cannot be changed.
+func isNamesake(status *kubeapi.StatusError) bool {
+	return status.Code == http.StatusConflict || status.Code == http.StatusUnprocessableEntity
 }
 
 // drop forgets what is due of a pod that the API does not have.

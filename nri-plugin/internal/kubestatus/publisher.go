@@ -73,8 +73,8 @@ type Publisher struct {
 	wake chan struct{}
 
 	mu     sync.Mutex
-	pods   map[string]*pod      // by UID
-	denied map[right]time.Time  // until when it is not tried
+	pods   map[string]*pod // by UID
+	denied map[right]denial
 	said   map[string]time.Time // when the log has had a line
 	paused time.Time            // until when nothing is tried
 	outage outage
@@ -85,7 +85,7 @@ func New(cfg Config) *Publisher {
 	return &Publisher{
 		cfg: cfg, log: cfg.Logger, wake: make(chan struct{}, 1),
 		host: rate.NewLimiter(cfg.Rates.HostPerSecond, cfg.Rates.HostBurst),
-		pods: map[string]*pod{}, denied: map[right]time.Time{}, said: map[string]time.Time{},
+		pods: map[string]*pod{}, denied: map[right]denial{}, said: map[string]time.Time{},
 	}
 }
 
@@ -190,7 +190,7 @@ func (p *Publisher) firstOf(class int, now time.Time) (first *pod, soonest time.
 		if is.since[class].IsZero() {
 			continue
 		}
-		if wait := max(is.wait(class, now), p.denied[rightOf(class, is.namespace)].Sub(now)); wait > 0 {
+		if wait := max(is.wait(class, now), p.denied[rightOf(class, is.namespace)].until.Sub(now)); wait > 0 {
 			soonest = min(soonest, wait)
 			continue
 		}

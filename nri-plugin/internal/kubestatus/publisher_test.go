@@ -225,10 +225,10 @@ func TestContinued(t *testing.T) {
 	})
 }
 
-// A control plane that comes and goes, for 200 pods and half an hour, ten times a second.
+// A control plane that comes and goes, for 200 pods and five minutes, twice a second.
 func TestFlood(t *testing.T) {
 	play(t, func(t *testing.T, b *bench) {
-		const pods, lasts = 200, 30 * time.Minute
+		const pods, lasts = 200, 5 * time.Minute
 		begin := time.Now()
 		for i := 0; time.Since(begin) < lasts; i++ {
 			news := engine.NewsJoined
@@ -240,6 +240,7 @@ func TestFlood(t *testing.T) {
 			}
 			time.Sleep(500 * time.Millisecond)
 		}
+		synctest.Wait()
 		asked := len(b.api.lines())
 		if most := int(lasts.Seconds()*10) + 50; asked > most || asked < most/2 {
 			t.Errorf("%d requests, the host has %d", asked, most)
@@ -326,7 +327,7 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// What the ServiceAccount may not do in one namespace is tried every ten minutes, and the
+// What the ServiceAccount may not do in one namespace is tried ever less often, and the
 // rest goes on.
 func TestForbidden(t *testing.T) {
 	play(t, func(t *testing.T, b *bench) {
@@ -343,9 +344,13 @@ func TestForbidden(t *testing.T) {
 		elsewhere := told("a", engine.NewsJoined, "")
 		elsewhere.Namespace = "other"
 		b.Tell(elsewhere)
-		time.Sleep(time.Hour - time.Minute)
-		if n := b.api.count("condition"); n != 7 {
-			t.Errorf("%d conditions were tried, want one every ten minutes and that of the other namespace", n)
+		time.Sleep(time.Second)
+		if b.log.Len() > 0 {
+			t.Errorf("after the first refusal the log is %s", b.log)
+		}
+		time.Sleep(time.Hour)
+		if n := b.api.count("condition"); n < 10 || n > 15 {
+			t.Errorf("%d conditions were tried within an hour", n)
 		}
 		if n := b.api.count("event"); n != 51 {
 			t.Errorf("%d Events", n)
@@ -355,8 +360,8 @@ func TestForbidden(t *testing.T) {
 		}
 		b.api.setFail(nil)
 		time.Sleep(11 * time.Minute)
-		if n := b.api.count("condition"); n < 57 {
-			t.Errorf("%d conditions with the rights", n)
+		if n := b.api.count("condition"); n < 60 || !strings.Contains(b.log.String(), "has the rights now") {
+			t.Errorf("%d conditions with the rights, the log is %s", n, b.log)
 		}
 	})
 	play(t, func(t *testing.T, b *bench) {
@@ -364,8 +369,8 @@ func TestForbidden(t *testing.T) {
 		for i := range 50 {
 			b.Tell(told(fmt.Sprint(i), engine.NewsJoined, ""))
 		}
-		time.Sleep(time.Hour - time.Minute)
-		if n := len(b.api.lines()); n != 6 {
+		time.Sleep(time.Hour)
+		if n := len(b.api.lines()); n < 10 || n > 14 || strings.Count(b.log.String(), "does not take this ServiceAccount's token") != 1 {
 			t.Errorf("%d requests within an hour with a token that is not taken", n)
 		}
 	})
@@ -384,14 +389,16 @@ func TestRejected(t *testing.T) {
 			t.Errorf("%d requests for a pod that is gone:\n%s", n, strings.Join(b.api.lines(), "\n"))
 		}
 	})
-	play(t, func(t *testing.T, b *bench) {
-		b.api.setFail(status(http.StatusConflict))
-		b.Tell(told("a", engine.NewsJoined, ""))
-		time.Sleep(time.Hour)
-		if n := len(b.api.lines()); n > podTries+3 {
-			t.Errorf("%d requests for a pod of another UID", n)
-		}
-	})
+	for _, code := range []int{http.StatusConflict, http.StatusUnprocessableEntity} {
+		play(t, func(t *testing.T, b *bench) {
+			b.api.setFail(status(code))
+			b.Tell(told("a", engine.NewsJoined, ""))
+			time.Sleep(time.Hour)
+			if n := len(b.api.lines()); n > podTries+3 {
+				t.Errorf("%d requests for a pod that answers %d", n, code)
+			}
+		})
+	}
 	play(t, func(t *testing.T, b *bench) {
 		b.Tell(told("a", engine.NewsJoined, ""))
 		time.Sleep(time.Second)
@@ -408,7 +415,7 @@ func TestRejected(t *testing.T) {
 		b.api.setFail(status(http.StatusUnprocessableEntity))
 		b.Tell(told("a", engine.NewsLost, "no key"))
 		time.Sleep(time.Hour)
-		if n := len(b.api.lines()); n != 2 || !strings.Contains(b.log.String(), "pod=default/a") {
+		if n := len(b.api.lines()); n > podTries+4 || !strings.Contains(b.log.String(), "pod=default/a") {
 			t.Errorf("%d requests, the log is %s", n, b.log)
 		}
 	})

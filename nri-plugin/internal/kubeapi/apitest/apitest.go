@@ -206,6 +206,19 @@ func (a *Server) Config(token string) kubeapi.Config {
 // SetToken writes a file that Config names, or a further one, and returns its path.
 func (a *Server) SetToken(name, token string) string { return a.write(name, token+"\n") }
 
+// BoundToken returns a token of a ServiceAccount of the plugin's namespace that is bound to
+// a pod of that namespace, as the kubelet asks for it.
+func (a *Server) BoundToken(account, pod string) string {
+	a.t.Helper()
+	code, text := a.Admin(http.MethodPost, "/api/v1/namespaces/"+Namespace+"/serviceaccounts/"+account+"/token", "application/yaml",
+		"apiVersion: authentication.k8s.io/v1\nkind: TokenRequest\nspec: {expirationSeconds: 3600, boundObjectRef: {apiVersion: v1, kind: Pod, name: "+pod+"}}\n")
+	var answer struct{ Status struct{ Token string } }
+	if err := yaml.Unmarshal([]byte(text), &answer); code != http.StatusCreated || err != nil || answer.Status.Token == "" {
+		a.t.Fatalf("asking for a token: %d %s", code, text)
+	}
+	return answer.Status.Token
+}
+
 func freePort(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
