@@ -133,10 +133,11 @@ func (n *node) tellLocked(news News, reason string) {
 	n.e.changes.add(change)
 }
 
-// tellUpLocked says that the node is up, if that is news. n.mu is held.
+// tellUpLocked says that the node is up, if that is news. One that the tailnet has thrown
+// out starts from its last netmap as what it was, which it no longer is. n.mu is held.
 func (n *node) tellUpLocked() {
 	s, t := &n.status, &n.told
-	if s.State != Running || n.guarded.broken != "" {
+	if s.State != Running || n.guarded.broken != "" || n.anew {
 		return
 	}
 	var news News
@@ -162,6 +163,19 @@ func (n *node) tellUpLocked() {
 		n.tellLocked(NewsNameTaken, "")
 	}
 	t.wrong = given
+}
+
+// addressesTake is how long the addresses of a new device may take to be on ts0.
+const addressesTake = time.Second
+
+// tellAdmitted says that a node which was thrown out is in again, where nothing else will:
+// it may have the addresses and the name that it had.
+func (n *node) tellAdmitted() {
+	time.AfterFunc(addressesTake, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.tellUpLocked()
+	})
 }
 
 // tellDownLocked says that the node is not up, and why, if that is news. n.mu is held.

@@ -177,6 +177,9 @@ func (n *node) retireAfter(ctx context.Context) {
 func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
 	server := n.tailnet().ControlURL()
 	n.mu.Lock()
+	if n.anew {
+		n.tellAdmitted()
+	}
 	n.status.NodeID, n.anew = string(id), false
 	n.mu.Unlock()
 	n.update(func(r *record) {

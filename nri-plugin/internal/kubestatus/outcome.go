@@ -169,14 +169,14 @@ func isNamesake(status *kubeapi.StatusError) bool {
 }
 
 // drop forgets what is due of a pod that the API does not have.
-func (is *pod) drop() {
-	is.events = nil
-	is.dropCondition()
+func (p *pod) drop() {
+	p.events = nil
+	p.dropCondition()
 }
 
 // dropCondition leaves the condition as it is until there is news.
-func (is *pod) dropCondition() {
-	is.want, is.has, is.known, is.look, is.apiUID, is.tries = condition{}, condition{}, false, false, is.uid, 0
+func (p *pod) dropCondition() {
+	p.want, p.has, p.known, p.look, p.apiUID, p.tries = condition{}, condition{}, false, false, p.uid, 0
 }
 
 // putBack has an Event that was not sent be due again, unless there is a newer one of the

@@ -119,7 +119,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		j, wait := p.next(time.Now(), ofCondition, ofEvents, ofLook)
 		if j != nil {
-			p.do(ctx, j)
+			_ = p.do(ctx, j) // it is dealt with by then
 			continue
 		}
 		timer.Reset(wait)

@@ -17,8 +17,8 @@ const (
 	statusBinding  = "tailscale-nri-kubernetes-status"
 )
 
-// kubernetesStatus is what kubectl shows of pods' nodes: while they wait, when they are up, when the tailnet throws one
-// out, over a restart of the agent, and where it lacks the rights.
+// kubernetesStatus is what kubectl shows of pods' nodes: before and when they are up, when the tailnet throws one out, over
+// a restart of the agent, and where it lacks the rights.
 func kubernetesStatus(s *stage) {
 	s.must(s.plane.SetOutage(s.ctx, control.Refusing))
 	up := func() { s.must(s.plane.SetOutage(s.ctx, control.Up)) }
@@ -32,7 +32,7 @@ func kubernetesStatus(s *stage) {
 		if got := s.podCondition("gated", "ContainersReady", "status"); got != "True" {
 			return fmt.Errorf("%w: ContainersReady is %q", errNotYet, got)
 		}
-		return says(s.kubectl("describe", "pod", "gated"), "TailnetWaiting", "not in the tailnet yet, trying again: ")
+		return nil
 	})
 	if got := s.podCondition("gated", "Ready", "status"); got != "False" {
 		s.t.Errorf("a pod whose node is not up has Ready %q", got)
@@ -111,7 +111,7 @@ func (s *stage) withoutRights() {
 	s.apply(podSpec{name: "dark", node: "n1", annotations: enabled()}.object())
 	s.awaitReady("dark")
 	dark := s.awaitRunning("dark")[0]
-	s.reachedFromPeer(dark.IP4())
+	s.reaches("gated", s.awaitRunning("gated")[0].IP4(), dark.IP4())
 	s.logs(agent, "the ServiceAccount lacks rights", "pods/status", "deploy/components/kubernetes-status")
 	if got := s.podCondition("dark", readyCondition, "status"); got != "" {
 		s.t.Errorf("without rights the condition is %q", got)

@@ -90,8 +90,7 @@ func (a *Server) Restart() {
 
 // Stop kills the server. What it has stored stays.
 func (a *Server) Stop() {
-	a.cmd.Process.Kill()
-	a.cmd.Wait()
+	end(a.cmd)
 }
 
 func (a *Server) run(name string, args ...string) *exec.Cmd {
@@ -106,11 +105,16 @@ func (a *Server) run(name string, args ...string) *exec.Cmd {
 		a.t.Fatalf("%v; build it with: make lab-api", err)
 	}
 	a.t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		end(cmd)
 		log.Close()
 	})
 	return cmd
+}
+
+// end kills a program, which may have ended.
+func end(cmd *exec.Cmd) {
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
 }
 
 // Grant creates the objects of a file below the project's root: roles and bindings, and
