@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -60,6 +61,37 @@ func (r *recorder) setFail(fail func(kubeapi.Request) error) {
 	r.fail = fail
 }
 
+// times are those of the requests.
+func (r *recorder) times() []time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.at)
+}
+
+func (r *recorder) setHas(has condition) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.has = has
+}
+
+// logBuffer is a log that is read while it is written.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
 // lines are the requests, in short.
 func (r *recorder) lines() (out []string) {
 	r.mu.Lock()
@@ -102,7 +134,7 @@ func short(q kubeapi.Request) string {
 type bench struct {
 	*Publisher
 	api  *recorder
-	log  *bytes.Buffer
+	log  *logBuffer
 	stop func()
 }
 
@@ -110,7 +142,7 @@ type bench struct {
 func play(t *testing.T, test func(t *testing.T, b *bench)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := &bench{api: &recorder{takes: 5 * time.Millisecond}, log: &bytes.Buffer{}}
+		b := &bench{api: &recorder{takes: 5 * time.Millisecond}, log: &logBuffer{}}
 		b.Publisher = New(Config{API: b.api, Host: "n1", Logger: slog.New(slog.NewTextHandler(b.log, nil)), Rates: UsualRates()})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
@@ -210,7 +242,7 @@ func TestContinued(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			play(t, func(t *testing.T, b *bench) {
-				b.api.has = tt.has
+				b.api.setHas(tt.has)
 				b.Tell(told("a", engine.NewsContinued, ""))
 				time.Sleep(time.Minute)
 				b.expect(t, tt.want...)
@@ -218,7 +250,7 @@ func TestContinued(t *testing.T) {
 		})
 	}
 	play(t, func(t *testing.T, b *bench) {
-		b.api.has = condition{"True", ReasonJoined, known}
+		b.api.setHas(condition{"True", ReasonJoined, known})
 		b.Tell(told("a", engine.NewsWaiting, "no key"))
 		time.Sleep(time.Minute)
 		b.expect(t, "event TailnetWaiting x1 not in the tailnet yet, trying again: no key", "look", "condition False TailnetWaiting moved: no key")
@@ -245,8 +277,9 @@ func TestFlood(t *testing.T) {
 		if most := int(lasts.Seconds()*10) + 50; asked > most || asked < most/2 {
 			t.Errorf("%d requests, the host has %d", asked, most)
 		}
-		for i := range b.api.at {
-			if second := i + 70; second < len(b.api.at) && b.api.at[second].Sub(b.api.at[i]) < time.Second {
+		at := b.api.times()
+		for i := range at {
+			if second := i + 70; second < len(at) && at[second].Sub(at[i]) < time.Second {
 				t.Fatalf("more than 70 requests within a second, from request %d on", i)
 			}
 		}
@@ -256,6 +289,7 @@ func TestFlood(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
 		last := map[string]string{}
+		b.stop() // so that nothing is written any more
 		for _, q := range b.api.requests {
 			if strings.HasPrefix(short(q), "condition") {
 				last[q.Path] = short(q)
@@ -312,7 +346,7 @@ func TestOutage(t *testing.T) {
 				t.Errorf("%v: %d tries in half an hour", failure, n)
 			}
 			b.api.setFail(nil)
-			b.api.has = condition{"True", ReasonJoined, "of long ago"}
+			b.api.setHas(condition{"True", ReasonJoined, "of long ago"})
 			time.Sleep(2 * time.Minute)
 			all := strings.Join(b.api.lines(), "\n")
 			for _, want := range []string{isTrue + ": " + known, "event TailnetWaiting x1", joinedLine, isTrue + ": " + strings.ReplaceAll(known, "-a.", "-z.")} {
@@ -345,7 +379,7 @@ func TestForbidden(t *testing.T) {
 		elsewhere.Namespace = "other"
 		b.Tell(elsewhere)
 		time.Sleep(time.Second)
-		if b.log.Len() > 0 {
+		if b.log.String() != "" {
 			t.Errorf("after the first refusal the log is %s", b.log)
 		}
 		time.Sleep(time.Hour)

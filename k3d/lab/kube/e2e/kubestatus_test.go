@@ -17,8 +17,8 @@ const (
 	statusBinding  = "tailscale-nri-kubernetes-status"
 )
 
-// kubernetesStatus is what kubectl shows of pods' nodes: before and when they are up, when the tailnet throws one out, over
-// a restart of the agent, and where it lacks the rights.
+// kubernetesStatus is what kubectl shows of pods' nodes: before and when they are up, when the tailnet throws one out,
+// over a restart of the agent, and where it lacks the rights.
 func kubernetesStatus(s *stage) {
 	s.must(s.plane.SetOutage(s.ctx, control.Refusing))
 	up := func() { s.must(s.plane.SetOutage(s.ctx, control.Up)) }
