@@ -155,14 +155,20 @@ func (n *node) tellUpLocked() {
 	}
 	t.up, t.nodeID, t.addrs, t.dnsName = true, s.NodeID, slices.Clone(s.Addresses), s.DNSName
 	n.tellLocked(news, "")
-	given, _, _ := strings.Cut(s.DNSName, ".")
-	if given == s.Hostname {
+	n.tellNameLocked(news == NewsContinued)
+}
+
+// tellNameLocked says that the node has another name than it asked for, if that is news:
+// known has it be none. n.mu is held.
+func (n *node) tellNameLocked(known bool) {
+	given, _, _ := strings.Cut(n.status.DNSName, ".")
+	if given == n.status.Hostname {
 		given = ""
 	}
-	if given != "" && given != t.wrong && news != NewsContinued {
+	if given != "" && given != n.told.wrong && !known {
 		n.tellLocked(NewsNameTaken, "")
 	}
-	t.wrong = given
+	n.told.wrong = given
 }
 
 // addressesTake is how long the addresses of a new device may take to be on ts0.
