@@ -59,6 +59,8 @@ func overlays() map[string]overlay {
 		},
 		"fail-closed":    {values: []string{"failClosed=true"}},
 		"workload-state": {values: []string{"workloadState=true"}},
+
+		"kubernetes-status": {values: []string{"kubernetesStatus=true"}},
 	}
 }
 
@@ -214,6 +216,8 @@ func TestChartRefuses(t *testing.T) {
 		{"extraEnv[0].name=TS_AUTHKEY", []string{"extraEnv has TS_AUTHKEY", "credentials.secretName"}},
 		{"extraEnv[0].name=POD_UID", []string{"extraEnv has POD_UID", "the chart sets it"}},
 		{"extraEnv[0].name=NODE_NAME", []string{"extraEnv has NODE_NAME", "workloadState"}},
+		{"extraEnv[0].name=TS_KUBERNETES_STATUS", []string{"extraEnv has TS_KUBERNETES_STATUS", "kubernetesStatus"}},
+		{"kubernetesStatus=auto", []string{"/kubernetesStatus", "boolean"}},
 		{"extraEnv[0].name=HTTPS_PROXY", []string{"set config.HTTPS_PROXY", "Secret"}},
 		{"extraEnv[0].value=x", []string{"/extraEnv/0", "name"}},
 		{"config.TS_METRICS_ADDR=localhost:9464", []string{"/config/TS_METRICS_ADDR", "localhost", "0-9"}},

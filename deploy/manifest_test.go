@@ -106,8 +106,15 @@ func hostPaths(t *testing.T, spec map[string]any) []string {
 	return paths
 }
 
-// TestKinds: no Secret, no Role and no binding but where devices are kept in
-// Secrets, and beside the policy of fail-closed nothing of the cluster's.
+// clusters are the kinds that are in no namespace.
+var clusters = []string{
+	"Namespace", "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding", "ClusterRole", "ClusterRoleBinding",
+	"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
+}
+
+// TestKinds: no Secret, no Role and no binding but where devices are kept in Secrets or
+// Kubernetes is to show the nodes, and beside the latter and the policy of fail-closed
+// nothing of the cluster's.
 func TestKinds(t *testing.T) {
 	for name, all := range renderings(t) {
 		want := []string{
@@ -122,11 +129,17 @@ func TestKinds(t *testing.T) {
 			want = append(want, "Role/tailscale-nri-workload-state", "RoleBinding/tailscale-nri-workload-state")
 			slices.Sort(want)
 		}
+		if name == "kubernetes-status" {
+			for _, kind := range []string{"ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"} {
+				want = append(want, kind+"/tailscale-nri-kubernetes-status")
+			}
+			slices.Sort(want)
+		}
 		if diff := cmp.Diff(want, slices.Sorted(maps.Keys(all))); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 		for object, o := range all {
-			namespaced := !slices.Contains([]string{"Namespace", "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding"}, o["kind"].(string))
+			namespaced := !slices.Contains(clusters, o["kind"].(string))
 			if got := at(t, o, "metadata").(map[string]any)["namespace"]; namespaced && got != "tailscale-nri" || !namespaced && got != nil {
 				t.Errorf("%s: %s is in namespace %v", name, object, got)
 			}
@@ -217,11 +230,47 @@ func TestPrivateCA(t *testing.T) {
 	}
 }
 
-// TestNodeName: hosts that keep devices go by their nodes' names.
+// TestNodeName: hosts that keep devices, or make Events, go by their nodes' names.
 func TestNodeName(t *testing.T) {
-	env := named(t, renderings(t)["workload-state"].container(t), "env", "NODE_NAME")
-	if got := at(t, env, "valueFrom", "fieldRef", "fieldPath"); got != "spec.nodeName" {
-		t.Errorf("NODE_NAME is %v", got)
+	for _, name := range []string{"workload-state", "kubernetes-status"} {
+		env := named(t, renderings(t)[name].container(t), "env", "NODE_NAME")
+		if got := at(t, env, "valueFrom", "fieldRef", "fieldPath"); got != "spec.nodeName" {
+			t.Errorf("%s: NODE_NAME is %v", name, got)
+		}
+	}
+}
+
+// TestTwoComponents: both that mount the token may be on at once, and mount one.
+func TestTwoComponents(t *testing.T) {
+	both := chart(t, "--set", "workloadState=true,kubernetesStatus=true")
+	count := func(list []any, name string) (n int) {
+		for _, e := range list {
+			if at(t, e, "name") == name {
+				n++
+			}
+		}
+		return n
+	}
+	for list, name := range map[string]string{"env": "NODE_NAME", "volumeMounts": "api-token"} {
+		if n := count(at(t, both.container(t), list).([]any), name); n != 1 {
+			t.Errorf("%s has %s %d times", list, name, n)
+		}
+	}
+	if n := count(at(t, both.podSpec(t), "volumes").([]any), "api-token"); n != 1 {
+		t.Errorf("volumes has api-token %d times", n)
+	}
+}
+
+// TestStatusRights holds what the ServiceAccount may do in all namespaces against what is
+// promised, word by word.
+func TestStatusRights(t *testing.T) {
+	rules := at(t, renderings(t)["kubernetes-status"]["ClusterRole/tailscale-nri-kubernetes-status"], "rules")
+	want := []any{
+		map[string]any{"apiGroups": []any{""}, "resources": []any{"events"}, "verbs": []any{"create", "patch"}},
+		map[string]any{"apiGroups": []any{""}, "resources": []any{"pods/status"}, "verbs": []any{"patch"}},
+	}
+	if diff := cmp.Diff(want, rules); diff != "" {
+		t.Errorf("rules (-want +got):\n%s", diff)
 	}
 }
 

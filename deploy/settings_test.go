@@ -28,6 +28,7 @@ func notForConfigMap() map[string]string {
 		"TS_AUTHKEY":             "a secret",
 		"TS_ID_TOKEN_FILE":       "a mount of the DaemonSet decides it",
 		"TS_STATE_SECRETS":       "a mount of the DaemonSet decides it",
+		"TS_KUBERNETES_STATUS":   "a mount of the DaemonSet decides it",
 		"TS_STATE_DIR":           "a mount of the DaemonSet decides it",
 		"TS_STATUS_SOCKET":       "a mount of the DaemonSet decides it",
 		"NRI_SOCKET":             "a mount of the DaemonSet decides it",

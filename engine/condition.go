@@ -174,6 +174,7 @@ func (s *session) publish(ctx context.Context) {
 func (n *node) suffers(c condition) {
 	if c.down {
 		n.setState(Pending, c.text)
+		n.tellDown(c.text)
 	} else {
 		n.remark(c.text)
 	}

@@ -42,6 +42,7 @@
 //     that is up which restores them, started and joined by run;
 //   - one that hears of changes of the pods' nftables, once a pod has some of ours;
 //   - one that waits for the state directory while another process has it;
+//   - one that tells of changes of the nodes, where somebody wants to hear of them;
 //   - for a node whose pod asked for DNS, started and joined by serve: one that opens
 //     its sockets, one per socket, and one per query;
 //   - those that a watchdog lets do what takes no context (within);

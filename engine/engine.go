@@ -72,6 +72,11 @@ type Config struct {
 	// substitute.
 	Host string
 
+	// OnChange is told of what becomes of the nodes, one after the other and outside of
+	// all locks. It must not block: what comes meanwhile is kept in memory. Nil is
+	// told nothing.
+	OnChange func(Change)
+
 	// Tests want them shorter; 0 means the usual.
 	sweepFirst, sweepEvery, namePause time.Duration
 	copyPatience, copyPause           time.Duration
@@ -111,6 +116,7 @@ type Engine struct {
 	neighbours neighbours // the nodes that hand each other their pods' packets
 	returning  inFlight   // nodes that an earlier process served, and this one not yet
 	tally      *tally
+	changes    *newsQueue // that Config.OnChange is to be told of
 
 	mu    sync.Mutex
 	nodes map[string]*node // by pod UID
@@ -162,7 +168,7 @@ func newEngine(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("setting TS_LOGS_DIR: %w", err)
 	}
 
-	e := &Engine{cfg: cfg, log: cfg.Logger, claim: cfg.Claim, queue: newQueue(), tally: newTally(), nodes: map[string]*node{}, elsewhere: map[string]bool{}}
+	e := &Engine{cfg: cfg, log: cfg.Logger, claim: cfg.Claim, queue: newQueue(), tally: newTally(), changes: newNewsQueue(cfg.OnChange), nodes: map[string]*node{}, elsewhere: map[string]bool{}}
 	var err error
 	if e.machine, err = podnet.Machine(); err != nil {
 		return nil, fmt.Errorf("finding out which machine this is: %w", err)
@@ -211,6 +217,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.spawn(func() { e.recheck(e.ctx, profile) })
 	}
 	e.spawn(func() { e.keepServed(e.ctx) })
+	if e.cfg.OnChange != nil {
+		e.spawn(func() { e.changes.run(e.ctx) })
+	}
 	var ahead sync.WaitGroup
 	for _, prepare := range e.prepare {
 		ahead.Go(func() { prepare(e.ctx) })

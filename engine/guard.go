@@ -109,7 +109,7 @@ func (n *node) guard(ctx context.Context) {
 	last := "" // that was missing
 	calm := time.NewTimer(0)
 	defer calm.Stop()
-	defer n.setGuarded("", "")
+	defer n.clearGuarded()
 	for {
 		select {
 		case <-ctx.Done():
@@ -218,6 +218,25 @@ func (n *node) setGuarded(broken, uneasy string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.guarded.broken, n.guarded.uneasy = broken, uneasy
+	n.tellGuardedLocked()
+}
+
+// clearGuarded is setGuarded of a node that nobody guards any more: whether it is up
+// is for others to say.
+func (n *node) clearGuarded() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.guarded.broken, n.guarded.uneasy = "", ""
+}
+
+// tellGuardedLocked says whether ts0 keeps the node from being up. n.mu is held.
+func (n *node) tellGuardedLocked() {
+	switch s := n.status.State; {
+	case n.guarded.broken == "" && n.told.news != "": // else it is yet to come up
+		n.tellUpLocked()
+	case n.guarded.broken != "" && (s == Running || s == Pending):
+		n.tellDownLocked(n.guarded.broken)
+	}
 }
 
 // cannotRestore publishes why ts0 is not what it should be, and logs it once.
@@ -226,6 +245,7 @@ func (n *node) cannotRestore(p *pace, err error) {
 	n.mu.Lock()
 	known := n.guarded.broken == why
 	n.guarded.broken = why
+	n.tellGuardedLocked()
 	n.mu.Unlock()
 	if !known {
 		level, msg := p.level(slog.LevelError, "ts0 cannot be set up, trying again")

@@ -23,6 +23,7 @@ func (n *node) leave(ctx context.Context) {
 	n.removeLink(n.record().Link)
 	n.setState(Leaving, "")
 	n.logState(Leaving, "leaving the tailnet")
+	n.tellEnd(NewsLeft)
 	for pause := newBackoff(); ; {
 		err := n.leaveOnce(ctx)
 		if err == nil {
@@ -177,6 +178,9 @@ func (n *node) retireAfter(ctx context.Context) {
 func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
 	server := n.tailnet().ControlURL()
 	n.mu.Lock()
+	if n.anew {
+		n.tellAdmitted()
+	}
 	n.status.NodeID, n.anew = string(id), false
 	n.mu.Unlock()
 	n.update(func(r *record) {

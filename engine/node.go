@@ -55,7 +55,7 @@ type node struct {
 	done    chan struct{}      // closed when it has ended
 	status  NodeStatus
 	linked  string         // the sandbox that has its link
-	told    told           // to the log
+	logged  loggedState    // what the log has had
 	anew    bool           // the tailnet has thrown the node out: log in again
 	noTags  bool           // the login server takes no requested tags
 	bare    bool           // its link has had no address yet
@@ -65,6 +65,7 @@ type node struct {
 	way     way
 
 	suffering condition // what is wrong with it while it is up
+	told      told
 
 	guarded guarded
 	dns     nodeDNS
@@ -81,6 +82,7 @@ func newNode(e *Engine, dir string, r record) *node {
 	n.adopt(r.Pod)
 	n.status.State, n.status.Since = Stopped, time.Now()
 	n.status.NodeID = string(r.NodeID)
+	n.told.nodeID = n.status.NodeID
 	if r.ResolvConf != nil {
 		n.dns.search = r.TailnetSearch
 		n.dns.know(r.ResolvConf, e.cfg.ClusterRanges)
@@ -249,6 +251,7 @@ func (n *node) detachLocked() {
 		n.removeLink(link)
 		n.setState(Stopped, "")
 		n.logState(Stopped, "stopped", "reason", "the sandbox has ended")
+		n.tellEnd(NewsStopped)
 		n.releaseLater(ctx)
 	})
 }
@@ -324,6 +327,7 @@ func (n *node) run(ctx context.Context) {
 		case errors.Is(err, podnet.ErrGone) && errors.Is(n.record().NetNS.Check(), podnet.ErrGone):
 			n.setState(Stopped, "the pod's network namespace is gone")
 			n.logState(Stopped, "stopped", "reason", "the pod's network namespace is gone")
+			n.tellEnd(NewsStopped)
 			id := n.sandboxID()
 			n.e.spawn(func() { n.awaitEnd(id) })
 			return

@@ -17,8 +17,8 @@ import (
 // and addresses in the tailnet and the ID of its device. What is tried again is
 // said once for each new reason.
 
-// told is what the log last had of a node.
-type told struct {
+// loggedState is what the log last had of a node.
+type loggedState struct {
 	state  State
 	addrs  []netip.Addr
 	reason string               // why it does not run
@@ -32,8 +32,8 @@ func (n *node) lineLocked(more ...any) []any {
 	if n.status.DNSName != "" {
 		who = append(who, "name", n.status.DNSName)
 	}
-	if len(n.told.addrs) > 0 {
-		who = append(who, "addresses", n.told.addrs)
+	if len(n.logged.addrs) > 0 {
+		who = append(who, "addresses", n.logged.addrs)
 	}
 	if n.status.NodeID != "" {
 		who = append(who, "nodeID", n.status.NodeID)
@@ -51,10 +51,10 @@ func (n *node) line(more ...any) []any {
 // tellStateLocked notes that the log is about to have a line of a state, and reports
 // whether that is news. n.mu is held.
 func (n *node) tellStateLocked(s State) (news bool) {
-	news = n.told.state != s
-	n.told.state = s
+	news = n.logged.state != s
+	n.logged.state = s
 	if s != Running { // so that its return is news
-		maps.DeleteFunc(n.told.kinds, func(kind string, _ time.Time) bool { return strings.HasPrefix(kind, "running ") })
+		maps.DeleteFunc(n.logged.kinds, func(kind string, _ time.Time) bool { return strings.HasPrefix(kind, "running ") })
 	}
 	return news
 }
@@ -66,7 +66,7 @@ const gone State = "gone"
 func (n *node) logAttached(took time.Duration) {
 	n.mu.Lock()
 	n.tellStateLocked(Pending)
-	n.told.ready = false
+	n.logged.ready = false
 	line := n.lineLocked("link", n.rec.Link, "took", took.Round(time.Microsecond))
 	n.mu.Unlock()
 	n.log.Info("attached", line...)
@@ -77,7 +77,7 @@ func (n *node) logAttached(took time.Duration) {
 func (n *node) logState(s State, msg string, more ...any) {
 	n.mu.Lock()
 	news, line := n.tellStateLocked(s), n.lineLocked(more...)
-	n.told.reason = ""
+	n.logged.reason = ""
 	n.mu.Unlock()
 	if news {
 		n.log.Info(msg, line...)
@@ -91,20 +91,21 @@ func (n *node) pending(err error) {
 	n.setState(Pending, why)
 	n.mu.Lock()
 	msg := "not in the tailnet yet, trying again"
-	if n.told.state == Running {
+	if n.logged.state == Running {
 		msg = "not running any more, trying again"
 	}
 	n.tellStateLocked(Pending)
 	n.mu.Unlock()
 	n.warnOnce(msg, why)
+	n.tellDown(why)
 }
 
 // warnOnce logs why a node does not run or leave, unless that was the last such
 // reason.
 func (n *node) warnOnce(msg, why string) {
 	n.mu.Lock()
-	again, line := n.told.reason == why, n.lineLocked("reason", why)
-	n.told.reason = why
+	again, line := n.logged.reason == why, n.lineLocked("reason", why)
+	n.logged.reason = why
 	n.mu.Unlock()
 	if !again {
 		n.log.Warn(msg, line...)
@@ -116,14 +117,14 @@ func (n *node) warnOnce(msg, why string) {
 func (n *node) logRunning(p *progress) {
 	n.mu.Lock()
 	readyIn, requested := n.status.ReadyIn, n.status.Hostname
-	n.told.reason, n.told.addrs = "", slices.Clone(p.addrs)
+	n.logged.reason, n.logged.addrs = "", slices.Clone(p.addrs)
 	n.tellStateLocked(Running)
 	news := n.isNewsLocked("running " + p.identity())
 	line := n.lineLocked("tags", p.tags.AsSlice())
-	if !n.told.ready {
+	if !n.logged.ready {
 		line = append(line, "readyIn", readyIn.Round(time.Millisecond))
 	}
-	n.told.ready = true
+	n.logged.ready = true
 	n.mu.Unlock()
 	if !news {
 		return
@@ -162,13 +163,13 @@ const saidAgain = 10 * time.Minute
 
 // isNewsLocked reports whether the log has not had such a line lately.
 func (n *node) isNewsLocked(kind string) bool {
-	if time.Since(n.told.kinds[kind]) < saidAgain {
+	if time.Since(n.logged.kinds[kind]) < saidAgain {
 		return false
 	}
-	maps.DeleteFunc(n.told.kinds, func(_ string, at time.Time) bool { return time.Since(at) >= saidAgain })
-	if n.told.kinds == nil {
-		n.told.kinds = map[string]time.Time{}
+	maps.DeleteFunc(n.logged.kinds, func(_ string, at time.Time) bool { return time.Since(at) >= saidAgain })
+	if n.logged.kinds == nil {
+		n.logged.kinds = map[string]time.Time{}
 	}
-	n.told.kinds[kind] = time.Now()
+	n.logged.kinds[kind] = time.Now()
 	return true
 }

@@ -107,6 +107,7 @@ func (n *node) running(p *progress) {
 		n.endWayLocked(time.Now())
 	}
 	n.wakeLocked()
+	n.tellUpLocked()
 	n.mu.Unlock()
 	n.logRunning(p)
 }

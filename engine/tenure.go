@@ -102,6 +102,7 @@ func (n *node) takeIdentity(ctx context.Context) error {
 		if whom, until := n.mustWait(id); whom != "" {
 			n.setState(Pending, whom+until)
 			n.warnOnce("waiting for the workload's identity", whom)
+			n.tellDown(whom)
 			if pause := n.e.cfg.waitEvery; !sleep(ctx, pause*9/10+rand.N(pause/5)) {
 				return ctx.Err()
 			}

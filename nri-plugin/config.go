@@ -39,12 +39,13 @@ type Config struct {
 	PolicyFile   string         // absolute, "" is none
 	Policy       *policy        // that the file holds; nil is none, or one that cannot be used
 	StateSecrets bool           // see engine.Config.Identities
+	KubeStatus   bool           // see kubeStatus
 	StateDir     string         // absolute
 	StatusSocket string         // absolute
 	MetricsAddr  string         // host:port, "" serves none
 	NRISocket    string         // absolute
 	PodUID       string         // "" is not checked
-	NodeName     string         // "" only where StateSecrets is not set
+	NodeName     string         // of the Kubernetes node; "" is not known
 	LogLevel     slog.Level
 	LogJSON      bool
 	Dir          string // that variables are also read from, "" is none
@@ -96,6 +97,7 @@ func parseConfig(v values) (Config, error) {
 		Handlers:     r.handlers(envHandlers),
 		PolicyFile:   r.optionalPath(envPolicyFile),
 		StateSecrets: r.oneOf(envStateSecrets, "true", "false") == "true",
+		KubeStatus:   r.oneOf(envKubeStatus, "true", "false") == "true",
 		StateDir:     r.path(envStateDir),
 		StatusSocket: r.path(envStatusSocket),
 		MetricsAddr:  r.hostPort(envMetricsAddr),

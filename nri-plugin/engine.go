@@ -11,8 +11,9 @@ import (
 )
 
 // newEngine wires the engine to the way into the tailnet. It serves the state
-// directory that is claimed, and keeps the links' sockets in sockets.
-func newEngine(cfg Config, tn tailnets, claim *engine.Claim, sockets engine.SocketStore, log *slog.Logger) (*engine.Engine, error) {
+// directory that is claimed, and keeps the links' sockets in sockets. tell hears of what
+// becomes of the nodes; nil does not.
+func newEngine(cfg Config, tn tailnets, claim *engine.Claim, sockets engine.SocketStore, tell func(engine.Change), log *slog.Logger) (*engine.Engine, error) {
 	after := cfg.SweepAfter
 	if after == 0 {
 		after = -1 // the engine's word for never
@@ -21,7 +22,7 @@ func newEngine(cfg Config, tn tailnets, claim *engine.Claim, sockets engine.Sock
 		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn.main, Profiles: tn.profiles, SweepAfter: after, NoLocalDelivery: cfg.NoLocal,
 		ClusterRanges: clusterRanges(cfg.Ranges, os.Getenv(envServiceHost), log),
 		Services:      servicesNear(cfg.Ranges, os.Getenv(envServiceHost)),
-		Sockets:       sockets, Logger: log, Identities: identityStore(cfg, log), Host: cfg.NodeName,
+		Sockets:       sockets, Logger: log, Identities: identityStore(cfg, log), Host: cfg.NodeName, OnChange: tell,
 	})
 }
 

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,15 +15,6 @@ import (
 	"tailscale-nri/engine/measure"
 	"tailscale-nri/nri-plugin/internal/status"
 )
-
-// hostName is the Kubernetes node's name, or the machine's where nobody has said that.
-func hostName(cfg Config) string {
-	if cfg.NodeName != "" {
-		return cfg.NodeName
-	}
-	name, _ := os.Hostname()
-	return name
-}
 
 // detailsPatience is far above what the engine needs, and below statusPatience.
 const detailsPatience = 3 * time.Second

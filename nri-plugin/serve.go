@@ -123,7 +123,8 @@ func (d *daemon) Run(ctx context.Context) error {
 			sockets.clear()
 		}
 	}()
-	eng, err := newEngine(d.cfg, tn, claim, sockets, d.log)
+	kube := newKubeStatus(d.cfg, d.log)
+	eng, err := newEngine(d.cfg, tn, claim, sockets, kube.tell(), d.log)
 	if err != nil {
 		return err
 	}
@@ -136,7 +137,9 @@ func (d *daemon) Run(ctx context.Context) error {
 	}
 	d.health.warns(p.refused.nodes)
 	reg := &registration{socket: d.cfg.NRISocket, plugin: p, health: d.health, log: d.log}
-	return runEngine(ctx, eng.Run, func(ctx context.Context) error { return runAll(ctx, reg.Run, hooks.Run) })
+	return runAll(ctx, kube.Run, func(ctx context.Context) error {
+		return runEngine(ctx, eng.Run, func(ctx context.Context) error { return runAll(ctx, reg.Run, hooks.Run) })
+	})
 }
 
 // standBy says that another process serves. What an earlier child of this one's

@@ -36,6 +36,7 @@ const (
 	envHandlers     = "TS_RUNTIME_HANDLERS"
 	envPolicyFile   = "TS_POLICY_FILE"
 	envStateSecrets = "TS_STATE_SECRETS"
+	envKubeStatus   = "TS_KUBERNETES_STATUS"
 	envStateDir     = "TS_STATE_DIR"
 	envStatusSocket = "TS_STATUS_SOCKET"
 	envMetricsAddr  = "TS_METRICS_ADDR"
@@ -68,12 +69,13 @@ func settings() []setting {
 		{envHandlers, "runc,crun,youki,nvidia,nvidia-cdi,nvidia-legacy,nvidia-experimental", "known runtime handlers"},
 		{envPolicyFile, "", "which pods get a node and may ask for what; YAML"},
 		{envStateSecrets, "false", "keep StatefulSets' devices in Secrets of this namespace"},
+		{envKubeStatus, "false", "show each pod's node in its Events and its status"},
 		{envStateDir, "/var/lib/tailscale-nri", "identities of the pods' nodes"},
 		{envStatusSocket, "/run/tailscale-nri/status.sock", "where the status is served"},
 		{envMetricsAddr, "", "address:port to serve Prometheus metrics on; none where empty"},
 		{envNRISocket, "/var/run/nri/nri.sock", "containerd's NRI socket"},
 		{envPodUID, "", "of the pod this runs in, which containerd must list"},
-		{envNodeName, "", "of the Kubernetes node, for " + envStateSecrets},
+		{envNodeName, "", "of the Kubernetes node, for " + envStateSecrets + " and Events"},
 		{envLogLevel, "info", "trace, debug, info, warn or error"},
 		{envLogFormat, "text", "text or json"},
 		{envConfigDir, "", "directory with a file for each variable that has no flag"},

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/kubeapi"
 	"tailscale-nri/nri-plugin/kubestate"
 )
 
@@ -56,7 +57,7 @@ func identityStore(cfg Config, log *slog.Logger) engine.IdentityStore {
 	if !cfg.StateSecrets {
 		return nil
 	}
-	in, err := kubestate.InCluster(os.Getenv, kubestate.MountDir)
+	in, err := kubeapi.InCluster(os.Getenv, kubeapi.MountDir, "workload-state")
 	if cfg.NodeName == "" { // no two nodes of a cluster have the same name; two hosts may
 		err = errors.New(envNodeName + ` is "", and ` + envStateSecrets + "=true: have the manifest set it to spec.nodeName, as deploy/components/workload-state and the chart do")
 	}

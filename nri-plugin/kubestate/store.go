@@ -7,9 +7,6 @@
 // a DELETE that names another one for a conflict, and a POST of a name that exists,
 // which is the compare-and-swap that engine.IdentityStore asks for; etcd has one
 // order of all of them.
-//
-// The client is net/http. client-go costs tens of megabytes for one kind of object,
-// and tailscale.com/kube/kubeclient (v1.104.5) cannot delete.
 package kubestate
 
 import (
@@ -27,6 +24,7 @@ import (
 	"tailscale.com/tailcfg"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/kubeapi"
 )
 
 // schema is the version of what lies in a Secret. Another one is not read.
@@ -49,19 +47,33 @@ const pageSize = 200
 
 // Store is an [engine.IdentityStore].
 type Store struct {
-	api     *client
+	api     *kubeapi.Client
+	secrets string // path
 	cluster string
 }
 
 var _ engine.IdentityStore = (*Store)(nil)
 
 // New returns the store of a cluster, a name that may be a label's value.
-func New(cfg Config, cluster string) (*Store, error) {
-	c, err := newClient(cfg)
+func New(cfg kubeapi.Config, cluster string) (*Store, error) {
+	c, err := kubeapi.New(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &Store{c, cluster}, nil
+	return &Store{c, "/api/v1/namespaces/" + url.PathEscape(cfg.Namespace) + "/secrets", cluster}, nil
+}
+
+// do makes one request of a Secret, or of all where name is "".
+func (s *Store) do(ctx context.Context, method, name string, query url.Values, body, answer any) error {
+	path := s.secrets
+	if name != "" {
+		path += "/" + name
+	}
+	err := s.api.Do(ctx, kubeapi.Request{Method: method, Path: path, Query: query, Body: body, Answer: answer})
+	if e := new(kubeapi.StatusError); errors.As(err, &e) && e.LacksRights() {
+		err = fmt.Errorf("%w: apply deploy/components/workload-state, or set workloadState of the chart, for the rights", err)
+	}
+	return err
 }
 
 // secret is a Kubernetes Secret, as far as it is used here.
@@ -100,8 +112,8 @@ func (s *Store) labels() map[string]string {
 // Load implements [engine.IdentityStore].
 func (s *Store) Load(ctx context.Context, key engine.WorkloadKey) (engine.Identity, error) {
 	var found secret
-	err := s.api.do(ctx, http.MethodGet, s.name(key), nil, nil, &found)
-	if hasStatus(err, http.StatusNotFound) {
+	err := s.do(ctx, http.MethodGet, s.name(key), nil, nil, &found)
+	if kubeapi.HasStatus(err, http.StatusNotFound) {
 		return engine.Identity{}, engine.ErrNoIdentity
 	}
 	if err != nil {
@@ -119,8 +131,8 @@ func (s *Store) Save(ctx context.Context, key engine.WorkloadKey, id engine.Iden
 		method, name = http.MethodPost, ""
 	}
 	var saved secret
-	err := s.api.do(ctx, method, name, nil, what, &saved)
-	if hasStatus(err, http.StatusConflict) || id.Version != "" && hasStatus(err, http.StatusNotFound) {
+	err := s.do(ctx, method, name, nil, what, &saved)
+	if kubeapi.HasStatus(err, http.StatusConflict) || id.Version != "" && kubeapi.HasStatus(err, http.StatusNotFound) {
 		return "", engine.ErrIdentityChanged
 	}
 	if err == nil && saved.Metadata.ResourceVersion == "" {
@@ -135,11 +147,11 @@ func (s *Store) Delete(ctx context.Context, key engine.WorkloadKey, version stri
 		"apiVersion": "v1", "kind": "DeleteOptions",
 		"preconditions": map[string]string{"resourceVersion": version},
 	}
-	err := s.api.do(ctx, http.MethodDelete, s.name(key), nil, options, nil)
+	err := s.do(ctx, http.MethodDelete, s.name(key), nil, options, nil)
 	switch {
-	case hasStatus(err, http.StatusNotFound):
+	case kubeapi.HasStatus(err, http.StatusNotFound):
 		return nil
-	case hasStatus(err, http.StatusConflict):
+	case kubeapi.HasStatus(err, http.StatusConflict):
 		return engine.ErrIdentityChanged
 	}
 	return err
@@ -155,7 +167,7 @@ func (s *Store) List(ctx context.Context) (map[engine.WorkloadKey]engine.Identit
 	}
 	for {
 		var page secretList
-		if err := s.api.do(ctx, http.MethodGet, "", query, nil, &page); err != nil {
+		if err := s.do(ctx, http.MethodGet, "", query, nil, &page); err != nil {
 			return nil, err
 		}
 		for _, item := range page.Items {

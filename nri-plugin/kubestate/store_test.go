@@ -16,6 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/kubeapi"
+	"tailscale-nri/nri-plugin/internal/kubeapi/apitest"
 )
 
 var db0 = engine.WorkloadKey{Namespace: "default", Pod: "db-0"}
@@ -27,21 +29,22 @@ func sample() engine.Identity {
 	}
 }
 
-func (a *apiServer) store(token, cluster string) *Store {
-	a.t.Helper()
-	s, err := New(a.config(token), cluster)
+func storeOf(t *testing.T, a *apitest.Server, token, cluster string) *Store {
+	t.Helper()
+	s, err := New(a.Config(token), cluster)
 	if err != nil {
-		a.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return s
 }
 
 // TestStore is about one real API server: it takes long to start.
 func TestStore(t *testing.T) {
-	a := startAPI(t)
+	a := apitest.Start(t)
+	a.Grant("deploy/components/workload-state/rbac.yaml")
 	for _, tt := range []struct {
 		name string
-		test func(*testing.T, *apiServer)
+		test func(*testing.T, *apitest.Server)
 	}{
 		{"what is stored is what is loaded", testRoundTrip},
 		{"of many writers one wins", testRace},
@@ -54,8 +57,8 @@ func TestStore(t *testing.T) {
 	}
 }
 
-func testRoundTrip(t *testing.T, a *apiServer) {
-	ctx, s := t.Context(), a.store(pluginToken, "k8s")
+func testRoundTrip(t *testing.T, a *apitest.Server) {
+	ctx, s := t.Context(), storeOf(t, a, apitest.PluginToken, "k8s")
 	if _, err := s.Load(ctx, db0); !errors.Is(err, engine.ErrNoIdentity) {
 		t.Fatalf("Load of nothing = %v", err)
 	}
@@ -94,8 +97,8 @@ func testRoundTrip(t *testing.T, a *apiServer) {
 	}
 }
 
-func testRace(t *testing.T, a *apiServer) {
-	s := a.store(pluginToken, "k8s")
+func testRace(t *testing.T, a *apitest.Server) {
+	s := storeOf(t, a, apitest.PluginToken, "k8s")
 	key := engine.WorkloadKey{Namespace: "default", Pod: "race-0"}
 	id := engine.Identity{}
 	for round := range 5 {
@@ -128,64 +131,64 @@ func testRace(t *testing.T, a *apiServer) {
 	}
 }
 
-func testList(t *testing.T, a *apiServer) {
-	s := a.store(pluginToken, "listed")
+func testList(t *testing.T, a *apitest.Server) {
+	s := storeOf(t, a, apitest.PluginToken, "listed")
 	const many = pageSize + 20 // two pages
 	for i := range many {
 		if _, err := s.Save(t.Context(), engine.WorkloadKey{Namespace: strings.Repeat("n", 63), Pod: strings.Repeat("p", 240) + fmt.Sprint(i)}, sample()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	a.create("/api/v1/namespaces/"+testNamespace+"/secrets", "apiVersion: v1\nkind: Secret\nmetadata: {name: credentials}\n")
+	a.Create("/api/v1/namespaces/"+apitest.Namespace+"/secrets", "apiVersion: v1\nkind: Secret\nmetadata: {name: credentials}\n")
 	all, err := s.List(t.Context())
 	if err != nil || len(all) != many {
 		t.Errorf("%d are listed (%v), want %d", len(all), err, many)
 	}
-	other, err := a.store(pluginToken, "other").List(t.Context())
+	other, err := storeOf(t, a, apitest.PluginToken, "other").List(t.Context())
 	if err != nil || len(other) != 0 {
 		t.Errorf("another cluster lists %d (%v)", len(other), err)
 	}
 }
 
-func testRights(t *testing.T, a *apiServer) {
-	s := a.store("other", "k8s")
+func testRights(t *testing.T, a *apitest.Server) {
+	s := storeOf(t, a, apitest.OtherToken, "k8s")
 	_, err := s.Load(t.Context(), db0)
-	if !hasStatus(err, http.StatusForbidden) || !strings.Contains(err.Error(), "deploy/components/workload-state") || !strings.Contains(err.Error(), "secrets") {
+	if !kubeapi.HasStatus(err, http.StatusForbidden) || !strings.Contains(err.Error(), "deploy/components/workload-state") || !strings.Contains(err.Error(), "secrets") {
 		t.Errorf("without rights: %v", err)
 	}
 	_, err = s.Save(t.Context(), db0, sample())
-	if !hasStatus(err, http.StatusForbidden) || strings.Contains(err.Error(), "secret-of-the-test") {
+	if !kubeapi.HasStatus(err, http.StatusForbidden) || strings.Contains(err.Error(), "secret-of-the-test") {
 		t.Errorf("without rights: %v", err)
 	}
-	_, err = a.store("nobody's", "k8s").Load(t.Context(), db0)
-	if !hasStatus(err, http.StatusUnauthorized) || strings.Contains(err.Error(), "nobody's") {
+	_, err = storeOf(t, a, "nobody's", "k8s").Load(t.Context(), db0)
+	if !kubeapi.HasStatus(err, http.StatusUnauthorized) || strings.Contains(err.Error(), "nobody's") {
 		t.Errorf("with a bad token: %v", err)
 	}
 	// The kubelet renews the token under way.
-	cfg := a.config("renewed")
+	cfg := a.Config("renewed")
 	renewed, err := New(cfg, "k8s")
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.write("token-renewed", pluginToken)
+	a.SetToken("token-renewed", apitest.PluginToken)
 	if _, err := renewed.Load(t.Context(), db0); !errors.Is(err, engine.ErrNoIdentity) {
 		t.Errorf("with a new token: %v", err)
 	}
 	// The rights are of one namespace.
-	elsewhere := a.config(pluginToken)
+	elsewhere := a.Config(apitest.PluginToken)
 	elsewhere.Namespace = "default"
 	there, err := New(elsewhere, "k8s")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := there.Load(t.Context(), db0); !hasStatus(err, http.StatusForbidden) {
+	if _, err := there.Load(t.Context(), db0); !kubeapi.HasStatus(err, http.StatusForbidden) {
 		t.Errorf("in a pod's namespace: %v", err)
 	}
 }
 
 // testCost measures a renewal.
-func testCost(t *testing.T, a *apiServer) {
-	s := a.store(pluginToken, "cost")
+func testCost(t *testing.T, a *apitest.Server) {
+	s := storeOf(t, a, apitest.PluginToken, "cost")
 	id := sample()
 	id.State = make([]byte, 3000)
 	start, n := time.Now(), 200
@@ -198,13 +201,13 @@ func testCost(t *testing.T, a *apiServer) {
 	t.Logf("a renewal of %d bytes takes %v", len(id.State), time.Since(start)/time.Duration(n))
 }
 
-func testAway(t *testing.T, a *apiServer) {
-	s := a.store(pluginToken, "k8s")
+func testAway(t *testing.T, a *apitest.Server) {
+	s := storeOf(t, a, apitest.PluginToken, "k8s")
 	version, err := s.Save(t.Context(), db0, sample())
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.stop()
+	a.Stop()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	id := sample()
@@ -212,7 +215,7 @@ func testAway(t *testing.T, a *apiServer) {
 	if _, err := s.Save(ctx, db0, id); err == nil || errors.Is(err, engine.ErrIdentityChanged) {
 		t.Errorf("while the server is away Save = %v", err)
 	}
-	a.start()
+	a.Restart()
 	if _, err := s.Save(t.Context(), db0, id); err != nil {
 		t.Errorf("afterwards: %v", err)
 	}

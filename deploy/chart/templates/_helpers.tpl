@@ -45,8 +45,8 @@ app.kubernetes.io/part-of: tailscale-nri
 {{- range .Values.extraEnv -}}
 {{- if has .name (list "TS_OAUTH_CLIENT_SECRET" "TS_AUTHKEY") -}}
 {{- fail (printf "extraEnv has %s: put it into the Secret that credentials.secretName names" .name) -}}
-{{- else if has .name (list "TS_CONFIG_DIR" "POD_UID" "NODE_NAME" "TS_STATE_SECRETS" "TS_ID_TOKEN_FILE" "SSL_CERT_FILE" "TS_STATE_DIR" "TS_STATUS_SOCKET") -}}
-{{- fail (printf "extraEnv has %s: the chart sets it, or its mounts decide it; use workloadIdentity, workloadState or caConfigMap where it is about those" .name) -}}
+{{- else if has .name (list "TS_CONFIG_DIR" "POD_UID" "NODE_NAME" "TS_STATE_SECRETS" "TS_KUBERNETES_STATUS" "TS_ID_TOKEN_FILE" "SSL_CERT_FILE" "TS_STATE_DIR" "TS_STATUS_SOCKET") -}}
+{{- fail (printf "extraEnv has %s: the chart sets it, or its mounts decide it; use workloadIdentity, workloadState, kubernetesStatus or caConfigMap where it is about those" .name) -}}
 {{- else if and (hasKey $.Values.config .name) (not .valueFrom) -}}
 {{- fail (printf "extraEnv has %s: set config.%s (or, a proxy with a password, that key of the Secret), which takes effect without a roll" .name .name) -}}
 {{- end -}}

@@ -28,6 +28,7 @@ func TestCluster(t *testing.T) {
 	s.play("a policy of labels and tags counts without a restart", policyFile)
 	s.play("containers wait for their node, and read it", containers)
 	s.play("the agent looks into a pod's node", podTools)
+	s.play("Kubernetes shows what becomes of pods' nodes", kubernetesStatus)
 	s.play("a pod forwards to another for peers on two other hosts", routers)
 	s.play("a pod in a user namespace of its own", userNamespace)
 	s.play("beside a tailscaled of the node's own", hostTailscaled)

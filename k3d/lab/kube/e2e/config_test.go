@@ -57,7 +57,7 @@ func (s *stage) unknownKey(still func()) {
 // wrongSecret is what the DaemonSet names after an edit.
 func (s *stage) wrongSecret(still func()) {
 	s.t.Helper()
-	const path = "/spec/template/spec/volumes/0/projected/sources/1/secret/name"
+	const path = "/spec/template/spec/volumes/1/projected/sources/1/secret/name"
 	patch := fmt.Sprintf(`[{"op":"test","path":%q,"value":%q},{"op":"replace","path":%q,"value":"mistyped"}]`, path, install.Credentials, path)
 	s.badRoll(patch, "no credentials", still)
 }

@@ -49,7 +49,7 @@ func manifests(s *stage) {
 		s.kubectl(append(strict, "-f", file)...)
 	}
 	for _, values := range [][]string{
-		nil, {"failClosed=true"}, {"procNetns=true"}, {"workloadState=true"}, {"workloadIdentity.clientID=x"}, {"caConfigMap=tailscale-nri-ca"},
+		nil, {"failClosed=true"}, {"procNetns=true"}, {"workloadState=true"}, {"kubernetesStatus=true"}, {"workloadIdentity.clientID=x"}, {"caConfigMap=tailscale-nri-ca"},
 		{"policy.rules[0].optIn=true", "profiles.prod.TS_TAGS=tag:prod"}, {"credentials.create=true", "credentials.authKey=x"},
 		{"extraEnv[0].name=GODEBUG", "extraEnv[0].value=madvdontneed=1"},
 	} {

@@ -254,7 +254,8 @@ func uninstall(s *stage) {
 			s.t.Errorf("state left on node %s: %q, %v", node.Name, left, err)
 		}
 	}
-	out := s.kubectl("get", "namespaces,daemonsets,mutatingadmissionpolicies,mutatingadmissionpolicybindings", "-A", "-o", "name")
+	out := s.kubectl("get", "namespaces,daemonsets,mutatingadmissionpolicies,mutatingadmissionpolicybindings,validatingadmissionpolicies,"+
+		"validatingadmissionpolicybindings,clusterroles,clusterrolebindings", "-A", "-o", "name")
 	if strings.Contains(out, "tailscale-nri") {
 		s.t.Errorf("left in the cluster: %s", out)
 	}

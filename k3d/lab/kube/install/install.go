@@ -4,8 +4,9 @@
 // manifests of deploy/ under an overlay of one's own, and a Secret.
 //
 // There is one Site for each node, since the nodes differ: n1 runs the base with an OAuth client, and its pods fail
-// closed; on n2 only /proc leads to the pods' network namespaces, and no secret is stored, since the plugin comes in with
-// a token of its ServiceAccount.
+// closed and are shown in Kubernetes; on n2 only /proc leads to the pods' network namespaces, no secret is stored, since
+// the plugin comes in with a token of its ServiceAccount, and Kubernetes is to show the pods' nodes without the rights
+// and the token for that.
 //
 // The package writes its overlays into the lab's directory, and nothing into deploy/. It does not build the image.
 package install
@@ -48,11 +49,12 @@ type Site struct {
 func Sites() []Site {
 	return []Site{
 		{Node: "n1", Namespace: "tailscale-nri", Cluster: "lab1", overlay: `resources: ["@DEPLOY@/overlays/fail-closed"]
+components: ["@DEPLOY@/components/kubernetes-status"]
 `},
 		{Node: "n2", Namespace: "tailscale-nri-n2", Cluster: "lab2", overlay: `namespace: tailscale-nri-n2
 resources: ["@DEPLOY@/base"]
 components: ["@DEPLOY@/components/proc-netns", "@DEPLOY@/components/workload-identity"]
-`, config: map[string]string{"TS_OAUTH_CLIENT_ID": federatedClient}},
+`, config: map[string]string{"TS_OAUTH_CLIENT_ID": federatedClient, "TS_KUBERNETES_STATUS": "true"}},
 	}
 }
 

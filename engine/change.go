@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// News is what has become of a pod's node. What stands below is all there is; the
+// log has a line for each, with the same reason.
+type News string
+
+const (
+	// NewsJoined: the node is up, for the first time, or again after NewsWaiting,
+	// NewsLost or NewsStopped.
+	NewsJoined News = "joined"
+	// NewsContinued: an earlier process had let the node in, this one has it up, and
+	// it is the same device. Nobody needs to be told.
+	NewsContinued News = "continued"
+	// NewsReregistered: the node is up, as another device or with other addresses.
+	NewsReregistered News = "reregistered"
+	// NewsRenamed: the node is up as before, and has another name.
+	NewsRenamed News = "renamed"
+	// NewsNameTaken: the name that the node was given is not the one that it asked
+	// for. It comes after one of those above.
+	NewsNameTaken News = "name taken"
+	// NewsWaiting: the node is not in the tailnet yet, for another reason than before.
+	NewsWaiting News = "waiting"
+	// NewsLost: the node was up, and is not any more.
+	NewsLost News = "lost"
+	// NewsStopped: the pod's sandbox has ended. The pod may get another one.
+	NewsStopped News = "stopped"
+	// NewsLeft: the pod is gone. Nothing follows.
+	NewsLeft News = "left"
+)
+
+// Change is one piece of news of one pod's node. The values are as of then.
+type Change struct {
+	News      News
+	At        time.Time
+	UID       string // of the pod, as the runtime has it
+	Namespace string
+	Pod       string
+	Hostname  string       // as asked for
+	DNSName   string       // as given, without the final dot; "" where that is not known
+	Addresses []netip.Addr // on ts0, IPv4 first; of a node that is up
+	Reason    string       // of NewsWaiting and NewsLost
+}
+
+// IsUp reports whether the node is up.
+func (c Change) IsUp() bool {
+	switch c.News {
+	case NewsJoined, NewsContinued, NewsReregistered, NewsRenamed, NewsNameTaken:
+		return true
+	}
+	return false
+}
+
+// newsQueue hands news over to whoever wants to hear of it, in order.
+type newsQueue struct {
+	tell func(Change) // nil drops all
+	mu   sync.Mutex
+	due  []Change
+	wake chan struct{}
+}
+
+func newNewsQueue(tell func(Change)) *newsQueue {
+	return &newsQueue{tell: tell, wake: make(chan struct{}, 1)}
+}
+
+// add queues news. It waits for nothing.
+func (c *newsQueue) add(news Change) {
+	if c.tell == nil {
+		return
+	}
+	c.mu.Lock()
+	c.due = append(c.due, news)
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run tells of what is queued until ctx is done.
+func (c *newsQueue) run(ctx context.Context) {
+	for {
+		c.mu.Lock()
+		due := c.due
+		c.due = nil
+		c.mu.Unlock()
+		for _, news := range due {
+			c.tell(news)
+		}
+		if len(due) > 0 {
+			continue
+		}
+		select {
+		case <-c.wake:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// told is what was last said of a node.
+type told struct {
+	news    News // "" is nothing yet
+	up      bool
+	reason  string
+	nodeID  string // that it was last up as; of a new process, as the last one has recorded
+	addrs   []netip.Addr
+	dnsName string
+	wrong   string // name that it has instead of the one that it asked for
+}
+
+// tellLocked queues news of the node. n.mu is held.
+func (n *node) tellLocked(news News, reason string) {
+	n.told.news, n.told.reason = news, reason
+	s := &n.status
+	change := Change{
+		News: news, At: time.Now(), UID: s.UID, Namespace: s.Namespace, Pod: s.Pod,
+		Hostname: s.Hostname, DNSName: s.DNSName, Reason: reason,
+	}
+	if change.IsUp() {
+		change.Addresses = slices.Clone(s.Addresses)
+	}
+	n.e.changes.add(change)
+}
+
+// tellUpLocked says that the node is up, if that is news. One that the tailnet has thrown
+// out starts from its last netmap as what it was, which it no longer is. n.mu is held.
+func (n *node) tellUpLocked() {
+	s, t := &n.status, &n.told
+	if s.State != Running || n.guarded.broken != "" || n.anew {
+		return
+	}
+	var news News
+	switch {
+	case t.nodeID != "" && t.nodeID != s.NodeID, len(t.addrs) > 0 && !slices.Equal(t.addrs, s.Addresses):
+		news = NewsReregistered
+	case t.news == "" && t.nodeID != "":
+		news = NewsContinued
+	case !t.up:
+		news = NewsJoined
+	case t.dnsName != s.DNSName:
+		news = NewsRenamed
+	default:
+		return
+	}
+	t.up, t.nodeID, t.addrs, t.dnsName = true, s.NodeID, slices.Clone(s.Addresses), s.DNSName
+	n.tellLocked(news, "")
+	n.tellNameLocked(news == NewsContinued)
+}
+
+// tellNameLocked says that the node has another name than it asked for, if that is news:
+// known has it be none. n.mu is held.
+func (n *node) tellNameLocked(known bool) {
+	given, _, _ := strings.Cut(n.status.DNSName, ".")
+	if given == n.status.Hostname {
+		given = ""
+	}
+	if given != "" && given != n.told.wrong && !known {
+		n.tellLocked(NewsNameTaken, "")
+	}
+	n.told.wrong = given
+}
+
+// addressesTake is how long the addresses of a new device may take to be on ts0.
+const addressesTake = time.Second
+
+// tellAdmitted says that a node which was thrown out is in again, where nothing else will:
+// it may have the addresses and the name that it had.
+func (n *node) tellAdmitted() {
+	time.AfterFunc(addressesTake, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.tellUpLocked()
+	})
+}
+
+// tellDownLocked says that the node is not up, and why, if that is news. n.mu is held.
+func (n *node) tellDownLocked(why string) {
+	t := &n.told
+	switch {
+	case t.up:
+		t.up = false
+		n.tellLocked(NewsLost, why)
+	case t.reason != why:
+		n.tellLocked(t.stillDown(), why)
+	}
+}
+
+func (n *node) tellDown(why string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.tellDownLocked(why)
+}
+
+// stillDown is what there is to say of another reason of a node that is not up.
+func (t *told) stillDown() News {
+	if t.news == NewsLost {
+		return NewsLost
+	}
+	return NewsWaiting
+}
+
+// tellEnd says that the node does nothing more for its sandbox, or for good.
+func (n *node) tellEnd(news News) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.told.news == news || n.told.news == NewsLeft {
+		return
+	}
+	n.told.up = false
+	n.tellLocked(news, "")
+}
