@@ -38,12 +38,11 @@ type command struct {
 
 const usage = `tailscale-nri gives annotated pods of this node a tailnet node each.
   tailscale-nri [flags]          serve, until SIGTERM; links and identities stay
-  tailscale-nri status [POD ...] this host's pods and their nodes; -o table|wide|json|yaml, -watch
+  tailscale-nri status [[NAMESPACE/]POD ...]   pods and their nodes; -o table|wide|json|yaml, -watch
                                  ends with 0: all Running, 1: not all, 2: nobody could be asked
   tailscale-nri ready | live     is it registered, or standing by? does it answer? 1 and why if not
   tailscale-nri doctor           check this host and its way to the tailnet; -json, -device-limit N
   tailscale-nri ping|whois|netcheck|bugreport|capture POD   look into its node; ping -help …
-  A POD is NAMESPACE/POD, or POD in namespace default.
 Flags: -version; -nri-socket, -state-dir and -status-socket PATH, over the variables
 
 Environment, or files in TS_CONFIG_DIR (default):
