@@ -118,6 +118,8 @@ func TestDiskFull(t *testing.T) {
 	w.mustAttach(podA)
 	w.mustAttach(podB)
 	nodeA, nodeB := w.await(podA.UID, Running), w.await(podB.UID, Running)
+	w.awaitKept(podA, 1) // what is written later leaves the place of what it replaces
+	w.awaitKept(podB, 1)
 
 	d.fill()
 	w.expectRefused("c", filepath.Join(w.dir, "uid-c"), "free space")
