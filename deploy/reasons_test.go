@@ -28,9 +28,38 @@ type said struct{ text, at string }
 
 var words = regexp.MustCompile(`[a-zA-Z]{2}[a-z]*[,:]? [a-zA-Z(]`)
 
+// notOf are functions and variables whose texts nobody looks up: by the file and the
+// name. Whole functions are what answers a command line to who has just typed it, with
+// what to write instead, and what prints the words of an answer.
+var notOf = map[string]string{
+	"../nri-plugin/args.go checkFlags":                            "bad arguments",
+	"../nri-plugin/args.go parseArgs":                           "bad arguments",
+	"../nri-plugin/podtools.go runPodTool":                        "bad arguments",
+	"../nri-plugin/podtools.go newPodClient":                      "bad arguments",
+	"../nri-plugin/podtools.go formatFlag":                        "bad arguments",
+	"../nri-plugin/podtools_ping.go check":                        "bad arguments",
+	"../nri-plugin/internal/status/report.go PodName":             "bad arguments",
+	"../nri-plugin/kubectl-tailscale_nri/args.go parseArgs":       "bad arguments",
+	"../nri-plugin/kubectl-tailscale_nri/args.go cutClusterFlag":  "bad arguments",
+	"../nri-plugin/kubectl-tailscale_nri/args.go check":           "bad arguments",
+	"../nri-plugin/kubectl-tailscale_nri/args.go parseTool":       "bad arguments",
+	"../nri-plugin/kubectl-tailscale_nri/gather.go locate":        "bad arguments",
+	"../nri-plugin/internal/status/print.go columns":              "headings of a table",
+	"../nri-plugin/kubectl-tailscale_nri/doctor.go printFindings": "headings of a table",
+	"../nri-plugin/podtools_bugreport.go bugreportFlags":          "headings of the report",
+	"../nri-plugin/podtools_netcheck.go printNetcheck":            "what was measured",
+	"../nri-plugin/podtools_capture.go summary":                   "how much was captured",
+	"../nri-plugin/kubectl-tailscale_nri/kubectl.go explain":      "what kubectl begins its lines with",
+}
+
+// declared is a name of the sources as notOf has it.
+func declared(set *token.FileSet, name *ast.Ident) string {
+	return set.Position(name.Pos()).Filename + " " + name.Name
+}
+
 // reasons are the texts of two words or more in the program's sources that are not in
-// a call of one of notReasons, nor the end of another by what they begin with, nor
-// pages of help.
+// a call of one of notReasons, nor in one of notOf, nor the end of another by what they
+// begin with, nor a command's page of help, which is a constant usage….
 func reasons(t *testing.T) (all []said) {
 	t.Helper()
 	eachSource(t, func(path string, set *token.FileSet, file *ast.File) {
@@ -53,6 +82,10 @@ func textsIn(set *token.FileSet, of ast.Node) (all []said) {
 			return !is
 		case *ast.Field:
 			return n.Tag == nil
+		case *ast.FuncDecl:
+			return notOf[declared(set, n.Name)] == ""
+		case *ast.ValueSpec:
+			return notOf[declared(set, n.Names[0])] == "" && !strings.HasPrefix(n.Names[0].Name, "usage")
 		case ast.Expr:
 			text := strings.Join(strings.Fields(textOf(n)), " ")
 			if words.MatchString(text) && fixed(text) >= 5 && !strings.ContainsAny(text[:1], ",;:") && !strings.Contains(textOf(n), "\n\n") {
@@ -69,6 +102,26 @@ func textsIn(set *token.FileSet, of ast.Node) (all []said) {
 		return true
 	})
 	return all
+}
+
+// textsBelow reports whether the function or variable of that name, as notOf has it, has
+// a text that may be a reason.
+func textsBelow(t *testing.T, name string) (has bool) {
+	t.Helper()
+	eachSource(t, func(_ string, set *token.FileSet, file *ast.File) {
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				has = has || declared(set, n.Name) == name && len(textsIn(set, n.Body)) > 0
+			case *ast.ValueSpec:
+				for _, value := range n.Values {
+					has = has || declared(set, n.Names[0]) == name && len(textsIn(set, value)) > 0
+				}
+			}
+			return true
+		})
+	})
+	return has
 }
 
 // operands are what is added up in a text and is no text itself.
@@ -97,11 +150,12 @@ func called(c *ast.CallExpr) string {
 
 // notOnThePage are whole files whose texts nobody is shown as a reason.
 var notOnThePage = map[string]string{
-	"../engine/exporter/families.go":    "what each metric is, which the metrics' own list has",
-	"../nri-plugin/settings.go":         "what each setting is, which -help prints",
-	"../engine/steps.go":                "names of steps that tests interrupt",
-	"../engine/internal/nstest":         "for tests",
-	"../engine/internal/podnet/vnet.go": "why one frame of a pod is dropped, which is counted and never shown",
+	"../engine/exporter/families.go":         "what each metric is, which the metrics' own list has",
+	"../nri-plugin/settings.go":              "what each setting is, which -help prints",
+	"../engine/steps.go":                     "names of steps that tests interrupt",
+	"../engine/internal/nstest":              "for tests",
+	"../nri-plugin/internal/kubeapi/apitest": "for tests",
+	"../engine/internal/podnet/vnet.go":      "why one frame of a pod is dropped, which is counted and never shown",
 }
 
 // neverReasons are single texts that are shown to nobody, or with nothing to be done.
@@ -121,6 +175,11 @@ var neverReasons = map[string]string{
 	"# Kept by tailscale-nri.":                           "the first line of a resolv.conf",
 	"engine.Config.Tailnet is not set":                   "a fault of a caller",
 	"this version of tailscale-nri makes no resolv.conf": "of an engine without DNS, which tests alone have",
+	"not all pods are Running":                           "never printed: the status says it",
+	"name taken":                                         "what kind of news it is, within the program",
+	"no frame":                                           "never shown: the capture goes on",
+	"-c, -d and -s are 0 or more":                        "a bad argument",
+	"-proto is …: write tcp or udp":                      "a bad argument",
 	"something fails":                                    "never printed: the doctor's table says it",
 	"an OAuth client":                                    "a part of other texts",
 	"the OAuth client":                                   "a part of other texts",
@@ -147,6 +206,11 @@ func TestGuideHasEveryReason(t *testing.T) {
 	for path, why := range notOnThePage {
 		if _, err := os.Stat(path); err != nil {
 			t.Errorf("take it out of notOnThePage (%s): %v", why, err)
+		}
+	}
+	for name, why := range notOf {
+		if !textsBelow(t, name) {
+			t.Errorf("take %s out of notOf (%s): it has no text that would count", name, why)
 		}
 	}
 	all, used := reasons(t), map[string]bool{}
