@@ -33,7 +33,7 @@ var words = regexp.MustCompile(`[a-zA-Z]{2}[a-z]*[,:]? [a-zA-Z(]`)
 // what to write instead, and what prints the words of an answer.
 var notOf = map[string]string{
 	"../nri-plugin/args.go checkFlags":                            "bad arguments",
-	"../nri-plugin/args.go parseArgs":                           "bad arguments",
+	"../nri-plugin/args.go parseArgs":                             "bad arguments",
 	"../nri-plugin/podtools.go runPodTool":                        "bad arguments",
 	"../nri-plugin/podtools.go newPodClient":                      "bad arguments",
 	"../nri-plugin/podtools.go formatFlag":                        "bad arguments",
@@ -176,6 +176,7 @@ var neverReasons = map[string]string{
 	"engine.Config.Tailnet is not set":                   "a fault of a caller",
 	"this version of tailscale-nri makes no resolv.conf": "of an engine without DNS, which tests alone have",
 	"not all pods are Running":                           "never printed: the status says it",
+	"printing the status: …":                             "a fault of the program",
 	"name taken":                                         "what kind of news it is, within the program",
 	"no frame":                                           "never shown: the capture goes on",
 	"-c, -d and -s are 0 or more":                        "a bad argument",
