@@ -92,6 +92,19 @@ func (h *health) readiness() (ok bool, text, remark string) {
 	return ok, text, h.remark
 }
 
+// role is one of package status's.
+func (h *health) role() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.phase == standingBy:
+		return status.Standby
+	case h.pods != nil:
+		return status.Serving
+	}
+	return ""
+}
+
 // measures are what is counted of the process's state. Its configuration is valid
 // unless it waits for another, or has refused a changed one.
 func (h *health) measures() (isRegistered, standsBy, configured bool) {

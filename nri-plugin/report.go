@@ -33,7 +33,7 @@ const detailsPatience = 3 * time.Second
 func (s *statusServer) report() status.Report {
 	r := status.Report{APIVersion: status.APIVersion, Host: s.host, Version: ourVersion(), Nodes: []status.Node{}}
 	ready, text, remark := s.health.readiness()
-	r.Ready = ready
+	r.Ready, r.Role = ready, s.health.role()
 	if text != readyText {
 		r.Message = text
 	}
