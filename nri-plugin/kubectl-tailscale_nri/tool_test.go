@@ -24,9 +24,9 @@ case "$*" in
 *"get -o json pods -l app.kubernetes.io/name=tailscale-nri --field-selector=spec.nodeName=n1 -A"*)
 	echo '{"kind":"List","items":['; agent waits; echo ,; agent serves; echo ']}' ;;
 *"exec -n ns waits -c tailscale-nri -- /tailscale-nri status -o json")
-	echo '{"apiVersion":"tailscale-nri/v1","ready":true,"message":"standing by","nodes":[]}' ;;
+	echo '{"apiVersion":"tailscale-nri/v1","ready":true,"role":"standby","message":"standing by","nodes":[]}' ;;
 *"exec -n ns serves -c tailscale-nri -- /tailscale-nri status -o json")
-	echo '{"apiVersion":"tailscale-nri/v1","ready":true,"nodes":[]}' ;;
+	echo '{"apiVersion":"tailscale-nri/v1","ready":true,"role":"serving","nodes":[]}' ;;
 *) printf 'a\000\r\n\377'; echo "$*" >&2; exit 7 ;;
 esac
 `
