@@ -34,6 +34,7 @@ type backend struct {
 	control connections              // to the control plane
 	facts   atomic.Pointer[facts]    // of the latest scrape that got them
 	asked   atomic.Pointer[question] // by a scrape, nil if it has answered
+	viewed  atomic.Pointer[view]     // by Details, nil if it has answered
 }
 
 // podEnd is what a backend has in its pod. Without it, the node has an identity

@@ -4,12 +4,14 @@ package engine
 
 import (
 	"cmp"
+	"context"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"tailscale.com/ipn/ipnstate"
+	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
 
 	"tailscale-nri/engine/measure"
@@ -26,6 +28,9 @@ type Detail struct {
 	Measured    measure.Pod
 	LoginServer string // of its tailnet; "" if the configuration no longer has that
 
+	// Unanswered is whether its backend hangs: what needs the backend's locks is missing.
+	Unanswered bool
+
 	// Active is whether the pod has sent a packet to a peer within the last 45 s, or
 	// exchanged one with another pod of this host. What follows is zero without.
 	Active bool
@@ -35,6 +40,8 @@ type Detail struct {
 	PathDERP string // code of the region, of DERP
 
 	Sessions []PeerSession // the last that was sent to first
+
+	local time.Time // of the last packet to or from another pod of this host, if Active
 }
 
 // PeerSession is a peer with which WireGuard has a session.
@@ -54,16 +61,54 @@ type PeerSession struct {
 	BytesIn, BytesOut uint64
 }
 
+const (
+	// viewPatience is how long Details waits for the locks of all backends together.
+	viewPatience = 2 * time.Second
+	// asidePatience is how long for each before the next is asked as well. That is far
+	// above what one takes whose locks are free, so that few are at work at once.
+	asidePatience = 5 * time.Millisecond
+)
+
 // Details returns all that is known of the nodes, by namespace and name. Nothing
 // is kept for it. It takes longer than Status: where a node has a session,
-// tailscale.com goes through all peers of that node.
+// tailscale.com goes through all peers of that node. A backend that hangs hides
+// nothing of the others.
 func (e *Engine) Details() (out []Detail) {
 	for _, s := range e.refused() {
 		out = append(out, Detail{NodeStatus: s})
 	}
+	nodes := e.snapshot()
+	first := len(out)
+	out = append(out, make([]Detail, len(nodes))...)
+	ctx, cancel := context.WithTimeout(context.Background(), viewPatience)
+	defer cancel()
 	var read usermetrics
-	for _, n := range e.snapshot() {
-		out = append(out, n.detail(&read))
+	var late []func()
+	for i, n := range nodes {
+		d := &out[first+i]
+		b, region := n.detail(d, &read)
+		if b == nil {
+			continue
+		}
+		v := b.view()
+		select {
+		case <-v.done:
+			d.add(v, region)
+			continue
+		case <-time.After(asidePatience):
+		case <-ctx.Done():
+		}
+		late = append(late, func() {
+			select {
+			case <-v.done:
+				d.add(v, region)
+			case <-ctx.Done():
+				d.Unanswered = true
+			}
+		})
+	}
+	for _, wait := range late {
+		wait()
 	}
 	slices.SortFunc(out, func(a, b Detail) int { return byPod(&a.NodeStatus, &b.NodeStatus) })
 	return out
@@ -74,31 +119,58 @@ func byPod(a, b *NodeStatus) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.UID, b.UID))
 }
 
-func (n *node) detail(read *usermetrics) Detail {
-	d := Detail{NodeStatus: n.snapshot()}
+// detail writes what is known without the backend's locks, and returns the backend,
+// nil if the node has none, and its home DERP region.
+func (n *node) detail(d *Detail, read *usermetrics) (b *backend, region tailcfg.DERPRegionID) {
+	*d = Detail{NodeStatus: n.snapshot()}
 	d.Measured = measure.Pod{Namespace: d.Namespace, Name: d.Pod, Up: d.State == Running}
-	if b, region := n.measure(&d.Measured, read); b != nil {
-		b.readFacts().into(&d.Measured, region)
-	}
 	if tn, ok := n.e.tailnets[d.Features.Profile]; ok {
 		d.LoginServer = tn.ControlURL()
 	}
 	n.mu.Lock()
-	device, session := n.device, n.session
+	device := n.device
 	n.mu.Unlock()
-	if device == nil || session == nil {
-		return d
+	if device != nil {
+		if local := device.LastDirect(); time.Since(local) < activeFor {
+			d.Active, d.Path, d.local = true, measure.Local, local
+		}
 	}
-	d.Sessions = session.b.peerSessions()
-	var last time.Time
-	if len(d.Sessions) > 0 && d.Sessions[0].Active {
-		p := &d.Sessions[0]
-		last, d.Active, d.Path, d.PathDERP = p.LastWrite, true, p.Path, p.DERP
+	return n.measure(&d.Measured, read)
+}
+
+// add writes what the backend has answered.
+func (d *Detail) add(v *view, region tailcfg.DERPRegionID) {
+	v.facts.into(&d.Measured, region)
+	d.Sessions = v.sessions
+	if len(d.Sessions) == 0 {
+		return
 	}
-	if local := device.LastDirect(); time.Since(local) < activeFor && local.After(last) {
-		d.Active, d.Path, d.PathDERP = true, measure.Local, ""
+	if p := &d.Sessions[0]; p.Active && !d.local.After(p.LastWrite) {
+		d.Active, d.Path, d.PathDERP = true, p.Path, p.DERP
 	}
-	return d
+}
+
+// view is what takes a backend's locks, once done is closed.
+type view struct {
+	done     chan struct{}
+	facts    *facts
+	sessions []PeerSession
+}
+
+// view has the backend looked at: by one goroutine, however often it is asked for.
+func (b *backend) view() *view {
+	v := &view{done: make(chan struct{})}
+	for !b.viewed.CompareAndSwap(nil, v) {
+		if earlier := b.viewed.Load(); earlier != nil {
+			return earlier
+		}
+	}
+	go func() {
+		v.facts, v.sessions = b.readFacts(), b.peerSessions()
+		b.viewed.Store(nil)
+		close(v.done)
+	}()
+	return v
 }
 
 // peerSessions are the peers with which WireGuard has a session, the last that was

@@ -207,3 +207,37 @@ func TestDetailsOfMany(t *testing.T) {
 	slices.Sort(took)
 	t.Logf("%d nodes: %v at best, %v in the middle", pods, took[0], took[len(took)/2])
 }
+
+// A backend that hangs hides nothing of the others, is looked at once however often
+// it is asked for, and is known again once it answers.
+func TestDetailsWhileOneHangs(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	held, other := w.join("a"), w.join("b")
+	for _, uid := range []string{held.UID, other.UID} {
+		w.until(uid+": a peer", func() bool { return w.detailed(uid).Measured.Peers == 1 }, func() string { return fmt.Sprintf("%+v", w.detailed(uid)) })
+	}
+	b := w.nodeOfUID(held.UID).runningSession().b
+	b.engine.sessions.mu.Lock()
+	var under *view
+	for range 2 {
+		start := time.Now()
+		all := w.Details()
+		if took := time.Since(start); took < viewPatience || took > viewPatience+time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if len(all) != 2 || !all[0].Unanswered || all[0].State != Running || !all[0].Measured.Control || all[1].Unanswered || all[1].Measured.Peers != 1 {
+			t.Errorf("got %+v", all)
+		}
+		if now := b.viewed.Load(); now == nil || under != nil && now != under {
+			t.Errorf("%p is under way, and %p before", now, under)
+		} else {
+			under = now
+		}
+	}
+	b.engine.sessions.mu.Unlock()
+	<-under.done
+	if d := w.detailed(held.UID); d.Unanswered || d.Measured.Peers != 1 || b.viewed.Load() != nil {
+		t.Errorf("got %+v", d)
+	}
+}

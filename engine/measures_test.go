@@ -326,6 +326,9 @@ func TestMeasuresWhileTheEngineEnds(t *testing.T) {
 			if m := e.Measures(); m.Nodes[string(Running)]+m.Nodes[string(Pending)]+m.Nodes[string(Stopped)] != 2 {
 				t.Errorf("nodes are %v, want two", m.Nodes)
 			}
+			if all := e.Details(); len(all) != 2 {
+				t.Errorf("%d nodes in detail, want two", len(all))
+			}
 		}
 		scraped <- n
 	}()

@@ -45,8 +45,9 @@ type health struct {
 	without func() []status.Node // pods that should have a node and have none, nil until there is a plugin
 	lacks   func() string        // what it would fail for if it had to serve, "" if nothing; of one that stands by
 	pods    podStatus            // nil until there is an engine
-	asked   chan struct{}        // closed when the engine answers, nil while nobody waits
-	inquiry *inquiry             // that is under way, nil if none is
+	// What the engine is asked at present, nil if it has answered.
+	asked   *inquiry[engine.NodeStatus]
+	details *inquiry[engine.Detail]
 
 	podAPI podServer
 }
@@ -92,6 +93,19 @@ func (h *health) readiness() (ok bool, text, remark string) {
 	return ok, text, h.remark
 }
 
+// role is one of package status's.
+func (h *health) role() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.phase == standingBy:
+		return status.Standby
+	case h.pods != nil:
+		return status.Serving
+	}
+	return ""
+}
+
 // measures are what is counted of the process's state. Its configuration is valid
 // unless it waits for another, or has refused a changed one.
 func (h *health) measures() (isRegistered, standsBy, configured bool) {
@@ -106,95 +120,65 @@ const livePatience = 3 * time.Second
 // live reports whether the engine answers. It is no concern of the engine's
 // whether a runtime or a tailnet does.
 func (h *health) live(ctx context.Context) error {
-	answered := h.ask()
-	if answered == nil {
+	answered, cancel := context.WithTimeout(ctx, livePatience)
+	defer cancel()
+	_, err := askEngine(h, &h.asked, podStatus.Status).wait(answered)
+	switch {
+	case err == nil:
 		return nil
-	}
-	select {
-	case <-answered:
-		return nil
-	case <-ctx.Done():
+	case ctx.Err() != nil:
 		return ctx.Err()
-	case <-time.After(livePatience):
-		return fmt.Errorf("the engine has not answered for %v", livePatience)
 	}
+	return fmt.Errorf("the engine has not answered for %v", livePatience)
 }
 
-// ask asks the engine for what needs its locks. One that hangs is asked once,
-// however many probes there are.
-func (h *health) ask() (answered <-chan struct{}) {
+// inquiry is a question to the engine, which needs its locks.
+type inquiry[T any] struct {
+	done   chan struct{}
+	answer []T // once done is closed
+}
+
+// askEngine asks the engine, and notes in place that it is asked: one that hangs is
+// asked by one goroutine, however many wait for it. It is nil while there is none.
+func askEngine[T any](h *health, place **inquiry[T], what func(podStatus) []T) *inquiry[T] {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.pods == nil || h.asked != nil {
-		return h.asked
+	if *place != nil || h.pods == nil {
+		return *place
 	}
-	asked, pods := make(chan struct{}), h.pods
-	h.asked = asked
+	q, pods := &inquiry[T]{done: make(chan struct{})}, h.pods
+	*place = q
 	go func() {
-		pods.Status()
+		q.answer = what(pods)
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.asked = nil
-		close(asked)
-	}()
-	return asked
-}
-
-// nodes is what the engine says of its nodes, nil while there is none.
-func (h *health) nodes() []engine.NodeStatus {
-	h.mu.Lock()
-	pods := h.pods
-	h.mu.Unlock()
-	if pods == nil {
-		return nil
-	}
-	return pods.Status()
-}
-
-// inquiry is a question for the details of all nodes. It needs the locks of each
-// backend.
-type inquiry struct {
-	done chan struct{}
-	all  []engine.Detail // once done is closed
-}
-
-// details is all that the engine knows of its nodes. If that takes longer than
-// patience, a backend hangs: it is what nodes says then, and whole is false. There is
-// one inquiry at a time, whoever waits for it.
-func (h *health) details(patience time.Duration) (all []engine.Detail, whole bool) {
-	q := h.inquire()
-	if q == nil {
-		return nil, true
-	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case <-q.done:
-		return q.all, true
-	case <-timer.C:
-	}
-	for _, n := range h.nodes() {
-		all = append(all, engine.Detail{NodeStatus: n})
-	}
-	return all, false
-}
-
-func (h *health) inquire() *inquiry {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.inquiry != nil || h.pods == nil {
-		return h.inquiry
-	}
-	q, pods := &inquiry{done: make(chan struct{})}, h.pods
-	h.inquiry = q
-	go func() {
-		q.all = pods.Details()
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.inquiry = nil
+		*place = nil
 		close(q.done)
 	}()
 	return q
+}
+
+// wait returns the answer, or an error if ctx ends before.
+func (q *inquiry[T]) wait(ctx context.Context) ([]T, error) {
+	if q == nil {
+		return nil, nil
+	}
+	select {
+	case <-q.done:
+		return q.answer, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// nodes is what the engine says of its nodes, none while there is no engine.
+func (h *health) nodes(ctx context.Context) ([]engine.NodeStatus, error) {
+	return askEngine(h, &h.asked, podStatus.Status).wait(ctx)
+}
+
+// allDetails is all that the engine knows of its nodes.
+func (h *health) allDetails(ctx context.Context) ([]engine.Detail, error) {
+	return askEngine(h, &h.details, podStatus.Details).wait(ctx)
 }
 
 // standBy notes that another process serves. A roll ends that one as soon as this

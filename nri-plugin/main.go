@@ -82,18 +82,27 @@ func serves(args []string) bool {
 	return err == nil && cmd.name == cmdServe
 }
 
+// misused is the error of a bad command line, which for some commands ends with 2.
+func misused(args []string, err error) error {
+	switch {
+	case slices.Contains(args, cmdDoctor) || slices.Contains(args, cmdStatus):
+		return notExamined{err}
+	case slices.ContainsFunc(args, isPodTool):
+		return cannotAsk{err}
+	}
+	return err
+}
+
 // run is the whole program. It returns nil when ctx ends, and errAgain when it is
 // to be started again: the pods keep their links, and no node logs out, so that
 // the next process goes on where this one stopped.
 func run(ctx context.Context, getenv func(string) string, args []string, stdout, stderr io.Writer) error {
 	cmd, err := parseArgs(args, getenv, stdout)
 	switch {
-	case err != nil && (slices.Contains(args, cmdDoctor) || slices.Contains(args, cmdStatus)):
-		return notExamined{err}
-	case err != nil && slices.ContainsFunc(args, isPodTool):
-		return cannotAsk{err}
-	case err != nil || cmd.name == cmdHelp:
-		return err
+	case err != nil:
+		return misused(args, err)
+	case cmd.name == cmdHelp:
+		return nil
 	}
 	if isPodTool(cmd.name) {
 		return runPodTool(ctx, cmd, stdout, stderr)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,32 +17,57 @@ import (
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
-// detailsPatience is far above what the engine needs, and below statusPatience.
+// detailsPatience is above what the engine waits for a backend that hangs. Twice that is
+// below statusPatience.
 const detailsPatience = 3 * time.Second
 
-// report is what the process says of its host.
-func (s *statusServer) report() status.Report {
+// report is what the process says of its host, until ctx ends.
+func (s *statusServer) report(ctx context.Context) status.Report {
 	r := status.Report{APIVersion: status.APIVersion, Host: s.host, Version: ourVersion(), Nodes: []status.Node{}}
 	ready, text, remark := s.health.readiness()
-	r.Ready = ready
+	r.Ready, r.Role = ready, s.health.role()
 	if text != readyText {
 		r.Message = text
 	}
 	if remark != "" {
 		r.Warnings = []string{remark}
 	}
-	all, whole := s.health.details(detailsPatience)
-	if !whole {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("a node's backend has not answered for %v: handshakes, paths, peers and bytes of all are missing here", detailsPatience))
-	}
-	for _, d := range all {
-		r.Nodes = append(r.Nodes, nodeOf(&d))
-	}
+	s.addNodes(ctx, &r)
 	r.Nodes = append(r.Nodes, s.health.withoutNode()...)
 	slices.SortStableFunc(r.Nodes, func(a, b status.Node) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod))
 	})
 	return r
+}
+
+// addNodes writes what the engine knows of its nodes, or that it does not answer.
+func (s *statusServer) addNodes(ctx context.Context, r *status.Report) {
+	patience, cancel := context.WithTimeout(ctx, detailsPatience)
+	defer cancel()
+	all, err := s.health.allDetails(patience)
+	if err != nil {
+		patience, cancel := context.WithTimeout(ctx, detailsPatience)
+		defer cancel()
+		nodes, err := s.health.nodes(patience)
+		if err != nil {
+			r.Ready, r.Message = false, fmt.Sprintf("the engine has not answered for %v: its nodes are missing here", 2*detailsPatience)
+			return
+		}
+		r.Warnings = append(r.Warnings, fmt.Sprintf("the engine has not said all for %v: handshakes, paths, peers and bytes are missing here", detailsPatience))
+		for _, n := range nodes {
+			all = append(all, engine.Detail{NodeStatus: n})
+		}
+	}
+	var hang []string
+	for _, d := range all {
+		r.Nodes = append(r.Nodes, nodeOf(&d))
+		if d.Unanswered {
+			hang = append(hang, d.Namespace+"/"+d.Pod)
+		}
+	}
+	if len(hang) > 0 {
+		r.Warnings = append(r.Warnings, "the backends of these pods do not answer, and their handshakes, paths and peers are missing here: "+strings.Join(hang, ", "))
+	}
 }
 
 // nodeOf is what the engine knows of a node.

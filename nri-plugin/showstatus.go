@@ -14,8 +14,8 @@ import (
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
-// errNotRunning says that a pod is not Running, or the host not ready. What was
-// printed says it all.
+// errNotRunning says that a pod is not Running though it should be, or the host not
+// ready. What was printed says it all.
 var errNotRunning = errors.New("not all pods are Running")
 
 // showStatus prints what the process on this host says of its pods. Its error is
@@ -36,7 +36,7 @@ func showStatus(ctx context.Context, socket string, cmd command, w io.Writer) er
 	switch {
 	case len(missing) > 0:
 		return fmt.Errorf("not on host %s, or without the annotation %s: %s", r.Host, annotationEnabled, strings.Join(missing, ", "))
-	case status.ExitCode(shown) != status.ExitOK:
+	case status.ExitCode(shown, cmd.pods...) != status.ExitOK:
 		return errNotRunning
 	}
 	return nil
@@ -66,7 +66,7 @@ func (s *statusWatch) run(ctx context.Context) error {
 		case err != nil && last == nil:
 			return notExamined{err}
 		case err != nil:
-			r = status.Report{APIVersion: status.APIVersion, Host: last[0].Host, Error: err.Error()}
+			r = status.Report{APIVersion: status.APIVersion, Host: last[0].Host, Error: err.Error(), Nodes: []status.Node{}}
 		}
 		now, _ := status.Select([]status.Report{r}, s.cmd.pods)
 		if err := s.show(last, now); err != nil {

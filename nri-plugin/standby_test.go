@@ -10,17 +10,19 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"tailscale-nri/nri-plugin/internal/status"
 )
 
 // asked is what one of the commands ready, live and status says, run as a
 // process of its own with the program's environment.
-func (p *program) asked(t *testing.T, what string) (text string, code int) {
+func (p *program) asked(t *testing.T, what ...string) (text string, code int) {
 	t.Helper()
-	cmd := exec.Command(p.Path, what)
+	cmd := exec.Command(p.Path, what...)
 	cmd.Env = p.Env
 	out, err := cmd.CombinedOutput()
 	if err != nil && cmd.ProcessState.ExitCode() != 1 {
-		t.Fatalf("%s: %v: %s", what, err, out)
+		t.Fatalf("%q: %v: %s", what, err, out)
 	}
 	return string(out), cmd.ProcessState.ExitCode()
 }
@@ -78,6 +80,11 @@ func TestStandsBy(t *testing.T) {
 		}
 		if text, _ := second.asked(t, cmdStatus); !strings.Contains(text, "\nstanding by") {
 			t.Errorf("status says %q", text)
+		}
+		for p, role := range map[*program]string{first: status.Serving, second: status.Standby} {
+			if text, _ := p.asked(t, cmdStatus, "-o", "json"); !strings.Contains(text, `"role": "`+role+`"`) {
+				t.Errorf("status says %q, want role %s", text, role)
+			}
 		}
 		if second.book.count(servesLine) != 1 {
 			t.Error("it asked the runtime while the first one serves")

@@ -104,8 +104,8 @@ func (s *statusServer) Run(ctx context.Context) error {
 
 // register has the mux answer what this process says of itself.
 func (s *statusServer) register(mux *http.ServeMux) {
-	mux.HandleFunc("GET /"+askStatus, func(w http.ResponseWriter, _ *http.Request) {
-		answerJSON(w, s.report())
+	mux.HandleFunc("GET /"+askStatus, func(w http.ResponseWriter, r *http.Request) {
+		answerJSON(w, s.report(r.Context()))
 	})
 	mux.HandleFunc("GET /"+askRuntime, func(w http.ResponseWriter, _ *http.Request) {
 		answerJSON(w, s.health.registeredWith())
@@ -122,8 +122,12 @@ func (s *statusServer) register(mux *http.ServeMux) {
 		answerProbe(w, true, "live")
 	})
 	s.health.podAPI.register(mux, s.health.ready)
-	mux.HandleFunc("GET /"+askOldStatus, func(w http.ResponseWriter, _ *http.Request) {
-		answerJSON(w, append([]engine.NodeStatus{}, s.health.nodes()...)) // "[]" and not "null"
+	mux.HandleFunc("GET /"+askOldStatus, func(w http.ResponseWriter, r *http.Request) {
+		nodes, err := s.health.nodes(r.Context())
+		if err != nil {
+			return // nobody waits any more
+		}
+		answerJSON(w, append([]engine.NodeStatus{}, nodes...)) // "[]" and not "null"
 	})
 	mux.HandleFunc("GET /"+askOldWarnings, func(w http.ResponseWriter, _ *http.Request) {
 		answerProbe(w, true, strings.Join(warningLines(s.health.withoutNode()), "\n"))

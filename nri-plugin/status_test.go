@@ -167,11 +167,12 @@ func TestStatusSaysTheHost(t *testing.T) {
 	}
 }
 
-// stuckPods has a backend that hangs.
+// stuckPods hang: its details, or all of it.
 type stuckPods struct {
 	fixedNodes
-	asked chan struct{}
-	free  chan struct{}
+	wholly bool
+	asked  chan struct{}
+	free   chan struct{}
 }
 
 func (p stuckPods) Details() []engine.Detail {
@@ -180,18 +181,26 @@ func (p stuckPods) Details() []engine.Detail {
 	return p.fixedNodes.Details()
 }
 
-// TestStatusOfAHangingNode: the status says what can be said, and asks once.
-func TestStatusOfAHangingNode(t *testing.T) {
+func (p stuckPods) Status() []engine.NodeStatus {
+	if p.wholly {
+		p.asked <- struct{}{}
+		<-p.free
+	}
+	return p.fixedNodes
+}
+
+// TestStatusOfAHangingEngine: the status says what can be said, and asks once.
+func TestStatusOfAHangingEngine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &health{}
-		pods := stuckPods{testNodes(), make(chan struct{}, 10), make(chan struct{})}
+		pods := stuckPods{testNodes(), false, make(chan struct{}, 10), make(chan struct{})}
 		h.serves(pods)
 		h.connect()(nil)
 		s := &statusServer{health: h}
 		for range 2 {
 			start := time.Now()
-			r := s.report()
-			if took := time.Since(start); took != detailsPatience || len(r.Nodes) != 2 || len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "has not answered") {
+			r := s.report(t.Context())
+			if took := time.Since(start); took != detailsPatience || len(r.Nodes) != 2 || len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "has not said all") {
 				t.Errorf("after %v: %+v", took, r)
 			}
 		}
@@ -200,10 +209,75 @@ func TestStatusOfAHangingNode(t *testing.T) {
 		}
 		close(pods.free)
 		synctest.Wait()
-		if r := s.report(); len(r.Warnings) != 0 || len(r.Nodes) != 2 || len(pods.asked) != 2 {
+		if r := s.report(t.Context()); len(r.Warnings) != 0 || len(r.Nodes) != 2 || len(pods.asked) != 2 {
 			t.Errorf("later: %+v", r)
 		}
 	})
+	synctest.Test(t, func(t *testing.T) {
+		h := &health{}
+		pods := stuckPods{testNodes(), true, make(chan struct{}, 10), make(chan struct{})}
+		h.serves(pods)
+		h.connect()(nil)
+		s := &statusServer{health: h}
+		for range 2 {
+			start := time.Now()
+			r := s.report(t.Context())
+			if took := time.Since(start); took >= statusPatience || r.Ready || r.Role != status.Serving || !strings.Contains(r.Message, "has not answered") || r.Nodes == nil || status.ExitCode([]status.Report{r}) != status.ExitTrouble {
+				t.Errorf("after %v: %+v", took, r)
+			}
+		}
+		if n := len(pods.asked); n != 2 { // for its details, and for its nodes
+			t.Errorf("asked %d times", n)
+		}
+		close(pods.free)
+		synctest.Wait()
+		if r := s.report(t.Context()); !r.Ready || len(r.Nodes) != 2 {
+			t.Errorf("later: %+v", r)
+		}
+	})
+}
+
+// TestStatusOfAHangingNode is named, and hides nothing of the others.
+func TestStatusOfAHangingNode(t *testing.T) {
+	h := &health{}
+	h.serves(detailed{{NodeStatus: testNodes()[0]}, {NodeStatus: testNodes()[1], Unanswered: true}})
+	h.connect()(nil)
+	r := (&statusServer{health: h}).report(t.Context())
+	if len(r.Nodes) != 2 || len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "default/api") || strings.Contains(r.Warnings[0], "default/web") {
+		t.Errorf("got %+v", r)
+	}
+}
+
+// detailed is an engine's answer.
+type detailed []engine.Detail
+
+func (d detailed) Status() []engine.NodeStatus { return nil }
+func (d detailed) Details() []engine.Detail    { return d }
+
+// TestStatusRole: who has the nodes is told from who waits, ready or not.
+func TestStatusRole(t *testing.T) {
+	h := &health{}
+	s := &statusServer{health: h}
+	expect := func(what, role string, ready bool) {
+		t.Helper()
+		if r := s.report(t.Context()); r.Role != role || r.Ready != ready {
+			t.Errorf("%s: %+v, want role %q, ready %v", what, r, role, ready)
+		}
+	}
+	expect("starting", "", false)
+	h.become(misconfigured, "TS_TAGS is missing")
+	expect("misconfigured", "", false)
+	lacks := ""
+	h.standBy(func() string { return lacks })
+	expect("standing by", status.Standby, true)
+	lacks = "no runtime"
+	expect("standing by in vain", status.Standby, false)
+	h.serves(fixedNodes(nil))
+	expect("taking over", status.Serving, false)
+	h.connect()(nil)
+	expect("serving", status.Serving, true)
+	h.disconnected(errClosed, "the runtime is away")
+	expect("cut off", status.Serving, false)
 }
 
 // answering is a process that answers on a socket.
@@ -225,7 +299,7 @@ func answering(t *testing.T, answer http.HandlerFunc) (socket string) {
 func TestStatusOfOtherVersions(t *testing.T) {
 	for answer, want := range map[string]string{
 		"": "is of an earlier version than this command",
-		`{"apiVersion":"tailscale-nri/v2","nodes":{}}`: "reading the status",
+		`{"apiVersion":"tailscale-nri/v2","nodes":{}}`: `apiVersion "tailscale-nri/v2"`,
 		`{"apiVersion":"tailscale-nri/v2"}`:            `apiVersion "tailscale-nri/v2", and this command reads tailscale-nri/v1`,
 	} {
 		socket := answering(t, func(w http.ResponseWriter, r *http.Request) {

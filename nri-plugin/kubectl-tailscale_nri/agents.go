@@ -72,7 +72,9 @@ func (k kubectl) ask(ctx context.Context, agent pod, timeout time.Duration) answ
 	out, err := k.exec(ctx, agent, timeout, "status", "-o", "json")
 	if len(out) > 0 {
 		// The command fails as well where something is not as it should be.
-		a.report, a.err = status.Decode(out)
+		if a.report, a.err = status.Decode(out); a.err != nil && err != nil {
+			a.err = fmt.Errorf("%w (%w)", err, a.err) // it broke off, for instance
+		}
 		return a
 	}
 	a.err = err
@@ -87,21 +89,21 @@ func (k kubectl) ask(ctx context.Context, agent pod, timeout time.Duration) answ
 
 // The answers of a host's agents, the better the higher: during a roll there are two.
 const (
-	silent     = iota
-	standsBy   // it serves no pod, and could
-	unready    // it serves no pod, or is cut off from the runtime
-	withNodes  // it is not ready, but has pods
-	servesPods // it does all that it is to do
+	silent   = iota
+	standsBy // it has no nodes, and could serve
+	unready  // it has no nodes, and could not
+	cutOff   // it has the nodes, and is not ready
+	serves   // it does all that it is to do
 )
 
 func (a answer) rank() int {
 	switch r := a.report; {
 	case a.err != nil:
 		return silent
-	case r.Ready && r.Message == "":
-		return servesPods
-	case len(r.Nodes) > 0:
-		return withNodes
+	case r.Role == status.Serving && r.Ready:
+		return serves
+	case r.Role == status.Serving:
+		return cutOff
 	case r.Ready:
 		return standsBy
 	}

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"unicode"
 
 	"tailscale-nri/nri-plugin/internal/status"
 )
@@ -109,7 +107,7 @@ func doctorCode(hosts []examined) int {
 // one; what is right is counted, unless all are to be shown.
 func printFindings(w io.Writer, hosts []examined, all bool) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(cells ...string) { fmt.Fprintln(tw, clean(strings.Join(cells, "\t"))) }
+	row := func(cells ...string) { writeRow(tw, cells...) }
 	row("HOST", "CHECK", "RESULT", "SEEN, AND REMEDY")
 	for _, h := range hosts {
 		if h.Error != "" {
@@ -140,13 +138,10 @@ func printJSON(w io.Writer, hosts []examined) error {
 	return e.Encode(map[string]any{"apiVersion": status.APIVersion, "hosts": hosts})
 }
 
-// clean has no control characters but the tabs of a table: they could move the
-// terminal's cursor.
-func clean(s string) string {
-	return string(bytes.Map(func(r rune) rune {
-		if r != '\t' && unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, []byte(s)))
+// writeRow writes a row of a table, without what does not print.
+func writeRow(w io.Writer, cells ...string) {
+	for i := range cells {
+		cells[i] = status.Clean(cells[i])
+	}
+	fmt.Fprintln(w, strings.Join(cells, "\t"))
 }

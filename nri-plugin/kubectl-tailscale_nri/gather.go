@@ -18,6 +18,7 @@ type gathered struct {
 	reports  []status.Report // of the hosts that have an agent, by name
 	unserved []status.Report // of those that have none
 	notes    []string        // what could not be looked at for lack of a right
+	named    []string        // pods that were asked for by name, NAMESPACE/POD
 }
 
 // stateUnknown is a node's whose host does not answer: it may be Running.
@@ -56,6 +57,11 @@ func gather(ctx context.Context, k kubectl, o options) (*gathered, error) {
 		g.notes = append(g.notes, "hosts without an agent are not looked for: "+nodesErr.Error())
 	}
 	hosts := byHost(agents)
+	if len(o.args) > 0 {
+		for _, p := range pods {
+			g.named = append(g.named, p.name())
+		}
+	}
 	if o.selects() {
 		of := hostsOf(pods)
 		hosts = only(hosts, of)

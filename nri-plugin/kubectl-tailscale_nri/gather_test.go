@@ -79,10 +79,11 @@ func TestMerge(t *testing.T) {
 		return answer{agent: agentOf(t, name, `{"running":{}}`), report: r, err: err}
 	}
 	web := []status.Node{{Namespace: "default", Pod: "web", State: status.Running}}
-	serves := says("old", status.Report{Ready: true, Nodes: web}, nil)
-	cutOff := says("old", status.Report{Message: "not ready: nothing listens", Nodes: web}, nil)
-	waits := says("new", status.Report{Ready: true, Message: "standing by: another process serves this node's pods"}, nil)
-	lacks := says("new", status.Report{Message: "not ready to take over: nothing listens"}, nil)
+	serves := says("old", status.Report{Ready: true, Role: status.Serving, Nodes: web}, nil)
+	cutOff := says("old", status.Report{Message: "not ready: nothing listens", Role: status.Serving, Nodes: web}, nil)
+	bare := says("old", status.Report{Message: "not ready: nothing listens", Role: status.Serving}, nil)
+	waits := says("new", status.Report{Ready: true, Role: status.Standby, Message: "standing by: another process serves this node's pods"}, nil)
+	lacks := says("new", status.Report{Role: status.Standby, Message: "not ready to take over: nothing listens"}, nil)
 	away := says("new", status.Report{}, errors.New("CrashLoopBackOff"))
 	ended := says("new", status.Report{}, errors.New("container not found"))
 	ended.agent.Metadata.DeletionTimestamp = "2031-05-06T07:08:09Z"
@@ -100,6 +101,7 @@ func TestMerge(t *testing.T) {
 		{"the other has just ended", []answer{ended, serves}, "old", "", "", 1, 0},
 		{"both are cut off", []answer{lacks, cutOff}, "old", "", "not ready: nothing listens", 1, 1},
 		{"it serves while cut off", []answer{waits, cutOff}, "old", "", "not ready: nothing listens", 1, 1},
+		{"it serves no pod yet, and is cut off", []answer{waits, bare}, "old", "", "not ready: nothing listens", 0, 1},
 		{"none serves", []answer{waits}, "new", "standing by", "", 0, 2},
 		{"misconfigured", []answer{lacks}, "new", "", "not ready to take over", 0, 1},
 		{"none answers", []answer{away, ended}, "new", "agent tailscale-nri/new does not answer: CrashLoopBackOff", "", 0, 2},
@@ -203,6 +205,13 @@ func TestExitCode(t *testing.T) {
 	bare := status.Report{Host: "n2", Message: "no agent is there"}
 	asked := bare
 	asked.Nodes = []status.Node{{State: status.NoNode}}
+	ended := fine
+	ended.Nodes = []status.Node{{Namespace: "a", Pod: "b", State: status.Leaving}}
+	for want, g := range map[int]gathered{status.ExitOK: {reports: []status.Report{ended}}, status.ExitTrouble: {reports: []status.Report{ended}, named: []string{"a/b"}}} {
+		if got := g.exitCode(); got != want {
+			t.Errorf("%+v: %d, want %d", g, got, want)
+		}
+	}
 	for want, g := range map[int]gathered{
 		status.ExitOK:       {reports: []status.Report{fine}, unserved: []status.Report{bare}},
 		status.ExitTrouble:  {reports: []status.Report{fine}, unserved: []status.Report{asked}},

@@ -42,7 +42,7 @@ type streams struct {
 func (s streams) remark(notes ...string) {
 	for _, note := range notes {
 		if note != "" {
-			fmt.Fprintln(s.err, note)
+			fmt.Fprintln(s.err, status.Clean(note))
 		}
 	}
 }
@@ -55,7 +55,7 @@ func run(ctx context.Context, getenv func(string) string, args []string, s strea
 		return code
 	}
 	if ctx.Err() == nil {
-		fmt.Fprintf(s.err, "kubectl tailscale-nri: %v\n", err)
+		s.remark("kubectl tailscale-nri: " + err.Error())
 	}
 	return status.ExitNotAsked
 }

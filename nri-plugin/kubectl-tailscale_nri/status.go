@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -14,8 +13,13 @@ import (
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
-// watchEvery is how often status --watch asks again. Each time is a kubectl for each host.
+// watchEvery is the time between two questions of status --watch: each is a kubectl for
+// each host, and lists all pods.
 const watchEvery = 5 * time.Second
+
+// watchShare bounds the load on an API server that takes long to answer: between two
+// questions it is left alone for as many times what the first took.
+const watchShare = 4
 
 // showStatus prints the nodes of all hosts, or of what was asked for.
 func showStatus(ctx context.Context, k kubectl, o options, s streams) (int, error) {
@@ -38,20 +42,23 @@ type watch struct {
 	s      streams
 	redraw bool            // the screen, each time; or what has changed is added
 	last   []status.Report // nil until something was shown
+	notes  []string        // that were shown with it
 }
 
 // run returns the last exit code when ctx ends. A cluster that is away may be back
 // later; one that was never there is an error.
 func (w *watch) run(ctx context.Context) (code int, err error) {
 	for {
+		start := time.Now()
 		g, err := gather(ctx, w.k, w.o)
+		pause := max(watchEvery, watchShare*time.Since(start))
 		switch {
 		case ctx.Err() != nil:
 			return code, nil
 		case err != nil && w.last == nil:
 			return 0, err
 		case err != nil:
-			fmt.Fprintln(w.s.err, "kubectl tailscale-nri:", err)
+			w.s.remark("kubectl tailscale-nri: " + err.Error())
 			code = status.ExitNotAsked
 		default:
 			if err := w.show(g); err != nil {
@@ -62,13 +69,18 @@ func (w *watch) run(ctx context.Context) (code int, err error) {
 		select {
 		case <-ctx.Done():
 			return code, nil
-		case <-time.After(watchEvery):
+		case <-time.After(pause):
 		}
 	}
 }
 
-// show writes all at once, so that a screen does not flicker.
+// show writes all at once, so that a screen does not flicker, and below it what could
+// not be looked at, which is not the same each time.
 func (w *watch) show(g *gathered) error {
+	if w.redraw || !slices.Equal(w.notes, g.notes) {
+		defer w.s.remark(g.notes...)
+	}
+	w.notes = g.notes
 	var text bytes.Buffer
 	now := g.all()
 	switch {
@@ -108,7 +120,7 @@ func (g *gathered) exitCode() int {
 			counted = append(counted, r)
 		}
 	}
-	return status.ExitCode(counted)
+	return status.ExitCode(counted, g.named...)
 }
 
 // isTerminal reports whether w is a character device other than the null device.

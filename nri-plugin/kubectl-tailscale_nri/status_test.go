@@ -31,6 +31,18 @@ func TestWatchShow(t *testing.T) {
 			t.Errorf("%s: got\n%s", format, out)
 		}
 	}
+	var said strings.Builder
+	w := &watch{s: streams{out: new(strings.Builder), err: &said}}
+	for _, note := range []string{"a", "a", "b\x1b[31m"} {
+		g := report(status.Running, 0)
+		g.notes = []string{note}
+		if err := w.show(g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if said.String() != "a\nb [31m\n" {
+		t.Errorf("notes: got %q", said.String())
+	}
 	if out := shown(&watch{redraw: true}); strings.Count(out, "\x1b[2J\x1b[HHOST") != 4 || !strings.Contains(out, "n1") {
 		t.Errorf("a screen: got\n%q", out)
 	}

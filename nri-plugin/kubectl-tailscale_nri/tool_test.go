@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // kubectlScript stands in for kubectl, of a cluster whose pod web runs on n1, where
@@ -24,9 +25,9 @@ case "$*" in
 *"get -o json pods -l app.kubernetes.io/name=tailscale-nri --field-selector=spec.nodeName=n1 -A"*)
 	echo '{"kind":"List","items":['; agent waits; echo ,; agent serves; echo ']}' ;;
 *"exec -n ns waits -c tailscale-nri -- /tailscale-nri status -o json")
-	echo '{"apiVersion":"tailscale-nri/v1","ready":true,"message":"standing by","nodes":[]}' ;;
+	echo '{"apiVersion":"tailscale-nri/v1","ready":true,"role":"standby","message":"standing by","nodes":[]}' ;;
 *"exec -n ns serves -c tailscale-nri -- /tailscale-nri status -o json")
-	echo '{"apiVersion":"tailscale-nri/v1","ready":true,"nodes":[]}' ;;
+	echo '{"apiVersion":"tailscale-nri/v1","ready":true,"role":"serving","nodes":[]}' ;;
 *) printf 'a\000\r\n\377'; echo "$*" >&2; exit 7 ;;
 esac
 `
@@ -67,5 +68,35 @@ func TestTool(t *testing.T) {
 	env = func(string) string { return filepath.Join(t.TempDir(), "none") }
 	if _, said, code := call("ping web peer"); code != 2 || !strings.Contains(said, "finding kubectl") {
 		t.Errorf("without kubectl: %q, %d", said, code)
+	}
+}
+
+// TestAsk: an agent whose host is lost, or whose answer breaks off, is said to be that.
+func TestAsk(t *testing.T) {
+	for script, want := range map[string][]string{
+		"exec sleep 60": {"no answer within 200ms"},
+		`echo '{"apiVersion":'; echo 'error: stream closed' >&2; exit 1`:        {"stream closed", "reading the status"},
+		`echo '{"apiVersion":"tailscale-nri/v2","nodes":{}}'`:                   {`apiVersion "tailscale-nri/v2"`},
+		`echo 'flag provided but not defined: -o' >&2; exit 2`:                  {"of an earlier version", "i:1"},
+		`echo 'command terminated with exit code 1' >&2; echo '[]'; exit 1`:     {"reading the status"},
+		`echo '{"apiVersion":"tailscale-nri/v1","nodes":[],"later":1}'; exit 1`: nil,
+	} {
+		program := filepath.Join(t.TempDir(), "kubectl")
+		if err := os.WriteFile(program, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		timeout := time.Minute
+		if strings.Contains(script, "sleep") {
+			timeout = 200 * time.Millisecond
+		}
+		err := kubectl{program: program}.ask(t.Context(), agentOf(t, "a", `{"running":{}}`), timeout).err
+		if (err == nil) != (want == nil) {
+			t.Errorf("%s: got %v", script, err)
+		}
+		for _, text := range want {
+			if err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("%s: got %v, want %q", script, err, text)
+			}
+		}
 	}
 }

@@ -61,7 +61,7 @@ func showVersions(ctx context.Context, k kubectl, o options, s streams) (int, er
 		if v.err != nil {
 			text, code = "does not answer: "+v.err.Error(), status.ExitNotAsked
 		}
-		fmt.Fprintln(tw, clean(strings.Join([]string{v.agent.host(), v.agent.name(), text, v.agent.image()}, "\t")))
+		writeRow(tw, v.agent.host(), v.agent.name(), text, v.agent.image())
 	}
 	return code, tw.Flush()
 }

@@ -15,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"sigs.k8s.io/yaml"
 )
@@ -71,6 +72,7 @@ func printValue(w io.Writer, reports []Report, o Options) error {
 		v = reports[0]
 	}
 	text, err := json.MarshalIndent(v, "", "  ")
+	text = escape(text)
 	if err == nil && o.Format == YAML {
 		text, err = yaml.JSONToYAML(text)
 	}
@@ -198,22 +200,37 @@ func writeRest(w io.Writer, reports []Report, several bool) {
 		fmt.Fprintln(w)
 	}
 	for _, line := range lines {
-		fmt.Fprintln(w, clean(line))
+		fmt.Fprintln(w, Clean(line))
 	}
 }
 
 // cell is a value that is never empty and never breaks the table.
-func cell(s string) string { return cmp.Or(clean(s), "-") }
+func cell(s string) string { return cmp.Or(Clean(s), "-") }
 
-// clean has no characters that do not print, be they a peer's or an API's: they could move
+// Clean has no characters that do not print, be they a peer's or an API's: they could move
 // the terminal's cursor.
-func clean(s string) string {
+func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
 		}
 		return ' '
 	}, s)
+}
+
+// escape writes such characters as JSON's escapes, where encoding/json does not: from
+// U+007F on, of which some terminals take U+009B for the begin of a command, and YAML
+// does not take all. Those beyond U+FFFF, of which YAML has other escapes, do no harm.
+func escape(text []byte) []byte {
+	var out []byte
+	for _, r := range string(text) {
+		if r < 0x7f || r > 0xffff || unicode.IsPrint(r) {
+			out = utf8.AppendRune(out, r)
+		} else {
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	return out
 }
 
 // nameInTailnet is the one that the node was given, and the one that it asked for

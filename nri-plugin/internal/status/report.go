@@ -24,6 +24,8 @@ type Report struct {
 	Version    string `json:"version,omitempty"`
 	// Ready is whether it serves this host's pods, or stands by and could.
 	Ready bool `json:"ready"`
+	// Role tells the process that has the host's nodes from one that waits for its end.
+	Role string `json:"role,omitempty"`
 	// Message is why it is not ready, or that it stands by; "" otherwise.
 	Message string `json:"message,omitempty"`
 	// Warnings are what is wrong though it is ready, a line each: a configuration
@@ -34,6 +36,12 @@ type Report struct {
 	// APIVersion and Host is known of it then.
 	Error string `json:"error,omitempty"`
 }
+
+// The roles of a process. One that starts, or is misconfigured, has none.
+const (
+	Serving = "serving" // it has the nodes, also while it is cut off from the runtime
+	Standby = "standby" // another process has them
+)
 
 // The states of a Node.
 const (
@@ -84,7 +92,7 @@ type Node struct {
 	ControlConnected bool      `json:"controlConnected"`
 	KeyExpiry        time.Time `json:"keyExpiry,omitzero"` // zero if its key has no end
 
-	// Path is the way of the pod's most recent packet, "" without any of the last minute.
+	// Path is the way of the pod's most recent packet, "" without any of the last 45 s.
 	Path string `json:"path,omitempty"`
 	DERP string `json:"derp,omitempty"` // code of its home region
 	// PathDERP is the code of the region that packets went through, of Path DERP.
@@ -118,12 +126,16 @@ type Peer struct {
 // the two is of another version.
 func Decode(data []byte) (Report, error) {
 	var r Report
-	if err := json.Unmarshal(data, &r); err != nil {
+	var head struct{ APIVersion string } // first: fields of another version may be of other types
+	if err := json.Unmarshal(data, &head); err != nil {
 		return Report{}, fmt.Errorf("reading the status: %w", err)
 	}
-	if r.APIVersion != APIVersion {
+	if head.APIVersion != APIVersion {
 		return Report{}, fmt.Errorf("the status has apiVersion %q, and this command reads %s: use the command of the process that answers",
-			r.APIVersion, APIVersion)
+			head.APIVersion, APIVersion)
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return Report{}, fmt.Errorf("reading the status: %w", err)
 	}
 	return r, nil
 }
@@ -185,23 +197,40 @@ func (n *Node) name() string { return n.Namespace + "/" + n.Pod }
 
 // What the command ends with.
 const (
-	ExitOK       = 0 // the hosts are ready, and all pods Running
+	ExitOK       = 0 // the hosts are ready, and all pods Running, or ended
 	ExitTrouble  = 1 // something is not
 	ExitNotAsked = 2 // somebody could not be asked, or the command line is bad
 )
 
-// ExitCode returns what a command that has these reports ends with.
-func ExitCode(reports []Report) int {
-	code := ExitOK
+// ExitCode returns what a command that has these reports ends with. Nodes whose
+// sandbox has ended are as they should be, but for a device that cannot be deleted:
+// else every deletion of a pod would be trouble for as long as it takes. Pods that were
+// asked for by name, NAMESPACE/POD each, have to be Running.
+func ExitCode(reports []Report, named ...string) int {
+	code, running := ExitOK, map[string]bool{}
 	for _, r := range reports {
 		if r.Error != "" {
 			return ExitNotAsked
 		}
-		if !r.Ready || slices.ContainsFunc(r.Nodes, func(n Node) bool { return n.State != Running }) {
+		if !r.Ready {
 			code = ExitTrouble
 		}
+		for _, n := range r.Nodes {
+			if n.State == Running {
+				running[n.name()] = true
+			} else if !n.hasEnded() {
+				code = ExitTrouble
+			}
+		}
+	}
+	if slices.ContainsFunc(named, func(pod string) bool { return !running[pod] }) {
+		return ExitTrouble
 	}
 	return code
+}
+
+func (n *Node) hasEnded() bool {
+	return n.State == Stopped || n.State == Leaving && n.Reason == ""
 }
 
 // sortNodes orders them by namespace, pod, and when they came.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"sigs.k8s.io/yaml"
 )
@@ -28,7 +29,7 @@ func addrs(list ...string) (out []netip.Addr) {
 // example has a node in each state, and on each way.
 func example() Report {
 	return Report{
-		APIVersion: APIVersion, Host: "n1", Version: "v1", Ready: true,
+		APIVersion: APIVersion, Host: "n1", Version: "v1", Ready: true, Role: Serving,
 		Nodes: []Node{
 			{
 				Namespace: "default", Pod: "web", UID: "u1", SandboxID: "s1", State: Running,
@@ -125,6 +126,35 @@ no pod here that has a tailnet node, or asks for one
 `)
 }
 
+// TestHostile: names and reasons that others chose move no terminal's cursor, in any
+// format, and values keep them.
+func TestHostile(t *testing.T) {
+	const evil = "a\x1b[2J\u009b31m\x7f\r\n\b\u202e\ufffez"
+	r := Report{APIVersion: APIVersion, Host: evil, Message: evil, Error: evil, Warnings: []string{evil}, Nodes: []Node{{
+		Namespace: evil, Pod: evil, State: evil, Reason: evil, Hostname: evil, DNSName: evil, Tags: []string{evil}, NodeID: evil,
+		LoginServer: evil, Profile: evil, Features: map[string]string{evil: evil}, Path: evil, PathDERP: evil,
+		SessionPeers: []Peer{{Name: evil, Path: evil, Endpoint: evil, DERP: evil}},
+	}}}
+	for _, format := range Formats {
+		text := printed(t, format, r, r)
+		for _, c := range text {
+			if c != '\n' && !unicode.IsPrint(c) && (format != YAML || unicode.IsControl(c)) {
+				t.Errorf("%s has %U", format, c)
+				break
+			}
+		}
+		if format == JSON || format == YAML {
+			var got struct {
+				APIVersion string
+				Hosts      []Report
+			}
+			if err := yaml.UnmarshalStrict([]byte(text), &got); err != nil || len(got.Hosts) != 2 || !reflect.DeepEqual(got.Hosts[1], r) {
+				t.Errorf("%s: %v: got %+v", format, err, got)
+			}
+		}
+	}
+}
+
 // TestValues: a report survives JSON and YAML, and several hosts are a list.
 func TestValues(t *testing.T) {
 	for format, unmarshal := range map[string]func([]byte, any) error{
@@ -161,16 +191,27 @@ func TestDecode(t *testing.T) {
 	if got, err := Decode(data); err != nil || !reflect.DeepEqual(got, example()) {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	for _, bad := range []string{`[]`, `{}`, `{"apiVersion":"tailscale-nri/v9"}`, ``} {
-		if _, err := Decode([]byte(bad)); err == nil {
-			t.Errorf("%q was taken", bad)
+	for bad, want := range map[string]string{
+		`[]`: "reading", ``: "reading", `{"apiVersion":"tailscale-nri/v1","nodes":7}`: "reading",
+		`{}`: `apiVersion ""`, `{"apiVersion":"tailscale-nri/v9","nodes":{"a":1}}`: `apiVersion "tailscale-nri/v9"`,
+	} {
+		if _, err := Decode([]byte(bad)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %q", bad, err, want)
 		}
+	}
+	if got, err := Decode([]byte(`{"apiVersion":"tailscale-nri/v1","ready":true,"later":{"a":1}}`)); err != nil || !got.Ready {
+		t.Errorf("a field more: %+v, %v", got, err)
 	}
 }
 
 func TestExitCode(t *testing.T) {
 	good := Report{Ready: true, Nodes: []Node{{State: Running}}}
-	bad := func(state string) Report { return Report{Ready: true, Nodes: []Node{{State: Running}, {State: state}}} }
+	bad := func(state string) Report {
+		return Report{Ready: true, Nodes: []Node{{State: Running}, {State: state, Namespace: "a", Pod: "b"}}}
+	}
+	keeps, again := bad(Leaving), bad(Leaving)
+	keeps.Nodes[1].Reason = "the OAuth client may not delete devices"
+	again.Nodes = append(again.Nodes, Node{State: Running, Namespace: "a", Pod: "b"})
 	for _, tt := range []struct {
 		reports []Report
 		want    int
@@ -180,12 +221,19 @@ func TestExitCode(t *testing.T) {
 		{[]Report{good, {}}, ExitTrouble},
 		{[]Report{bad(Pending), good}, ExitTrouble},
 		{[]Report{bad(NoNode)}, ExitTrouble},
-		{[]Report{bad(Leaving)}, ExitTrouble},
+		{[]Report{bad("Unknown")}, ExitTrouble},
+		{[]Report{bad(Leaving), bad(Stopped)}, ExitOK},
+		{[]Report{keeps}, ExitTrouble},
 		{[]Report{{Error: "away"}, bad(Pending)}, ExitNotAsked},
 		{[]Report{bad(Stopped), {Error: "away"}}, ExitNotAsked},
 	} {
 		if got := ExitCode(tt.reports); got != tt.want {
 			t.Errorf("%+v: %d, want %d", tt.reports, got, tt.want)
+		}
+	}
+	for want, reports := range map[int][]Report{ExitTrouble: {bad(Stopped)}, ExitOK: {again}, ExitNotAsked: {{Error: "away"}}} {
+		if got := ExitCode(reports, "a/b"); got != want {
+			t.Errorf("%+v asked for by name: %d, want %d", reports, got, want)
 		}
 	}
 }
