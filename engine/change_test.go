@@ -191,3 +191,18 @@ func TestChangesAreQueued(t *testing.T) {
 	}
 	newNewsQueue(nil).add(Change{})
 }
+
+// What was queued before the end is told, whoever has seen the end first.
+func TestChangesAtTheEnd(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	for range 50 {
+		told := 0
+		c := newNewsQueue(func(Change) { told++ })
+		c.add(Change{})
+		c.run(ctx)
+		if told != 1 {
+			t.Fatalf("%d of 1 are told", told)
+		}
+	}
+}
