@@ -125,7 +125,7 @@ func (n *node) tellLocked(news News, reason string) {
 	s := &n.status
 	change := Change{
 		News: news, At: time.Now(), UID: s.UID, Namespace: s.Namespace, Pod: s.Pod,
-		Hostname: s.Hostname, DNSName: s.DNSName, Reason: reason,
+		Hostname: s.Hostname, DNSName: s.DNSName, Reason: n.e.redact(reason),
 	}
 	if change.IsUp() {
 		change.Addresses = slices.Clone(s.Addresses)

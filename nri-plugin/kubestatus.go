@@ -16,10 +16,7 @@ import (
 )
 
 // kubeStatus shows in Kubernetes what becomes of the pods' nodes. A nil one does not.
-type kubeStatus struct {
-	*kubestatus.Publisher
-	redact func(string) string
-}
+type kubeStatus struct{ *kubestatus.Publisher }
 
 // newKubeStatus returns nil where that is not wanted, or cannot be: no reason to leave the
 // pods without their nodes.
@@ -36,10 +33,7 @@ func newKubeStatus(cfg Config, log *slog.Logger) *kubeStatus {
 		log.Error("Kubernetes shows nothing of the pods' nodes", "setting", envKubeStatus, "err", err)
 		return nil
 	}
-	return &kubeStatus{
-		kubestatus.New(kubestatus.Config{API: client, Host: hostName(cfg), Logger: log, Rates: kubestatus.UsualRates()}),
-		redactText(cfg),
-	}
+	return &kubeStatus{kubestatus.New(kubestatus.Config{API: client, Host: hostName(cfg), Logger: log, Rates: kubestatus.UsualRates()})}
 }
 
 // hostName is the Kubernetes node's name, or the machine's.
@@ -48,16 +42,12 @@ func hostName(cfg Config) string {
 	return cmp.Or(cfg.NodeName, name)
 }
 
-// tell is for engine.Config.OnChange. Whoever may look at a pod reads what comes of it, so
-// that no secret is in that either.
+// tell is for engine.Config.OnChange.
 func (k *kubeStatus) tell() func(engine.Change) {
 	if k == nil {
 		return nil
 	}
-	return func(c engine.Change) {
-		c.Reason = k.redact(c.Reason)
-		k.Tell(c)
-	}
+	return k.Tell
 }
 
 // lastWords is how long this process may take at its end for news that the API has not

@@ -81,34 +81,10 @@ type redactor struct {
 
 const redacted = "[redacted]"
 
-// redactText returns what takes secrets out of a text, as a log's writer does: a reason
-// may quote a control plane or an API, and goes to where others read it than the log's
-// readers.
+// redactText returns what takes secrets out of a text, as a log's writer does.
 func redactText(cfg Config) func(string) string {
 	r := &redactor{known: cfg.secrets()}
 	return func(text string) string { return string(r.redact([]byte(text))) }
-}
-
-// redactedPods are an engine's nodes, whose reasons have no secret.
-type redactedPods struct {
-	podStatus
-	redact func(string) string
-}
-
-func (p redactedPods) Status() []engine.NodeStatus {
-	all := p.podStatus.Status()
-	for i := range all {
-		all[i].Reason = p.redact(all[i].Reason)
-	}
-	return all
-}
-
-func (p redactedPods) Details() []engine.Detail {
-	all := p.podStatus.Details()
-	for i := range all {
-		all[i].Reason = p.redact(all[i].Reason)
-	}
-	return all
 }
 
 // shapes are what secrets look like, each with a text that is in all of them: to

@@ -166,7 +166,7 @@ func lacksRuntime(socket string) string {
 
 // begin says that this process serves.
 func (d *daemon) begin(eng *engine.Engine) {
-	d.health.serves(redactedPods{eng, redactText(d.cfg)})
+	d.health.serves(eng)
 	d.health.podAPI.serves(eng.PodAPI())
 	d.up.mark(markServes)
 	if !d.ownPace {
