@@ -45,7 +45,6 @@ const usage = `tailscale-nri gives annotated pods of this node a tailnet node ea
   tailscale-nri ping|whois|netcheck|bugreport|capture POD   look into its node; ping -help …
   A POD is NAMESPACE/POD, or POD in namespace default.
 Flags: -version; -nri-socket, -state-dir and -status-socket PATH, over the variables
-
 Environment, or files in TS_CONFIG_DIR (default):
 `
 

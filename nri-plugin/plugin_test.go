@@ -210,8 +210,8 @@ func TestSlowAttach(t *testing.T) {
 	if pod := receive(t, pods.attached, "Attach"); pod.Name != "next" {
 		t.Errorf("attached %s", pod.Name)
 	}
-	if book.count("registered with") != 1 || book.count("hook done") != 1 || book.count("level=WARN") != 1 {
-		t.Errorf("want one registration and one warning of a slow hook:\n%s", book.text.String())
+	if book.count("registered with") != 1 || book.count("hook done") != 1 || book.count("refused, the kubelet tries again") != 1 || book.count("level=WARN") != 2 {
+		t.Errorf("want one registration, and of the slow hook that it was slow and that the pod was refused:\n%s", book.text.String())
 	}
 }
 
