@@ -102,6 +102,12 @@ func (r *recorder) lines() (out []string) {
 	return out
 }
 
+func (r *recorder) all() []kubeapi.Request {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.requests)
+}
+
 func (r *recorder) count(prefix string) (n int) {
 	for _, line := range r.lines() {
 		if strings.HasPrefix(line, prefix) {
@@ -429,7 +435,7 @@ func TestTrouble(t *testing.T) {
 		b.Tell(told("late", engine.NewsContinued, ""))
 		time.Sleep(time.Minute)
 		fine := map[string]int{}
-		for _, q := range b.api.requests {
+		for _, q := range b.api.all() {
 			if strings.Contains(q.Path, "/default/") && !strings.Contains(q.Path, "/pods/7/") {
 				fine[strings.Fields(short(q))[0]]++
 			}
@@ -462,7 +468,7 @@ func TestEventName(t *testing.T) {
 		c := told(strings.Repeat("a", 235)+"-"+strings.Repeat("b", 17), engine.NewsJoined, "")
 		b.Tell(c)
 		time.Sleep(time.Second)
-		for _, q := range b.api.requests {
+		for _, q := range b.api.all() {
 			if q.Method != http.MethodPost {
 				continue
 			}
