@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// News is what has become of a pod's node. What stands below is all there is; the
-// log has a line for each, with the same reason.
+// News is what has become of a pod's node. What stands below is all there is. The log
+// says the same, with the same reasons, but not each time of what comes and goes.
 type News string
 
 const (
@@ -87,9 +87,10 @@ func (c *newsQueue) add(news Change) {
 	}
 }
 
-// run tells of what is queued until ctx is done.
+// run tells of what is queued until ctx is done, and of what was queued before that.
 func (c *newsQueue) run(ctx context.Context) {
 	for {
+		done := ctx.Err() != nil
 		c.mu.Lock()
 		due := c.due
 		c.due = nil
@@ -97,13 +98,12 @@ func (c *newsQueue) run(ctx context.Context) {
 		for _, news := range due {
 			c.tell(news)
 		}
-		if len(due) > 0 {
-			continue
+		if done {
+			return
 		}
 		select {
 		case <-c.wake:
 		case <-ctx.Done():
-			return
 		}
 	}
 }
@@ -125,7 +125,7 @@ func (n *node) tellLocked(news News, reason string) {
 	s := &n.status
 	change := Change{
 		News: news, At: time.Now(), UID: s.UID, Namespace: s.Namespace, Pod: s.Pod,
-		Hostname: s.Hostname, DNSName: s.DNSName, Reason: reason,
+		Hostname: s.Hostname, DNSName: s.DNSName, Reason: n.e.redact(reason),
 	}
 	if change.IsUp() {
 		change.Addresses = slices.Clone(s.Addresses)

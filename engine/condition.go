@@ -181,9 +181,25 @@ func (n *node) suffers(c condition) {
 	n.mu.Lock()
 	was := n.suffering
 	n.suffering = c
-	news := c.kind != was.kind && n.isNewsLocked(c.kind)
+	news := c.kind != was.kind && n.isConditionNewsLocked(c.kind)
 	n.mu.Unlock()
 	if news {
 		n.logCondition(c, was)
 	}
+}
+
+// isConditionNewsLocked reports whether the log is to have that a condition of that kind
+// has begun. The end of all of them ("") is news if it has had one, and so the last line is
+// not of what is over. n.mu is held.
+func (n *node) isConditionNewsLocked(kind string) bool {
+	switch {
+	case kind == "":
+		news := n.logged.impaired
+		n.logged.impaired = false
+		return news
+	case !n.isNewsLocked(kind):
+		return false
+	}
+	n.logged.impaired = true
+	return true
 }

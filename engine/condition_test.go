@@ -162,3 +162,18 @@ func TestCutOff(t *testing.T) {
 		t.Errorf("the pod that is cut off has %v", s.Addresses)
 	}
 }
+
+// Whatever comes and goes within ten minutes, the log's last line is not of what is over.
+func TestConditionLinesEnd(t *testing.T) {
+	log := &logged{t: t}
+	cfg := Config{}
+	log.log(&cfg)
+	n := &node{e: &Engine{ctx: t.Context(), changes: newNewsQueue(nil)}, log: cfg.Logger}
+	n.status.State = Running
+	for _, kind := range []string{"no-DERP", "", "no-control", "", "no-DERP", "", "identity", "no-control", ""} {
+		n.suffers(condition{kind: kind, text: kind})
+	}
+	if begun, over := log.count("running, but impaired"), log.count("no longer impaired"); begun != 3 || over != 3 {
+		t.Errorf("%d lines on what is wrong, %d on its end, want 3 each", begun, over)
+	}
+}

@@ -77,6 +77,10 @@ type Config struct {
 	// told nothing.
 	OnChange func(Change)
 
+	// Redact takes secrets out of a reason, which may quote what a control plane or an API
+	// has said: others read it than the log's readers, the pod for one. Nil takes out none.
+	Redact func(string) string
+
 	// Tests want them shorter; 0 means the usual.
 	sweepFirst, sweepEvery, namePause time.Duration
 	copyPatience, copyPause           time.Duration

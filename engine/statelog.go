@@ -24,6 +24,8 @@ type loggedState struct {
 	reason string               // why it does not run
 	ready  bool                 // that it runs, since it was attached
 	kinds  map[string]time.Time // when the log had a line of a kind
+
+	impaired bool // that something is wrong with it while it is up, and not yet that this is over
 }
 
 // lineLocked returns a line's keys for who the node is, and then more. n.mu is held.

@@ -70,8 +70,17 @@ type Traffic struct {
 
 func trafficOf(t *podnet.Traffic) Traffic { return Traffic{t.Packets.Load(), t.Bytes.Load()} }
 
+// redact returns a reason as others may read it.
+func (e *Engine) redact(reason string) string {
+	if e.cfg.Redact == nil {
+		return reason
+	}
+	return e.cfg.Redact(reason)
+}
+
 // setState publishes what the node is up to.
 func (n *node) setState(s State, why string) {
+	why = n.e.redact(why)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.status.State != s {
@@ -87,6 +96,7 @@ func (n *node) setState(s State, why string) {
 // remark says in the status of a node that runs what is wrong all the same, or
 // what will end that.
 func (n *node) remark(what string) {
+	what = n.e.redact(what)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.status.State == Running {

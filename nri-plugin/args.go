@@ -44,7 +44,6 @@ const usage = `tailscale-nri gives annotated pods of this node a tailnet node ea
   tailscale-nri doctor           check this host and its way to the tailnet; -json, -device-limit N
   tailscale-nri ping|whois|netcheck|bugreport|capture POD   look into its node; ping -help …
 Flags: -version; -nri-socket, -state-dir and -status-socket PATH, over the variables
-
 Environment, or files in TS_CONFIG_DIR (default):
 `
 

@@ -22,7 +22,7 @@ func newEngine(cfg Config, tn tailnets, claim *engine.Claim, sockets engine.Sock
 		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn.main, Profiles: tn.profiles, SweepAfter: after, NoLocalDelivery: cfg.NoLocal,
 		ClusterRanges: clusterRanges(cfg.Ranges, os.Getenv(envServiceHost), log),
 		Services:      servicesNear(cfg.Ranges, os.Getenv(envServiceHost)),
-		Sockets:       sockets, Logger: log, Identities: identityStore(cfg, log), Host: cfg.NodeName, OnChange: tell,
+		Sockets:       sockets, Logger: log, Identities: identityStore(cfg, log), Host: cfg.NodeName, OnChange: tell, Redact: redactText(cfg),
 	})
 }
 

@@ -81,6 +81,12 @@ type redactor struct {
 
 const redacted = "[redacted]"
 
+// redactText returns what takes secrets out of a text, as a log's writer does.
+func redactText(cfg Config) func(string) string {
+	r := &redactor{known: cfg.secrets()}
+	return func(text string) string { return string(r.redact([]byte(text))) }
+}
+
 // shapes are what secrets look like, each with a text that is in all of them: to
 // look for that is a tenth of the cost.
 var shapes = []struct {

@@ -111,18 +111,23 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 	case cmdVersion:
 		return printVersion(stdout)
 	case cmdStatus, cmdReady, cmdLive:
-		socket, err := statusSocket(cmd.getenv)
-		switch {
-		case err != nil && cmd.name == cmdStatus:
-			return notExamined{err}
-		case err != nil:
-			return err
-		case cmd.name == cmdStatus:
-			return showStatus(ctx, socket, cmd, stdout)
-		}
-		return probe(ctx, socket, cmd.name, stdout)
+		return askServing(ctx, cmd, stdout)
 	case cmdDoctor:
 		return doctor(ctx, newMachine(cmd), cmd.json, stdout)
 	}
 	return serve(ctx, cmd.getenv, findParent(getenv), stderr)
+}
+
+// askServing asks the process that serves.
+func askServing(ctx context.Context, cmd command, stdout io.Writer) error {
+	socket, err := statusSocket(cmd.getenv)
+	switch {
+	case err != nil && cmd.name == cmdStatus:
+		return notExamined{err}
+	case err != nil:
+		return err
+	case cmd.name == cmdStatus:
+		return showStatus(ctx, socket, cmd, stdout)
+	}
+	return probe(ctx, socket, cmd.name, stdout)
 }

@@ -92,7 +92,8 @@ func newRig(t *testing.T) *rig {
 		ClientID: "lab-client", ClientSecret: secret, BaseURL: r.control.APIURL(), ControlURL: r.control.ControlURL(),
 	})
 	must(t, err)
-	r.engine, err = engine.New(engine.Config{StateDir: filepath.Join(r.dir, "state"), Tailnet: door, Logger: slog.New(slog.DiscardHandler)})
+	cfg := Config{StateDir: filepath.Join(r.dir, "state"), OAuthSecret: secret}
+	r.engine, err = newEngine(cfg, tailnets{main: door}, nil, nil, nil, slog.New(slog.DiscardHandler))
 	must(t, err)
 	h := &health{}
 	h.serves(r.engine)
@@ -119,6 +120,13 @@ func newRig(t *testing.T) *rig {
 // pod attaches a pod and waits for its node.
 func (r *rig) pod(name string) (*rigPod, engine.NodeStatus) {
 	r.t.Helper()
+	p := r.attach(name)
+	return p, r.await(name, engine.Running)
+}
+
+// attach attaches a pod.
+func (r *rig) attach(name string) *rigPod {
+	r.t.Helper()
 	p := &rigPod{rig: r, ns: netns.None()}
 	r.t.Cleanup(p.end)
 	inNetns(r.t, func() {
@@ -134,7 +142,7 @@ func (r *rig) pod(name string) (*rigPod, engine.NodeStatus) {
 	}
 	_, err := r.engine.Attach(r.t.Context(), p.spec)
 	must(r.t, err)
-	return p, r.await(name, engine.Running)
+	return p
 }
 
 // await waits until the pod's node is in the state.

@@ -222,7 +222,7 @@ func (r *logRun) assertLives(lines []logLine) {
 		if l.pod == "" || l.isDetail() {
 			continue
 		}
-		if said := got[l.pod]; l.msg == unsaid && said[len(said)-1] == stopped {
+		if said := got[l.pod]; l.msg == unsaid && len(said) > 0 && said[len(said)-1] == stopped {
 			got[l.pod] = said[:len(said)-1] // the node may see the end before the engine is told, or not
 		}
 		got[l.pod] = append(got[l.pod], l.msg)

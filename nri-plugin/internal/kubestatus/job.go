@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"tailscale-nri/nri-plugin/internal/kubeapi"
@@ -108,7 +109,7 @@ func (p *Publisher) beginEvent(j *job, now time.Time) {
 		return
 	}
 	// A pod's name may be as long as an object's.
-	j.name = fmt.Sprintf("%.*s.%x", 253-17, is.name, now.UnixNano())
+	j.name = fmt.Sprintf("%s.%x", strings.TrimRight(is.name[:min(len(is.name), 253-17)], "-."), now.UnixNano())
 	j.request = kubeapi.Request{
 		Method: http.MethodPost, Path: path(is.namespace, "events", ""), Query: url.Values{"fieldManager": {manager}},
 		Body: object{

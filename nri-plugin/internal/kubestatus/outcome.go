@@ -16,6 +16,8 @@ const (
 	// is not tried again. An API server that has just started may not know yet what anybody
 	// may do (1.37), so that the first refusal is short, and not worth a line.
 	deniedFirst, deniedMost = 5 * time.Second, 10 * time.Minute
+	// troubleMost is as long for what the API cannot do, as where a webhook of its is away.
+	troubleMost = time.Minute
 	// outageFirst, doubled up to outageMost, is how long nothing is tried after no answer.
 	outageFirst, outageMost = time.Second, time.Minute
 	// podTries bounds how often the write to one pod is tried that others write to.
@@ -37,16 +39,18 @@ func rightOf(class int, namespace string) right {
 	return right{"pods/status", namespace}
 }
 
-// denial is a time in which something is not allowed.
+// denial is a time in which something is not allowed, or cannot be done.
 type denial struct {
 	until time.Time
 	pause time.Duration
+
+	trouble bool // it is allowed, as far as is known
 }
 
-// again makes a denial last longer, and reports whether it is the first.
-func (d denial) again(now time.Time) (_ denial, first bool) {
+// again makes a denial last longer, up to most, and reports whether it is the first.
+func (d denial) again(now time.Time, most time.Duration) (_ denial, first bool) {
 	first = d.pause == 0
-	d.pause = min(max(2*d.pause, deniedFirst), deniedMost)
+	d.pause = min(max(2*d.pause, deniedFirst), most)
 	d.until = now.Add(d.pause)
 	return d, first
 }
@@ -65,9 +69,12 @@ func (p *Publisher) done(j *job, err error, now time.Time) {
 	case err == nil:
 		p.answered()
 		p.succeeded(j)
-	case !errors.As(err, &status), status.Code == http.StatusTooManyRequests, status.Code >= 500:
+	case errors.As(err, &status) && status.Code == http.StatusInternalServerError:
+		p.troubled(j, err, now)
+	case status == nil, status.Code == http.StatusTooManyRequests, status.Code >= 500:
 		p.unanswered(err, now)
 		j.putBack()
+		j.goLast()
 	case status.Code == http.StatusUnauthorized:
 		p.unauthorized(err, now)
 		j.putBack()
@@ -107,7 +114,7 @@ func (p *Publisher) allowed(r right) {
 	d := p.denied[r]
 	delete(p.denied, r)
 	delete(p.denied, anyRight)
-	if d.pause > deniedFirst {
+	if d.pause > deniedFirst && !d.trouble {
 		p.log.Info("the ServiceAccount has the rights now that it lacked", "for", r.kind, "namespace", r.namespace)
 	}
 }
@@ -117,7 +124,7 @@ var anyRight right
 
 // unauthorized is for want of a good token.
 func (p *Publisher) unauthorized(err error, now time.Time) {
-	d, first := p.denied[anyRight].again(now)
+	d, first := p.denied[anyRight].again(now, deniedMost)
 	p.denied[anyRight], p.paused = d, d.until
 	if !first {
 		p.sayOnce("unauthorized", "Kubernetes shows nothing of the pods' nodes: the API does not take this ServiceAccount's token", "err", err, "next try in", d.pause)
@@ -127,7 +134,8 @@ func (p *Publisher) unauthorized(err error, now time.Time) {
 // refused is for want of rights. They may be missing in one namespace alone.
 func (p *Publisher) refused(j *job, err error, now time.Time) {
 	r := rightOf(j.class, j.pod.namespace)
-	d, first := p.denied[r].again(now)
+	d, first := p.denied[r].again(now, deniedMost)
+	d.trouble = false
 	p.denied[r] = d
 	if !first {
 		p.sayOnce(r.kind, "Kubernetes shows less of the pods' nodes than it could: the ServiceAccount lacks rights (deploy/components/kubernetes-status, or kubernetesStatus of the chart)",
@@ -135,6 +143,26 @@ func (p *Publisher) refused(j *job, err error, now time.Time) {
 	}
 	j.putBack()
 }
+
+// troubled is for what the API answers and cannot do: a webhook that it must ask may be
+// away. It is asked for some kinds of objects in some namespaces, and the rest is to go on.
+func (p *Publisher) troubled(j *job, err error, now time.Time) {
+	r := rightOf(j.class, j.pod.namespace)
+	d, first := p.denied[r].again(now, troubleMost)
+	d.trouble = true
+	p.denied[r] = d
+	if !first {
+		p.sayOnce("trouble", "Kubernetes shows less of the pods' nodes than it could: the API fails, or a webhook that it asks", "for", r.kind, "namespace", r.namespace, "err", err)
+	}
+	j.putBack()
+	j.goLast()
+	if j.class != ofEvents {
+		j.pod.after = d.until.Add(d.pause) // so that those which are less urgent have their turn
+	}
+}
+
+// goLast has the others of the class come first: it may be this pod's alone that fails.
+func (j *job) goLast() { j.pod.since[j.class] = time.Time{} }
 
 // rejected is about this job alone.
 func (p *Publisher) rejected(j *job, status *kubeapi.StatusError, now time.Time) {

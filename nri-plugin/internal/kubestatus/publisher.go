@@ -109,8 +109,9 @@ func (p *Publisher) Tell(c engine.Change) {
 	}
 }
 
-// requestTakes bounds one request.
-const requestTakes = 10 * time.Second
+// requestTakes bounds one request. A webhook that hangs has an API server answer after ten
+// seconds, unless told otherwise.
+const requestTakes = 15 * time.Second
 
 // Run publishes until ctx is done, and returns nil.
 func (p *Publisher) Run(ctx context.Context) error {

@@ -102,6 +102,12 @@ func (r *recorder) lines() (out []string) {
 	return out
 }
 
+func (r *recorder) all() []kubeapi.Request {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.requests)
+}
+
 func (r *recorder) count(prefix string) (n int) {
 	for _, line := range r.lines() {
 		if strings.HasPrefix(line, prefix) {
@@ -406,6 +412,70 @@ func TestForbidden(t *testing.T) {
 		time.Sleep(time.Hour)
 		if n := len(b.api.lines()); n < 10 || n > 14 || strings.Count(b.log.String(), "does not take this ServiceAccount's token") != 1 {
 			t.Errorf("%d requests within an hour with a token that is not taken", n)
+		}
+	})
+}
+
+// What fails in one namespace alone, as where a webhook that the API must ask is away, keeps
+// nothing else from being shown, of whatever class, and is tried again.
+func TestTrouble(t *testing.T) {
+	play(t, func(t *testing.T, b *bench) {
+		b.api.setFail(func(q kubeapi.Request) error {
+			if strings.Contains(q.Path, "/hooked/") || strings.Contains(q.Path, "/pods/7/") {
+				return &kubeapi.StatusError{Code: http.StatusInternalServerError, Reason: "InternalError"}
+			}
+			return nil
+		})
+		for i := range 20 {
+			hooked := told(fmt.Sprint("h", i), engine.NewsJoined, "")
+			hooked.Namespace = "hooked"
+			b.Tell(hooked)
+			b.Tell(told(fmt.Sprint(i), engine.NewsJoined, ""))
+		}
+		b.Tell(told("late", engine.NewsContinued, ""))
+		time.Sleep(time.Minute)
+		fine := map[string]int{}
+		for _, q := range b.api.all() {
+			if strings.Contains(q.Path, "/default/") && !strings.Contains(q.Path, "/pods/7/") {
+				fine[strings.Fields(short(q))[0]]++
+			}
+		}
+		if fine["condition"] < 19 || fine["event"] != 20 || fine["look"] != 1 {
+			t.Errorf("of what does not fail the API was asked %v", fine)
+		}
+		time.Sleep(time.Hour)
+		if n := b.api.count(""); n > 330 {
+			t.Errorf("%d requests in an hour", n)
+		}
+		if n := strings.Count(b.log.String(), "or a webhook that it asks"); n > 2 || n < 1 || strings.Contains(b.log.String(), "does not answer") || strings.Contains(b.log.String(), "lacks") {
+			t.Errorf("the log is %s", b.log)
+		}
+		b.api.setFail(nil)
+		time.Sleep(2 * time.Minute)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, is := range b.pods {
+			if len(is.events) > 0 || !is.known || is.has != is.want && is.name != "late" {
+				t.Errorf("of %s/%s something is due still", is.namespace, is.name)
+			}
+		}
+	})
+}
+
+// A pod's name may be as long as the Event's, and its Event's is a name.
+func TestEventName(t *testing.T) {
+	play(t, func(t *testing.T, b *bench) {
+		c := told(strings.Repeat("a", 235)+"-"+strings.Repeat("b", 17), engine.NewsJoined, "")
+		b.Tell(c)
+		time.Sleep(time.Second)
+		for _, q := range b.api.all() {
+			if q.Method != http.MethodPost {
+				continue
+			}
+			name := q.Body.(object)["metadata"].(object)["name"].(string)
+			if len(name) > 253 || strings.Contains(name, "-.") {
+				t.Errorf("an Event's name is %s", name)
+			}
 		}
 	})
 }
