@@ -22,7 +22,7 @@ type loggedState struct {
 	state  State
 	addrs  []netip.Addr
 	reason string               // why it does not run
-	ready  bool                 // that it runs, since it was attached
+	ready  bool                 // that it runs, or has run, since it was attached
 	kinds  map[string]time.Time // when the log had a line of a kind
 
 	impaired bool // that something is wrong with it while it is up, and not yet that this is over
@@ -93,7 +93,7 @@ func (n *node) pending(err error) {
 	n.setState(Pending, why)
 	n.mu.Lock()
 	msg := "not in the tailnet yet, trying again"
-	if n.logged.state == Running {
+	if n.logged.ready {
 		msg = "not running any more, trying again"
 	}
 	n.tellStateLocked(Pending)
