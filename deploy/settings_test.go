@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -138,7 +139,7 @@ func TestProbes(t *testing.T) {
 				t.Errorf("%s: the %s runs %v", name, probe, command)
 				continue
 			}
-			if !strings.Contains(help, "\n  tailscale-nri "+command[1].(string)+" ") {
+			if listed := regexp.MustCompile(`(?m)^  tailscale-nri (\S+ \| )*` + command[1].(string) + ` `); !listed.MatchString(help) {
 				t.Errorf("%s: the %s runs %v, and -help has no such command", name, probe, command)
 			}
 		}
@@ -175,7 +176,7 @@ func TestValues(t *testing.T) {
 			continue
 		}
 		for i := range want {
-			if !strings.Contains(lines[i], want[i]) {
+			if !strings.Contains(strings.ReplaceAll(lines[i], `\"`, `"`), want[i]) { // the log quotes
 				t.Errorf("%s: the program says %q, want %q in it", name, lines[i], want[i])
 			}
 		}

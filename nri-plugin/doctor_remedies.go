@@ -24,7 +24,7 @@ const (
 	remedyIPv6          = "set net.ipv6.conf.all.disable_ipv6=0, or leave IPv6 off: pods then have their IPv4 address alone"
 	remedyCapabilities  = "add them to the container's securityContext.capabilities, or run as root"
 
-	remedyCredentials = "make scopes (auth_keys and devices:core, write), the credential's tags and tagOwners in the policy file agree"
+	remedyCredentials = "make scopes (auth_keys and devices:core, write), the credential's tags and tagOwners in the policy file agree; with HTTP 401 its ID or secret is wrong"
 	remedyKeyLeft     = "nothing has to be done: the key expires within a minute; the scope auth_keys needs write access"
 	remedyAuthKey     = "put a reusable auth key that has not expired, with the tags of the pods, into TS_AUTHKEY"
 	remedyUnreachable = "let the host reach it over TCP 443, set HTTPS_PROXY if there is a proxy, and check the host's resolver"

@@ -216,7 +216,7 @@ func parseTool(o options, rest []string) (options, error) {
 		return o, nil
 	}
 	if len(rest) == 0 || strings.HasPrefix(rest[0], "-") {
-		return o, fmt.Errorf("of which pod? Write kubectl tailscale-nri %s POD, and what is the tool's behind it", o.command)
+		return o, fmt.Errorf("of which pod? It stands first: kubectl tailscale-nri %s POD [ARGUMENT...]; -help behind the pod names the arguments", o.command)
 	}
 	o.args = rest
 	return o, nil

@@ -81,9 +81,12 @@ const clusterHints = `The cluster is up, with tailscale-nri on its two nodes; ma
   alias kubectl='%[1]s%[2]s cluster kubectl'
   kubectl get pods -A -o wide
   kubectl run web --image=tailscale-nri.test/labtool:1 --image-pull-policy=Never --annotations=tailscale.com/enabled=true
-  kubectl exec -n tailscale-nri daemonset/tailscale-nri -- /tailscale-nri status
+  make kubectl-plugin; PATH=$PWD/.build/bin:$PATH; kubectl tailscale-nri status     # of both nodes
   %[1]s%[2]s devices                             # what the tailnet says
   %[1]s%[2]s exec peer tailscale status          # what a peer says
+  %[1]s%[2]s exec peer curl http://ADDRESS:8080  # the pod by its address: the lab has no DNS server
+
+The nodes have an installation each, which differ; k3d/lab/README.md says how, and how to break things.
 `
 
 // furnish gives a cluster its tailnet, with a peer, and deploys the plugin.
