@@ -76,7 +76,7 @@ func (n *node) leaveOnce(ctx context.Context) error {
 func (n *node) deleteDevices(ctx context.Context, devices []tailcfg.StableNodeID) error {
 	for _, id := range devices {
 		if err := countDelete(n.tailnet().Delete(ctx, string(id)), &n.e.tally.podEnded); err != nil {
-			return fmt.Errorf("deleting device %s: %w", id, err)
+			return err // which names the device
 		}
 		n.log.Info("device deleted", "nodeID", id)
 	}

@@ -44,7 +44,7 @@ func checkWorkload(sb *api.PodSandbox, f engine.Features, kept bool) error {
 	case sb.GetLabels()[labelOrdinal] != sb.GetName():
 		remedy = "it is for the pods of a StatefulSet, which come back under their names: make it one, or leave the annotation out"
 	case !kept:
-		remedy = "this cluster keeps no identities: have its administrator apply deploy/components/workload-state, or set workloadState of the chart (" + envStateSecrets + "=true and the rights for it)"
+		remedy = "this cluster keeps no identities: have its administrator add deploy/components/workload-state to the overlay, or set workloadState of the chart (" + envStateSecrets + "=true and the rights for it)"
 	default:
 		return nil
 	}

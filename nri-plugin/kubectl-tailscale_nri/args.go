@@ -78,7 +78,7 @@ func parseArgs(args []string) (options, error) {
 	if len(rest) == 0 {
 		return o, errors.New("what is to be asked? --help shows what there is")
 	}
-	if rest[0] == "-h" || rest[0] == "--help" {
+	if slices.Contains([]string{"-h", "-help", "--help"}, rest[0]) {
 		rest[0] = cmdHelp
 	}
 	o.command, rest = rest[0], rest[1:]
@@ -211,7 +211,7 @@ func (o options) check() error {
 
 // parseTool leaves all behind the pod to the tool.
 func parseTool(o options, rest []string) (options, error) {
-	if len(rest) > 0 && (rest[0] == "-h" || rest[0] == "--help") {
+	if len(rest) > 0 && (slices.Contains([]string{"-h", "-help", "--help"}, rest[0])) {
 		o.command = cmdHelp
 		return o, nil
 	}

@@ -71,7 +71,7 @@ func (s *Store) do(ctx context.Context, method, name string, query url.Values, b
 	}
 	err := s.api.Do(ctx, kubeapi.Request{Method: method, Path: path, Query: query, Body: body, Answer: answer})
 	if e := new(kubeapi.StatusError); errors.As(err, &e) && e.LacksRights() {
-		err = fmt.Errorf("%w: apply deploy/components/workload-state, or set workloadState of the chart, for the rights", err)
+		err = fmt.Errorf("%w: add deploy/components/workload-state to the overlay, or set workloadState of the chart, for the rights", err)
 	}
 	return err
 }
