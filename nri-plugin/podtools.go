@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"tailscale.com/client/local"
 
@@ -146,14 +147,22 @@ func newPodClient(socket, pod string) (*podClient, error) {
 	}
 	c := &podClient{socket: socket, path: strings.TrimPrefix(engine.PodAPIPrefix, "/") + namespace + "/" + name, name: namespace + "/" + name}
 	c.OmitAuth = true
-	c.Transport = podTransport{"/" + c.path, &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
-	}}
+	next := func(patience time.Duration) http.RoundTripper {
+		return &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				var d net.Dialer
+				return d.DialContext(ctx, "unix", socket)
+			},
+			ResponseHeaderTimeout: patience,
+		}
+	}
+	c.Transport = podTransport{"/" + c.path, next(localAPIPatience), next(0)}
 	return c, nil
 }
+
+// localAPIPatience is how long a node may take to answer, and to wait for its turn
+// to do so.
+const localAPIPatience = 15 * time.Second
 
 // isPodName reports whether the text can be the name of a pod or of a namespace, and
 // so be part of a path as it is.
@@ -164,13 +173,22 @@ func isPodName(s string) bool {
 // podTransport leads the requests of a LocalAPI's client to that of a pod's node.
 type podTransport struct {
 	prefix string
-	next   http.RoundTripper
+	next   http.RoundTripper // which does not wait for a node that hangs
+	ping   http.RoundTripper // which waits as long as its caller does
 }
 
 func (t podTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	next := t.next
+	if strings.HasSuffix(r.URL.Path, "/ping") {
+		next = t.ping
+	}
 	r = r.Clone(r.Context())
 	r.URL.Path = t.prefix + r.URL.Path
-	return t.next.RoundTrip(r)
+	res, err := next.RoundTrip(r)
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() && r.Context().Err() == nil {
+		err = fmt.Errorf("the node does not answer, as one that hangs: %w", err)
+	}
+	return res, err
 }
 
 // view asks what is known of the pod.
