@@ -100,12 +100,43 @@ func runPodTool(ctx context.Context, cmd command, stdout, stderr io.Writer) erro
 	}
 	c, err := newPodClient(*socket, args[0])
 	if err == nil {
-		err = act(ctx, c, toolIO{args[1:], stdout, stderr, cmd.getenv})
+		if cmd.name != cmdCapture { // which has -d, and an eye on its reader
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, toolTime)
+			defer cancel()
+		}
+		err = attended(ctx, toolLast, func() error { return act(ctx, c, toolIO{args[1:], stdout, stderr, cmd.getenv}) })
 	}
 	if err != nil && !errors.As(err, new(noAnswer)) {
 		return cannotAsk{err}
 	}
 	return err
+}
+
+const (
+	// toolTime is the end of a command that was forgotten. One whose kubectl exec is
+	// cut off goes on, and its output is a pipe that is held and not read.
+	toolTime = time.Hour
+	// toolLast is for how long the last of the output may take to be written.
+	toolLast = 5 * time.Second
+)
+
+// attended calls act, which ends with ctx, unless it waits for who reads its output:
+// then it is left to the end of this process.
+func attended(ctx context.Context, last time.Duration, act func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- act() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(last):
+		return noAnswer{fmt.Errorf("ended, and nobody has read the output for %v", last)}
+	}
 }
 
 // parseMixed parses flags that may stand before, between and after the arguments,

@@ -22,7 +22,7 @@ const usagePing = `tailscale-nri ping [flags] [NAMESPACE/]POD PEER
 Ping a peer (name or address) from the pod's node, and show the way that the answers took.
 It ends once the way is direct, with 0, or after 10 pings, with 1. With -tsmp and -icmp it ends
 with the first answer; with these and -until-direct=false any answer is enough for 0.
-  -c N                   number of pings; 0 is no end (10)
+  -c N                   number of pings; 0 is no end, but for one after an hour (10)
   -until-direct          end as soon as the way is direct (true)
   -timeout DURATION      how long to wait for each answer (5s)
   -tsmp                  through WireGuard, to the peer's tailscaled

@@ -215,3 +215,24 @@ func TestPodClientPatience(t *testing.T) {
 		t.Errorf("ping: %v", err)
 	}
 }
+
+// TestAttended: a command that is to end does, though nobody reads its output.
+func TestAttended(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	defer r.Close()
+	writes := make(chan struct{})
+	act := func() error {
+		close(writes)
+		_, err := io.WriteString(w, "pong")
+		return err
+	}
+	go func() { <-writes; cancel() }()
+	if err := attended(ctx, 50*time.Millisecond, act); !errors.As(err, new(noAnswer)) || !errContains(err, "nobody has read the output") {
+		t.Errorf("got %v", err)
+	}
+	last := func() error { <-ctx.Done(); time.Sleep(10 * time.Millisecond); return io.EOF }
+	if err := attended(ctx, patience, last); err != io.EOF {
+		t.Errorf("what ends by itself: %v", err)
+	}
+}
