@@ -236,7 +236,7 @@ func (t *apiTurns) answer(w http.ResponseWriter, r *http.Request, may callable, 
 	}
 	leave, err := t.enter(r.Context(), call)
 	if err != nil {
-		http.Error(w, "tailscale-nri: too many requests of this pod are waiting", http.StatusTooManyRequests)
+		http.Error(w, tooMany, http.StatusTooManyRequests)
 		return
 	}
 	defer leave()
@@ -264,6 +264,8 @@ func (t *apiTurns) answer(w http.ResponseWriter, r *http.Request, may callable, 
 	h.PermitRead = true
 	h.ServeHTTP(w, call.request(r.Context()))
 }
+
+const tooMany = "tailscale-nri: too many requests for this pod's node are waiting"
 
 // enter waits for the call's turn.
 func (t *apiTurns) enter(ctx context.Context, call call) (leave func(), err error) {

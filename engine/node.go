@@ -31,6 +31,8 @@ type node struct {
 	linking     sync.Mutex   // attach and serve take turns with the link
 	netmapBytes atomic.Int64 // written by this process
 
+	looks chan struct{} // apiTurns.large of root's looks into it
+
 	returned atomic.Pointer[func()] // to be called once this process serves the node again, nil for a new one
 
 	op        sync.Mutex // attach, detach, forget and the record take turns
@@ -77,6 +79,7 @@ type node struct {
 func newNode(e *Engine, dir string, r record) *node {
 	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, fresh: r.Link == "", chatter: newChatter()}
 	n.guarded.changed = make(chan struct{}, 1)
+	n.looks = make(chan struct{}, 1)
 	n.bare = n.fresh
 	n.foreign = !n.fresh && r.Machine != e.machine && r.NetNS.Check() != nil
 	n.adopt(r.Pod)

@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
+	"golang.org/x/time/rate"
 	"tailscale.com/ipn"
 	"tailscale.com/net/netcheck"
 
@@ -18,7 +20,8 @@ import (
 
 // Root of the host can look into each pod's node, whether or not the pod has a
 // LocalAPI of its own. What a look costs is bounded as for one pod, for all of them
-// together: it is a person who looks.
+// together: it is a person who looks. But each node has its own turns, so that one
+// that hangs keeps nobody from the others.
 
 // NetNS names a pod's network namespace. It can be sent to another process of the
 // same mount namespace, which reaches the same one by it or none.
@@ -47,19 +50,34 @@ const PodAPIPrefix = "/v1/pods/"
 // the LocalAPI of the pod's node does, as far as that is reading. A pod that has no
 // node here is 404, with a list of those that have; one whose node cannot answer is 503.
 func (e *Engine) PodAPI() http.Handler {
-	a := &podAPI{e, newAPITurns()}
+	return (&podAPI{e, newAPITurns().work, apiQueue + apiWrite}).handler()
+}
+
+func (a *podAPI) handler() http.Handler {
 	mux := http.NewServeMux()
 	pod := PodAPIPrefix + "{namespace}/{pod}"
 	mux.HandleFunc("GET "+pod, a.view)
 	mux.HandleFunc("GET "+pod+"/netcheck", a.netcheck)
 	mux.HandleFunc(pod+"/localapi/", a.localAPI)
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Each request of a connection sets it anew.
+		var deadline time.Time
+		if !strings.HasSuffix(r.URL.Path, pathPing) { // it waits as long as its caller does, and holds no turn
+			deadline = time.Now().Add(a.patience)
+		}
+		_ = http.NewResponseController(w).SetWriteDeadline(deadline) // a writer of no connection has none
+		mux.ServeHTTP(w, r)
+	})
 }
 
 type podAPI struct {
-	e *Engine
-	*apiTurns
+	e        *Engine
+	work     *rate.Limiter
+	patience time.Duration // for a reader of an answer, who holds a turn of the node
 }
+
+// turns are those of root's looks into the node.
+func (a *podAPI) turns(n *node) *apiTurns { return &apiTurns{a.work, n.looks} }
 
 func (a *podAPI) view(w http.ResponseWriter, r *http.Request) {
 	if v, _, ok := a.find(w, r); ok {
@@ -77,6 +95,12 @@ func (a *podAPI) netcheck(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "tailscale-nri: the pod's node is not up", http.StatusServiceUnavailable)
 		return
 	}
+	leave, err := a.turns(n).enter(r.Context(), call{endpoint: endpoint{cost: costSmall, large: true}})
+	if err != nil {
+		http.Error(w, tooMany, http.StatusTooManyRequests)
+		return
+	}
+	defer leave()
 	sock := s.b.sys.MagicSock.Get()
 	c := Netcheck{Report: sock.GetLastNetcheckReport(r.Context()), Port: sock.LocalPort()}
 	if st := s.b.StatusWithoutPeers(); st.Self != nil {
@@ -100,7 +124,7 @@ func (a *podAPI) localAPI(w http.ResponseWriter, r *http.Request) {
 	inner := r.Clone(r.Context())
 	inner.URL.Path = strings.TrimPrefix(r.URL.Path, prefix)
 	inner.RequestURI = strings.TrimPrefix(r.RequestURI, prefix)
-	a.answer(w, inner, rootMayCall(), n)
+	a.turns(n).answer(w, inner, rootMayCall(), n)
 }
 
 // maxListed is how many pods the answer for an unknown one names.

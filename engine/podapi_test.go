@@ -3,14 +3,17 @@
 package engine
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"tailscale.com/client/local"
 	"tailscale.com/ipn"
@@ -202,3 +205,74 @@ func TestPodAPINamesake(t *testing.T) {
 		t.Errorf("got %+v", v)
 	}
 }
+
+// TestPodAPISlowReader: who does not read his answer keeps others from that node for a
+// while and not for good, and from no other node.
+func TestPodAPISlowReader(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	for _, name := range []string{"a", "b", "c", "d"} {
+		w.join(name)
+	}
+	const patience = 3 * time.Second
+	a := &podAPI{w.Engine, newAPITurns().work, patience}
+	w.until("a sees all, which is more than is buffered", func() bool {
+		st, err := w.rootAPI().of("default/a").Status(t.Context())
+		return err == nil && len(st.Peer) == 3
+	}, func() string { return "" })
+	ln := &pipeListener{make(chan net.Conn), make(chan struct{})}
+	srv := &http.Server{Handler: a.handler()}
+	go srv.Serve(ln)
+	defer srv.Close()
+	dial := func() net.Conn {
+		ours, theirs := net.Pipe()
+		ln.conns <- theirs
+		return ours
+	}
+	const request = "GET /v1/pods/default/a/localapi/v0/status HTTP/1.1\r\nHost: x\r\n\r\n"
+	stalled := dial()
+	defer stalled.Close()
+	fmt.Fprint(stalled, request)
+	looks := w.nodeOfUID("uid-a").looks
+	w.until("the answer is under way", func() bool { return len(looks) == 1 }, func() string { return "" })
+	if code, body := w.rootAPI().get("GET", "/v1/pods/default/b/localapi/v0/status"); code != http.StatusOK || len(looks) != 1 {
+		t.Errorf("another node: %d, after the stalled answer's end: %v, %s", code, len(looks) != 1, body)
+	}
+	start := time.Now()
+	w.until("the turn is another's", func() bool { return len(looks) == 0 }, func() string { return "" })
+	if took := time.Since(start); took > patience+5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	// A connection outlives the deadline of an answer that was read.
+	c := dial()
+	defer c.Close()
+	r := bufio.NewReader(c)
+	for range 2 {
+		fmt.Fprint(c, request)
+		res, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != http.StatusOK {
+			t.Errorf("%v %v", res.Status, err)
+		}
+		time.Sleep(patience + 100*time.Millisecond)
+	}
+}
+
+// pipeListener has connections that buffer nothing.
+type pipeListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+func (l *pipeListener) Close() error   { close(l.closed); return nil }
+func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{} }

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"tailscale.com/client/local"
 
@@ -99,12 +100,43 @@ func runPodTool(ctx context.Context, cmd command, stdout, stderr io.Writer) erro
 	}
 	c, err := newPodClient(*socket, args[0])
 	if err == nil {
-		err = act(ctx, c, toolIO{args[1:], stdout, stderr, cmd.getenv})
+		if cmd.name != cmdCapture { // which has -d, and an eye on its reader
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, toolTime)
+			defer cancel()
+		}
+		err = attended(ctx, toolLast, func() error { return act(ctx, c, toolIO{args[1:], stdout, stderr, cmd.getenv}) })
 	}
 	if err != nil && !errors.As(err, new(noAnswer)) {
 		return cannotAsk{err}
 	}
 	return err
+}
+
+const (
+	// toolTime is the end of a command that was forgotten. One whose kubectl exec is
+	// cut off goes on, and its output is a pipe that is held and not read.
+	toolTime = time.Hour
+	// toolLast is for how long the last of the output may take to be written.
+	toolLast = 5 * time.Second
+)
+
+// attended calls act, which ends with ctx, unless it waits for who reads its output:
+// then it is left to the end of this process.
+func attended(ctx context.Context, last time.Duration, act func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- act() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(last):
+		return noAnswer{fmt.Errorf("ended, and nobody has read the output for %v", last)}
+	}
 }
 
 // parseMixed parses flags that may stand before, between and after the arguments,
@@ -146,14 +178,22 @@ func newPodClient(socket, pod string) (*podClient, error) {
 	}
 	c := &podClient{socket: socket, path: strings.TrimPrefix(engine.PodAPIPrefix, "/") + namespace + "/" + name, name: namespace + "/" + name}
 	c.OmitAuth = true
-	c.Transport = podTransport{"/" + c.path, &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
-	}}
+	next := func(patience time.Duration) http.RoundTripper {
+		return &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				var d net.Dialer
+				return d.DialContext(ctx, "unix", socket)
+			},
+			ResponseHeaderTimeout: patience,
+		}
+	}
+	c.Transport = podTransport{"/" + c.path, next(localAPIPatience), next(0)}
 	return c, nil
 }
+
+// localAPIPatience is how long a node may take to answer, and to wait for its turn
+// to do so.
+const localAPIPatience = 15 * time.Second
 
 // isPodName reports whether the text can be the name of a pod or of a namespace, and
 // so be part of a path as it is.
@@ -164,13 +204,22 @@ func isPodName(s string) bool {
 // podTransport leads the requests of a LocalAPI's client to that of a pod's node.
 type podTransport struct {
 	prefix string
-	next   http.RoundTripper
+	next   http.RoundTripper // which does not wait for a node that hangs
+	ping   http.RoundTripper // which waits as long as its caller does
 }
 
 func (t podTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	next := t.next
+	if strings.HasSuffix(r.URL.Path, "/ping") {
+		next = t.ping
+	}
 	r = r.Clone(r.Context())
 	r.URL.Path = t.prefix + r.URL.Path
-	return t.next.RoundTrip(r)
+	res, err := next.RoundTrip(r)
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() && r.Context().Err() == nil {
+		err = fmt.Errorf("the node does not answer, as one that hangs: %w", err)
+	}
+	return res, err
 }
 
 // view asks what is known of the pod.

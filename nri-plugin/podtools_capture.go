@@ -184,7 +184,7 @@ func (c *capturing) follow(ctx context.Context, w io.Writer) (why string, err er
 		select {
 		case err := <-ended:
 			if errors.Is(err, engine.ErrPodGone) {
-				return "; the pod has ended", nil
+				return "; the pod has ended, or its " + engine.PodLink + " was taken away or down", nil
 			}
 			return "", err
 		case <-ctx.Done():
@@ -209,21 +209,32 @@ func (c *capturing) stop(ended <-chan error) error {
 	c.tap.Stop()
 	select {
 	case err := <-ended:
+		if errors.Is(err, engine.ErrPodGone) { // at the same time
+			return nil
+		}
 		return err
 	case <-time.After(captureLast):
 		return fmt.Errorf("what was captured last could not be written within %v", captureLast)
 	}
 }
 
-// write writes packets until the tap is stopped. It holds one at a time, and a
+// write writes packets until the tap is stopped, or its link ends, which is
+// ErrPodGone once all is written. It holds one at a time, and a
 // buffer: what it is too slow for waits in the kernel, which drops what is too much.
 func (c *capturing) write(w io.Writer) error {
 	buf := bufio.NewWriterSize(timedWriter{w, &c.since}, 1<<16)
 	p := newPcapng(buf, engine.PodLink, c.bytes)
-	for n := 0; c.count == 0 || n < c.count; n++ {
+	gone := false
+	for n := 0; c.count == 0 || n < c.count; {
 		f, err := c.next(buf)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			break
+		}
+		if errors.Is(err, engine.ErrPodGone) {
+			// The kernel says so before it hands over what has passed until then.
+			gone = true
+			c.tap.Stop()
+			continue
 		}
 		if err != nil {
 			return errors.Join(err, c.end(p, buf))
@@ -231,12 +242,16 @@ func (c *capturing) write(w io.Writer) error {
 		if err := p.packet(f); err != nil {
 			return fmt.Errorf("writing: %w", err)
 		}
+		n++
 		c.packets.Add(1)
 		if f.Partial {
 			c.partial.Add(1)
 		}
 	}
-	return c.end(p, buf)
+	if err := c.end(p, buf); err != nil || !gone {
+		return err
+	}
+	return engine.ErrPodGone
 }
 
 // next returns the next packet. While there is none, all is written. The end is

@@ -253,19 +253,27 @@ func TestCapture(t *testing.T) {
 		}
 	})
 	t.Run("end of the pod", func(t *testing.T) {
-		file := filepath.Join(t.TempDir(), "a.pcapng")
-		ended, book := listening(t, r.process("capture", "a", "-w", file))
+		cmd := r.process("capture", "a")
+		out, err := cmd.StdoutPipe()
+		must(t, err)
+		book := &logBook{grown: make(chan struct{}, 1)}
+		cmd.Stderr = book
+		must(t, cmd.Start())
+		t.Cleanup(func() { cmd.Process.Kill() })
+		book.wait(t, "listening on ts0 of default/a", 1)
+		a.send(nodeB.Addresses[0], data) // more than the pipe takes: it waits in the kernel
 		must(t, r.engine.Detach(t.Context(), a.spec.SandboxID))
-		if err := receive(t, ended, "the end"); err != nil || book.count("; the pod has ended") != 1 {
+		r.await("a", engine.Stopped)
+		c, err := readCapture(out)
+		if err != nil || !c.whole || c.had != uint64(len(c.packets)) || c.dropped != 0 {
+			t.Errorf("whole %v, %d packets of %d, %d dropped, %v", c.whole, len(c.packets), c.had, c.dropped, err)
+		}
+		if got := c.payload(true); !bytes.Equal(got, data) {
+			t.Errorf("it has %d bytes out, was to have %d", len(got), len(data))
+		}
+		if err := cmd.Wait(); err != nil || book.count("; the pod has ended") != 1 {
 			t.Errorf("%v\n%s", err, book)
 		}
-		f, err := os.Open(file)
-		must(t, err)
-		defer f.Close()
-		if c, err := readCapture(f); err != nil || !c.whole {
-			t.Errorf("whole %v, %v", c.whole, err)
-		}
-		r.await("a", engine.Stopped)
 		if code, _, stderr := r.call("capture", "a"); code != 2 || !strings.Contains(stderr, "it is Stopped") {
 			t.Errorf("%d %s", code, stderr)
 		}

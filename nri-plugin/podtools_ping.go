@@ -3,11 +3,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,9 +20,9 @@ import (
 
 const usagePing = `tailscale-nri ping [flags] [NAMESPACE/]POD PEER
 Ping a peer (name or address) from the pod's node, and show the way that the answers took.
-It ends once the way is direct, or after 10 pings; with 0 if it was, or as soon as there is
-an answer with -tsmp, -icmp or -until-direct=false, else with 1.
-  -c N                   number of pings; 0 is no end (10)
+It ends once the way is direct, with 0, or after 10 pings, with 1. With -tsmp and -icmp it ends
+with the first answer; with these and -until-direct=false any answer is enough for 0.
+  -c N                   number of pings; 0 is no end, but for one after an hour (10)
   -until-direct          end as soon as the way is direct (true)
   -timeout DURATION      how long to wait for each answer (5s)
   -tsmp                  through WireGuard, to the peer's tailscaled
@@ -157,31 +159,49 @@ func printPong(io toolIO, r *ipnstate.PingResult, kind tailcfg.PingType) {
 }
 
 // peerNamed returns an address of the peer: the argument itself if it is one, else
-// the first of the peer with that name. Nothing is looked up in DNS: this is the
-// host's, and not the pod's.
+// the first of the peer with that name. Of a name's first label it is that in the
+// node's own tailnet, before one that is shared into it. Nothing is looked up in DNS:
+// this is the host's, and not the pod's.
 func peerNamed(st *ipnstate.Status, arg string) (netip.Addr, error) {
 	if addr, err := netip.ParseAddr(arg); err == nil {
 		return addr, nil
 	}
-	wanted := strings.TrimSuffix(arg, ".")
-	has := func(p *ipnstate.PeerStatus) bool {
-		full := strings.TrimSuffix(p.DNSName, ".")
-		short, _, _ := strings.Cut(full, ".")
-		return full != "" && (strings.EqualFold(wanted, full) || strings.EqualFold(wanted, short))
+	wanted := strings.ToLower(strings.TrimSuffix(arg, "."))
+	own := wanted
+	if st.CurrentTailnet != nil {
+		own += "." + strings.ToLower(strings.Trim(st.CurrentTailnet.MagicDNSSuffix, "."))
 	}
 	all := []*ipnstate.PeerStatus{st.Self}
 	for _, p := range st.Peer {
 		all = append(all, p)
 	}
+	byName := map[string]*ipnstate.PeerStatus{}
+	var alike []string
 	for _, p := range all {
-		if p != nil && has(p) {
-			if len(p.TailscaleIPs) == 0 {
-				return netip.Addr{}, fmt.Errorf("the peer %s has no address", arg)
-			}
-			return p.TailscaleIPs[0], nil
+		if p == nil || p.DNSName == "" {
+			continue
+		}
+		full := strings.ToLower(strings.TrimSuffix(p.DNSName, "."))
+		byName[full] = p
+		if short, _, _ := strings.Cut(full, "."); short == wanted {
+			alike = append(alike, full)
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("the pod's node sees no peer %q among its %d: write a name or an address of the tailnet, and see what the policy file grants", arg, len(st.Peer))
+	found := cmp.Or(byName[wanted], byName[own])
+	switch {
+	case found != nil:
+	case len(alike) > 1:
+		slices.Sort(alike)
+		return netip.Addr{}, fmt.Errorf("%q is the name of several peers: write one of %s", arg, strings.Join(alike, ", "))
+	case len(alike) == 1:
+		found = byName[alike[0]]
+	default:
+		return netip.Addr{}, fmt.Errorf("the pod's node sees no peer %q among its %d: write a name or an address of the tailnet, and see what the policy file grants", arg, len(st.Peer))
+	}
+	if len(found.TailscaleIPs) == 0 {
+		return netip.Addr{}, fmt.Errorf("the peer %s has no address", arg)
+	}
+	return found.TailscaleIPs[0], nil
 }
 
 func isAddressOf(p *ipnstate.PeerStatus, addr netip.Addr) bool {

@@ -3,9 +3,14 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -14,6 +19,9 @@ import (
 	"time"
 
 	"tailscale.com/client/tailscale/apitype"
+	"tailscale.com/ipn/ipnstate"
+	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
 
 	"tailscale-nri/engine"
 	"tailscale-nri/k3d/lab/control"
@@ -172,5 +180,81 @@ func TestPodToolUsage(t *testing.T) {
 				t.Errorf("%d characters: %s", len(line), line)
 			}
 		}
+	}
+}
+
+// TestPeerNamed: a name is that of one peer, whatever the order of the peers.
+func TestPeerNamed(t *testing.T) {
+	peer := func(name, addr string) *ipnstate.PeerStatus {
+		return &ipnstate.PeerStatus{DNSName: name, TailscaleIPs: []netip.Addr{netip.MustParseAddr(addr)}}
+	}
+	st := &ipnstate.Status{
+		Self:           peer("web.own.ts.net.", "100.64.0.1"),
+		CurrentTailnet: &ipnstate.TailnetStatus{MagicDNSSuffix: "own.ts.net"},
+		Peer:           map[key.NodePublic]*ipnstate.PeerStatus{},
+	}
+	for name, addr := range map[string]string{
+		"db.own.ts.net.": "100.64.0.2", "db.other.ts.net.": "100.64.0.3", "web.other.ts.net.": "100.64.0.4",
+		"nas.b.ts.net.": "100.64.0.5", "nas.a.ts.net.": "100.64.0.6", "tv.a.ts.net.": "100.64.0.7", "": "100.64.0.8",
+	} {
+		st.Peer[key.NewNode().Public()] = peer(name, addr)
+	}
+	st.Peer[key.NewNode().Public()] = &ipnstate.PeerStatus{DNSName: "bare.own.ts.net."}
+	for range 20 {
+		for _, tt := range []struct{ arg, want, err string }{
+			{"db", "100.64.0.2", ""}, {"DB.", "100.64.0.2", ""}, {"db.other.ts.net", "100.64.0.3", ""}, {"web", "100.64.0.1", ""},
+			{"tv", "100.64.0.7", ""}, {"TV.A.ts.net.", "100.64.0.7", ""}, {"192.0.2.1", "192.0.2.1", ""},
+			{"nas", "", `"nas" is the name of several peers: write one of nas.a.ts.net, nas.b.ts.net`},
+			{"bare", "", "has no address"}, {"", "", "sees no peer"}, {"d", "", "sees no peer"}, {"db.own", "", "sees no peer"},
+		} {
+			got, err := peerNamed(st, tt.arg)
+			if tt.err == "" && (err != nil || got.String() != tt.want) || tt.err != "" && !errContains(err, tt.err) {
+				t.Fatalf("%q: got %v, %v", tt.arg, got, err)
+			}
+		}
+	}
+}
+
+// TestPodClientPatience: a node that hangs is not waited for, but by a ping, whose
+// caller says for how long.
+func TestPodClientPatience(t *testing.T) {
+	const patience = 100 * time.Millisecond
+	hangs := func(patience time.Duration) http.RoundTripper {
+		return &http.Transport{ResponseHeaderTimeout: patience, DialContext: func(context.Context, string, string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			go func() { _, _ = io.Copy(io.Discard, theirs) }()
+			return ours, nil
+		}}
+	}
+	c := &podClient{}
+	c.OmitAuth, c.Transport = true, podTransport{"/v1/pods/default/a", hangs(patience), hangs(0)}
+	if _, err := c.Status(t.Context()); !errContains(err, "the node does not answer, as one that hangs") {
+		t.Errorf("status: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*patience)
+	defer cancel()
+	if _, err := c.Ping(ctx, netip.MustParseAddr("100.64.0.1"), tailcfg.PingDisco); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("ping: %v", err)
+	}
+}
+
+// TestAttended: a command that is to end does, though nobody reads its output.
+func TestAttended(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	defer r.Close()
+	writes := make(chan struct{})
+	act := func() error {
+		close(writes)
+		_, err := io.WriteString(w, "pong")
+		return err
+	}
+	go func() { <-writes; cancel() }()
+	if err := attended(ctx, 50*time.Millisecond, act); !errors.As(err, new(noAnswer)) || !errContains(err, "nobody has read the output") {
+		t.Errorf("got %v", err)
+	}
+	last := func() error { <-ctx.Done(); time.Sleep(10 * time.Millisecond); return io.EOF }
+	if err := attended(ctx, patience, last); err != io.EOF {
+		t.Errorf("what ends by itself: %v", err)
 	}
 }
