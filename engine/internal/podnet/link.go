@@ -148,6 +148,10 @@ func (l *Link) createPair(pod *netlink.Handle) error {
 	attrs.MTU = MTU
 	// A burst bigger than the engine's batch could not be split in one go.
 	attrs.GSOMaxSegs = batchSize
+	// A veth uses one queue in either direction. Unless it is told to have no more, the
+	// kernel makes one for each processor and, while it holds the lock of all interfaces,
+	// waits for an RCU grace period at each end to take them back (veth_init_queues).
+	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
 	err = pod.LinkAdd(&netlink.Veth{
 		LinkAttrs:     attrs,
 		PeerName:      l.Host,
