@@ -76,6 +76,22 @@ func awaitLocal(t testing.TB, h *netlink.Handle, addr netip.Addr) {
 	}
 }
 
+// awaitLinkLocal waits for the route that eth0's link-local address brings, which the
+// kernel makes in a thread of its own, and which is one of the pod's own routes.
+func awaitLinkLocal(t testing.TB, h *netlink.Handle) {
+	t.Helper()
+	want := netip.MustParsePrefix("fe80::/64")
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		routes, err := h.RouteList(nil, netlink.FAMILY_V6)
+		if slices.ContainsFunc(routes, func(r netlink.Route) bool { return prefixOf(r.Dst) == want }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("eth0 has no link-local address: %v (%v)", routes, err)
+		}
+	}
+}
+
 func mustEnsure(t testing.TB, pod *nstest.Pod, host string) *Link {
 	t.Helper()
 	ns, err := FindNamespace(pod.Path())

@@ -85,6 +85,7 @@ func newCluster(t *testing.T, host string, before ...func(*cluster)) *cluster {
 			t.Fatal(err)
 		}
 	}
+	awaitLinkLocal(t, pod)
 	l := mustEnsure(t, c.pod, host)
 	c.link, c.device = l, mustOpen(t, l)
 	c.router = l.Router(slog.New(slog.DiscardHandler), prefixes(serviceRange, serviceRange6), nil)

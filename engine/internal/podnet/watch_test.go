@@ -143,7 +143,16 @@ func (c *guardedCluster) ipv6Off(value string) error {
 func (c *guardedCluster) deleteRoutes(h *netlink.Handle) error {
 	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	for i := range routes {
-		err = errors.Join(err, h.RouteDel(&routes[i]))
+		err = errors.Join(err, unlessGone(h.RouteDel(&routes[i])))
+	}
+	return err
+}
+
+// unlessGone leaves out the error of what is gone already: the guard may be setting up
+// the rest anew by then, for which it takes it away.
+func unlessGone(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		return nil
 	}
 	return err
 }
@@ -152,7 +161,7 @@ func deleteRules(h *netlink.Handle) error {
 	rules, err := h.RuleList(netlink.FAMILY_ALL)
 	for i := range rules {
 		if rules[i].Protocol == routeProtocol {
-			err = errors.Join(err, h.RuleDel(&rules[i]))
+			err = errors.Join(err, unlessGone(h.RuleDel(&rules[i])))
 		}
 	}
 	return err
