@@ -180,11 +180,14 @@ func (l *Link) ensureHostEnd() error {
 		l.missing = append(l.missing, "tc drop filters of "+l.Host)
 	}
 	l.note(a, l.Host)
-	if err := netlink.LinkSetARPOff(host); err != nil {
-		return fmt.Errorf("switching ARP off: %w", goneIfNotFound(err))
+	if isRaised(host) {
+		return nil
 	}
 	if err := setAddrGenModeNone(netlink.LinkSetIP6AddrGenMode, host); err != nil {
 		return goneIfNotFound(err)
+	}
+	if err := netlink.LinkSetARPOff(host); err != nil {
+		return fmt.Errorf("switching ARP off: %w", goneIfNotFound(err))
 	}
 	if err := netlink.LinkSetUp(host); err != nil {
 		return fmt.Errorf("bringing it up: %w", goneIfNotFound(err))
@@ -200,20 +203,29 @@ func (l *Link) raisePodEnd(pod *netlink.Handle) error {
 	if err := l.resetPodEnd(pod, ts0); err != nil {
 		return err
 	}
+	if isRaised(ts0) {
+		return nil
+	}
+	if err := setAddrGenModeNone(pod.LinkSetIP6AddrGenMode, ts0); err != nil {
+		return err
+	}
 	// NOARP: no neighbour table, no duplicate address detection, and frames
 	// that carry ts0's own address as their destination, which the host's
 	// stack takes for somebody else's.
 	if err := pod.LinkSetARPOff(ts0); err != nil {
 		return fmt.Errorf("switching ARP off: %w", err)
 	}
-	if err := setAddrGenModeNone(pod.LinkSetIP6AddrGenMode, ts0); err != nil {
-		return err
-	}
 	if err := pod.LinkSetUp(ts0); err != nil {
 		return fmt.Errorf("bringing it up: %w", err)
 	}
 	return nil
 }
+
+// isRaised reports whether there is nothing to change of how a link is up. To set its
+// address generation mode is told to all who listen, changed or not, and after a
+// restart each backend would list the host's interfaces for each link of all the
+// others. It is set first.
+func isRaised(link netlink.Link) bool { return link.Attrs().RawFlags&fineFlags == fineFlags }
 
 // setAddrGenModeNone keeps the kernel from giving the link a link-local
 // address. A netns or a kernel without IPv6 does not need it and refuses it.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -54,7 +55,7 @@ func setOffloads() error {
 		return fmt.Errorf("opening a socket: %w", err)
 	}
 	defer unix.Close(fd)
-	names, err := featureNames(fd)
+	names, err := kernelFeatures(fd)
 	if err != nil {
 		return err
 	}
@@ -66,6 +67,21 @@ const (
 	ethGStringLen  = 32 // ETH_GSTRING_LEN
 	featuresPerSet = 32 // bits in a block of struct ethtool_sfeatures
 )
+
+// kernelFeatures is featureNames, once it has succeeded: they are the same for each
+// device.
+func kernelFeatures(fd int) ([]string, error) {
+	if names := knownFeatures.Load(); names != nil {
+		return *names, nil
+	}
+	names, err := featureNames(fd)
+	if err == nil {
+		knownFeatures.Store(&names)
+	}
+	return names, err
+}
+
+var knownFeatures atomic.Pointer[[]string]
 
 // featureNames returns the names of the device features of this kernel; their
 // index is their bit.
