@@ -61,7 +61,7 @@ func (n *node) openSession(r record, link *podnet.Link, registering bool) (*sess
 	s.registering = registering
 	s.tagsDue, s.features = n.tagsDue(), r.Pod.Features
 	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
-		return n.openBackend(r, s.podEnd(link), bridge(n.log, n.chatter, s.observe))
+		return n.openBackend(r, s.podEnd(link), bridge(n.log(), n.chatter, s.observe))
 	}, (*backend).close)
 	return s, err
 }
@@ -118,7 +118,7 @@ func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, 
 	b.closers.push(b.Shutdown)
 	b.SetVarRoot(n.dir)
 	if err := n.lendNetmap(b.CurrentProfile().ID(), b.NodeKey()); err != nil {
-		n.log.Warn("starting without the last netmap", "err", err)
+		n.log().Warn("starting without the last netmap", "err", err)
 	}
 	if told := n.e.cfg.onBackend; told != nil {
 		told(n.uid, b)

@@ -150,7 +150,7 @@ func (n *node) ensureDNS(r record) error {
 		return fmt.Errorf("preparing DNS in the pod: %w", err)
 	}
 	if !nat && !d.spare {
-		n.log.Warn("the kernel cannot lead DNS to the cluster's nameserver while tailscale-nri is away (nftables, NAT, Linux 5.12): " +
+		n.log().Warn("the kernel cannot lead DNS to the cluster's nameserver while tailscale-nri is away (nftables, NAT, Linux 5.12): " +
 			"resolv.conf names both, and programs on musl (Alpine) may not find names of the tailnet")
 	}
 	d.ensured, d.spare = r.Pod.SandboxID, !nat
@@ -170,7 +170,7 @@ func (n *node) writeResolvConf() error {
 	if text := strings.Join(left, " "); text != d.left {
 		d.left = text
 		if text != "" {
-			n.log.Warn("no room for these search domains of the tailnet in the pod's resolv.conf: their names are to be written out", "domains", text)
+			n.log().Warn("no room for these search domains of the tailnet in the pod's resolv.conf: their names are to be written out", "domains", text)
 		}
 	}
 	err := n.e.take(stepRecord, func() error { return rewriteFile(n.resolvConfPath(), data) })

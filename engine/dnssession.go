@@ -154,7 +154,7 @@ func (s *session) openDNS(ctx context.Context) {
 			why = "names are resolved by the cluster's nameservers only: " + err.Error()
 		}
 		if s.n.dns.setTrouble(why) && err != nil {
-			s.n.log.Warn("the pod's names are not resolved by its node, trying again", "err", err)
+			s.n.log().Warn("the pod's names are not resolved by its node, trying again", "err", err)
 		}
 	}
 	select {
@@ -191,7 +191,7 @@ func (s *session) restoreDNS() {
 		err = s.n.ensureDNS(s.n.record())
 	}
 	if err != nil && !errors.Is(err, podnet.ErrGone) {
-		s.n.log.Debug("restoring the pod's way to the cluster's nameserver", "err", err)
+		s.n.log().Debug("restoring the pod's way to the cluster's nameserver", "err", err)
 	}
 }
 
@@ -222,7 +222,7 @@ func (n *node) heedDNS(cfg *dns.Config) bool {
 func (s *session) writeSearch() {
 	err := s.n.writeResolvConf()
 	if err != nil && !s.dns.unwritten {
-		s.n.log.Error("the pod's resolv.conf does not have the tailnet's search domains, trying again", "err", err)
+		s.n.log().Error("the pod's resolv.conf does not have the tailnet's search domains, trying again", "err", err)
 	}
 	s.dns.unwritten = err != nil
 }

@@ -98,11 +98,11 @@ func (n *node) checkIdentity(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case seen == presenceUnknown:
-		n.log.Debug("whether the node runs on another machine is not known", "err", err)
+		n.log().Debug("whether the node runs on another machine is not known", "err", err)
 	case seen == connected && !n.e.cameBack():
 		return n.startAfresh(devices)
 	case seen == connected:
-		n.log.Warn("the node's device was connected before this machine has used its keys: the machine has just rebooted, or its state is a copy of another machine's",
+		n.log().Warn("the node's device was connected before this machine has used its keys: the machine has just rebooted, or its state is a copy of another machine's",
 			"nodeID", r.NodeID, "remedy", "nothing after a reboot; "+copyRemedy)
 	case seen == seenLately && !n.e.cameBack():
 		// Its keys are used; before it is deleted, it is looked at again.
@@ -293,7 +293,7 @@ func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("setting aside keys that another machine uses: %w", remedy(err))
 	}
-	n.log.Error("this looks like a copy of another machine's state: its device is connected from there and is left alone, the pod gets one of its own",
+	n.log().Error("this looks like a copy of another machine's state: its device is connected from there and is left alone, the pod gets one of its own",
 		"nodeID", n.record().NodeID, "keys", aside, "remedy", copyRemedy)
 	n.op.Lock()
 	defer n.op.Unlock()
@@ -337,7 +337,7 @@ func (n *node) letAlone(ctx context.Context, why error) error {
 	if !errors.Is(why, errElsewhere) {
 		text = "the device is left alone: its node ran before this machine's boot, or on the machine that this state is a copy of"
 	}
-	n.log.Error(text, "reason", why, "nodeID", n.rec.NodeID, "state", aside, "remedy", copyRemedy)
+	n.log().Error(text, "reason", why, "nodeID", n.rec.NodeID, "state", aside, "remedy", copyRemedy)
 	return nil
 }
 

@@ -143,3 +143,29 @@ func TestSuccessorGetsTheName(t *testing.T) {
 		t.Errorf("devices: %v, want %s alone", d, after.NodeID)
 	}
 }
+
+// What serves the sandbox before still logs while the next one is attached.
+func TestAttachWhileTheNodeLogs(t *testing.T) {
+	w := newWorld(t)
+	patient(w)
+	_, pod := w.pod("a")
+	w.mustAttach(pod)
+	n := w.nodeOfUID(pod.UID)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				n.log().Debug("serving", "round", i)
+			}
+		}
+	}()
+	_, next := w.pod("a")
+	next.SandboxID = "sba2"
+	w.mustAttach(next)
+	close(stop)
+	<-done
+}

@@ -46,7 +46,7 @@ func (s *session) followExit() {
 	if using := string(id); using != s.routing.using {
 		s.routing.using = using
 		if peer.Valid() {
-			s.n.log.Info("using an exit node", "exitNode", strings.TrimSuffix(peer.Name(), "."), "exitNodeID", id,
+			s.n.log().Info("using an exit node", "exitNode", strings.TrimSuffix(peer.Name(), "."), "exitNodeID", id,
 				"kept", slices.Concat(s.n.e.cluster(), privateRanges()))
 		}
 	}

@@ -175,7 +175,7 @@ func (n *node) lookAgain(sandboxID string) bool {
 }
 
 func (n *node) forgetGone() {
-	n.log.Info("the pod's network namespace is gone and the runtime sent no event: removing the node", n.line()...)
+	n.log().Info("the pod's network namespace is gone and the runtime sent no event: removing the node", n.line()...)
 	n.forgetLocked()
 }
 
@@ -225,6 +225,6 @@ func (n *node) supersede(by Pod) {
 	if !n.stopped.Load() && !errors.Is(n.rec.NetNS.Check(), podnet.ErrGone) {
 		return
 	}
-	n.log.Info("another pod has this pod's name now: removing the node", n.line("by", by.UID)...)
+	n.log().Info("another pod has this pod's name now: removing the node", n.line("by", by.UID)...)
 	n.forgetLocked()
 }

@@ -164,7 +164,7 @@ func (n *node) logRestored(p *pace, count int, missing []string, took time.Durat
 	if count <= restoresAtOnce {
 		level, msg = p.level(slog.LevelWarn, msg)
 	}
-	n.log.Log(context.Background(), level, msg, "missing", strings.Join(missing, ", "), "took", took)
+	n.log().Log(context.Background(), level, msg, "missing", strings.Join(missing, ", "), "took", took)
 }
 
 func (n *node) drainChanges() {
@@ -249,7 +249,7 @@ func (n *node) cannotRestore(p *pace, err error) {
 	n.mu.Unlock()
 	if !known {
 		level, msg := p.level(slog.LevelError, "ts0 cannot be set up, trying again")
-		n.log.Log(context.Background(), level, msg, "err", err)
+		n.log().Log(context.Background(), level, msg, "err", err)
 	}
 }
 

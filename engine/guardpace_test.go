@@ -29,7 +29,8 @@ func TestGuardIsBounded(t *testing.T) {
 	}
 
 	var log logBuffer
-	n := &node{log: slog.New(slog.NewTextHandler(&log, nil))}
+	n := &node{}
+	n.logger.Store(slog.New(slog.NewTextHandler(&log, nil)))
 	for i := range 10 * linesPerHour {
 		n.logRestored(&p, 1, []string{"routes"}, 0)
 		n.cannotRestore(&p, fmt.Errorf("renaming vpn%d: %w", i, errors.ErrUnsupported))

@@ -78,7 +78,7 @@ func (n *node) deleteDevices(ctx context.Context, devices []tailcfg.StableNodeID
 		if err := countDelete(n.tailnet().Delete(ctx, string(id)), &n.e.tally.podEnded); err != nil {
 			return err // which names the device
 		}
-		n.log.Info("device deleted", "nodeID", id)
+		n.log().Info("device deleted", "nodeID", id)
 	}
 	return nil
 }
@@ -138,7 +138,7 @@ func (n *node) logOut(ctx context.Context, r record) error {
 	}
 	limit := n.e.cfg.AttachTimeout
 	b, err := within(limit, "opening the backend", func() (*backend, error) {
-		return n.openBackend(r, podEnd{}, bridge(n.log, n.chatter, nil))
+		return n.openBackend(r, podEnd{}, bridge(n.log(), n.chatter, nil))
 	}, (*backend).close)
 	if err != nil {
 		return err
@@ -158,7 +158,7 @@ func (n *node) logOut(ctx context.Context, r record) error {
 	if err := n.e.take(stepLogOut, func() error { return b.Logout(ctx, ipnauth.Self) }); err != nil {
 		return fmt.Errorf("logging out: %w", err)
 	}
-	n.log.Info("logged out; the tailnet may still list the device", "nodeID", r.NodeID)
+	n.log().Info("logged out; the tailnet may still list the device", "nodeID", r.NodeID)
 	return nil
 }
 
@@ -188,7 +188,7 @@ func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
 		n.passRegistered(r.Registering, r.NodeID != "")
 		if r.LoginServer != "" && r.LoginServer != server && r.NodeID != id {
 			if r.NodeID != "" {
-				n.log.Warn("another control server has let the node in: its device on the earlier one stays there",
+				n.log().Warn("another control server has let the node in: its device on the earlier one stays there",
 					"nodeID", r.NodeID, "server", r.LoginServer, "remedy", "delete it there by hand")
 			}
 			r.NodeID, r.Former = "", nil

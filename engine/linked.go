@@ -42,7 +42,7 @@ func (n *node) openDevice(link *podnet.Link) (*podnet.Device, error) {
 		return nil, err
 	}
 	device.OnCutRefused(func(pause time.Duration) {
-		n.log.Warn("the kernel refused a segmentation-offload frame: the pod gets single packets, which is slower, until the kernel takes one again",
+		n.log().Warn("the kernel refused a segmentation-offload frame: the pod gets single packets, which is slower, until the kernel takes one again",
 			"next try in", pause)
 	})
 	n.setDevice(device)

@@ -91,7 +91,7 @@ func (n *node) serveLocalAPI(ctx context.Context) {
 		news := n.isNewsLocked("LocalAPI")
 		n.mu.Unlock()
 		if news {
-			n.log.Warn("the pod has no LocalAPI, trying again", "err", err)
+			n.log().Warn("the pod has no LocalAPI, trying again", "err", err)
 		}
 		if !sleep(ctx, pause.next()) {
 			return

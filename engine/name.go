@@ -38,7 +38,7 @@ func (n *node) keepName(ctx context.Context, given, wished string) {
 	if _, err := strconv.Atoi(number); !numbered || err != nil {
 		return
 	}
-	log := n.log.With("requested", wished, "assigned", given)
+	log := n.log().With("requested", wished, "assigned", given)
 	pause := cmp.Or(n.e.cfg.namePause, nameShort)
 	var last error
 	for range nameTries {
@@ -86,7 +86,7 @@ func (n *node) claimName(ctx context.Context, wished string) error {
 		if err := countDelete(n.tailnet().Delete(ctx, d.ID), &n.e.tally.nameTaken); err != nil {
 			return err
 		}
-		n.log.Info("device deleted: it was an earlier one of the same pod", "name", d.Name, "nodeID", d.ID, "lastSeen", d.LastSeen)
+		n.log().Info("device deleted: it was an earlier one of the same pod", "name", d.Name, "nodeID", d.ID, "lastSeen", d.LastSeen)
 	}
 	return n.tailnet().Rename(ctx, self, wished)
 }

@@ -111,7 +111,7 @@ func (n *node) reclaimNetmap() {
 	lent, _ := filepath.Glob(filepath.Join(n.dir, ipnlocal.ProfileDataDir, "*", "netmap-cache", "*")) // the pattern is a good one
 	for _, path := range lent {
 		if err := os.Remove(path); err != nil {
-			n.log.Warn("the netmap that was lent to the backend", "err", err)
+			n.log().Warn("the netmap that was lent to the backend", "err", err)
 		}
 	}
 }

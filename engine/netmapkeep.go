@@ -104,7 +104,7 @@ func (k *netmapKeeper) write(nm *netmap.NetworkMap, digest netmapDigest) {
 		k.warned, k.written, k.behind = "", digest, false
 	case err.Error() != k.warned:
 		k.warned = err.Error()
-		k.n.log.Warn("keeping the netmap for the next start", "err", err)
+		k.n.log().Warn("keeping the netmap for the next start", "err", err)
 	}
 }
 

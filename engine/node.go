@@ -35,6 +35,10 @@ type node struct {
 
 	returned atomic.Pointer[func()] // to be called once this process serves the node again, nil for a new one
 
+	// logger names the pod and its sandbox. What still serves the sandbox before reads it
+	// while an attach of the next one writes it.
+	logger atomic.Pointer[slog.Logger]
+
 	op        sync.Mutex // attach, detach, forget and the record take turns
 	rec       record
 	fresh     bool        // nothing is on disk yet
@@ -49,7 +53,6 @@ type node struct {
 	list      listing
 	awaited   string    // the sandbox whose end awaitEnd waits for
 	goneSince time.Time // its netns, as far as lookAgain has seen
-	log       *slog.Logger
 	chatter   *chatter
 
 	mu      sync.Mutex
@@ -94,10 +97,13 @@ func newNode(e *Engine, dir string, r record) *node {
 	return n
 }
 
+// log is the node's log.
+func (n *node) log() *slog.Logger { return n.logger.Load() }
+
 // adopt makes the pod's values those of the node.
 func (n *node) adopt(pod Pod) {
 	n.rec.Pod = pod
-	n.log = n.e.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID, "sandbox", shortID(pod.SandboxID))
+	n.logger.Store(n.e.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID, "sandbox", shortID(pod.SandboxID)))
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.status.SandboxID, n.status.UID = pod.SandboxID, pod.UID
@@ -213,7 +219,7 @@ func (n *node) undo(before record) {
 func (n *node) retire() {
 	n.retired = true
 	if err := n.removeState(); err != nil {
-		n.log.Error("removing the pod's state", "dir", n.dir, "err", err)
+		n.log().Error("removing the pod's state", "dir", n.dir, "err", err)
 	}
 	n.e.drop(n)
 }

@@ -154,12 +154,12 @@ func (n *node) trySave() {
 	switch {
 	case err == nil:
 		if n.unsaved != "" {
-			n.log.Info("the node's record is up to date on disk again")
+			n.log().Info("the node's record is up to date on disk again")
 		}
 		n.unsaved = ""
 	case err.Error() != n.unsaved:
 		n.unsaved = err.Error()
-		n.log.Error("the node's record on disk is not up to date, trying again; the node goes on", "err", err)
+		n.log().Error("the node's record on disk is not up to date, trying again; the node goes on", "err", err)
 	}
 }
 

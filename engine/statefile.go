@@ -188,10 +188,10 @@ func (n *node) mendState() (keyed bool, err error) {
 		return false, fmt.Errorf("%w; setting it aside: %w", err, remedy(asideErr))
 	}
 	if r.NodeID == "" {
-		n.log.Error("the node's key is lost, the node gets a new one; which device it was is not known here", "err", err)
+		n.log().Error("the node's key is lost, the node gets a new one; which device it was is not known here", "err", err)
 		return false, nil
 	}
-	n.log.Error("the node's key is lost, the node registers again; its device is deleted with the pod at the latest",
+	n.log().Error("the node's key is lost, the node registers again; its device is deleted with the pod at the latest",
 		"err", err, "nodeID", r.NodeID)
 	n.update(func(r *record) {
 		if !slices.Contains(r.Former, r.NodeID) {

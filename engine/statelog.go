@@ -71,7 +71,7 @@ func (n *node) logAttached(took time.Duration) {
 	n.logged.ready = false
 	line := n.lineLocked("link", n.rec.Link, "took", took.Round(time.Microsecond))
 	n.mu.Unlock()
-	n.log.Info("attached", line...)
+	n.log().Info("attached", line...)
 }
 
 // logState logs that the node has come to a state other than Pending and Running,
@@ -82,7 +82,7 @@ func (n *node) logState(s State, msg string, more ...any) {
 	n.logged.reason = ""
 	n.mu.Unlock()
 	if news {
-		n.log.Info(msg, line...)
+		n.log().Info(msg, line...)
 	}
 }
 
@@ -110,7 +110,7 @@ func (n *node) warnOnce(msg, why string) {
 	n.logged.reason = why
 	n.mu.Unlock()
 	if !again {
-		n.log.Warn(msg, line...)
+		n.log().Warn(msg, line...)
 	}
 }
 
@@ -131,9 +131,9 @@ func (n *node) logRunning(p *progress) {
 	if !news {
 		return
 	}
-	n.log.Info("running", line...)
+	n.log().Info("running", line...)
 	if assigned, _, _ := strings.Cut(p.dnsName, "."); assigned != requested {
-		n.log.Warn("the tailnet gave the node another name than it asked for: a device with that name exists",
+		n.log().Warn("the tailnet gave the node another name than it asked for: a device with that name exists",
 			"name", p.dnsName, "requested", requested, "assigned", assigned)
 	}
 }
@@ -156,7 +156,7 @@ func (n *node) logCondition(c, was condition) {
 	}
 	n.mu.Unlock()
 	if c.kind != "" || !was.down { // the end of one that was down is "running"
-		n.log.Log(n.e.ctx, level, msg, line...)
+		n.log().Log(n.e.ctx, level, msg, line...)
 	}
 }
 

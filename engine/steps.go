@@ -100,7 +100,7 @@ func (n *node) ensureLink(r record) (link *podnet.Link, err error) {
 func (n *node) removeLink(name string) {
 	n.e.watch.Remove(name)
 	if err := n.e.take(stepUnlink, func() error { return podnet.Remove(name) }); err != nil {
-		n.log.Error("removing the link", "link", name, "err", err)
+		n.log().Error("removing the link", "link", name, "err", err)
 	}
 	n.e.cfg.Sockets.Drop(name)
 }

@@ -83,14 +83,14 @@ func (e *Engine) cluster() []netip.Prefix {
 // newRouter returns the router of the pod, with the exit of its fence if it has one.
 func (n *node) newRouter(link *podnet.Link, f *Features, fence *podnet.Router, notify func([]netip.Addr)) *podnet.Router {
 	if !f.routed() {
-		return link.Router(n.log, n.e.cfg.ClusterRanges, notify)
+		return link.Router(n.log(), n.e.cfg.ClusterRanges, notify)
 	}
 	if f.ExitNode != "" || f.advertises() {
 		n.e.hearFilters()
 	}
 	cluster := n.e.cluster()
 	// What the pod forwards for its peers does not go back to them.
-	r := link.Router(n.log, slices.Concat(cluster, f.AdvertiseRoutes), notify)
+	r := link.Router(n.log(), slices.Concat(cluster, f.AdvertiseRoutes), notify)
 	switch {
 	case f.ExitNode == "":
 	case fence != nil:

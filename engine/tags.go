@@ -19,7 +19,7 @@ import (
 func (n *node) serve(ctx context.Context) error {
 	err := n.serveOnce(ctx)
 	if errors.Is(err, tailnet.ErrTagsRefused) && n.dropTags() {
-		n.log.Debug("logging in without requested tags", "reason", err)
+		n.log().Debug("logging in without requested tags", "reason", err)
 		err = n.serveOnce(ctx)
 	}
 	return err

@@ -154,7 +154,7 @@ func (n *node) mustWait(id Identity) (whom, until string) {
 func (n *node) claimIdentity(ctx context.Context, key WorkloadKey, id Identity) (Identity, error) {
 	state, err := rekey(id.State, id.Registered, n.lockKey)
 	if errors.Is(err, errDamaged) {
-		n.log.Error("the identity's keys are lost, the workload gets another device; delete the former by hand", "err", err, "nodeID", id.NodeID)
+		n.log().Error("the identity's keys are lost, the workload gets another device; delete the former by hand", "err", err, "nodeID", id.NodeID)
 		id.NodeID = ""
 		state, err = rekey(nil, false, n.lockKey)
 	}
@@ -165,7 +165,7 @@ func (n *node) claimIdentity(ctx context.Context, key WorkloadKey, id Identity) 
 	id.Generation++
 	id.Holder, id.LastUsed, id.Registered, id.State = n.holder(), time.Now(), false, state
 	if id.Version, err = n.e.cfg.Identities.Save(ctx, key, id); err == nil {
-		n.log.Info("took the workload's identity", "nodeID", id.NodeID, "generation", id.Generation, "from", from.Host)
+		n.log().Info("took the workload's identity", "nodeID", id.NodeID, "generation", id.Generation, "from", from.Host)
 	}
 	return id, err
 }
@@ -346,7 +346,7 @@ func (n *node) releaseIdentity(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("giving the workload's identity back: %w", err)
 		}
-		n.log.Info("gave the workload's identity back", "nodeID", id.NodeID, "generation", id.Generation)
+		n.log().Info("gave the workload's identity back", "nodeID", id.NodeID, "generation", id.Generation)
 		break
 	}
 	n.dropIdentity()

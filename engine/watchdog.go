@@ -42,7 +42,7 @@ func (n *node) closeBackend(b *backend) {
 		return struct{}{}, nil
 	}, func(struct{}) {})
 	if err != nil {
-		n.log.Error("the backend did not close in time, and is abandoned", "err", err)
+		n.log().Error("the backend did not close in time, and is abandoned", "err", err)
 	}
 }
 
