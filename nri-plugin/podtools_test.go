@@ -254,7 +254,7 @@ func TestAttended(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	last := func() error { <-ctx.Done(); time.Sleep(10 * time.Millisecond); return io.EOF }
-	if err := attended(ctx, patience, last); err != io.EOF {
+	if err := attended(ctx, patience, last); !errors.Is(err, io.EOF) {
 		t.Errorf("what ends by itself: %v", err)
 	}
 }
