@@ -14,10 +14,25 @@
 // filters agree, go from link to link without WireGuard: see local.go.
 //
 // A node is named by its pod's UID: it keeps its key, its addresses and its
-// UDP port when the sandbox is made anew, and when this process restarts. The
+// UDP port when the sandbox is created again, and when this process restarts. The
 // verbs come in pairs: [Engine.Attach] and [Engine.Detach] for the link and
 // the running backend, [Engine.Forget] for the identity. [Engine.Sync] is
 // Attach and Forget in a loop; there is no other recovery.
+//
+// # Words
+//
+//	host      the machine this process runs on, a node of Kubernetes
+//	node      a node of the tailnet: one pod's, the type node
+//	device    a node as Tailscale's API and admin console have it
+//	sandbox   what the runtime makes for a pod; a pod may have several, one after the other
+//	link      the veth pair: ts0 in the pod, and its host end, vetht…
+//	wall      tc filters on the host end, which drop all that the host's stack would get or send
+//	fence     rules and routes in a pod with an exit node, past which nothing leaves
+//	guard     restores a link that is changed from outside
+//	backend   tailscale.com's LocalBackend of one node
+//	session   the time of one backend, from start to close
+//	step      a change that outlives this process: the fault table kills it before and after each
+//	claim     the lock on the state directory
 //
 // # Goroutines
 //
@@ -37,7 +52,7 @@
 //     are still there, every few minutes;
 //   - one per tailnet in which it has keys ready, joined after the state directory
 //     was let go of;
-//   - one that hears of changes of the machine's interfaces, for all backends;
+//   - one that hears of changes of the host's interfaces, for all backends;
 //   - one that hears of changes of the pods' links, for all nodes, and one per node
 //     that is up which restores them, started and joined by run;
 //   - one that hears of changes of the pods' nftables, once a pod has some of ours;
@@ -73,8 +88,8 @@
 // tailscale.com stores them; netmap, the last netmap, to start from; and
 // profile-data, where the backend finds it; and, for a pod that asked for DNS,
 // resolv.conf, which its containers have mounted. What was set aside because nothing
-// could be made of it ends in .damaged, what another machine uses in .copied. All files are 0600, but for resolv.conf, 0644. Auth keys are
-// never stored. All that changes what outlives this process is a step: see
+// could be made of it ends in .damaged, what another machine uses in .copied. All files
+// are 0600, but for resolv.conf, 0644. Auth keys are never stored. All that changes what outlives this process is a step: see
 // steps.go.
 //
 // A [Claim] keeps every process but one out of that directory. Run gives it back
