@@ -93,6 +93,7 @@ func newRig(t *testing.T) *rig {
 	})
 	must(t, err)
 	cfg := Config{StateDir: filepath.Join(r.dir, "state"), OAuthSecret: secret}
+	useProxy(cfg.Proxy) // before the engine, as serve has it: a command is another process elsewhere
 	r.engine, err = newEngine(cfg, tailnets{main: door}, nil, nil, nil, slog.New(slog.DiscardHandler))
 	must(t, err)
 	h := &health{}

@@ -68,10 +68,11 @@ func (c *cluster) publish(cfg kubeapi.Config) {
 	if c.client, err = kubeapi.New(cfg); err != nil {
 		c.t.Fatal(err)
 	}
-	c.Publisher = New(Config{API: c.client, Host: "n1", Logger: slog.New(slog.NewTextHandler(c.t.Output(), nil)), Rates: UsualRates()})
+	publisher := New(Config{API: c.client, Host: "n1", Logger: slog.New(slog.NewTextHandler(c.t.Output(), nil)), Rates: UsualRates()})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
-	go func() { defer close(ended); c.Run(ctx) }()
+	go func() { defer close(ended); publisher.Run(ctx) }()
+	c.Publisher = publisher
 	c.t.Cleanup(func() { cancel(); <-ended })
 }
 
