@@ -114,7 +114,7 @@ func captureFile(args []string) (io.WriteCloser, error) {
 		if value == "-" {
 			return nil, nil
 		}
-		file, err := os.Create(value)
+		file, err := os.OpenFile(value, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) // what pods say in clear text
 		if err != nil {
 			return nil, fmt.Errorf("creating the file of the capture: %w", err)
 		}
