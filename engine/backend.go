@@ -156,12 +156,12 @@ func (b *backend) openEngine(r record, monitor *netmon.Monitor, dialer *tsdial.D
 func (b *backend) close() { b.closers.close() }
 
 // start brings the backend up, logging in with authKey unless that is "". A
-// node that was thrown out of its tailnet logs in anew, with a new node key.
-func (b *backend) start(p *ipn.Prefs, authKey string, anew bool) error {
+// node that was thrown out of its tailnet logs in again, with a new node key.
+func (b *backend) start(p *ipn.Prefs, authKey string, relogin bool) error {
 	if err := b.Start(ipn.Options{AuthKey: authKey, UpdatePrefs: p}); err != nil {
 		return fmt.Errorf("starting the backend: %w", err)
 	}
-	if !anew {
+	if !relogin {
 		return nil
 	}
 	// "Interactive" is the backend's word for "with a new node key": with an

@@ -137,7 +137,7 @@ func (n *node) tellLocked(news News, reason string) {
 // out starts from its last netmap as what it was, which it no longer is. n.mu is held.
 func (n *node) tellUpLocked() {
 	s, t := &n.status, &n.told
-	if s.State != Running || n.guarded.broken != "" || n.anew {
+	if s.State != Running || n.guarded.broken != "" || n.relogin {
 		return
 	}
 	var news News

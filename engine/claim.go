@@ -92,7 +92,7 @@ func (c *Claim) wait(ctx context.Context) error {
 }
 
 // stillThere reports whether the directory is the one that was locked: it may
-// have been removed, and made anew, during the wait.
+// have been removed, and created again, during the wait.
 func (c *Claim) stillThere() bool {
 	held, err := c.lock.Stat()
 	if err != nil {

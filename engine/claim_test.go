@@ -58,7 +58,7 @@ func TestClaim(t *testing.T) {
 	}
 }
 
-// A directory that was removed and made anew during the wait is claimed, not the
+// A directory that was removed and created again during the wait is claimed, not the
 // one that is gone.
 func TestClaimOfADirectoryMadeAnew(t *testing.T) {
 	dir := t.TempDir() + "/state"
@@ -198,7 +198,7 @@ func TestServes(t *testing.T) {
 }
 
 // A process that resumes a node whose link is gone answers for it only when it
-// has made it anew, and says why it cannot.
+// has created it again, and says why it cannot.
 func TestServesWithoutLink(t *testing.T) {
 	w := newWorld(t)
 	w.boot()

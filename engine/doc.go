@@ -37,7 +37,7 @@
 // # Goroutines
 //
 //   - one per node that is up or leaves, node.run or node.leave, one after
-//     the other and never both (node.become): what serve opens, serve closes;
+//     the other and never both (node.switchTo): what serve opens, serve closes;
 //   - one per node that watches its backend, started and joined by serve;
 //   - one per node whose pod has its LocalAPI, and one per connection to that,
 //     started and joined by run;

@@ -24,7 +24,7 @@ func TestCloseBeforeTheNodesHear(t *testing.T) {
 	n := w.Engine.nodes[pod.UID]
 	n.op.Lock()
 	n.setState(Pending, "")
-	n.become(func(ctx context.Context) { n.run(context.WithoutCancel(ctx)) })
+	n.switchTo(func(ctx context.Context) { n.run(context.WithoutCancel(ctx)) })
 	n.op.Unlock()
 	w.await(pod.UID, Running)
 	w.halt()
@@ -118,7 +118,7 @@ func TestContainerOfTheSandboxBefore(t *testing.T) {
 	}
 }
 
-// A pod that is made anew under its name gets its name in the tailnet too: the
+// A pod that is created again under its name gets its name in the tailnet too: the
 // old one leaves before it registers.
 func TestSuccessorGetsTheName(t *testing.T) {
 	w := newWorld(t)

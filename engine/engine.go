@@ -38,7 +38,7 @@ type Config struct {
 	// minute.
 	AttachTimeout time.Duration
 	// Grace is how long a pod that has disappeared without a word is
-	// remembered, for its sandbox to be made anew. 0 means one minute.
+	// remembered, for its sandbox to be created again. 0 means one minute.
 	Grace time.Duration
 	// Claim is StateDir's, from [ClaimState]; it is the engine's from then on. Nil
 	// is a claim of New's own, which waits 10 s for a process that is dying.
@@ -253,11 +253,11 @@ func (e *Engine) spawn(f func()) bool {
 
 // Attach gives the pod its link and starts its node. It does local work only,
 // a few milliseconds of it; the node comes up by itself, as soon as the
-// tailnet lets it. Attaching a sandbox again changes nothing; anew reports
+// tailnet lets it. Attaching a sandbox again changes nothing; created reports
 // whether it was not attached, and is now.
 //
 // After an error nothing is left of the attempt, in the kernel or on disk.
-func (e *Engine) Attach(ctx context.Context, pod Pod) (anew bool, err error) {
+func (e *Engine) Attach(ctx context.Context, pod Pod) (created bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
@@ -267,16 +267,16 @@ func (e *Engine) Attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	err = e.act(func() error {
 		for {
 			var err error
-			anew, err = e.nodeOf(pod).attach(ctx, pod)
+			created, err = e.nodeOf(pod).attach(ctx, pod)
 			if err == nil {
-				e.settled(pod.UID)
+				e.clearLate(pod.UID)
 			}
 			if !errors.Is(err, errRetired) {
 				return err
 			}
 		}
 	})
-	return anew, err
+	return created, err
 }
 
 // Serves reports whether the sandbox has its node and its link, or had them until
@@ -284,7 +284,7 @@ func (e *Engine) Attach(ctx context.Context, pod Pod) (anew bool, err error) {
 // waits for nothing.
 func (e *Engine) Serves(podUID, sandboxID string) bool {
 	n := e.nodeOfUID(podUID)
-	return n != nil && n.attachedTo() == sandboxID && (n.active() || n.stopped.Load())
+	return n != nil && n.linkedSandbox() == sandboxID && (n.active() || n.stopped.Load())
 }
 
 // Detach stops the sandbox's node and returns at once. The identity stays for

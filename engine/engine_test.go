@@ -323,7 +323,7 @@ func TestForgetOverRestart(t *testing.T) {
 	}
 }
 
-// A pod whose sandbox is made anew keeps its identity.
+// A pod whose sandbox is created again keeps its identity.
 func TestSameUIDNewSandbox(t *testing.T) {
 	w := newWorld(t)
 	w.boot()

@@ -35,7 +35,7 @@ func (n *node) forgetLocked() {
 	// the disk. A process that comes before it is done hears from the runtime
 	// that the pod is gone.
 	n.keep()
-	n.become(n.leave)
+	n.switchTo(n.leave)
 }
 
 // listing is what the runtime said of the node's sandbox when it last listed
@@ -50,16 +50,16 @@ const (
 	notListed
 )
 
-// listed notes what the list says, and reports whether the node was detached.
-func (n *node) listed(l listing) (detached bool) {
+// noteListing notes what the list says, and reports whether the node was detached.
+func (n *node) noteListing(l listing) (detached bool) {
 	n.op.Lock()
 	defer n.op.Unlock()
 	n.list = l
 	return n.stopped.Load()
 }
 
-// reached notes that the netns is there, and the record's link in it.
-func (n *node) reached(r record) {
+// noteReached notes that the netns is there, and the record's link in it.
+func (n *node) noteReached(r record) {
 	n.op.Lock()
 	defer n.op.Unlock()
 	n.seen = true
@@ -116,7 +116,7 @@ func (n *node) endWait(sandboxID string) {
 // without a word and gets no successor soon: a kubelet that makes a sandbox
 // anew removes the init containers of the old one just before.
 func (n *node) suspect(sandboxID string) {
-	if !n.endedUnsaid(sandboxID) || !sleep(n.e.ctx, n.e.cfg.Grace/4) || !n.endedUnsaid(sandboxID) {
+	if !n.endedUnannounced(sandboxID) || !sleep(n.e.ctx, n.e.cfg.Grace/4) || !n.endedUnannounced(sandboxID) {
 		return
 	}
 	n.op.Lock()
@@ -126,9 +126,9 @@ func (n *node) suspect(sandboxID string) {
 	}
 }
 
-// endedUnsaid reports whether the sandbox has ended and the runtime has not said
+// endedUnannounced reports whether the sandbox has ended and the runtime has not said
 // so, or has said no more than that in its list.
-func (n *node) endedUnsaid(sandboxID string) bool {
+func (n *node) endedUnannounced(sandboxID string) bool {
 	n.op.Lock()
 	defer n.op.Unlock()
 	switch {
@@ -157,7 +157,7 @@ func (n *node) lookAgain(sandboxID string) bool {
 		if err != nil || n.active() || n.stopped.Load() || n.list == notListed || n.list == listedEnded {
 			return false
 		}
-		n.become(n.run)
+		n.switchTo(n.run)
 		return true
 	}
 	if n.goneSince.IsZero() {
@@ -197,14 +197,14 @@ func (n *node) mayForget(waited time.Duration) bool {
 	return waited >= grace && (n.seen || n.removed || n.list == notListed)
 }
 
-// succeed makes the pods leave whose name the pod has now, and waits a little
+// evictNamesakes makes the pods leave whose name the pod has now, and waits a little
 // for their devices to be gone: a node that registers meanwhile would get the
 // name with a number at its end.
-func (e *Engine) succeed(ctx context.Context, pod Pod) {
+func (e *Engine) evictNamesakes(ctx context.Context, pod Pod) {
 	ctx, cancel := context.WithTimeout(ctx, successionPatience)
 	defer cancel()
 	for _, n := range e.snapshot() {
-		n.supersede(pod)
+		n.forgetIfReplaced(pod)
 		if s := n.snapshot(); s.State == Leaving && s.Features.Profile == pod.Features.Profile && s.Hostname == pod.Hostname && s.UID != pod.UID {
 			n.awaitDone(ctx)
 		}
@@ -213,9 +213,9 @@ func (e *Engine) succeed(ctx context.Context, pod Pod) {
 
 const successionPatience = 5 * time.Second
 
-// supersede forgets the node if its sandbox has ended and its pod's name is
+// forgetIfReplaced forgets the node if its sandbox has ended and its pod's name is
 // another pod's now: Kubernetes gives a name anew only when its pod is gone.
-func (n *node) supersede(by Pod) {
+func (n *node) forgetIfReplaced(by Pod) {
 	n.op.Lock()
 	defer n.op.Unlock()
 	p := n.rec.Pod

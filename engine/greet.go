@@ -12,10 +12,10 @@ import (
 	"tailscale.com/tailcfg"
 )
 
-// greet pings the peers that had a session with an earlier process. Their
+// rehandshake pings the peers that had a session with an earlier process. Their
 // sessions ended with it, and they would find out only by a timeout of many
 // seconds: a handshake from our side tells them now.
-func (s *session) greet(ctx context.Context, peers []tailcfg.StableNodeID) {
+func (s *session) rehandshake(ctx context.Context, peers []tailcfg.StableNodeID) {
 	nm := s.b.NetMapWithPeers()
 	if nm == nil {
 		return

@@ -32,7 +32,7 @@ const (
 	// retryRestore is the pause after a restoration that has failed.
 	retryRestore = time.Second
 	// linesPerHour is how many lines a guard has in the log within an hour. What a pod
-	// does to its own ts0 once in a while, for ever, must not fill it.
+	// does to its own ts0 once in a while, forever, must not fill it.
 	linesPerHour = 20
 )
 

@@ -68,7 +68,7 @@ func (w *world) nodeKey(uid string) key.NodePublic {
 	return k.node
 }
 
-// A workload's pod that is made anew on another host, and then on the first again,
+// A workload's pod that is created again on another host, and then on the first again,
 // is the same device with another node key each time, and no keys stay behind.
 func TestWorkloadMoves(t *testing.T) {
 	h := newHosts(t)
@@ -107,7 +107,7 @@ func TestWorkloadMoves(t *testing.T) {
 	}
 }
 
-// A sandbox that is made anew, and a restart of the process with the store away,
+// A sandbox that is created again, and a restart of the process with the store away,
 // keep the device; the second without asking anybody.
 func TestWorkloadRestart(t *testing.T) {
 	h := newHosts(t)
@@ -223,7 +223,7 @@ func TestWorkloadOfAnEarlierBoot(t *testing.T) {
 	}
 }
 
-// A device that was deleted by hand is made anew, by the holder, as one that no other
+// A device that was deleted by hand is created again, by the holder, as one that no other
 // host would take for another.
 func TestWorkloadDeviceDeleted(t *testing.T) {
 	h := newHosts(t)

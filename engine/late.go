@@ -55,10 +55,10 @@ func (e *Engine) attachLate(pod Pod, round int) bool {
 		return true
 	case errors.Is(err, podnet.ErrGone):
 		log.Debug("the pod ended before it was attached")
-		e.settled(pod.UID)
+		e.clearLate(pod.UID)
 		return true
 	}
-	if e.refuse(pod, round, err.Error()) {
+	if e.noteRefusal(pod, round, err.Error()) {
 		log.Error("attaching late, trying again", "err", err)
 	}
 	return false
@@ -70,20 +70,20 @@ func (e *Engine) outdated(pod Pod, round int) bool {
 	e.mu.Lock()
 	n, over := e.nodes[pod.UID], e.late.round != round
 	e.mu.Unlock()
-	return over || n != nil && n.attachedSince(pod.SandboxID)
+	return over || n != nil && n.hasNewerSandbox(pod.SandboxID)
 }
 
-// attachedSince reports whether the node has another sandbox, which came after
+// hasNewerSandbox reports whether the node has another sandbox, which came after
 // the runtime's last list.
-func (n *node) attachedSince(sandboxID string) bool {
+func (n *node) hasNewerSandbox(sandboxID string) bool {
 	n.op.Lock()
 	defer n.op.Unlock()
 	return n.list == unknown && n.active() && n.rec.Pod.SandboxID != sandboxID
 }
 
-// refuse notes why a pod could not be attached, and reports whether that is
+// noteRefusal notes why a pod could not be attached, and reports whether that is
 // news.
-func (e *Engine) refuse(pod Pod, round int, why string) bool {
+func (e *Engine) noteRefusal(pod Pod, round int, why string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	was, again := e.late.refused[pod.UID]
@@ -101,8 +101,8 @@ func (e *Engine) refuse(pod Pod, round int, why string) bool {
 	return true
 }
 
-// settled notes that the pod is attached, or gone.
-func (e *Engine) settled(uid string) {
+// clearLate notes that the pod is attached, or gone.
+func (e *Engine) clearLate(uid string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.late.refused, uid)

@@ -172,16 +172,16 @@ func (n *node) retireAfter(ctx context.Context) {
 	}
 }
 
-// identified records which device the node is, and which it was before: a
+// setDeviceID records which device the node is, and which it was before: a
 // node that had to register again leaves its old device behind. tagged says
 // whether it has the tags that its pod asks for.
-func (n *node) identified(id tailcfg.StableNodeID, tagged bool) {
+func (n *node) setDeviceID(id tailcfg.StableNodeID, tagged bool) {
 	server := n.tailnet().ControlURL()
 	n.mu.Lock()
-	if n.anew {
+	if n.relogin {
 		n.tellAdmitted()
 	}
-	n.status.NodeID, n.anew = string(id), false
+	n.status.NodeID, n.relogin = string(id), false
 	n.mu.Unlock()
 	n.update(func(r *record) {
 		n.admitted = true

@@ -11,7 +11,7 @@ import (
 // catchUp makes the link of a node that was resumed and has not come to it. n.op
 // is held.
 func (n *node) catchUp() error {
-	if n.stopped.Load() || n.attachedTo() == n.rec.Pod.SandboxID {
+	if n.stopped.Load() || n.linkedSandbox() == n.rec.Pod.SandboxID {
 		return nil
 	}
 	_, err := n.ensureLink(n.rec)
@@ -28,8 +28,8 @@ func (n *node) setLinked() {
 	n.linked = n.status.SandboxID
 }
 
-// attachedTo is the sandbox that this process has last seen the link of.
-func (n *node) attachedTo() string {
+// linkedSandbox is the sandbox that this process has last seen the link of.
+func (n *node) linkedSandbox() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.linked
@@ -55,8 +55,8 @@ func (n *node) setDevice(d *podnet.Device) {
 	n.device = d
 }
 
-// attachedAt begins the count of the time until the node is up.
-func (n *node) attachedAt(t time.Time) {
+// setAttachTime begins the count of the time until the node is up.
+func (n *node) setAttachTime(t time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.status.AttachedAt, n.status.ReadyIn = t, 0

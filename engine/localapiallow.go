@@ -16,7 +16,7 @@ import (
 
 // Whether a reader may call something is decided by each endpoint of tailscale.com's
 // LocalAPI for itself (ipn/localapi/localapi.go), and not all of what acts asks. So a
-// pod gets what is listed here, and a request is made anew from what was checked:
+// pod gets what is listed here, and a request is built from what was checked:
 // no header, no body, no parameter of another name goes through.
 
 const (

@@ -22,7 +22,7 @@ import (
 var errRetired = errors.New("node has been retired")
 
 // node is the tailnet node of one pod. It does one thing at a time, run or
-// leave, in a goroutine of its own: see become.
+// leave, in a goroutine of its own: see switchTo.
 type node struct {
 	e   *Engine
 	uid string
@@ -61,7 +61,7 @@ type node struct {
 	status  NodeStatus
 	linked  string         // the sandbox that has its link
 	logged  loggedState    // what the log has had
-	anew    bool           // the tailnet has thrown the node out: log in again
+	relogin bool           // the tailnet has thrown the node out: log in again
 	noTags  bool           // the login server takes no requested tags
 	bare    bool           // its link has had no address yet
 	device  *podnet.Device // the last one, open or not; nil before the first
@@ -93,7 +93,7 @@ func newNode(e *Engine, dir string, r record) *node {
 		n.dns.search = r.TailnetSearch
 		n.dns.know(r.ResolvConf, e.cfg.ClusterRanges)
 	}
-	n.anew = r.NodeID != "" && r.TagsDue // the key may give it others now
+	n.relogin = r.NodeID != "" && r.TagsDue // the key may give it others now
 	return n
 }
 
@@ -145,7 +145,7 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 		return false, err
 	}
 	if n.rec.Pod.SandboxID == pod.SandboxID && n.active() && !n.rec.Forgotten {
-		// A record that leads to no netns of today, as after a reboot, is made anew.
+		// A record that leads to no netns of today, as after a reboot, is created again.
 		if err := n.catchUp(); !errors.Is(err, podnet.ErrGone) {
 			return false, err
 		}
@@ -168,12 +168,12 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	if before.Link != "" && before.Link != n.rec.Link {
 		n.removeLink(before.Link)
 	}
-	n.attachedAt(start)
+	n.setAttachTime(start)
 	n.beginWay(start)
 	n.setLinked()
 	n.setState(Pending, reasonStarting)
 	n.logAttached(time.Since(start))
-	n.become(n.run)
+	n.switchTo(n.run)
 	return true, nil
 }
 
@@ -233,13 +233,13 @@ func (n *node) resume() {
 		// Attach or Forget was faster.
 	case n.rec.Forgotten:
 		n.setState(Leaving, "")
-		n.become(n.leave)
+		n.switchTo(n.leave)
 	default:
-		n.attachedAt(time.Now())
+		n.setAttachTime(time.Now())
 		n.setState(Pending, reasonStartingAgain)
 		returned := n.e.returning.begin()
 		n.returned.Store(&returned)
-		n.become(n.run)
+		n.switchTo(n.run)
 	}
 }
 
@@ -256,7 +256,7 @@ func (n *node) detach(sandboxID string) {
 func (n *node) detachLocked() {
 	link := n.rec.Link
 	n.stopped.Store(true)
-	n.become(func(ctx context.Context) {
+	n.switchTo(func(ctx context.Context) {
 		n.removeLink(link)
 		n.setState(Stopped, "")
 		n.logState(Stopped, "stopped", "reason", "the sandbox has ended")
@@ -265,9 +265,9 @@ func (n *node) detachLocked() {
 	})
 }
 
-// become ends what the node does and starts act, once that has ended. act
+// switchTo ends what the node does and starts act, once that has ended. act
 // runs until its context is done, or it has nothing left to do. n.op is held.
-func (n *node) become(act func(context.Context)) {
+func (n *node) switchTo(act func(context.Context)) {
 	ctx, cancel := context.WithCancel(n.e.ctx)
 	done := make(chan struct{})
 	n.mu.Lock()
@@ -349,7 +349,7 @@ func (n *node) run(ctx context.Context) {
 			pause = newBackoff()
 		}
 		n.e.tally.restarts.Add(1)
-		n.pending(err)
+		n.setPending(err)
 		if !sleep(ctx, pause.next()) {
 			return
 		}
@@ -359,13 +359,13 @@ func (n *node) run(ctx context.Context) {
 func (n *node) loginNeeded() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.anew
+	return n.relogin
 }
 
 func (n *node) setLoginNeeded() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.anew = true
+	n.relogin = true
 }
 
 // update changes the record, on disk too, on behalf of what the node does.

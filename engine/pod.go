@@ -50,7 +50,7 @@ type Features struct {
 	// Ephemeral has the tailnet delete the device when it has been offline for a
 	// while.
 	Ephemeral bool `json:"ephemeral,omitempty"`
-	// Workload has the pod that is made anew under the same namespace and name
+	// Workload has the pod that is created again under the same namespace and name
 	// keep the device.
 	Workload bool `json:"workload,omitempty"`
 	// Profile names the tailnet, "" is the default one.

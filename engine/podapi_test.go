@@ -186,7 +186,7 @@ func TestPodAPIUnknown(t *testing.T) {
 	}
 }
 
-// TestPodAPINamesake: a pod that was made anew under its name is asked, and not its
+// TestPodAPINamesake: a pod that was created again under its name is asked, and not its
 // predecessor that still leaves.
 func TestPodAPINamesake(t *testing.T) {
 	w := newWorld(t)

@@ -103,7 +103,7 @@ func failedRequest(format string, args []any) error {
 
 // thrownOut reports whether the line says that the control plane no longer
 // knows the node: its device was deleted. The backend takes that for a passing
-// fault, stays Running and asks again for ever
+// fault, stays Running and asks again forever
 // (control/controlclient/direct.go, sendMapRequest).
 func thrownOut(format string, args []any) bool {
 	err := failedRequest(format, args)

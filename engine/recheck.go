@@ -16,7 +16,7 @@ import (
 )
 
 // Tailscale's control plane ends the poll of a device that is deleted, and answers
-// the next one with an error. Headscale (0.29.0) lets the poll go on for ever, with
+// the next one with an error. Headscale (0.29.0) lets the poll go on forever, with
 // its keep-alives, and says so only when it is asked again. So with a control
 // server of somebody's own it is asked now and then: the API, once for all nodes,
 // where there is one, otherwise by each node's control connection, which is opened

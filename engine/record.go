@@ -56,7 +56,7 @@ type record struct {
 	// TagsDue is set with Registering, if the pod asks for tags, and cleared
 	// once the control plane has said that the node has them.
 	TagsDue bool `json:"tagsDue,omitempty"`
-	// Former are devices that the node was before it had to register anew.
+	// Former are devices that the node was before it had to register again.
 	// They are deleted with it.
 	Former []tailcfg.StableNodeID `json:"former,omitempty"`
 	// Elsewhere are devices that another machine runs, of whose state this was a

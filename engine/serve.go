@@ -29,8 +29,8 @@ func (n *node) serveOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r, anew := n.record(), n.loginNeeded()
-	if !keyed || anew {
+	r, relogin := n.record(), n.loginNeeded()
+	if !keyed || relogin {
 		// What comes of a login must not be forgotten.
 		if err := checkWritable(n.dir); err != nil {
 			return fmt.Errorf("the node's keys cannot be kept: %w", err)
@@ -38,7 +38,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	}
 	leave := func() {}
 	defer func() { leave() }()
-	known := r.isKnown() && !anew // needs no key, and so nobody's answer
+	known := r.isKnown() && !relogin // needs no key, and so nobody's answer
 	if known {
 		leave = n.e.enter(ctx)
 	}
@@ -46,8 +46,8 @@ func (n *node) serveOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.reached(r)
-	authKey, err := n.authKey(ctx, r, anew)
+	n.noteReached(r)
+	authKey, err := n.authKey(ctx, r, relogin)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	if _, err := within(n.e.cfg.AttachTimeout, "starting the backend", func() (struct{}, error) {
 		p := n.prefs(r.Pod)
 		s.keepExit(p)
-		return struct{}{}, s.b.start(p, authKey, anew)
+		return struct{}{}, s.b.start(p, authKey, relogin)
 	}, func(struct{}) {}); err != nil {
 		return err
 	}
@@ -94,11 +94,11 @@ func (n *node) keepPort(r record, port uint16) {
 
 // authKey returns a fresh auth key for a node that is not known to be in the
 // tailnet, and "" for one that is.
-func (n *node) authKey(ctx context.Context, r record, anew bool) (string, error) {
-	if r.isKnown() && !anew {
+func (n *node) authKey(ctx context.Context, r record, relogin bool) (string, error) {
+	if r.isKnown() && !relogin {
 		return "", nil
 	}
-	n.e.succeed(ctx, r.Pod)
+	n.e.evictNamesakes(ctx, r.Pod)
 	tn := n.tailnet()
 	n.update(func(r *record) {
 		r.Registering, r.TagsDue = true, len(r.Pod.Tags) > 0
@@ -179,7 +179,7 @@ func (s *session) podEnd(link *podnet.Link) podEnd {
 	s.n.mu.Lock()
 	fence := s.n.guarded.fence
 	s.n.mu.Unlock()
-	r := s.n.newRouter(link, &s.features, fence, s.addressed)
+	r := s.n.newRouter(link, &s.features, fence, s.noteAddresses)
 	s.n.setRouter(r)
 	p := podEnd{device: s.gate, router: taggedRouter{guardedRouter{r, s.n}, s}}
 	if e := s.n.e; !e.cfg.NoLocalDelivery {
@@ -191,8 +191,8 @@ func (s *session) podEnd(link *podnet.Link) podEnd {
 	return p
 }
 
-// addressed is told by the router what ts0 has.
-func (s *session) addressed(addrs []netip.Addr) {
+// noteAddresses is told by the router what ts0 has.
+func (s *session) noteAddresses(addrs []netip.Addr) {
 	select {
 	case <-s.addrs:
 	default:
@@ -258,7 +258,7 @@ func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error
 			s.greeted = true
 			time.AfterFunc(reachPatience, s.setReachable) // as far as anyone can tell
 			time.AfterFunc(gatePatience, s.gate.Open)
-			s.greet(ctx, recent)
+			s.rehandshake(ctx, recent)
 		}
 		s.publish(ctx)
 	}
@@ -346,7 +346,7 @@ var errLoginNeeded = errors.New("the tailnet no longer knows this node (deleted,
 // stateChanged tells a node that is not yet in from one that was thrown out.
 func (s *session) stateChanged(state ipn.State) error {
 	if state == ipn.NeedsMachineAuth {
-		s.n.pending(errors.New("the tailnet has device approval on and has not approved this device: approve it in the admin console (Machines)"))
+		s.n.setPending(errors.New("the tailnet has device approval on and has not approved this device: approve it in the admin console (Machines)"))
 	}
 	if state != ipn.NeedsLogin || s.registering {
 		return nil
@@ -365,7 +365,7 @@ func (s *session) identify(nm *netmap.NetworkMap) {
 		return // who the node was: it may be about to become another
 	}
 	p.admitted, s.registering = p.nodeID, false // in: NeedsLogin means thrown out now
-	s.n.identified(p.nodeID, s.granted(nm))
+	s.n.setDeviceID(p.nodeID, s.granted(nm))
 	select {
 	case s.identityDue <- struct{}{}:
 	default:
@@ -381,7 +381,7 @@ func (s *session) ready(ctx context.Context) {
 		return
 	}
 	s.p.reported = what
-	s.n.running(&s.p)
+	s.n.setRunning(&s.p)
 	given, _, _ := strings.Cut(s.p.dnsName, ".")
 	if wished := s.n.snapshot().Hostname; given != wished && !s.p.claims {
 		s.p.claims = true

@@ -89,7 +89,7 @@ func storedKeys(path string) (keys, error) {
 }
 
 // parseState reads a state as a backend does at its start, and returns an error
-// where one would fail, for ever, or forget its node.
+// where one would fail, forever, or forget its node.
 func parseState(data []byte) (keys, error) {
 	var values map[string][]byte
 	if err := json.Unmarshal(data, &values); err != nil {
@@ -162,7 +162,7 @@ func checkProfiles(state ipn.StateStore) error {
 }
 
 // mendState sets the node's state aside if no backend could use it, and notes
-// in the record that the node is to register anew if its key is lost: what it
+// in the record that the node is to register again if its key is lost: what it
 // was is one of its former devices then, which are deleted in time. It reports
 // whether the node has a key.
 func (n *node) mendState() (keyed bool, err error) {

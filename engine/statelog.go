@@ -86,9 +86,9 @@ func (n *node) logState(s State, msg string, more ...any) {
 	}
 }
 
-// pending publishes why the node is not up, and logs it: once, and again when
+// setPending publishes why the node is not up, and logs it: once, and again when
 // it changes.
-func (n *node) pending(err error) {
+func (n *node) setPending(err error) {
 	why := err.Error()
 	n.setState(Pending, why)
 	n.mu.Lock()

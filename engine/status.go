@@ -104,8 +104,8 @@ func (n *node) remark(what string) {
 	}
 }
 
-// running publishes that the node is up.
-func (n *node) running(p *progress) {
+// setRunning publishes that the node is up.
+func (n *node) setRunning(p *progress) {
 	n.mu.Lock()
 	s := &n.status
 	if s.State != Running {

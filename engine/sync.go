@@ -33,7 +33,7 @@ func (e *Engine) Sync(ctx context.Context, live []Pod, ended []string) error {
 		}
 		// One that is listed as live and was detached is about to end: the list
 		// is older than that.
-		if detached := n.listed(l); detached || l != listedLive {
+		if detached := n.noteListing(l); detached || l != listedLive {
 			e.spawn(func() { n.awaitEnd(id) })
 		}
 	}

@@ -192,7 +192,7 @@ func (n *node) installKeys(id Identity) error {
 	n.tenure.mu.Unlock()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.anew, n.status.NodeID = false, string(id.NodeID)
+	n.relogin, n.status.NodeID = false, string(id.NodeID)
 	return nil
 }
 

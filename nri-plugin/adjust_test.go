@@ -202,7 +202,7 @@ func hookOf(t *testing.T, r *testRuntime, sb *api.PodSandbox, mounts ...*api.Mou
 }
 
 // TestHookProgram: the program is a copy of this one, whose name says which, that
-// is made anew where it is damaged; old ones go.
+// is created again where it is damaged; old ones go.
 func TestHookProgram(t *testing.T) {
 	r, _, dir := startAdjusting(t, nil)
 	if _, err := os.Stat(filepath.Join(dir, hookDir)); err == nil {

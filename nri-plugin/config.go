@@ -125,7 +125,7 @@ type reader struct {
 func newReader(getenv func(string) string) *reader {
 	r := &reader{getenv: getenv, standard: make(map[string]string)}
 	for _, s := range settings() {
-		r.standard[s.key] = s.standard
+		r.standard[s.key] = s.defaultValue
 	}
 	return r
 }

@@ -47,10 +47,10 @@ func gather(getenv func(string) string) (values, error) {
 // set is a variable of the environment, trimmed.
 func set(getenv func(string) string, key string) string { return strings.TrimSpace(getenv(key)) }
 
-// fixed reports whether the environment alone sets a variable. These are the
+// isEnvOnly reports whether the environment alone sets a variable. These are the
 // paths that the process shares with what is not told of a change: the mounts of
 // its pod, and the probes, which would end a process that they do not find.
-func fixed(key string) bool {
+func isEnvOnly(key string) bool {
 	return slices.Contains([]string{envConfigDir, envStateDir, envStatusSocket, envNRISocket, envPodUID, envNodeName}, key)
 }
 
@@ -86,7 +86,7 @@ func readFiles(dir, root string) (values, error) {
 		switch {
 		case strings.HasPrefix(key, "."), key == policyKey:
 			// The kubelet's own, and no variable: see checkPolicyKey.
-		case fixed(key) || !isSetting(key) && !isProfileVar(key):
+		case isEnvOnly(key) || !isSetting(key) && !isProfileVar(key):
 			errs = append(errs, wrongKey(key, dir))
 		default:
 			text, err := os.ReadFile(filepath.Join(root, key))
@@ -120,7 +120,7 @@ func isSetting(key string) bool {
 }
 
 func wrongKey(key, dir string) error {
-	if fixed(key) {
+	if isEnvOnly(key) {
 		return fmt.Errorf("key %q in %s: the environment alone sets it, remove it there", key, dir)
 	}
 	remedy := "tailscale-nri -help lists them all"

@@ -266,7 +266,7 @@ func TestMended(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(t.Context()) }()
 	mount(t, dir, envAuthKey, secret)
-	if err := receive(t, ended, "the end of the wait"); !errors.Is(err, errAgain) {
+	if err := receive(t, ended, "the end of the wait"); !errors.Is(err, errRestart) {
 		t.Errorf("ended with %v", err)
 	}
 }

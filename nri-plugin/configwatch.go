@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// errAgain ends a process that is to be started again at once, with the
+// errRestart ends a process that is to be started again at once, with the
 // configuration that there is now.
-var errAgain = errors.New("the configuration has changed")
+var errRestart = errors.New("the configuration has changed")
 
 // lookEvery is how often the directory is looked at. The kubelet takes up to a
 // minute to bring a change there.
@@ -56,7 +56,7 @@ func (w *configWatch) Run(ctx context.Context) error {
 			return nil
 		}
 		if w.look() {
-			return errAgain
+			return errRestart
 		}
 	}
 }

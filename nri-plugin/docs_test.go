@@ -57,8 +57,8 @@ func TestDocumentedDefaults(t *testing.T) {
 	text := page(t, settingsPage)
 	for _, s := range settings() {
 		row := rowOf(section(text, "Configuration"), s.key)
-		if s.standard != "" && !strings.Contains(row, "`"+s.standard+"`") {
-			t.Errorf("%s: the row of %s does not give its default `%s`", settingsPage, s.key, s.standard)
+		if s.defaultValue != "" && !strings.Contains(row, "`"+s.defaultValue+"`") {
+			t.Errorf("%s: the row of %s does not give its default `%s`", settingsPage, s.key, s.defaultValue)
 		}
 	}
 }

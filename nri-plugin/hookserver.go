@@ -225,7 +225,7 @@ func installHook(dir string) (string, error) {
 		return "", fmt.Errorf("reading this program: %w", err)
 	}
 	path := filepath.Join(dir, hookProgram+sum[:16])
-	// One that a loss of power has cut off is made anew.
+	// One that a loss of power has cut off is created again.
 	if there, err := hashOf(path); err == nil && there == sum {
 		return path, nil
 	}

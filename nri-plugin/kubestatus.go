@@ -61,7 +61,7 @@ func (k *kubeStatus) Run(ctx context.Context) error {
 		return nil
 	}
 	err := k.Publisher.Run(ctx)
-	if errors.Is(context.Cause(ctx), errAgain) {
+	if errors.Is(context.Cause(ctx), errRestart) {
 		return err // whoever is started again waits for this end
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)

@@ -54,14 +54,14 @@ func main() {
 	// has passed on, is not to cut a graceful end short.
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	err := run(ctx, os.Getenv, os.Args[1:], os.Stdout, os.Stderr)
-	if errors.Is(err, errAgain) {
-		up.mark(markAgain)
+	if errors.Is(err, errRestart) {
+		up.mark(markRestart)
 		return
 	}
 	if err != nil && !errors.Is(err, errFindings) && !errors.Is(err, errNotRunning) {
 		report(err)
 	}
-	up.mark(markEnds)
+	up.mark(markExit)
 	switch {
 	case errors.As(err, new(notExamined)), errors.As(err, new(cannotAsk)):
 		os.Exit(2)

@@ -35,7 +35,7 @@ func closestSetting(key string) (like string, ok bool) {
 	key = strings.NewReplacer("-", "_", ".", "_").Replace(strings.ToUpper(key))
 	least := 0
 	for _, s := range settings() {
-		if fixed(s.key) {
+		if isEnvOnly(s.key) {
 			continue // it would be refused there
 		}
 		d := editDistance(key, s.key)

@@ -17,9 +17,9 @@ const (
 	shelfInFD  = 4
 	shelfOutFD = 5
 
-	markServes = 's' // it has come to serve, or to wait for what it lacks
-	markEnds   = 'e' // it ends on purpose, whatever its exit code is
-	markAgain  = 'a' // it ends in order to be started again
+	markServes  = 's' // it has come to serve, or to wait for what it lacks
+	markExit    = 'e' // it ends on purpose, whatever its exit code is
+	markRestart = 'a' // it ends in order to be started again
 )
 
 // parent is the supervisor of this process. The zero value is none.

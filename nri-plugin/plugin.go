@@ -95,7 +95,7 @@ type plugin struct {
 // Calls may also come twice. The hooks of a closed connection may overlap those
 // of the next.
 //
-// A connection must not be made anew for the list alone: a registration waits
+// A connection must not be created again for the list alone: a registration waits
 // for all hooks under way and holds up the next, and containerd 2.4.2 hangs
 // for good if one comes while it removes a sandbox that still has containers
 // (internal/cri/server, sandbox_remove.go and container_remove.go each take

@@ -119,7 +119,7 @@ func (d *daemon) Run(ctx context.Context) error {
 	sockets := openStore(place)
 	defer func() {
 		// Whoever is started again finds them.
-		if !errors.Is(context.Cause(ctx), errAgain) {
+		if !errors.Is(context.Cause(ctx), errRestart) {
 			sockets.clear()
 		}
 	}()

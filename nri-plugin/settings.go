@@ -11,9 +11,9 @@ import (
 // setting is one variable, of the environment or, unless it is fixed, of the
 // directory that TS_CONFIG_DIR names. An empty one counts as not set.
 type setting struct {
-	key      string
-	standard string // value where it is not set
-	doc      string
+	key          string
+	defaultValue string // value where it is not set
+	doc          string
 }
 
 // The variables that are read.
@@ -87,8 +87,8 @@ func printSettings(w io.Writer) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range settings() {
 		standard := ""
-		if s.standard != "" {
-			standard = " (" + s.standard + ")"
+		if s.defaultValue != "" {
+			standard = " (" + s.defaultValue + ")"
 		}
 		if len(s.doc+standard) > 74 { // with the key's column, a line of the screen
 			standard = "\n  \t" + standard[1:]

@@ -137,7 +137,7 @@ func closeOnAnswer(answered chan struct{}) ttrpc.ClientOpts {
 // start registers the plugin and returns once it is configured.
 //
 // If the connection is lost between the two, the stub waits for its
-// configuration for ever, and with a lock held. A call of our own, which the
+// configuration forever, and with a lock held. A call of our own, which the
 // plugin refuses since its context is over, ends that wait.
 func start(ctx context.Context, s stub.Stub, lost, answered <-chan struct{}) error {
 	done := make(chan error, 1)

@@ -66,7 +66,7 @@ func TestStaleSocket(t *testing.T) {
 }
 
 // TestRuntimeDies at once, or between the registration and the configuration,
-// where NRI's stub alone would wait for ever. Several rounds, since now and then
+// where NRI's stub alone would wait forever. Several rounds, since now and then
 // the stub sees the end before the answer.
 func TestRuntimeDies(t *testing.T) {
 	for name, serve := range map[string]func(net.Conn) error{

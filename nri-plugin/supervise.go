@@ -223,8 +223,8 @@ func (c child) ending(status syscall.WaitStatus) ending {
 		status: status,
 		lived:  time.Since(c.since),
 		served: slices.Contains(said, markServes),
-		meant:  slices.Contains(said, markEnds),
-		again:  slices.Contains(said, markAgain),
+		meant:  slices.Contains(said, markExit),
+		again:  slices.Contains(said, markRestart),
 	}
 }
 

@@ -209,7 +209,7 @@ func TestParentIsKilled(t *testing.T) {
 	}
 }
 
-// TestGivesUp: a child that never comes to serve is not started for ever.
+// TestGivesUp: a child that never comes to serve is not started forever.
 func TestGivesUp(t *testing.T) {
 	out, err := process(t, roleVar+"=crash").CombinedOutput()
 	var exit *exec.ExitError

@@ -152,7 +152,7 @@ func readIDToken(path string) (idToken, error) {
 }
 
 // readSmall reads a file without the space around its text. What is no file is
-// not opened: a pipe could keep us waiting for ever.
+// not opened: a pipe could keep us waiting forever.
 func readSmall(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {

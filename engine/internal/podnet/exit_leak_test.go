@@ -227,7 +227,7 @@ func (c *cluster) setIPv6Off(t *testing.T, off string) {
 }
 
 // Two routers of a pod agree on its filter, also where the cluster's addresses have
-// changed in between: each would hear of the other's change, and undo it, for ever.
+// changed in between: each would hear of the other's change, and undo it, forever.
 func TestExitIsShared(t *testing.T) {
 	c := newCluster(t, "tsexitshared", useExit)
 	fence := c.link.Router(c.router.logger, prefixes("203.0.113.7/32"), nil)

@@ -49,7 +49,7 @@ func TestExitHeedsNoAdvertisedRoutes(t *testing.T) {
 	c.sendAll(t, got, "UDP", sent{kind: unix.SOCK_DGRAM, payload: []byte("hello")}, [3]string{podEth6, worldAddr6, nodeEth6})
 }
 
-// advertise sends a router advertisement on cni0: the prefix is on-link, for ever.
+// advertise sends a router advertisement on cni0: the prefix is on-link, forever.
 func advertise(prefix netip.Prefix) error {
 	cni0, err := net.InterfaceByName("cni0")
 	if err != nil {

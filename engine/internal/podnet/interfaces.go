@@ -41,7 +41,7 @@ func ShareInterfaces(done <-chan struct{}, failed func(error)) {
 	go theInterfaces().watch(done, failed)
 }
 
-// listenAgain is the pause before a lost subscription is made anew: the kernel
+// listenAgain is the pause before a lost subscription is created again: the kernel
 // ends one that does not keep up (ENOBUFS, netlink(7)).
 const listenAgain = time.Second
 

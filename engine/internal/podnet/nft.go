@@ -210,7 +210,7 @@ func drop() []expr.Any   { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDro
 var errDormant = errors.New("the table is switched off")
 
 // read returns what tells the rules from others, by family and chain: a rule that was
-// replaced has another handle, and one of a table that was made anew, whose handles begin
+// replaced has another handle, and one of a table that was created again, whose handles begin
 // again at 1, another comment.
 func (t *nftTable) read(ns int) (map[string][]string, error) {
 	conn, err := nftables.New(nftables.WithNetNSFd(ns), nftables.AsLasting())

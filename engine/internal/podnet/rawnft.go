@@ -33,7 +33,7 @@ const (
 	ipsDstNAT = 1 << 5 // IPS_DST_NAT of a connection's status
 )
 
-// rawTable is a table to be made anew.
+// rawTable is a table to be created again.
 type rawTable struct {
 	family byte // unix.NFPROTO_IPV4 or _IPV6
 	name   string
