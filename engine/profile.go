@@ -58,7 +58,7 @@ func (n *node) asBegun(pod Pod) (Pod, error) {
 		was.NetNS, was.PID = pod.NetNS, pod.PID
 		return was, nil
 	case was.Features.Profile != pod.Features.Profile:
-		return pod, fmt.Errorf("the pod has its node in the tailnet of profile %q, and is to have one in that of profile %q by now (\"\" is the default): delete the pod, so that it is made anew, or set the annotation tailscale.com/profile back",
+		return pod, fmt.Errorf("the pod has its node in the tailnet of profile %q, and is to have one in that of profile %q by now (\"\" is the default): delete the pod, so that it is created again, or set the annotation tailscale.com/profile back",
 			was.Features.Profile, pod.Features.Profile)
 	}
 	return pod, nil

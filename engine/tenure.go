@@ -37,7 +37,7 @@ type takenError struct{ by Holder }
 
 func (e *takenError) Error() string {
 	if e.by == (Holder{}) {
-		return "its identity was given back or deleted: it is taken anew"
+		return "its identity was given back or deleted: it is taken again"
 	}
 	return fmt.Sprintf("its identity was taken by pod %s on host %s, since this host had not renewed it in time", e.by.PodUID, e.by.Host)
 }
