@@ -2,16 +2,20 @@ module tailscale-nri
 
 go 1.27.3
 
-// What is linked into the program.
+// What is linked into the program, but for those that tests and lab alone need.
 require (
 	github.com/containerd/nri v0.12.5
 	github.com/containerd/ttrpc v1.2.10
 	github.com/gaissmai/bart v0.29.0
+	github.com/go-jose/go-jose/v4 v4.1.9 // tests and lab
+	github.com/google/go-cmp v0.7.0 // tests and lab
+	github.com/google/go-containerregistry v0.22.1 // tests and lab
 	github.com/google/nftables v0.3.0
 	github.com/mdlayher/netlink v1.11.2
 	github.com/prometheus/client_golang v1.24.1
 	github.com/prometheus/client_model v0.6.3
 	github.com/prometheus/procfs v0.21.1
+	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3 // tests and lab
 	github.com/tailscale/wireguard-go v0.0.0-20260928213032-417aef361226
 	github.com/vishvananda/netlink v1.3.1
 	github.com/vishvananda/netns v0.0.5
@@ -24,20 +28,12 @@ require (
 	golang.org/x/sys v0.49.0
 	golang.org/x/time v0.16.0
 	google.golang.org/grpc v1.82.1
+	k8s.io/cri-api v0.37.0 // tests and lab
 	sigs.k8s.io/yaml v1.6.0
 	// Its testcontrol imports github.com/bradfitz/reco behind a build tag, which
 	// cannot be had either: go build and go test work, go mod tidy needs -e.
 	tailscale.com v1.104.5
 	tailscale.com/client/tailscale/v2 v2.10.1
-)
-
-// What only tests, the lab and the making of the image need.
-require (
-	github.com/go-jose/go-jose/v4 v4.1.9
-	github.com/google/go-cmp v0.7.0
-	github.com/google/go-containerregistry v0.22.1
-	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
-	k8s.io/cri-api v0.37.0
 )
 
 require (
