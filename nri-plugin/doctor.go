@@ -79,18 +79,12 @@ func checks() []check {
 // errFindings says that a check has failed. The table says it all.
 var errFindings = errors.New("something fails")
 
-// notExamined is the error of a doctor that could not look, and of a status that
-// could not be asked for.
-type notExamined struct{ error }
-
-func (e notExamined) Unwrap() error { return e.error }
-
 // doctor runs all checks and prints what they have seen. Its error is errFindings
-// or a notExamined.
+// or a cannotAsk.
 func doctor(ctx context.Context, m *machine, asJSON bool, w io.Writer) error {
 	findings := examine(ctx, m, checks())
 	if err := ctx.Err(); err != nil {
-		return notExamined{err}
+		return cannotAsk{err}
 	}
 	show := printFindings
 	if asJSON {
@@ -101,7 +95,7 @@ func doctor(ctx context.Context, m *machine, asJSON bool, w io.Writer) error {
 		}
 	}
 	if err := show(w, findings); err != nil {
-		return notExamined{fmt.Errorf("printing the findings: %w", err)}
+		return cannotAsk{fmt.Errorf("printing the findings: %w", err)}
 	}
 	if slices.ContainsFunc(findings, func(f finding) bool { return f.Result == resultFail }) {
 		return errFindings

@@ -248,7 +248,7 @@ func TestDoctorThatCannotLook(t *testing.T) {
 		}
 	}
 	var broken brokenWriter
-	if err := doctor(t.Context(), testMachine(t, envLoginServer+"=http://127.0.0.1:1"), false, broken); err == nil || !errors.As(err, new(notExamined)) {
+	if err := doctor(t.Context(), testMachine(t, envLoginServer+"=http://127.0.0.1:1"), false, broken); err == nil || !errors.As(err, new(cannotAsk)) {
 		t.Errorf("a table that nobody reads: %v", err)
 	}
 }

@@ -63,7 +63,7 @@ func main() {
 	}
 	up.mark(markExit)
 	switch {
-	case errors.As(err, new(notExamined)), errors.As(err, new(cannotAsk)):
+	case errors.As(err, new(cannotAsk)):
 		os.Exit(2)
 	case err != nil:
 		os.Exit(1)
@@ -84,16 +84,13 @@ func serves(args []string) bool {
 
 // misused is the error of a bad command line, which for some commands ends with 2.
 func misused(args []string, err error) error {
-	switch {
-	case slices.Contains(args, cmdDoctor) || slices.Contains(args, cmdStatus):
-		return notExamined{err}
-	case slices.ContainsFunc(args, isPodTool):
+	if slices.Contains(args, cmdDoctor) || slices.Contains(args, cmdStatus) || slices.ContainsFunc(args, isPodTool) {
 		return cannotAsk{err}
 	}
 	return err
 }
 
-// run is the whole program. It returns nil when ctx ends, and errAgain when it is
+// run is the whole program. It returns nil when ctx ends, and errRestart when it is
 // to be started again: the pods keep their links, and no node logs out, so that
 // the next process goes on where this one stopped.
 func run(ctx context.Context, getenv func(string) string, args []string, stdout, stderr io.Writer) error {
@@ -123,7 +120,7 @@ func askServing(ctx context.Context, cmd command, stdout io.Writer) error {
 	socket, err := statusSocket(cmd.getenv)
 	switch {
 	case err != nil && cmd.name == cmdStatus:
-		return notExamined{err}
+		return cannotAsk{err}
 	case err != nil:
 		return err
 	case cmd.name == cmdStatus:

@@ -71,7 +71,8 @@ type noAnswer struct{ error }
 
 func (e noAnswer) Unwrap() error { return e.error }
 
-// cannotAsk is the error of a command that could not ask: it ends with 2.
+// cannotAsk is the error of a command that could not ask, and of a doctor that could
+// not look: it ends with 2.
 type cannotAsk struct{ error }
 
 func (e cannotAsk) Unwrap() error { return e.error }

@@ -122,7 +122,7 @@ func (c *capturing) countDrops() (had, dropped uint64, err error) {
 
 // checkOutput keeps packets off a terminal.
 func (c *capturing) checkOutput(stdout io.Writer) error {
-	if f, ok := stdout.(*os.File); ok && c.file == "-" && isTerminal(f) {
+	if c.file == "-" && isTerminal(stdout) {
 		return errors.New("standard output is a terminal, and packets are no text: write -w FILE, or lead it into a file or a program (kubectl exec without -t)")
 	}
 	return nil

@@ -19,7 +19,7 @@ import (
 var errNotRunning = errors.New("not all pods are Running")
 
 // showStatus prints what the process on this host says of its pods. Its error is
-// errNotRunning, or names pods that are not there, or is a notExamined.
+// errNotRunning, or names pods that are not there, or is a cannotAsk.
 func showStatus(ctx context.Context, socket string, cmd command, w io.Writer) error {
 	if cmd.watch {
 		s := statusWatch{socket: socket, cmd: cmd, every: watchPause, w: w, redraw: isTerminal(w) && !isForMachines(cmd.output)}
@@ -27,11 +27,11 @@ func showStatus(ctx context.Context, socket string, cmd command, w io.Writer) er
 	}
 	r, err := askReport(ctx, socket)
 	if err != nil {
-		return notExamined{err}
+		return cannotAsk{err}
 	}
 	shown, missing := status.Select([]status.Report{r}, cmd.pods)
 	if err := status.Print(w, shown, status.Options{Format: cmd.output}); err != nil {
-		return notExamined{err}
+		return cannotAsk{err}
 	}
 	switch {
 	case len(missing) > 0:
@@ -64,13 +64,13 @@ func (s *statusWatch) run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil && last == nil:
-			return notExamined{err}
+			return cannotAsk{err}
 		case err != nil:
 			r = status.Report{APIVersion: status.APIVersion, Host: last[0].Host, Error: err.Error(), Nodes: []status.Node{}}
 		}
 		now, _ := status.Select([]status.Report{r}, s.cmd.pods)
 		if err := s.show(last, now); err != nil {
-			return notExamined{err}
+			return cannotAsk{err}
 		}
 		last = now
 		sleep(ctx, s.every)

@@ -138,7 +138,7 @@ func TestStatusOfPods(t *testing.T) {
 		t.Errorf("both: %v\n%s", err, out)
 	}
 	_, err = showing(t, socket, "web", "api")
-	if !errContains(err, "default/api") || !errContains(err, "not on host n1") || errors.As(err, new(notExamined)) {
+	if !errContains(err, "default/api") || !errContains(err, "not on host n1") || errors.As(err, new(cannotAsk)) {
 		t.Errorf("one that is elsewhere: %v", err)
 	}
 }
@@ -309,7 +309,7 @@ func TestStatusOfOtherVersions(t *testing.T) {
 			}
 			io.WriteString(w, answer)
 		})
-		if _, err := showing(t, socket); !errContains(err, want) || !errors.As(err, new(notExamined)) {
+		if _, err := showing(t, socket); !errContains(err, want) || !errors.As(err, new(cannotAsk)) {
 			t.Errorf("%q: got %v, want %q", answer, err, want)
 		}
 	}
@@ -373,7 +373,7 @@ func TestStatusWatch(t *testing.T) {
 	}
 
 	gone := statusWatch{socket: socket + "x", every: time.Millisecond, w: out}
-	if err := gone.run(t.Context()); !errors.As(err, new(notExamined)) {
+	if err := gone.run(t.Context()); !errors.As(err, new(cannotAsk)) {
 		t.Errorf("watching nobody: %v", err)
 	}
 	var screen strings.Builder
@@ -426,7 +426,7 @@ func TestStatusEnds(t *testing.T) {
 func TestStatusOfNobody(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "status.sock")
 	err := showStatus(context.Background(), socket, command{}, nil)
-	if !errors.As(err, new(notExamined)) || !errContains(err, "no process answers on "+socket) || !strings.Contains(err.Error(), envStatusSocket) {
+	if !errors.As(err, new(cannotAsk)) || !errContains(err, "no process answers on "+socket) || !strings.Contains(err.Error(), envStatusSocket) {
 		t.Errorf("got %v", err)
 	}
 }
