@@ -80,11 +80,9 @@ func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, 
 	}
 	bus := b.sys.Bus.Get()
 	b.closers.push(bus.Close)
-	monitor, err := netmon.New(bus, logf)
-	if err != nil {
-		return nil, fmt.Errorf("watching this machine's network: %w", err)
-	}
-	b.closers.push(func() { monitor.Close() })
+	monitor := n.e.host.Monitor
+	changes := n.e.host.Follow(bus)
+	b.closers.push(changes.Stop)
 	dialer := n.controlDialer(monitor, logf, &b.control)
 	dialer.SetBus(bus)
 	b.closers.push(func() { dialer.Close() })
@@ -116,6 +114,7 @@ func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, 
 	}
 	// Shutdown closes the engine, and the engine its router and device.
 	b.closers.push(b.Shutdown)
+	changes.Ready()
 	b.SetVarRoot(n.dir)
 	if err := n.lendNetmap(b.CurrentProfile().ID(), b.NodeKey()); err != nil {
 		n.log().Warn("starting without the last netmap", "err", err)

@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"tailscale.com/net/netns"
+	"tailscale.com/types/logger"
 
+	"tailscale-nri/engine/internal/hostnet"
 	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/tailnet"
 )
@@ -108,6 +110,7 @@ type Engine struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup // all goroutines of nodes
 
+	host    *hostnet.Monitor
 	claim   *Claim        // of the state directory
 	watch   *podnet.Watch // of all links
 	queue   queue         // of the nodes that start
@@ -186,6 +189,10 @@ func newEngine(cfg Config) (*Engine, error) {
 	if err := e.watchLinks(); err != nil {
 		return nil, err
 	}
+	if e.host, err = hostnet.NewMonitor(logger.RateLimitedFn(e.logHost, time.Minute, 3, 16)); err != nil {
+		return nil, err
+	}
+	context.AfterFunc(e.ctx, e.host.Close)
 	podnet.ShareInterfaces(e.ctx.Done(), func(err error) {
 		e.log.Warn("each node asks for this machine's interfaces by itself for a while", "err", err)
 	})

@@ -18,5 +18,9 @@ func checkFeatures() error {
 		return errors.New("built with Tailscale's Serve, SSH, PeerAPI server or C2N, " +
 			"which would act in the node's namespaces instead of the pod's: build with the tags that make tags prints")
 	}
+	if buildfeatures.HasPortMapper {
+		return errors.New("built with Tailscale's port mapper, of which one process cannot have two: " +
+			"build with the tags that make tags prints")
+	}
 	return nil
 }

@@ -88,18 +88,35 @@ func (in *interfaces) listen(done <-chan struct{}) error {
 			return nil
 		case err := <-lost:
 			return fmt.Errorf("watching this machine's interfaces: %w", err)
-		case _, open := <-links:
+		case link, open := <-links:
 			if !open {
 				return errors.New("watching this machine's links: the subscription ended")
 			}
-		case _, open := <-addrs:
+			in.changed(int(link.Index), nil)
+		case addr, open := <-addrs:
 			if !open {
 				return errors.New("watching this machine's addresses: the subscription ended")
 			}
+			in.changed(addr.LinkIndex, addr.LinkAddress.IP)
 		}
-		in.outdate(0)
 	}
 }
+
+// changed takes in an event of a link, or of the address of one. The host ends of
+// pods come and go all the time, and without an address of their own they are
+// not in the list: for them nothing is asked again.
+func (in *interfaces) changed(link int, addr net.IP) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	isListed := func(i netmon.Interface) bool { return i.Index == link }
+	if addr != nil && isEndpoint(addr) || slices.ContainsFunc(in.list, isListed) {
+		in.fresh = false
+	}
+}
+
+// isEndpoint reports whether a path can begin at the address. IPv6 link-local
+// addresses are on every link, and no endpoint.
+func isEndpoint(ip net.IP) bool { return ip.To4() != nil || !ip.IsLinkLocalUnicast() }
 
 // drain lets a subscription's goroutine end, which may be about to send.
 func drain[T any](updates <-chan T) {
@@ -148,8 +165,7 @@ func listInterfaces() ([]netmon.Interface, error) {
 	usable := map[int]bool{}
 	for _, a := range addrs {
 		at[a.LinkIndex] = append(at[a.LinkIndex], &net.IPNet{IP: slices.Clone(a.IP), Mask: slices.Clone(a.Mask)})
-		// IPv6 link-local addresses are on every link, and no endpoint.
-		if a.IP.To4() != nil || !a.IP.IsLinkLocalUnicast() {
+		if isEndpoint(a.IP) {
 			usable[a.LinkIndex] = true
 		}
 	}

@@ -3,6 +3,7 @@
 package podnet
 
 import (
+	"net"
 	"slices"
 	"testing"
 	"time"
@@ -51,8 +52,53 @@ func TestSharedInterfaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	until("a new address", has)
+	checkCopied(t)
 	if err := netlink.LinkDel(link); err != nil {
 		t.Fatal(err)
 	}
 	until("a link that is gone", func() bool { return !has() })
+}
+
+// A pod's link that comes and goes, and has no address but IPv6's own, leaves the
+// list as it is; an address, or a change of a link that has one, does not.
+func TestSharedInterfacesLeaveOutPods(t *testing.T) {
+	in := &interfaces{fresh: true, watches: 1, list: []netmon.Interface{{Interface: &net.Interface{Index: 7}}}}
+	for _, c := range []struct {
+		what string
+		link int
+		addr string
+		want bool // still fresh
+	}{
+		{"another link", 8, "", true},
+		{"another link's own address", 8, "fe80::1", true},
+		{"another link's IPv4 address", 8, "10.42.0.1", false},
+		{"another link's IPv6 address", 8, "fd00::1", false},
+		{"a listed link", 7, "", false},
+		{"a listed link's own address", 7, "fe80::1", false},
+	} {
+		in.fresh = true
+		in.changed(c.link, net.ParseIP(c.addr))
+		if in.fresh != c.want {
+			t.Errorf("%s: fresh is %v, want %v", c.what, in.fresh, c.want)
+		}
+	}
+}
+
+// checkCopied finds whether the list holds the kernel's whole answer.
+func checkCopied(t *testing.T) {
+	t.Helper()
+	list, err := listInterfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range list {
+		if got := cap(i.HardwareAddr); got > 64 {
+			t.Errorf("%s: its hardware address holds %d bytes of the kernel's answer", i.Name, got)
+		}
+		for _, a := range i.AltAddrs {
+			if got := cap(a.(*net.IPNet).IP); got > 64 {
+				t.Errorf("%s: address %v holds %d bytes of the kernel's answer", i.Name, a, got)
+			}
+		}
+	}
 }

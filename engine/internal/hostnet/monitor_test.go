@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package hostnet
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"tailscale.com/net/netmon"
+	"tailscale.com/util/eventbus"
+
+	"tailscale-nri/engine/internal/nstest"
+)
+
+func TestMain(m *testing.M) { os.Exit(nstest.Main(m)) }
+
+// follow returns what a node of the monitor hears.
+func follow(t *testing.T, m *Monitor) (*Follower, <-chan netmon.ChangeDelta) {
+	t.Helper()
+	bus := eventbus.New()
+	t.Cleanup(bus.Close)
+	heard := make(chan netmon.ChangeDelta, 16)
+	eventbus.SubscribeFunc(bus.Client("backend"), func(d netmon.ChangeDelta) { heard <- d })
+	f := m.Follow(bus)
+	t.Cleanup(f.Stop)
+	return f, heard
+}
+
+// last is the state that the node knows.
+func (f *Follower) last() *netmon.State {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.seen
+}
+
+// addLink makes a link with the address.
+func addLink(t *testing.T, name, cidr string) {
+	t.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	link := &netlink.Veth{LinkAttrs: attrs, PeerName: name + "p"}
+	addr, err := netlink.ParseAddr(cidr)
+	if err == nil {
+		err = netlink.LinkAdd(link)
+	}
+	if err == nil {
+		err = netlink.AddrAdd(link, addr)
+	}
+	if err == nil {
+		err = netlink.LinkSetUp(link)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(link) })
+}
+
+// awaitAddress waits for a change after which the host has the address.
+func awaitAddress(t *testing.T, heard <-chan netmon.ChangeDelta, name string) {
+	t.Helper()
+	for late := time.After(20 * time.Second); ; {
+		select {
+		case d := <-heard:
+			if len(d.CurrentState().InterfaceIPs[name]) > 0 {
+				return
+			}
+		case <-late:
+			t.Fatalf("heard nothing of %s", name)
+		}
+	}
+}
+
+// Each node hears of a change, a node whose backend was not there yet as soon as it
+// is, and one that has ended hears of nothing.
+func TestMonitor(t *testing.T) {
+	m, err := NewMonitor(t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	one, atOne := follow(t, m)
+	two, atTwo := follow(t, m)
+	ended, atEnded := follow(t, m)
+	one.Ready()
+	ended.Ready()
+	ended.Stop()
+	addLink(t, "hostnet0", "192.0.2.78/32")
+	awaitAddress(t, atOne, "hostnet0")
+	if len(atTwo) > 0 {
+		t.Error("a backend that was not there yet was told")
+	}
+	two.Ready()
+	awaitAddress(t, atTwo, "hostnet0")
+	if len(atEnded) > 0 {
+		t.Error("a node that has ended was told")
+	}
+	for late := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if one.last() == two.last() && one.last() == m.InterfaceState() {
+			break // the state is one for all, and not one for each
+		}
+		if time.Now().After(late) {
+			t.Fatal("the followers hold states of their own")
+		}
+	}
+}
+
+// What a node hears leads from the state that it knew, in whatever order the
+// monitor's calls come, and what it knows already is not said again.
+func TestFollowerGoesByTheState(t *testing.T) {
+	m, err := NewMonitor(t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	f, heard := follow(t, m)
+	f.Ready()
+	addLink(t, "hostnet1", "192.0.2.79/32")
+	awaitAddress(t, heard, "hostnet1")
+	for len(heard) > 0 {
+		<-heard
+	}
+	f.changed(0) // of an earlier change, late
+	select {
+	case d := <-heard:
+		t.Errorf("heard %s again", d.StateDesc())
+	case <-time.After(100 * time.Millisecond):
+	}
+	f.changed(time.Minute) // the host has slept, and nothing else has changed
+	select {
+	case d := <-heard:
+		if d.JumpDuration != time.Minute {
+			t.Errorf("the host slept for %v, want 1m", d.JumpDuration)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("heard nothing of the host's sleep")
+	}
+}
