@@ -187,13 +187,16 @@ var neverReasons = map[string]string{
 	"a federated identity":                               "a part of other texts",
 	"the federated identity":                             "a part of other texts",
 	"an auth key":                                        "a part of other texts",
-	"the API's URL":                                      "a part of other texts",
 	"the plugin":                                         "a part of other texts",
 	"of unknown version":                                 "a part of other texts",
 	"until it ends":                                      "a part of other texts",
 	"it has no ID":                                       "a fault of a caller",
 	"it has no ID or is to have no name":                 "a fault of a caller",
 	"as that of …":                                       "a finding of the doctor with which nothing is wrong",
+
+	"tailnet.OAuthConfig.ClientID is not set":                       "a fault of a caller",
+	"tailnet.OAuthConfig needs one of ClientSecret and IDTokenFile": "a fault of a caller",
+	"tailnet.StaticConfig.AuthKey is not set":                       "a fault of a caller",
 }
 
 // TestGuideHasEveryReason: a text that a user may be shown is in the guide, in a block

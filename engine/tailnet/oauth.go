@@ -17,16 +17,15 @@ import (
 	tailscale "tailscale.com/client/tailscale/v2"
 )
 
-// Tailscale's API documents these bounds for a key's expirySeconds and
+// maxDescriptionLen is the bound that Tailscale's API documents for a key's
 // description.
-const (
-	maxAuthKeyTTL     = 90 * 24 * time.Hour
-	maxDescriptionLen = 50
-)
+const maxDescriptionLen = 50
 
 // OAuthConfig says how to reach a tailnet's API. Only the client's ID is
 // required, and one of what proves it: the secret of an OAuth client, or the
-// token of a federated identity (workload identity).
+// token of a federated identity (workload identity). URLs, tags and AuthKeyTTL are
+// taken as they are: the caller, who knows which setting each has come from, checks
+// them.
 type OAuthConfig struct {
 	ClientID     string // TS_OAUTH_CLIENT_ID
 	ClientSecret string `json:"-"` // TS_OAUTH_CLIENT_SECRET
@@ -87,9 +86,15 @@ type OAuth struct {
 
 var _ Tailnet = (*OAuth)(nil)
 
-// NewOAuth checks cfg; it does not ask the API. An access token is fetched at
-// the first call that needs one, and kept until it expires.
+// NewOAuth does not ask the API: an access token is fetched at the first call that
+// needs one, and kept until it expires. Its error says what cfg lacks.
 func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
+	switch {
+	case cfg.ClientID == "":
+		return nil, errors.New("tailnet.OAuthConfig.ClientID is not set")
+	case (cfg.ClientSecret == "") == (cfg.IDTokenFile == ""):
+		return nil, errors.New("tailnet.OAuthConfig needs one of ClientSecret and IDTokenFile")
+	}
 	cfg.BaseURL = strings.TrimSuffix(cmp.Or(cfg.BaseURL, "https://api.tailscale.com"), "/")
 	cfg.AuthKeyTTL = cmp.Or(cfg.AuthKeyTTL, 5*time.Minute)
 	if cfg.Logger == nil {
@@ -97,9 +102,6 @@ func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
 	}
 	if cfg.Transport == nil {
 		cfg.Transport = http.DefaultTransport
-	}
-	if err := cfg.check(); err != nil {
-		return nil, err
 	}
 	base, err := url.Parse(cfg.BaseURL)
 	if err != nil {
@@ -134,26 +136,6 @@ func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
 	}
 	o.ahead.revoke = o.api.Keys().Delete
 	return o, nil
-}
-
-// check names the variable that is missing or wrong.
-func (c *OAuthConfig) check() error {
-	switch {
-	case c.ClientID == "":
-		return errors.New("no OAuth client: set TS_OAUTH_CLIENT_ID")
-	case c.ClientSecret == "" && c.IDTokenFile == "":
-		return errors.New("no secret for the OAuth client: set TS_OAUTH_CLIENT_SECRET, or TS_ID_TOKEN_FILE where TS_OAUTH_CLIENT_ID is a federated identity")
-	case c.ClientSecret != "" && c.IDTokenFile != "":
-		return fmt.Errorf("TS_ID_TOKEN_FILE: %s is set beside TS_OAUTH_CLIENT_SECRET: set the secret for an OAuth client, the file for a federated identity", c.IDTokenFile)
-	case c.AuthKeyTTL < time.Second || c.AuthKeyTTL > maxAuthKeyTTL:
-		return fmt.Errorf("AUTH_KEY_TTL: %v is out of bounds: choose from 1s to %v", c.AuthKeyTTL, maxAuthKeyTTL)
-	}
-	for _, tag := range c.Tags {
-		if !strings.HasPrefix(tag, "tag:") {
-			return fmt.Errorf("TS_TAGS: %q is no tag: write it as tag:%s", tag, tag)
-		}
-	}
-	return errors.Join(checkURL("the API's URL", c.BaseURL), checkURL("TS_LOGIN_SERVER", c.ControlURL))
 }
 
 // String keeps secrets out of logs.
