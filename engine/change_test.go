@@ -77,7 +77,7 @@ func TestChanges(t *testing.T) {
 	h = &heard{}
 	w.boot(h.hear)
 	w.hears(h, pod.UID, NewsContinued)
-	if err := w.tailnet.Delete(t.Context(), first.NodeID); err != nil {
+	if err := w.devices().Delete(t.Context(), first.NodeID); err != nil {
 		t.Fatal(err)
 	}
 	all := w.hears(h, pod.UID, NewsContinued, NewsLost, NewsReregistered)

@@ -202,20 +202,23 @@ func (e *Engine) settle(now, before map[tailcfg.StableNodeID]sighting) presence 
 
 // look asks the tailnet for all devices that the node has been.
 func (n *node) look(ctx context.Context, r record) ([]tailcfg.StableNodeID, map[tailcfg.StableNodeID]sighting, error) {
-	ids, err := n.devices(ctx, r)
-	if errors.Is(err, tailnet.ErrNoDelete) { // one that has registered is not known by its ID
-		return nil, map[tailcfg.StableNodeID]sighting{"": {}}, nil
-	}
+	ids, stored, err := n.recordedDevices(r)
 	if err != nil {
+		return nil, nil, err
+	}
+	api := n.tailnet().api
+	if api == nil {
+		ids, now := n.lookAtPeers(ids, stored)
+		return ids, now, nil
+	}
+	if ids, err = n.listedDevices(ctx, api, r, ids, stored); err != nil {
 		return nil, nil, err
 	}
 	now := map[tailcfg.StableNodeID]sighting{}
 	for _, id := range ids {
-		d, err := n.tailnet().Device(ctx, string(id))
+		d, err := api.Device(ctx, string(id))
 		switch {
 		case errors.Is(err, tailnet.ErrNoDevice):
-		case errors.Is(err, tailnet.ErrNoDelete):
-			now[id] = n.seenByPeers(id)
 		case err != nil:
 			return nil, nil, err
 		case isConnected(d):
@@ -230,6 +233,18 @@ func (n *node) look(ctx context.Context, r record) ([]tailcfg.StableNodeID, map[
 // isConnected reports whether a device is connected, or may be: Tailscale says
 // so, Headscale leaves out when it was last seen.
 func isConnected(d tailnet.Device) bool { return d.Connected || d.LastSeen.IsZero() }
+
+// lookAtPeers is look where no API is.
+func (n *node) lookAtPeers(ids []tailcfg.StableNodeID, stored keys) ([]tailcfg.StableNodeID, map[tailcfg.StableNodeID]sighting) {
+	if !stored.machine.IsZero() { // one that has registered is not known by its ID
+		return nil, map[tailcfg.StableNodeID]sighting{"": {}}
+	}
+	now := map[tailcfg.StableNodeID]sighting{}
+	for _, id := range ids {
+		now[id] = n.seenByPeers(id)
+	}
+	return ids, now
+}
 
 // seenByPeers is what the control plane tells this machine's own nodes in the same
 // tailnet of a device: all there is to know where no API is.

@@ -26,7 +26,7 @@ import (
 type Config struct {
 	// StateDir holds a directory for each pod. It is created, 0700.
 	StateDir string
-	// Tailnet lets nodes in and out.
+	// Tailnet lets nodes in, and out where it is a [tailnet.DeviceAPI] as well.
 	Tailnet tailnet.Tailnet
 	// Profiles are further tailnets, by Features.Profile.
 	Profiles map[string]tailnet.Tailnet
@@ -114,8 +114,8 @@ type Engine struct {
 	machine string        // see podnet.Machine
 	served  served        // of the goroutine that runs keepServed
 
-	tailnets map[string]tailnet.Tailnet // by profile, "" is Config.Tailnet's
-	prepare  []func(context.Context)    // what they do ahead
+	tailnets map[string]tailnetAccess // by profile, "" is Config.Tailnet's
+	prepare  []func(context.Context)  // what they do ahead
 
 	neighbours neighbours // the nodes that hand each other their pods' packets
 	returning  inFlight   // nodes that an earlier process served, and this one not yet

@@ -297,7 +297,7 @@ func TestForgetDeletedByHand(t *testing.T) {
 	node := w.await(pod.UID, Running)
 	w.Detach(context.Background(), pod.SandboxID)
 	w.await(pod.UID, Stopped)
-	if err := w.tailnet.Delete(context.Background(), node.NodeID); err != nil {
+	if err := w.devices().Delete(context.Background(), node.NodeID); err != nil {
 		t.Fatal(err)
 	}
 	w.Forget(context.Background(), pod.SandboxID)

@@ -13,16 +13,27 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// openTailnets makes the tailnets of the configuration the engine's.
+// tailnetAccess is what the engine can do in a tailnet. Each change is a step.
+type tailnetAccess struct {
+	tailnet.Tailnet
+	api tailnet.DeviceAPI // nil where there is none: nodes are logged out, and no device is looked up
+}
+
+// openTailnets makes the tailnets of the configuration the engine's. What each can do
+// is asked here alone.
 func (e *Engine) openTailnets() {
 	all := map[string]tailnet.Tailnet{"": e.cfg.Tailnet}
 	maps.Copy(all, e.cfg.Profiles)
-	e.tailnets = map[string]tailnet.Tailnet{}
-	for profile, door := range all {
-		if p, ok := door.(interface{ Prepare(context.Context) }); ok {
+	e.tailnets = map[string]tailnetAccess{}
+	for profile, tn := range all {
+		if p, ok := tn.(interface{ Prepare(context.Context) }); ok {
 			e.prepare = append(e.prepare, p.Prepare)
 		}
-		e.tailnets[profile] = steppedTailnet{door, e, profile}
+		access := tailnetAccess{Tailnet: steppedTailnet{tn, profiled{e, profile}}}
+		if api, ok := tn.(tailnet.DeviceAPI); ok {
+			access.api = steppedAPI{api, profiled{e, profile}}
+		}
+		e.tailnets[profile] = access
 	}
 	e.cfg.Tailnet, e.cfg.Profiles = nil, nil // from here on each is asked for what is its own, as a step
 }
@@ -35,12 +46,13 @@ func (n *node) profile() string {
 }
 
 // tailnet is the node's own. Neither n.op nor n.mu is held.
-func (n *node) tailnet() tailnet.Tailnet {
+func (n *node) tailnet() tailnetAccess {
 	profile := n.profile()
 	if tn, ok := n.e.tailnets[profile]; ok {
 		return tn
 	}
-	return absentTailnet{profile, n.record().LoginServer}
+	absent := absentTailnet{profile, n.record().LoginServer}
+	return tailnetAccess{absent, absent}
 }
 
 // asBegun is the pod as it was when the sandbox was first attached, but for the way
@@ -71,7 +83,10 @@ type absentTailnet struct {
 	profile, loginServer string
 }
 
-var _ tailnet.Tailnet = absentTailnet{}
+var (
+	_ tailnet.Tailnet   = absentTailnet{}
+	_ tailnet.DeviceAPI = absentTailnet{}
+)
 
 func (a absentTailnet) error(op string) error {
 	return &tailnet.Error{
@@ -111,6 +126,8 @@ func (absentTailnet) Ours(tailnet.Device) (ours, chosenName bool) { return false
 
 // RequestsTags: a node that is in has its tags.
 func (absentTailnet) RequestsTags() bool { return false }
+
+func (absentTailnet) KeyRenewal() string { return "" }
 
 func (a absentTailnet) WrongTags(asked, granted []string) error {
 	return a.error(fmt.Sprintf("tags %q were asked for and %q given", asked, slices.Clone(granted)))

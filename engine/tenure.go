@@ -18,7 +18,6 @@ import (
 	"tailscale.com/tailcfg"
 
 	"tailscale-nri/engine/internal/podnet"
-	"tailscale-nri/engine/tailnet"
 )
 
 // tenure is what a node knows of the identity that it holds, or waits for.
@@ -388,11 +387,11 @@ func (n *node) leaveIdentity(ctx context.Context, r record) error {
 	if n.isForeign() || n.isMoved(r) {
 		return nil
 	}
-	err := n.deleteDevices(ctx, slices.DeleteFunc(slices.Clone(r.Former), func(id tailcfg.StableNodeID) bool {
-		return id == r.NodeID || slices.Contains(r.Elsewhere, id)
-	}))
-	if errors.Is(err, tailnet.ErrNoDelete) {
+	api := n.tailnet().api
+	if api == nil {
 		return nil
 	}
-	return err
+	return n.deleteDevices(ctx, api, slices.DeleteFunc(slices.Clone(r.Former), func(id tailcfg.StableNodeID) bool {
+		return id == r.NodeID || slices.Contains(r.Elsewhere, id)
+	}))
 }

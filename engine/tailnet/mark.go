@@ -30,7 +30,7 @@ func newMark(cfg OAuthConfig) mark {
 	return m
 }
 
-// Hostnames are of one kind or the other: see Tailnet.LockKey.
+// Hostnames are of one kind or the other: see DeviceAPI.LockKey.
 const (
 	kindDefault = "default"
 	kindChosen  = "chosen"
@@ -75,7 +75,7 @@ func (o *OAuth) LockKey(machine key.MachinePublic, chosenName bool) (key.NLPriva
 	return o.mark.key(machine, kindOf(chosenName)), true
 }
 
-// Ours implements Tailnet.
+// Ours implements DeviceAPI.
 func (o *OAuth) Ours(d Device) (ours, chosenName bool) {
 	if o.mark.cluster == "" || d.MachineKey.IsZero() || d.LockKey.IsZero() {
 		return false, false

@@ -84,7 +84,10 @@ type OAuth struct {
 	api        *tailscale.Client
 }
 
-var _ Tailnet = (*OAuth)(nil)
+var (
+	_ Tailnet   = (*OAuth)(nil)
+	_ DeviceAPI = (*OAuth)(nil)
+)
 
 // NewOAuth does not ask the API: an access token is fetched at the first call that
 // needs one, and kept until it expires. Its error says what cfg lacks.

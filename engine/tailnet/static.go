@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"tailscale.com/types/key"
 )
 
 // StaticConfig is a key that somebody made beforehand.
@@ -32,11 +30,11 @@ func (c StaticConfig) String() string {
 //     login ("requested tags … are invalid or not permitted"), or, where the
 //     server refuses every request as Headscale does, comes in with the key's
 //     tags, which the engine then compares with the ones asked for.
-//   - No device can be deleted. A node that ends is logged out: on Headscale
-//     and Tailscale an ephemeral node vanishes by that, any other stays in the
-//     list, expired, until somebody deletes it. A node that ends while the
-//     control plane is away stays too. So the key had better be an ephemeral
-//     one where pods come and go.
+//   - No device can be deleted: there is no DeviceAPI. A node that ends is logged
+//     out: on Headscale and Tailscale an ephemeral node vanishes by that, any other
+//     stays in the list, expired, until somebody deletes it. A node that ends while
+//     the control plane is away stays too. So the key had better be an ephemeral one
+//     where pods come and go.
 type Static struct {
 	authKey    string
 	controlURL string
@@ -72,21 +70,3 @@ func (s *Static) NewAuthKey(ctx context.Context, n Node) (string, error) {
 	}
 	return s.authKey, ctx.Err()
 }
-
-// Delete returns ErrNoDelete.
-func (*Static) Delete(context.Context, string) error { return ErrNoDelete }
-
-// Devices returns ErrNoDelete.
-func (*Static) Devices(context.Context) ([]Device, error) { return nil, ErrNoDelete }
-
-// Device returns ErrNoDelete.
-func (*Static) Device(context.Context, string) (Device, error) { return Device{}, ErrNoDelete }
-
-// Rename returns ErrNoDelete.
-func (*Static) Rename(context.Context, string, string) error { return ErrNoDelete }
-
-// LockKey returns no key: nothing could list the devices that it marks.
-func (*Static) LockKey(key.MachinePublic, bool) (key.NLPrivate, bool) { return key.NLPrivate{}, false }
-
-// Ours is never true.
-func (*Static) Ours(Device) (ours, chosenName bool) { return false, false }
