@@ -116,7 +116,7 @@ func TestChangesWaiting(t *testing.T) {
 	_, pod := w.pod("a")
 	w.mustAttach(pod)
 	got := w.hears(h, pod.UID, NewsWaiting)[0]
-	if !strings.Contains(got.Reason, "TS_OAUTH_CLIENT_SECRET") || got.IsUp() {
+	if !strings.Contains(got.Reason, "OAuthConfig.ClientSecret") || got.IsUp() {
 		t.Errorf("told %+v", got)
 	}
 	restarts := w.tally.restarts.Load()

@@ -103,7 +103,7 @@ func (n *node) checkIdentity(ctx context.Context) error {
 		return n.startAfresh(devices)
 	case seen == connected:
 		n.log().Warn("the node's device was connected before this machine has used its keys: the machine has just rebooted, or its state is a copy of another machine's",
-			"nodeID", r.NodeID, "remedy", "nothing after a reboot; "+copyRemedy)
+			"nodeID", r.NodeID, "remedy", "nothing after a reboot; "+n.e.copyRemedy())
 	case seen == seenLately && !n.e.cameBack():
 		// Its keys are used; before it is deleted, it is looked at again.
 	default:
@@ -293,7 +293,10 @@ func (n *node) waitsForOther(p presence, deadline time.Time) {
 	n.warnOnce("waiting to delete the device", why)
 }
 
-const copyRemedy = "give a copy of a machine an empty TS_STATE_DIR; if this is no copy, delete the device by hand"
+// copyRemedy is what to do about a state that another machine uses.
+func (e *Engine) copyRemedy() string {
+	return "give a copy of a machine an empty " + e.cfg.Names.StateDir + "; if this is no copy, delete the device by hand"
+}
 
 // startAfresh sets the node's keys aside, which another machine uses, and makes
 // the node one that has never been in the tailnet. The record says so first:
@@ -309,7 +312,7 @@ func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
 		return fmt.Errorf("setting aside keys that another machine uses: %w", remedy(err))
 	}
 	n.log().Error("this looks like a copy of another machine's state: its device is connected from there and is left alone, the pod gets one of its own",
-		"nodeID", n.record().NodeID, "keys", aside, "remedy", copyRemedy)
+		"nodeID", n.record().NodeID, "keys", aside, "remedy", n.e.copyRemedy())
 	n.op.Lock()
 	defer n.op.Unlock()
 	if n.retired {
@@ -352,7 +355,7 @@ func (n *node) letAlone(ctx context.Context, why error) error {
 	if !errors.Is(why, errElsewhere) {
 		text = "the device is left alone: its node ran before this machine's boot, or on the machine that this state is a copy of"
 	}
-	n.log().Error(text, "reason", why, "nodeID", n.rec.NodeID, "state", aside, "remedy", copyRemedy)
+	n.log().Error(text, "reason", why, "nodeID", n.rec.NodeID, "state", aside, "remedy", n.e.copyRemedy())
 	return nil
 }
 

@@ -77,6 +77,9 @@ type Config struct {
 	// told nothing.
 	OnChange func(Change)
 
+	// Names are those of settings, for reasons and the log.
+	Names Names
+
 	// Redact takes secrets out of a reason, which may quote what a control plane or an API
 	// has said: others read it than the log's readers, the pod for one. Nil takes out none.
 	Redact func(string) string
@@ -143,6 +146,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	cfg.AttachTimeout = cmp.Or(cfg.AttachTimeout, time.Minute)
 	cfg.Grace = cmp.Or(cfg.Grace, time.Minute)
+	cfg.Names.setDefaults()
 	if cfg.Sockets == nil {
 		cfg.Sockets = podnet.NoStore{}
 	}

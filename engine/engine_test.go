@@ -361,7 +361,7 @@ func TestRefusedAndHealed(t *testing.T) {
 	_, pod := w.pod("a")
 	w.mustAttach(pod)
 	w.until("the reason is in the status", func() bool {
-		return strings.Contains(w.statusOf(pod.UID).Reason, "TS_OAUTH_CLIENT_SECRET")
+		return strings.Contains(w.statusOf(pod.UID).Reason, "OAuthConfig.ClientSecret")
 	}, func() string { return w.statusOf(pod.UID).Reason })
 	w.control.ClearFaults()
 	w.await(pod.UID, Running)

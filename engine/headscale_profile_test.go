@@ -31,7 +31,7 @@ func TestHeadscaleBesideProfile(t *testing.T) {
 	_, asks := w.world.pod("asks")
 	asks.Tags, asks.Features.Ephemeral = nil, true
 	w.mustAttach(asks)
-	w.reasonSays(asks.UID, "a static auth key makes all nodes ephemeral, or none", "tailscale.com/ephemeral")
+	w.reasonSays(asks.UID, "a static auth key makes all nodes ephemeral, or none", "Node.Ephemeral")
 
 	w.halt()
 	w.boot(withProfile("prod", door))

@@ -445,7 +445,7 @@ func TestWorkloadSwitched(t *testing.T) {
 	h.boot()
 	_, pod := h.ordinal("db")
 	h.mustAttach(pod)
-	h.reasonSays(pod.UID, "TS_STATE_SECRETS=true", "deploy/components/workload-state")
+	h.reasonSays(pod.UID, "set Config.Identities")
 	h.end(pod)
 	h.awaitForgotten(pod.UID)
 

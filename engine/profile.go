@@ -4,9 +4,11 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"tailscale.com/types/key"
 
@@ -51,7 +53,7 @@ func (n *node) tailnet() tailnetAccess {
 	if tn, ok := n.e.tailnets[profile]; ok {
 		return tn
 	}
-	absent := absentTailnet{profile, n.record().LoginServer}
+	absent := absentTailnet{profile, n.record().LoginServer, &n.e.cfg.Names}
 	return tailnetAccess{absent, absent}
 }
 
@@ -70,8 +72,8 @@ func (n *node) asBegun(pod Pod) (Pod, error) {
 		was.NetNS, was.PID = pod.NetNS, pod.PID
 		return was, nil
 	case was.Features.Profile != pod.Features.Profile:
-		return pod, fmt.Errorf("the pod has its node in the tailnet of profile %q, and is to have one in that of profile %q by now (\"\" is the default): delete the pod, so that it is created again, or set the annotation tailscale.com/profile back",
-			was.Features.Profile, pod.Features.Profile)
+		return pod, errors.New("the pod has its node in the tailnet of profile " + strconv.Quote(was.Features.Profile) + ", and is to have one in that of profile " +
+			strconv.Quote(pod.Features.Profile) + " by now (\"\" is the default): delete the pod, so that it is created again, or set " + n.e.cfg.Names.PodProfile + " back")
 	}
 	return pod, nil
 }
@@ -81,6 +83,7 @@ func (n *node) asBegun(pod Pod) (Pod, error) {
 // tailnet's API is asked about it.
 type absentTailnet struct {
 	profile, loginServer string
+	names                *Names
 }
 
 var (
@@ -92,7 +95,7 @@ func (a absentTailnet) error(op string) error {
 	return &tailnet.Error{
 		Op:     op,
 		Reason: fmt.Sprintf("the configuration no longer has the profile %q, in whose tailnet the node is", a.profile),
-		Remedy: fmt.Sprintf("put the keys %s.TS_… back; or delete the device there by hand, and the node's directory in TS_STATE_DIR while the program does not run", a.profile),
+		Remedy: "put " + a.names.Profile(a.profile) + " back; or delete the device there by hand, and the node's directory in " + a.names.StateDir + " while the program does not run",
 	}
 }
 

@@ -167,13 +167,13 @@ func TestProfileGone(t *testing.T) {
 	_, late := w.pod("late")
 	late.Features.Profile = "prod"
 	w.mustAttach(late)
-	w.reasonSays(late.UID, `no longer has the profile "prod"`, "prod.TS_")
+	w.reasonSays(late.UID, `no longer has the profile "prod"`, `put Config.Profiles["prod"] back`)
 	ctx := context.Background()
 	if err := errors.Join(w.Forget(ctx, pod.SandboxID), w.Forget(ctx, late.SandboxID)); err != nil {
 		t.Fatal(err)
 	}
 	w.awaitForgotten(late.UID) // which has never been a device
-	w.reasonSays(pod.UID, `no longer has the profile "prod"`, "prod.TS_")
+	w.reasonSays(pod.UID, `no longer has the profile "prod"`, `put Config.Profiles["prod"] back`)
 	if one, two := len(w.control.Devices()), len(srv.Devices()); one != 1 || two != 1 {
 		t.Errorf("%d and %d devices, want one each", one, two)
 	}

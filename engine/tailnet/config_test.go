@@ -97,7 +97,7 @@ func TestStatic(t *testing.T) {
 	}
 	ephemeral := web
 	ephemeral.Ephemeral = true
-	if k, err := s.NewAuthKey(testContext(t), ephemeral); k != "" || err == nil || !strings.Contains(err.Error(), "tailscale.com/ephemeral") {
+	if k, err := s.NewAuthKey(testContext(t), ephemeral); k != "" || err == nil || !strings.Contains(err.Error(), "Node.Ephemeral") {
 		t.Errorf("for an ephemeral node: %q, %v", k, err)
 	}
 	if s.ControlURL() != "https://headscale.example.com" {

@@ -24,8 +24,8 @@ func KeyEnds(t Tailnet, nodeID string, tagged bool, at time.Time) *Error {
 }
 
 // KeyRenewal implements Tailnet.
-func (*Static) KeyRenewal() string {
-	return "the node then logs in again with the auth key in TS_AUTHKEY, which has to be good until then"
+func (s *Static) KeyRenewal() string {
+	return "the node then logs in again with the auth key in " + s.names.AuthKey + ", which has to be good until then"
 }
 
 // KeyRenewal implements Tailnet: a key is minted for the login.

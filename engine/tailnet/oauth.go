@@ -27,9 +27,9 @@ const maxDescriptionLen = 50
 // taken as they are: the caller, who knows which setting each has come from, checks
 // them.
 type OAuthConfig struct {
-	ClientID     string // TS_OAUTH_CLIENT_ID
-	ClientSecret string `json:"-"` // TS_OAUTH_CLIENT_SECRET
-	IDTokenFile  string // TS_ID_TOKEN_FILE: a file that somebody keeps fresh, a projected ServiceAccount token
+	ClientID     string
+	ClientSecret string `json:"-"`
+	IDTokenFile  string // a file that somebody keeps fresh, a projected ServiceAccount token
 
 	BaseURL    string // of the API; "" is https://api.tailscale.com
 	ControlURL string // the login server; "" is Tailscale's own
@@ -38,7 +38,7 @@ type OAuthConfig struct {
 	// Cluster is part of the mark on this cluster's devices: see OAuth.LockKey.
 	// "" marks none, and takes none for ours. Clusters that share an OAuth
 	// client must differ in it, or each takes the other's devices for its own.
-	Cluster string // CLUSTER_NAME
+	Cluster string
 
 	// Tags go to nodes that bring none. A key that an OAuth client makes must
 	// have a tag, since no user owns the node.
@@ -54,6 +54,8 @@ type OAuthConfig struct {
 
 	// Calls bounds what the API has to bear from this process.
 	Calls CallLimits
+
+	Names Names // of these settings, for errors
 
 	Logger    *slog.Logger      // nil drops what is logged: retries, at level debug
 	Transport http.RoundTripper // nil is http.DefaultTransport
@@ -75,6 +77,7 @@ type OAuth struct {
 	controlURL string
 	baseURL    string
 	credential credential
+	names      Names
 	tags       []string
 	ttl        time.Duration
 	mark       mark
@@ -106,6 +109,7 @@ func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
 	if cfg.Transport == nil {
 		cfg.Transport = http.DefaultTransport
 	}
+	cfg.Names = cfg.Names.orFields()
 	base, err := url.Parse(cfg.BaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("parsing the API's URL: %w", err)
@@ -116,6 +120,7 @@ func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
 		controlURL: cfg.ControlURL,
 		baseURL:    cfg.BaseURL,
 		credential: credentialOf(cfg),
+		names:      cfg.Names,
 		tags:       slices.Clone(cfg.Tags),
 		ttl:        cfg.AuthKeyTTL,
 		mark:       newMark(cfg),
@@ -158,7 +163,7 @@ func (o *OAuth) NewAuthKey(ctx context.Context, n Node) (string, error) {
 		return "", &Error{
 			Op:     op,
 			Reason: "a node that comes in over " + o.credential.kind + " needs a tag, and has none",
-			Remedy: "set TS_TAGS, or the annotation tailscale.com/tags",
+			Remedy: "set " + o.names.Tags + ", or " + o.names.NodeTags,
 		}
 	}
 	want := kind{tags, n.Ephemeral}

@@ -10,8 +10,9 @@ import (
 
 // StaticConfig is a key that somebody made beforehand.
 type StaticConfig struct {
-	AuthKey    string `json:"-"` // required; TS_AUTHKEY
-	ControlURL string // TS_LOGIN_SERVER, as the caller has checked it; "" means Tailscale's own
+	AuthKey    string `json:"-"` // required
+	ControlURL string // the login server, as the caller has checked it; "" means Tailscale's own
+	Names      Names  // of these settings, for errors
 }
 
 // String keeps the key out of logs.
@@ -38,6 +39,7 @@ func (c StaticConfig) String() string {
 type Static struct {
 	authKey    string
 	controlURL string
+	names      Names
 }
 
 var _ Tailnet = (*Static)(nil)
@@ -47,7 +49,7 @@ func NewStatic(cfg StaticConfig) (*Static, error) {
 	if cfg.AuthKey == "" {
 		return nil, errors.New("tailnet.StaticConfig.AuthKey is not set")
 	}
-	return &Static{authKey: cfg.AuthKey, controlURL: cfg.ControlURL}, nil
+	return &Static{authKey: cfg.AuthKey, controlURL: cfg.ControlURL, names: cfg.Names.orFields()}, nil
 }
 
 // String keeps the key out of logs.
@@ -65,7 +67,7 @@ func (s *Static) NewAuthKey(ctx context.Context, n Node) (string, error) {
 		return "", &Error{
 			Op:     "finding an auth key for " + n.Hostname,
 			Reason: "a static auth key makes all nodes ephemeral, or none",
-			Remedy: "put an ephemeral key into TS_AUTHKEY and take the annotation tailscale.com/ephemeral out, or use an OAuth client",
+			Remedy: "put an ephemeral key into " + s.names.AuthKey + " and take " + s.names.NodeEphemeral + " out, or use an OAuth client",
 		}
 	}
 	return s.authKey, ctx.Err()

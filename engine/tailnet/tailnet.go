@@ -19,6 +19,8 @@
 // tailnet lock key is made from its machine key and the OAuth client's secret
 // or, where there is none, its ID (OAuth.LockKey), and Tailscale's API shows both keys' public halves.
 //
+// Errors call settings what the program's users call them: see Names.
+//
 // The package starts no goroutine but in OAuth.Prepare, which joins its own, and
 // writes no auth key to disk: each is returned and forgotten. It does not log a node in
 // (the engine's control client does), does not know which device is which pod's, and
