@@ -207,7 +207,7 @@ func eachSource(t *testing.T, do func(path string, set *token.FileSet, file *ast
 	}
 }
 
-// textOf is the text of a literal, or of a sum that has one.
+// textOf is the text of a literal, of the name of a setting, or of a sum that has one.
 func textOf(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.BasicLit:
@@ -235,5 +235,5 @@ func textOf(e ast.Expr) string {
 		}
 		return left + right
 	}
-	return ""
+	return settingName(e)
 }

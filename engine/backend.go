@@ -201,8 +201,10 @@ func (n *node) openState() (ipn.StateStore, error) {
 // lockKey returns the node's tailnet lock key: one that marks its device as
 // ours, where the tailnet knows such marks.
 func (n *node) lockKey(machine key.MachinePublic) key.NLPrivate {
-	if lock, ok := n.tailnet().LockKey(machine, n.record().Pod.ChosenName); ok {
-		return lock
+	if api := n.tailnet().api; api != nil {
+		if lock, ok := api.LockKey(machine, n.record().Pod.ChosenName); ok {
+			return lock
+		}
 	}
 	return key.NewNLPrivate()
 }

@@ -77,7 +77,7 @@ func TestChanges(t *testing.T) {
 	h = &heard{}
 	w.boot(h.hear)
 	w.hears(h, pod.UID, NewsContinued)
-	if err := w.tailnet.Delete(t.Context(), first.NodeID); err != nil {
+	if err := w.devices().Delete(t.Context(), first.NodeID); err != nil {
 		t.Fatal(err)
 	}
 	all := w.hears(h, pod.UID, NewsContinued, NewsLost, NewsReregistered)
@@ -116,7 +116,7 @@ func TestChangesWaiting(t *testing.T) {
 	_, pod := w.pod("a")
 	w.mustAttach(pod)
 	got := w.hears(h, pod.UID, NewsWaiting)[0]
-	if !strings.Contains(got.Reason, "TS_OAUTH_CLIENT_SECRET") || got.IsUp() {
+	if !strings.Contains(got.Reason, "OAuthConfig.ClientSecret") || got.IsUp() {
 		t.Errorf("told %+v", got)
 	}
 	restarts := w.tally.restarts.Load()

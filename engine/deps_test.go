@@ -7,7 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -122,6 +126,66 @@ func TestImportsAreSeen(t *testing.T) {
 			return p.ImportPath == want.of && slices.Contains(p.Deps, want.dep)
 		}) {
 			t.Errorf("%s does not depend on %s", want.of, want.dep)
+		}
+	}
+}
+
+// namesOutside are the settings and annotations of the program that an engine is part of,
+// as its manuals have them: what these are called is nri-plugin's to say (Names).
+var namesOutside = []struct{ page, row string }{
+	{"../README.md", "`(tailscale\\.com/[a-z-]+)`"},
+	{"../deploy/SETTINGS.md", "`([A-Z]+(?:_[A-Z]+)+)`"},
+}
+
+// namesInside may be in the sources, and why.
+var namesInside = map[string]string{
+	"engine.go TS_LOGS_DIR": "tailscale.com reads it in this process, and nobody else sets it",
+}
+
+// TestNamesStayAbove: neither code nor comments here name a setting or an annotation.
+func TestNamesStayAbove(t *testing.T) {
+	names := []string{`\bTS_[A-Z_]+`}
+	for _, n := range namesOutside {
+		page, err := os.ReadFile(n.page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows := regexp.MustCompile(`(?m)^\| .+`).FindAllString(string(page), -1)
+		before := len(names)
+		for _, row := range rows {
+			cell, _, _ := strings.Cut(row[2:], " |")
+			for _, m := range regexp.MustCompile(n.row).FindAllStringSubmatch(cell, -1) {
+				names = append(names, `\b`+regexp.QuoteMeta(m[1])+`\b`)
+			}
+		}
+		if len(names)-before < 10 {
+			t.Errorf("%s: %d names were found, which are not all", n.page, len(names)-before)
+		}
+	}
+	name := regexp.MustCompile(strings.Join(names, "|"))
+	if !name.MatchString("AUTH_KEY_TTL") || !name.MatchString("annotation tailscale.com/tags,") || name.MatchString("tailscale.com/types/key") {
+		t.Errorf("the names are %s", name)
+	}
+	inside := map[string]bool{}
+	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, found := range name.FindAllString(string(source), -1) {
+			inside[path+" "+found] = true
+			if namesInside[path+" "+found] == "" {
+				t.Errorf("%s names %s: have nri-plugin hand it in (Names), or say in namesInside why not", path, found)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := range namesInside {
+		if !inside[at] {
+			t.Errorf("take %s out of namesInside: it is there no longer", at)
 		}
 	}
 }

@@ -103,7 +103,7 @@ func (n *node) checkIdentity(ctx context.Context) error {
 		return n.startAfresh(devices)
 	case seen == connected:
 		n.log().Warn("the node's device was connected before this machine has used its keys: the machine has just rebooted, or its state is a copy of another machine's",
-			"nodeID", r.NodeID, "remedy", "nothing after a reboot; "+copyRemedy)
+			"nodeID", r.NodeID, "remedy", "nothing after a reboot; "+n.e.copyRemedy())
 	case seen == seenLately && !n.e.cameBack():
 		// Its keys are used; before it is deleted, it is looked at again.
 	default:
@@ -202,20 +202,23 @@ func (e *Engine) settle(now, before map[tailcfg.StableNodeID]sighting) presence 
 
 // look asks the tailnet for all devices that the node has been.
 func (n *node) look(ctx context.Context, r record) ([]tailcfg.StableNodeID, map[tailcfg.StableNodeID]sighting, error) {
-	ids, err := n.devices(ctx, r)
-	if errors.Is(err, tailnet.ErrNoDelete) { // one that has registered is not known by its ID
-		return nil, map[tailcfg.StableNodeID]sighting{"": {}}, nil
-	}
+	ids, stored, err := n.recordedDevices(r)
 	if err != nil {
+		return nil, nil, err
+	}
+	api := n.tailnet().api
+	if api == nil {
+		ids, now := n.lookAtPeers(ids, stored)
+		return ids, now, nil
+	}
+	if ids, err = n.listedDevices(ctx, api, r, ids, stored); err != nil {
 		return nil, nil, err
 	}
 	now := map[tailcfg.StableNodeID]sighting{}
 	for _, id := range ids {
-		d, err := n.tailnet().Device(ctx, string(id))
+		d, err := api.Device(ctx, string(id))
 		switch {
 		case errors.Is(err, tailnet.ErrNoDevice):
-		case errors.Is(err, tailnet.ErrNoDelete):
-			now[id] = n.seenByPeers(id)
 		case err != nil:
 			return nil, nil, err
 		case isConnected(d):
@@ -230,6 +233,18 @@ func (n *node) look(ctx context.Context, r record) ([]tailcfg.StableNodeID, map[
 // isConnected reports whether a device is connected, or may be: Tailscale says
 // so, Headscale leaves out when it was last seen.
 func isConnected(d tailnet.Device) bool { return d.Connected || d.LastSeen.IsZero() }
+
+// lookAtPeers is look where no API is.
+func (n *node) lookAtPeers(ids []tailcfg.StableNodeID, stored keys) ([]tailcfg.StableNodeID, map[tailcfg.StableNodeID]sighting) {
+	if !stored.machine.IsZero() { // one that has registered is not known by its ID
+		return nil, map[tailcfg.StableNodeID]sighting{"": {}}
+	}
+	now := map[tailcfg.StableNodeID]sighting{}
+	for _, id := range ids {
+		now[id] = n.seenByPeers(id)
+	}
+	return ids, now
+}
 
 // seenByPeers is what the control plane tells this machine's own nodes in the same
 // tailnet of a device: all there is to know where no API is.
@@ -278,7 +293,10 @@ func (n *node) waitsForOther(p presence, deadline time.Time) {
 	n.warnOnce("waiting to delete the device", why)
 }
 
-const copyRemedy = "give a copy of a machine an empty TS_STATE_DIR; if this is no copy, delete the device by hand"
+// copyRemedy is what to do about a state that another machine uses.
+func (e *Engine) copyRemedy() string {
+	return "give a copy of a machine an empty " + e.cfg.Names.StateDir + "; if this is no copy, delete the device by hand"
+}
 
 // startAfresh sets the node's keys aside, which another machine uses, and makes
 // the node one that has never been in the tailnet. The record says so first:
@@ -294,7 +312,7 @@ func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
 		return fmt.Errorf("setting aside keys that another machine uses: %w", remedy(err))
 	}
 	n.log().Error("this looks like a copy of another machine's state: its device is connected from there and is left alone, the pod gets one of its own",
-		"nodeID", n.record().NodeID, "keys", aside, "remedy", copyRemedy)
+		"nodeID", n.record().NodeID, "keys", aside, "remedy", n.e.copyRemedy())
 	n.op.Lock()
 	defer n.op.Unlock()
 	if n.retired {
@@ -337,7 +355,7 @@ func (n *node) letAlone(ctx context.Context, why error) error {
 	if !errors.Is(why, errElsewhere) {
 		text = "the device is left alone: its node ran before this machine's boot, or on the machine that this state is a copy of"
 	}
-	n.log().Error(text, "reason", why, "nodeID", n.rec.NodeID, "state", aside, "remedy", copyRemedy)
+	n.log().Error(text, "reason", why, "nodeID", n.rec.NodeID, "state", aside, "remedy", n.e.copyRemedy())
 	return nil
 }
 

@@ -186,7 +186,7 @@ func TestCopiedState(t *testing.T) {
 		t.Errorf("%d devices were deleted", c.DevicesDeleted)
 	}
 	log := m.log.String()
-	if n := strings.Count(log, "looks like a copy of another machine's state"); n != 3 || !strings.Contains(log, "empty TS_STATE_DIR") {
+	if n := strings.Count(log, "looks like a copy of another machine's state"); n != 3 || !strings.Contains(log, "empty Config.StateDir") {
 		t.Errorf("the log says %d times what this looks like, want 3", n)
 	}
 	for _, dir := range []string{"uid-a", "uid-b"} {

@@ -28,7 +28,7 @@ import (
 type Config struct {
 	// StateDir holds a directory for each pod. It is created, 0700.
 	StateDir string
-	// Tailnet lets nodes in and out.
+	// Tailnet lets nodes in, and out where it is a [tailnet.DeviceAPI] as well.
 	Tailnet tailnet.Tailnet
 	// Profiles are further tailnets, by Features.Profile.
 	Profiles map[string]tailnet.Tailnet
@@ -79,6 +79,9 @@ type Config struct {
 	// told nothing.
 	OnChange func(Change)
 
+	// Names are those of settings, for reasons and the log.
+	Names Names
+
 	// Redact takes secrets out of a reason, which may quote what a control plane or an API
 	// has said: others read it than the log's readers, the pod for one. Nil takes out none.
 	Redact func(string) string
@@ -117,8 +120,8 @@ type Engine struct {
 	machine string        // see podnet.Machine
 	served  served        // of the goroutine that runs keepServed
 
-	tailnets map[string]tailnet.Tailnet // by profile, "" is Config.Tailnet's
-	prepare  []func(context.Context)    // what they do ahead
+	tailnets map[string]tailnetAccess // by profile, "" is Config.Tailnet's
+	prepare  []func(context.Context)  // what they do ahead
 
 	neighbours neighbours // the nodes that hand each other their pods' packets
 	returning  inFlight   // nodes that an earlier process served, and this one not yet
@@ -146,6 +149,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	cfg.AttachTimeout = cmp.Or(cfg.AttachTimeout, time.Minute)
 	cfg.Grace = cmp.Or(cfg.Grace, time.Minute)
+	cfg.Names.setDefaults()
 	if cfg.Sockets == nil {
 		cfg.Sockets = podnet.NoStore{}
 	}

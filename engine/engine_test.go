@@ -297,7 +297,7 @@ func TestForgetDeletedByHand(t *testing.T) {
 	node := w.await(pod.UID, Running)
 	w.Detach(context.Background(), pod.SandboxID)
 	w.await(pod.UID, Stopped)
-	if err := w.tailnet.Delete(context.Background(), node.NodeID); err != nil {
+	if err := w.devices().Delete(context.Background(), node.NodeID); err != nil {
 		t.Fatal(err)
 	}
 	w.Forget(context.Background(), pod.SandboxID)
@@ -361,7 +361,7 @@ func TestRefusedAndHealed(t *testing.T) {
 	_, pod := w.pod("a")
 	w.mustAttach(pod)
 	w.until("the reason is in the status", func() bool {
-		return strings.Contains(w.statusOf(pod.UID).Reason, "TS_OAUTH_CLIENT_SECRET")
+		return strings.Contains(w.statusOf(pod.UID).Reason, "OAuthConfig.ClientSecret")
 	}, func() string { return w.statusOf(pod.UID).Reason })
 	w.control.ClearFaults()
 	w.await(pod.UID, Running)

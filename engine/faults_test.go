@@ -94,7 +94,7 @@ func TestDeletedWhileRunning(t *testing.T) {
 	p, pod := w.pod("a")
 	w.mustAttach(pod)
 	before := w.await(pod.UID, Running)
-	if err := w.tailnet.Delete(context.Background(), before.NodeID); err != nil {
+	if err := w.devices().Delete(context.Background(), before.NodeID); err != nil {
 		t.Fatal(err)
 	}
 	w.until("the node is another device", func() bool {

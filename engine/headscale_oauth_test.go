@@ -124,7 +124,7 @@ func TestTagsOfAStaticKey(t *testing.T) {
 	p, lacks := w.pod("lacks")
 	lacks.Tags = []string{"tag:db"}
 	w.mustAttach(lacks)
-	w.reasonSays(lacks.UID, "tag:db", "tag:k8s-pod", "TS_AUTHKEY", "tailscale.com/tags")
+	w.reasonSays(lacks.UID, "tag:db", "tag:k8s-pod", "StaticConfig.AuthKey", "Node.Tags")
 	if addrs, err := addresses(p); err != nil || slices.ContainsFunc(addrs, func(a string) bool { return !strings.HasPrefix(a, "fe80:") }) {
 		t.Errorf("ts0 has %v (%v)", addrs, err)
 	}

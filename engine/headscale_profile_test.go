@@ -31,7 +31,7 @@ func TestHeadscaleBesideProfile(t *testing.T) {
 	_, asks := w.world.pod("asks")
 	asks.Tags, asks.Features.Ephemeral = nil, true
 	w.mustAttach(asks)
-	w.reasonSays(asks.UID, "a static auth key makes all nodes ephemeral, or none", "tailscale.com/ephemeral")
+	w.reasonSays(asks.UID, "a static auth key makes all nodes ephemeral, or none", "Node.Ephemeral")
 
 	w.halt()
 	w.boot(withProfile("prod", door))
@@ -66,10 +66,22 @@ func TestProfileErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	api, err := tailnet.NewOAuth(tailnet.OAuthConfig{ClientID: "id", ClientSecret: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	e := &Engine{}
-	for profile, want := range map[string]string{"": tailnet.ErrNoDelete.Error(), "prod": "profile prod: " + tailnet.ErrNoDelete.Error()} {
-		_, err := steppedTailnet{door, e, profile}.Devices(t.Context())
-		if !errors.Is(err, tailnet.ErrNoDelete) || err.Error() != want {
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for profile, prefix := range map[string]string{"": "", "prod": "profile prod: "} {
+		of := profiled{e, profile}
+		_, err := steppedTailnet{door, of}.NewAuthKey(t.Context(), tailnet.Node{Hostname: "web", Ephemeral: true})
+		var known *tailnet.Error
+		if !errors.As(err, &known) || err.Error() != prefix+known.Error() {
+			t.Errorf("%q: %v, want %q before %v", profile, err, prefix, known)
+		}
+		_, err = steppedAPI{api, of}.Devices(ended)
+		if want := prefix + "listing devices: context canceled"; !errors.Is(err, context.Canceled) || err.Error() != want {
 			t.Errorf("%q: %v, want %s", profile, err, want)
 		}
 	}

@@ -47,7 +47,7 @@ func TestHeadscaleTags(t *testing.T) {
 	has := w.start("has", "tag:web")
 	lacks := w.start("lacks", "tag:db")
 	w.await(has.UID, Running)
-	w.reasonSays(lacks.UID, "tag:db", "tag:k8s-pod, tag:web", "tailscale.com/tags", "TS_AUTHKEY")
+	w.reasonSays(lacks.UID, "tag:db", "tag:k8s-pod, tag:web", "Node.Tags", "StaticConfig.AuthKey")
 	if ip, err := w.addressesOf(lacks); err != nil || len(ip) != 0 {
 		t.Errorf("a pod that lacks its tag has %v (%v)", ip, err)
 	}
@@ -175,9 +175,9 @@ func TestHeadscaleKeyEnded(t *testing.T) {
 	}
 	w.boot()
 	pod := w.start("web")
-	w.reasonSays(pod.UID, "TS_AUTHKEY", "make a reusable auth key")
+	w.reasonSays(pod.UID, "StaticConfig.AuthKey", "make a reusable auth key")
 	w.halt()
 	w.tailnet = w.static("hskey-auth-abcdefghijkl-" + strings.Repeat("a", 64))
 	w.boot()
-	w.reasonSays(pod.UID, "TS_AUTHKEY", "make a reusable auth key")
+	w.reasonSays(pod.UID, "StaticConfig.AuthKey", "make a reusable auth key")
 }

@@ -230,7 +230,7 @@ func TestWorkloadDeviceDeleted(t *testing.T) {
 	_, pod := h.ordinal("db")
 	h.mustAttach(pod)
 	before := h.await(pod.UID, Running)
-	if err := h.tailnet.Delete(t.Context(), before.NodeID); err != nil {
+	if err := h.devices().Delete(t.Context(), before.NodeID); err != nil {
 		t.Fatal(err)
 	}
 	h.until("it is another device", func() bool {
@@ -309,7 +309,7 @@ func TestWorkloadSweptInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	id.LastUsed = time.Now().Add(-10 * 24 * time.Hour)
-	if err := h.second.sweepIdentities(t.Context(), h.second.tailnets[""], map[WorkloadKey]Identity{key: id}, kept{}, nil); err != nil {
+	if err := h.second.sweepIdentities(t.Context(), h.second.tailnets[""].api, map[WorkloadKey]Identity{key: id}, kept{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if id, err = h.store.Load(t.Context(), key); err != nil || id.Generation != 1 || id.Holder.Host != "n1" {
@@ -445,7 +445,7 @@ func TestWorkloadSwitched(t *testing.T) {
 	h.boot()
 	_, pod := h.ordinal("db")
 	h.mustAttach(pod)
-	h.reasonSays(pod.UID, "TS_STATE_SECRETS=true", "deploy/components/workload-state")
+	h.reasonSays(pod.UID, "set Config.Identities")
 	h.end(pod)
 	h.awaitForgotten(pod.UID)
 
@@ -505,7 +505,7 @@ func TestWorkloadOutlives(t *testing.T) {
 	h.second.mustAttach(own)
 	h.second.await(own.UID, Running)
 	h.store.noList.Store(true) // one identity is asked for, not all
-	err := h.second.find(own.SandboxID).claimName(t.Context(), own.Hostname)
+	err := h.second.find(own.SandboxID).claimName(t.Context(), h.devices(), own.Hostname)
 	if err == nil || !strings.Contains(err.Error(), "of the workload default/db-0") {
 		t.Errorf("claiming the workload's name: %v", err)
 	}

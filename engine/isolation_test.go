@@ -186,6 +186,7 @@ func expectTalk(t *testing.T, a, b *nstest.Pod, addr netip.Addr) {
 // hangingDoor mints no first key.
 type hangingDoor struct {
 	tailnet.Tailnet
+	tailnet.DeviceAPI
 	taken atomic.Bool
 	hangs chan struct{}
 }
@@ -203,7 +204,7 @@ func (d *hangingDoor) NewAuthKey(ctx context.Context, n tailnet.Node) (string, e
 // come up.
 func TestHangingAttach(t *testing.T) {
 	w := newWorld(t)
-	door := &hangingDoor{Tailnet: w.tailnet, hangs: make(chan struct{})}
+	door := &hangingDoor{Tailnet: w.tailnet, DeviceAPI: w.devices(), hangs: make(chan struct{})}
 	w.tailnet = door
 	w.boot(func(c *Config) { c.AttachTimeout = 5 * time.Second })
 	_, hangs := w.pod("hangs")

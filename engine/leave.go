@@ -59,23 +59,26 @@ func (n *node) leaveOnce(ctx context.Context) error {
 			return err
 		}
 	}
-	devices, err := n.devices(ctx, r)
-	if errors.Is(err, tailnet.ErrNoDelete) {
-		return n.logOut(ctx, r)
-	}
+	devices, stored, err := n.recordedDevices(r)
 	if err != nil {
 		return err
 	}
-	err = n.deleteDevices(ctx, devices)
-	if errors.Is(err, tailnet.ErrNoDelete) {
+	api := n.tailnet().api
+	if api == nil {
+		if len(devices) == 0 && stored.machine.IsZero() {
+			return nil
+		}
 		return n.logOut(ctx, r)
 	}
-	return err
+	if devices, err = n.listedDevices(ctx, api, r, devices, stored); err != nil {
+		return err
+	}
+	return n.deleteDevices(ctx, api, devices)
 }
 
-func (n *node) deleteDevices(ctx context.Context, devices []tailcfg.StableNodeID) error {
+func (n *node) deleteDevices(ctx context.Context, api tailnet.DeviceAPI, devices []tailcfg.StableNodeID) error {
 	for _, id := range devices {
-		if err := countDelete(n.tailnet().Delete(ctx, string(id)), &n.e.tally.podEnded); err != nil {
+		if err := countDelete(api.Delete(ctx, string(id)), &n.e.tally.podEnded); err != nil {
 			return err // which names the device
 		}
 		n.log().Info("device deleted", "nodeID", id)
@@ -83,12 +86,10 @@ func (n *node) deleteDevices(ctx context.Context, devices []tailcfg.StableNodeID
 	return nil
 }
 
-// devices returns the IDs of all devices that the node has been, but for those
-// that are another machine's.
-func (n *node) devices(ctx context.Context, r record) (ids []tailcfg.StableNodeID, err error) {
-	defer func() {
-		ids = slices.DeleteFunc(ids, func(id tailcfg.StableNodeID) bool { return slices.Contains(r.Elsewhere, id) })
-	}()
+// recordedDevices returns the IDs of the devices that the node has been, as far as its
+// record has them, but for those that are another machine's. Where it may have been
+// others, stored are the keys by which the tailnet has them.
+func (n *node) recordedDevices(r record) (ids []tailcfg.StableNodeID, stored keys, err error) {
 	moved := n.isMoved(r)
 	switch {
 	case moved && r.NodeID != "":
@@ -99,25 +100,32 @@ func (n *node) devices(ctx context.Context, r record) (ids []tailcfg.StableNodeI
 		if r.NodeID != "" {
 			ids = append(ids, r.NodeID)
 		}
+		ids = slices.DeleteFunc(ids, func(id tailcfg.StableNodeID) bool { return slices.Contains(r.Elsewhere, id) })
 		if !r.Registering {
-			return ids, nil
+			return ids, keys{}, nil
 		}
 	}
 	// One that it has become without hearing of it is known by its keys, and so is
 	// any where the configuration leads to another control server by now: that one
 	// may have given the same ID to somebody else's device. The node key is not on disk
 	// yet if it was to register again, the machine key is the same in all of them.
-	stored, err := storedKeys(n.statePath())
-	if err != nil || stored.machine.IsZero() {
-		return ids, err
+	stored, err = storedKeys(n.statePath())
+	return ids, stored, err
+}
+
+// listedDevices adds to the recorded devices those that the API has by the node's keys.
+func (n *node) listedDevices(ctx context.Context, api tailnet.DeviceAPI, r record, ids []tailcfg.StableNodeID, stored keys) ([]tailcfg.StableNodeID, error) {
+	if stored.machine.IsZero() {
+		return ids, nil
 	}
-	devices, err := n.tailnet().Devices(ctx)
+	devices, err := api.Devices(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("finding the node's device: %w", err)
 	}
 	for _, d := range devices {
 		id := tailcfg.StableNodeID(d.ID)
-		if (d.MachineKey == stored.machine || d.NodeKey == stored.node.String()) && !slices.Contains(ids, id) {
+		is := d.MachineKey == stored.machine || d.NodeKey == stored.node.String()
+		if is && !slices.Contains(ids, id) && !slices.Contains(r.Elsewhere, id) {
 			ids = append(ids, id)
 		}
 	}

@@ -64,6 +64,9 @@ func newWorld(t *testing.T, change ...func(*control.Config)) *world {
 	return w
 }
 
+// devices is what the tailnet's API can do.
+func (w *world) devices() tailnet.DeviceAPI { return w.tailnet.(tailnet.DeviceAPI) }
+
 // boot starts an engine on what the last one left.
 func (w *world) boot(change ...func(*Config)) {
 	w.t.Helper()

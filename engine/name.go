@@ -5,7 +5,6 @@ package engine
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -38,16 +37,20 @@ func (n *node) keepName(ctx context.Context, given, wished string) {
 	if _, err := strconv.Atoi(number); !numbered || err != nil {
 		return
 	}
+	api := n.tailnet().api
+	if api == nil {
+		return
+	}
 	log := n.log().With("requested", wished, "assigned", given)
 	pause := cmp.Or(n.e.cfg.namePause, nameShort)
 	var last error
 	for range nameTries {
-		err := n.claimName(ctx, wished)
+		err := n.claimName(ctx, api, wished)
 		switch {
 		case err == nil:
 			log.Debug("the node has the name that it asked for") // "running" has the new one
 			return
-		case ctx.Err() != nil, errors.Is(err, tailnet.ErrNoDelete):
+		case ctx.Err() != nil:
 			return
 		}
 		last = err
@@ -62,9 +65,9 @@ func (n *node) keepName(ctx context.Context, given, wished string) {
 
 // claimName renames the node's device, and deletes the name's holder before if
 // that is the device of a pod that is gone.
-func (n *node) claimName(ctx context.Context, wished string) error {
+func (n *node) claimName(ctx context.Context, api tailnet.DeviceAPI, wished string) error {
 	self := n.snapshot().NodeID
-	devices, err := n.tailnet().Devices(ctx)
+	devices, err := api.Devices(ctx)
 	if err != nil {
 		return err
 	}
@@ -74,7 +77,7 @@ func (n *node) claimName(ctx context.Context, wished string) error {
 			continue
 		case d.ID == self:
 			return nil
-		case !n.outlived(d):
+		case !n.outlived(api, d):
 			return fmt.Errorf("device %s: %w", d.ID, tailnet.ErrNameTaken)
 		}
 		switch kept, err := n.e.isWorkloads(ctx, n.profile(), d, keyOf(n.record().Pod)); {
@@ -83,19 +86,19 @@ func (n *node) claimName(ctx context.Context, wished string) error {
 		case kept:
 			return fmt.Errorf("device %s, of the workload %s/%s: %w", d.ID, n.record().Pod.Namespace, n.record().Pod.Name, tailnet.ErrNameTaken)
 		}
-		if err := countDelete(n.tailnet().Delete(ctx, d.ID), &n.e.tally.nameTaken); err != nil {
+		if err := countDelete(api.Delete(ctx, d.ID), &n.e.tally.nameTaken); err != nil {
 			return err
 		}
 		n.log().Info("device deleted: it was an earlier one of the same pod", "name", d.Name, "nodeID", d.ID, "lastSeen", d.LastSeen)
 	}
-	return n.tailnet().Rename(ctx, self, wished)
+	return api.Rename(ctx, self, wished)
 }
 
 // outlived reports whether a device is of an earlier incarnation of the node's
 // pod. Both have the default hostname then, which two pods of a cluster have
 // only if one of them is gone: see Pod.ChosenName. A device of another node
 // here goes by itself. Where none is to be swept, none is taken either.
-func (n *node) outlived(d tailnet.Device) bool {
+func (n *node) outlived(api tailnet.DeviceAPI, d tailnet.Device) bool {
 	if n.e.cfg.SweepAfter < 0 {
 		return false
 	}
@@ -103,7 +106,7 @@ func (n *node) outlived(d tailnet.Device) bool {
 	if d.Connected || d.LastSeen.IsZero() || unseen < nameUnseen || d.Hostname != n.snapshot().Hostname {
 		return false
 	}
-	ours, chosen := n.tailnet().Ours(d)
+	ours, chosen := api.Ours(d)
 	if !ours || chosen || n.record().Pod.ChosenName {
 		return false
 	}

@@ -94,7 +94,7 @@ func TestNameOfAnother(t *testing.T) {
 			w.enter("k8s")
 			w.age(holder.NodeID, 30*24*time.Hour)
 			if holder.Hostname == "k8s-default-other" {
-				if err := w.tailnet.Rename(t.Context(), holder.NodeID, "k8s-default-web"); err != nil {
+				if err := w.devices().Rename(t.Context(), holder.NodeID, "k8s-default-web"); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -156,7 +156,7 @@ func TestNameOfAnAdmin(t *testing.T) {
 	w.enter("k8s")
 	w.boot(soon)
 	n := w.join("web")
-	if err := w.tailnet.Rename(t.Context(), n.NodeID, "k8s-default-web-old"); err != nil {
+	if err := w.devices().Rename(t.Context(), n.NodeID, "k8s-default-web-old"); err != nil {
 		t.Fatal(err)
 	}
 	w.awaitName(n.UID, "k8s-default-web-old")

@@ -52,7 +52,7 @@ func TestDeletedWhileAway(t *testing.T) {
 	before := w.await(pod.UID, Running)
 	w.awaitKept(pod, 0)
 	w.halt()
-	if err := w.tailnet.Delete(t.Context(), before.NodeID); err != nil {
+	if err := w.devices().Delete(t.Context(), before.NodeID); err != nil {
 		t.Fatal(err)
 	}
 	w.boot()

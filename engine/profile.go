@@ -4,25 +4,38 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"tailscale.com/types/key"
 
 	"tailscale-nri/engine/tailnet"
 )
 
-// openTailnets makes the tailnets of the configuration the engine's.
+// tailnetAccess is what the engine can do in a tailnet. Each change is a step.
+type tailnetAccess struct {
+	tailnet.Tailnet
+	api tailnet.DeviceAPI // nil where there is none: nodes are logged out, and no device is looked up
+}
+
+// openTailnets makes the tailnets of the configuration the engine's. What each can do
+// is asked here alone.
 func (e *Engine) openTailnets() {
 	all := map[string]tailnet.Tailnet{"": e.cfg.Tailnet}
 	maps.Copy(all, e.cfg.Profiles)
-	e.tailnets = map[string]tailnet.Tailnet{}
-	for profile, door := range all {
-		if p, ok := door.(interface{ Prepare(context.Context) }); ok {
+	e.tailnets = map[string]tailnetAccess{}
+	for profile, tn := range all {
+		if p, ok := tn.(interface{ Prepare(context.Context) }); ok {
 			e.prepare = append(e.prepare, p.Prepare)
 		}
-		e.tailnets[profile] = steppedTailnet{door, e, profile}
+		access := tailnetAccess{Tailnet: steppedTailnet{tn, profiled{e, profile}}}
+		if api, ok := tn.(tailnet.DeviceAPI); ok {
+			access.api = steppedAPI{api, profiled{e, profile}}
+		}
+		e.tailnets[profile] = access
 	}
 	e.cfg.Tailnet, e.cfg.Profiles = nil, nil // from here on each is asked for what is its own, as a step
 }
@@ -35,12 +48,13 @@ func (n *node) profile() string {
 }
 
 // tailnet is the node's own. Neither n.op nor n.mu is held.
-func (n *node) tailnet() tailnet.Tailnet {
+func (n *node) tailnet() tailnetAccess {
 	profile := n.profile()
 	if tn, ok := n.e.tailnets[profile]; ok {
 		return tn
 	}
-	return absentTailnet{profile, n.record().LoginServer}
+	absent := absentTailnet{profile, n.record().LoginServer, &n.e.cfg.Names}
+	return tailnetAccess{absent, absent}
 }
 
 // asBegun is the pod as it was when the sandbox was first attached, but for the way
@@ -58,8 +72,8 @@ func (n *node) asBegun(pod Pod) (Pod, error) {
 		was.NetNS, was.PID = pod.NetNS, pod.PID
 		return was, nil
 	case was.Features.Profile != pod.Features.Profile:
-		return pod, fmt.Errorf("the pod has its node in the tailnet of profile %q, and is to have one in that of profile %q by now (\"\" is the default): delete the pod, so that it is created again, or set the annotation tailscale.com/profile back",
-			was.Features.Profile, pod.Features.Profile)
+		return pod, errors.New("the pod has its node in the tailnet of profile " + strconv.Quote(was.Features.Profile) + ", and is to have one in that of profile " +
+			strconv.Quote(pod.Features.Profile) + " by now (\"\" is the default): delete the pod, so that it is created again, or set " + n.e.cfg.Names.PodProfile + " back")
 	}
 	return pod, nil
 }
@@ -69,15 +83,19 @@ func (n *node) asBegun(pod Pod) (Pod, error) {
 // tailnet's API is asked about it.
 type absentTailnet struct {
 	profile, loginServer string
+	names                *Names
 }
 
-var _ tailnet.Tailnet = absentTailnet{}
+var (
+	_ tailnet.Tailnet   = absentTailnet{}
+	_ tailnet.DeviceAPI = absentTailnet{}
+)
 
 func (a absentTailnet) error(op string) error {
 	return &tailnet.Error{
 		Op:     op,
 		Reason: fmt.Sprintf("the configuration no longer has the profile %q, in whose tailnet the node is", a.profile),
-		Remedy: fmt.Sprintf("put the keys %s.TS_… back; or delete the device there by hand, and the node's directory in TS_STATE_DIR while the program does not run", a.profile),
+		Remedy: "put " + a.names.Profile(a.profile) + " back; or delete the device there by hand, and the node's directory in " + a.names.StateDir + " while the program does not run",
 	}
 }
 
@@ -111,6 +129,8 @@ func (absentTailnet) Ours(tailnet.Device) (ours, chosenName bool) { return false
 
 // RequestsTags: a node that is in has its tags.
 func (absentTailnet) RequestsTags() bool { return false }
+
+func (absentTailnet) KeyRenewal() string { return "" }
 
 func (a absentTailnet) WrongTags(asked, granted []string) error {
 	return a.error(fmt.Sprintf("tags %q were asked for and %q given", asked, slices.Clone(granted)))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -166,13 +167,13 @@ func TestProfileGone(t *testing.T) {
 	_, late := w.pod("late")
 	late.Features.Profile = "prod"
 	w.mustAttach(late)
-	w.reasonSays(late.UID, `no longer has the profile "prod"`, "prod.TS_")
+	w.reasonSays(late.UID, `no longer has the profile "prod"`, `put Config.Profiles["prod"] back`)
 	ctx := context.Background()
 	if err := errors.Join(w.Forget(ctx, pod.SandboxID), w.Forget(ctx, late.SandboxID)); err != nil {
 		t.Fatal(err)
 	}
 	w.awaitForgotten(late.UID) // which has never been a device
-	w.reasonSays(pod.UID, `no longer has the profile "prod"`, "prod.TS_")
+	w.reasonSays(pod.UID, `no longer has the profile "prod"`, `put Config.Profiles["prod"] back`)
 	if one, two := len(w.control.Devices()), len(srv.Devices()); one != 1 || two != 1 {
 		t.Errorf("%d and %d devices, want one each", one, two)
 	}
@@ -334,5 +335,31 @@ func profileLeadsElsewhere(t *testing.T, former bool) {
 	w.awaitForgotten(pod.UID)
 	if d := w.control.Devices(); len(d) != 1 || d[0].ID != victim.NodeID {
 		t.Errorf("devices: %+v, want %s alone", d, victim.NodeID)
+	}
+}
+
+// Whether a tailnet has an API is asked once, and what that changes is a step. One whose
+// profile is gone counts as having one: its nodes keep their devices, and are not logged
+// out.
+func TestTailnetAccess(t *testing.T) {
+	static, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: "k"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	oauth, err := tailnet.NewOAuth(tailnet.OAuthConfig{ClientID: "id", ClientSecret: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &Engine{cfg: Config{Tailnet: static, Profiles: map[string]tailnet.Tailnet{"prod": oauth}}, log: slog.New(slog.DiscardHandler)}
+	e.openTailnets()
+	if api := e.tailnets[""].api; api != nil {
+		t.Errorf("with a static key there is %T", api)
+	}
+	if _, ok := e.tailnets["prod"].api.(steppedAPI); !ok {
+		t.Errorf("with an OAuth client there is %T, whose changes are no steps", e.tailnets["prod"].api)
+	}
+	n := newNode(e, t.TempDir(), record{Pod: Pod{Features: Features{Profile: "gone"}}})
+	if _, ok := n.tailnet().api.(absentTailnet); !ok {
+		t.Errorf("of a profile that is gone there is %T", n.tailnet().api)
 	}
 }

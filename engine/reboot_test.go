@@ -62,7 +62,7 @@ func TestOtherTagsAfterRestart(t *testing.T) {
 	w.halt()
 	w.static(w.control.NewReusableKey("tag:other"))
 	w.boot()
-	w.reasonSays(pod.UID, "tag:k8s-pod", "tag:other", "TS_AUTHKEY")
+	w.reasonSays(pod.UID, "tag:k8s-pod", "tag:other", "StaticConfig.AuthKey")
 	addrs, err := addresses(p) // of a link that may just be made again
 	if slices.ContainsFunc(addrs, func(a string) bool { return !strings.HasPrefix(a, "fe80:") }) {
 		t.Errorf("ts0 has %v (%v)", addrs, err)

@@ -30,11 +30,11 @@ func (e *Engine) recheck(ctx context.Context, profile string) {
 		return
 	}
 	pause := cmp.Or(e.cfg.recheckEvery, recheckEvery)
+	api := e.tailnets[profile].api
 	for sleep(ctx, pause/2+rand.N(pause)) {
-		switch err := e.recheckDevices(ctx, profile); {
-		case errors.Is(err, tailnet.ErrNoDelete):
+		if api == nil {
 			e.recheckPolls(ctx, profile, pause/2)
-		case err != nil && ctx.Err() == nil:
+		} else if err := e.recheckDevices(ctx, api, profile); err != nil && ctx.Err() == nil {
 			e.log.Debug("looking whether the devices are still there, again later", "err", err)
 		}
 	}
@@ -42,12 +42,12 @@ func (e *Engine) recheck(ctx context.Context, profile string) {
 
 // recheckDevices asks the API once for all, and for each that is missing once
 // more.
-func (e *Engine) recheckDevices(ctx context.Context, profile string) error {
+func (e *Engine) recheckDevices(ctx context.Context, api tailnet.DeviceAPI, profile string) error {
 	sessions := e.runningSessions(profile)
 	if len(sessions) == 0 {
 		return nil
 	}
-	devices, err := e.tailnets[profile].Devices(ctx)
+	devices, err := api.Devices(ctx)
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (e *Engine) recheckDevices(ctx context.Context, profile string) error {
 		if id == "" || slices.ContainsFunc(devices, func(d tailnet.Device) bool { return d.ID == id }) {
 			continue
 		}
-		if _, err := e.tailnets[profile].Device(ctx, id); errors.Is(err, tailnet.ErrNoDevice) {
+		if _, err := api.Device(ctx, id); errors.Is(err, tailnet.ErrNoDevice) {
 			s.throwOut()
 		} else if err != nil {
 			return err

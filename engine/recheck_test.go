@@ -16,7 +16,7 @@ func TestTailscaleIsNotRechecked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := &Engine{cfg: Config{recheckEvery: time.Hour}, tailnets: map[string]tailnet.Tailnet{"": door}}
+		e := &Engine{cfg: Config{recheckEvery: time.Hour}, tailnets: map[string]tailnetAccess{"": {Tailnet: door}}}
 		done := make(chan struct{})
 		go func() {
 			e.recheck(t.Context(), "")

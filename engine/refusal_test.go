@@ -27,7 +27,7 @@ func TestSpentStaticKey(t *testing.T) {
 	var last string
 	w.until("the second node says why it is not up", func() bool {
 		last = w.await(b.UID, Pending).Reason
-		return strings.Contains(last, "TS_AUTHKEY")
+		return strings.Contains(last, "StaticConfig.AuthKey")
 	}, func() string { return last })
 }
 

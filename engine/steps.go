@@ -115,61 +115,80 @@ func (r steppedRouter) Set(cfg *router.Config) error {
 	return r.e.take(stepAddresses, func() error { return r.Router.Set(cfg) })
 }
 
-// steppedTailnet takes each call of the tailnet's door as a step.
+// steppedTailnet takes each change of a tailnet as a step. It embeds none, so that a
+// method that the interface gets is written here as well, and found to be a step or not.
 type steppedTailnet struct {
-	door    tailnet.Tailnet
+	inner tailnet.Tailnet
+	profiled
+}
+
+// steppedAPI does the same for devices.
+type steppedAPI struct {
+	inner tailnet.DeviceAPI
+	profiled
+}
+
+var (
+	_ tailnet.Tailnet   = steppedTailnet{}
+	_ tailnet.DeviceAPI = steppedAPI{}
+)
+
+// profiled is what is the engine's and of a profile.
+type profiled struct {
 	e       *Engine
 	profile string
 }
 
 // of has an error name the profile, if it has a name.
-func (t steppedTailnet) of(err error) error {
-	if err == nil || t.profile == "" {
+func (p profiled) of(err error) error {
+	if err == nil || p.profile == "" {
 		return err
 	}
-	return fmt.Errorf("profile %s: %w", t.profile, err)
+	return fmt.Errorf("profile %s: %w", p.profile, err)
 }
 
 func (t steppedTailnet) NewAuthKey(ctx context.Context, n tailnet.Node) (key string, err error) {
 	err = t.e.take(stepMint, func() error {
-		key, err = t.door.NewAuthKey(ctx, n)
+		key, err = t.inner.NewAuthKey(ctx, n)
 		return err
 	})
 	return key, t.of(err)
 }
 
-func (t steppedTailnet) Delete(ctx context.Context, id string) error {
-	return t.of(t.e.take(stepDelete, func() error { return t.door.Delete(ctx, id) }))
+func (a steppedAPI) Delete(ctx context.Context, id string) error {
+	return a.of(a.e.take(stepDelete, func() error { return a.inner.Delete(ctx, id) }))
 }
 
-func (t steppedTailnet) Rename(ctx context.Context, id, name string) error {
-	return t.of(t.e.take(stepRename, func() error { return t.door.Rename(ctx, id, name) }))
+func (a steppedAPI) Rename(ctx context.Context, id, name string) error {
+	return a.of(a.e.take(stepRename, func() error { return a.inner.Rename(ctx, id, name) }))
 }
 
 // The others change nothing.
 
-func (t steppedTailnet) ControlURL() string { return t.door.ControlURL() }
+func (t steppedTailnet) ControlURL() string { return t.inner.ControlURL() }
 
-func (t steppedTailnet) Devices(ctx context.Context) ([]tailnet.Device, error) {
-	devices, err := t.door.Devices(ctx)
-	return devices, t.of(err)
-}
-
-func (t steppedTailnet) Device(ctx context.Context, id string) (tailnet.Device, error) {
-	d, err := t.door.Device(ctx, id)
-	return d, t.of(err)
-}
-
-func (t steppedTailnet) LockKey(machine key.MachinePublic, chosenName bool) (key.NLPrivate, bool) {
-	return t.door.LockKey(machine, chosenName)
-}
-
-func (t steppedTailnet) Ours(d tailnet.Device) (ours, chosenName bool) { return t.door.Ours(d) }
-
-func (t steppedTailnet) RequestsTags() bool { return t.door.RequestsTags() }
+func (t steppedTailnet) RequestsTags() bool { return t.inner.RequestsTags() }
 
 func (t steppedTailnet) WrongTags(asked, granted []string) error {
-	return t.of(t.door.WrongTags(asked, granted))
+	return t.of(t.inner.WrongTags(asked, granted))
 }
 
-func (t steppedTailnet) Refusal(message string) error { return t.of(t.door.Refusal(message)) }
+func (t steppedTailnet) Refusal(message string) error { return t.of(t.inner.Refusal(message)) }
+
+func (t steppedTailnet) KeyRenewal() string { return t.inner.KeyRenewal() }
+
+func (a steppedAPI) Devices(ctx context.Context) ([]tailnet.Device, error) {
+	devices, err := a.inner.Devices(ctx)
+	return devices, a.of(err)
+}
+
+func (a steppedAPI) Device(ctx context.Context, id string) (tailnet.Device, error) {
+	d, err := a.inner.Device(ctx, id)
+	return d, a.of(err)
+}
+
+func (a steppedAPI) LockKey(machine key.MachinePublic, chosenName bool) (key.NLPrivate, bool) {
+	return a.inner.LockKey(machine, chosenName)
+}
+
+func (a steppedAPI) Ours(d tailnet.Device) (ours, chosenName bool) { return a.inner.Ours(d) }

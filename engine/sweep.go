@@ -34,21 +34,19 @@ const sweepTime = 10 * time.Minute
 // the cluster sweeps for all of them, each of its tailnets by itself: see sweepable
 // for what is swept.
 func (e *Engine) sweep(ctx context.Context, profile string) {
-	if e.cfg.SweepAfter < 0 {
+	if e.cfg.SweepAfter < 0 || e.tailnets[profile].api == nil {
 		return
 	}
 	pause := cmp.Or(e.cfg.sweepFirst, defaultSweepFirst)
 	for warned := ""; sleep(ctx, pause/2+rand.N(pause)); pause = cmp.Or(e.cfg.sweepEvery, defaultSweepEvery) {
 		err := e.sweepOnce(ctx, profile)
-		if ctx.Err() == nil && !errors.Is(err, tailnet.ErrNoDelete) {
+		if ctx.Err() == nil {
 			e.tally.countSweep(err)
 		}
 		switch {
 		case err == nil:
 			warned = ""
 		case ctx.Err() != nil:
-			return
-		case errors.Is(err, tailnet.ErrNoDelete):
 			return
 		case err.Error() != warned:
 			warned = err.Error()
@@ -60,10 +58,10 @@ func (e *Engine) sweep(ctx context.Context, profile string) {
 // sweepOnce makes one sweep: nothing is deleted unless the whole list is there,
 // and each device is looked at once more right before.
 func (e *Engine) sweepOnce(ctx context.Context, profile string) error {
-	tn := e.tailnets[profile]
+	api := e.tailnets[profile].api
 	ctx, cancel := context.WithTimeout(ctx, sweepTime)
 	defer cancel()
-	devices, err := tn.Devices(ctx)
+	devices, err := api.Devices(ctx)
 	if err != nil {
 		return err
 	}
@@ -71,16 +69,16 @@ func (e *Engine) sweepOnce(ctx context.Context, profile string) error {
 	if err != nil {
 		return err
 	}
-	unused := e.sweepIdentities(ctx, tn, identities, kept, devices)
+	unused := e.sweepIdentities(ctx, api, identities, kept, devices)
 	devices = slices.DeleteFunc(devices, func(d tailnet.Device) bool {
 		_, isKept := kept.of(d)
-		return isKept || !e.sweepable(tn, d)
+		return isKept || !e.sweepable(api, d)
 	})
 	e.tally.sweepDue.Store(int64(len(devices)))
 	slices.SortFunc(devices, func(a, b tailnet.Device) int { return a.LastSeen.Compare(b.LastSeen) })
 	failed := []error{unused}
 	for _, d := range devices[:min(len(devices), sweepMost)] {
-		err := e.sweepDevice(ctx, tn, d.ID)
+		err := e.sweepDevice(ctx, api, d.ID)
 		if healsByItself(err) || ctx.Err() != nil {
 			return errors.Join(append(failed, err)...)
 		}
@@ -96,17 +94,17 @@ func healsByItself(err error) bool {
 }
 
 // sweepDevice deletes a device, if that is still right.
-func (e *Engine) sweepDevice(ctx context.Context, tn tailnet.Tailnet, id string) error {
-	d, err := tn.Device(ctx, id)
+func (e *Engine) sweepDevice(ctx context.Context, api tailnet.DeviceAPI, id string) error {
+	d, err := api.Device(ctx, id)
 	switch {
 	case errors.Is(err, tailnet.ErrNoDevice):
 		return nil // another machine was faster
 	case err != nil:
 		return err
-	case !e.sweepable(tn, d):
+	case !e.sweepable(api, d):
 		return nil
 	}
-	if err := countDelete(tn.Delete(ctx, id), &e.tally.swept); err != nil {
+	if err := countDelete(api.Delete(ctx, id), &e.tally.swept); err != nil {
 		return err
 	}
 	e.log.Info("device deleted: its pod is gone", "name", d.Name, "nodeID", id, "lastSeen", d.LastSeen)
@@ -117,12 +115,12 @@ func (e *Engine) sweepDevice(ctx context.Context, tn tailnet.Tailnet, id string)
 // beyond doubt; it has not been seen for long; and it is of no pod that this
 // machine knows of. A device whose last moment is not known, or is one to come,
 // is left alone: somebody's clock is wrong.
-func (e *Engine) sweepable(tn tailnet.Tailnet, d tailnet.Device) bool {
+func (e *Engine) sweepable(api tailnet.DeviceAPI, d tailnet.Device) bool {
 	after := cmp.Or(e.cfg.SweepAfter, defaultSweepAfter)
 	if d.Connected || d.LastSeen.IsZero() || time.Since(d.LastSeen) < after {
 		return false
 	}
-	ours, _ := tn.Ours(d)
+	ours, _ := api.Ours(d)
 	return ours && e.holder(d.ID) == nil && !e.isElsewhere(d.ID)
 }
 

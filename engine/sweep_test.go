@@ -177,6 +177,7 @@ func TestSweepLoop(t *testing.T) {
 // crowd is a tailnet of many old devices of ours.
 type crowd struct {
 	tailnet.Tailnet
+	tailnet.DeviceAPI
 	listed  []tailnet.Device
 	now     map[string]tailnet.Device // as Device shows them
 	deleted []string

@@ -72,14 +72,14 @@ func (k kept) of(d tailnet.Device) (WorkloadKey, bool) {
 // sweepIdentities deletes the identities that nobody has used for long, with their
 // devices: it takes each first, so that no pod does meanwhile. One that has a holder
 // still gets a lease's time for a renewal: the clock here may be the one that is wrong.
-func (e *Engine) sweepIdentities(ctx context.Context, tn tailnet.Tailnet, all map[WorkloadKey]Identity, k kept, devices []tailnet.Device) error {
+func (e *Engine) sweepIdentities(ctx context.Context, api tailnet.DeviceAPI, all map[WorkloadKey]Identity, k kept, devices []tailnet.Device) error {
 	of := map[WorkloadKey][]tailnet.Device{}
 	for _, d := range devices {
 		if w, ok := k.of(d); ok {
 			of[w] = append(of[w], d)
 		}
 	}
-	maps.DeleteFunc(all, func(w WorkloadKey, id Identity) bool { return !e.isUnused(tn, id, of[w]) })
+	maps.DeleteFunc(all, func(w WorkloadKey, id Identity) bool { return !e.isUnused(api, id, of[w]) })
 	held := false
 	for _, id := range all {
 		held = held || id.Holder != (Holder{})
@@ -94,7 +94,7 @@ func (e *Engine) sweepIdentities(ctx context.Context, tn tailnet.Tailnet, all ma
 			break
 		}
 		left--
-		if err := e.sweepIdentity(ctx, tn, w, id, of[w]); err != nil && !errors.Is(err, ErrIdentityChanged) {
+		if err := e.sweepIdentity(ctx, api, w, id, of[w]); err != nil && !errors.Is(err, ErrIdentityChanged) {
 			failed = append(failed, err)
 		}
 	}
@@ -103,26 +103,26 @@ func (e *Engine) sweepIdentities(ctx context.Context, tn tailnet.Tailnet, all ma
 
 // isUnused reports whether nobody can miss an identity. One that was last used in
 // time to come is left alone: somebody's clock is wrong.
-func (e *Engine) isUnused(tn tailnet.Tailnet, id Identity, devices []tailnet.Device) bool {
+func (e *Engine) isUnused(api tailnet.DeviceAPI, id Identity, devices []tailnet.Device) bool {
 	if id.LastUsed.IsZero() || time.Since(id.LastUsed) < cmp.Or(e.cfg.SweepAfter, defaultSweepAfter) {
 		return false
 	}
 	for _, d := range devices {
-		if !e.sweepable(tn, d) {
+		if !e.sweepable(api, d) {
 			return false
 		}
 	}
 	return true
 }
 
-func (e *Engine) sweepIdentity(ctx context.Context, tn tailnet.Tailnet, w WorkloadKey, id Identity, devices []tailnet.Device) (err error) {
+func (e *Engine) sweepIdentity(ctx context.Context, api tailnet.DeviceAPI, w WorkloadKey, id Identity, devices []tailnet.Device) (err error) {
 	id.Generation++
 	id.Holder = Holder{Host: e.cfg.Host}
 	if id.Version, err = e.cfg.Identities.Save(ctx, w, id); err != nil {
 		return err
 	}
 	for _, d := range devices {
-		if err := e.sweepDevice(ctx, tn, d.ID); err != nil {
+		if err := e.sweepDevice(ctx, api, d.ID); err != nil {
 			return err
 		}
 	}

@@ -18,7 +18,6 @@ import (
 	"tailscale.com/tailcfg"
 
 	"tailscale-nri/engine/internal/podnet"
-	"tailscale-nri/engine/tailnet"
 )
 
 // tenure is what a node knows of the identity that it holds, or waits for.
@@ -42,9 +41,6 @@ func (e *takenError) Error() string {
 	return fmt.Sprintf("its identity was taken by pod %s on host %s, since this host had not renewed it in time", e.by.PodUID, e.by.Host)
 }
 
-// errNoIdentities is of a process that serves a workload's node no longer.
-var errNoIdentities = errors.New("the pod's device goes with its workload, and identities are not kept: set TS_STATE_SECRETS=true with the rights for it (deploy/components/workload-state)")
-
 // holdIdentity has a workload's node hold its identity, and waits for it if another
 // has it. The keys on disk are its own afterwards. For any other node it does nothing.
 func (n *node) holdIdentity(ctx context.Context) error {
@@ -56,7 +52,7 @@ func (n *node) holdIdentity(ctx context.Context) error {
 		return n.releaseIdentity(ctx) // the annotation has gone with the last sandbox: the pod gets a device of its own
 	}
 	if n.e.cfg.Identities == nil {
-		return errNoIdentities
+		return errors.New("the pod's device goes with its workload, and identities are not kept: set " + n.e.cfg.Names.Identities)
 	}
 	k, err := storedKeys(n.statePath())
 	if err != nil && !errors.Is(err, errDamaged) {
@@ -388,11 +384,11 @@ func (n *node) leaveIdentity(ctx context.Context, r record) error {
 	if n.isForeign() || n.isMoved(r) {
 		return nil
 	}
-	err := n.deleteDevices(ctx, slices.DeleteFunc(slices.Clone(r.Former), func(id tailcfg.StableNodeID) bool {
-		return id == r.NodeID || slices.Contains(r.Elsewhere, id)
-	}))
-	if errors.Is(err, tailnet.ErrNoDelete) {
+	api := n.tailnet().api
+	if api == nil {
 		return nil
 	}
-	return err
+	return n.deleteDevices(ctx, api, slices.DeleteFunc(slices.Clone(r.Former), func(id tailcfg.StableNodeID) bool {
+		return id == r.NodeID || slices.Contains(r.Elsewhere, id)
+	}))
 }

@@ -126,7 +126,7 @@ func (m *machine) oauth(c Config) *tailnet.OAuth {
 	}
 	o, err := tailnet.NewOAuth(tailnet.OAuthConfig{
 		ClientID: c.OAuthID, ClientSecret: c.OAuthSecret, IDTokenFile: c.IDTokenFile, BaseURL: c.APIURL, ControlURL: c.LoginServer,
-		Cluster: c.Cluster, Tags: c.Tags, AuthKeyTTL: min(c.AuthKeyTTL, time.Minute), Transport: m.transport,
+		Cluster: c.Cluster, Tags: c.Tags, AuthKeyTTL: min(c.AuthKeyTTL, time.Minute), Transport: m.transport, Names: tailnetNames,
 		Calls: tailnet.CallLimits{Attempts: 2, CallTimeout: m.patience / 2},
 	})
 	if err != nil {

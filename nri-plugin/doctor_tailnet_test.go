@@ -108,7 +108,11 @@ func TestCheckAuthKey(t *testing.T) {
 
 	m.cfg.StatusSocket = startStatus(t, testNodes())
 	expect(t, look(t, m, checkMinting), resultOK, "1 pods here came in", "")
-	refusal := (&tailnet.Static{}).Refusal("authkey expired").Error()
+	static, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: "k", Names: tailnetNames})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusal := static.Refusal("authkey expired").Error()
 	m.cfg.StatusSocket = startStatus(t, append(testNodes(), engine.NodeStatus{Namespace: "default", Pod: "late", State: engine.Pending, Reason: refusal}))
 	expect(t, look(t, m, checkMinting), resultFail, "default/late", remedyAuthKey)
 }

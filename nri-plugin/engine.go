@@ -22,7 +22,7 @@ func newEngine(cfg Config, tn tailnets, claim *engine.Claim, sockets engine.Sock
 		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn.main, Profiles: tn.profiles, SweepAfter: after, NoLocalDelivery: cfg.NoLocal,
 		ClusterRanges: clusterRanges(cfg.Ranges, os.Getenv(envServiceHost), log),
 		Services:      servicesNear(cfg.Ranges, os.Getenv(envServiceHost)),
-		Sockets:       sockets, Logger: log, Identities: identityStore(cfg, log), Host: cfg.NodeName, OnChange: tell, Redact: redactText(cfg),
+		Sockets:       sockets, Logger: log, Identities: identityStore(cfg, log), Host: cfg.NodeName, OnChange: tell, Redact: redactText(cfg), Names: engineNames,
 	})
 }
 
@@ -37,7 +37,7 @@ const keyLeavesBehind = "TS_AUTHKEY is set, with which no device can be deleted:
 func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
 	if cfg.AuthKey != "" {
 		log.Warn(keyLeavesBehind)
-		return tailnet.NewStatic(tailnet.StaticConfig{AuthKey: cfg.AuthKey, ControlURL: cfg.LoginServer})
+		return tailnet.NewStatic(tailnet.StaticConfig{AuthKey: cfg.AuthKey, ControlURL: cfg.LoginServer, Names: tailnetNames})
 	}
 	return tailnet.NewOAuth(tailnet.OAuthConfig{
 		ClientID:     cfg.OAuthID,
@@ -50,6 +50,7 @@ func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
 		AuthKeyTTL:   cfg.AuthKeyTTL,
 		Transport:    apiTransport(cfg.Proxy),
 		KeysAhead:    keysAhead,
+		Names:        tailnetNames,
 		Logger:       log,
 	})
 }

@@ -78,8 +78,8 @@ func parseProfiles(v values, c Config) (profiles map[string]Config, errs []error
 	return profiles, errs
 }
 
-// tailnet reads the way into a tailnet. It returns what is wrong with it as a
-// whole.
+// tailnet reads the way into a tailnet, and is what checks it: package tailnet takes
+// the values as they are. It returns what is wrong with it as a whole.
 func (r *reader) tailnet(c *Config) error {
 	c.OAuthID = r.text(envOAuthID)
 	c.OAuthSecret = r.text(envOAuthSecret)

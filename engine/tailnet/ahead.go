@@ -28,8 +28,8 @@ const (
 
 // ahead holds auth keys that nobody needs yet, in memory alone, so that the next
 // node with the same tags does not wait for the API. They are as others are:
-// single-use, for one set of tags, and good for AUTH_KEY_TTL from when they were
-// minted.
+// single-use, for one set of tags, and good for OAuthConfig.AuthKeyTTL from when
+// they were minted.
 type ahead struct {
 	each int           // keys of a set; 0 has none
 	life time.Duration // for which a key is handed out: it has to last for a login

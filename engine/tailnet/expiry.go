@@ -17,11 +17,19 @@ func KeyEnds(t Tailnet, nodeID string, tagged bool, at time.Time) *Error {
 	switch {
 	case tagged && !IsTailscales(t.ControlURL()):
 		e.Remedy = fmt.Sprintf("a tagged node gets no new one from Headscale: run headscale nodes expire --identifier %s --disable", nodeID)
-	case t.RequestsTags():
-		e.Remedy = "the node then logs in again with the auth key in TS_AUTHKEY, which has to be good until then"
+	case t.KeyRenewal() != "":
+		e.Remedy = t.KeyRenewal()
 	}
 	return e
 }
+
+// KeyRenewal implements Tailnet.
+func (s *Static) KeyRenewal() string {
+	return "the node then logs in again with the auth key in " + s.names.AuthKey + ", which has to be good until then"
+}
+
+// KeyRenewal implements Tailnet: a key is minted for the login.
+func (*OAuth) KeyRenewal() string { return "" }
 
 // KeyStaysExpired says that the login server keeps a device expired that has come
 // with a good auth key.

@@ -25,13 +25,13 @@ func credentialOf(cfg OAuthConfig) credential {
 		return credential{
 			kind:   "a federated identity",
 			name:   "the federated identity",
-			remedy: "check TS_OAUTH_CLIENT_ID and TS_ID_TOKEN_FILE against the tailnet's federated identities (Settings, Trust credentials)",
+			remedy: "check " + cfg.Names.ClientID + " and " + cfg.Names.IDTokenFile + " against the tailnet's federated identities (Settings, Trust credentials)",
 		}
 	}
 	return credential{
 		kind:   "an OAuth client",
 		name:   "the OAuth client",
-		remedy: "check TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET against the tailnet's OAuth clients (Settings, Trust credentials)",
+		remedy: "check " + cfg.Names.ClientID + " and " + cfg.Names.ClientSecret + " against the tailnet's OAuth clients (Settings, Trust credentials)",
 	}
 }
 
@@ -63,7 +63,7 @@ func (o *OAuth) explain(ctx context.Context, op string, tags []string, err error
 		// net/http has no type for it (transport.go, dialConn).
 		out.Temporary = true
 		out.Reason = "the HTTP proxy on the way to the API at " + o.baseURL + " refuses us (" + http.StatusText(http.StatusProxyAuthRequired) + ")"
-		out.Remedy = "check the user and the password in HTTPS_PROXY and HTTP_PROXY"
+		out.Remedy = "check the user and the password in " + o.names.Proxy
 	default:
 		out.Temporary = true
 		out.Reason = "the API at " + o.baseURL + " cannot be reached"
@@ -99,10 +99,10 @@ func (o *OAuth) explainAnswer(out *Error, answer tailscale.APIError, tags []stri
 	case len(tags) > 0 && strings.Contains(answer.Message, "tag"):
 		list := strings.Join(tags, ", ")
 		out.Reason = fmt.Sprintf("%s may not use %s (%s)", o.credential.name, list, answer.Message)
-		out.Remedy = "define each under tagOwners in the tailnet's policy file, and give " + o.credential.name + " in TS_OAUTH_CLIENT_ID exactly these tags or one that owns them"
+		out.Remedy = "define each under tagOwners in the tailnet's policy file, and give " + o.credential.name + " in " + o.names.ClientID + " exactly these tags or one that owns them"
 	case answer.Status == http.StatusForbidden:
 		out.Reason = o.credential.name + " may not do this (" + answer.Message + ")"
-		out.Remedy = "give " + o.credential.name + " in TS_OAUTH_CLIENT_ID write access to the scopes auth_keys and devices:core"
+		out.Remedy = "give " + o.credential.name + " in " + o.names.ClientID + " write access to the scopes auth_keys and devices:core"
 	case answer.Status == http.StatusNotFound:
 		out.Reason = "the API at " + o.baseURL + " does not know this tailnet (" + answer.Message + ")"
 		out.Remedy = "check the tailnet's name and the API's URL"

@@ -14,6 +14,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,9 +29,9 @@ const maxIDToken = 16 << 10
 const opExchange = "exchanging the identity token"
 
 // federation gets access tokens for a federated identity. What it shows the API
-// instead of a secret is the token in a file, which whoever runs the workload
-// keeps fresh: a ServiceAccount's token, that the kubelet writes anew after 80 %
-// of its life. So the file is read for each exchange.
+// instead of a secret is the token in a file, which the runner of the workload
+// keeps fresh: a ServiceAccount's token, which the kubelet replaces after 80 % of its
+// life. So the file is read for each exchange.
 type federation struct {
 	cfg   OAuthConfig
 	calls *calls
@@ -72,8 +73,8 @@ func (f *federation) audience() string { return "api.tailscale.com/" + f.cfg.Cli
 func (f *federation) unreadable(err error) *Error {
 	return &Error{
 		Op:     opExchange,
-		Reason: "the identity token in TS_ID_TOKEN_FILE cannot be read: " + err.Error(),
-		Remedy: "let TS_ID_TOKEN_FILE name the file of a projected volume with a serviceAccountToken for the audience " + f.audience(),
+		Reason: "the identity token in " + f.cfg.Names.IDTokenFile + " cannot be read: " + err.Error(),
+		Remedy: "let " + f.cfg.Names.IDTokenFile + " name the file of a projected volume with a serviceAccountToken for the audience " + f.audience(),
 		Err:    err,
 	}
 }
@@ -84,8 +85,8 @@ func (f *federation) unreadable(err error) *Error {
 // to compare.
 func (f *federation) refused(t idToken, err *oauth2.RetrieveError) *Error {
 	e := &Error{Op: opExchange, Err: err}
-	from := fmt.Sprintf("the API at %s refuses the identity token in TS_ID_TOKEN_FILE (%s, HTTP %d)",
-		f.cfg.BaseURL, f.cfg.IDTokenFile, err.Response.StatusCode)
+	from := "the API at " + f.cfg.BaseURL + " refuses the identity token in " + f.cfg.Names.IDTokenFile +
+		" (" + f.cfg.IDTokenFile + ", HTTP " + strconv.Itoa(err.Response.StatusCode) + ")"
 	if end := time.Unix(int64(t.Expiry), 0); t.Expiry > 0 && f.calls.ourTime(end).Before(time.Now()) {
 		e.Temporary = true
 		e.Reason = from + ", which has expired at " + end.UTC().Format(time.RFC3339)

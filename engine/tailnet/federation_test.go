@@ -133,7 +133,7 @@ func TestWorkloadIdentity(t *testing.T) {
 	if !errors.As(err, &e) || !e.Temporary {
 		t.Fatalf("with an access token that was revoked and an identity token that has expired: %v, want a temporary *Error", err)
 	}
-	checkText(t, err, []string{"TS_ID_TOKEN_FILE", w.path(), "has expired at", "subPath"})
+	checkText(t, err, []string{"OAuthConfig.IDTokenFile", w.path(), "has expired at", "subPath"})
 	w.sign(nil)
 	if _, err := o.NewAuthKey(testContext(t), web); err != nil {
 		t.Fatalf("with the token that was written since: %v", err)
@@ -205,7 +205,7 @@ func TestRefusedIdentity(t *testing.T) {
 			if !errors.As(err, &e) || e.Temporary {
 				t.Fatalf("got %v, want an *Error that does not heal by itself", err)
 			}
-			checkText(t, err, append(test.want, "minting auth key", "TS_ID_TOKEN_FILE", w.path(), "HTTP 403", inConsole))
+			checkText(t, err, append(test.want, "minting auth key", "OAuthConfig.IDTokenFile", w.path(), "HTTP 403", inConsole))
 			checkHidden(t, err, token)
 			if c := s.Counters(); c.Calls != 1 || c.NotExchanged != 1 {
 				t.Errorf("counters %+v, want one call", c)
@@ -255,7 +255,7 @@ func TestIdentityFile(t *testing.T) {
 			if !errors.As(err, &e) || e.Temporary {
 				t.Fatalf("got %v, want an *Error that does not heal by itself", err)
 			}
-			checkText(t, err, []string{"asking for device n1", "TS_ID_TOKEN_FILE", w.path(), test.want, "projected volume", defaultAudience})
+			checkText(t, err, []string{"asking for device n1", "OAuthConfig.IDTokenFile", w.path(), test.want, "projected volume", defaultAudience})
 			if c := s.Counters(); c.Calls != 0 {
 				t.Errorf("%d calls", c.Calls)
 			}

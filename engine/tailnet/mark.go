@@ -30,7 +30,7 @@ func newMark(cfg OAuthConfig) mark {
 	return m
 }
 
-// Hostnames are of one kind or the other: see Tailnet.LockKey.
+// Hostnames are of one kind or the other: see DeviceAPI.LockKey.
 const (
 	kindDefault = "default"
 	kindChosen  = "chosen"
@@ -51,7 +51,7 @@ const (
 // mark still comes about by no accident and by no copying, but whoever learns
 // the client's ID and the cluster's name can give a device of his own the mark.
 // He gets nothing by it but that we take this device of his for ours: that we
-// delete it when it has not been seen for TS_SWEEP_AFTER, or when it is offline
+// delete it when it has not been seen for as long as a sweep asks for, or when it is offline
 // and has the name of a pod. He cannot mark a device that is not his, since the
 // mark is of the machine key that the device proves. A cluster that goes over
 // from a client's secret to a federated identity, or from one client to
@@ -75,7 +75,7 @@ func (o *OAuth) LockKey(machine key.MachinePublic, chosenName bool) (key.NLPriva
 	return o.mark.key(machine, kindOf(chosenName)), true
 }
 
-// Ours implements Tailnet.
+// Ours implements DeviceAPI.
 func (o *OAuth) Ours(d Device) (ours, chosenName bool) {
 	if o.mark.cluster == "" || d.MachineKey.IsZero() || d.LockKey.IsZero() {
 		return false, false

@@ -153,8 +153,8 @@ func TestRefusal(t *testing.T) {
 			want      map[string][]string
 			temporary bool
 		}{
-			{static, map[string][]string{keyed: {"TS_AUTHKEY", "reusable"}, tagged: {"TS_AUTHKEY", "tailscale.com/tags"}, other: {"refused the node"}}, false},
-			{o, map[string][]string{keyed: {"minted", "AUTH_KEY_TTL"}, tagged: {"tagOwners"}, other: {"refused the node"}}, kind == keyed},
+			{static, map[string][]string{keyed: {"StaticConfig.AuthKey", "reusable"}, tagged: {"StaticConfig.AuthKey", "Node.Tags"}, other: {"refused the node"}}, false},
+			{o, map[string][]string{keyed: {"minted", "OAuthConfig.AuthKeyTTL"}, tagged: {"tagOwners"}, other: {"refused the node"}}, kind == keyed},
 		} {
 			err := test.door.Refusal(message)
 			var e *Error

@@ -17,20 +17,19 @@ import (
 	tailscale "tailscale.com/client/tailscale/v2"
 )
 
-// Tailscale's API documents these bounds for a key's expirySeconds and
+// maxDescriptionLen is the bound that Tailscale's API documents for a key's
 // description.
-const (
-	maxAuthKeyTTL     = 90 * 24 * time.Hour
-	maxDescriptionLen = 50
-)
+const maxDescriptionLen = 50
 
 // OAuthConfig says how to reach a tailnet's API. Only the client's ID is
 // required, and one of what proves it: the secret of an OAuth client, or the
-// token of a federated identity (workload identity).
+// token of a federated identity (workload identity). URLs, tags and AuthKeyTTL are
+// taken as they are: the caller, who knows which setting each has come from, checks
+// them.
 type OAuthConfig struct {
-	ClientID     string // TS_OAUTH_CLIENT_ID
-	ClientSecret string `json:"-"` // TS_OAUTH_CLIENT_SECRET
-	IDTokenFile  string // TS_ID_TOKEN_FILE: a file that somebody keeps fresh, a projected ServiceAccount token
+	ClientID     string
+	ClientSecret string `json:"-"`
+	IDTokenFile  string // a file that somebody keeps fresh, a projected ServiceAccount token
 
 	BaseURL    string // of the API; "" is https://api.tailscale.com
 	ControlURL string // the login server; "" is Tailscale's own
@@ -39,7 +38,7 @@ type OAuthConfig struct {
 	// Cluster is part of the mark on this cluster's devices: see OAuth.LockKey.
 	// "" marks none, and takes none for ours. Clusters that share an OAuth
 	// client must differ in it, or each takes the other's devices for its own.
-	Cluster string // CLUSTER_NAME
+	Cluster string
 
 	// Tags go to nodes that bring none. A key that an OAuth client makes must
 	// have a tag, since no user owns the node.
@@ -55,6 +54,8 @@ type OAuthConfig struct {
 
 	// Calls bounds what the API has to bear from this process.
 	Calls CallLimits
+
+	Names Names // of these settings, for errors
 
 	Logger    *slog.Logger      // nil drops what is logged: retries, at level debug
 	Transport http.RoundTripper // nil is http.DefaultTransport
@@ -76,6 +77,7 @@ type OAuth struct {
 	controlURL string
 	baseURL    string
 	credential credential
+	names      Names
 	tags       []string
 	ttl        time.Duration
 	mark       mark
@@ -85,11 +87,20 @@ type OAuth struct {
 	api        *tailscale.Client
 }
 
-var _ Tailnet = (*OAuth)(nil)
+var (
+	_ Tailnet   = (*OAuth)(nil)
+	_ DeviceAPI = (*OAuth)(nil)
+)
 
-// NewOAuth checks cfg; it does not ask the API. An access token is fetched at
-// the first call that needs one, and kept until it expires.
+// NewOAuth does not ask the API: an access token is fetched at the first call that
+// needs one, and kept until it expires. Its error says what cfg lacks.
 func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
+	switch {
+	case cfg.ClientID == "":
+		return nil, errors.New("tailnet.OAuthConfig.ClientID is not set")
+	case (cfg.ClientSecret == "") == (cfg.IDTokenFile == ""):
+		return nil, errors.New("tailnet.OAuthConfig needs one of ClientSecret and IDTokenFile")
+	}
 	cfg.BaseURL = strings.TrimSuffix(cmp.Or(cfg.BaseURL, "https://api.tailscale.com"), "/")
 	cfg.AuthKeyTTL = cmp.Or(cfg.AuthKeyTTL, 5*time.Minute)
 	if cfg.Logger == nil {
@@ -98,9 +109,7 @@ func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
 	if cfg.Transport == nil {
 		cfg.Transport = http.DefaultTransport
 	}
-	if err := cfg.check(); err != nil {
-		return nil, err
-	}
+	cfg.Names = cfg.Names.orFields()
 	base, err := url.Parse(cfg.BaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("parsing the API's URL: %w", err)
@@ -111,6 +120,7 @@ func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
 		controlURL: cfg.ControlURL,
 		baseURL:    cfg.BaseURL,
 		credential: credentialOf(cfg),
+		names:      cfg.Names,
 		tags:       slices.Clone(cfg.Tags),
 		ttl:        cfg.AuthKeyTTL,
 		mark:       newMark(cfg),
@@ -136,26 +146,6 @@ func NewOAuth(cfg OAuthConfig) (*OAuth, error) {
 	return o, nil
 }
 
-// check names the variable that is missing or wrong.
-func (c *OAuthConfig) check() error {
-	switch {
-	case c.ClientID == "":
-		return errors.New("no OAuth client: set TS_OAUTH_CLIENT_ID")
-	case c.ClientSecret == "" && c.IDTokenFile == "":
-		return errors.New("no secret for the OAuth client: set TS_OAUTH_CLIENT_SECRET, or TS_ID_TOKEN_FILE where TS_OAUTH_CLIENT_ID is a federated identity")
-	case c.ClientSecret != "" && c.IDTokenFile != "":
-		return fmt.Errorf("TS_ID_TOKEN_FILE: %s is set beside TS_OAUTH_CLIENT_SECRET: set the secret for an OAuth client, the file for a federated identity", c.IDTokenFile)
-	case c.AuthKeyTTL < time.Second || c.AuthKeyTTL > maxAuthKeyTTL:
-		return fmt.Errorf("AUTH_KEY_TTL: %v is out of bounds: choose from 1s to %v", c.AuthKeyTTL, maxAuthKeyTTL)
-	}
-	for _, tag := range c.Tags {
-		if !strings.HasPrefix(tag, "tag:") {
-			return fmt.Errorf("TS_TAGS: %q is no tag: write it as tag:%s", tag, tag)
-		}
-	}
-	return errors.Join(checkURL("the API's URL", c.BaseURL), checkURL("TS_LOGIN_SERVER", c.ControlURL))
-}
-
 // String keeps secrets out of logs.
 func (o *OAuth) String() string { return "tailnet with " + o.credential.kind + " at " + o.baseURL }
 
@@ -173,7 +163,7 @@ func (o *OAuth) NewAuthKey(ctx context.Context, n Node) (string, error) {
 		return "", &Error{
 			Op:     op,
 			Reason: "a node that comes in over " + o.credential.kind + " needs a tag, and has none",
-			Remedy: "set TS_TAGS, or the annotation tailscale.com/tags",
+			Remedy: "set " + o.names.Tags + ", or " + o.names.NodeTags,
 		}
 	}
 	want := kind{tags, n.Ephemeral}

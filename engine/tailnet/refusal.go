@@ -50,11 +50,11 @@ func (s *Static) Refusal(message string) error {
 	e, text := refused(message)
 	switch whyRefused(message) {
 	case refusedKey:
-		e.Reason = "the control plane refused the auth key in TS_AUTHKEY: it is spent, expired, revoked or mistyped (" + text + ")"
-		e.Remedy = "make a reusable auth key and put it into TS_AUTHKEY; pods that are in the tailnet already do not need it"
+		e.Reason = "the control plane refused the auth key in " + s.names.AuthKey + ": it is spent, expired, revoked or mistyped (" + text + ")"
+		e.Remedy = "make a reusable auth key and put it into " + s.names.AuthKey + "; pods that are in the tailnet already do not need it"
 	case refusedTags:
-		e.Reason = "the auth key in TS_AUTHKEY does not allow the pod's tags (" + text + ")"
-		e.Remedy = "take the tag out of the annotation tailscale.com/tags or of TS_TAGS, or set TS_AUTHKEY to a key that has it"
+		e.Reason = "the auth key in " + s.names.AuthKey + " does not allow the pod's tags (" + text + ")"
+		e.Remedy = "take the tag out of " + s.names.NodeTags + " or of " + s.names.Tags + ", or set " + s.names.AuthKey + " to a key that has it"
 		if !IsTailscales(s.controlURL) {
 			e.Err = errors.Join(e.Err, ErrTagsRefused)
 		}
@@ -70,7 +70,7 @@ func (o *OAuth) Refusal(message string) error {
 	case refusedKey:
 		e.Temporary = true
 		e.Reason = "the control plane refused the auth key that was minted for the node (" + text + ")"
-		e.Remedy = "if that goes on, check that TS_LOGIN_SERVER and the API are of one tailnet, and that AUTH_KEY_TTL is longer than a login takes"
+		e.Remedy = "if that goes on, check that " + o.names.ControlURL + " and the API are of one tailnet, and that " + o.names.AuthKeyTTL + " is longer than a login takes"
 	case refusedTags:
 		e.Reason = "the control plane does not give the node its tags (" + text + ")"
 		e.Remedy = "define each under tagOwners in the tailnet's policy file"

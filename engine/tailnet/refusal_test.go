@@ -42,7 +42,7 @@ func TestHeadscaleKeyRefused(t *testing.T) {
 	}
 	for _, message := range []string{"authkey expired", "authkey already used", "invalid authkey", "invalid pre auth key"} {
 		got := s.Refusal(message).Error()
-		for _, want := range []string{"TS_AUTHKEY", "make a reusable auth key", message} {
+		for _, want := range []string{"StaticConfig.AuthKey", "make a reusable auth key", message} {
 			if !strings.Contains(got, want) {
 				t.Errorf("%q becomes %q, which does not say %q", message, got, want)
 			}
@@ -59,7 +59,7 @@ func TestWrongTags(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := s.WrongTags([]string{"tag:a", "tag:b"}, nil).Error()
-	for _, want := range []string{"tag:a, tag:b", "no tag", "tailscale.com/tags", "TS_TAGS", "TS_AUTHKEY"} {
+	for _, want := range []string{"tag:a, tag:b", "no tag", "Node.Tags", "the default tags", "StaticConfig.AuthKey"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q does not say %q", got, want)
 		}
@@ -75,8 +75,8 @@ func TestKeyEnds(t *testing.T) {
 		want         string
 	}{
 		{"tagged on Headscale", "https://headscale.example.com", true, "headscale nodes expire --identifier 7 --disable"},
-		{"a user's on Headscale", "https://headscale.example.com", false, "TS_AUTHKEY"},
-		{"tagged on Tailscale", "", true, "TS_AUTHKEY"},
+		{"a user's on Headscale", "https://headscale.example.com", false, "StaticConfig.AuthKey"},
+		{"tagged on Tailscale", "", true, "StaticConfig.AuthKey"},
 	} {
 		s, err := NewStatic(StaticConfig{AuthKey: "key", ControlURL: test.server})
 		if err != nil {

@@ -6,15 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
-
-	"tailscale.com/types/key"
 )
 
 // StaticConfig is a key that somebody made beforehand.
 type StaticConfig struct {
-	AuthKey    string `json:"-"` // required; TS_AUTHKEY
-	ControlURL string // TS_LOGIN_SERVER; "" means Tailscale's own
+	AuthKey    string `json:"-"` // required
+	ControlURL string // the login server, as the caller has checked it; "" means Tailscale's own
+	Names      Names  // of these settings, for errors
 }
 
 // String keeps the key out of logs.
@@ -33,27 +31,25 @@ func (c StaticConfig) String() string {
 //     login ("requested tags … are invalid or not permitted"), or, where the
 //     server refuses every request as Headscale does, comes in with the key's
 //     tags, which the engine then compares with the ones asked for.
-//   - No device can be deleted. A node that ends is logged out: on Headscale
-//     and Tailscale an ephemeral node vanishes by that, any other stays in the
-//     list, expired, until somebody deletes it. A node that ends while the
-//     control plane is away stays too. So the key had better be an ephemeral
-//     one where pods come and go.
+//   - No device can be deleted: there is no DeviceAPI. A node that ends is logged
+//     out: on Headscale and Tailscale an ephemeral node vanishes by that, any other
+//     stays in the list, expired, until somebody deletes it. A node that ends while
+//     the control plane is away stays too. So the key had better be an ephemeral one
+//     where pods come and go.
 type Static struct {
 	authKey    string
 	controlURL string
+	names      Names
 }
 
 var _ Tailnet = (*Static)(nil)
 
-// NewStatic checks cfg; it does not ask the tailnet.
+// NewStatic does not ask the tailnet. Its error says what cfg lacks.
 func NewStatic(cfg StaticConfig) (*Static, error) {
 	if cfg.AuthKey == "" {
-		return nil, errors.New("no auth key: set TS_AUTHKEY")
+		return nil, errors.New("tailnet.StaticConfig.AuthKey is not set")
 	}
-	if err := checkURL("TS_LOGIN_SERVER", cfg.ControlURL); err != nil {
-		return nil, err
-	}
-	return &Static{authKey: cfg.AuthKey, controlURL: cfg.ControlURL}, nil
+	return &Static{authKey: cfg.AuthKey, controlURL: cfg.ControlURL, names: cfg.Names.orFields()}, nil
 }
 
 // String keeps the key out of logs.
@@ -71,43 +67,8 @@ func (s *Static) NewAuthKey(ctx context.Context, n Node) (string, error) {
 		return "", &Error{
 			Op:     "finding an auth key for " + n.Hostname,
 			Reason: "a static auth key makes all nodes ephemeral, or none",
-			Remedy: "put an ephemeral key into TS_AUTHKEY and take the annotation tailscale.com/ephemeral out, or use an OAuth client",
+			Remedy: "put an ephemeral key into " + s.names.AuthKey + " and take " + s.names.NodeEphemeral + " out, or use an OAuth client",
 		}
 	}
 	return s.authKey, ctx.Err()
-}
-
-// Delete returns ErrNoDelete.
-func (*Static) Delete(context.Context, string) error { return ErrNoDelete }
-
-// Devices returns ErrNoDelete.
-func (*Static) Devices(context.Context) ([]Device, error) { return nil, ErrNoDelete }
-
-// Device returns ErrNoDelete.
-func (*Static) Device(context.Context, string) (Device, error) { return Device{}, ErrNoDelete }
-
-// Rename returns ErrNoDelete.
-func (*Static) Rename(context.Context, string, string) error { return ErrNoDelete }
-
-// LockKey returns no key: nothing could list the devices that it marks.
-func (*Static) LockKey(key.MachinePublic, bool) (key.NLPrivate, bool) { return key.NLPrivate{}, false }
-
-// Ours is never true.
-func (*Static) Ours(Device) (ours, chosenName bool) { return false, false }
-
-// checkURL says what is wrong with the URL in a variable; "" is fine.
-func checkURL(variable, value string) error {
-	if value == "" {
-		return nil
-	}
-	u, err := url.Parse(value)
-	switch {
-	case err != nil:
-		return fmt.Errorf("%s: %w", variable, err)
-	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
-		return fmt.Errorf("%s: %q is no URL of a server: write it as https://host", variable, u.Redacted())
-	case u.User != nil:
-		return fmt.Errorf("%s: the URL carries a user name or password: leave it out", variable)
-	}
-	return nil
 }

@@ -3,7 +3,6 @@
 package tailnet
 
 import (
-	"fmt"
 	"net/url"
 	"strings"
 )
@@ -12,16 +11,17 @@ import (
 func (*Static) RequestsTags() bool { return true }
 
 // RequestsTags implements Tailnet: a minted key has the node's tags, and Headscale
-// (0.28 and later) refuses a node that requests any beside its key.
+// (0.28 and later) refuses a node that requests any but those of its key.
 func (*OAuth) RequestsTags() bool { return false }
 
 // WrongTags implements Tailnet.
 func (s *Static) WrongTags(asked, granted []string) error {
 	return &Error{
 		Op: opLogin,
-		Reason: fmt.Sprintf("the pod asks for %s (annotation tailscale.com/tags, or TS_TAGS) and the auth key in TS_AUTHKEY gave it %s: it gets no address",
-			tagList(asked), tagList(granted)),
-		Remedy: "put a key with these tags into TS_AUTHKEY and create the pod again, give the device the tags on the control server, or take them out of the annotation and of TS_TAGS and create the pod again",
+		Reason: "the pod asks for " + tagList(asked) + " (" + s.names.NodeTags + ", or " + s.names.Tags + ") and the auth key in " +
+			s.names.AuthKey + " gave it " + tagList(granted) + ": it gets no address",
+		Remedy: "put a key with these tags into " + s.names.AuthKey + " and create the pod again, give the device the tags on the control server, or take them out of " +
+			s.names.NodeTags + " and of " + s.names.Tags + " and create the pod again",
 	}
 }
 
@@ -29,8 +29,8 @@ func (s *Static) WrongTags(asked, granted []string) error {
 func (o *OAuth) WrongTags(asked, granted []string) error {
 	return &Error{
 		Op: opLogin,
-		Reason: fmt.Sprintf("the node was minted a key for %s (annotation tailscale.com/tags, or TS_TAGS) and the control plane gave it %s: it gets no address",
-			tagList(asked), tagList(granted)),
+		Reason: "the node was minted a key for " + tagList(asked) + " (" + o.names.NodeTags + ", or " + o.names.Tags + ") and the control plane gave it " +
+			tagList(granted) + ": it gets no address",
 		Remedy: "give the device these tags on the control server, or delete it there: the node then registers again",
 	}
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Package tailnet is the door of a tailnet: it gets a node in, with an auth key,
-// and out again, by deleting its device.
+// Package tailnet lets nodes into a tailnet, with auth keys, and out again, by
+// deleting their devices.
 //
 // There are two ways. OAuth asks Tailscale's API, as an OAuth client, for a key
 // just before a node needs it, and deletes the device at the end. It proves who
@@ -19,10 +19,12 @@
 // tailnet lock key is made from its machine key and the OAuth client's secret
 // or, where there is none, its ID (OAuth.LockKey), and Tailscale's API shows both keys' public halves.
 //
+// Errors call settings what the program's users call them: see Names.
+//
 // The package starts no goroutine but in OAuth.Prepare, which joins its own, and
-// writes no auth key to disk: each is returned and forgotten. It does not log a node in (the engine's control client does),
-// does not know which device is which pod's, and does not retry beyond its
-// bounds: whoever calls keeps the intent and comes back.
+// writes no auth key to disk: each is returned and forgotten. It does not log a node in
+// (the engine's control client does), does not know which device is which pod's, and
+// does not retry beyond its bounds: the caller keeps the intent and comes back.
 package tailnet
 
 import (
@@ -34,9 +36,8 @@ import (
 	"tailscale.com/types/key"
 )
 
-// Tailnet lets nodes into a tailnet and out of it again. Its methods may be
-// called concurrently. What is about devices returns ErrNoDelete where there is
-// no API for it.
+// Tailnet lets nodes into a tailnet. Its methods may be called concurrently. Where the
+// tailnet has an API, the value is a DeviceAPI as well.
 type Tailnet interface {
 	// ControlURL is the login server; "" means Tailscale's own.
 	ControlURL() string
@@ -45,16 +46,37 @@ type Tailnet interface {
 	// may work once only, and is not to be kept.
 	NewAuthKey(ctx context.Context, n Node) (string, error)
 
-	// Delete removes the device with a tailcfg.StableNodeID. A device that is
-	// already gone is no error. After ErrNoDelete the node is to be logged
-	// out.
-	Delete(ctx context.Context, nodeID string) error
+	// RequestsTags reports whether a node asks the login server for its tags by
+	// itself. Where it does not, its auth key carries them.
+	RequestsTags() bool
 
-	// Devices lists all devices of the tailnet, whoever made them.
+	// WrongTags is the error of a node that came in without some of the tags
+	// that its pod asks for: an *Error.
+	WrongTags(asked, granted []string) error
+
+	// Refusal is what the login server's refusal of a node means that came in
+	// this way: an *Error if it is a known one. It wraps ErrTagsRefused where
+	// the node may have the tags by its key, if it requests none.
+	Refusal(message string) error
+
+	// KeyRenewal says what a node needs to log in again when its node key has
+	// expired; "" means nothing that anybody has to see to.
+	KeyRenewal() string
+}
+
+// DeviceAPI is what only a tailnet with an API can do: list its devices, rename and
+// delete them, and tell its own from all others. From a tailnet without one a node goes
+// by logging out. Its methods may be called concurrently.
+type DeviceAPI interface {
+	// Devices lists all devices of the tailnet, also those that others made.
 	Devices(ctx context.Context) ([]Device, error)
 
 	// Device returns one device as it is now, ErrNoDevice if it is gone.
 	Device(ctx context.Context, nodeID string) (Device, error)
+
+	// Delete removes the device with a tailcfg.StableNodeID. A device that is
+	// already gone is no error.
+	Delete(ctx context.Context, nodeID string) error
 
 	// Rename gives a device a name, one DNS label. ErrNameTaken means that
 	// another device has it, ErrNoDevice that this one is gone.
@@ -69,19 +91,6 @@ type Tailnet interface {
 	// Ours reports whether a device is of a node that got its lock key from
 	// LockKey, and with which chosenName.
 	Ours(d Device) (ours, chosenName bool)
-
-	// RequestsTags reports whether a node asks the login server for its tags by
-	// itself. Where it does not, its auth key carries them.
-	RequestsTags() bool
-
-	// WrongTags is the error of a node that came in without some of the tags
-	// that its pod asks for: an *Error.
-	WrongTags(asked, granted []string) error
-
-	// Refusal is what the login server's refusal of a node means that came in
-	// this way: an *Error if it is a known one. It wraps ErrTagsRefused where
-	// the node may have the tags by its key, if it requests none.
-	Refusal(message string) error
 }
 
 // Device is a device as the tailnet shows it. Times are by this machine's clock,
@@ -106,10 +115,6 @@ type Node struct {
 	Ephemeral   bool     // the tailnet deletes the device when it has been offline for a while
 	Description string   // for the list of keys in the admin console; "" makes it the hostname
 }
-
-// ErrNoDelete says that this way has no API for devices: they can be neither
-// deleted nor listed nor renamed.
-var ErrNoDelete = errors.New("this tailnet is reached with a static auth key, which cannot delete devices")
 
 // ErrTagsRefused says that the login server lets no node request tags with an
 // auth key, not even the key's own.

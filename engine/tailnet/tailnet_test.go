@@ -165,11 +165,11 @@ func TestRefusals(t *testing.T) {
 	}{{
 		name:   "wrong secret",
 		change: func(c *OAuthConfig) { c.ClientSecret = "tskey-client-WRONG" },
-		want:   []string{"refuses the OAuth client", "TS_OAUTH_CLIENT_ID", "TS_OAUTH_CLIENT_SECRET"},
+		want:   []string{"refuses the OAuth client", "OAuthConfig.ClientID", "OAuthConfig.ClientSecret"},
 	}, {
 		name: "tag not permitted",
 		node: Node{Hostname: "a", Tags: []string{"tag:other"}},
-		want: []string{"tag:other", "tagOwners", "policy file", "TS_OAUTH_CLIENT_ID"},
+		want: []string{"tag:other", "tagOwners", "policy file", "OAuthConfig.ClientID"},
 	}, {
 		name:  "tag not permitted, as 403",
 		fault: control.Fault{Path: "/api/v2/tailnet", Status: http.StatusForbidden, Message: "requested tags [tag:pod] are invalid or not permitted"},
@@ -177,7 +177,7 @@ func TestRefusals(t *testing.T) {
 	}, {
 		name:   "no tag",
 		change: func(c *OAuthConfig) { c.Tags = nil },
-		want:   []string{"needs a tag", "TS_TAGS", "tailscale.com/tags"},
+		want:   []string{"needs a tag", "the default tags", "Node.Tags"},
 	}, {
 		name:  "scope missing",
 		fault: control.Fault{Path: "/api/v2/tailnet", Status: http.StatusForbidden, Message: "calling actor does not have enough permissions"},
@@ -185,7 +185,7 @@ func TestRefusals(t *testing.T) {
 	}, {
 		name:  "token refused again and again",
 		fault: control.Fault{Path: "/api/v2/tailnet", Status: http.StatusUnauthorized, Message: "API token invalid"},
-		want:  []string{"access token", "TS_OAUTH_CLIENT_SECRET"},
+		want:  []string{"access token", "OAuthConfig.ClientSecret"},
 	}, {
 		name:  "no such tailnet",
 		fault: control.Fault{Path: "/api/v2/tailnet", Status: http.StatusNotFound, Message: "tailnet not found"},
