@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // testConfig is a lab beside the one that somebody may have running.
@@ -134,21 +136,13 @@ func runTool(t *testing.T, lab *Lab, spec PodSpec) (pod Pod, container string) {
 	return pod, container
 }
 
-// eventually runs check until it answers nil, for at most a minute.
+// eventually waits for check to return nil, for at most a minute.
 func eventually(t *testing.T, what string, check func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	for {
-		err := check(ctx)
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: %v", what, err)
-		case <-time.After(pollInterval):
-		}
+	if err := wait.Until(ctx, pollInterval, check); err != nil {
+		t.Fatalf("%s: %v", what, err)
 	}
 }
 

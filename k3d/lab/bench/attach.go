@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // attach measures how a pod comes into the tailnet: alone, and among many.
@@ -78,8 +80,14 @@ func (h *host) oneByOne(ctx context.Context, n int, ping pinger, r *report) erro
 		if err := errors.Join(h.CRI().StopPod(ctx, p.id), h.CRI().RemovePod(ctx, p.id)); err != nil {
 			return err
 		}
-		if err := h.until(ctx, func(nodes map[string]node) bool { return len(nodes) == 0 }); err != nil {
-			return fmt.Errorf("waiting for pod single%d to leave: %w", i, err)
+		err = h.until(ctx, func(nodes map[string]node) error {
+			if len(nodes) > 0 {
+				return fmt.Errorf("expected pod single%d to leave, saw %d nodes", i, len(nodes))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -111,14 +119,8 @@ func (h *host) joinAndPing(ctx context.Context, name, of string, ping pinger, r 
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
-		err := ping(ctx, p.addr(false))
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return nil, err
-		}
+	if err := wait.Until(ctx, 0, func(ctx context.Context) error { return ping(ctx, p.addr(false)) }); err != nil {
+		return nil, err
 	}
 	r.add("Attach/firstPing", of, measured{unitMillis: millis(time.Since(p.made))})
 	r.add("Attach/sandbox", of, measured{unitMillis: millis(p.criTook)})

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // pair is two places with a tailnet between them.
@@ -160,14 +162,12 @@ func (p *pair) open(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for _, ipv6 := range []bool{false, true} {
-		for {
+		err := wait.Until(ctx, 0, func(ctx context.Context) error {
 			_, err := p.iperf(ctx, ipv6, "-n", "1M")
-			if err == nil {
-				break
-			}
-			if ctx.Err() != nil {
-				return err
-			}
+			return err
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // Config says what is measured, and how often.
@@ -179,7 +180,7 @@ func (s *side) turn(ctx context.Context, e event, sc scale, r *report) error {
 			return err
 		}
 	}
-	if t.awaitWell(ctx) != "" {
+	if t.awaitWell(ctx) != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -199,11 +200,11 @@ func (s *side) openWell(ctx context.Context, sc scale) (*traffic, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sick := t.awaitWell(ctx); sick != "" {
+	if err := t.awaitWell(ctx); err != nil {
 		t.close()
-		return nil, fmt.Errorf("before anything happened, %s: the machine has more to do than it can", sick)
+		return nil, fmt.Errorf("before anything happened, on a machine that may have more to do than it can: %w", err)
 	}
-	if err := pause(ctx, calm); err != nil {
+	if err := wait.Pause(ctx, calm); err != nil {
 		t.close()
 		return nil, err
 	}
@@ -218,9 +219,9 @@ func (s *side) watch(ctx context.Context, e event, t *traffic) (until time.Durat
 	if err := e.run(happening, s); err != nil || e.after != nil {
 		return t.now(), err
 	}
-	if err := pause(ctx, watchAtLeast-(t.now()-begin)); err != nil {
+	if err := wait.Pause(ctx, watchAtLeast-(t.now()-begin)); err != nil {
 		return 0, err
 	}
-	t.awaitWell(ctx) // who is not well by then has a gap that is open
+	_ = t.awaitWell(ctx) // a flow that is not well by then has a gap that is open
 	return t.now(), nil
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // event is a restart of something.
@@ -46,20 +48,8 @@ func killInOutage(ctx context.Context, s *side) error {
 		return err
 	}
 	return errors.Join(
-		pause(ctx, outageBefore),
+		wait.Pause(ctx, outageBefore),
 		s.nodes.restart(ctx, unix.SIGKILL),
-		pause(ctx, outageAfter),
+		wait.Pause(ctx, outageAfter),
 	)
-}
-
-// pause returns after d, or with ctx's error.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

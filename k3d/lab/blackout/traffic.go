@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab/internal/nsthread"
+	"tailscale-nri/k3d/lab/internal/wait"
 
 	"golang.org/x/sys/unix"
 )
@@ -114,17 +115,15 @@ const dialPatience = 20 * time.Second
 
 // dial tries until ctx is done.
 func dial(ctx context.Context, addr string) (*net.TCPConn, error) {
-	for {
-		conn, err := (&net.Dialer{Timeout: dialPatience}).DialContext(ctx, "tcp4", addr)
-		if err == nil {
-			return conn.(*net.TCPConn), nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-time.After(pollInterval):
-		}
+	var conn net.Conn
+	err := wait.Until(ctx, pollInterval, func(ctx context.Context) (err error) {
+		conn, err = (&net.Dialer{Timeout: dialPatience}).DialContext(ctx, "tcp4", addr)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
+	return conn.(*net.TCPConn), nil
 }
 
 func udpAddr(addr netip.Addr) *net.UDPAddr {
@@ -249,8 +248,8 @@ const (
 	wellGap = 400 * time.Millisecond
 )
 
-// sick says which flow is not well; "" if all are. A connection that broke is not waited for.
-func (t *traffic) sick() string {
+// well is an error that says which flow is not well. A connection that broke is not waited for.
+func (t *traffic) well(context.Context) error {
 	now := t.now()
 	for _, l := range t.links {
 		flows := map[string]*arrivals{"in": &l.in, "out": &l.out}
@@ -259,27 +258,18 @@ func (t *traffic) sick() string {
 		}
 		for name, came := range flows {
 			if s := came.longest(now-calm, now); s.gap > max(wellGap, 4*t.every) {
-				return fmt.Sprintf("%s of %s was silent for %v", name, l.name, s.gap.Round(time.Millisecond))
+				return fmt.Errorf("%s of %s was silent for %v", name, l.name, s.gap.Round(time.Millisecond))
 			}
 		}
 	}
-	return ""
+	return nil
 }
 
-// awaitWell returns when all flows are well, and what still was not when ctx or the patience ended first.
-func (t *traffic) awaitWell(ctx context.Context) (sick string) {
+// awaitWell returns when all flows are well, or with what still is not when ctx or the patience ends first.
+func (t *traffic) awaitWell(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
-		if sick = t.sick(); sick == "" {
-			return ""
-		}
-		select {
-		case <-ctx.Done():
-			return sick
-		case <-time.After(pollInterval):
-		}
-	}
+	return wait.Until(ctx, pollInterval, t.well)
 }
 
 // giveUp takes the connections that are silent for broken.
@@ -292,7 +282,7 @@ func (t *traffic) giveUp() {
 	}
 }
 
-// pollInterval is how often is looked at what cannot be waited for.
+// pollInterval is how often to poll.
 const pollInterval = 50 * time.Millisecond
 
 // outcome is what one event did to one node.

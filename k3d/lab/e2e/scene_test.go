@@ -16,6 +16,7 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/k3d/lab/internal/wait"
 	"tailscale-nri/k3d/lab/scene"
 )
 
@@ -124,20 +125,10 @@ func (s *stage) awaitPending(pod *scene.Pod, text string) {
 	s.must(err)
 }
 
-// eventually asks check until it answers nil.
+// eventually waits for check to return nil.
 func (s *stage) eventually(check func() error) {
 	s.t.Helper()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-s.ctx.Done():
-			s.t.Fatal(err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	s.must(wait.Until(s.ctx, 20*time.Millisecond, func(context.Context) error { return check() }))
 }
 
 // awaitCalls returns when the API has had n calls since it was started.

@@ -79,7 +79,7 @@ func (s *Scene) Refused(ctx context.Context, spec lab.PodSpec, texts ...string) 
 
 // AwaitTraces returns when there are just these.
 func (s *Scene) AwaitTraces(ctx context.Context, want Traces) error {
-	return eventually(ctx, func(ctx context.Context) error {
+	return eventually(ctx, nil, func(ctx context.Context) error {
 		now, err := s.Traces(ctx)
 		if err == nil && !now.Equal(want) {
 			err = fmt.Errorf("expected %v; saw %v", want, now)

@@ -67,7 +67,7 @@ func (s *Scene) RunPod(ctx context.Context, spec lab.PodSpec) (*Pod, error) {
 // awaitServing returns when labtool has said for each of its servers that it listens.
 func (s *Scene) awaitServing(ctx context.Context, pod *Pod) error {
 	file := s.Lab.CRI().LogPath(pod.Spec, "tool")
-	return eventually(ctx, func(context.Context) error {
+	return eventually(ctx, nil, func(context.Context) error {
 		log, err := os.ReadFile(file)
 		if err != nil {
 			return fmt.Errorf("reading the container's log: %w", err)
@@ -118,7 +118,7 @@ func (s *Scene) FirstPing(ctx context.Context, from Place, pod *Pod) (time.Durat
 	if err := s.AwaitRunning(ctx, pod); err != nil {
 		return 0, err
 	}
-	err := eventually(ctx, func(ctx context.Context) error { return s.Ping(ctx, from, pod.IP4()) })
+	err := eventually(ctx, nil, func(ctx context.Context) error { return s.Ping(ctx, from, pod.IP4()) })
 	return time.Since(pod.Made), err
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // Config says what the scene is built on.
@@ -50,7 +51,7 @@ const (
 	// patience bounds what must happen in the end. It is no expectation. The plugin waits for a minute before it gives
 	// up a pod that went without a word.
 	patience = 2 * time.Minute
-	// pollInterval is how often is looked at what cannot be waited for.
+	// pollInterval is how often to poll.
 	pollInterval = 10 * time.Millisecond
 )
 
@@ -193,30 +194,9 @@ func (s *Scene) Registered(ctx context.Context) error {
 // for their second handshake (WireGuard), and that is no failure.
 const askPatience = "20s"
 
-// eventually asks check until it answers nil, and returns its last answer when ctx, the patience or what it waits for
-// ends first.
-func eventually(ctx context.Context, check func(context.Context) error, ends ...<-chan struct{}) error {
+// eventually waits for check to return nil, or for ctx, the patience or what it is about to end.
+func eventually(ctx context.Context, ended <-chan struct{}, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var end <-chan struct{}
-	if len(ends) > 0 {
-		end = ends[0]
-	}
-	var last error
-	for {
-		err := check(ctx)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() == nil || last == nil {
-			last = err // an answer that the end of ctx has cut off says less than the one before
-		}
-		select {
-		case <-end:
-			return fmt.Errorf("%w (it has ended)", last)
-		case <-ctx.Done():
-			return fmt.Errorf("%w (given up: %w)", last, ctx.Err())
-		case <-time.After(pollInterval):
-		}
-	}
+	return wait.UntilEnd(ctx, pollInterval, ended, check)
 }

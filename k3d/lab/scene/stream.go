@@ -79,13 +79,13 @@ func (st *Stream) Answers() (n int, longest time.Duration) {
 // AwaitMore returns when n more answers have come. A broken connection is an error at once.
 func (st *Stream) AwaitMore(ctx context.Context, n int) error {
 	before, _ := st.Answers()
-	return eventually(ctx, func(context.Context) error {
+	return eventually(ctx, st.ended, func(context.Context) error {
 		now, _ := st.Answers()
 		if now >= before+n {
 			return nil
 		}
 		return fmt.Errorf("stream %s: expected %d more answers, saw %d", st.Name, n, now-before)
-	}, st.ended)
+	})
 }
 
 // Close ends the stream. Its error says that the connection broke before.

@@ -19,6 +19,7 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/k3d/lab/internal/wait"
 	"tailscale-nri/k3d/lab/scene"
 )
 
@@ -292,7 +293,7 @@ func (r *run) calmDown(ctx context.Context) error {
 	if err := errors.Join(r.plane.SetOutage(ctx, control.Up), r.plane.ClearFaults(ctx)); err != nil {
 		return err
 	}
-	return r.eventually(ctx, endPatience, func(ctx context.Context) error {
+	return eventually(ctx, func(ctx context.Context) error {
 		_, err := r.scene.Status(ctx)
 		return err
 	})
@@ -327,11 +328,12 @@ func (r *run) keepLogs() (dir string, err error) {
 	return dir, err
 }
 
-// eventually asks check until it answers nil, and returns its last answer when the time is over.
-func (r *run) eventually(ctx context.Context, within time.Duration, check func(context.Context) error) error {
-	for deadline := time.Now().Add(within); ; pause(ctx, pollInterval) {
-		if err := check(ctx); err == nil || ctx.Err() != nil || time.Now().After(deadline) {
-			return err
-		}
-	}
+// pause waits for d, or for the end of ctx, which what follows finds out.
+func pause(ctx context.Context, d time.Duration) { _ = wait.Pause(ctx, d) }
+
+// eventually waits for check to return nil, or for endPatience.
+func eventually(ctx context.Context, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, endPatience)
+	defer cancel()
+	return wait.Until(ctx, pollInterval, check)
 }

@@ -11,6 +11,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // result is what crossed, as the receiver saw it.
@@ -40,7 +42,7 @@ func stream(ctx context.Context, opt options, addr string) error {
 		}
 		now := time.Now()
 		fmt.Fprintln(opt.out, n, now.UTC().Format("15:04:05.000"), now.Sub(sent).Round(time.Microsecond))
-		pause(ctx, opt.every)
+		_ = wait.Pause(ctx, opt.every)
 	}
 	return nil
 }
@@ -139,7 +141,7 @@ func udp(ctx context.Context, opt options, addr string) error {
 		}
 		// By the clock, since a timer of less than a millisecond is late by more than itself.
 		if early := time.Until(begin.Add(time.Duration(n+1) * opt.every)); early > 0 {
-			pause(ctx, early)
+			_ = wait.Pause(ctx, early)
 		}
 	}
 	r := <-received

@@ -15,6 +15,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 const usage = `labtool COMMAND [FLAGS] [ARGUMENT]
@@ -135,16 +137,6 @@ func sleep(ctx context.Context, _ options, arg string) error {
 	if err != nil {
 		return err
 	}
-	pause(ctx, d)
+	_ = wait.Pause(ctx, d) // a signal is no failure
 	return nil
-}
-
-// pause returns after d, or when ctx is done.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }

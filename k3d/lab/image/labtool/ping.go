@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"os"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // Types of ICMP (RFC 792) and ICMPv6 (RFC 4443) echo messages.
@@ -42,7 +44,7 @@ func ping(ctx context.Context, opt options, arg string) error {
 		}
 		fmt.Fprintln(opt.out, n, took.Round(time.Microsecond))
 		if n < opt.count {
-			pause(ctx, opt.every)
+			_ = wait.Pause(ctx, opt.every)
 		}
 	}
 	return ctx.Err()
