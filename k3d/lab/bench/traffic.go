@@ -247,7 +247,7 @@ func (p *pair) iperf(ctx context.Context, ipv6 bool, args ...string) (said iperf
 // roundTrips asks for one byte at a time.
 func (p *pair) roundTrips(ctx context.Context, span time.Duration, r *report) error {
 	for _, protocol := range []string{"tcp", "udp"} {
-		out, err := p.from.run(ctx, p.labtool, "rr", "-timeout", "1s", "-udp="+strconv.FormatBool(protocol == "udp"),
+		out, err := p.from.run(ctx, p.labtool, "rr", "-size", "1", "-timeout", "1s", "-udp="+strconv.FormatBool(protocol == "udp"),
 			"-for", span.String(), p.to.addr(false).String()+":7")
 		if err != nil {
 			return err
@@ -307,7 +307,7 @@ func (p *pair) smallPackets(ctx context.Context, cfg Config, r *report) error {
 // lookIperf says that iperf3 is missing before anything is made.
 func lookIperf() error {
 	if _, err := exec.LookPath("iperf3"); err != nil {
-		return errors.New("missing iperf3; install it with: make bench (Debian package iperf3)")
+		return errors.New("missing iperf3; install it with: make lab-tools (Debian package iperf3)")
 	}
 	return nil
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/quantile"
 )
 
 // The three flows of a node, as figures name them.
@@ -33,14 +35,7 @@ func (f *figure) add(s silence) {
 	}
 }
 
-// median, NaN without values. Of an even number it is halfway between the two in the middle.
-func (f *figure) median() float64 {
-	if len(f.values) == 0 {
-		return math.NaN()
-	}
-	sorted := slices.Sorted(slices.Values(f.values))
-	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
-}
+func (f *figure) median() float64 { return quantile.Of(f.values, 0.5) }
 
 // line is a figure in blackout.json. Value is the median over rounds and pods, null if a connection broke.
 type line struct {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/k3d/lab/internal/quantile"
 	"tailscale-nri/k3d/lab/scene"
 )
 
@@ -343,8 +343,7 @@ func TestWaitCost(t *testing.T) {
 		}
 	}
 	for name, all := range took {
-		slices.Sort(all)
-		t.Logf("%s: p50 %v, p90 %v", name, all[len(all)/2].Round(time.Millisecond), all[len(all)*9/10].Round(time.Millisecond))
+		t.Logf("%s: p50 %v, p90 %v", name, quantile.Of(all, 0.5).Round(time.Millisecond), quantile.Of(all, 0.9).Round(time.Millisecond))
 	}
 }
 

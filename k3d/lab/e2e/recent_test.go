@@ -24,8 +24,8 @@ func TestRecentPeer(t *testing.T) {
 	s := openServed(t, "recent")
 	s.startRecentPeer()
 	web := s.runServing("web")
-	sink := s.Peer.Command(s.ctx, s.Lab.ToolPath(), "all")
-	s.must(sink.Start()) // ends with the context
+	echo := s.Peer.Command(s.ctx, s.Lab.ToolPath(), "all")
+	s.must(echo.Start()) // ends with the context
 	peer, pod := s.AtPeer(), s.InPod(web)
 	s.eventually(func() error { _, err := s.Fetch(s.ctx, peer, peer.IP4); return err })
 	talk := func(when string) {

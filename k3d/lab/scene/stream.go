@@ -33,7 +33,7 @@ type Stream struct {
 func (s *Scene) OpenStream(ctx context.Context, from Place, pod *Pod, at netip.Addr) (*Stream, error) {
 	st := &Stream{Name: from.Name + " -> " + pod.Spec.Name, ended: make(chan struct{})}
 	var err error
-	st.cmd, err = from.command(ctx, "stream", "-timeout", askPatience, "-every", "10ms", netip.AddrPortFrom(at, 7).String())
+	st.cmd, err = from.Command(ctx, from.tool, "stream", "-timeout", askPatience, "-every", "10ms", netip.AddrPortFrom(at, 7).String())
 	if err != nil {
 		return nil, err
 	}

@@ -10,10 +10,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/internal/quantile"
 	"tailscale-nri/k3d/lab/kube"
 	"tailscale-nri/k3d/lab/kube/install"
 )
@@ -133,9 +133,8 @@ func measureStarts(ctx context.Context, running *kube.Cluster, args []string) er
 		for _, s := range starts {
 			took = append(took, of(s))
 		}
-		slices.Sort(took)
-		at := func(p int) time.Duration { return took[(len(took)-1)*p/100].Round(time.Millisecond) }
-		return fmt.Sprintf("%s\t%v\t%v\t%v\t%v", name, at(0), at(50), at(95), at(100))
+		at := func(q float64) time.Duration { return quantile.Of(took, q).Round(time.Millisecond) }
+		return fmt.Sprintf("%s\t%v\t%v\t%v\t%v", name, at(0), at(0.5), at(0.95), at(1))
 	}
 	container := func(s kube.Start) time.Duration { return s.Container }
 	ready := func(s kube.Start) time.Duration { return s.Ready }
