@@ -17,7 +17,7 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-// The ports of the control plane and of its API on NetIP4. They stay the same when it is started anew.
+// The ports of the control plane and of its API on NetIP4. They stay the same when it is restarted.
 const (
 	controlPort = 8080
 	apiPort     = 8081
@@ -219,20 +219,20 @@ func ServeControl(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer server.Close()
-	desk := &http.Server{Handler: deskHandler(server, tailnet)}
+	api := &http.Server{Handler: adminAPIHandler(server, tailnet)}
 	listener, err := net.Listen("unix", cfg.path(controlSocket))
 	if err != nil {
-		return fmt.Errorf("serving the control plane's desk: %w", err)
+		return fmt.Errorf("serving the control plane's admin API: %w", err)
 	}
-	defer context.AfterFunc(ctx, func() { desk.Close() })()
-	if err := desk.Serve(listener); ctx.Err() == nil {
-		return fmt.Errorf("serving the control plane's desk: %w", err)
+	defer context.AfterFunc(ctx, func() { api.Close() })()
+	if err := api.Serve(listener); ctx.Err() == nil {
+		return fmt.Errorf("serving the control plane's admin API: %w", err)
 	}
 	return nil
 }
 
-// deskHandler turns calls of ControlPlane into calls of server.
-func deskHandler(server *control.Server, cfg control.Config) http.Handler {
+// adminAPIHandler turns calls of ControlPlane into calls of server.
+func adminAPIHandler(server *control.Server, cfg control.Config) http.Handler {
 	hello := &ControlPlane{
 		ControlURL: server.ControlURL(), APIURL: server.APIURL(),
 		OAuthClientID: cfg.OAuthClientID, OAuthClientSecret: cfg.OAuthClientSecret,

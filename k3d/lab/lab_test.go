@@ -19,7 +19,7 @@ import (
 	"tailscale-nri/k3d/lab/internal/wait"
 )
 
-// testConfig is a lab beside the one that somebody may have running.
+// testConfig is a lab apart from the one that somebody may have running.
 func testConfig(t *testing.T) Config {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -87,7 +87,7 @@ func namespaceInodes(t *testing.T, lab *Lab) []string {
 	t.Helper()
 	own := namespaceLinks("self")
 	var inodes []string
-	for _, pid := range lab.cfg.members().pids() {
+	for _, pid := range lab.cfg.processes().pids() {
 		for _, link := range namespaceLinks(itoa(pid)) {
 			if !slices.Contains(own, link) {
 				inodes = append(inodes, link)

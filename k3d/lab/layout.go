@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// layOut gives the calling thread's mount namespace what a kubelet's machine has, as the node's configuration wants it.
-// What it holds beside /run lies in the node's directory, so that it outlives the namespace.
-func (c Config) layOut(n NodeConfig) error {
+// mountLayout mounts in the calling thread's namespace what a kubelet's machine has, as the node's configuration wants it.
+// What it holds apart from /run lies in the node's directory, so that it outlives the namespace.
+func (c Config) mountLayout(n NodeConfig) error {
 	if n.K3d {
 		// On most machines /var/run is a link to /run; here it becomes a directory, which takes a /var of one's own.
 		if err := mountTmpfs("/var", "run", "lib", "log", "tmp"); err != nil {
@@ -177,7 +177,7 @@ func fillCpuset(dir, file string) error {
 // cgroupMount is where cgroup v2 is mounted, or the hierarchies of v1 are.
 const cgroupMount = "/sys/fs/cgroup"
 
-// cgroupRoots are the mounted hierarchies: one of cgroup v2, or many of v1, beside which there may be a v2 without use.
+// cgroupRoots are the mounted hierarchies: one of cgroup v2, or many of v1, with an unused v2 at most.
 func cgroupRoots() []string {
 	if _, err := os.Stat(filepath.Join(cgroupMount, "cgroup.controllers")); err == nil {
 		return []string{cgroupMount}

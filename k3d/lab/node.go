@@ -51,7 +51,7 @@ func (n NodeConfig) withDefaults() (NodeConfig, error) {
 	return n, nil
 }
 
-// IP4 and IP6 are the node's addresses on the lab's wire.
+// IP4 and IP6 are the node's addresses on the lab's bridge.
 func (n NodeConfig) IP4() string { return nth(NodeIP4, n.Number) }
 
 // IP6 is IP4's other half.
@@ -122,7 +122,7 @@ func (l *Lab) OpenNode(spec NodeConfig) (*Node, error) {
 }
 
 func (n *Node) build(ctx context.Context) error {
-	if err := n.cfg.makeSite(ctx, n.site()); err != nil {
+	if err := n.cfg.makeNetNode(ctx, n.netNode()); err != nil {
 		return err
 	}
 	if n.Kubelet {
@@ -139,17 +139,17 @@ func (n *Node) build(ctx context.Context) error {
 	return n.ImportImages(ctx, n.cfg.images()...)
 }
 
-func (n *Node) site() site {
-	return site{ns: n.Name, ip4: n.IP4(), ip6: n.IP6(), prepare: func() error {
+func (n *Node) netNode() netNode {
+	return netNode{ns: n.Name, ip4: n.IP4(), ip6: n.IP6(), prepare: func() error {
 		if !n.Kubelet {
 			return n.cfg.hideMachine(n.cfg.path(n.Name, "run"))
 		}
-		return n.cfg.layOut(n.NodeConfig)
+		return n.cfg.mountLayout(n.NodeConfig)
 	}}
 }
 
 // routePods leads from the control plane to the node's pods. Pods of another node are reached by that way too: the lab's
-// wire has one router.
+// bridge has one router.
 func (n *Node) routePods() error {
 	_, pods, err := net.ParseCIDR(n.PodSubnet4())
 	if err != nil {
@@ -250,11 +250,11 @@ func (n *Node) CgroupParent() string { return "/" + n.cfg.Name + "/" + n.Name }
 // Crash ends all that runs on the node at once, pods too, and takes its namespaces away, as the loss of power does.
 // What lies in /var/lib and /var/log stays, if the node has a kubelet; Boot starts it again.
 func (n *Node) Crash() error {
-	if err := n.members().killAll(endPatience); err != nil {
+	if err := n.processes().killAll(endPatience); err != nil {
 		return fmt.Errorf("crashing node %s: %w", n.Name, err)
 	}
 	n.containerd.process = nil
-	if err := n.cfg.removeSite(n.Name); err != nil {
+	if err := n.cfg.removeNetNode(n.Name); err != nil {
 		return fmt.Errorf("crashing node %s: %w", n.Name, err)
 	}
 	for _, dir := range n.cfg.cgroups() {
@@ -273,20 +273,20 @@ func (n *Node) Boot(ctx context.Context) error {
 	return nil
 }
 
-// members are the processes of this node alone.
-func (n *Node) members() members {
-	m := members{cgroup: n.CgroupParent() + "/"}
+// processes are the processes of this node alone.
+func (n *Node) processes() processes {
+	p := processes{cgroup: n.CgroupParent() + "/"}
 	for _, ns := range []string{n.Name, mountNS(n.Name)} {
 		file := n.cfg.nsFile(ns)
 		if info, err := os.Stat(file); err == nil && isNamespace(file) {
-			m.namespaces = append(m.namespaces, info)
+			p.namespaces = append(p.namespaces, info)
 		}
 	}
-	return m
+	return p
 }
 
-// removeSite takes the namespaces away that makeSite has made, and their veth at once rather than with them.
-func (c Config) removeSite(ns string) error {
+// removeNetNode takes the namespaces away that makeNetNode has made, and their veth at once rather than with them.
+func (c Config) removeNetNode(ns string) error {
 	err := c.withLinks(netNS, func(links *netlink.Handle) error {
 		link, err := links.LinkByName(portName(ns))
 		if err != nil {

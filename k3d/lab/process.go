@@ -76,7 +76,7 @@ func (p *Process) Wait(ctx context.Context) error {
 	}
 }
 
-// End sends sig and waits for the process to be gone. One that has ended before is no error, nor is the way it ends.
+// End sends sig and waits for the process to be gone. One that has ended before is not an error, nor is the way it ends.
 func (p *Process) End(ctx context.Context, sig os.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("ending %s: %w", p.name, err)

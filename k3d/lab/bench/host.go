@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	// patience bounds what must happen in the end. It is no expectation.
+	// patience bounds what must happen in the end. It is not an expectation.
 	patience = 5 * time.Minute
 	// pollInterval is how often a plugin is asked for its status, by one goroutine for all that wait: twenty of them
 	// would be a load of their own.
@@ -69,7 +69,7 @@ type node struct {
 	ReadyIn   time.Duration `json:"readyIn"`
 }
 
-// addHost makes the lab's node of that number and starts the plugin there, with these settings besides.
+// addHost makes the lab's node of that number and starts the plugin there, with these settings added.
 func (t *tailnet) addHost(ctx context.Context, number int, env ...string) (*host, error) {
 	made, err := t.lab.AddNode(ctx, lab.NodeConfig{Name: fmt.Sprintf("host%d", number), Number: number})
 	if err != nil {

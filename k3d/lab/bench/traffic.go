@@ -204,7 +204,7 @@ func (p *pair) transfer(ctx context.Context, t transfer, span time.Duration, r *
 	return nil
 }
 
-// seconds is a span for iperf3, which takes whole ones and goes on for ever with 0.
+// seconds is a span for iperf3, which takes whole ones and goes on forever with 0.
 func seconds(d time.Duration) string {
 	return strconv.Itoa(max(1, int(d.Round(time.Second).Seconds())))
 }

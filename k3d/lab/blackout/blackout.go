@@ -18,7 +18,7 @@ import (
 
 // Config says what is measured, and how often.
 type Config struct {
-	// Lab is that of the pods; the stock tailscaleds get another one beside it, with "-stock" to its name and directory.
+	// Lab is that of the pods; the stock tailscaleds get another one, with "-stock" to its name and directory.
 	Lab lab.Config
 	// Pods is the greater number of pods; the other one is 1. 0 means 50, 1 leaves it out.
 	Pods int
@@ -45,7 +45,7 @@ const (
 	// watchAtLeast is for how long an event is watched at least: a handshake of WireGuard that was lost is tried again after
 	// 5 s.
 	watchAtLeast = 6 * time.Second
-	// patience bounds what must happen in the end. It is no expectation: TCP's own pauses double up to half a minute.
+	// patience bounds what must happen in the end. It is not an expectation: TCP's own pauses double up to half a minute.
 	patience = 3 * time.Minute
 )
 
@@ -172,7 +172,7 @@ func (s *side) turn(ctx context.Context, e event, sc scale, r *report) error {
 	if err != nil {
 		return err
 	}
-	if e.anew {
+	if e.restarts {
 		r.addCPU(s.prefix+e.name, sc.pods, cpuTime(s.nodes.pids()))
 	}
 	if e.after != nil {

@@ -13,7 +13,7 @@
 // restarted holds them, and all arrivals are stamped with one clock, when the application has them.
 //
 // A gap is the longest time between two arrivals of which the later one lies in the time watched, from just before the
-// event until all is well again. Nothing is subtracted: a gap of one interval between two packets is no gap at all.
+// event until all is well again. Nothing is subtracted: a gap of one interval between two packets is not a gap.
 //
 // The package does not judge a figure, and fails for no slow machine; what it does fail for is a TCP connection of a
 // pod that did not survive.

@@ -14,10 +14,10 @@ import (
 
 // event is a restart of something.
 type event struct {
-	name string // in a figure's name
-	text string
-	anew bool // whether the serving processes are new ones afterwards
-	run  func(context.Context, *side) error
+	name     string // in a figure's name
+	text     string
+	restarts bool // whether the serving processes are new ones afterwards
+	run      func(context.Context, *side) error
 	// after puts things right again. The time watched ends before it; without it, when all is well.
 	after func(context.Context, *side) error
 }
@@ -30,15 +30,15 @@ const (
 )
 
 var events = []event{
-	{name: "kill9", anew: true, text: "SIGKILL, started again at once", run: func(ctx context.Context, s *side) error {
+	{name: "kill9", restarts: true, text: "SIGKILL, started again at once", run: func(ctx context.Context, s *side) error {
 		return s.nodes.restart(ctx, unix.SIGKILL)
 	}},
-	{name: "term", anew: true, text: "SIGTERM, its end, started again", run: func(ctx context.Context, s *side) error {
+	{name: "term", restarts: true, text: "SIGTERM, its end, started again", run: func(ctx context.Context, s *side) error {
 		return s.nodes.restart(ctx, unix.SIGTERM)
 	}},
 	{name: "containerd", text: "containerd killed and started again; stock has no part in it, and is the zero line",
 		run: func(ctx context.Context, s *side) error { return s.nodes.restartRuntime(ctx) }},
-	{name: "control", anew: true, text: "kill9 2 s after control plane, DERP and STUN went away, which stay away for 20 s more: gaps end there",
+	{name: "control", restarts: true, text: "kill9 2 s after control plane, DERP and STUN went away, which stay away for 20 s more: gaps end there",
 		run:   killInOutage,
 		after: func(ctx context.Context, s *side) error { return s.outage(ctx, false) }},
 }

@@ -177,7 +177,7 @@ func (r *report) print(out io.Writer) error {
 			for _, flow := range flowNames {
 				row(w, e.name, sc.pods, flow, r.figure(e.name, flow, sc.pods), r.figure("stock_"+e.name, flow, sc.pods))
 			}
-			if e.anew {
+			if e.restarts {
 				row(w, e.name, sc.pods, "(CPU, s)", r.cpuOf(e.name, sc.pods), r.cpuOf("stock_"+e.name, sc.pods))
 			}
 		}

@@ -28,7 +28,7 @@ type nodes interface {
 	restartRuntime(ctx context.Context) error
 	// pids are the serving processes.
 	pids() []int
-	// settled returns when all that follows a restart, beside traffic, is over.
+	// settled returns when all that follows a restart, apart from traffic, is over.
 	settled(ctx context.Context) error
 }
 
@@ -155,7 +155,7 @@ func (s *side) allDirect(ctx context.Context) error {
 	return nil
 }
 
-// outage takes the address of control plane, DERP and STUN away, or gives it back. The wire between node and peer
+// outage takes the address of control plane, DERP and STUN away, or gives it back. The link between node and peer
 // stays.
 func (s *side) outage(ctx context.Context, away bool) error {
 	verb := "add"

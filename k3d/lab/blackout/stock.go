@@ -126,7 +126,7 @@ func (d *daemon) start() error {
 		return fmt.Errorf("starting %v again: %w", d.argv, err)
 	}
 	go func() {
-		_ = cmd.Wait() // how it ends is up to whoever ends it
+		_ = cmd.Wait() // how it ends does not matter
 		close(done)
 	}()
 	d.cmd, d.done = cmd, done

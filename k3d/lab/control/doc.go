@@ -22,7 +22,7 @@
 //     its tags become the node's.
 //   - A deleted device leaves the other nodes' netmaps at once, and its own
 //     poll gets 404 "node not found" from then on, as production's does. It has
-//     to log in anew.
+//     to log in again.
 //   - No two devices have one name: the later one gets a number, and keeps it
 //     when the earlier one is gone, until somebody renames it.
 //   - A device whose key is expired is told so in its netmap, and is the same

@@ -135,7 +135,7 @@ type View struct {
 	// Hidden leaves the peer out of the node's netmap.
 	Hidden bool
 	// Expired tells of the peer that its key has expired, which the peer itself
-	// does not hear: it goes on, and does not log in anew.
+	// does not hear: it goes on, and does not log in again.
 	Expired bool
 	// Jailed tells the node to let the peer begin nothing
 	// (tailcfg.Node.IsJailed).
@@ -180,7 +180,7 @@ func (t *table) retellLocked(n, peer *node) {
 	}
 }
 
-// retell is no value that node.whole ever has.
+// retell is a value that node.whole never has.
 const retell = -1
 
 // applyViewsLocked makes of c, a copy of peer, what n is told of it.

@@ -58,8 +58,8 @@ func (s *stage) exec(id string, cmd ...string) string {
 	return out
 }
 
-// TestSocket: the stock command line works in each container of a pod that asks for the socket, whoever runs it, and
-// shows the pod's own node; it changes nothing, and no other pod has a socket.
+// TestSocket: the stock command line works in each container of a pod that asks for the socket, as any user, and shows the
+// pod's own node; it changes nothing, and no other pod has a socket.
 func TestSocket(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "socket")
@@ -204,7 +204,7 @@ func TestWait(t *testing.T) {
 			t.Errorf("the container that has waited: %v, %v after the outage", o.err, o.at.Sub(up))
 		}
 	case <-s.ctx.Done():
-		t.Fatal("the container waits for ever")
+		t.Fatal("the container waits forever")
 	}
 	s.runContainer(waits, idle("main")) // of a node that is up
 	s.must(s.AwaitRunning(s.ctx, fails))

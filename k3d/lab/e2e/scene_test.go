@@ -20,10 +20,10 @@ import (
 	"tailscale-nri/k3d/lab/scene"
 )
 
-// patience bounds a test's steps; it is no expectation.
+// patience bounds a test's steps; it is not an expectation.
 const patience = 3 * time.Minute
 
-// config is a lab beside any other.
+// config is a lab apart from any other.
 func config(t *testing.T, name string) lab.Config {
 	t.Helper()
 	name = "tsnri-e2e-" + name

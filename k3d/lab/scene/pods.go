@@ -113,7 +113,7 @@ func (s *Scene) RemovePod(ctx context.Context, pod *Pod) error {
 }
 
 // FirstPing pings the pod from there until it answers, and returns how long after its RunPodSandbox that was. It waits
-// for the node to be Running first, as whoever learns the address from its status does.
+// for the node to be Running first, as a user does who reads the address from its status.
 func (s *Scene) FirstPing(ctx context.Context, from Place, pod *Pod) (time.Duration, error) {
 	if err := s.AwaitRunning(ctx, pod); err != nil {
 		return 0, err

@@ -48,7 +48,7 @@ const (
 	ClusterName = "demo"
 	// peerName is the peer's name in the tailnet and in the lab.
 	peerName = "demopeer"
-	// patience bounds what must happen in the end. It is no expectation. The plugin waits for a minute before it gives
+	// patience bounds what must happen in the end. It is not an expectation. The plugin waits for a minute before it gives
 	// up a pod that went without a word.
 	patience = 2 * time.Minute
 	// pollInterval is how often to poll.
@@ -96,7 +96,7 @@ func (s *Scene) leave(ctx context.Context) error {
 		errs = append(errs, s.RemovePod(ctx, pod))
 	}
 	for _, id := range s.nodeIDs() {
-		// The plugin deletes the pods' devices too, and whoever is first is right.
+		// The plugin deletes the pods' devices too; either may be first.
 		if err := s.tailnet.delete(ctx, id); err != nil {
 			errs = append(errs, fmt.Errorf("delete device %s by hand: %w", id, err))
 		}
@@ -191,7 +191,7 @@ func (s *Scene) Registered(ctx context.Context) error {
 }
 
 // askPatience is how long a tool waits for its first answer. Two nodes that greet each other in the same instant wait 5 s
-// for their second handshake (WireGuard), and that is no failure.
+// for their second handshake (WireGuard), and that is not a failure.
 const askPatience = "20s"
 
 // eventually waits for check to return nil, or for ctx, the patience or what it is about to end.

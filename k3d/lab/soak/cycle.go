@@ -145,23 +145,23 @@ func (l *life) administer(ctx context.Context, id string, do func(context.Contex
 		return err
 	}
 	if l.number%4 == 0 {
-		return nil // the pod ends while it registers anew
+		return nil // the pod ends while it registers again
 	}
 	_, err = l.watch.await(ctx, id, after(node.NodeID))
 	return err
 }
 
-// loggedIn wants a node to run as the device it was, which has logged in anew.
+// loggedIn wants a node to run as the device it was, which has logged in again.
 func (l *life) loggedIn(ctx context.Context) func(was string) func(scene.Node) error {
 	return func(was string) func(scene.Node) error {
 		return func(n scene.Node) error {
 			if n.NodeID != was {
-				return fmt.Errorf("expected device %s to log in anew, saw %s: %s", was, n.NodeID, n.Reason)
+				return fmt.Errorf("expected device %s to log in again, saw %s: %s", was, n.NodeID, n.Reason)
 			}
 			devices, err := l.plane.Devices(ctx)
 			for _, d := range devices {
 				if d.ID == was && d.Expired {
-					return fmt.Errorf("expected device %s to log in anew, its login is still expired, its node %s: %s", was, n.State, n.Reason)
+					return fmt.Errorf("expected device %s to log in again, its login is still expired, its node %s: %s", was, n.State, n.Reason)
 				}
 			}
 			return errors.Join(err, running(n))

@@ -16,7 +16,7 @@ import (
 type remains struct {
 	scene.Traces
 	mounts []string // mount points in the node
-	files  []string // beside the plugin's socket
+	files  []string // next to the plugin's socket
 }
 
 func (r *run) remains(ctx context.Context) (now remains, err error) {

@@ -43,8 +43,8 @@ type Config struct {
 	// Out hears of progress and of the result; nil drops it.
 	Out io.Writer
 
-	// plant is called before the end, for a test to leave something behind.
-	plant func(context.Context, *scene.Scene) error
+	// leak is called before the end, for a test to leave something behind.
+	leak func(context.Context, *scene.Scene) error
 }
 
 func (c Config) withDefaults() Config {
@@ -139,8 +139,8 @@ func (r *run) all(ctx context.Context) (leaks []string, err error) {
 	if err := r.churnWithCanary(ctx); err != nil {
 		return nil, err
 	}
-	if r.cfg.plant != nil {
-		if err := r.cfg.plant(ctx, r.scene); err != nil {
+	if r.cfg.leak != nil {
+		if err := r.cfg.leak(ctx, r.scene); err != nil {
 			return nil, err
 		}
 	}

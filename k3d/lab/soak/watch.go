@@ -14,7 +14,7 @@ import (
 const (
 	// pollInterval is how often the plugin is asked for its status, by one asker for all that wait.
 	pollInterval = 50 * time.Millisecond
-	// patience bounds what must happen in the end, whatever goes wrong meanwhile. It is no expectation.
+	// patience bounds what must happen in the end, whatever goes wrong meanwhile. It is not an expectation.
 	patience = 3 * time.Minute
 )
 

@@ -19,7 +19,7 @@ import (
 )
 
 const clusterUsage = `lab cluster COMMAND
-  up                 end what is there and start anew: two nodes of Kubernetes, a tailnet with a peer, the plugin deployed
+  up                 end what is there and start two nodes of Kubernetes, a tailnet with a peer, the plugin deployed
   kubectl ARG...     kubectl, as the cluster's administrator
   starts [-pods N] [-node n1|n2]
                      measure how long pods take to start, with the annotation and without it, in turns
@@ -65,7 +65,7 @@ func clusterUp(ctx context.Context, cfg kube.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := furnish(ctx, running, deploy); err != nil {
+	if err := installTailnet(ctx, running, deploy); err != nil {
 		return errors.Join(err, running.Down())
 	}
 	binary, err := os.Executable()
@@ -89,8 +89,8 @@ const clusterHints = `The cluster is up, with tailscale-nri on its two nodes; ma
 The nodes have an installation each, which differ; k3d/lab/README.md says how, and how to break things.
 `
 
-// furnish gives a cluster its tailnet, with a peer, and deploys the plugin.
-func furnish(ctx context.Context, running *kube.Cluster, deploy string) error {
+// installTailnet gives a cluster its tailnet, with a peer, and deploys the plugin.
+func installTailnet(ctx context.Context, running *kube.Cluster, deploy string) error {
 	plane, err := running.Lab.StartControl(ctx)
 	if err != nil {
 		return err

@@ -18,7 +18,7 @@ import (
 )
 
 const usage = `lab COMMAND
-  up                         end what is there and start anew: containerd, control plane
+  up                         end what is there and start containerd and a control plane
   cluster up|kubectl|starts|down
                              Kubernetes: two nodes and a tailnet
   demo                       play the whole of it on a new lab; KEEP=1 leaves it up

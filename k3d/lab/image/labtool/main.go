@@ -128,6 +128,6 @@ func sleep(ctx context.Context, _ options, arg string) error {
 	if err != nil {
 		return err
 	}
-	_ = wait.Pause(ctx, d) // a signal is no failure
+	_ = wait.Pause(ctx, d) // a signal is not a failure
 	return nil
 }

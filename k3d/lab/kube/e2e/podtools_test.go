@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// podTools has somebody look into a pod's node through the agent beside it, as kubectl exec does: with the container's
+// podTools has somebody look into a pod's node through the agent on its node, as kubectl exec does: with the container's
 // capabilities, seccomp profile and mounts.
 func podTools(s *stage) {
 	nodes := s.pair("a", "b")
