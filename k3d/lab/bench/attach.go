@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"tailscale-nri/k3d/lab/internal/wait"
 )
 
@@ -95,20 +97,17 @@ func (h *host) oneByOne(ctx context.Context, n int, ping pinger, r *report) erro
 
 // burst attaches n pods at once.
 func (h *host) burst(ctx context.Context, n int, ping pinger, r *report) error {
-	ended := make(chan error)
 	begin := time.Now()
+	var pods errgroup.Group
 	for i := range n {
-		go func() {
+		pods.Go(func() error {
 			_, err := h.joinAndPing(ctx, fmt.Sprintf("burst%d", i), ofBurst, ping, r)
-			ended <- err
-		}()
+			return err
+		})
 	}
-	var failed error
-	for range n {
-		failed = errors.Join(failed, <-ended)
-	}
+	err := pods.Wait()
 	r.add("Attach/untilLastFirstPing", ofBurst, measured{unitMillis: millis(time.Since(begin))})
-	return failed
+	return err
 }
 
 // joinAndPing runs a pod and pings it from the peer until it answers. Its address is known once its node runs.

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/internal/wait"
 )
@@ -199,20 +201,15 @@ func (h *host) join(ctx context.Context, name string) (*pod, error) {
 func (h *host) joinAll(ctx context.Context, first, n int) error {
 	defer h.watch(ctx)()
 	const atOnce = 4
-	errs, slots := make(chan error, n), make(chan struct{}, atOnce)
+	var pods errgroup.Group
+	pods.SetLimit(atOnce)
 	for i := range n {
-		go func() {
-			slots <- struct{}{}
+		pods.Go(func() error {
 			_, err := h.join(ctx, fmt.Sprintf("pod%d", first+i))
-			<-slots
-			errs <- err
-		}()
+			return err
+		})
 	}
-	var failed error
-	for range n {
-		failed = errors.Join(failed, <-errs)
-	}
-	return failed
+	return pods.Wait()
 }
 
 // place is where traffic begins or ends: a pod or a stock tailscaled.

@@ -15,6 +15,7 @@ import (
 	"tailscale-nri/k3d/lab/internal/nsthread"
 	"tailscale-nri/k3d/lab/internal/wait"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -53,19 +54,15 @@ type link struct {
 // openTraffic connects the peer with each node and lets packets flow until close. It gives up with ctx.
 func openTraffic(ctx context.Context, peer place, nodes []place, every time.Duration) (*traffic, error) {
 	t := &traffic{every: every, begin: time.Now(), stop: make(chan struct{})}
-	opened := make(chan error)
+	var opening errgroup.Group
 	for _, n := range nodes {
 		l := &link{t: t, name: n.name}
 		t.links = append(t.links, l)
-		go func() { opened <- l.open(ctx, peer, n) }()
+		opening.Go(func() error { return l.open(ctx, peer, n) })
 	}
-	var failed error
-	for range nodes {
-		failed = errors.Join(failed, <-opened)
-	}
-	if failed != nil {
+	if err := opening.Wait(); err != nil {
 		t.close()
-		return nil, failed
+		return nil, err
 	}
 	for i, l := range t.links {
 		l.receive()

@@ -7,7 +7,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -15,6 +14,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"tailscale-nri/k3d/lab/internal/wait"
 )
@@ -105,22 +106,10 @@ func run(ctx context.Context, args []string) error {
 
 // all serves everything on the usual ports.
 func all(ctx context.Context, opt options, _ string) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ended := make(chan error)
-	servers := []func() error{
-		func() error { return serve(ctx, opt, servePort) },
-		func() error { return echo(ctx, opt, echoPort) },
-	}
-	for _, server := range servers {
-		go func() { ended <- server() }()
-	}
-	err := <-ended
-	cancel()
-	for range servers[1:] {
-		err = errors.Join(err, <-ended)
-	}
-	return err
+	servers, ctx := errgroup.WithContext(ctx)
+	servers.Go(func() error { return serve(ctx, opt, servePort) })
+	servers.Go(func() error { return echo(ctx, opt, echoPort) })
+	return servers.Wait()
 }
 
 func sleep(ctx context.Context, _ options, arg string) error {
