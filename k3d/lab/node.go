@@ -11,10 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // NodeConfig says what a node is like. The zero value is the node that Up makes, for pods that the caller runs himself.
@@ -307,11 +308,7 @@ func (c Config) removeNetNode(ns string) error {
 
 // retryBusy does again what fails for a moment after a process has ended.
 func retryBusy(do func() error) error {
-	for deadline := time.Now().Add(endPatience); ; {
-		err := do()
-		if err == nil || time.Now().After(deadline) {
-			return err
-		}
-		time.Sleep(pollInterval) //nolint:forbidigo // rmdir's EBUSY cannot be waited for, and Down knows no cancellation
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), endPatience)
+	defer cancel()
+	return wait.Until(ctx, pollInterval, func(context.Context) error { return do() })
 }

@@ -15,6 +15,9 @@
 // A gap is the longest time between two arrivals of which the later one lies in the time watched, from just before the
 // event until all is well again. Nothing is subtracted: a gap of one interval between two packets is not a gap.
 //
+// The table is not benchstat's, as that of package bench is: a gap that had not ended is a bound and not a value, and the
+// longest gap is told, which benchstat does not show.
+//
 // The package does not judge a figure, and fails for no slow machine; what it does fail for is a TCP connection of a
 // pod that did not survive.
 package blackout

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // serving runs a server command on a free port of host until the test ends, and returns its address.
@@ -43,15 +45,17 @@ func freeAddr(t *testing.T, host string) string {
 
 func awaitListener(t *testing.T, addr string) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	err := wait.Until(ctx, time.Millisecond, func(context.Context) error {
 		conn, err := net.Dial("tcp", addr)
 		if err == nil {
 			conn.Close()
-			return
 		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
