@@ -114,8 +114,8 @@ func (p *ControlPlane) SetOutage(ctx context.Context, outage control.Outage) err
 	return p.call(ctx, http.MethodPost, "/outage", outage, nil)
 }
 
-// SetApart hides the tailnet's nodes from each other, from their next netmap on, as a policy does that lets nobody talk
-// to anybody. It is meant for a tailnet that is still empty: nodes that have seen each other are not told otherwise.
+// SetApart hides the tailnet's nodes from each other, from their next netmap on, as a policy does without any
+// rule. It is meant for a tailnet that is still empty: nodes that have seen each other are not told otherwise.
 func (p *ControlPlane) SetApart(ctx context.Context, apart bool) error {
 	return p.call(ctx, http.MethodPost, "/apart", apart, nil)
 }

@@ -19,7 +19,7 @@ import (
 	"tailscale-nri/k3d/lab/internal/wait"
 )
 
-// testConfig is a lab apart from the one that somebody may have running.
+// testConfig is a lab apart from one that may be running.
 func testConfig(t *testing.T) Config {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))

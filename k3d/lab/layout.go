@@ -107,7 +107,7 @@ func mountTmpfs(at string, dirs ...string) error {
 	return nil
 }
 
-// makeCgroups makes a cgroup below the lab's in every hierarchy: a kubelet wants its root to be there, with all the
+// makeCgroups makes a cgroup below the lab's in every hierarchy: a kubelet expects its root to exist, with all the
 // controllers that it uses. In cgroup v1 a new cpuset is empty, and takes no process until it is filled.
 func (c Config) makeCgroups(name string) error {
 	for _, root := range cgroupRoots() {
@@ -130,13 +130,13 @@ func (c Config) makeCgroups(name string) error {
 	return nil
 }
 
-// kubeletControllers are what a kubelet wants of cgroup v2 (pkg/kubelet/cm, getSupportedUnifiedControllers), as far as
+// kubeletControllers are what a kubelet needs of cgroup v2 (pkg/kubelet/cm, getSupportedUnifiedControllers), as far as
 // the machine has them.
 var kubeletControllers = []string{"cpu", "cpuset", "memory", "hugetlb", "pids"}
 
 // handControllersOn gives the children of a cgroup the controllers that it has itself, which in cgroup v2 none has until
 // it is told (cgroup-v2.rst, "Enabling and Disabling"). The machine's own root is told too, as runc does for any pod.
-// Cgroup v1 knows no such thing.
+// Cgroup v1 has no such switch.
 func handControllersOn(dir string) error {
 	has, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -89,7 +89,7 @@ func (p *Process) End(ctx context.Context, sig os.Signal) error {
 	}
 }
 
-// Kill ends the process as a crash would, without a last word.
+// Kill ends the process as a crash would: it cannot clean up.
 func (p *Process) Kill(ctx context.Context) error { return p.End(ctx, os.Kill) }
 
 // tail is the end of the log, for errors.
@@ -99,7 +99,7 @@ func (p *Process) tail() string {
 	return string(bytes.Join(lines[max(0, len(lines)-5):], []byte("\n")))
 }
 
-// Await asks ready until it answers nil. It fails early when the process ends, and with ready's last answer when ctx
+// Await calls ready until it returns nil. It fails early when the process ends, and with ready's last answer when ctx
 // does.
 func (p *Process) Await(ctx context.Context, ready func(context.Context) error) error {
 	err := wait.UntilEnd(ctx, pollInterval, p.done, ready)

@@ -61,7 +61,7 @@ const (
 	ofBurst  = "burst"  // many at once
 )
 
-// pinger sends one echo request from the peer and wants its answer.
+// pinger sends one echo request from the peer and waits for its answer.
 type pinger func(ctx context.Context, to netip.Addr) error
 
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

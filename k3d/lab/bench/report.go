@@ -18,7 +18,7 @@ import (
 	"tailscale-nri/k3d/lab/internal/quantile"
 )
 
-// Units, as benchstat wants them: which is better is told in the file's head.
+// Units, as benchstat wants them: the file's head says which is better.
 const (
 	unitRate      = "Gb/s"
 	unitPackets   = "packets/s"

@@ -34,7 +34,7 @@ type Config struct {
 	Table, JSON io.Writer
 	// Logs is a directory that the plugin's log is copied to in the end. "" copies nothing.
 	Logs string
-	// Logger hears of each turn. nil means silence.
+	// Logger logs each turn; nil logs nothing.
 	Logger *slog.Logger
 }
 
@@ -192,7 +192,7 @@ func (s *side) turn(ctx context.Context, e event, sc scale, r *report) error {
 	return s.nodes.settled(ctx)
 }
 
-// openWell returns traffic that has been well for as long as is looked back at.
+// openWell returns traffic that has been well for the time that calm looks back.
 func (s *side) openWell(ctx context.Context, sc scale) (*traffic, error) {
 	opening, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

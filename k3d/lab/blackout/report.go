@@ -88,7 +88,7 @@ func (r *report) figure(of string, flow string, pods int) *figure {
 	return r.figures[name]
 }
 
-// add takes in one turn.
+// add records one turn.
 func (r *report) add(of string, pods int, all []outcome) {
 	var turn [3]figure
 	for _, o := range all {
@@ -121,7 +121,7 @@ func (r *report) addCalm(sc scale, all []outcome) {
 	}
 }
 
-// addCPU takes in what the processes that were started have used until the end of the time watched.
+// addCPU records what the processes that were started have used until the end of the time watched.
 func (r *report) addCPU(of string, pods int, used time.Duration) {
 	f := r.cpuOf(of, pods)
 	f.values = append(f.values, used.Seconds())

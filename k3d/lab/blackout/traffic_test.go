@@ -69,7 +69,7 @@ func TestTraffic(t *testing.T) {
 	}
 }
 
-// TestOpenTrafficFails: an address that is nobody's leaves nothing open.
+// TestOpenTrafficFails: an address that does not exist leaves nothing open.
 func TestOpenTrafficFails(t *testing.T) {
 	nodes := []place{loopback(t, "a", "127.0.0.1"), loopback(t, "nobody", "192.0.2.1")}
 	if _, err := openTraffic(t.Context(), loopback(t, "peer", "127.0.0.3"), nodes, 5*ms); err == nil {

@@ -91,7 +91,7 @@ func (n *node) routeLocked() {
 }
 
 // SetApart hides the nodes from each other, from each one's next change on, as a
-// policy does that lets nobody talk to anybody.
+// policy does without any rule.
 func (s *Server) SetApart(apart bool) {
 	s.nodes.mu.Lock()
 	defer s.nodes.mu.Unlock()

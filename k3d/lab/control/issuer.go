@@ -178,7 +178,7 @@ func (v *verifier) fetchKeys(ctx context.Context) error {
 	return v.setKeys(body)
 }
 
-// setKeys takes public keys only: somebody who hands over another has mistaken
+// setKeys takes public keys only: a caller that hands over another has mistaken
 // one file for another.
 func (v *verifier) setKeys(jwks []byte) error {
 	var keys jose.JSONWebKeySet

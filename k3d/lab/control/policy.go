@@ -26,7 +26,7 @@ type Rule struct {
 // AllowAll is the policy that a tailnet starts with.
 var AllowAll = Rule{Src: []string{"*"}, Dst: []string{"*"}}
 
-// SetPolicy replaces the tailnet's policy; without rules nobody lets anything
+// SetPolicy replaces the tailnet's policy; without rules no node lets anything
 // in. Every node that polls is sent its new packet filter at once.
 //
 // Production also leaves out of a node's netmap the devices that no rule

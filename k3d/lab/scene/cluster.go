@@ -57,8 +57,8 @@ func (s *Scene) KillAndStart(ctx context.Context, pods ...*Pod) (time.Duration, 
 	return back, s.Registered(ctx)
 }
 
-// Refused wants a pod to be refused with an error that holds all of texts, which it returns, and nothing to be left
-// of it.
+// Refused checks that a pod is refused with an error that holds all of texts, which it returns, and that nothing is left
+// of the pod.
 func (s *Scene) Refused(ctx context.Context, spec lab.PodSpec, texts ...string) (refusal, err error) {
 	before, err := s.Traces(ctx)
 	if err != nil {

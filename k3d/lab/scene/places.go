@@ -90,7 +90,7 @@ func (s *Scene) Fetch(ctx context.Context, from Place, at netip.Addr) (page Page
 	return page, nil
 }
 
-// FetchAs fetches the page of a pod at one of its addresses, and wants the pod to have seen the asker under its own.
+// FetchAs fetches the page of a pod at one of its addresses, and checks that the pod saw the client under its own.
 func (s *Scene) FetchAs(ctx context.Context, from Place, self netip.Addr, pod *Pod, at netip.Addr) error {
 	page, err := s.Fetch(ctx, from, at)
 	if err != nil {

@@ -122,7 +122,7 @@ func (s *Scene) FirstPing(ctx context.Context, from Place, pod *Pod) (time.Durat
 	return time.Since(pod.Made), err
 }
 
-// Ping sends one echo request and wants its answer.
+// Ping sends one echo request and waits for its answer.
 func (s *Scene) Ping(ctx context.Context, from Place, to netip.Addr) error {
 	if _, err := from.Tool(ctx, "ping", "-timeout", "1s", to.String()); err != nil {
 		return fmt.Errorf("%s pings %s: expected an answer: %w", from.Name, to, err)

@@ -22,7 +22,7 @@ type Config struct {
 	Own *OwnTailnet
 	// Tags are those of the pods and of the peer. None means tag:k8s-pod.
 	Tags []string
-	// Note is told in a line what takes long, or what is left; nil is told nothing.
+	// Note gets a line for what takes long, or is left; nil gets none.
 	Note func(format string, args ...any)
 }
 
@@ -190,7 +190,7 @@ func (s *Scene) Registered(ctx context.Context) error {
 	return s.AwaitLog(ctx, "registered with the container runtime")
 }
 
-// askPatience is how long a tool waits for its first answer. Two nodes that greet each other in the same instant wait 5 s
+// askPatience is how long a tool waits for its first answer. Two nodes that begin a handshake at the same time wait 5 s
 // for their second handshake (WireGuard), and that is not a failure.
 const askPatience = "20s"
 

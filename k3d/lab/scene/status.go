@@ -56,7 +56,7 @@ func (s *Scene) Status(ctx context.Context) ([]Node, error) {
 	return slices.DeleteFunc(report.Nodes, func(n Node) bool { return n.State == "NoNode" }), nil
 }
 
-// nodeOf is the node of one sandbox, and false if the plugin knows none.
+// nodeOf returns the node of one sandbox, and false if the plugin has none.
 func (s *Scene) nodeOf(ctx context.Context, sandboxID string) (Node, bool, error) {
 	nodes, err := s.Status(ctx)
 	for _, n := range nodes {

@@ -49,7 +49,7 @@ func (s *Scene) OpenStream(ctx context.Context, from Place, pod *Pod, at netip.A
 	return st, st.AwaitMore(ctx, 1)
 }
 
-// read takes in labtool's lines, which are "connected …" and then number, time and how long the answer took.
+// read reads labtool's lines, which are "connected …" and then number, time and how long the answer took.
 func (st *Stream) read(lines *bufio.Scanner) {
 	for lines.Scan() {
 		if fields := strings.Fields(lines.Text()); len(fields) == 3 {
@@ -106,7 +106,7 @@ func (st *Stream) Close() error {
 	return nil
 }
 
-// Survive keeps streams to the pod open from each place while disturb runs, and wants each to go on after it over the
+// Survive keeps streams to the pod open from each place while disturb runs, and checks that each then goes on over the
 // same connection. It returns the longest wait for an answer of each.
 func (s *Scene) Survive(ctx context.Context, pod *Pod, from []Place, disturb func(context.Context) error) (waits []time.Duration, err error) {
 	var streams []*Stream

@@ -87,7 +87,7 @@ var (
 	createdBy = regexp.MustCompile(`(?m)^created by (\S+)`)
 )
 
-// goroutines ends the serving process and reads its last words.
+// goroutines ends the serving process and reads the goroutines that it lists in its log.
 func (r *run) goroutines(ctx context.Context) (map[string]int, error) {
 	pid, log := r.serving(), r.process.Load().LogPath()
 	before, err := os.Stat(log)

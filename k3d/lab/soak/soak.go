@@ -40,7 +40,7 @@ type Config struct {
 	LogLevel string
 	// Keep is where the logs go if anything is wrong; it is made. "" means a new directory for temporary files.
 	Keep string
-	// Out hears of progress and of the result; nil drops it.
+	// Out is where progress and the result are written; nil drops them.
 	Out io.Writer
 
 	// leak is called before the end, for a test to leave something behind.
@@ -158,7 +158,7 @@ func (r *run) all(ctx context.Context) (leaks []string, err error) {
 	return append(leaks, last.above(base)...), nil
 }
 
-// seen takes in what the plugin says of a node.
+// seen records what the plugin says of a node.
 func (r *run) seen(n scene.Node) {
 	r.history.device(n.SandboxID, n.NodeID)
 	if w := r.canary.Load(); w != nil {
@@ -288,7 +288,7 @@ func (r *run) cycles(ctx context.Context, cycles []cycle, until time.Time, begin
 
 const tooMany = 10
 
-// calmDown ends all faults, and wants the plugin to be there.
+// calmDown ends all faults, and waits for the plugin to answer.
 func (r *run) calmDown(ctx context.Context) error {
 	if err := errors.Join(r.plane.SetOutage(ctx, control.Up), r.plane.ClearFaults(ctx)); err != nil {
 		return err

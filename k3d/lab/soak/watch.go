@@ -55,7 +55,7 @@ func (w *watch) tell(nodes []scene.Node) {
 	w.nodes.Set(byID)
 }
 
-// await returns the sandbox's node as soon as an answer from now on has it as want wants it.
+// await returns the sandbox's node as soon as want accepts it in an answer from now on.
 func (w *watch) await(ctx context.Context, sandboxID string, want func(scene.Node) error) (node scene.Node, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -69,7 +69,7 @@ func (w *watch) await(ctx context.Context, sandboxID string, want func(scene.Nod
 	return node, err
 }
 
-// running wants a node to be in the tailnet.
+// running checks that a node is in the tailnet.
 func running(n scene.Node) error {
 	if n.State != "Running" || len(n.Addresses) == 0 {
 		return fmt.Errorf("expected state Running with addresses, saw %s %v: %s", n.State, n.Addresses, n.Reason)
@@ -77,7 +77,7 @@ func running(n scene.Node) error {
 	return nil
 }
 
-// another wants a node to be in the tailnet, and not as the device it was.
+// another checks that a node is in the tailnet, and not as the device it was.
 func another(was string) func(scene.Node) error {
 	return func(n scene.Node) error {
 		if n.NodeID == was {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Command lab starts and ends a lab (package lab) and lets one look around in it. Its subcommand control is what the
+// Command lab starts and ends a lab (package lab) and looks around in it. Its subcommand control is what the
 // lab itself runs. It does not build anything and runs no tests.
 package main
 

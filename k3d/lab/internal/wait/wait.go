@@ -57,7 +57,7 @@ func Pause(ctx context.Context, d time.Duration) error {
 type Latest[T any] struct {
 	mu      sync.Mutex
 	value   T
-	changed chan struct{} // closed by the next Set; nil if nobody waits
+	changed chan struct{} // closed by the next Set; nil if none waits
 }
 
 // Set has all that wait see a new value.
