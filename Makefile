@@ -31,12 +31,12 @@ BIN     := $(BUILD)/bin/tailscale-nri
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-include deploy/image.mk k3d/k3d.mk k3d/lab/tools.mk k3d/lab/kube/kube.mk
-include k3d/lab/bench/bench.mk k3d/lab/blackout/blackout.mk k3d/lab/soak/soak.mk .ci/lint.mk
+include deploy/image.mk deploy/deploy.mk k3d/k3d.mk
+include k3d/lab/tools.mk k3d/lab/kube/kube.mk k3d/lab/measure.mk .ci/lint.mk
 
 .PHONY: help
 help: ## show what can be made
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST) | sort
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST) | sort
 
 .PHONY: build
 build: ## build tailscale-nri into .build/bin
@@ -88,7 +88,7 @@ unit: $(if $(RUN),,$(LAB_HEADSCALE_BIN)) ## run the tests of engine, kernel and 
 # not compile with the program's tags. Those on Kubernetes are make e2e's.
 UNRACED := TestKilledAtEachStep
 .PHONY: test
-test: build lab-tools lab-clients lab-api lab-prom bench-debian ## run the tests: unit, kernel, engine, plugin, manifests and end to end on containerd
+test: build lab-tools lab-clients lab-api lab-prom ## run the tests: unit, kernel, engine, plugin, manifests and end to end on containerd
 	CGO_ENABLED=1 nice $(GO) test -race -timeout 30m -tags $(TAGS) -skip "$(UNRACED)" ./engine/... ./nri-plugin/...
 	nice $(GO) test -timeout 30m -tags $(TAGS) -run "$(UNRACED)" ./engine
 	nice $(GO) test -timeout 30m ./deploy/... $$($(GO) list ./k3d/... | grep -v /kube/e2e)

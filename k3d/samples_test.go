@@ -24,7 +24,7 @@ type object struct {
 	}
 }
 
-// TestSamples: each sample says in one line what it shows, and its pods opt in; an annotation that stands beside the
+// TestSamples: each sample says in one line what it shows, and its pods opt in; an annotation that stands next to the
 // pod template instead of in it would be ignored.
 func TestSamples(t *testing.T) {
 	files, err := filepath.Glob("samples/*.yaml")

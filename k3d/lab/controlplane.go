@@ -17,7 +17,7 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-// The ports of the control plane and of its API on NetIP4. They stay the same when it is started anew.
+// The ports of the control plane and of its API on NetIP4. They stay the same when it is restarted.
 const (
 	controlPort = 8080
 	apiPort     = 8081
@@ -114,8 +114,8 @@ func (p *ControlPlane) SetOutage(ctx context.Context, outage control.Outage) err
 	return p.call(ctx, http.MethodPost, "/outage", outage, nil)
 }
 
-// SetApart hides the tailnet's nodes from each other, from their next netmap on, as a policy does that lets nobody talk
-// to anybody. It is meant for a tailnet that is still empty: nodes that have seen each other are not told otherwise.
+// SetApart hides the tailnet's nodes from each other, from their next netmap on, as a policy does without any
+// rule. It is meant for a tailnet that is still empty: nodes that have seen each other are not told otherwise.
 func (p *ControlPlane) SetApart(ctx context.Context, apart bool) error {
 	return p.call(ctx, http.MethodPost, "/apart", apart, nil)
 }
@@ -219,20 +219,20 @@ func ServeControl(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer server.Close()
-	desk := &http.Server{Handler: deskHandler(server, tailnet)}
+	api := &http.Server{Handler: adminAPIHandler(server, tailnet)}
 	listener, err := net.Listen("unix", cfg.path(controlSocket))
 	if err != nil {
-		return fmt.Errorf("serving the control plane's desk: %w", err)
+		return fmt.Errorf("serving the control plane's admin API: %w", err)
 	}
-	defer context.AfterFunc(ctx, func() { desk.Close() })()
-	if err := desk.Serve(listener); ctx.Err() == nil {
-		return fmt.Errorf("serving the control plane's desk: %w", err)
+	defer context.AfterFunc(ctx, func() { api.Close() })()
+	if err := api.Serve(listener); ctx.Err() == nil {
+		return fmt.Errorf("serving the control plane's admin API: %w", err)
 	}
 	return nil
 }
 
-// deskHandler turns calls of ControlPlane into calls of server.
-func deskHandler(server *control.Server, cfg control.Config) http.Handler {
+// adminAPIHandler turns calls of ControlPlane into calls of server.
+func adminAPIHandler(server *control.Server, cfg control.Config) http.Handler {
 	hello := &ControlPlane{
 		ControlURL: server.ControlURL(), APIURL: server.APIURL(),
 		OAuthClientID: cfg.OAuthClientID, OAuthClientSecret: cfg.OAuthClientSecret,

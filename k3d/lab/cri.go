@@ -61,7 +61,7 @@ type PodSpec struct {
 	Namespace   string // "" means "default"
 	UID         string // "" is derived from namespace and name
 	Annotations map[string]string
-	Labels      map[string]string // beside those of the kubelet
+	Labels      map[string]string // in addition to the kubelet's
 	HostNetwork bool
 	// RuntimeHandler is that of the pod's RuntimeClass. "" is the default one, and OtherHandler the only other.
 	RuntimeHandler string
@@ -143,7 +143,7 @@ func (c *CRI) RunPod(ctx context.Context, spec PodSpec) (string, error) {
 	return answer.PodSandboxId, nil
 }
 
-// StopPod ends a pod's containers and its network. Stopping again is no error.
+// StopPod ends a pod's containers and its network. Stopping again is not an error.
 func (c *CRI) StopPod(ctx context.Context, id string) error {
 	if _, err := c.runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
 		return fmt.Errorf("stopping pod %s: %w", id, err)

@@ -16,7 +16,7 @@ type ContainerSpec struct {
 	Name  string
 	Image string            // "" means ToolImage
 	Args  []string          // instead of the image's own
-	Env   map[string]string // beside the image's own
+	Env   map[string]string // in addition to the image's own
 	// Annotations are those that a kubelet gives the container.
 	Annotations map[string]string
 	Mounts      map[string]string // file or directory of this machine by its path in the container, read-only

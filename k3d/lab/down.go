@@ -22,7 +22,7 @@ const markFile = ".tailscale-nri-lab"
 // endPatience is how long Down waits for killed processes; a loaded machine needs well under a second.
 const endPatience = 20 * time.Second
 
-// Down removes all that a lab of this Config has made, whatever state it was left in. No lab is no error.
+// Down removes all that a lab of this Config has made, whatever state it was left in. That there is none is not an error.
 func Down(cfg Config) error {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -35,7 +35,7 @@ func (c Config) down() error {
 	if err := c.checkMark(); err != nil {
 		return err
 	}
-	if err := c.members().killAll(endPatience); err != nil {
+	if err := c.processes().killAll(endPatience); err != nil {
 		return err
 	}
 	if err := c.removeCgroups(); err != nil {
@@ -169,7 +169,7 @@ func Remains(cfg Config) ([]string, error) {
 		return nil, err
 	}
 	left = append(left, cfg.cgroups()...)
-	if pids := cfg.members().pids(); len(pids) > 0 {
+	if pids := cfg.processes().pids(); len(pids) > 0 {
 		left = append(left, describe(pids))
 	}
 	if _, err := os.Lstat(cfg.Dir); err == nil {

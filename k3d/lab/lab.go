@@ -20,7 +20,7 @@ type Lab struct {
 	nodes []*Node      // those of AddNode
 }
 
-// Up removes what an earlier lab of this Config left and builds a new one: namespaces, wire, and unless it is to be
+// Up removes what an earlier lab of this Config left and builds a new one: namespaces, bridge, and unless it is to be
 // bare a node, which is containerd with its images. The control plane, the plugin and peers are started apart. When it fails, nothing remains.
 func Up(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	cfg, err = cfg.withDefaults()
@@ -49,7 +49,7 @@ func (l *Lab) build(ctx context.Context) error {
 	steps := []func() error{
 		l.cfg.makeDir,
 		l.cfg.makeNamespaceDir,
-		l.cfg.makeWire,
+		l.cfg.makeBridgeNS,
 		l.open,
 		func() error { return l.buildNode(ctx) },
 	}
@@ -109,7 +109,7 @@ func (l *Lab) Close() error {
 	return nil
 }
 
-// Down ends the lab and removes all that it made. Pods get no orderly end: whoever wants one stops them first.
+// Down ends the lab and removes all that it made. Pods do not get an orderly end: for that, stop them first.
 func (l *Lab) Down() error {
 	return errors.Join(l.cfg.down(), l.Close())
 }
@@ -177,7 +177,7 @@ func (l *Lab) InPod(ctx context.Context, podID, name string, args ...string) (st
 	return Run(cmd)
 }
 
-// StartPlugin starts the plugin (Config.Plugin) in the node, with env beside the caller's environment; its log is
+// StartPlugin starts the plugin (Config.Plugin) in the node, with env added to the caller's environment; its log is
 // log/plugin.log over all its starts.
 func (l *Lab) StartPlugin(env []string, args ...string) (*Process, error) {
 	return l.node.startPlugin("plugin", env, args...)

@@ -15,9 +15,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
-// testConfig is a lab beside the one that somebody may have running.
+// testConfig is a lab apart from one that may be running.
 func testConfig(t *testing.T) Config {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -85,7 +87,7 @@ func namespaceInodes(t *testing.T, lab *Lab) []string {
 	t.Helper()
 	own := namespaceLinks("self")
 	var inodes []string
-	for _, pid := range lab.cfg.members().pids() {
+	for _, pid := range lab.cfg.processes().pids() {
 		for _, link := range namespaceLinks(itoa(pid)) {
 			if !slices.Contains(own, link) {
 				inodes = append(inodes, link)
@@ -134,21 +136,13 @@ func runTool(t *testing.T, lab *Lab, spec PodSpec) (pod Pod, container string) {
 	return pod, container
 }
 
-// eventually runs check until it answers nil, for at most a minute.
+// eventually waits for check to return nil, for at most a minute.
 func eventually(t *testing.T, what string, check func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	for {
-		err := check(ctx)
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: %v", what, err)
-		case <-time.After(pollInterval):
-		}
+	if err := wait.Until(ctx, pollInterval, check); err != nil {
+		t.Fatalf("%s: %v", what, err)
 	}
 }
 

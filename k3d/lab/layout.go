@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// layOut gives the calling thread's mount namespace what a kubelet's machine has, as the node's configuration wants it.
-// What it holds beside /run lies in the node's directory, so that it outlives the namespace.
-func (c Config) layOut(n NodeConfig) error {
+// mountLayout mounts in the calling thread's namespace what a kubelet's machine has, as the node's configuration wants it.
+// What it holds apart from /run lies in the node's directory, so that it outlives the namespace.
+func (c Config) mountLayout(n NodeConfig) error {
 	if n.K3d {
 		// On most machines /var/run is a link to /run; here it becomes a directory, which takes a /var of one's own.
 		if err := mountTmpfs("/var", "run", "lib", "log", "tmp"); err != nil {
@@ -107,7 +107,7 @@ func mountTmpfs(at string, dirs ...string) error {
 	return nil
 }
 
-// makeCgroups makes a cgroup below the lab's in every hierarchy: a kubelet wants its root to be there, with all the
+// makeCgroups makes a cgroup below the lab's in every hierarchy: a kubelet expects its root to exist, with all the
 // controllers that it uses. In cgroup v1 a new cpuset is empty, and takes no process until it is filled.
 func (c Config) makeCgroups(name string) error {
 	for _, root := range cgroupRoots() {
@@ -130,13 +130,13 @@ func (c Config) makeCgroups(name string) error {
 	return nil
 }
 
-// kubeletControllers are what a kubelet wants of cgroup v2 (pkg/kubelet/cm, getSupportedUnifiedControllers), as far as
+// kubeletControllers are what a kubelet needs of cgroup v2 (pkg/kubelet/cm, getSupportedUnifiedControllers), as far as
 // the machine has them.
 var kubeletControllers = []string{"cpu", "cpuset", "memory", "hugetlb", "pids"}
 
 // handControllersOn gives the children of a cgroup the controllers that it has itself, which in cgroup v2 none has until
 // it is told (cgroup-v2.rst, "Enabling and Disabling"). The machine's own root is told too, as runc does for any pod.
-// Cgroup v1 knows no such thing.
+// Cgroup v1 has no such switch.
 func handControllersOn(dir string) error {
 	has, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -177,7 +177,7 @@ func fillCpuset(dir, file string) error {
 // cgroupMount is where cgroup v2 is mounted, or the hierarchies of v1 are.
 const cgroupMount = "/sys/fs/cgroup"
 
-// cgroupRoots are the mounted hierarchies: one of cgroup v2, or many of v1, beside which there may be a v2 without use.
+// cgroupRoots are the mounted hierarchies: one of cgroup v2, or many of v1, with an unused v2 at most.
 func cgroupRoots() []string {
 	if _, err := os.Stat(filepath.Join(cgroupMount, "cgroup.controllers")); err == nil {
 		return []string{cgroupMount}

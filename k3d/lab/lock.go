@@ -3,11 +3,14 @@
 package lab
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // lock keeps two programs from building the same lab. It is an abstract unix socket (unix(7)): it leaves no file, and
@@ -15,17 +18,16 @@ import (
 //
 // A program that was killed holds it for as long as the kernel takes to end it, so there are a few tries.
 func (c Config) lock() (net.Listener, error) {
-	const tries, pause = 20, 100 * time.Millisecond
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
 	name := "@" + c.Name + ".lab"
-	var err error
-	for try := range tries {
-		if try > 0 {
-			<-time.After(pause)
-		}
-		var held net.Listener
-		if held, err = net.Listen("unix", name); err == nil {
-			return held, nil
-		}
+	var held net.Listener
+	err := wait.Until(ctx, pollInterval, func(context.Context) (err error) {
+		held, err = net.Listen("unix", name)
+		return err
+	})
+	if err == nil {
+		return held, nil
 	}
 	holder, dialErr := holderOf(name)
 	if dialErr != nil {

@@ -15,23 +15,23 @@ import (
 
 const bridgeName = "lab0"
 
-// site is one namespace on the lab's wire.
-type site struct {
+// netNode is one network namespace on the lab's bridge, with its mount namespace.
+type netNode struct {
 	ns       string
 	ip4, ip6 string
 	prepare  func() error // what its mount namespace holds; runs inside
 }
 
-// hardwareAddr is the same each time a site is made, as that of a machine is after a reboot: its neighbours remember it.
+// hardwareAddr is the same each time a node is made, as that of a machine is after a reboot: its neighbours remember it.
 func hardwareAddr(ip4 string) net.HardwareAddr {
 	return append(net.HardwareAddr{0x02, 0x69}, net.ParseIP(ip4).To4()...)
 }
 
-// portName is the bridge's end of a site's veth.
+// portName is the bridge's end of a node's veth.
 func portName(ns string) string { return "to-" + ns }
 
-// makeWire makes the namespace of the control plane with the bridge that all others hang on.
-func (c Config) makeWire() error {
+// makeBridgeNS makes the namespace of the control plane with the bridge that all others hang on.
+func (c Config) makeBridgeNS() error {
 	if err := c.makeNetNS(netNS); err != nil {
 		return err
 	}
@@ -44,9 +44,9 @@ func (c Config) makeWire() error {
 	return nil
 }
 
-// makeSite makes the network namespace and the mount namespace of s, and its veth. The links are born inside of
+// makeNetNode makes the network namespace and the mount namespace of s, and its veth. The links are born inside of
 // namespaces, so the machine's own never sees one.
-func (c Config) makeSite(ctx context.Context, s site) error {
+func (c Config) makeNetNode(ctx context.Context, s netNode) error {
 	if err := c.makeNetNS(s.ns); err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func makeBridge(links *netlink.Handle) error {
 }
 
 // connect makes the veth between the bridge and eth0 of s, with s's addresses and its routes.
-func (c Config) connect(s site) error {
+func (c Config) connect(s netNode) error {
 	port := portName(s.ns)
 	far, err := os.Open(c.nsFile(s.ns))
 	if err != nil {

@@ -11,10 +11,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // NodeConfig says what a node is like. The zero value is the node that Up makes, for pods that the caller runs himself.
@@ -51,7 +52,7 @@ func (n NodeConfig) withDefaults() (NodeConfig, error) {
 	return n, nil
 }
 
-// IP4 and IP6 are the node's addresses on the lab's wire.
+// IP4 and IP6 are the node's addresses on the lab's bridge.
 func (n NodeConfig) IP4() string { return nth(NodeIP4, n.Number) }
 
 // IP6 is IP4's other half.
@@ -122,7 +123,7 @@ func (l *Lab) OpenNode(spec NodeConfig) (*Node, error) {
 }
 
 func (n *Node) build(ctx context.Context) error {
-	if err := n.cfg.makeSite(ctx, n.site()); err != nil {
+	if err := n.cfg.makeNetNode(ctx, n.netNode()); err != nil {
 		return err
 	}
 	if n.Kubelet {
@@ -139,17 +140,17 @@ func (n *Node) build(ctx context.Context) error {
 	return n.ImportImages(ctx, n.cfg.images()...)
 }
 
-func (n *Node) site() site {
-	return site{ns: n.Name, ip4: n.IP4(), ip6: n.IP6(), prepare: func() error {
+func (n *Node) netNode() netNode {
+	return netNode{ns: n.Name, ip4: n.IP4(), ip6: n.IP6(), prepare: func() error {
 		if !n.Kubelet {
 			return n.cfg.hideMachine(n.cfg.path(n.Name, "run"))
 		}
-		return n.cfg.layOut(n.NodeConfig)
+		return n.cfg.mountLayout(n.NodeConfig)
 	}}
 }
 
 // routePods leads from the control plane to the node's pods. Pods of another node are reached by that way too: the lab's
-// wire has one router.
+// bridge has one router.
 func (n *Node) routePods() error {
 	_, pods, err := net.ParseCIDR(n.PodSubnet4())
 	if err != nil {
@@ -250,11 +251,11 @@ func (n *Node) CgroupParent() string { return "/" + n.cfg.Name + "/" + n.Name }
 // Crash ends all that runs on the node at once, pods too, and takes its namespaces away, as the loss of power does.
 // What lies in /var/lib and /var/log stays, if the node has a kubelet; Boot starts it again.
 func (n *Node) Crash() error {
-	if err := n.members().killAll(endPatience); err != nil {
+	if err := n.processes().killAll(endPatience); err != nil {
 		return fmt.Errorf("crashing node %s: %w", n.Name, err)
 	}
 	n.containerd.process = nil
-	if err := n.cfg.removeSite(n.Name); err != nil {
+	if err := n.cfg.removeNetNode(n.Name); err != nil {
 		return fmt.Errorf("crashing node %s: %w", n.Name, err)
 	}
 	for _, dir := range n.cfg.cgroups() {
@@ -273,20 +274,20 @@ func (n *Node) Boot(ctx context.Context) error {
 	return nil
 }
 
-// members are the processes of this node alone.
-func (n *Node) members() members {
-	m := members{cgroup: n.CgroupParent() + "/"}
+// processes are the processes of this node alone.
+func (n *Node) processes() processes {
+	p := processes{cgroup: n.CgroupParent() + "/"}
 	for _, ns := range []string{n.Name, mountNS(n.Name)} {
 		file := n.cfg.nsFile(ns)
 		if info, err := os.Stat(file); err == nil && isNamespace(file) {
-			m.namespaces = append(m.namespaces, info)
+			p.namespaces = append(p.namespaces, info)
 		}
 	}
-	return m
+	return p
 }
 
-// removeSite takes the namespaces away that makeSite has made, and their veth at once rather than with them.
-func (c Config) removeSite(ns string) error {
+// removeNetNode takes the namespaces away that makeNetNode has made, and their veth at once rather than with them.
+func (c Config) removeNetNode(ns string) error {
 	err := c.withLinks(netNS, func(links *netlink.Handle) error {
 		link, err := links.LinkByName(portName(ns))
 		if err != nil {
@@ -307,11 +308,7 @@ func (c Config) removeSite(ns string) error {
 
 // retryBusy does again what fails for a moment after a process has ended.
 func retryBusy(do func() error) error {
-	for deadline := time.Now().Add(endPatience); ; {
-		err := do()
-		if err == nil || time.Now().After(deadline) {
-			return err
-		}
-		time.Sleep(pollInterval) //nolint:forbidigo // rmdir's EBUSY cannot be waited for, and Down knows no cancellation
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), endPatience)
+	defer cancel()
+	return wait.Until(ctx, pollInterval, func(context.Context) error { return do() })
 }

@@ -41,7 +41,7 @@ func TestNodes(t *testing.T) {
 		if err := k3d.Crash(); err != nil {
 			t.Fatal(err)
 		}
-		if left := k3d.members().pids(); len(left) > 0 {
+		if left := k3d.processes().pids(); len(left) > 0 {
 			t.Errorf("still there after the crash: %s", describe(left))
 		}
 		if err := k3d.Boot(t.Context()); err != nil {
@@ -113,7 +113,7 @@ func assertLayout(t *testing.T, node *Node, k3d bool) {
 		if got := inside("cat", file); got != value {
 			t.Errorf("node %s: %s is %s inside", node.Name, key, got)
 		}
-		// Of the kubelet's writing to it nothing comes to the machine when it is no file of /proc.
+		// Of the kubelet's writing to it nothing comes to the machine when it is not a file of /proc.
 		if got := inside("stat", "--file-system", "--format=%T", file); got == "proc" {
 			t.Errorf("node %s: %s is the machine's", node.Name, key)
 		}

@@ -61,7 +61,7 @@ func (l *Lab) StartPeer(ctx context.Context, cfg PeerConfig) (*Peer, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	if err := l.cfg.makeSite(ctx, l.nextPeer(cfg.Name)); err != nil {
+	if err := l.cfg.makeNetNode(ctx, l.nextPeer(cfg.Name)); err != nil {
 		return nil, fmt.Errorf("making peer %s: %w", cfg.Name, err)
 	}
 	if err := peer.start(ctx); err != nil {
@@ -71,7 +71,7 @@ func (l *Lab) StartPeer(ctx context.Context, cfg PeerConfig) (*Peer, error) {
 }
 
 // nextPeer gives the first peer PeerIP4 and PeerIP6 and each later one the next addresses.
-func (l *Lab) nextPeer(name string) site {
+func (l *Lab) nextPeer(name string) netNode {
 	ip4, ip6 := netip.MustParseAddr(PeerIP4), netip.MustParseAddr(PeerIP6)
 	made, _ := filepath.Glob(l.cfg.nsFile(mountNS("*")))
 	nodes := len(l.nodes)
@@ -81,7 +81,7 @@ func (l *Lab) nextPeer(name string) site {
 	for range len(made) - nodes {
 		ip4, ip6 = ip4.Next(), ip6.Next()
 	}
-	return site{name, ip4.String(), ip6.String(), func() error { return l.cfg.hideMachine(l.cfg.path(name, "run")) }}
+	return netNode{name, ip4.String(), ip6.String(), func() error { return l.cfg.hideMachine(l.cfg.path(name, "run")) }}
 }
 
 // start runs tailscaled with its usual paths, which are the peer's own, and without Tailscale's log server.

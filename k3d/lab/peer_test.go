@@ -68,8 +68,8 @@ func assertCarries(t *testing.T, from, to *Peer, ip netip.Addr) {
 		_, err := from.Exec(ctx, tool, "stream", "-for", "50ms", "-every", "10ms", addr)
 		return err
 	})
-	out, err := from.Exec(t.Context(), tool, "udp", "-count", "3", addr)
-	if err != nil || !strings.Contains(out, `"received":3`) {
+	out, err := from.Exec(t.Context(), tool, "rr", "-udp", "-for", "20ms", addr)
+	if err != nil || !strings.Contains(out, `"Lost":0`) {
 		t.Errorf("UDP to %s: %v: %s", addr, err, out)
 	}
 	if out, err := from.Exec(t.Context(), tool, "ping", "-count", "3", ip.String()); err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab/internal/proc"
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // Process is a daemon of the lab. It outlives the program that started it, until Down.
@@ -75,7 +76,7 @@ func (p *Process) Wait(ctx context.Context) error {
 	}
 }
 
-// End sends sig and waits for the process to be gone. One that has ended before is no error, nor is the way it ends.
+// End sends sig and waits for the process to be gone. One that has ended before is not an error, nor is the way it ends.
 func (p *Process) End(ctx context.Context, sig os.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("ending %s: %w", p.name, err)
@@ -88,7 +89,7 @@ func (p *Process) End(ctx context.Context, sig os.Signal) error {
 	}
 }
 
-// Kill ends the process as a crash would, without a last word.
+// Kill ends the process as a crash would: it cannot clean up.
 func (p *Process) Kill(ctx context.Context) error { return p.End(ctx, os.Kill) }
 
 // tail is the end of the log, for errors.
@@ -98,25 +99,20 @@ func (p *Process) tail() string {
 	return string(bytes.Join(lines[max(0, len(lines)-5):], []byte("\n")))
 }
 
-// Await asks ready until it answers nil. It fails early when the process ends, and with ready's last answer when ctx
+// Await calls ready until it returns nil. It fails early when the process ends, and with ready's last answer when ctx
 // does.
 func (p *Process) Await(ctx context.Context, ready func(context.Context) error) error {
-	for {
-		err := ready(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-p.done:
-			return fmt.Errorf("%s ended while starting (%v); the end of %s:\n%s", p.name, p.err, p.log, p.tail())
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w (%w); see %s", p.name, err, ctx.Err(), p.log)
-		case <-time.After(pollInterval):
-		}
+	err := wait.UntilEnd(ctx, pollInterval, p.done, ready)
+	switch {
+	case errors.Is(err, wait.ErrEnded):
+		return fmt.Errorf("%s ended while starting (%v); the end of %s:\n%s", p.name, p.err, p.log, p.tail())
+	case err != nil:
+		return fmt.Errorf("waiting for %s: %w; see %s", p.name, err, p.log)
 	}
+	return nil
 }
 
-// pollInterval is how often the lab looks at what cannot be waited for.
+// pollInterval is how often to poll.
 const pollInterval = 20 * time.Millisecond
 
 // Run runs a short command to its end and returns its standard output; the error holds what it wrote.

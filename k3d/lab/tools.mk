@@ -75,8 +75,8 @@ $(LAB_BUILD)/bin/lab:
 $(LAB_IMAGES):
 	@CGO_ENABLED=0 nice $(GO) build $(LAB_FLAGS) -o $@ ./k3d/lab/image/$(notdir $@)
 
-# Debian packages: what runc's build needs, iproute2 and curl to look around,
-# and slirp4netns for Config.Uplink.
+# Debian packages: what runc's build needs, iproute2 and curl to look around, iperf3 for traffic, and slirp4netns for
+# Config.Uplink.
 .PHONY: lab-debian
 lab-debian:
-	@k3d/lab/tools/debian.sh gcc libc6-dev libseccomp-dev pkg-config iproute2 curl slirp4netns
+	@k3d/lab/tools/debian.sh gcc libc6-dev libseccomp-dev pkg-config iproute2 curl iperf3 slirp4netns

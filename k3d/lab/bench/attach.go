@@ -10,6 +10,10 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // attach measures how a pod comes into the tailnet: alone, and among many.
@@ -57,7 +61,7 @@ const (
 	ofBurst  = "burst"  // many at once
 )
 
-// pinger sends one echo request from the peer and wants its answer.
+// pinger sends one echo request from the peer and waits for its answer.
 type pinger func(ctx context.Context, to netip.Addr) error
 
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
@@ -78,8 +82,14 @@ func (h *host) oneByOne(ctx context.Context, n int, ping pinger, r *report) erro
 		if err := errors.Join(h.CRI().StopPod(ctx, p.id), h.CRI().RemovePod(ctx, p.id)); err != nil {
 			return err
 		}
-		if err := h.until(ctx, func(nodes map[string]node) bool { return len(nodes) == 0 }); err != nil {
-			return fmt.Errorf("waiting for pod single%d to leave: %w", i, err)
+		err = h.until(ctx, func(nodes map[string]node) error {
+			if len(nodes) > 0 {
+				return fmt.Errorf("expected pod single%d to leave, saw %d nodes", i, len(nodes))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -87,20 +97,17 @@ func (h *host) oneByOne(ctx context.Context, n int, ping pinger, r *report) erro
 
 // burst attaches n pods at once.
 func (h *host) burst(ctx context.Context, n int, ping pinger, r *report) error {
-	ended := make(chan error)
 	begin := time.Now()
+	var pods errgroup.Group
 	for i := range n {
-		go func() {
+		pods.Go(func() error {
 			_, err := h.joinAndPing(ctx, fmt.Sprintf("burst%d", i), ofBurst, ping, r)
-			ended <- err
-		}()
+			return err
+		})
 	}
-	var failed error
-	for range n {
-		failed = errors.Join(failed, <-ended)
-	}
+	err := pods.Wait()
 	r.add("Attach/untilLastFirstPing", ofBurst, measured{unitMillis: millis(time.Since(begin))})
-	return failed
+	return err
 }
 
 // joinAndPing runs a pod and pings it from the peer until it answers. Its address is known once its node runs.
@@ -111,14 +118,8 @@ func (h *host) joinAndPing(ctx context.Context, name, of string, ping pinger, r 
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
-		err := ping(ctx, p.addr(false))
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return nil, err
-		}
+	if err := wait.Until(ctx, 0, func(ctx context.Context) error { return ping(ctx, p.addr(false)) }); err != nil {
+		return nil, err
 	}
 	r.add("Attach/firstPing", of, measured{unitMillis: millis(time.Since(p.made))})
 	r.add("Attach/sandbox", of, measured{unitMillis: millis(p.criTook)})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/internal/quantile"
 )
 
 // TestRun has every part give its figures, in small. It wants no figure to be good.
@@ -68,33 +69,6 @@ func TestRunRefuses(t *testing.T) {
 	}
 }
 
-func TestQuantile(t *testing.T) {
-	hundred := make([]float64, 100)
-	for i := range hundred {
-		hundred[i] = float64(100 - i)
-	}
-	for _, c := range []struct {
-		values []float64
-		q      float64
-		want   float64
-	}{
-		{[]float64{7}, 0.5, 7},
-		{[]float64{7}, 0.99, 7},
-		{[]float64{3, 1, 2}, 0.5, 2},
-		{[]float64{4, 3, 2, 1}, 0.5, 2.5},
-		{hundred, 0.5, 50.5},
-		{hundred, 0.99, 99},
-		{hundred, 1, 100},
-	} {
-		if got := quantile(c.values, c.q); got != c.want {
-			t.Errorf("quantile %v of %v = %v, want %v", c.q, c.values, got, c.want)
-		}
-	}
-	if got := quantile(nil, 0.5); !math.IsNaN(got) {
-		t.Errorf("the median of nothing is %v", got)
-	}
-}
-
 func TestReport(t *testing.T) {
 	var lines, figures bytes.Buffer
 	r := newReport(&lines)
@@ -137,7 +111,7 @@ no JSON
 		t.Fatal(err)
 	}
 	run, stop := r.get("Hook/RunPodSandbox", ofBurst, unitMillis), r.get("Hook/StopPodSandbox", ofBurst, unitMillis)
-	if len(run) != 2 || quantile(run, 1) != 12.5 || len(stop) != 1 || stop[0] != 600 {
+	if len(run) != 2 || quantile.Of(run, 1) != 12.5 || len(stop) != 1 || stop[0] != 600 {
 		t.Errorf("read %v and %v", run, stop)
 	}
 	if err := addHooks("", ofBurst, newReport(io.Discard)); err == nil {

@@ -23,7 +23,8 @@
 // which the plugin's never do; that advantage is left out here, as it belongs to the cluster's CNI.
 //
 // Traffic goes through iperf3, by nsenter. A small packet has 64 bytes of payload; its rate is the highest that loses
-// 0.1 % at most, found by halving. Latency is one byte to an echo and back, one at a time.
+// 0.1 % at most, found by halving. Latency is one byte to an echo and back, one at a time; that is labtool's, since iperf3
+// has no requests and answers.
 //
 // # Output
 //

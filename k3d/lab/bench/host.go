@@ -14,14 +14,16 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 const (
-	// patience bounds what must happen in the end. It is no expectation.
+	// patience bounds what must happen in the end. It is not an expectation.
 	patience = 5 * time.Minute
 	// pollInterval is how often a plugin is asked for its status, by one goroutine for all that wait: twenty of them
 	// would be a load of their own.
@@ -57,10 +59,7 @@ type host struct {
 	*lab.Node
 	plugin *lab.Process
 	client http.Client
-
-	mu      sync.Mutex
-	nodes   map[string]node // by sandbox
-	changed chan struct{}   // closed at the next look
+	nodes  wait.Latest[map[string]node] // by sandbox
 }
 
 // node is what the plugin says of a pod's node.
@@ -72,13 +71,13 @@ type node struct {
 	ReadyIn   time.Duration `json:"readyIn"`
 }
 
-// addHost makes the lab's node of that number and starts the plugin there, with these settings besides.
+// addHost makes the lab's node of that number and starts the plugin there, with these settings added.
 func (t *tailnet) addHost(ctx context.Context, number int, env ...string) (*host, error) {
 	made, err := t.lab.AddNode(ctx, lab.NodeConfig{Name: fmt.Sprintf("host%d", number), Number: number})
 	if err != nil {
 		return nil, err
 	}
-	h := &host{Node: made, changed: make(chan struct{})}
+	h := &host{Node: made}
 	h.client.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", h.Path("run", "tailscale-nri", "status.sock"))
 	}}
@@ -123,27 +122,13 @@ func (h *host) watch(ctx context.Context) (done func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		for h.look(ctx) {
+		for wait.Pause(ctx, pollInterval) == nil {
+			if nodes, err := h.status(ctx); err == nil {
+				h.nodes.Set(nodes)
+			}
 		}
 	}()
 	return func() { cancel(); <-ended }
-}
-
-// look asks once; an unanswered question is asked again.
-func (h *host) look(ctx context.Context) bool {
-	if nodes, err := h.status(ctx); err == nil {
-		h.mu.Lock()
-		h.nodes = nodes
-		close(h.changed)
-		h.changed = make(chan struct{})
-		h.mu.Unlock()
-	}
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(pollInterval):
-		return true
-	}
 }
 
 func (h *host) status(ctx context.Context) (map[string]node, error) {
@@ -167,26 +152,11 @@ func (h *host) status(ctx context.Context) (map[string]node, error) {
 	return byID, nil
 }
 
-// until returns when ok finds the nodes as it wants them. It looks at what was seen after its call, by watch.
-func (h *host) until(ctx context.Context, ok func(map[string]node) bool) error {
+// until returns when check finds nothing wrong with what watch sees from now on.
+func (h *host) until(ctx context.Context, check func(map[string]node) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
-		h.mu.Lock()
-		changed := h.changed
-		h.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		h.mu.Lock()
-		found := ok(h.nodes)
-		h.mu.Unlock()
-		if found {
-			return nil
-		}
-	}
+	return h.nodes.Until(ctx, check)
 }
 
 // pod is one that is in the tailnet.
@@ -208,12 +178,14 @@ func (h *host) join(ctx context.Context, name string) (*pod, error) {
 		return nil, err
 	}
 	p := &pod{id: id, made: time.Now(), criTook: time.Since(begin)}
-	err = h.until(ctx, func(nodes map[string]node) bool {
-		p.node = nodes[id]
-		return p.node.State == "Running" && len(p.node.Addresses) > 0
+	err = h.until(ctx, func(nodes map[string]node) error {
+		if p.node = nodes[id]; p.node.State != "Running" || len(p.node.Addresses) == 0 {
+			return fmt.Errorf("expected the node of pod %s to run, saw %s: %s", name, p.node.State, p.node.Reason)
+		}
+		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("waiting for pod %s to run (it is %s: %s): %w", name, p.node.State, p.node.Reason, err)
+		return nil, err
 	}
 	status, err := h.CRI().PodStatus(ctx, id)
 	if err != nil {
@@ -229,20 +201,15 @@ func (h *host) join(ctx context.Context, name string) (*pod, error) {
 func (h *host) joinAll(ctx context.Context, first, n int) error {
 	defer h.watch(ctx)()
 	const atOnce = 4
-	errs, slots := make(chan error, n), make(chan struct{}, atOnce)
+	var pods errgroup.Group
+	pods.SetLimit(atOnce)
 	for i := range n {
-		go func() {
-			slots <- struct{}{}
+		pods.Go(func() error {
 			_, err := h.join(ctx, fmt.Sprintf("pod%d", first+i))
-			<-slots
-			errs <- err
-		}()
+			return err
+		})
 	}
-	var failed error
-	for range n {
-		failed = errors.Join(failed, <-errs)
-	}
-	return failed
+	return pods.Wait()
 }
 
 // place is where traffic begins or ends: a pod or a stock tailscaled.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab/internal/proc"
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // The builds of the plugin that the memory part compares.
@@ -107,7 +108,7 @@ func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r 
 
 // idle reads what a process uses that is asked for nothing.
 func (h *host) idle(ctx context.Context, cfg Config, name, of string, r *report) error {
-	if err := pause(ctx, cfg.Calm); err != nil {
+	if err := wait.Pause(ctx, cfg.Calm); err != nil {
 		return err
 	}
 	pid := h.plugin.Serving()
@@ -116,7 +117,7 @@ func (h *host) idle(ctx context.Context, cfg Config, name, of string, r *report)
 		return err
 	}
 	begin := time.Now()
-	if err := pause(ctx, cfg.Idle); err != nil {
+	if err := wait.Pause(ctx, cfg.Idle); err != nil {
 		return err
 	}
 	after, err := proc.CPUTime(pid)
@@ -126,15 +127,6 @@ func (h *host) idle(ctx context.Context, cfg Config, name, of string, r *report)
 	r.add(name, of, measured{unitIdle: 1000 * (after - before).Seconds() / time.Since(begin).Seconds()})
 	r.figure("idle_"+of+"/"+name, name, of, unitIdle, 0.5)
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // recovery loads a pair for a while and watches what its daemons hold afterwards, until that is back within
@@ -178,7 +170,7 @@ func (p *pair) recover(ctx context.Context, cfg Config, r *report) error {
 	begin := time.Now()
 	for step := range recoverySteps + 1 {
 		after := cfg.Watch * time.Duration(step) / recoverySteps
-		if err := pause(ctx, time.Until(begin.Add(after))); err != nil {
+		if err := wait.Pause(ctx, time.Until(begin.Add(after))); err != nil {
 			return err
 		}
 		for i, pid := range p.daemons {

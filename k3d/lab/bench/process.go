@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab/internal/proc"
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // usage is CPU time used so far.
@@ -30,10 +31,8 @@ func settledMemory(ctx context.Context, pid int, span time.Duration) (last proc.
 	const looks = 10
 	var seen []float64
 	for range 10 * looks {
-		select {
-		case <-time.After(span / looks):
-		case <-ctx.Done():
-			return last, ctx.Err()
+		if err := wait.Pause(ctx, span/looks); err != nil {
+			return last, err
 		}
 		if last, err = proc.ReadMemory(pid); err != nil {
 			return last, err

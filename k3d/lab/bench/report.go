@@ -14,9 +14,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"tailscale-nri/k3d/lab/internal/quantile"
 )
 
-// Units, as benchstat wants them: which is better is told in the file's head.
+// Units, as benchstat wants them: the file's head says which is better.
 const (
 	unitRate      = "Gb/s"
 	unitPackets   = "packets/s"
@@ -98,7 +100,7 @@ func (r *report) figure(figure, name, of, unit string, q float64) {
 	if len(values) == 0 {
 		return
 	}
-	r.figures = append(r.figures, Figure{figure, quantile(values, q), unit, slices.Min(values), slices.Max(values), len(values)})
+	r.figures = append(r.figures, Figure{figure, quantile.Of(values, q), unit, slices.Min(values), slices.Max(values), len(values)})
 }
 
 // ratio is the median of the names' ratios, each of which is that of two medians and gets a line of its own if there are
@@ -111,7 +113,7 @@ func (r *report) ratio(figure, of, over, unit string, names ...string) {
 		if len(a) == 0 || len(b) == 0 {
 			continue
 		}
-		f := Figure{figure + "/" + name, quantile(a, 0.5) / quantile(b, 0.5), of + "/" + over, math.Inf(1), math.Inf(-1), len(a)}
+		f := Figure{figure + "/" + name, quantile.Of(a, 0.5) / quantile.Of(b, 0.5), of + "/" + over, math.Inf(1), math.Inf(-1), len(a)}
 		for i := range min(len(a), len(b)) {
 			f.Low, f.High = min(f.Low, a[i]/b[i]), max(f.High, a[i]/b[i])
 		}
@@ -125,22 +127,9 @@ func (r *report) ratio(figure, of, over, unit string, names ...string) {
 		}
 	}
 	if len(ratios) > 0 {
-		all.Figure, all.Value = figure, quantile(ratios, 0.5)
+		all.Figure, all.Value = figure, quantile.Of(ratios, 0.5)
 		r.figures = append(r.figures, all)
 	}
-}
-
-// quantile is the smallest value that a share q of all values does not exceed; of an even number of values the median
-// is the mean of the middle two. 0 < q <= 1.
-func quantile(values []float64, q float64) float64 {
-	if len(values) == 0 {
-		return math.NaN()
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	if n := len(sorted); q == 0.5 && n%2 == 0 {
-		return (sorted[n/2-1] + sorted[n/2]) / 2
-	}
-	return sorted[max(0, int(math.Ceil(q*float64(len(sorted))))-1)]
 }
 
 // write prints the figures as JSON, one in a line, and as a table.

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // pair is two places with a tailnet between them.
@@ -160,14 +162,12 @@ func (p *pair) open(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for _, ipv6 := range []bool{false, true} {
-		for {
+		err := wait.Until(ctx, 0, func(ctx context.Context) error {
 			_, err := p.iperf(ctx, ipv6, "-n", "1M")
-			if err == nil {
-				break
-			}
-			if ctx.Err() != nil {
-				return err
-			}
+			return err
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -204,7 +204,7 @@ func (p *pair) transfer(ctx context.Context, t transfer, span time.Duration, r *
 	return nil
 }
 
-// seconds is a span for iperf3, which takes whole ones and goes on for ever with 0.
+// seconds is a span for iperf3, which takes whole ones and goes on forever with 0.
 func seconds(d time.Duration) string {
 	return strconv.Itoa(max(1, int(d.Round(time.Second).Seconds())))
 }
@@ -247,7 +247,7 @@ func (p *pair) iperf(ctx context.Context, ipv6 bool, args ...string) (said iperf
 // roundTrips asks for one byte at a time.
 func (p *pair) roundTrips(ctx context.Context, span time.Duration, r *report) error {
 	for _, protocol := range []string{"tcp", "udp"} {
-		out, err := p.from.run(ctx, p.labtool, "rr", "-timeout", "1s", "-udp="+strconv.FormatBool(protocol == "udp"),
+		out, err := p.from.run(ctx, p.labtool, "rr", "-size", "1", "-timeout", "1s", "-udp="+strconv.FormatBool(protocol == "udp"),
 			"-for", span.String(), p.to.addr(false).String()+":7")
 		if err != nil {
 			return err
@@ -307,7 +307,7 @@ func (p *pair) smallPackets(ctx context.Context, cfg Config, r *report) error {
 // lookIperf says that iperf3 is missing before anything is made.
 func lookIperf() error {
 	if _, err := exec.LookPath("iperf3"); err != nil {
-		return errors.New("missing iperf3; install it with: make bench (Debian package iperf3)")
+		return errors.New("missing iperf3; install it with: make lab-tools (Debian package iperf3)")
 	}
 	return nil
 }

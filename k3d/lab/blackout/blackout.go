@@ -13,11 +13,12 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // Config says what is measured, and how often.
 type Config struct {
-	// Lab is that of the pods; the stock tailscaleds get another one beside it, with "-stock" to its name and directory.
+	// Lab is that of the pods; the stock tailscaleds get another one, with "-stock" to its name and directory.
 	Lab lab.Config
 	// Pods is the greater number of pods; the other one is 1. 0 means 50, 1 leaves it out.
 	Pods int
@@ -33,7 +34,7 @@ type Config struct {
 	Table, JSON io.Writer
 	// Logs is a directory that the plugin's log is copied to in the end. "" copies nothing.
 	Logs string
-	// Logger hears of each turn. nil means silence.
+	// Logger logs each turn; nil logs nothing.
 	Logger *slog.Logger
 }
 
@@ -44,7 +45,7 @@ const (
 	// watchAtLeast is for how long an event is watched at least: a handshake of WireGuard that was lost is tried again after
 	// 5 s.
 	watchAtLeast = 6 * time.Second
-	// patience bounds what must happen in the end. It is no expectation: TCP's own pauses double up to half a minute.
+	// patience bounds what must happen in the end. It is not an expectation: TCP's own pauses double up to half a minute.
 	patience = 3 * time.Minute
 )
 
@@ -171,7 +172,7 @@ func (s *side) turn(ctx context.Context, e event, sc scale, r *report) error {
 	if err != nil {
 		return err
 	}
-	if e.anew {
+	if e.restarts {
 		r.addCPU(s.prefix+e.name, sc.pods, cpuTime(s.nodes.pids()))
 	}
 	if e.after != nil {
@@ -179,7 +180,7 @@ func (s *side) turn(ctx context.Context, e event, sc scale, r *report) error {
 			return err
 		}
 	}
-	if t.awaitWell(ctx) != "" {
+	if t.awaitWell(ctx) != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -191,7 +192,7 @@ func (s *side) turn(ctx context.Context, e event, sc scale, r *report) error {
 	return s.nodes.settled(ctx)
 }
 
-// openWell returns traffic that has been well for as long as is looked back at.
+// openWell returns traffic that has been well for the time that calm looks back.
 func (s *side) openWell(ctx context.Context, sc scale) (*traffic, error) {
 	opening, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -199,11 +200,11 @@ func (s *side) openWell(ctx context.Context, sc scale) (*traffic, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sick := t.awaitWell(ctx); sick != "" {
+	if err := t.awaitWell(ctx); err != nil {
 		t.close()
-		return nil, fmt.Errorf("before anything happened, %s: the machine has more to do than it can", sick)
+		return nil, fmt.Errorf("before anything happened, on a machine that may have more to do than it can: %w", err)
 	}
-	if err := pause(ctx, calm); err != nil {
+	if err := wait.Pause(ctx, calm); err != nil {
 		t.close()
 		return nil, err
 	}
@@ -218,9 +219,9 @@ func (s *side) watch(ctx context.Context, e event, t *traffic) (until time.Durat
 	if err := e.run(happening, s); err != nil || e.after != nil {
 		return t.now(), err
 	}
-	if err := pause(ctx, watchAtLeast-(t.now()-begin)); err != nil {
+	if err := wait.Pause(ctx, watchAtLeast-(t.now()-begin)); err != nil {
 		return 0, err
 	}
-	t.awaitWell(ctx) // who is not well by then has a gap that is open
+	_ = t.awaitWell(ctx) // a flow that is not well by then has a gap that is open
 	return t.now(), nil
 }

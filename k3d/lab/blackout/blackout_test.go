@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"math"
 	"strings"
 	"testing"
 	"time"
@@ -79,22 +78,6 @@ func TestLongest(t *testing.T) {
 		if got := a.longest(c.from, c.until); got != c.want {
 			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 		}
-	}
-}
-
-func TestMedian(t *testing.T) {
-	for _, c := range []struct {
-		values []float64
-		want   float64
-	}{
-		{[]float64{7}, 7}, {[]float64{3, 1, 2}, 2}, {[]float64{1, 9, 4, 2}, 3},
-	} {
-		if got := (&figure{values: c.values}).median(); got != c.want {
-			t.Errorf("the median of %v is %v, want %v", c.values, got, c.want)
-		}
-	}
-	if got := (&figure{}).median(); !math.IsNaN(got) {
-		t.Errorf("the median of nothing is %v", got)
 	}
 }
 

@@ -8,14 +8,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // event is a restart of something.
 type event struct {
-	name string // in a figure's name
-	text string
-	anew bool // whether the serving processes are new ones afterwards
-	run  func(context.Context, *side) error
+	name     string // in a figure's name
+	text     string
+	restarts bool // whether the serving processes are new ones afterwards
+	run      func(context.Context, *side) error
 	// after puts things right again. The time watched ends before it; without it, when all is well.
 	after func(context.Context, *side) error
 }
@@ -28,15 +30,15 @@ const (
 )
 
 var events = []event{
-	{name: "kill9", anew: true, text: "SIGKILL, started again at once", run: func(ctx context.Context, s *side) error {
+	{name: "kill9", restarts: true, text: "SIGKILL, started again at once", run: func(ctx context.Context, s *side) error {
 		return s.nodes.restart(ctx, unix.SIGKILL)
 	}},
-	{name: "term", anew: true, text: "SIGTERM, its end, started again", run: func(ctx context.Context, s *side) error {
+	{name: "term", restarts: true, text: "SIGTERM, its end, started again", run: func(ctx context.Context, s *side) error {
 		return s.nodes.restart(ctx, unix.SIGTERM)
 	}},
 	{name: "containerd", text: "containerd killed and started again; stock has no part in it, and is the zero line",
 		run: func(ctx context.Context, s *side) error { return s.nodes.restartRuntime(ctx) }},
-	{name: "control", anew: true, text: "kill9 2 s after control plane, DERP and STUN went away, which stay away for 20 s more: gaps end there",
+	{name: "control", restarts: true, text: "kill9 2 s after control plane, DERP and STUN went away, which stay away for 20 s more: gaps end there",
 		run:   killInOutage,
 		after: func(ctx context.Context, s *side) error { return s.outage(ctx, false) }},
 }
@@ -46,20 +48,8 @@ func killInOutage(ctx context.Context, s *side) error {
 		return err
 	}
 	return errors.Join(
-		pause(ctx, outageBefore),
+		wait.Pause(ctx, outageBefore),
 		s.nodes.restart(ctx, unix.SIGKILL),
-		pause(ctx, outageAfter),
+		wait.Pause(ctx, outageAfter),
 	)
-}
-
-// pause returns after d, or with ctx's error.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

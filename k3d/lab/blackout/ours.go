@@ -4,14 +4,13 @@ package blackout
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/internal/nsthread"
+	"tailscale-nri/k3d/lab/internal/wait"
 	"tailscale-nri/k3d/lab/scene"
 )
 
@@ -68,24 +67,14 @@ func (o *ours) settled(ctx context.Context) error {
 	if err := o.scene.AwaitLogTimes(ctx, o.registered, registeredLine); err != nil {
 		return err
 	}
-	for {
-		pending, err := o.pending(ctx)
-		if err == nil && pending == "" {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for the node of %s to run: %w", pending, errors.Join(err, ctx.Err()))
-		case <-time.After(pollInterval):
-		}
-	}
+	return wait.Until(ctx, pollInterval, o.allRun)
 }
 
-// pending names a pod whose node does not run.
-func (o *ours) pending(ctx context.Context) (string, error) {
+// allRun is an error if the node of a pod does not run.
+func (o *ours) allRun(ctx context.Context) error {
 	nodes, err := o.scene.Status(ctx)
 	if err != nil {
-		return "", err
+		return err
 	}
 	running := map[string]bool{}
 	for _, n := range nodes {
@@ -93,8 +82,8 @@ func (o *ours) pending(ctx context.Context) (string, error) {
 	}
 	for _, pod := range o.pods {
 		if !running[pod.ID] {
-			return pod.FullName(), nil
+			return fmt.Errorf("expected the node of %s to run", pod.FullName())
 		}
 	}
-	return "", nil
+	return nil
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/quantile"
 )
 
 // The three flows of a node, as figures name them.
@@ -33,14 +35,7 @@ func (f *figure) add(s silence) {
 	}
 }
 
-// median, NaN without values. Of an even number it is halfway between the two in the middle.
-func (f *figure) median() float64 {
-	if len(f.values) == 0 {
-		return math.NaN()
-	}
-	sorted := slices.Sorted(slices.Values(f.values))
-	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
-}
+func (f *figure) median() float64 { return quantile.Of(f.values, 0.5) }
 
 // line is a figure in blackout.json. Value is the median over rounds and pods, null if a connection broke.
 type line struct {
@@ -93,7 +88,7 @@ func (r *report) figure(of string, flow string, pods int) *figure {
 	return r.figures[name]
 }
 
-// add takes in one turn.
+// add records one turn.
 func (r *report) add(of string, pods int, all []outcome) {
 	var turn [3]figure
 	for _, o := range all {
@@ -126,7 +121,7 @@ func (r *report) addCalm(sc scale, all []outcome) {
 	}
 }
 
-// addCPU takes in what the processes that were started have used until the end of the time watched.
+// addCPU records what the processes that were started have used until the end of the time watched.
 func (r *report) addCPU(of string, pods int, used time.Duration) {
 	f := r.cpuOf(of, pods)
 	f.values = append(f.values, used.Seconds())
@@ -182,7 +177,7 @@ func (r *report) print(out io.Writer) error {
 			for _, flow := range flowNames {
 				row(w, e.name, sc.pods, flow, r.figure(e.name, flow, sc.pods), r.figure("stock_"+e.name, flow, sc.pods))
 			}
-			if e.anew {
+			if e.restarts {
 				row(w, e.name, sc.pods, "(CPU, s)", r.cpuOf(e.name, sc.pods), r.cpuOf("stock_"+e.name, sc.pods))
 			}
 		}

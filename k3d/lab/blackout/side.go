@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/internal/nsthread"
+	"tailscale-nri/k3d/lab/internal/wait"
 	"tailscale-nri/k3d/lab/scene"
 )
 
@@ -28,7 +28,7 @@ type nodes interface {
 	restartRuntime(ctx context.Context) error
 	// pids are the serving processes.
 	pids() []int
-	// settled returns when all that follows a restart, beside traffic, is over.
+	// settled returns when all that follows a restart, apart from traffic, is over.
 	settled(ctx context.Context) error
 }
 
@@ -123,24 +123,14 @@ func (s *side) grow(ctx context.Context, sc scale) error {
 		return err
 	}
 	defer t.close()
-	for {
-		indirect, err := s.indirect(ctx)
-		if err == nil && indirect == "" {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for direct paths: %s has none: %w", indirect, errors.Join(err, ctx.Err()))
-		case <-time.After(pollInterval):
-		}
-	}
+	return wait.Until(ctx, pollInterval, s.allDirect)
 }
 
-// indirect names a node that the peer has no direct path to.
-func (s *side) indirect(ctx context.Context) (string, error) {
+// allDirect is an error if the peer has no direct path to a node.
+func (s *side) allDirect(ctx context.Context) error {
 	out, err := s.scene.Peer.Tailscale(ctx, "status", "--json")
 	if err != nil {
-		return "", err
+		return err
 	}
 	var status struct {
 		Peer map[string]struct {
@@ -149,7 +139,7 @@ func (s *side) indirect(ctx context.Context) (string, error) {
 		}
 	}
 	if err := json.Unmarshal([]byte(out), &status); err != nil {
-		return "", fmt.Errorf("reading the peer's status: %w", err)
+		return fmt.Errorf("reading the peer's status: %w", err)
 	}
 	direct := map[string]bool{}
 	for _, p := range status.Peer {
@@ -159,13 +149,13 @@ func (s *side) indirect(ctx context.Context) (string, error) {
 	}
 	for _, p := range s.places {
 		if !direct[p.addr.String()] {
-			return p.name, nil
+			return fmt.Errorf("expected the peer to have a direct path to %s", p.name)
 		}
 	}
-	return "", nil
+	return nil
 }
 
-// outage takes the address of control plane, DERP and STUN away, or gives it back. The wire between node and peer
+// outage takes the address of control plane, DERP and STUN away, or gives it back. The link between node and peer
 // stays.
 func (s *side) outage(ctx context.Context, away bool) error {
 	verb := "add"

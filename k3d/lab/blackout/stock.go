@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/k3d/lab"
@@ -61,21 +62,16 @@ func (s *stock) join(ctx context.Context) (place, error) {
 
 // restart ends all of them at once, and starts each again as soon as it has ended.
 func (s *stock) restart(ctx context.Context, sig unix.Signal) error {
-	ended := make(chan error)
+	var restarts errgroup.Group
 	for _, d := range s.daemons {
-		go func() {
-			err := d.end(ctx, sig)
-			if err == nil {
-				err = d.start()
+		restarts.Go(func() error {
+			if err := d.end(ctx, sig); err != nil {
+				return err
 			}
-			ended <- err
-		}()
+			return d.start()
+		})
 	}
-	var failed error
-	for range s.daemons {
-		failed = errors.Join(failed, <-ended)
-	}
-	return failed
+	return restarts.Wait()
 }
 
 func (s *stock) pids() (all []int) {
@@ -126,7 +122,7 @@ func (d *daemon) start() error {
 		return fmt.Errorf("starting %v again: %w", d.argv, err)
 	}
 	go func() {
-		_ = cmd.Wait() // how it ends is up to whoever ends it
+		_ = cmd.Wait() // how it ends does not matter
 		close(done)
 	}()
 	d.cmd, d.done = cmd, done

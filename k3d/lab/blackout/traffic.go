@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab/internal/nsthread"
+	"tailscale-nri/k3d/lab/internal/wait"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -52,19 +54,15 @@ type link struct {
 // openTraffic connects the peer with each node and lets packets flow until close. It gives up with ctx.
 func openTraffic(ctx context.Context, peer place, nodes []place, every time.Duration) (*traffic, error) {
 	t := &traffic{every: every, begin: time.Now(), stop: make(chan struct{})}
-	opened := make(chan error)
+	var opening errgroup.Group
 	for _, n := range nodes {
 		l := &link{t: t, name: n.name}
 		t.links = append(t.links, l)
-		go func() { opened <- l.open(ctx, peer, n) }()
+		opening.Go(func() error { return l.open(ctx, peer, n) })
 	}
-	var failed error
-	for range nodes {
-		failed = errors.Join(failed, <-opened)
-	}
-	if failed != nil {
+	if err := opening.Wait(); err != nil {
 		t.close()
-		return nil, failed
+		return nil, err
 	}
 	for i, l := range t.links {
 		l.receive()
@@ -114,17 +112,15 @@ const dialPatience = 20 * time.Second
 
 // dial tries until ctx is done.
 func dial(ctx context.Context, addr string) (*net.TCPConn, error) {
-	for {
-		conn, err := (&net.Dialer{Timeout: dialPatience}).DialContext(ctx, "tcp4", addr)
-		if err == nil {
-			return conn.(*net.TCPConn), nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-time.After(pollInterval):
-		}
+	var conn net.Conn
+	err := wait.Until(ctx, pollInterval, func(ctx context.Context) (err error) {
+		conn, err = (&net.Dialer{Timeout: dialPatience}).DialContext(ctx, "tcp4", addr)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
+	return conn.(*net.TCPConn), nil
 }
 
 func udpAddr(addr netip.Addr) *net.UDPAddr {
@@ -249,8 +245,8 @@ const (
 	wellGap = 400 * time.Millisecond
 )
 
-// sick says which flow is not well; "" if all are. A connection that broke is not waited for.
-func (t *traffic) sick() string {
+// well is an error that says which flow is not well. A connection that broke is not waited for.
+func (t *traffic) well(context.Context) error {
 	now := t.now()
 	for _, l := range t.links {
 		flows := map[string]*arrivals{"in": &l.in, "out": &l.out}
@@ -259,27 +255,18 @@ func (t *traffic) sick() string {
 		}
 		for name, came := range flows {
 			if s := came.longest(now-calm, now); s.gap > max(wellGap, 4*t.every) {
-				return fmt.Sprintf("%s of %s was silent for %v", name, l.name, s.gap.Round(time.Millisecond))
+				return fmt.Errorf("%s of %s was silent for %v", name, l.name, s.gap.Round(time.Millisecond))
 			}
 		}
 	}
-	return ""
+	return nil
 }
 
-// awaitWell returns when all flows are well, and what still was not when ctx or the patience ended first.
-func (t *traffic) awaitWell(ctx context.Context) (sick string) {
+// awaitWell returns when all flows are well, or with what still is not when ctx or the patience ends first.
+func (t *traffic) awaitWell(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for {
-		if sick = t.sick(); sick == "" {
-			return ""
-		}
-		select {
-		case <-ctx.Done():
-			return sick
-		case <-time.After(pollInterval):
-		}
-	}
+	return wait.Until(ctx, pollInterval, t.well)
 }
 
 // giveUp takes the connections that are silent for broken.
@@ -292,7 +279,7 @@ func (t *traffic) giveUp() {
 	}
 }
 
-// pollInterval is how often is looked at what cannot be waited for.
+// pollInterval is how often to poll.
 const pollInterval = 50 * time.Millisecond
 
 // outcome is what one event did to one node.

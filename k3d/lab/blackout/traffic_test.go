@@ -4,12 +4,14 @@ package blackout
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"testing"
 	"time"
 
 	"tailscale-nri/k3d/lab/internal/nsthread"
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // loopback is a place on this process's own loopback.
@@ -33,8 +35,8 @@ func TestTraffic(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tr.close()
-	if sick := tr.awaitWell(ctx); sick != "" {
-		t.Fatal(sick)
+	if err := tr.awaitWell(ctx); err != nil {
+		t.Fatal(err)
 	}
 	from := tr.now()
 	a := tr.links[0]
@@ -43,15 +45,19 @@ func TestTraffic(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.tcpPeer.Close()
-	for a.breakage() == nil && ctx.Err() == nil {
-		if err := pause(ctx, ms); err != nil {
-			t.Fatal(err)
+	err = wait.Until(ctx, ms, func(context.Context) error {
+		if a.breakage() == nil {
+			return errors.New("expected the connection to break")
 		}
-	}
-	if err := pause(ctx, 2*wellGap); err != nil {
+		return nil
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if tr.sick() == "" {
+	if err := wait.Pause(ctx, 2*wellGap); err != nil {
+		t.Fatal(err)
+	}
+	if tr.well(ctx) == nil {
 		t.Error("traffic without datagrams is well")
 	}
 	got := tr.outcomes(from, tr.now())
@@ -63,7 +69,7 @@ func TestTraffic(t *testing.T) {
 	}
 }
 
-// TestOpenTrafficFails: an address that is nobody's leaves nothing open.
+// TestOpenTrafficFails: an address that does not exist leaves nothing open.
 func TestOpenTrafficFails(t *testing.T) {
 	nodes := []place{loopback(t, "a", "127.0.0.1"), loopback(t, "nobody", "192.0.2.1")}
 	if _, err := openTraffic(t.Context(), loopback(t, "peer", "127.0.0.3"), nodes, 5*ms); err == nil {

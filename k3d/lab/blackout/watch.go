@@ -4,7 +4,6 @@ package blackout
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -53,9 +52,9 @@ func Watch(ctx context.Context, peer Place, pods []Place, every time.Duration) (
 	if err != nil {
 		return nil, err
 	}
-	if sick := t.awaitWell(ctx); sick != "" {
+	if err := t.awaitWell(ctx); err != nil {
 		t.close()
-		return nil, errors.New(sick)
+		return nil, err
 	}
 	return &Flows{traffic: t, from: t.now()}, nil
 }
@@ -66,12 +65,7 @@ func (p Place) open() (place, error) {
 }
 
 // AwaitWell returns when all flows have gone well for a second.
-func (f *Flows) AwaitWell(ctx context.Context) error {
-	if sick := f.traffic.awaitWell(ctx); sick != "" {
-		return errors.New(sick)
-	}
-	return nil
-}
+func (f *Flows) AwaitWell(ctx context.Context) error { return f.traffic.awaitWell(ctx) }
 
 // Close ends the flows and returns what was missed since Watch.
 func (f *Flows) Close() []Gap {

@@ -17,7 +17,7 @@ import (
 // here: the admin console has none; a device is expired or deleted.
 
 // Expire ends a device's login, as "expire key" in the admin console does: the
-// node is told so in its netmap, and has to log in anew, with a key. It is the
+// node is told so in its netmap, and has to log in again, with a key. It is the
 // same device afterwards.
 func (s *Server) Expire(id string) error {
 	return s.change(id, "expire", s.nodes.expireLocked)
@@ -91,7 +91,7 @@ func (n *node) routeLocked() {
 }
 
 // SetApart hides the nodes from each other, from each one's next change on, as a
-// policy does that lets nobody talk to anybody.
+// policy does without any rule.
 func (s *Server) SetApart(apart bool) {
 	s.nodes.mu.Lock()
 	defer s.nodes.mu.Unlock()

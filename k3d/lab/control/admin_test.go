@@ -148,7 +148,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("renaming to %q: HTTP %d, %q; want %d, %q", name, got, text, status, message)
 		}
 	}
-	check("beside another of its hostname", "twin-1")
+	check("with another of its hostname", "twin-1")
 	rename("twin", http.StatusBadRequest, "already taken")
 	rename("no/name", http.StatusBadRequest, "invalid")
 	if err := s.Delete(first.ID); err != nil {
@@ -162,7 +162,7 @@ func TestNames(t *testing.T) {
 	if err := n.login(ctx, s.NewKey("tag:x")); err != nil {
 		t.Fatal(err)
 	}
-	check("logged in anew", "twin-1")
+	check("logged in again", "twin-1")
 
 	messages := 0
 	if err := n.poll(ctx, func(msg *tailcfg.MapResponse) bool {

@@ -22,9 +22,9 @@
 //     its tags become the node's.
 //   - A deleted device leaves the other nodes' netmaps at once, and its own
 //     poll gets 404 "node not found" from then on, as production's does. It has
-//     to log in anew.
+//     to log in again.
 //   - No two devices have one name: the later one gets a number, and keeps it
-//     when the earlier one is gone, until somebody renames it.
+//     when the earlier one is gone, until it is renamed.
 //   - A device whose key is expired is told so in its netmap, and is the same
 //     device again after the next login.
 //   - A federated identity (TrustIssuer) gets an access token for a token of its
@@ -33,7 +33,7 @@
 //   - A netmap stream is whole at first and deltas from there, each made of all
 //     that changed since the last: a burst of N nodes costs N², not N³.
 //
-// A map poll runs in its request's goroutine and hears of changes by a channel.
+// A map poll runs in its request's goroutine and is notified of changes by a channel.
 // One mutex guards the table of nodes; it is never held over a write to the
 // network.
 //
@@ -46,6 +46,6 @@
 //
 // The package does not persist anything, reads no policy files (SetPolicy takes
 // rules; until then all may talk to all), approves no routes, has no SSH and no
-// web login: a node without a key is told a URL that nobody can visit. Its
+// web login: a node without a key is told a URL that cannot be visited. Its
 // tailnet lock has one trusted key, and cannot be disabled.
 package control

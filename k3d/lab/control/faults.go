@@ -14,7 +14,7 @@ import (
 type Outage int
 
 const (
-	// Up is no outage.
+	// Up means that there is no outage.
 	Up Outage = iota
 	// Hanging accepts connections and requests and answers none; polls that
 	// are open stay open and fall silent.

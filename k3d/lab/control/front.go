@@ -162,7 +162,7 @@ func (s *Server) serveRegister(w http.ResponseWriter, r *http.Request, machine k
 		return
 	}
 	if req.Followup != "" {
-		// Nobody can visit the URL that the node waits for.
+		// The URL that the node waits for cannot be visited.
 		<-r.Context().Done()
 		return
 	}

@@ -101,7 +101,7 @@ func (s *Server) identify(ctx context.Context, clientID, token string) (*verifie
 // What production answers to a refused one is not documented. Its answer to a
 // wrong subject is quoted in tailscale/github-action issue 227: 403 and
 // "Unauthorized", which does not say what was wrong. That it is so for the
-// rest, and 400 for what is no request at all, is a guess. What was wrong is in
+// rest, and 400 for what is not a request at all, is a guess. What was wrong is in
 // the log here.
 func (s *Server) exchange(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, bodyLimit)
@@ -178,7 +178,7 @@ func (v *verifier) fetchKeys(ctx context.Context) error {
 	return v.setKeys(body)
 }
 
-// setKeys takes public keys only: somebody who hands over another has mistaken
+// setKeys takes public keys only: a caller that hands over another has mistaken
 // one file for another.
 func (v *verifier) setKeys(jwks []byte) error {
 	var keys jose.JSONWebKeySet

@@ -86,7 +86,7 @@ func (r *keyring) revoke(id string) bool {
 // use spends a key on a node that asks for tags, and returns the key with the
 // node's tags. The errors are production's: the texts that the public threads on
 // failed logins quote (tailscale/tailscale issues 17047 for a key that is gone,
-// 9715 for one that is spent, 6215 for what is no key at all). A tagged key fixes
+// 9715 for one that is spent, 6215 for what is not a key at all). A tagged key fixes
 // the tags; the owner of an untagged one is taken to own all tags.
 func (r *keyring) use(secret string, by key.NodePublic, tags []string) (AuthKey, error) {
 	r.mu.Lock()

@@ -26,7 +26,7 @@ type Rule struct {
 // AllowAll is the policy that a tailnet starts with.
 var AllowAll = Rule{Src: []string{"*"}, Dst: []string{"*"}}
 
-// SetPolicy replaces the tailnet's policy; without rules nobody lets anything
+// SetPolicy replaces the tailnet's policy; without rules no node lets anything
 // in. Every node that polls is sent its new packet filter at once.
 //
 // Production also leaves out of a node's netmap the devices that no rule
@@ -135,7 +135,7 @@ type View struct {
 	// Hidden leaves the peer out of the node's netmap.
 	Hidden bool
 	// Expired tells of the peer that its key has expired, which the peer itself
-	// does not hear: it goes on, and does not log in anew.
+	// does not hear: it goes on, and does not log in again.
 	Expired bool
 	// Jailed tells the node to let the peer begin nothing
 	// (tailcfg.Node.IsJailed).
@@ -180,7 +180,7 @@ func (t *table) retellLocked(n, peer *node) {
 	}
 }
 
-// retell is no value that node.whole ever has.
+// retell is a value that node.whole never has.
 const retell = -1
 
 // applyViewsLocked makes of c, a copy of peer, what n is told of it.

@@ -78,7 +78,7 @@ type Server struct {
 	conns map[io.Closer]struct{} // Noise connections, which http.Server no longer knows
 }
 
-// Start brings a tailnet up. Whoever started it ends it with Close.
+// Start brings a tailnet up. The caller ends it with Close.
 func Start(cfg Config) (_ *Server, err error) {
 	cfg.setDefaults()
 	if cfg.Addr.IsUnspecified() {

@@ -104,7 +104,7 @@ func (t *table) drain(s *stream, res *tailcfg.MapResponse) bool {
 			delete(s.sent, id)
 		case n == nil:
 		case n == s.node:
-			// Only if it changed for itself: its own endpoints are no news to it.
+			// Only if it changed for itself: its own endpoints are not news to it.
 			if !known || was != n.whole {
 				res.Node = n.share()
 				s.sent[id] = n.whole

@@ -47,7 +47,7 @@ type node struct {
 	login      *tailcfg.RegisterResponse // the registrar's answer
 	lockKey    key.NLPublic
 	ephemeral  bool
-	named      bool           // somebody gave it its name: it no longer follows the hostname
+	named      bool           // an admin named it: its name no longer follows the hostname
 	approved   []netip.Prefix // by an admin: see SetRoutes
 	streams    int
 	whole      int // counts changes that a PeerChange cannot carry
@@ -162,8 +162,8 @@ func (t *table) byMachineLocked(mk key.MachinePublic) *node {
 	return nil
 }
 
-// renameLocked gives n a MagicDNS name that nobody else has, from its hostname,
-// unless somebody gave it one. As in production it keeps that name, with its
+// renameLocked gives n a MagicDNS name that no other node has, from its hostname,
+// unless an admin named it. As in production it keeps that name, with its
 // number, when the other device is gone.
 func (t *table) renameLocked(n *node) {
 	if n.named {

@@ -390,7 +390,7 @@ func (n *wireNode) comeUp(ctx context.Context, authKey string, peers int, seen *
 			}
 		}
 		sawAll()
-		seen.Wait() // nobody goes offline before all have seen all online
+		seen.Wait() // no node goes offline before all have seen all online
 		return <-published == nil
 	})
 }

@@ -9,8 +9,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/scene"
@@ -63,11 +64,11 @@ func (p *play) join(ctx context.Context) error {
 		{&p.db, lab.PodSpec{Name: "db", Annotations: scene.OptIn("tailscale.com/hostname", scene.ClusterName+"-database")}},
 		{&p.plain, lab.PodSpec{Name: "plain"}},
 	}
-	var made tasks
+	var made errgroup.Group
 	for _, pod := range pods {
-		made.do(func() (err error) { *pod.pod, err = p.RunPod(ctx, pod.spec); return err })
+		made.Go(func() (err error) { *pod.pod, err = p.RunPod(ctx, pod.spec); return err })
 	}
-	if err := made.wait(); err != nil {
+	if err := made.Wait(); err != nil {
 		return err
 	}
 	return p.firstPings(ctx)
@@ -79,18 +80,18 @@ func (p *play) join(ctx context.Context) error {
 func (p *play) firstPings(ctx context.Context) error {
 	pairs := []struct{ pod, other *scene.Pod }{{p.web, p.db}, {p.db, p.web}}
 	pings := make([][2]time.Duration, len(pairs))
-	var sent tasks
+	var sent errgroup.Group
 	for i, pair := range pairs {
-		sent.do(func() (err error) { pings[i][0], err = p.FirstPing(ctx, p.AtPeer(), pair.pod); return err })
+		sent.Go(func() (err error) { pings[i][0], err = p.FirstPing(ctx, p.AtPeer(), pair.pod); return err })
 	}
 	for i, pair := range pairs {
 		took, err := p.FirstPing(ctx, p.InPod(pair.other), pair.pod)
 		if err != nil {
-			return errors.Join(err, sent.wait())
+			return errors.Join(err, sent.Wait())
 		}
 		pings[i][1] = took
 	}
-	if err := sent.wait(); err != nil {
+	if err := sent.Wait(); err != nil {
 		return err
 	}
 	for i, pair := range pairs {
@@ -146,13 +147,13 @@ func (p *play) podToPod(ctx context.Context) error {
 		from scene.Place
 		to   *scene.Pod
 	}{{p.InPod(p.web), p.db}, {p.InPod(p.db), p.web}, {p.AtPeer(), p.web}, {p.AtPeer(), p.db}}
-	var all tasks
+	var all errgroup.Group
 	for _, ask := range asks {
 		for _, at := range []netip.Addr{ask.to.IP4(), ask.to.IP6()} {
-			all.do(func() error { return p.fetchOften(ctx, rounds, ask.from, ask.to, at) })
+			all.Go(func() error { return p.fetchOften(ctx, rounds, ask.from, ask.to, at) })
 		}
 	}
-	if err := all.wait(); err != nil {
+	if err := all.Wait(); err != nil {
 		return err
 	}
 	for _, ask := range asks {
@@ -253,25 +254,4 @@ func (p *play) deletion(ctx context.Context) error {
 	}
 	p.screen.Saw(0, "plain is as it was; web still serves:")
 	return p.pagesOf(ctx, p.web)
-}
-
-// tasks run side by side.
-type tasks struct {
-	running sync.WaitGroup
-	mu      sync.Mutex
-	errs    []error
-}
-
-func (t *tasks) do(task func() error) {
-	t.running.Go(func() {
-		err := task()
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.errs = append(t.errs, err)
-	})
-}
-
-func (t *tasks) wait() error {
-	t.running.Wait()
-	return errors.Join(t.errs...)
 }

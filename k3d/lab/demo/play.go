@@ -70,7 +70,7 @@ func Run(ctx context.Context, cfg Config, keep bool) error {
 		cfg.Screen.Text(lookAround(built))
 		return errors.Join(err, built.Lab.Close())
 	}
-	// What was begun is ended also if somebody has pressed Ctrl-C.
+	// What was begun is ended also after Ctrl-C.
 	err = errors.Join(err, built.Close(context.WithoutCancel(ctx)))
 	if err == nil {
 		cfg.Screen.Text(fmt.Sprintf("\nAll of it was observed, in %.0f s. The lab is gone; KEEP=1 leaves it up.", time.Since(begin).Seconds()))

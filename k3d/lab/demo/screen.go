@@ -90,5 +90,5 @@ func (s *Screen) print(text string) {
 	if s.live {
 		text = "\r\x1b[K" + text
 	}
-	_, _ = io.WriteString(s.out, text) // a screen that has gone away is no reason to stop
+	_, _ = io.WriteString(s.out, text) // a screen that has gone away is not a reason to stop
 }

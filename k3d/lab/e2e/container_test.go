@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/k3d/lab/internal/quantile"
 	"tailscale-nri/k3d/lab/scene"
 )
 
@@ -58,8 +58,8 @@ func (s *stage) exec(id string, cmd ...string) string {
 	return out
 }
 
-// TestSocket: the stock command line works in each container of a pod that asks for the socket, whoever runs it, and
-// shows the pod's own node; it changes nothing, and no other pod has a socket.
+// TestSocket: the stock command line works in each container of a pod that asks for the socket, as any user, and shows the
+// pod's own node; it changes nothing, and no other pod has a socket.
 func TestSocket(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "socket")
@@ -204,7 +204,7 @@ func TestWait(t *testing.T) {
 			t.Errorf("the container that has waited: %v, %v after the outage", o.err, o.at.Sub(up))
 		}
 	case <-s.ctx.Done():
-		t.Fatal("the container waits for ever")
+		t.Fatal("the container waits forever")
 	}
 	s.runContainer(waits, idle("main")) // of a node that is up
 	s.must(s.AwaitRunning(s.ctx, fails))
@@ -343,8 +343,7 @@ func TestWaitCost(t *testing.T) {
 		}
 	}
 	for name, all := range took {
-		slices.Sort(all)
-		t.Logf("%s: p50 %v, p90 %v", name, all[len(all)/2].Round(time.Millisecond), all[len(all)*9/10].Round(time.Millisecond))
+		t.Logf("%s: p50 %v, p90 %v", name, quantile.Of(all, 0.5).Round(time.Millisecond), quantile.Of(all, 0.9).Round(time.Millisecond))
 	}
 }
 

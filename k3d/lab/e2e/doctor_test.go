@@ -46,7 +46,7 @@ func expectFinding(t *testing.T, findings []finding, check, result, seen string)
 }
 
 // TestDoctor looks at a node with containerd and a pod that is served, and finds nothing that is wrong; what the doctor
-// does is no change. Then each of what it looks for happens to that node, and goes again.
+// does is not a change. Then each of what it looks for happens to that node, and goes again.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "doctor")
@@ -119,11 +119,11 @@ func TestDoctor(t *testing.T) {
 	s.doctorFails("NRI", "fail", "nothing listens on the NRI socket", func() {})
 }
 
-// TestDoctorBesideTailscaled looks at a host that runs a stock tailscaled: the lab's peer. It has neither an exit node nor
+// TestDoctorNextToTailscaled looks at a host that runs a stock tailscaled: the lab's peer. It has neither an exit node nor
 // accepted routes; what either would add to its table is added by hand.
-func TestDoctorBesideTailscaled(t *testing.T) {
+func TestDoctorNextToTailscaled(t *testing.T) {
 	t.Parallel()
-	s := openServed(t, "beside")
+	s := openServed(t, "nextto")
 	s.must(s.StartPeer(s.ctx))
 	s.runServing("web") // a peer of its, so that the table has a route
 	binary, err := s.PluginPath()

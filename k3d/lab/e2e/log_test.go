@@ -168,7 +168,7 @@ func (r *logRun) throwOut(web, db *scene.Pod) {
 	r.eventually(func() error { return r.logHas(db, running, 2) })
 	r.awaitRunning(db)
 	r.expect([]*scene.Pod{web, db}, notAnyMore, running)
-	r.outage(control.Refusing) // for a moment, which is no news
+	r.outage(control.Refusing) // for a moment, which is not reported
 	time.Sleep(time.Second)
 	r.outage(control.Up)
 }

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -10,28 +11,29 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tailscale-nri/k3d/lab/internal/wait"
 	"tailscale-nri/k3d/lab/scene"
 )
 
 // awaitMetrics waits until a scrape on the node has all of these series, with these values, and none of the others.
 func (s *stage) awaitMetrics(addr, none string, want ...string) (body string) {
 	s.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		var err error
-		body, err = s.Lab.InNode(s.ctx, s.Lab.ToolPath(), "get", "http://"+addr+"/metrics")
+	ctx, cancel := context.WithTimeout(s.ctx, 30*time.Second)
+	defer cancel()
+	s.must(wait.Until(ctx, 100*time.Millisecond, func(ctx context.Context) (err error) {
+		body, err = s.Lab.InNode(ctx, s.Lab.ToolPath(), "get", "http://"+addr+"/metrics")
 		var missing []string
 		for _, line := range want {
 			if !strings.Contains(body, "\ntailscale_nri_"+line+"\n") {
 				missing = append(missing, line)
 			}
 		}
-		switch {
-		case err == nil && len(missing) == 0 && (none == "" || !strings.Contains(body, none)):
-			return body
-		case time.Now().After(deadline):
-			s.t.Fatalf("a scrape lacks %q, or has %q, or failed (%v):\n%s", missing, none, err, body)
+		if err != nil || len(missing) > 0 || none != "" && strings.Contains(body, none) {
+			return fmt.Errorf("a scrape lacks %q, or has %q, or failed (%v):\n%s", missing, none, err, body)
 		}
-	}
+		return nil
+	}))
+	return body
 }
 
 // TestMetrics follows pods of a real containerd through what the plugin says to Prometheus: their start and their

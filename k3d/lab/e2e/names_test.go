@@ -14,7 +14,7 @@ import (
 )
 
 // TestNames: the containers of a pod that asks for the tailnet's names have a resolv.conf that leads to its node and
-// says what the cluster's says, whoever runs them, also if the plugin is away when they start.
+// says what the cluster's says, as any user, also if the plugin is away when they start.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "names")

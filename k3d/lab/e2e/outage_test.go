@@ -32,7 +32,7 @@ func TestControlPlaneHangs(t *testing.T) {
 	for _, pod := range pods {
 		s.awaitPending(pod, "")
 	}
-	for _, pod := range append(pods[4:], known) { // these end while nobody answers
+	for _, pod := range append(pods[4:], known) { // these end during the outage
 		s.must(s.RemovePod(s.ctx, pod))
 	}
 	assertHooks(s, len(pods))

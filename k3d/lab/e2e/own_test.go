@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 }
 
 // TestOwnTailnet plays the demo on a tailnet that is not the lab's, as on one of the user's: over the uplink, with
-// OAuth credentials, tags and URLs from outside. The tailnet is in a network namespace beside the lab, which stands for
+// OAuth credentials, tags and URLs from outside. The tailnet is in a network namespace of its own, which stands for
 // the internet. Once the demo ends by itself, once it is left up and ended afterwards.
 func TestOwnTailnet(t *testing.T) {
 	t.Parallel()

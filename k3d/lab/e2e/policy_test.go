@@ -27,7 +27,7 @@ func TestPolicy(t *testing.T) {
 		s.must(os.Rename(file+".new", file)) // as the kubelet changes it: at once
 	}
 	const tags = "tailscale.com/tags"
-	write("rules:\n- nam: shop\n") // a slip: nobody is served, by the default policy neither
+	write("rules:\n- nam: shop\n") // a typo: no pod is served, by the default policy neither
 	s.start("TS_POLICY_FILE=" + file)
 	s.must(s.AwaitLog(s.ctx, "line 2: unknown key", "waiting until it is mended"))
 	write("rules:\n- name: shop\n  namespaces: [shop]\n  labels: {app: web}\n  optIn: true\n  allow: {tags: ['tag:k8s-*']}\n")

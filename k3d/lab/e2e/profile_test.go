@@ -14,8 +14,7 @@ import (
 )
 
 // TestProfile has a pod come in by a profile's credentials, which a rule allows. The profile goes, and the pod goes on;
-// the pod goes, and its device waits for the profile, which comes back. Nothing of that needs somebody to restart the
-// plugin.
+// the pod goes, and its device waits for the profile, which comes back. None of that needs a restart.
 func TestProfile(t *testing.T) {
 	t.Parallel()
 	s := open(t, "profile")

@@ -24,10 +24,8 @@ func TestRecentPeer(t *testing.T) {
 	s := openServed(t, "recent")
 	s.startRecentPeer()
 	web := s.runServing("web")
-	sink := s.Peer.Command(s.ctx, s.Lab.ToolPath(), "all")
-	s.must(sink.Start()) // ends with the context
 	peer, pod := s.AtPeer(), s.InPod(web)
-	s.eventually(func() error { _, err := s.Fetch(s.ctx, peer, peer.IP4); return err })
+	s.serveTraffic(peer, pod)
 	talk := func(when string) {
 		for _, c := range []struct{ from, to scene.Place }{{peer, pod}, {pod, peer}} {
 			for _, at := range []netip.Addr{c.to.IP4, c.to.IP6} {

@@ -32,7 +32,7 @@ func TestBadInput(t *testing.T) {
 		{"hostname", lab.PodSpec{Annotations: scene.OptIn(hostname, "my_host")}, []string{hostname, "my_host", "use small letters, digits and dashes"}},
 		{"hostname-long", lab.PodSpec{Annotations: scene.OptIn(hostname, strings.Repeat("a", 64))}, []string{hostname, "aaaa", "at most 63"}},
 		{"typo", lab.PodSpec{Annotations: map[string]string{"tailscale.com/enable": "true"}}, []string{"tailscale.com/enable", "true", "write " + enabled}},
-		{"typo-beside", lab.PodSpec{Annotations: scene.OptIn("tailscale.com/hostnme", "db")}, []string{"tailscale.com/hostnme", "db", "write " + hostname}},
+		{"typo-next-to", lab.PodSpec{Annotations: scene.OptIn("tailscale.com/hostnme", "db")}, []string{"tailscale.com/hostnme", "db", "write " + hostname}},
 		{"host-network", lab.PodSpec{HostNetwork: true, Annotations: scene.OptIn()}, []string{enabled, "hostNetwork: true", "remove the annotation"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -48,7 +48,7 @@ func TestPluginRestarts(t *testing.T) {
 }
 
 // TestCrashes kills the plugin over and over while pods come and go. In the end there is nothing of them, least of all
-// a device that nobody knows.
+// a device that no node has.
 func TestCrashes(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "crash")

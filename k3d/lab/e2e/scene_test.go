@@ -16,13 +16,14 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/k3d/lab/internal/wait"
 	"tailscale-nri/k3d/lab/scene"
 )
 
-// patience bounds a test's steps; it is no expectation.
+// patience bounds a test's steps; it is not an expectation.
 const patience = 3 * time.Minute
 
-// config is a lab beside any other.
+// config is a lab apart from any other.
 func config(t *testing.T, name string) lab.Config {
 	t.Helper()
 	name = "tsnri-e2e-" + name
@@ -124,20 +125,10 @@ func (s *stage) awaitPending(pod *scene.Pod, text string) {
 	s.must(err)
 }
 
-// eventually asks check until it answers nil.
+// eventually waits for check to return nil.
 func (s *stage) eventually(check func() error) {
 	s.t.Helper()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-s.ctx.Done():
-			s.t.Fatal(err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	s.must(wait.Until(s.ctx, 20*time.Millisecond, func(context.Context) error { return check() }))
 }
 
 // awaitCalls returns when the API has had n calls since it was started.

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -18,10 +19,8 @@ func TestTraffic(t *testing.T) {
 	s := openServed(t, "traffic")
 	s.must(s.StartPeer(s.ctx))
 	web, db := s.runServing("web"), s.runServing("db")
-	sink := s.Peer.Command(s.ctx, s.Lab.ToolPath(), "all")
-	s.must(sink.Start()) // ends with the context
 	peer := s.AtPeer()
-	s.eventually(func() error { _, err := s.Fetch(s.ctx, peer, peer.IP4); return err })
+	s.serveTraffic(peer, s.InPod(web), s.InPod(db))
 	for _, c := range []struct {
 		from, to scene.Place
 	}{{peer, s.InPod(web)}, {s.InPod(web), peer}, {s.InPod(web), s.InPod(db)}, {s.InPod(db), s.InPod(web)}} {
@@ -31,33 +30,49 @@ func TestTraffic(t *testing.T) {
 	}
 }
 
+// serveTraffic starts what assertCarries needs at the peer and in pods, until the test's end: iperf3, and at the peer
+// labtool, which is a pod's container anyway.
+func (s *stage) serveTraffic(peer scene.Place, pods ...scene.Place) {
+	s.t.Helper()
+	s.must(s.Peer.Command(s.ctx, s.Lab.ToolPath(), "all").Start())
+	s.eventually(func() error { _, err := s.Fetch(s.ctx, peer, peer.IP4); return err })
+	for _, place := range append(pods, peer) {
+		server, err := place.Command(s.ctx, "iperf3", "-s")
+		s.must(err)
+		s.must(server.Start())
+		s.eventually(func() error { _, err := s.sendTCP(place, place.IP4); return err })
+	}
+}
+
+// sendTCP sends 32 MiB in two streams and returns how many bits arrived in a second. What is under way when all is sent
+// does not count as received.
+func (s *stage) sendTCP(from scene.Place, to netip.Addr) (rate float64, err error) {
+	out, err := from.Run(s.ctx, "iperf3", "-J", "-c", to.String(), "-P", "2", "-n", "32M")
+	var said struct {
+		Error string
+		End   struct {
+			Received struct{ Bytes, Seconds float64 } `json:"sum_received"`
+		}
+	}
+	err = errors.Join(err, json.Unmarshal([]byte(out), &said))
+	got := said.End.Received
+	if err == nil && got.Bytes < 1<<20 { // iperf3 -J ends with 0 also when it could not connect
+		err = fmt.Errorf("expected some megabytes over TCP, saw %.0f bytes: %s", got.Bytes, said.Error)
+	}
+	return got.Bytes * 8 / got.Seconds, err
+}
+
 func (s *stage) assertCarries(t *testing.T, from scene.Place, at netip.Addr) {
 	t.Helper()
-	var r struct {
-		Bytes          int64
-		Seconds        float64
-		Sent, Received int
+	rate, err := s.sendTCP(from, at)
+	if err != nil {
+		t.Error(err)
 	}
-	ask := func(args ...string) {
-		t.Helper()
-		r.Bytes, r.Received = 0, 0
-		out, err := from.Tool(s.ctx, args...)
-		if err == nil {
-			err = json.Unmarshal([]byte(out), &r)
-		}
-		if err != nil {
-			t.Errorf("%v: %v: %s", args, err, out)
-		}
-	}
-	ask("send", "-for", "500ms", "-streams", "2", netip.AddrPortFrom(at, 5201).String())
-	if r.Bytes < 1<<20 {
-		t.Errorf("expected some megabytes over TCP, saw %d bytes", r.Bytes)
-	}
-	t.Logf("TCP: %.0f Mb/s", float64(r.Bytes)*8/1e6/r.Seconds)
-	const packets = 50 // which fit into a socket's buffer, should the echo have to wait for a CPU
-	ask("udp", "-count", fmt.Sprint(packets), "-size", "1200", "-every", "2ms", netip.AddrPortFrom(at, 7).String())
-	if r.Received < packets*9/10 {
-		t.Errorf("expected %d UDP packets back, saw %d", packets, r.Received)
+	t.Logf("TCP: %.0f Mb/s", rate/1e6)
+	var udp struct{ Answers, Lost int }
+	out, err := from.Tool(s.ctx, "rr", "-udp", "-size", "1200", "-for", "100ms", "-timeout", "1s", netip.AddrPortFrom(at, 7).String())
+	if err := errors.Join(err, json.Unmarshal([]byte(out), &udp)); err != nil || udp.Lost > udp.Answers/10 {
+		t.Errorf("expected UDP packets to come back, saw %+v: %v", udp, err)
 	}
 	// 1280 bytes, ts0's MTU, less the headers of ICMP and IP.
 	size := 1280 - 8 - 20

@@ -28,6 +28,8 @@ import (
 	"time"
 
 	"tailscale.com/tailcfg"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // Config describes a server. Addr, Dir and Binary are required.
@@ -178,18 +180,17 @@ func (s *Server) run(ctx context.Context) error {
 		s.err = cmd.Wait()
 		close(done)
 	}(s.done)
-	for {
-		if _, err = s.CLI(ctx, "users", "list"); err == nil {
-			return nil
-		}
-		select {
-		case <-s.done:
-			return fmt.Errorf("the headscale server has ended (%w): %s", s.err, s.tail())
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for Headscale: %w: %w", ctx.Err(), err)
-		case <-time.After(pollInterval):
-		}
+	err = wait.UntilEnd(ctx, pollInterval, s.done, func(ctx context.Context) error {
+		_, err := s.CLI(ctx, "users", "list")
+		return err
+	})
+	switch {
+	case errors.Is(err, wait.ErrEnded):
+		return fmt.Errorf("the headscale server has ended (%w): %s", s.err, s.tail())
+	case err != nil:
+		return fmt.Errorf("waiting for Headscale: %w", err)
 	}
+	return nil
 }
 
 const pollInterval = 50 * time.Millisecond

@@ -121,7 +121,7 @@ func Open(cfg Config) (*Cluster, error) {
 	return c, nil
 }
 
-// Down removes all that a cluster of this Config has made, whatever state it was left in. No cluster is no error.
+// Down removes all that a cluster of this Config has made, whatever state it was left in. That there is none is not an error.
 func Down(cfg Config) error { return lab.Down(labConfig(cfg.Lab)) }
 
 // Remains lists what is left of a cluster of this Config. After a Down there is nothing.

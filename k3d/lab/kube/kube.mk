@@ -1,4 +1,4 @@
-# The lab's Kubernetes: built from the versions pinned in k3d/lab/tools/kube (Kubernetes itself, with nothing beside it
+# The lab's Kubernetes: built from the versions pinned in k3d/lab/tools/kube (Kubernetes itself, with nothing next to it
 # that could raise a version of its dependencies) and k3d/lab/tools/addons (etcd, CoreDNS, Helm). Included by the top
 # Makefile. Cold, on two idle cores, all take about 10 minutes.
 

@@ -119,7 +119,7 @@ func startedOn(ctx context.Context, node *Node, name string) (time.Time, error) 
 	return time.Time{}, fmt.Errorf("the runtime of node %s has no pod %s", node.Name, name)
 }
 
-// podWatch hears of each change of a pod, and stamps it.
+// podWatch gets each change of a pod, and stamps it with the time.
 type podWatch struct {
 	cmd   *exec.Cmd
 	lines chan podLine

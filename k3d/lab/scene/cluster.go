@@ -57,8 +57,8 @@ func (s *Scene) KillAndStart(ctx context.Context, pods ...*Pod) (time.Duration, 
 	return back, s.Registered(ctx)
 }
 
-// Refused wants a pod to be refused with an error that holds all of texts, which it returns, and nothing to be left
-// of it.
+// Refused checks that a pod is refused with an error that holds all of texts, which it returns, and that nothing is left
+// of the pod.
 func (s *Scene) Refused(ctx context.Context, spec lab.PodSpec, texts ...string) (refusal, err error) {
 	before, err := s.Traces(ctx)
 	if err != nil {
@@ -79,7 +79,7 @@ func (s *Scene) Refused(ctx context.Context, spec lab.PodSpec, texts ...string) 
 
 // AwaitTraces returns when there are just these.
 func (s *Scene) AwaitTraces(ctx context.Context, want Traces) error {
-	return eventually(ctx, func(ctx context.Context) error {
+	return eventually(ctx, nil, func(ctx context.Context) error {
 		now, err := s.Traces(ctx)
 		if err == nil && !now.Equal(want) {
 			err = fmt.Errorf("expected %v; saw %v", want, now)

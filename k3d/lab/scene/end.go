@@ -82,7 +82,7 @@ func (s *Scene) leaveWithout(ctx context.Context) error {
 			return err
 		}
 	}
-	err := eventually(ctx, func(ctx context.Context) error {
+	err := eventually(ctx, nil, func(ctx context.Context) error {
 		nodes, err := s.Status(ctx)
 		if err == nil && len(nodes) > 0 {
 			err = fmt.Errorf("expected the plugin to have deleted all devices, saw %d left", len(nodes))

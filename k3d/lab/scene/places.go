@@ -16,27 +16,29 @@ import (
 type Place struct {
 	Name     string
 	IP4, IP6 netip.Addr // in the tailnet
-	command  func(ctx context.Context, args ...string) (*exec.Cmd, error)
+	tool     string     // the path of labtool there
+	// Command is a program of this machine, to be run there.
+	Command func(ctx context.Context, program string, args ...string) (*exec.Cmd, error)
 }
 
 // InPod is a pod as a place.
 func (s *Scene) InPod(pod *Pod) Place {
-	return Place{pod.Spec.Name, pod.IP4(), pod.IP6(), func(ctx context.Context, args ...string) (*exec.Cmd, error) {
-		return s.Lab.PodCommand(ctx, pod.ID, s.Lab.ToolPath(), args...)
+	return Place{pod.Spec.Name, pod.IP4(), pod.IP6(), s.Lab.ToolPath(), func(ctx context.Context, program string, args ...string) (*exec.Cmd, error) {
+		return s.Lab.PodCommand(ctx, pod.ID, program, args...)
 	}}
 }
 
 // AtPeer is the peer as a place.
 func (s *Scene) AtPeer() Place {
-	return Place{"peer", s.Peer.IP4, s.Peer.IP6, func(ctx context.Context, args ...string) (*exec.Cmd, error) {
-		return s.Peer.Command(ctx, s.Lab.ToolPath(), args...), nil
+	return Place{"peer", s.Peer.IP4, s.Peer.IP6, s.Lab.ToolPath(), func(ctx context.Context, program string, args ...string) (*exec.Cmd, error) {
+		return s.Peer.Command(ctx, program, args...), nil
 	}}
 }
 
 // OnNode is the node as a place; it has no tailnet addresses.
 func (s *Scene) OnNode() Place {
-	return Place{Name: "node", command: func(ctx context.Context, args ...string) (*exec.Cmd, error) {
-		return s.Lab.NodeCommand(ctx, s.Lab.ToolPath(), args...), nil
+	return Place{Name: "node", tool: s.Lab.ToolPath(), Command: func(ctx context.Context, program string, args ...string) (*exec.Cmd, error) {
+		return s.Lab.NodeCommand(ctx, program, args...), nil
 	}}
 }
 
@@ -50,7 +52,12 @@ func (p Place) Own(to netip.Addr) netip.Addr {
 
 // Tool runs labtool in there to its end and returns what it printed.
 func (p Place) Tool(ctx context.Context, args ...string) (string, error) {
-	cmd, err := p.command(ctx, args...)
+	return p.Run(ctx, p.tool, args...)
+}
+
+// Run runs a program of this machine in there to its end and returns what it printed.
+func (p Place) Run(ctx context.Context, program string, args ...string) (string, error) {
+	cmd, err := p.Command(ctx, program, args...)
 	if err != nil {
 		return "", err
 	}
@@ -83,7 +90,7 @@ func (s *Scene) Fetch(ctx context.Context, from Place, at netip.Addr) (page Page
 	return page, nil
 }
 
-// FetchAs fetches the page of a pod at one of its addresses, and wants the pod to have seen the asker under its own.
+// FetchAs fetches the page of a pod at one of its addresses, and checks that the pod saw the client under its own.
 func (s *Scene) FetchAs(ctx context.Context, from Place, self netip.Addr, pod *Pod, at netip.Addr) error {
 	page, err := s.Fetch(ctx, from, at)
 	if err != nil {

@@ -67,13 +67,13 @@ func (s *Scene) RunPod(ctx context.Context, spec lab.PodSpec) (*Pod, error) {
 // awaitServing returns when labtool has said for each of its servers that it listens.
 func (s *Scene) awaitServing(ctx context.Context, pod *Pod) error {
 	file := s.Lab.CRI().LogPath(pod.Spec, "tool")
-	return eventually(ctx, func(context.Context) error {
+	return eventually(ctx, nil, func(context.Context) error {
 		log, err := os.ReadFile(file)
 		if err != nil {
 			return fmt.Errorf("reading the container's log: %w", err)
 		}
-		if !containsAll(string(log), []string{"serving HTTP", "serving echo", "serving sink"}) {
-			return fmt.Errorf("pod %s: expected three servers, its log says %q", pod.FullName(), log)
+		if !containsAll(string(log), []string{"serving HTTP", "serving echo"}) {
+			return fmt.Errorf("pod %s: expected two servers, its log says %q", pod.FullName(), log)
 		}
 		return nil
 	})
@@ -113,16 +113,16 @@ func (s *Scene) RemovePod(ctx context.Context, pod *Pod) error {
 }
 
 // FirstPing pings the pod from there until it answers, and returns how long after its RunPodSandbox that was. It waits
-// for the node to be Running first, as whoever learns the address from its status does.
+// for the node to be Running first, as a user does who reads the address from its status.
 func (s *Scene) FirstPing(ctx context.Context, from Place, pod *Pod) (time.Duration, error) {
 	if err := s.AwaitRunning(ctx, pod); err != nil {
 		return 0, err
 	}
-	err := eventually(ctx, func(ctx context.Context) error { return s.Ping(ctx, from, pod.IP4()) })
+	err := eventually(ctx, nil, func(ctx context.Context) error { return s.Ping(ctx, from, pod.IP4()) })
 	return time.Since(pod.Made), err
 }
 
-// Ping sends one echo request and wants its answer.
+// Ping sends one echo request and waits for its answer.
 func (s *Scene) Ping(ctx context.Context, from Place, to netip.Addr) error {
 	if _, err := from.Tool(ctx, "ping", "-timeout", "1s", to.String()); err != nil {
 		return fmt.Errorf("%s pings %s: expected an answer: %w", from.Name, to, err)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 // Config says what the scene is built on.
@@ -21,7 +22,7 @@ type Config struct {
 	Own *OwnTailnet
 	// Tags are those of the pods and of the peer. None means tag:k8s-pod.
 	Tags []string
-	// Note is told in a line what takes long, or what is left; nil is told nothing.
+	// Note gets a line for what takes long, or is left; nil gets none.
 	Note func(format string, args ...any)
 }
 
@@ -47,10 +48,10 @@ const (
 	ClusterName = "demo"
 	// peerName is the peer's name in the tailnet and in the lab.
 	peerName = "demopeer"
-	// patience bounds what must happen in the end. It is no expectation. The plugin waits for a minute before it gives
+	// patience bounds what must happen in the end. It is not an expectation. The plugin waits for a minute before it gives
 	// up a pod that went without a word.
 	patience = 2 * time.Minute
-	// pollInterval is how often is looked at what cannot be waited for.
+	// pollInterval is how often to poll.
 	pollInterval = 10 * time.Millisecond
 )
 
@@ -95,7 +96,7 @@ func (s *Scene) leave(ctx context.Context) error {
 		errs = append(errs, s.RemovePod(ctx, pod))
 	}
 	for _, id := range s.nodeIDs() {
-		// The plugin deletes the pods' devices too, and whoever is first is right.
+		// The plugin deletes the pods' devices too; either may be first.
 		if err := s.tailnet.delete(ctx, id); err != nil {
 			errs = append(errs, fmt.Errorf("delete device %s by hand: %w", id, err))
 		}
@@ -189,34 +190,13 @@ func (s *Scene) Registered(ctx context.Context) error {
 	return s.AwaitLog(ctx, "registered with the container runtime")
 }
 
-// askPatience is how long a tool waits for its first answer. Two nodes that greet each other in the same instant wait 5 s
-// for their second handshake (WireGuard), and that is no failure.
+// askPatience is how long a tool waits for its first answer. Two nodes that begin a handshake at the same time wait 5 s
+// for their second handshake (WireGuard), and that is not a failure.
 const askPatience = "20s"
 
-// eventually asks check until it answers nil, and returns its last answer when ctx, the patience or what it waits for
-// ends first.
-func eventually(ctx context.Context, check func(context.Context) error, ends ...<-chan struct{}) error {
+// eventually waits for check to return nil, or for ctx, the patience or what it is about to end.
+func eventually(ctx context.Context, ended <-chan struct{}, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var end <-chan struct{}
-	if len(ends) > 0 {
-		end = ends[0]
-	}
-	var last error
-	for {
-		err := check(ctx)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() == nil || last == nil {
-			last = err // an answer that the end of ctx has cut off says less than the one before
-		}
-		select {
-		case <-end:
-			return fmt.Errorf("%w (it has ended)", last)
-		case <-ctx.Done():
-			return fmt.Errorf("%w (given up: %w)", last, ctx.Err())
-		case <-time.After(pollInterval):
-		}
-	}
+	return wait.UntilEnd(ctx, pollInterval, ended, check)
 }

@@ -3,8 +3,6 @@
 package scene
 
 import (
-	"context"
-	"errors"
 	"strings"
 	"testing"
 
@@ -36,29 +34,6 @@ nameserver 10.96.0.10
 		err := Differs("changed", was, Network(strings.Replace(same, c.old, c.new, 1)).Alike(pod("10.86.0.25")))
 		if err == nil || !strings.Contains(err.Error(), c.new) || !strings.Contains(err.Error(), c.old) {
 			t.Errorf("%s for %s: %v", c.new, c.old, err)
-		}
-	}
-}
-
-func TestEventually(t *testing.T) {
-	ended := make(chan struct{})
-	close(ended)
-	over, cancel := context.WithCancel(t.Context())
-	asked := errors.New("not yet")
-	for _, c := range []struct {
-		name  string
-		ctx   context.Context
-		end   chan struct{}
-		check func(context.Context) error
-		want  string
-	}{
-		{"in time", t.Context(), nil, func(context.Context) error { return nil }, ""},
-		{"ended", t.Context(), ended, func(context.Context) error { return asked }, "not yet (it has ended)"},
-		{"cancelled", over, nil, func(context.Context) error { cancel(); return asked }, "not yet (given up"},
-	} {
-		err := eventually(c.ctx, c.check, c.end)
-		if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, asked) || !strings.Contains(err.Error(), c.want)) {
-			t.Errorf("%s: %v", c.name, err)
 		}
 	}
 }

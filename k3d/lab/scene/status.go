@@ -56,7 +56,7 @@ func (s *Scene) Status(ctx context.Context) ([]Node, error) {
 	return slices.DeleteFunc(report.Nodes, func(n Node) bool { return n.State == "NoNode" }), nil
 }
 
-// nodeOf is the node of one sandbox, and false if the plugin knows none.
+// nodeOf returns the node of one sandbox, and false if the plugin has none.
 func (s *Scene) nodeOf(ctx context.Context, sandboxID string) (Node, bool, error) {
 	nodes, err := s.Status(ctx)
 	for _, n := range nodes {
@@ -70,7 +70,7 @@ func (s *Scene) nodeOf(ctx context.Context, sandboxID string) (Node, bool, error
 
 // AwaitNode returns the pod's node once want finds no fault with it.
 func (s *Scene) AwaitNode(ctx context.Context, pod *Pod, want func(Node) error) (node Node, err error) {
-	err = eventually(ctx, func(ctx context.Context) error {
+	err = eventually(ctx, nil, func(ctx context.Context) error {
 		var known bool
 		node, known, err = s.nodeOf(ctx, pod.ID)
 		switch {
@@ -132,13 +132,13 @@ func (s *Scene) AwaitLog(ctx context.Context, texts ...string) error {
 
 // AwaitLogTimes is AwaitLog for as many such lines.
 func (s *Scene) AwaitLogTimes(ctx context.Context, times int, texts ...string) error {
-	return eventually(ctx, func(context.Context) error {
+	return eventually(ctx, s.Plugin.Done(), func(context.Context) error {
 		lines, err := s.LogLines(texts...)
 		if err == nil && len(lines) < times {
 			err = fmt.Errorf("expected %d lines with %q in the plugin's log, saw %d", times, texts, len(lines))
 		}
 		return err
-	}, s.Plugin.Done())
+	})
 }
 
 // LogLines are the lines that hold all of texts, of those that the plugin has logged since its last start.
@@ -194,7 +194,7 @@ func (s *Scene) AwaitGone(ctx context.Context, pod *Pod) (tailnet, peer time.Dur
 	if id == "" {
 		return 0, 0, errors.New("pod " + pod.FullName() + " was never in the tailnet")
 	}
-	err = eventually(ctx, func(ctx context.Context) error {
+	err = eventually(ctx, nil, func(ctx context.Context) error {
 		devices, err := s.Devices(ctx)
 		for _, d := range devices {
 			if d.ID == id {
@@ -207,7 +207,7 @@ func (s *Scene) AwaitGone(ctx context.Context, pod *Pod) (tailnet, peer time.Dur
 		return 0, 0, err
 	}
 	tailnet = time.Since(begin)
-	err = eventually(ctx, func(ctx context.Context) error {
+	err = eventually(ctx, nil, func(ctx context.Context) error {
 		v, err := s.peerView(ctx)
 		for _, p := range v.Peer {
 			if p.ID == id {

@@ -33,7 +33,7 @@ type Stream struct {
 func (s *Scene) OpenStream(ctx context.Context, from Place, pod *Pod, at netip.Addr) (*Stream, error) {
 	st := &Stream{Name: from.Name + " -> " + pod.Spec.Name, ended: make(chan struct{})}
 	var err error
-	st.cmd, err = from.command(ctx, "stream", "-timeout", askPatience, "-every", "10ms", netip.AddrPortFrom(at, 7).String())
+	st.cmd, err = from.Command(ctx, from.tool, "stream", "-timeout", askPatience, "-every", "10ms", netip.AddrPortFrom(at, 7).String())
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func (s *Scene) OpenStream(ctx context.Context, from Place, pod *Pod, at netip.A
 	return st, st.AwaitMore(ctx, 1)
 }
 
-// read takes in labtool's lines, which are "connected …" and then number, time and how long the answer took.
+// read reads labtool's lines, which are "connected …" and then number, time and how long the answer took.
 func (st *Stream) read(lines *bufio.Scanner) {
 	for lines.Scan() {
 		if fields := strings.Fields(lines.Text()); len(fields) == 3 {
@@ -79,13 +79,13 @@ func (st *Stream) Answers() (n int, longest time.Duration) {
 // AwaitMore returns when n more answers have come. A broken connection is an error at once.
 func (st *Stream) AwaitMore(ctx context.Context, n int) error {
 	before, _ := st.Answers()
-	return eventually(ctx, func(context.Context) error {
+	return eventually(ctx, st.ended, func(context.Context) error {
 		now, _ := st.Answers()
 		if now >= before+n {
 			return nil
 		}
 		return fmt.Errorf("stream %s: expected %d more answers, saw %d", st.Name, n, now-before)
-	}, st.ended)
+	})
 }
 
 // Close ends the stream. Its error says that the connection broke before.
@@ -106,7 +106,7 @@ func (st *Stream) Close() error {
 	return nil
 }
 
-// Survive keeps streams to the pod open from each place while disturb runs, and wants each to go on after it over the
+// Survive keeps streams to the pod open from each place while disturb runs, and checks that each then goes on over the
 // same connection. It returns the longest wait for an answer of each.
 func (s *Scene) Survive(ctx context.Context, pod *Pod, from []Place, disturb func(context.Context) error) (waits []time.Duration, err error) {
 	var streams []*Stream

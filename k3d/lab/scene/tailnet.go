@@ -19,7 +19,7 @@ import (
 // Device is a node as the tailnet knows it.
 type Device struct{ ID, Hostname string }
 
-// tailnet is what the play needs of one, beside what the plugin does with it.
+// tailnet is what a scene needs of one, in addition to what the plugin does with it.
 type tailnet interface {
 	name() string
 	env() []string // leads the plugin there
@@ -83,13 +83,13 @@ func (o OwnTailnet) String() string { return "tailnet of OAuth client " + o.Clie
 // ownTailnet mints and deletes as the plugin does, and lists with an API client of its own.
 type ownTailnet struct {
 	OwnTailnet
-	door *nri.OAuth
-	api  *tailscale.Client
+	oauth *nri.OAuth
+	api   *tailscale.Client
 }
 
 func newOwnTailnet(own OwnTailnet, tags []string) (*ownTailnet, error) {
 	own.APIURL = strings.TrimRight(cmp.Or(own.APIURL, "https://api.tailscale.com"), "/")
-	door, err := nri.NewOAuth(nri.OAuthConfig{
+	oauth, err := nri.NewOAuth(nri.OAuthConfig{
 		ClientID: own.ClientID, ClientSecret: own.ClientSecret, BaseURL: own.APIURL, ControlURL: own.LoginServer, Tags: tags,
 	})
 	if err != nil {
@@ -100,7 +100,7 @@ func newOwnTailnet(own OwnTailnet, tags []string) (*ownTailnet, error) {
 		return nil, fmt.Errorf("parsing TS_API_URL: %w", err)
 	}
 	auth := &tailscale.OAuth{ClientID: own.ClientID, ClientSecret: own.ClientSecret}
-	return &ownTailnet{own, door, &tailscale.Client{BaseURL: base, Auth: auth, UserAgent: "tailscale-nri"}}, nil
+	return &ownTailnet{own, oauth, &tailscale.Client{BaseURL: base, Auth: auth, UserAgent: "tailscale-nri"}}, nil
 }
 
 func (t *ownTailnet) name() string        { return "your own tailnet, at " + t.APIURL }
@@ -114,7 +114,7 @@ func (t *ownTailnet) env() []string {
 }
 
 func (t *ownTailnet) peerKey(ctx context.Context, tags []string) (string, error) {
-	return t.door.NewAuthKey(ctx, nri.Node{Hostname: peerName, Tags: tags, Description: "tailscale-nri demo peer"})
+	return t.oauth.NewAuthKey(ctx, nri.Node{Hostname: peerName, Tags: tags, Description: "tailscale-nri demo peer"})
 }
 
 // devices are those that bear the demo's names: the others are none of its business.
@@ -132,4 +132,4 @@ func (t *ownTailnet) devices(ctx context.Context) ([]Device, error) {
 	return devices, nil
 }
 
-func (t *ownTailnet) delete(ctx context.Context, id string) error { return t.door.Delete(ctx, id) }
+func (t *ownTailnet) delete(ctx context.Context, id string) error { return t.oauth.Delete(ctx, id) }

@@ -92,7 +92,7 @@ func (c *canary) silence() time.Duration {
 	return longest
 }
 
-// leave wants the connection to be alive, and removes the pod.
+// leave checks that the connection is alive, and removes the pod.
 func (c *canary) leave(ctx context.Context) {
 	err := c.stream.AwaitMore(ctx, 10)
 	if closeErr := c.stream.Close(); err == nil {

@@ -80,7 +80,7 @@ func (l *life) sandbox(ctx context.Context) error {
 	return nil
 }
 
-// talk wants the peer's ping to be answered. There is a container in the pod, which is removed before its sandbox, as a
+// talk checks that the peer's ping is answered. The pod has a container, which is removed before its sandbox, as a
 // kubelet does it: containerd hangs for good if a plugin registers while it removes a sandbox that has some
 // (internal/cri/server/sandbox_remove.go: RemovePodSandbox and RemoveContainer inside of it both block a plugin's
 // synchronization, and a waiting writer bars the second reader).
@@ -134,7 +134,7 @@ func (l *life) again(ctx context.Context) error {
 	return nil
 }
 
-// administer does something to the device of a node that runs, and wants the node to be as after says of that device.
+// administer does something to the device of a node that runs, and waits until the node is as after says of that device.
 func (l *life) administer(ctx context.Context, id string, do func(context.Context, string) error, after func(was string) func(scene.Node) error) error {
 	node, err := l.watch.await(ctx, id, running)
 	if err != nil {
@@ -145,23 +145,23 @@ func (l *life) administer(ctx context.Context, id string, do func(context.Contex
 		return err
 	}
 	if l.number%4 == 0 {
-		return nil // the pod ends while it registers anew
+		return nil // the pod ends while it registers again
 	}
 	_, err = l.watch.await(ctx, id, after(node.NodeID))
 	return err
 }
 
-// loggedIn wants a node to run as the device it was, which has logged in anew.
+// loggedIn checks that a node runs as the device it was, which has logged in again.
 func (l *life) loggedIn(ctx context.Context) func(was string) func(scene.Node) error {
 	return func(was string) func(scene.Node) error {
 		return func(n scene.Node) error {
 			if n.NodeID != was {
-				return fmt.Errorf("expected device %s to log in anew, saw %s: %s", was, n.NodeID, n.Reason)
+				return fmt.Errorf("expected device %s to log in again, saw %s: %s", was, n.NodeID, n.Reason)
 			}
 			devices, err := l.plane.Devices(ctx)
 			for _, d := range devices {
 				if d.ID == was && d.Expired {
-					return fmt.Errorf("expected device %s to log in anew, its login is still expired, its node %s: %s", was, n.State, n.Reason)
+					return fmt.Errorf("expected device %s to log in again, its login is still expired, its node %s: %s", was, n.State, n.Reason)
 				}
 			}
 			return errors.Join(err, running(n))

@@ -93,7 +93,7 @@ func (r *run) endChild(ctx context.Context, child int, sig unix.Signal) error {
 	if err := unix.Kill(child, sig); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("ending process %d: %w", child, err)
 	}
-	return r.eventually(ctx, endPatience, func(context.Context) error {
+	return eventually(ctx, func(context.Context) error {
 		if err := r.alive(); err != nil {
 			if sig == unix.SIGTERM {
 				return nil
@@ -119,7 +119,7 @@ func (r *run) stopPlugin(ctx context.Context, sig unix.Signal) error {
 	if err := r.process.Load().End(bounded, sig); err != nil {
 		return err
 	}
-	return r.eventually(ctx, endPatience, func(context.Context) error { return r.gone(child) })
+	return eventually(ctx, func(context.Context) error { return r.gone(child) })
 }
 
 func (r *run) gone(pid int) error {

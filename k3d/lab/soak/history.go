@@ -66,7 +66,7 @@ func (c *history) device(sandboxID, device string) {
 	}
 }
 
-// find returns whose a trace is, as scene.Traces has it; nil if it is nobody's.
+// find returns whose a trace is, as scene.Traces has it; nil if it is no pod's.
 func (c *history) find(trace string) *podRecord {
 	i := slices.IndexFunc(c.records, func(r *podRecord) bool { return r.left(trace) })
 	if i < 0 {
@@ -75,7 +75,7 @@ func (c *history) find(trace string) *podRecord {
 	return c.records[i]
 }
 
-// has reports whether the trace is somebody's.
+// has reports whether the trace is a pod's.
 func (c *history) has(trace string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -154,13 +154,3 @@ func (k *kubelet) removeAll(ctx context.Context) error {
 		return err
 	})
 }
-
-// pause returns after d, or when ctx is done.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}

@@ -58,7 +58,7 @@ type event struct {
 	hold time.Duration // how long it lasts
 
 	signal unix.Signal    // of plugin and runtime
-	child  bool           // only the process that serves, if the plugin has one beside its parent
+	child  bool           // only the process that serves, if the plugin has one apart from its parent
 	outage control.Outage // of the control plane; if that is Up, it is the API's fault
 	fault  control.Fault
 }

@@ -87,7 +87,7 @@ var (
 	createdBy = regexp.MustCompile(`(?m)^created by (\S+)`)
 )
 
-// goroutines ends the serving process and reads its last words.
+// goroutines ends the serving process and reads the goroutines that it lists in its log.
 func (r *run) goroutines(ctx context.Context) (map[string]int, error) {
 	pid, log := r.serving(), r.process.Load().LogPath()
 	before, err := os.Stat(log)
@@ -97,7 +97,7 @@ func (r *run) goroutines(ctx context.Context) (map[string]int, error) {
 	if err := unix.Kill(pid, unix.SIGQUIT); err != nil {
 		return nil, fmt.Errorf("counting the goroutines of process %d: %w", pid, err)
 	}
-	if err := r.eventually(ctx, endPatience, func(context.Context) error { return r.gone(pid) }); err != nil {
+	if err := eventually(ctx, func(context.Context) error { return r.gone(pid) }); err != nil {
 		return nil, err
 	}
 	text, err := os.ReadFile(log)

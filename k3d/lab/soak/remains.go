@@ -16,7 +16,7 @@ import (
 type remains struct {
 	scene.Traces
 	mounts []string // mount points in the node
-	files  []string // beside the plugin's socket
+	files  []string // next to the plugin's socket
 }
 
 func (r *run) remains(ctx context.Context) (now remains, err error) {
@@ -70,8 +70,8 @@ func surplus(was, has []string) (more []string) {
 	return more
 }
 
-// withoutRuntimes is now without the network namespaces that containerd has made and told nobody of, since it was ended
-// meanwhile: they are of no pod, no ts0 is in them, and nobody but containerd could know of them.
+// withoutRuntimes is now without the network namespaces that containerd has made and not reported, since it was ended
+// meanwhile: they belong to no pod, no ts0 is in them, and only containerd could know of them.
 func (r *run) withoutRuntimes(ctx context.Context, now remains) (rest remains, left int) {
 	rest = now
 	rest.NetNS = nil
@@ -87,11 +87,11 @@ func (r *run) withoutRuntimes(ctx context.Context, now remains) (rest remains, l
 	return rest, left
 }
 
-// keptAfter is when only those pods are left whose removal containerd has told nobody: the plugin waits for a minute
+// keptAfter is when only those pods are left whose removal containerd has not reported: the plugin waits for a minute
 // before it gives up a pod that went without a word.
 const keptAfter = 75 * time.Second
 
-// settleAll is settle, but for pods whose end containerd has told nobody: it was ended between a sandbox's stop and its
+// settleAll is settle, but for pods whose end containerd has not reported: it was ended between a sandbox's stop and its
 // removal, and the plugin keeps such a pod for ten minutes, unless a list without it comes sooner. It gets one.
 func (r *run) settleAll(ctx context.Context, base remains) (leaks []string, err error) {
 	kept := 0
@@ -105,7 +105,7 @@ func (r *run) settleAll(ctx context.Context, base remains) (leaks []string, err 
 	if err != nil || kept == 0 {
 		return leaks, err
 	}
-	r.log("%d pods are kept, stopped, of whose removal containerd has told nobody: the plugin is started again", kept)
+	r.log("%d pods are kept, stopped, of whose removal containerd has not reported: the plugin is started again", kept)
 	if err := r.restart(ctx); err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 
 	"tailscale-nri/k3d/lab"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/k3d/lab/internal/wait"
 	"tailscale-nri/k3d/lab/scene"
 )
 
@@ -39,11 +40,11 @@ type Config struct {
 	LogLevel string
 	// Keep is where the logs go if anything is wrong; it is made. "" means a new directory for temporary files.
 	Keep string
-	// Out hears of progress and of the result; nil drops it.
+	// Out is where progress and the result are written; nil drops them.
 	Out io.Writer
 
-	// plant is called before the end, for a test to leave something behind.
-	plant func(context.Context, *scene.Scene) error
+	// leak is called before the end, for a test to leave something behind.
+	leak func(context.Context, *scene.Scene) error
 }
 
 func (c Config) withDefaults() Config {
@@ -138,8 +139,8 @@ func (r *run) all(ctx context.Context) (leaks []string, err error) {
 	if err := r.churnWithCanary(ctx); err != nil {
 		return nil, err
 	}
-	if r.cfg.plant != nil {
-		if err := r.cfg.plant(ctx, r.scene); err != nil {
+	if r.cfg.leak != nil {
+		if err := r.cfg.leak(ctx, r.scene); err != nil {
 			return nil, err
 		}
 	}
@@ -157,7 +158,7 @@ func (r *run) all(ctx context.Context) (leaks []string, err error) {
 	return append(leaks, last.above(base)...), nil
 }
 
-// seen takes in what the plugin says of a node.
+// seen records what the plugin says of a node.
 func (r *run) seen(n scene.Node) {
 	r.history.device(n.SandboxID, n.NodeID)
 	if w := r.canary.Load(); w != nil {
@@ -287,12 +288,12 @@ func (r *run) cycles(ctx context.Context, cycles []cycle, until time.Time, begin
 
 const tooMany = 10
 
-// calmDown ends all faults, and wants the plugin to be there.
+// calmDown ends all faults, and waits for the plugin to answer.
 func (r *run) calmDown(ctx context.Context) error {
 	if err := errors.Join(r.plane.SetOutage(ctx, control.Up), r.plane.ClearFaults(ctx)); err != nil {
 		return err
 	}
-	return r.eventually(ctx, endPatience, func(ctx context.Context) error {
+	return eventually(ctx, func(ctx context.Context) error {
 		_, err := r.scene.Status(ctx)
 		return err
 	})
@@ -327,11 +328,12 @@ func (r *run) keepLogs() (dir string, err error) {
 	return dir, err
 }
 
-// eventually asks check until it answers nil, and returns its last answer when the time is over.
-func (r *run) eventually(ctx context.Context, within time.Duration, check func(context.Context) error) error {
-	for deadline := time.Now().Add(within); ; pause(ctx, pollInterval) {
-		if err := check(ctx); err == nil || ctx.Err() != nil || time.Now().After(deadline) {
-			return err
-		}
-	}
+// pause waits for d, or for the end of ctx, which what follows finds out.
+func pause(ctx context.Context, d time.Duration) { _ = wait.Pause(ctx, d) }
+
+// eventually waits for check to return nil, or for endPatience.
+func eventually(ctx context.Context, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, endPatience)
+	defer cancel()
+	return wait.Until(ctx, pollInterval, check)
 }

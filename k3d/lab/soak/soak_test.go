@@ -21,7 +21,7 @@ func TestFindsLeaks(t *testing.T) {
 	cfg := Config{
 		Lab: lab.Config{Name: "tsnri-sl"}, Cycles: 4, Parallel: 2, Settle: 10 * time.Second, Keep: t.TempDir(), Out: &out,
 	}
-	cfg.plant = func(ctx context.Context, s *scene.Scene) error {
+	cfg.leak = func(ctx context.Context, s *scene.Scene) error {
 		_, err := s.Lab.InNode(ctx, "sh", "-ec", `ip link add vetht0123456789 type veth peer name planted
 			ip netns add planted; ip netns add runtimes; ip -n planted link add ts0 type veth peer name other
 			mkdir -p /var/lib/tailscale-nri/uid-soak-2 /run/planted; touch /run/tailscale-nri/planted

@@ -5,16 +5,16 @@ package soak
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
+	"tailscale-nri/k3d/lab/internal/wait"
 	"tailscale-nri/k3d/lab/scene"
 )
 
 const (
 	// pollInterval is how often the plugin is asked for its status, by one asker for all that wait.
 	pollInterval = 50 * time.Millisecond
-	// patience bounds what must happen in the end, whatever goes wrong meanwhile. It is no expectation.
+	// patience bounds what must happen in the end, whatever goes wrong meanwhile. It is not an expectation.
 	patience = 3 * time.Minute
 )
 
@@ -23,13 +23,11 @@ type watch struct {
 	scene *scene.Scene
 	seen  func(scene.Node)
 
-	mu      sync.Mutex
-	nodes   map[string]scene.Node // by sandbox, of the last answer
-	changed chan struct{}         // closed at the next answer
+	nodes wait.Latest[map[string]scene.Node] // by sandbox
 }
 
 func newWatch(scene *scene.Scene, seen func(scene.Node)) *watch {
-	return &watch{scene: scene, seen: seen, changed: make(chan struct{})}
+	return &watch{scene: scene, seen: seen}
 }
 
 // run asks until ctx is done. A plugin that is not there is asked again.
@@ -54,39 +52,24 @@ func (w *watch) tell(nodes []scene.Node) {
 		w.seen(n)
 		byID[n.SandboxID] = n
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.nodes = byID
-	close(w.changed)
-	w.changed = make(chan struct{})
+	w.nodes.Set(byID)
 }
 
-// await returns the sandbox's node as soon as an answer from now on has it as want wants it.
-func (w *watch) await(ctx context.Context, sandboxID string, want func(scene.Node) error) (scene.Node, error) {
+// await returns the sandbox's node as soon as want accepts it in an answer from now on.
+func (w *watch) await(ctx context.Context, sandboxID string, want func(scene.Node) error) (node scene.Node, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	last := fmt.Errorf("no answer of the plugin")
-	for {
-		w.mu.Lock()
-		changed := w.changed
-		w.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return scene.Node{}, fmt.Errorf("%w (given up: %w)", last, context.Cause(ctx))
+	err = w.nodes.Until(ctx, func(nodes map[string]scene.Node) error {
+		var known bool
+		if node, known = nodes[sandboxID]; !known {
+			return fmt.Errorf("the plugin knows no node of sandbox %.12s", sandboxID)
 		}
-		w.mu.Lock()
-		node, known := w.nodes[sandboxID]
-		w.mu.Unlock()
-		if !known {
-			last = fmt.Errorf("the plugin knows no node of sandbox %.12s", sandboxID)
-		} else if last = want(node); last == nil {
-			return node, nil
-		}
-	}
+		return want(node)
+	})
+	return node, err
 }
 
-// running wants a node to be in the tailnet.
+// running checks that a node is in the tailnet.
 func running(n scene.Node) error {
 	if n.State != "Running" || len(n.Addresses) == 0 {
 		return fmt.Errorf("expected state Running with addresses, saw %s %v: %s", n.State, n.Addresses, n.Reason)
@@ -94,7 +77,7 @@ func running(n scene.Node) error {
 	return nil
 }
 
-// another wants a node to be in the tailnet, and not as the device it was.
+// another checks that a node is in the tailnet, and not as the device it was.
 func another(was string) func(scene.Node) error {
 	return func(n scene.Node) error {
 		if n.NodeID == was {

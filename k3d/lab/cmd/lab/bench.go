@@ -17,7 +17,7 @@ import (
 	"tailscale-nri/k3d/lab/bench"
 )
 
-// benchmark measures on labs of its own and writes Build/bench.json and Build/bench.txt beside the table.
+// benchmark measures on labs of its own and writes a table, Build/bench.json and Build/bench.txt.
 func benchmark(ctx context.Context, args []string) (failed error) {
 	cfg := bench.Config{Lab: config(), Table: os.Stdout}
 	cfg.Lab.Name = cmp.Or(cfg.Lab.Name, "tsnri-bench")

@@ -15,13 +15,13 @@ import (
 	"tailscale-nri/k3d/lab/blackout"
 )
 
-// measureGaps measures on two labs of its own and writes a line of JSON for each figure beside the table.
+// measureGaps measures on two labs of its own and writes a table, and a line of JSON for each figure.
 func measureGaps(ctx context.Context, args []string) error {
 	cfg := blackout.Config{Lab: config(), Table: os.Stdout, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	cfg.Lab.Name = cmp.Or(cfg.Lab.Name, "tsnri-blackout")
 	cfg.Lab.Logger = nil
 	flags := flag.NewFlagSet("blackout", flag.ContinueOnError)
-	flags.IntVar(&cfg.Pods, "pods", 0, "the greater number of pods, beside 1 (50)")
+	flags.IntVar(&cfg.Pods, "pods", 0, "the greater number of pods; the other is 1 (50)")
 	flags.IntVar(&cfg.Rounds, "rounds", 0, "rounds of each event (5 with one pod, 3 with many)")
 	flags.DurationVar(&cfg.Every, "every", 0, "time between two packets of a flow with many pods (20ms)")
 	only := flags.String("events", "", "events, comma separated: kill9, term, containerd, control (all)")

@@ -10,16 +10,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/internal/quantile"
 	"tailscale-nri/k3d/lab/kube"
 	"tailscale-nri/k3d/lab/kube/install"
 )
 
 const clusterUsage = `lab cluster COMMAND
-  up                 end what is there and start anew: two nodes of Kubernetes, a tailnet with a peer, the plugin deployed
+  up                 end what is there and start two nodes of Kubernetes, a tailnet with a peer, the plugin deployed
   kubectl ARG...     kubectl, as the cluster's administrator
   starts [-pods N] [-node n1|n2]
                      measure how long pods take to start, with the annotation and without it, in turns
@@ -65,7 +65,7 @@ func clusterUp(ctx context.Context, cfg kube.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := furnish(ctx, running, deploy); err != nil {
+	if err := installTailnet(ctx, running, deploy); err != nil {
 		return errors.Join(err, running.Down())
 	}
 	binary, err := os.Executable()
@@ -89,8 +89,8 @@ const clusterHints = `The cluster is up, with tailscale-nri on its two nodes; ma
 The nodes have an installation each, which differ; k3d/lab/README.md says how, and how to break things.
 `
 
-// furnish gives a cluster its tailnet, with a peer, and deploys the plugin.
-func furnish(ctx context.Context, running *kube.Cluster, deploy string) error {
+// installTailnet gives a cluster its tailnet, with a peer, and deploys the plugin.
+func installTailnet(ctx context.Context, running *kube.Cluster, deploy string) error {
 	plane, err := running.Lab.StartControl(ctx)
 	if err != nil {
 		return err
@@ -133,9 +133,8 @@ func measureStarts(ctx context.Context, running *kube.Cluster, args []string) er
 		for _, s := range starts {
 			took = append(took, of(s))
 		}
-		slices.Sort(took)
-		at := func(p int) time.Duration { return took[(len(took)-1)*p/100].Round(time.Millisecond) }
-		return fmt.Sprintf("%s\t%v\t%v\t%v\t%v", name, at(0), at(50), at(95), at(100))
+		at := func(q float64) time.Duration { return quantile.Of(took, q).Round(time.Millisecond) }
+		return fmt.Sprintf("%s\t%v\t%v\t%v\t%v", name, at(0), at(0.5), at(0.95), at(1))
 	}
 	container := func(s kube.Start) time.Duration { return s.Container }
 	ready := func(s kube.Start) time.Duration { return s.Ready }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Command lab starts and ends a lab (package lab) and lets one look around in it. Its subcommand control is what the
+// Command lab starts and ends a lab (package lab) and looks around in it. Its subcommand control is what the
 // lab itself runs. It does not build anything and runs no tests.
 package main
 
@@ -18,7 +18,7 @@ import (
 )
 
 const usage = `lab COMMAND
-  up                         end what is there and start anew: containerd, control plane
+  up                         end what is there and start containerd and a control plane
   cluster up|kubectl|starts|down
                              Kubernetes: two nodes and a tailnet
   demo                       play the whole of it on a new lab; KEEP=1 leaves it up

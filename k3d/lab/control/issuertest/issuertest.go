@@ -3,7 +3,7 @@
 // Package issuertest is an issuer of tokens for tests, as a Kubernetes API
 // server is one for its ServiceAccounts.
 //
-// The package serves nothing: whoever needs the keys at a URL serves them.
+// The package does not serve: a test that needs the keys at a URL serves them.
 package issuertest
 
 import (

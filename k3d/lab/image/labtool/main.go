@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 // Command labtool is all that the lab's pods run: one static binary that serves and asks, for the tests and the demo
-// to see what passes through the tailnet. It is no tool for anything else: it trusts its input and has no TLS.
+// to see what passes through the tailnet. It trusts its input, has no TLS, and does not measure throughput: iperf3 does.
 package main
 
 import (
 	"cmp"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -15,23 +14,23 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
 const usage = `labtool COMMAND [FLAGS] [ARGUMENT]
-  all                      serve, echo and sink on their ports, until a signal comes
+  all                      serve and echo on their ports, until a signal comes
   serve [ADDR]             HTTP on ADDR (:8080): who asks whom, and the interfaces' addresses, as JSON
   echo [ADDR]              TCP and UDP echo on ADDR (:7)
-  sink [ADDR]              receives TCP on ADDR (:5201) and tells each sender what came
   get [-timeout D] [-retry D] URL
                            HTTP GET; prints the body. With -retry, again that often until one is answered
   stream [-every D] [-for D] ADDR
                            one TCP connection to an echo: a line for each answer, exit 1 when it breaks
-  send [-for D] [-streams N] ADDR
-                           TCP to a sink, as fast as it goes; prints bytes and seconds as JSON
-  udp [-count N] [-size N] [-every D] ADDR
-                           UDP to an echo; prints how many came back, as JSON
-  rr [-udp] [-for D] ADDR
-                           one byte to an echo and back, again and again; prints the time that takes, as JSON
+  rr [-udp] [-size N] [-for D] ADDR
+                           N bytes to an echo and back, again and again; prints how many answers came, how many did not,
+                           and the time that they took, as JSON
   proxy [ADDR]             HTTP proxy on ADDR (:3128) that wants the user and password of PROXY_AUTH (user:password) and
                            says whom it was asked for
   ping [-count N] [-size N] [-timeout D] ADDR
@@ -45,7 +44,7 @@ const usage = `labtool COMMAND [FLAGS] [ARGUMENT]
 type options struct {
 	timeout, every, span time.Duration
 	retry                time.Duration
-	count, size, streams int
+	count, size          int
 	datagrams            bool
 	out                  io.Writer
 }
@@ -56,17 +55,14 @@ type command struct {
 	defaultArg string // "" where there is none
 }
 
-const servePort, echoPort, sinkPort = ":8080", ":7", ":5201"
+const servePort, echoPort = ":8080", ":7"
 
 var commands = map[string]command{
 	"all":    {all, " "},
 	"serve":  {serve, servePort},
 	"echo":   {echo, echoPort},
-	"sink":   {sink, sinkPort},
 	"get":    {get, ""},
 	"stream": {stream, ""},
-	"send":   {send, ""},
-	"udp":    {udp, ""},
 	"rr":     {rr, ""},
 	"proxy":  {proxy, ":3128"},
 	"ping":   {ping, ""},
@@ -97,7 +93,6 @@ func run(ctx context.Context, args []string) error {
 	flags.DurationVar(&opt.retry, "retry", 0, "how long to wait for one of several tries; 0 means that there is one")
 	flags.IntVar(&opt.count, "count", 1, "number of messages")
 	flags.IntVar(&opt.size, "size", 56, "payload in bytes")
-	flags.IntVar(&opt.streams, "streams", 1, "number of connections")
 	flags.BoolVar(&opt.datagrams, "udp", false, "UDP in place of TCP")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
@@ -111,23 +106,10 @@ func run(ctx context.Context, args []string) error {
 
 // all serves everything on the usual ports.
 func all(ctx context.Context, opt options, _ string) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ended := make(chan error)
-	servers := []func() error{
-		func() error { return serve(ctx, opt, servePort) },
-		func() error { return echo(ctx, opt, echoPort) },
-		func() error { return sink(ctx, opt, sinkPort) },
-	}
-	for _, server := range servers {
-		go func() { ended <- server() }()
-	}
-	err := <-ended
-	cancel()
-	for range servers[1:] {
-		err = errors.Join(err, <-ended)
-	}
-	return err
+	servers, ctx := errgroup.WithContext(ctx)
+	servers.Go(func() error { return serve(ctx, opt, servePort) })
+	servers.Go(func() error { return echo(ctx, opt, echoPort) })
+	return servers.Wait()
 }
 
 func sleep(ctx context.Context, _ options, arg string) error {
@@ -135,16 +117,6 @@ func sleep(ctx context.Context, _ options, arg string) error {
 	if err != nil {
 		return err
 	}
-	pause(ctx, d)
+	_ = wait.Pause(ctx, d) // a signal is not a failure
 	return nil
-}
-
-// pause returns after d, or when ctx is done.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }

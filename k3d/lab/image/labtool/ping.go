@@ -5,18 +5,28 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"time"
+
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+
+	"tailscale-nri/k3d/lab/internal/wait"
 )
 
-// Types of ICMP (RFC 792) and ICMPv6 (RFC 4443) echo messages.
-const (
-	echoRequest4, echoReply4 = 8, 0
-	echoRequest6, echoReply6 = 128, 129
+// echoKind are the messages of one family.
+type echoKind struct {
+	network        string
+	request, reply icmp.Type
+}
+
+var (
+	echo4 = echoKind{"ip4:icmp", ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply}
+	echo6 = echoKind{"ip6:ipv6-icmp", ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply}
 )
 
 // ping sends echo requests on a raw socket, which a container's CAP_NET_RAW allows.
@@ -25,31 +35,34 @@ func ping(ctx context.Context, opt options, arg string) error {
 	if err != nil {
 		return err
 	}
-	network, request, reply := "ip4:icmp", byte(echoRequest4), byte(echoReply4)
+	kind := echo4
 	if addr.Is6() {
-		network, request, reply = "ip6:ipv6-icmp", echoRequest6, echoReply6
+		kind = echo6
 	}
-	dialed, err := net.Dial(network, arg)
+	dialed, err := net.Dial(kind.network, arg)
 	if err != nil {
 		return err
 	}
 	conn := dialed.(*net.IPConn)
 	defer conn.Close()
 	for n := 1; n <= opt.count && ctx.Err() == nil; n++ {
-		took, err := pingOnce(conn, opt, request, reply, uint16(n))
+		took, err := pingOnce(conn, opt, kind, &icmp.Echo{ID: os.Getpid() & 0xffff, Seq: n, Data: make([]byte, opt.size)})
 		if err != nil {
 			return fmt.Errorf("ping %d to %s: %w", n, arg, err)
 		}
 		fmt.Fprintln(opt.out, n, took.Round(time.Microsecond))
 		if n < opt.count {
-			pause(ctx, opt.every)
+			_ = wait.Pause(ctx, opt.every)
 		}
 	}
 	return ctx.Err()
 }
 
-func pingOnce(conn *net.IPConn, opt options, request, reply byte, seq uint16) (time.Duration, error) {
-	message := echoMessage(request, uint16(os.Getpid()), seq, opt.size)
+func pingOnce(conn *net.IPConn, opt options, kind echoKind, echo *icmp.Echo) (time.Duration, error) {
+	message, err := (&icmp.Message{Type: kind.request, Body: echo}).Marshal(nil)
+	if err != nil {
+		return 0, err
+	}
 	begin := time.Now()
 	conn.SetDeadline(begin.Add(opt.timeout))
 	if _, err := conn.Write(message); err != nil {
@@ -61,39 +74,13 @@ func pingOnce(conn *net.IPConn, opt options, request, reply byte, seq uint16) (t
 		if err != nil {
 			return 0, err
 		}
-		// All but the type and the checksum comes back as it went; anything else is not ours.
-		if n == len(message) && buf[0] == reply && bytes.Equal(buf[4:n], message[4:]) {
+		got, err := icmp.ParseMessage(kind.reply.Protocol(), buf[:n])
+		if err != nil || got.Type != kind.reply {
+			continue // a message of another kind
+		}
+		reply, ok := got.Body.(*icmp.Echo)
+		if ok && reply.ID == echo.ID && reply.Seq == echo.Seq && bytes.Equal(reply.Data, echo.Data) {
 			return time.Since(begin), nil
 		}
 	}
-}
-
-// echoMessage leaves the checksum of ICMPv6 to the kernel, which knows the source address (RFC 3542, 3.1).
-func echoMessage(kind byte, id, seq uint16, size int) []byte {
-	m := make([]byte, 8+size)
-	m[0] = kind
-	binary.BigEndian.PutUint16(m[4:], id)
-	binary.BigEndian.PutUint16(m[6:], seq)
-	for i := range size {
-		m[8+i] = byte(i)
-	}
-	if kind == echoRequest4 {
-		binary.BigEndian.PutUint16(m[2:], checksum(m))
-	}
-	return m
-}
-
-// checksum of RFC 1071.
-func checksum(b []byte) uint16 {
-	var sum uint32
-	for ; len(b) > 1; b = b[2:] {
-		sum += uint32(binary.BigEndian.Uint16(b))
-	}
-	if len(b) == 1 {
-		sum += uint32(b[0]) << 8
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return ^uint16(sum)
 }

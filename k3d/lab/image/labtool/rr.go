@@ -6,10 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"os"
-	"slices"
 	"time"
+
+	"tailscale-nri/k3d/lab/internal/quantile"
 )
 
 // roundTrips is what rr prints; times are in microseconds.
@@ -18,8 +20,8 @@ type roundTrips struct {
 	P50, P99      float64
 }
 
-// rr asks an echo for one byte at a time, the next when the last is answered. A datagram that is lost is waited for
-// until the time-out and counted.
+// rr sends a message to an echo, the next when the last is answered. A datagram that is lost is waited for until the
+// time-out and counted.
 func rr(ctx context.Context, opt options, addr string) error {
 	network := "tcp"
 	if opt.datagrams {
@@ -32,13 +34,13 @@ func rr(ctx context.Context, opt options, addr string) error {
 	defer conn.Close()
 	var took []time.Duration
 	var r roundTrips
-	buf := []byte{0}
+	buf := make([]byte, max(1, opt.size))
 	for end := time.Now().Add(opt.span); time.Now().Before(end) && ctx.Err() == nil; {
 		begin := time.Now()
 		conn.SetDeadline(begin.Add(opt.timeout))
 		_, err := conn.Write(buf)
 		if err == nil {
-			_, err = conn.Read(buf)
+			_, err = io.ReadFull(conn, buf)
 		}
 		switch {
 		case err == nil:
@@ -52,8 +54,7 @@ func rr(ctx context.Context, opt options, addr string) error {
 	if len(took) == 0 {
 		return errors.New("no answer")
 	}
-	slices.Sort(took)
-	micros := func(q float64) float64 { return float64(took[int(q*float64(len(took)-1))]) / float64(time.Microsecond) }
+	micros := func(q float64) float64 { return float64(quantile.Of(took, q)) / float64(time.Microsecond) }
 	r.Answers, r.P50, r.P99 = len(took), micros(0.5), micros(0.99)
 	return json.NewEncoder(opt.out).Encode(r)
 }

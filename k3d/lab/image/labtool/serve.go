@@ -11,9 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // answer is what serve says to each request.
@@ -97,21 +94,8 @@ func echo(ctx context.Context, opt options, addr string) error {
 		return err
 	}
 	defer packets.Close()
-	widen(packets.(*net.UDPConn))
 	go echoPackets(packets)
 	return accept(ctx, opt, "echo", addr, func(conn net.Conn) { _, _ = io.Copy(conn, conn) })
-}
-
-// widen makes room for 4 MiB of packets that have not been read yet, so that what is lost is lost on the way.
-// SO_RCVBUFFORCE goes beyond net.core.rmem_max and takes CAP_NET_ADMIN (socket(7)); where that is missing, the usual
-// room has to do.
-func widen(conn *net.UDPConn) {
-	const room = 4 << 20
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room) })
 }
 
 func echoPackets(packets net.PacketConn) {
@@ -125,15 +109,6 @@ func echoPackets(packets net.PacketConn) {
 			_, _ = packets.WriteTo(buf[:n], from) // a loss, as any other
 		}
 	}
-}
-
-// sink receives until the sender has no more, and tells it what came.
-func sink(ctx context.Context, opt options, addr string) error {
-	return accept(ctx, opt, "sink", addr, func(conn net.Conn) {
-		begin := time.Now()
-		n, _ := io.Copy(io.Discard, conn)
-		json.NewEncoder(conn).Encode(result{Bytes: n, Seconds: time.Since(begin).Seconds()})
-	})
 }
 
 // accept hands each connection to serve on a goroutine of its own and closes it afterwards.

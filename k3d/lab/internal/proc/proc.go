@@ -43,7 +43,7 @@ func CPUTime(pids ...int) (sum time.Duration, err error) {
 	return sum, nil
 }
 
-// MachineTime is what the machine was busy for so far, whoever kept it so: all but idle and iowait. Work in softirqs,
+// MachineTime is how long the machine was busy so far, for any process: all but idle and iowait. Work in softirqs,
 // which belongs to no process, is in it.
 func MachineTime() (time.Duration, error) {
 	fs, err := procfs.NewDefaultFS()

@@ -31,7 +31,7 @@ func TestCluster(t *testing.T) {
 	s.play("Kubernetes shows what becomes of pods' nodes", kubernetesStatus)
 	s.play("a pod forwards to another for peers on two other hosts", routers)
 	s.play("a pod in a user namespace of its own", userNamespace)
-	s.play("beside a tailscaled of the node's own", hostTailscaled)
+	s.play("with a tailscaled of the node's own", hostTailscaled)
 	s.play("the DaemonSet is rolled under traffic", roll)
 	s.play("a configuration that is wrong says so and costs no pod", badConfiguration)
 	s.play("a pod that fails closed waits for the plugin", absent)

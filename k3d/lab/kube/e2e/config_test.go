@@ -11,7 +11,7 @@ import (
 )
 
 // badConfiguration makes the mistakes that a user makes, and reads what is said of each where he looks for it. The pod
-// that is there is reached all the time, and one that is new comes up when the mistake is mended.
+// that is there is reached all the time, and one that is new comes up when the mistake is fixed.
 func badConfiguration(s *stage) {
 	s.apply(podSpec{name: "a", node: "n1", annotations: enabled()}.object())
 	s.awaitReady("a")

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// machine is what a cluster might change of this machine, beside what lab.Remains looks for: files by their names, and
+// machine is what a cluster might change of this machine and lab.Remains does not look for: files by their names, and
 // settings of the kernel that no namespace has its own of, by their values.
 type machine map[string]string
 

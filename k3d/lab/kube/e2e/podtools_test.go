@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// podTools has somebody look into a pod's node through the agent beside it, as kubectl exec does: with the container's
+// podTools looks into a pod's node through the agent on its node, as kubectl exec does: with the container's
 // capabilities, seccomp profile and mounts.
 func podTools(s *stage) {
 	nodes := s.pair("a", "b")
@@ -62,7 +62,7 @@ func (s *stage) capture(args []string, nodes []tailnetNode) {
 	if err := cmd.Wait(); err == nil {
 		s.t.Error(errors.New("kubectl has ended before it was killed"))
 	}
-	// containerd goes on holding the pipe. Once that is full, the capture takes half a minute to see that nobody reads.
+	// containerd goes on holding the pipe. Once that is full, the capture takes half a minute to see that its output is not read.
 	s.eventually(func() error {
 		s.reaches("a", nodes[0].IP4(), nodes[1].IP4())
 		return taps(0)()

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// policyFile has the kubelet mount a policy beside the variables. A pod gets its node by its label, another is refused
+// policyFile has the kubelet mount a policy file. A pod gets its node by its label, another is refused
 // where its user looks, and a changed policy counts without another start of the process.
 func policyFile(s *stage) {
 	agent, err := s.agent("n1")

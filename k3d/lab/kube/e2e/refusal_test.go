@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// invalidAnnotation shows where its user looks, and the pod starts once it is mended.
+// invalidAnnotation shows where its user looks, and the pod starts once it is fixed.
 func invalidAnnotation(s *stage) {
 	wrong := podSpec{name: "wrong", node: "n2", annotations: enabled("tailscale.com/tags", "nonsense")}
 	s.apply(wrong.object())
@@ -19,7 +19,7 @@ func invalidAnnotation(s *stage) {
 		}
 		return says(out, `annotation tailscale.com/tags is "nonsense"`, "write tags as tag:name", "FailedCreatePodSandBox")
 	})
-	// The annotations of a pod that has none of its containers yet count anew at the kubelet's next try.
+	// The annotations of a pod that has none of its containers yet count again at the kubelet's next try.
 	s.kubectl("annotate", "--overwrite", "pod", "wrong", "tailscale.com/tags=tag:k8s-pod")
 	s.awaitReady("wrong")
 	s.awaitRunning("wrong")

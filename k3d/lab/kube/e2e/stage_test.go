@@ -15,11 +15,12 @@ import (
 	"time"
 
 	"tailscale-nri/k3d/lab"
+	"tailscale-nri/k3d/lab/internal/wait"
 	"tailscale-nri/k3d/lab/kube"
 )
 
 const (
-	// patience bounds a step; it is no expectation. A kubelet backs off up to a minute before it tries again.
+	// patience bounds a step; it is not an expectation. A kubelet backs off up to a minute before it tries again.
 	patience = 3 * time.Minute
 	// askPatience is how long labtool waits for its first answer. Two nodes that greet each other in the same instant
 	// wait 5 s for their second handshake (WireGuard).
@@ -141,7 +142,7 @@ func (s *stage) apply(objects ...object) {
 	})
 }
 
-// eventually asks check until it answers nil.
+// eventually waits for check to return nil.
 func (s *stage) eventually(check func() error) {
 	s.t.Helper()
 	s.within(patience, check)
@@ -149,20 +150,9 @@ func (s *stage) eventually(check func() error) {
 
 func (s *stage) within(limit time.Duration, check func() error) {
 	s.t.Helper()
-	deadline := time.After(limit)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-s.ctx.Done():
-			s.t.Fatal(err)
-		case <-deadline:
-			s.t.Fatal(err)
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
+	ctx, cancel := context.WithTimeout(s.ctx, limit)
+	defer cancel()
+	s.must(wait.Until(ctx, 200*time.Millisecond, func(context.Context) error { return check() }))
 }
 
 // awaitReady returns when pods, as kubectl takes them, are ready.

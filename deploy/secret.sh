@@ -50,7 +50,7 @@ fi
 
 # With the labels that it is to have: without them it could not hold agents between this and the overlay's apply.
 "$@" apply -f deploy/base/namespace.yaml
-# The whole Secret anew: of the other way into the tailnet nothing is to be left. Proxies stay, which with a password have
+# The whole Secret is replaced: nothing of the other way into the tailnet may be left. Proxies stay, which with a password have
 # their place there too.
 kept=$(proxies "$@")
 printf '%s\n%s\n' "$(credentials)" "$kept" | grep . | "$@" -n tailscale-nri create secret generic "$secret" --from-env-file=/dev/stdin --dry-run=client -o yaml |

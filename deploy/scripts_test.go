@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package k3d
+package deploy
 
 import (
 	"os"
@@ -13,9 +13,9 @@ import (
 	"testing"
 )
 
-// kubectl writes down how it is called and what it is handed, and answers as the environment tells it: the names of an
+// kubectlStub writes down how it is called and what it is handed, and answers as the environment tells it: the names of an
 // agent's nodes on the first call of its status, and none on the second.
-const kubectl = `#!/bin/sh
+const kubectlStub = `#!/bin/sh
 echo "$*" >>"$DIR/calls"
 case "$*" in
 *kustomize*) echo "$RENDERED" ;;
@@ -37,12 +37,12 @@ case "$*" in
 esac
 `
 
-// run runs a program of ours with that kubectl first in its PATH, and returns what it has said and the files that kubectl
+// runStubbed runs a program of ours with that kubectl first in its PATH, and returns what it has said and the files that kubectl
 // has written.
-func run(t *testing.T, env []string, program string, args ...string) (said string, file func(string) string, err error) {
+func runStubbed(t *testing.T, env []string, program string, args ...string) (said string, file func(string) string, err error) {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "kubectl"), []byte(kubectl), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "kubectl"), []byte(kubectlStub), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(program, args...)
@@ -84,7 +84,7 @@ func TestSecret(t *testing.T) {
 		{[]string{`RENDERED=TS_OAUTH_CLIENT_ID: ""`}, "", "TS_OAUTH_CLIENT_ID in an/overlay is empty", true},
 		{[]string{"TS_AUTHKEY=" + key, "SERVER_SILENT=1"}, "", "", true},
 	} {
-		said, file, err := run(t, tt.env, "k3d/secret.sh", "an/overlay", "kubectl")
+		said, file, err := runStubbed(t, tt.env, "deploy/secret.sh", "an/overlay", "kubectl")
 		if (err != nil) != tt.fails || file("stdin") != tt.stdin || !strings.Contains(said, tt.says) {
 			t.Errorf("%q: %v, kubectl read %q, want %q; said %q", tt.env, err, file("stdin"), tt.stdin, said)
 		}
@@ -120,7 +120,7 @@ func TestDeploy(t *testing.T) {
 		},
 		{env: []string{rendered}, says: "no credentials", fails: true, untouched: true},
 	} {
-		said, file, err := run(t, tt.env, "make", append([]string{"--no-print-directory", "deploy"}, tt.args...)...)
+		said, file, err := runStubbed(t, tt.env, "make", append([]string{"--no-print-directory", "deploy"}, tt.args...)...)
 		if (err != nil) != tt.fails || !strings.Contains(said, tt.says) {
 			t.Errorf("%q %q: %v, said %q, want %q", tt.env, tt.args, err, said, tt.says)
 		}
@@ -139,7 +139,7 @@ func TestLoad(t *testing.T) {
 	for target, want := range map[string][]string{
 		"k3d-load": {"k3d-image arm64"}, "image": {"image-out amd64", "image-out arm64"}, "lab-image": {"lab-image " + runtime.GOARCH},
 	} {
-		said, _, err := run(t, nil, "make", "-n", target, "K3D_ARCH=arm64")
+		said, _, err := runStubbed(t, nil, "make", "-n", target, "K3D_ARCH=arm64")
 		var got []string
 		for _, match := range built.FindAllStringSubmatch(said, -1) {
 			got = append(got, match[1]+" "+match[2])
@@ -156,7 +156,7 @@ func TestLoad(t *testing.T) {
 
 // TestLeave: the cluster is not deleted before the samples' devices are.
 func TestLeave(t *testing.T) {
-	said, file, err := run(t, nil, "k3d/leave.sh", "kubectl")
+	said, file, err := runStubbed(t, nil, "k3d/leave.sh", "kubectl")
 	if err != nil {
 		t.Fatalf("%v: %s", err, said)
 	}
@@ -168,7 +168,7 @@ func TestLeave(t *testing.T) {
 		t.Errorf("asked %d times; the second answer is that no node is left\n%s", asked, file("calls"))
 	}
 	for _, silent := range []string{"AGENT_SILENT=1", "SERVER_SILENT=1"} {
-		if said, _, err := run(t, []string{silent}, "k3d/leave.sh", "kubectl"); err == nil {
+		if said, _, err := runStubbed(t, []string{silent}, "k3d/leave.sh", "kubectl"); err == nil {
 			t.Errorf("%s: silence was taken for no nodes: %s", silent, said)
 		}
 	}
@@ -199,7 +199,7 @@ func TestRollout(t *testing.T) {
 		{"an earlier generation", []string{oneNode, "OBSERVED=1", "PODS=pod a new n1 ready=True"}, []string{"controller is behind"}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			said, _, err := run(t, append(tt.env, "WAIT=0"), "k3d/rollout.sh", "kubectl")
+			said, _, err := runStubbed(t, append(tt.env, "WAIT=0"), "deploy/rollout.sh", "kubectl")
 			if (err != nil) != tt.fails {
 				t.Errorf("%v, said %q", err, said)
 			}
@@ -215,12 +215,12 @@ func TestRollout(t *testing.T) {
 	}
 }
 
-// TestName: no two developers' clusters have the same name by default, whatever they are called, and a cluster keeps the
+// TestClusterName: no two developers' clusters have the same name by default, whatever they are called, and a cluster keeps the
 // one that it has.
-func TestName(t *testing.T) {
+func TestClusterName(t *testing.T) {
 	name := func(cluster string, env ...string) string {
 		t.Helper()
-		said, _, err := run(t, append(env, "K3D_CLUSTER="+cluster), "k3d/name.sh", "kubectl")
+		said, _, err := runStubbed(t, append(env, "K3D_CLUSTER="+cluster), "deploy/name.sh", "kubectl")
 		if err != nil {
 			t.Fatalf("%v: %s", err, said)
 		}

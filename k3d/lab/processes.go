@@ -16,22 +16,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// members finds the processes that belong to a lab.
-type members struct {
+// processes finds the processes that belong to a lab.
+type processes struct {
 	namespaces []os.FileInfo // of Dir/ns, compared by device and inode
 	cgroup     string        // "/NAME/", an element of their cgroup's path
 }
 
-func (c Config) members() members {
-	m := members{cgroup: "/" + c.Name + "/"}
+func (c Config) processes() processes {
+	p := processes{cgroup: "/" + c.Name + "/"}
 	files, _ := filepath.Glob(c.nsFile("*"))
 	for _, file := range files {
 		// A plain file is what a namespace leaves that was never made.
 		if info, err := os.Stat(file); err == nil && isNamespace(file) {
-			m.namespaces = append(m.namespaces, info)
+			p.namespaces = append(p.namespaces, info)
 		}
 	}
-	return m
+	return p
 }
 
 func isNamespace(file string) bool {
@@ -41,7 +41,7 @@ func isNamespace(file string) bool {
 
 // has says whether a process is in one of the lab's namespaces or cgroups. One without an executable has ended and
 // waits for its parent, or is the kernel's.
-func (m members) has(pid int) bool {
+func (p processes) has(pid int) bool {
 	if _, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err != nil {
 		return false
 	}
@@ -50,18 +50,18 @@ func (m members) has(pid int) bool {
 		if err != nil {
 			continue
 		}
-		if slices.ContainsFunc(m.namespaces, func(ns os.FileInfo) bool { return os.SameFile(ns, info) }) {
+		if slices.ContainsFunc(p.namespaces, func(ns os.FileInfo) bool { return os.SameFile(ns, info) }) {
 			return true
 		}
 	}
-	return m.inCgroup(pid)
+	return p.inCgroup(pid)
 }
 
 // inCgroup looks for the lab's name as an element of a path: in a container the paths begin with the container's own.
-func (m members) inCgroup(pid int) bool {
+func (p processes) inCgroup(pid int) bool {
 	lines, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)) // hierarchy:controllers:path, cgroups(7)
 	for line := range strings.Lines(string(lines)) {
-		if strings.Contains(strings.TrimSpace(line)+"/", m.cgroup) {
+		if strings.Contains(strings.TrimSpace(line)+"/", p.cgroup) {
 			return true
 		}
 	}
@@ -69,22 +69,22 @@ func (m members) inCgroup(pid int) bool {
 }
 
 // pids of all processes of the lab but the calling one.
-func (m members) pids() []int {
+func (p processes) pids() []int {
 	var pids []int
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
-		if err == nil && pid != os.Getpid() && m.has(pid) {
+		if err == nil && pid != os.Getpid() && p.has(pid) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
 }
 
-// killAll kills every member until none is left. A parent may start another one meanwhile, so it looks again.
-func (m members) killAll(patience time.Duration) error {
+// killAll kills every process until none is left. A parent may start another one meanwhile, so it looks again.
+func (p processes) killAll(patience time.Duration) error {
 	for deadline := time.Now().Add(patience); ; {
-		pids := m.pids()
+		pids := p.pids()
 		if len(pids) == 0 {
 			return nil
 		}
@@ -92,7 +92,7 @@ func (m members) killAll(patience time.Duration) error {
 			return fmt.Errorf("ending the lab's processes: %s are still there", describe(pids))
 		}
 		for _, pid := range pids {
-			if err := m.kill(pid); err != nil {
+			if err := p.kill(pid); err != nil {
 				return err
 			}
 		}
@@ -100,7 +100,7 @@ func (m members) killAll(patience time.Duration) error {
 }
 
 // kill holds the process by a pidfd while it looks once more whose it is, so that a reused pid is never hit.
-func (m members) kill(pid int) error {
+func (p processes) kill(pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -109,7 +109,7 @@ func (m members) kill(pid int) error {
 		return fmt.Errorf("opening process %d: %w", pid, err)
 	}
 	defer unix.Close(fd)
-	if !m.has(pid) {
+	if !p.has(pid) {
 		return nil
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {

@@ -17,8 +17,8 @@ import (
 	"tailscale-nri/k3d/lab/control/issuertest"
 )
 
-// newDesk serves the desk of a tailnet of its own.
-func newDesk(t *testing.T) (*control.Server, *ControlPlane) {
+// newAdminAPI serves the admin API of a tailnet of its own.
+func newAdminAPI(t *testing.T) (*control.Server, *ControlPlane) {
 	t.Helper()
 	server, err := control.Start(control.Config{})
 	if err != nil {
@@ -30,15 +30,15 @@ func newDesk(t *testing.T) (*control.Server, *ControlPlane) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	desk := &http.Server{Handler: deskHandler(server, control.Config{})}
-	go desk.Serve(listener)
-	t.Cleanup(func() { desk.Close() })
+	api := &http.Server{Handler: adminAPIHandler(server, control.Config{})}
+	go api.Serve(listener)
+	t.Cleanup(func() { api.Close() })
 	return server, cfg.controlClient()
 }
 
-// TestDesk asks over the socket for what is done to a device: that there is none is the server's own answer.
-func TestDesk(t *testing.T) {
-	_, plane := newDesk(t)
+// TestAdminAPI asks over the socket for what is done to a device: that there is none is the server's own answer.
+func TestAdminAPI(t *testing.T) {
+	_, plane := newAdminAPI(t)
 	ctx := t.Context()
 	_, exit := plane.Exit(ctx, "nNone", 1)
 	for name, test := range map[string]struct {
@@ -62,7 +62,7 @@ func TestDesk(t *testing.T) {
 
 // TestDeskTrustsIssuer hands an issuer over as the e2e does, and has the API exchange one of its tokens.
 func TestDeskTrustsIssuer(t *testing.T) {
-	server, plane := newDesk(t)
+	server, plane := newAdminAPI(t)
 	ctx := t.Context()
 	kubernetes, err := issuertest.New("https://kubernetes.default.svc.cluster.local", "key-1", jose.RS256)
 	if err != nil {
