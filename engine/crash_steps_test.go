@@ -21,17 +21,17 @@ import (
 var (
 	changes = regexp.MustCompile(`^os\.(Chmod|Chown|Chtimes|Create|CreateTemp|Link|Mkdir|MkdirAll|MkdirTemp|OpenFile|Remove|RemoveAll|Rename|Symlink|Truncate|WriteFile)$|` +
 		`^unix\.(Link|Mkdir|Mount|Rename|Rmdir|Symlink|Truncate|Unlink|Unmount)|` +
-		`^podnet\.[A-Z]|\.Router\.Set$|^(link|router)\.Restore$|^fence\.Fence$|` +
+		`^(podnet|hostnet)\.[A-Z]|\.Router\.Set$|^(link|router)\.Restore$|^fence\.Fence$|` +
 		`^atomicfile\.|^store\.|\.WriteState$|\.FileStore\.Remove$|\.rec\.save$|^replaceFile$|` +
 		`\.door\.|^(\w+|s\.b)\.(Start|StartLoginInteractive|EditPrefs|Logout)$`)
-	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists|NeverForwarded|Inspect|OursByName)$|` +
+	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists|NeverForwarded|Inspect|Machine|OursByName)$|` +
+		`^hostnet\.ShareInterfaces$|` +
 		`\.door\.(ControlURL|Devices|Device|LockKey|Ours|Refusal|RequestsTags|WrongTags)$`)
 )
 
 // outsideSteps are the functions that change something outside a step, and why
 // that is right.
 var outsideSteps = map[string]string{
-	"newEngine":          "ShareInterfaces changes nothing",
 	"node.installKeys":   "the directory that node.prepare has made, should it have gone",
 	"TryKernel":          "in network namespaces that end with it",
 	"openClaim":          "before there is a node: the directory",

@@ -52,7 +52,7 @@
 //     are still there, every few minutes;
 //   - one per tailnet in which it has keys ready, joined after the state directory
 //     was let go of;
-//   - one that hears of changes of the host's interfaces, for all backends;
+//   - one that hears of changes of the host's interfaces, for all backends (package hostnet);
 //   - one that hears of changes of the pods' links, for all nodes, and one per node
 //     that is up which restores them, started and joined by run;
 //   - one that hears of changes of the pods' nftables, once a pod has some of ours;

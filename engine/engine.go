@@ -18,6 +18,7 @@ import (
 
 	"tailscale.com/net/netns"
 
+	"tailscale-nri/engine/internal/hostnet"
 	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/tailnet"
 )
@@ -186,7 +187,7 @@ func newEngine(cfg Config) (*Engine, error) {
 	if err := e.watchLinks(); err != nil {
 		return nil, err
 	}
-	podnet.ShareInterfaces(e.ctx.Done(), func(err error) {
+	hostnet.ShareInterfaces(e.ctx.Done(), func(err error) {
 		e.log.Warn("each node asks for this machine's interfaces by itself for a while", "err", err)
 	})
 	if err := checkWritable(cfg.StateDir); err != nil {

@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package podnet
+// Package hostnet is the list of the host's network interfaces, one for all backends of
+// the process.
+//
+//	kernel ── changes ──▶ [ShareInterfaces] ──▶ the list ◀── netmon, of each backend
+//
+// tailscale.com has one hook in a process for such a list, so that this one is the
+// process's too.
+//
+// What this package does not do: it changes nothing, it knows no pod and no node, and it
+// looks at no netns but this process's own.
+package hostnet
 
 import (
 	"errors"
