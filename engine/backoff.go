@@ -3,7 +3,6 @@
 package engine
 
 import (
-	"context"
 	"math/rand/v2"
 	"time"
 )
@@ -22,16 +21,4 @@ func (b *backoff) next() time.Duration {
 	d := b.d
 	b.d = min(2*b.d, 5*time.Minute)
 	return d/2 + rand.N(d)
-}
-
-// sleep reports whether d has passed before ctx was done.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"tailscale.com/tailcfg"
+	"tailscale.com/tstime"
 	"tailscale.com/types/logid"
 
 	"tailscale-nri/engine/tailnet"
@@ -89,7 +90,7 @@ func (n *node) checkIdentity(ctx context.Context) error {
 	}
 	devices, seen, err := n.lookBriefly(ctx, r)
 	if seen >= seenLately && !n.e.cameBack() {
-		if !sleep(ctx, cmp.Or(n.e.cfg.copyPause, copyPause)) {
+		if !tstime.Sleep(ctx, cmp.Or(n.e.cfg.copyPause, copyPause)) {
 			return ctx.Err()
 		}
 		devices, seen, err = n.lookBriefly(ctx, r)
@@ -166,7 +167,7 @@ func (n *node) whereabouts(ctx context.Context, r record) error {
 			return errNobodySees
 		}
 		n.waitsForOther(verdict, deadline)
-		if !sleep(ctx, pause/2+rand.N(pause)) {
+		if !tstime.Sleep(ctx, pause/2+rand.N(pause)) {
 			return ctx.Err()
 		}
 		pause, before = min(2*pause, time.Minute), now

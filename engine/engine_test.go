@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"tailscale.com/tstime"
+
 	"tailscale-nri/engine/internal/nstest"
 	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/tailnet"
@@ -426,7 +428,7 @@ func TestSync(t *testing.T) {
 	if err := w.Sync(context.Background(), []Pod{stays}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if !sleep(t.Context(), 2*w.cfg.Grace) || w.statusOf(comes.UID).State != Running {
+	if !tstime.Sleep(t.Context(), 2*w.cfg.Grace) || w.statusOf(comes.UID).State != Running {
 		t.Errorf("a pod that lives was ended: %+v", w.statusOf(comes.UID))
 	}
 }

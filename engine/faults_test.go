@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"tailscale.com/tstime"
 
 	"tailscale-nri/engine/internal/podnet"
 )
@@ -39,7 +40,7 @@ func TestUnreachableNetNS(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.await(pod.UID, Stopped)
-	if !sleep(t.Context(), 3*w.cfg.Grace) {
+	if !tstime.Sleep(t.Context(), 3*w.cfg.Grace) {
 		return
 	}
 	if d := w.control.Devices(); len(d) != 1 || d[0].ID != before.NodeID {
@@ -165,7 +166,7 @@ func TestReboot(t *testing.T) {
 	if err := w.Sync(context.Background(), nil, []string{pod.SandboxID}); err != nil {
 		t.Fatal(err)
 	}
-	if !sleep(t.Context(), 3*w.cfg.Grace) {
+	if !tstime.Sleep(t.Context(), 3*w.cfg.Grace) {
 		return
 	}
 	_, again := w.pod("again")

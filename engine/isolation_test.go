@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"tailscale.com/tstime"
 
 	"tailscale-nri/engine/internal/nstest"
 	"tailscale-nri/engine/internal/podnet"
@@ -153,7 +154,7 @@ func blast(t *testing.T, to netip.AddrPort) {
 	})
 	go func() {
 		sent := 0
-		for buf := make([]byte, 1000); sleep(ctx, time.Millisecond); {
+		for buf := make([]byte, 1000); tstime.Sleep(ctx, time.Millisecond); {
 			for range 20 {
 				if _, err := c.Write(buf); err == nil {
 					sent++

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tailscale.com/tstime"
 )
 
 // A pod that runs already and cannot be attached is attached once it can be.
@@ -61,7 +63,7 @@ func TestLiveButNotAttached(t *testing.T) {
 	if err := w.Sync(context.Background(), []Pod{pod}, nil); err != nil {
 		t.Fatal(err)
 	}
-	sleep(t.Context(), 4*grace)
+	tstime.Sleep(t.Context(), 4*grace)
 	if d := w.control.Devices(); len(d) != 1 {
 		t.Fatalf("devices: %v", d)
 	}

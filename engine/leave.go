@@ -11,6 +11,7 @@ import (
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnauth"
 	"tailscale.com/tailcfg"
+	"tailscale.com/tstime"
 	"tailscale.com/types/opt"
 
 	"tailscale-nri/engine/tailnet"
@@ -38,7 +39,7 @@ func (n *node) leave(ctx context.Context) {
 		}
 		n.setState(Leaving, err.Error())
 		n.warnOnce("leaving the tailnet, trying again", err.Error())
-		if !sleep(ctx, pause.next()) {
+		if !tstime.Sleep(ctx, pause.next()) {
 			return
 		}
 	}
@@ -148,9 +149,9 @@ func (n *node) logOut(ctx context.Context, r record) error {
 	// race (control/controlclient/direct.go, doLogin).
 	p := n.prefs(r.Pod)
 	p.WantRunning, p.Sync = false, opt.NewBool(false)
-	if _, err := within(limit, "starting the backend", func() (struct{}, error) {
-		return struct{}{}, b.Start(ipn.Options{UpdatePrefs: p})
-	}, func(struct{}) {}); err != nil {
+	if err := withinErr(limit, "starting the backend", func() error {
+		return b.Start(ipn.Options{UpdatePrefs: p})
+	}); err != nil {
 		return fmt.Errorf("starting the backend: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/time/rate"
 	"tailscale.com/ipn/ipnauth"
 	"tailscale.com/ipn/localapi"
+	"tailscale.com/tstime"
 	"tailscale.com/types/logger"
 )
 
@@ -93,7 +94,7 @@ func (n *node) serveLocalAPI(ctx context.Context) {
 		if news {
 			n.log().Warn("the pod has no LocalAPI, trying again", "err", err)
 		}
-		if !sleep(ctx, pause.next()) {
+		if !tstime.Sleep(ctx, pause.next()) {
 			return
 		}
 	}

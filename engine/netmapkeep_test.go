@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tailscale.com/tailcfg"
+	"tailscale.com/tstime"
 	"tailscale.com/types/netmap"
 )
 
@@ -70,7 +71,7 @@ func TestNetmapOfAFlappingPeer(t *testing.T) {
 	n := w.find(a.SandboxID)
 	first := w.devicesEndpoints(b.NodeID)
 	// What has been settled first is written by now: two looks later at the latest.
-	sleep(t.Context(), 3*netmapPause)
+	tstime.Sleep(t.Context(), 3*netmapPause)
 	written := n.netmapBytes.Load()
 	more := append(first[:len(first):len(first)], netip.MustParseAddrPort("192.0.2.7:7"))
 	for range 5 {
@@ -80,7 +81,7 @@ func TestNetmapOfAFlappingPeer(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		sleep(t.Context(), netmapPause/2)
+		tstime.Sleep(t.Context(), netmapPause/2)
 	}
 	if now := n.netmapBytes.Load(); now != written {
 		t.Errorf("%d bytes were written for a peer that flaps", now-written)

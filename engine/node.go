@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"tailscale.com/tstime"
+
 	"tailscale-nri/engine/internal/podnet"
 )
 
@@ -350,7 +352,7 @@ func (n *node) run(ctx context.Context) {
 		}
 		n.e.tally.restarts.Add(1)
 		n.setPending(err)
-		if !sleep(ctx, pause.next()) {
+		if !tstime.Sleep(ctx, pause.next()) {
 			return
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"go4.org/mem"
 	"tailscale.com/tailcfg"
+	"tailscale.com/tstime"
 	"tailscale.com/types/key"
 	"tailscale.com/types/logid"
 
@@ -173,7 +174,7 @@ func (n *node) keepTrying() {
 		}
 		return !n.retired && n.unsaved != ""
 	}
-	for pause := newBackoff(); sleep(n.e.ctx, pause.next()) && again(); {
+	for pause := newBackoff(); tstime.Sleep(n.e.ctx, pause.next()) && again(); {
 	}
 }
 

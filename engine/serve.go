@@ -72,11 +72,11 @@ func (n *node) serveOnce(ctx context.Context) error {
 	go s.watchBackend(watching, watched)
 	defer s.startDNS()()
 	defer s.keepIdentity(ctx)()
-	if _, err := within(n.e.cfg.AttachTimeout, "starting the backend", func() (struct{}, error) {
+	if err := withinErr(n.e.cfg.AttachTimeout, "starting the backend", func() error {
 		p := n.prefs(r.Pod)
 		s.keepExit(p)
-		return struct{}{}, s.b.start(p, authKey, relogin)
-	}, func(struct{}) {}); err != nil {
+		return s.b.start(p, authKey, relogin)
+	}); err != nil {
 		return err
 	}
 	n.reclaimNetmap()

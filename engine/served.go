@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"tailscale.com/tstime"
 )
 
 // A machine that was rebooted and a copy of one look the same: a state directory
@@ -70,7 +72,7 @@ func (e *Engine) keepServed(ctx context.Context) {
 			e.log.Debug("saying on disk that the state directory is in use", "err", err)
 		}
 	}
-	for say(); sleep(ctx, servedEvery); say() {
+	for say(); tstime.Sleep(ctx, servedEvery); say() {
 	}
 	say() // a reboot begins now, perhaps
 }

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"time"
 
+	"tailscale.com/tstime"
 	"tailscale.com/types/key"
 
 	"tailscale-nri/engine/tailnet"
@@ -84,7 +85,7 @@ func (e *Engine) sweepIdentities(ctx context.Context, tn tailnet.Tailnet, all ma
 	for _, id := range all {
 		held = held || id.Holder != (Holder{})
 	}
-	if held && !sleep(ctx, e.cfg.leaseTime) {
+	if held && !tstime.Sleep(ctx, e.cfg.leaseTime) {
 		return ctx.Err()
 	}
 	var failed []error

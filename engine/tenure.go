@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"tailscale.com/tailcfg"
+	"tailscale.com/tstime"
 
 	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/tailnet"
@@ -103,7 +104,7 @@ func (n *node) takeIdentity(ctx context.Context) error {
 			n.setState(Pending, whom+until)
 			n.warnOnce("waiting for the workload's identity", whom)
 			n.tellDown(whom)
-			if pause := n.e.cfg.waitEvery; !sleep(ctx, pause*9/10+rand.N(pause/5)) {
+			if pause := n.e.cfg.waitEvery; !tstime.Sleep(ctx, pause*9/10+rand.N(pause/5)) {
 				return ctx.Err()
 			}
 			continue
@@ -111,7 +112,7 @@ func (n *node) takeIdentity(ctx context.Context) error {
 		id, err = n.claimIdentity(ctx, key, id)
 		switch {
 		case errors.Is(err, ErrIdentityChanged):
-			if !sleep(ctx, rand.N(n.e.cfg.waitEvery)/10) {
+			if !tstime.Sleep(ctx, rand.N(n.e.cfg.waitEvery)/10) {
 				return ctx.Err()
 			}
 		case err != nil:
@@ -340,7 +341,7 @@ func (n *node) releaseIdentity(ctx context.Context) error {
 		}
 		id.Holder = Holder{}
 		_, err = n.e.cfg.Identities.Save(ctx, key, id)
-		if errors.Is(err, ErrIdentityChanged) && sleep(ctx, rand.N(n.e.cfg.waitEvery)/10) {
+		if errors.Is(err, ErrIdentityChanged) && tstime.Sleep(ctx, rand.N(n.e.cfg.waitEvery)/10) {
 			continue
 		}
 		if err != nil {
@@ -373,7 +374,7 @@ func (n *node) releaseLater(ctx context.Context) {
 			return
 		}
 		n.warnOnce("the next host has to wait for the workload's identity", err.Error())
-		if !sleep(ctx, pause.next()) {
+		if !tstime.Sleep(ctx, pause.next()) {
 			return
 		}
 	}

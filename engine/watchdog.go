@@ -34,13 +34,19 @@ func within[T any](limit time.Duration, what string, f func() (T, error), late f
 	}
 }
 
+// withinErr is within for what has no other result than an error.
+func withinErr(limit time.Duration, what string, f func() error) error {
+	_, err := within(limit, what, func() (struct{}, error) { return struct{}{}, f() }, func(struct{}) {})
+	return err
+}
+
 // closeBackend closes the backend. One that hangs must not keep the node from
 // being served again.
 func (n *node) closeBackend(b *backend) {
-	_, err := within(n.e.cfg.AttachTimeout, "closing the backend", func() (struct{}, error) {
+	err := withinErr(n.e.cfg.AttachTimeout, "closing the backend", func() error {
 		b.close()
-		return struct{}{}, nil
-	}, func(struct{}) {})
+		return nil
+	})
 	if err != nil {
 		n.log().Error("the backend did not close in time, and is abandoned", "err", err)
 	}
