@@ -15,15 +15,16 @@ import (
 )
 
 const (
-	module  = "tailscale-nri/"
-	podnet  = module + "engine/internal/podnet"
-	hostnet = module + "engine/internal/hostnet"
-	nstest  = module + "engine/internal/nstest"
-	plugin  = module + "nri-plugin"
-	kubectl = plugin + "/kubectl-tailscale_nri"
+	module   = "tailscale-nri/"
+	podnet   = module + "engine/internal/podnet"
+	hostnet  = module + "engine/internal/hostnet"
+	podstate = module + "engine/internal/podstate"
+	nstest   = module + "engine/internal/nstest"
+	plugin   = module + "nri-plugin"
+	kubectl  = plugin + "/kubectl-tailscale_nri"
 )
 
-// layering is which way imports go: nri-plugin → engine → {tailnet, hostnet, podnet}.
+// layering is which way imports go: nri-plugin → engine → {tailnet, hostnet, podstate → podnet}.
 var layering = []struct {
 	of     string   // packages with this prefix
 	except []string // but for these
@@ -46,6 +47,11 @@ var layering = []struct {
 		of:  hostnet,
 		ban: []string{module, "tailscale.com/ipn", "tailscale.com/control"},
 		why: "hostnet reads the interfaces of this process's own netns, for all backends alike: it knows no pod and no node",
+	},
+	{
+		of:  podstate,
+		ban: []string{module + "engine/tailnet", hostnet, "tailscale.com/control/controlclient", "tailscale.com/wgengine/magicsock"},
+		why: "podstate is files: it runs no backend, and who asks a tailnet decides what is written",
 	},
 	{
 		of:  podnet,

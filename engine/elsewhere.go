@@ -5,13 +5,10 @@ package engine
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -19,6 +16,7 @@ import (
 	"tailscale.com/tstime"
 	"tailscale.com/types/logid"
 
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -288,11 +286,11 @@ func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
 	n.update(func(r *record) { r.Elsewhere = append(r.Elsewhere, devices...) })
 	var aside string
 	err := n.e.take(stepState, func() (err error) {
-		aside, err = setAsideAs(n.statePath(), copiedExt)
+		aside, err = podstate.SetCopyAside(n.statePath())
 		return err
 	})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("setting aside keys that another machine uses: %w", remedy(err))
+		return fmt.Errorf("setting aside keys that another machine uses: %w", podstate.Remedy(err))
 	}
 	n.log().Error("this looks like a copy of another machine's state: its device is connected from there and is left alone, the pod gets one of its own",
 		"nodeID", n.record().NodeID, "keys", aside, "remedy", copyRemedy)
@@ -304,7 +302,7 @@ func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
 	r := &n.rec
 	r.NodeID, r.Registering, r.Former, r.Recent = "", false, nil, nil
 	r.Port, r.DiscoKey, r.LogID = 0, nil, logid.PrivateID{}
-	if err := r.newSecrets(); err != nil {
+	if err := r.NewSecrets(); err != nil {
 		return err
 	}
 	n.servedHere()
@@ -325,11 +323,11 @@ func (n *node) letAlone(ctx context.Context, why error) error {
 	}
 	var aside string
 	err := n.e.take(stepRetire, func() (err error) {
-		aside, err = setAsideAs(n.dir, copiedExt)
+		aside, err = podstate.SetCopyAside(n.dir)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("setting aside the state of a node that another machine runs: %w", remedy(err))
+		return fmt.Errorf("setting aside the state of a node that another machine runs: %w", podstate.Remedy(err))
 	}
 	n.retired = true
 	n.e.noteElsewhere(n.rec)
@@ -365,18 +363,4 @@ func (e *Engine) isElsewhere(id string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.elsewhere[id]
-}
-
-// loadCopied returns the records of what was set aside as a copy, as far as they
-// can be read.
-func loadCopied(stateDir string) (records []record) {
-	dirs, _ := filepath.Glob(filepath.Join(stateDir, "*"+copiedExt+"*")) // the pattern is a good one
-	for _, dir := range dirs {
-		var r record
-		data, err := os.ReadFile(filepath.Join(dir, recordFile))
-		if err == nil && json.Unmarshal(data, &r) == nil {
-			records = append(records, r)
-		}
-	}
-	return records
 }

@@ -19,6 +19,7 @@ import (
 
 	"tailscale-nri/engine/internal/nstest"
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
 )
@@ -476,7 +477,7 @@ func TestDirectoryWithoutRecord(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, stateFile), []byte("{}"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, podstate.StateFile), []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	w.boot()

@@ -12,6 +12,7 @@ import (
 	"tailscale.com/tstime"
 
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // A netns that cannot be reached is no reason to give up a pod that the
@@ -24,13 +25,13 @@ func TestUnreachableNetNS(t *testing.T) {
 	before := w.await(pod.UID, Running)
 	w.halt()
 	// The next process does not see the mount.
-	records, err := loadRecords(w.dir, func(dir string, err error) { t.Error(dir, err) })
+	records, err := podstate.LoadAll(w.dir, func(dir string, err error) { t.Error(dir, err) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	for dir, r := range records {
 		r.NetNS.Paths = []string{filepath.Join(t.TempDir(), "not-mounted")}
-		if err := r.save(dir); err != nil {
+		if err := podstate.Save(dir, &r); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"tailscale-nri/engine/internal/nstest"
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -230,12 +231,12 @@ func TestRecordOfAnotherBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(w.dir, pod.UID)
-	r, err := loadRecord(dir)
+	r, err := podstate.Load(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.NetNS.Boot = "5f3c0a5e-0000-4000-8000-000000000000"
-	if err := r.save(dir); err != nil {
+	if err := podstate.Save(dir, &r); err != nil {
 		t.Fatal(err)
 	}
 	w.boot()

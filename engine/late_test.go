@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"tailscale.com/tstime"
+
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // A pod that runs already and cannot be attached is attached once it can be.
@@ -55,7 +57,7 @@ func TestLiveButNotAttached(t *testing.T) {
 	w.mustAttach(pod)
 	before := w.await(pod.UID, Running)
 	w.halt()
-	if err := os.WriteFile(filepath.Join(w.dir, pod.UID, recordFile), []byte("{"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(w.dir, pod.UID, podstate.RecordFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d.fill()

@@ -14,6 +14,7 @@ import (
 	"tailscale.com/tstime"
 	"tailscale.com/types/opt"
 
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -108,8 +109,8 @@ func (n *node) devices(ctx context.Context, r record) (ids []tailcfg.StableNodeI
 	// any where the configuration leads to another control server by now: that one
 	// may have given the same ID to somebody else's device. The node key is not on disk
 	// yet if it was to register again, the machine key is the same in all of them.
-	stored, err := storedKeys(n.statePath())
-	if err != nil || stored.machine.IsZero() {
+	stored, err := podstate.StoredKeys(n.statePath())
+	if err != nil || stored.Machine.IsZero() {
 		return ids, err
 	}
 	devices, err := n.tailnet().Devices(ctx)
@@ -118,7 +119,7 @@ func (n *node) devices(ctx context.Context, r record) (ids []tailcfg.StableNodeI
 	}
 	for _, d := range devices {
 		id := tailcfg.StableNodeID(d.ID)
-		if (d.MachineKey == stored.machine || d.NodeKey == stored.node.String()) && !slices.Contains(ids, id) {
+		if (d.MachineKey == stored.Machine || d.NodeKey == stored.Node.String()) && !slices.Contains(ids, id) {
 			ids = append(ids, id)
 		}
 	}

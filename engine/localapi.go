@@ -21,6 +21,8 @@ import (
 	"tailscale.com/ipn/localapi"
 	"tailscale.com/tstime"
 	"tailscale.com/types/logger"
+
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // A pod that asks for it has the LocalAPI of its own node on a unix socket, for the
@@ -55,7 +57,7 @@ func (e *Engine) SocketDir(podUID string) (string, error) {
 // makeSocketDir makes a directory that everybody may enter, whatever the umask.
 func makeSocketDir(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("making the directory of the pod's LocalAPI socket: %w", remedy(err))
+		return fmt.Errorf("making the directory of the pod's LocalAPI socket: %w", podstate.Remedy(err))
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return fmt.Errorf("opening the directory of the pod's LocalAPI socket: %w", err)

@@ -15,6 +15,8 @@ import (
 	"tailscale.com/tailcfg"
 	"tailscale.com/tstime"
 	"tailscale.com/types/netmap"
+
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // What is written at once, what later and what not at all.
@@ -94,7 +96,7 @@ func TestNetmapOfAFlappingPeer(t *testing.T) {
 		return slices.ContainsFunc(nm.Peers, func(p tailcfg.NodeView) bool { return slices.Contains(p.Endpoints().AsSlice(), more[len(more)-1]) })
 	}, func() string { return "" })
 	w.halt()
-	file := filepath.Join(w.dir, a.UID, netmapDir, hex.EncodeToString([]byte("peer-"+b.NodeID)))
+	file := filepath.Join(w.dir, a.UID, podstate.NetmapDir, hex.EncodeToString([]byte("peer-"+b.NodeID)))
 	if data, err := os.ReadFile(file); err != nil || !strings.Contains(string(data), "192.0.2.7:7") {
 		t.Errorf("after an end in order the disk holds %s (%v)", data, err)
 	}

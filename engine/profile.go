@@ -10,6 +10,7 @@ import (
 
 	"tailscale.com/types/key"
 
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -52,7 +53,7 @@ func (n *node) tailnet() tailnet.Tailnet {
 func (n *node) asBegun(pod Pod) (Pod, error) {
 	was := n.rec.Pod
 	switch {
-	case n.fresh, was.SandboxID == unknownSandbox && was.Features.Profile == "": // it may have been in any
+	case n.fresh, was.SandboxID == podstate.UnknownSandbox && was.Features.Profile == "": // it may have been in any
 		return pod, nil
 	case was.SandboxID == pod.SandboxID:
 		was.NetNS, was.PID = pod.NetNS, pod.PID

@@ -13,6 +13,7 @@ import (
 	"tailscale.com/tstime"
 	"tailscale.com/types/key"
 
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -37,8 +38,8 @@ func (e *Engine) listKept(ctx context.Context, profile string) (map[WorkloadKey]
 		if id.NodeID != "" {
 			k.ids[string(id.NodeID)] = w
 		}
-		if keys, err := parseState(id.State); err == nil && !keys.machine.IsZero() {
-			k.machines[keys.machine] = w
+		if keys, err := podstate.ParseKeys(id.State); err == nil && !keys.Machine.IsZero() {
+			k.machines[keys.Machine] = w
 		}
 	}
 	return all, k, nil
@@ -57,8 +58,8 @@ func (e *Engine) isWorkloads(ctx context.Context, profile string, d tailnet.Devi
 	if err != nil {
 		return false, fmt.Errorf("loading the workload's identity: %w", err)
 	}
-	keys, err := parseState(id.State)
-	return d.ID == string(id.NodeID) || err == nil && !keys.machine.IsZero() && keys.machine == d.MachineKey, nil
+	keys, err := podstate.ParseKeys(id.State)
+	return d.ID == string(id.NodeID) || err == nil && !keys.Machine.IsZero() && keys.Machine == d.MachineKey, nil
 }
 
 // of returns the workload whose device it is.

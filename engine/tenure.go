@@ -19,6 +19,7 @@ import (
 	"tailscale.com/tstime"
 
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -59,11 +60,11 @@ func (n *node) holdIdentity(ctx context.Context) error {
 	if n.e.cfg.Identities == nil {
 		return errNoIdentities
 	}
-	k, err := storedKeys(n.statePath())
-	if err != nil && !errors.Is(err, errDamaged) {
+	k, err := podstate.StoredKeys(n.statePath())
+	if err != nil && !errors.Is(err, podstate.ErrDamaged) {
 		return err
 	}
-	if err != nil || k.node.IsZero() || r.Generation == 0 || n.isForeign() || n.loginNeeded() {
+	if err != nil || k.Node.IsZero() || r.Generation == 0 || n.isForeign() || n.loginNeeded() {
 		return n.takeIdentity(ctx)
 	}
 	if !r.Rekeyed {
@@ -153,11 +154,11 @@ func (n *node) mustWait(id Identity) (whom, until string) {
 
 // claimIdentity stores this pod as the holder, with a node key that is new.
 func (n *node) claimIdentity(ctx context.Context, key WorkloadKey, id Identity) (Identity, error) {
-	state, err := rekey(id.State, id.Registered, n.lockKey)
-	if errors.Is(err, errDamaged) {
+	state, err := podstate.Rekey(id.State, id.Registered, n.lockKey)
+	if errors.Is(err, podstate.ErrDamaged) {
 		n.log().Error("the identity's keys are lost, the workload gets another device; delete the former by hand", "err", err, "nodeID", id.NodeID)
 		id.NodeID = ""
-		state, err = rekey(nil, false, n.lockKey)
+		state, err = podstate.Rekey(nil, false, n.lockKey)
 	}
 	if err != nil {
 		return id, err
@@ -176,10 +177,10 @@ func (n *node) claimIdentity(ctx context.Context, key WorkloadKey, id Identity) 
 // not there.
 func (n *node) installKeys(id Identity) error {
 	if err := os.MkdirAll(n.dir, 0o700); err != nil {
-		return remedy(err)
+		return podstate.Remedy(err)
 	}
-	if err := n.e.take(stepState, func() error { return replaceFile(n.statePath(), id.State) }); err != nil {
-		return fmt.Errorf("writing the workload's keys: %w", remedy(err))
+	if err := n.e.take(stepState, func() error { return podstate.ReplaceFile(n.statePath(), id.State) }); err != nil {
+		return fmt.Errorf("writing the workload's keys: %w", podstate.Remedy(err))
 	}
 	n.update(func(r *record) {
 		if r.Generation == 0 && r.NodeID != "" && r.NodeID != id.NodeID && !slices.Contains(r.Former, r.NodeID) {
@@ -257,7 +258,7 @@ func (n *node) holds(id Identity, r record) bool {
 func (n *node) identity(r record) (Identity, error) {
 	state, err := os.ReadFile(n.statePath())
 	if err == nil {
-		_, err = parseState(state)
+		_, err = podstate.ParseKeys(state)
 	}
 	if err != nil {
 		return Identity{}, fmt.Errorf("reading the workload's keys: %w", err)
@@ -312,8 +313,8 @@ func (n *node) hasWorkloads(r record) bool {
 	if r.Generation != 0 {
 		return true
 	}
-	k, err := storedKeys(n.statePath())
-	return err == nil && k.workload
+	k, err := podstate.StoredKeys(n.statePath())
+	return err == nil && k.Workload
 }
 
 // releaseIdentity lets the next host have the identity at once, and removes the keys
@@ -356,7 +357,7 @@ func (n *node) releaseIdentity(ctx context.Context) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
-		return errors.Join(err, os.RemoveAll(filepath.Join(n.dir, netmapDir)))
+		return errors.Join(err, os.RemoveAll(filepath.Join(n.dir, podstate.NetmapDir)))
 	})
 }
 
