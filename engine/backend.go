@@ -4,11 +4,13 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
 	"github.com/tailscale/wireguard-go/tun"
 	"tailscale.com/control/controlclient"
+	"tailscale.com/feature/buildfeatures"
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnlocal"
 	"tailscale.com/net/dns"
@@ -22,6 +24,7 @@ import (
 	"tailscale.com/wgengine/router"
 
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // backend is a LocalBackend with all that it stands on. Nothing of it touches
@@ -136,7 +139,7 @@ func (b *backend) openEngine(r record, monitor *netmon.Monitor, dialer *tsdial.D
 		Tun:           pod.device,
 		Router:        pod.router,
 		ListenPort:    r.Port,
-		ForceDiscoKey: r.discoKey(),
+		ForceDiscoKey: r.DiscoPrivate(),
 		SetSubsystem:  b.sys.Set,
 		ControlKnobs:  b.sys.ControlKnobs(),
 		HealthTracker: b.sys.HealthTracker.Get(),
@@ -180,7 +183,7 @@ func (n *node) prefs(pod Pod) *ipn.Prefs {
 	p.AdvertiseTags = n.requestedTags(pod)
 	p.WantRunning = true
 	p.NetfilterMode = preftype.NetfilterOff
-	pod.Features.prefs(p)
+	setFeaturePrefs(p, &pod.Features)
 	p.AutoUpdate.Check = false
 	return p
 }
@@ -188,11 +191,11 @@ func (n *node) prefs(pod Pod) *ipn.Prefs {
 // openState opens the node's keys and preferences, and makes them for a new
 // node.
 func (n *node) openState() (ipn.StateStore, error) {
-	state, err := openStateStore(n.statePath(), func(write func() error) error { return n.e.take(stepState, write) })
+	state, err := podstate.OpenStore(n.statePath(), func(write func() error) error { return n.e.take(stepState, write) })
 	if err != nil {
 		return nil, fmt.Errorf("opening the node's state %s: %w", n.statePath(), err)
 	}
-	if err := ensureNodeKey(state, n.lockKey); err != nil {
+	if err := podstate.EnsureNodeKey(state, n.lockKey); err != nil {
 		return nil, fmt.Errorf("preparing the node's state %s: %w", n.statePath(), err)
 	}
 	return state, nil
@@ -207,4 +210,34 @@ func (n *node) lockKey(machine key.MachinePublic) key.NLPrivate {
 		}
 	}
 	return key.NewNLPrivate()
+}
+
+// closers is the one undo stack of a constructor: it pushes as it opens, and
+// failure and normal close both run the stack, last in, first out.
+type closers []func()
+
+func (c *closers) push(f func()) { *c = append(*c, f) }
+
+func (c *closers) close() {
+	for i := len(*c) - 1; i >= 0; i-- {
+		(*c)[i]()
+	}
+	*c = nil
+}
+
+// checkFeatures refuses a binary that holds code which would give a peer this
+// process's namespaces instead of the pod's. Serve's backends dial 127.0.0.1
+// where the daemon runs (ipn/ipnlocal/serve.go), SSH starts its shell there
+// (ssh/tailssh), and the PeerAPI listens there. What is not in the binary
+// cannot be switched on by a preference, a state file or the control plane.
+func checkFeatures() error {
+	if buildfeatures.HasServe || buildfeatures.HasSSH || buildfeatures.HasPeerAPIServer || buildfeatures.HasC2N {
+		return errors.New("built with Tailscale's Serve, SSH, PeerAPI server or C2N, " +
+			"which would act in the node's namespaces instead of the pod's: build with the tags that make tags prints")
+	}
+	if buildfeatures.HasPortMapper {
+		return errors.New("built with Tailscale's port mapper, of which one process cannot have two: " +
+			"build with the tags that make tags prints")
+	}
+	return nil
 }

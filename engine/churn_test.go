@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"tailscale.com/tstime"
 )
 
 // Fifty pods come and go in parallel, most of them before they are up. Nothing
@@ -39,7 +40,7 @@ func TestChurnLeavesNothing(t *testing.T) {
 			defer func() { <-slots }()
 			ctx := context.Background()
 			_, err := w.Attach(ctx, pod)
-			sleep(ctx, rand.N(300*time.Millisecond))
+			tstime.Sleep(ctx, rand.N(300*time.Millisecond))
 			w.Detach(ctx, pod.SandboxID)
 			p.End()
 			w.Forget(ctx, pod.SandboxID)

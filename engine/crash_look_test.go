@@ -20,6 +20,7 @@ import (
 	"tailscale.com/types/key"
 
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/k3d/lab/control"
 )
 
@@ -130,10 +131,10 @@ func (m *rig) lookAtDisk(say func(string, ...any)) {
 			say("disk: %s has mode %v", name, info.Mode())
 		}
 		switch parts := strings.Split(name, "/"); {
-		case name == servedFile, name == servedFile+".new":
+		case name == podstate.ServedFile, name == podstate.ServedFile+".new":
 		case len(parts) == 1:
 			m.lookAtRecord(path, say)
-		case parts[1] == netmapDir && len(parts) > 2, parts[1] == "profile-data":
+		case parts[1] == podstate.NetmapDir && len(parts) > 2, parts[1] == "profile-data":
 		default:
 			say("disk: %s", name)
 		}
@@ -145,24 +146,24 @@ func (m *rig) lookAtDisk(say func(string, ...any)) {
 }
 
 func (m *rig) lookAtRecord(dir string, say func(string, ...any)) {
-	r, err := loadRecord(dir)
+	r, err := podstate.Load(dir)
 	if err != nil {
 		say("disk: %v", err)
 		return
 	}
-	key, err := nodeKeyIn(filepath.Join(dir, stateFile))
+	key, err := nodeKeyIn(filepath.Join(dir, podstate.StateFile))
 	if err != nil {
 		say("disk: %v", err)
 		return
 	}
 	say("record of %s: link %s, ID %s, %s, registering %v, forgotten %v",
 		r.Pod.UID, r.Link, r.NodeID, key.ShortString(), r.Registering, r.Forgotten)
-	if owner, err := netmapOwner(filepath.Join(dir, netmapDir)); err == nil && owner != key {
+	if owner, err := podstate.NetmapOwner(filepath.Join(dir, podstate.NetmapDir)); err == nil && owner != key {
 		say("record of %s: its netmap is that of %s", r.Pod.UID, owner.ShortString())
 	}
 }
 
-// nodeKeyIn is storedKeys for a file that may vanish meanwhile: a FileStore
+// nodeKeyIn is podstate.StoredKeys for a file that may vanish meanwhile: a FileStore
 // would make it anew.
 func nodeKeyIn(path string) (key.NodePublic, error) {
 	data, err := os.ReadFile(path)
@@ -173,7 +174,7 @@ func nodeKeyIn(path string) (key.NodePublic, error) {
 	if err := state.LoadFromJSON(data); err != nil {
 		return key.NodePublic{}, err
 	}
-	p, err := currentPrefs(&state)
+	p, err := podstate.CurrentPrefs(&state)
 	if err != nil || p.Persist == nil {
 		return key.NodePublic{}, err
 	}
@@ -207,14 +208,14 @@ func (m *rig) wished(live []*sandbox) string {
 				}[family])
 				say(filterLine, s.SandboxID, "tailscale-nri-exit", family, "closed", true)
 			}
-			if s.Features.advertises() {
+			if advertises(&s.Features) {
 				say(filterLine, s.SandboxID, "tailscale-nri", family, "forward", true)
 				say(filterLine, s.SandboxID, "tailscale-nri", family, "source", true)
 			}
 		}
-		say("disk: %s/%s", s.UID, recordFile)
-		say("disk: %s/%s", s.UID, stateFile)
-		say("disk: %s/%s", s.UID, netmapDir)
+		say("disk: %s/%s", s.UID, podstate.RecordFile)
+		say("disk: %s/%s", s.UID, podstate.StateFile)
+		say("disk: %s/%s", s.UID, podstate.NetmapDir)
 		say("record of %s: link %s, ID %s, %s, registering false, forgotten false", s.UID, link, d.ID, d.NodeKey.ShortString())
 		say("tailnet: %s", describe(d))
 	}

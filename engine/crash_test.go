@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/k3d/lab/control"
 )
 
@@ -121,12 +122,12 @@ var scenarios = []scenario{
 			running(m)
 			m.kill()
 			dir := filepath.Join(m.dir, m.get("a").UID)
-			r, err := loadRecord(dir)
+			r, err := podstate.Load(dir)
 			if err != nil {
 				m.t.Fatal(err)
 			}
 			r.NodeID, r.Registering = "", true
-			if err := r.save(dir); err != nil {
+			if err := podstate.Save(dir, &r); err != nil {
 				m.t.Fatal(err)
 			}
 			goes(m)

@@ -19,14 +19,16 @@ import (
 )
 
 const (
-	module  = "tailscale-nri/"
-	podnet  = module + "engine/internal/podnet"
-	nstest  = module + "engine/internal/nstest"
-	plugin  = module + "nri-plugin"
-	kubectl = plugin + "/kubectl-tailscale_nri"
+	module   = "tailscale-nri/"
+	podnet   = module + "engine/internal/podnet"
+	hostnet  = module + "engine/internal/hostnet"
+	podstate = module + "engine/internal/podstate"
+	nstest   = module + "engine/internal/nstest"
+	plugin   = module + "nri-plugin"
+	kubectl  = plugin + "/kubectl-tailscale_nri"
 )
 
-// layering is which way imports go: nri-plugin → engine → {tailnet, podnet}.
+// layering is which way imports go: nri-plugin → engine → {tailnet, hostnet, podstate → podnet}.
 var layering = []struct {
 	of     string   // packages with this prefix
 	except []string // but for these
@@ -40,9 +42,20 @@ var layering = []struct {
 		why: "the engine knows pods as values only: what a runtime or Kubernetes says of one is translated by nri-plugin",
 	},
 	{
-		of: module, except: []string{podnet, nstest}, direct: true,
+		of: module, except: []string{podnet, hostnet, nstest}, direct: true,
 		ban: []string{"github.com/vishvananda/", "github.com/mdlayher/netlink", "github.com/jsimonetti/rtnetlink"},
-		why: "a netns handle has one owner, and ts0 one writer: all that is the kernel's goes through " + podnet,
+		why: "a netns handle has one owner, and ts0 one writer: all that is the kernel's goes through " + podnet +
+			", but for the host's own list of interfaces",
+	},
+	{
+		of:  hostnet,
+		ban: []string{module, "tailscale.com/ipn", "tailscale.com/control"},
+		why: "hostnet reads the interfaces of this process's own netns, for all backends alike: it knows no pod and no node",
+	},
+	{
+		of:  podstate,
+		ban: []string{module + "engine/tailnet", hostnet, "tailscale.com/control/controlclient", "tailscale.com/wgengine/magicsock"},
+		why: "podstate is files: it runs no backend, and who asks a tailnet decides what is written",
 	},
 	{
 		of:  podnet,

@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"tailscale.com/ipn"
+
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // inMounts runs the test once more in a process with mounts and a netns of its
@@ -127,7 +129,7 @@ func TestDiskFull(t *testing.T) {
 	expectCaller(t, a, nodeB.Addresses[0], nodeA.Addresses[0])
 	d.free()
 	w.until("the record is on disk", func() bool {
-		r, err := loadRecord(filepath.Join(w.dir, podA.UID))
+		r, err := podstate.Load(filepath.Join(w.dir, podA.UID))
 		return err == nil && slices.Contains(r.Recent, "nTEST")
 	}, func() string { return "" })
 
@@ -161,7 +163,7 @@ func TestDiskFullDuringLogin(t *testing.T) {
 	w, d := newWorld(t), newDisk(t)
 	w.dir = d.dir
 	_, pod := w.pod("a")
-	state := filepath.Join(w.dir, pod.UID, stateFile)
+	state := filepath.Join(w.dir, pod.UID, podstate.StateFile)
 	var full atomic.Bool
 	w.boot(func(c *Config) {
 		c.onStep = func(s step, taken bool) {
@@ -213,8 +215,8 @@ func TestDiskReadOnly(t *testing.T) {
 	putDir(t, damaged, []byte("{"), nil)
 
 	d.remount(unix.MS_RDONLY)
-	if err := checkWritable(w.dir); !errors.Is(err, unix.EROFS) {
-		t.Errorf("checkWritable = %v", err)
+	if err := podstate.CheckWritable(w.dir); !errors.Is(err, unix.EROFS) {
+		t.Errorf("podstate.CheckWritable = %v", err)
 	}
 	w.boot()
 	for _, before := range []NodeStatus{nodeA, nodeB} {
@@ -224,13 +226,13 @@ func TestDiskReadOnly(t *testing.T) {
 	}
 	expectCaller(t, a, nodeB.Addresses[0], nodeA.Addresses[0])
 	w.expectRefused("c", filepath.Join(w.dir, "uid-c"), "make it writable")
-	expectFile(t, filepath.Join(damaged, recordFile), []byte("{"))
+	expectFile(t, filepath.Join(damaged, podstate.RecordFile), []byte("{"))
 
 	d.remount(0)
 	_, podD := w.pod("d")
 	w.mustAttach(podD)
 	w.await(podD.UID, Running)
-	if err := checkWritable(w.dir); err != nil {
+	if err := podstate.CheckWritable(w.dir); err != nil {
 		t.Error(err)
 	}
 }

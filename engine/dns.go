@@ -18,6 +18,7 @@ import (
 	"tailscale.com/net/tsdial"
 
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // nodeDNS is what a node knows of its pod's names. It is of no use to a pod that did
@@ -28,13 +29,13 @@ type nodeDNS struct {
 	sockets atomic.Pointer[podnet.DNS]   // nil while nobody serves
 
 	mu       sync.Mutex
-	original *resolvConf // nil until it is known
-	search   []string    // of the tailnet
-	config   *dns.Config // as last heard, nil until then
-	ensured  string      // the sandbox whose netns leads to the original nameservers
-	spare    bool        // it cannot
-	trouble  string      // why nobody serves
-	left     string      // search domains for which there is no room, as logged
+	original *podstate.ResolvConf // nil until it is known
+	search   []string             // of the tailnet
+	config   *dns.Config          // as last heard, nil until then
+	ensured  string               // the sandbox whose netns leads to the original nameservers
+	spare    bool                 // it cannot
+	trouble  string               // why nobody serves
+	left     string               // search domains for which there is no room, as logged
 }
 
 // ResolvConf returns the path, below Config.StateDir, of what is to be mounted over
@@ -86,11 +87,11 @@ func (n *node) setResolvConf(original []byte) error {
 	case !n.rec.Pod.Features.DNS:
 		return nil
 	}
-	c, err := parseResolvConf(original)
+	c, err := podstate.ParseResolvConf(original)
 	if err != nil {
 		return err
 	}
-	if !c.equal(n.rec.ResolvConf) {
+	if !c.Equal(n.rec.ResolvConf) {
 		before := n.rec.ResolvConf
 		n.rec.ResolvConf = c
 		if err := n.save(); err != nil {
@@ -117,7 +118,7 @@ func errNoNode(podUID string) error {
 }
 
 // know takes in what does not come from the tailnet.
-func (d *nodeDNS) know(c *resolvConf, ranges []netip.Prefix) {
+func (d *nodeDNS) know(c *podstate.ResolvConf, ranges []netip.Prefix) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.original, d.ensured = c, ""
@@ -166,16 +167,16 @@ func (n *node) writeResolvConf() error {
 	if d.original == nil {
 		return n.makeResolvConf()
 	}
-	data, left := d.original.format(d.search, d.spare)
+	data, left := d.original.Format(d.search, d.spare)
 	if text := strings.Join(left, " "); text != d.left {
 		d.left = text
 		if text != "" {
 			n.log().Warn("no room for these search domains of the tailnet in the pod's resolv.conf: their names are to be written out", "domains", text)
 		}
 	}
-	err := n.e.take(stepRecord, func() error { return rewriteFile(n.resolvConfPath(), data) })
+	err := n.e.take(stepRecord, func() error { return podstate.RewriteFile(n.resolvConfPath(), data) })
 	if err != nil {
-		return fmt.Errorf("writing the pod's resolv.conf: %w", remedy(err))
+		return fmt.Errorf("writing the pod's resolv.conf: %w", podstate.Remedy(err))
 	}
 	return nil
 }
@@ -185,8 +186,8 @@ func (n *node) makeResolvConf() error {
 	if _, err := os.Lstat(n.resolvConfPath()); err == nil {
 		return nil
 	}
-	if err := n.e.take(stepRecord, func() error { return rewriteFile(n.resolvConfPath(), nil) }); err != nil {
-		return fmt.Errorf("making the pod's resolv.conf: %w", remedy(err))
+	if err := n.e.take(stepRecord, func() error { return podstate.RewriteFile(n.resolvConfPath(), nil) }); err != nil {
+		return fmt.Errorf("making the pod's resolv.conf: %w", podstate.Remedy(err))
 	}
 	return nil
 }
@@ -204,7 +205,7 @@ func (d *nodeDNS) heed(cfg *dns.Config, ranges []netip.Prefix) (changed bool) {
 	}
 	var search []string
 	for _, domain := range cfg.SearchDomains {
-		search = append(search, plainName(string(domain)))
+		search = append(search, podstate.PlainName(string(domain)))
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"tailscale.com/net/tsaddr"
 	"tailscale.com/tailcfg"
 
@@ -200,4 +201,18 @@ func TestDNSFileWrittenLater(t *testing.T) {
 	}
 	w.boot()
 	w.until("resolv.conf has the domain again", hasDomain, func() string { data, _ := os.ReadFile(path); return string(data) })
+}
+
+// lease takes a lease on the file, until it is closed.
+func lease(t *testing.T, path string) *os.File {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		t.Fatalf("taking a lease: %v", err)
+	}
+	return f
 }

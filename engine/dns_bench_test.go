@@ -20,6 +20,7 @@ import (
 
 	"tailscale-nri/engine/internal/nstest"
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // serveBench has a pod's names resolved as a session would, without a tailnet.
@@ -29,7 +30,7 @@ func serveBench(b *testing.B, p *nstest.Pod, c *nstest.Cluster) *dnsServer {
 	if err != nil {
 		b.Fatal(err)
 	}
-	conf, err := parseResolvConf(kubeletConf(c.IP4, c.IP6))
+	conf, err := podstate.ParseResolvConf(kubeletConf(c.IP4, c.IP6))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 
 	"tailscale-nri/engine/internal/nstest"
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 )
 
 const (
@@ -184,7 +185,7 @@ func TestDNS(t *testing.T) {
 	if path, err := w.ResolvConf(podB.UID); path != "" || err != nil {
 		t.Errorf("ResolvConf of a pod that did not ask = %q, %v", path, err)
 	}
-	if err := w.SetResolvConf(podB.UID, kubeletConf(c.IP4)); err != nil || w.entriesOf(podB.UID, resolvConfFile) {
+	if err := w.SetResolvConf(podB.UID, kubeletConf(c.IP4)); err != nil || w.entriesOf(podB.UID, podstate.ResolvConfFile) {
 		t.Errorf("SetResolvConf of a pod that did not ask: %v", err)
 	}
 }

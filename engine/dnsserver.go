@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"tailscale.com/net/dns"
+	"tailscale.com/tstime"
 
 	"tailscale-nri/engine/internal/podnet"
 )
@@ -80,7 +81,7 @@ func (s *dnsServer) serveUDP(c *net.UDPConn) {
 			if s.ctx.Err() != nil {
 				return
 			}
-			sleep(s.ctx, acceptPause) // it may be out of memory
+			tstime.Sleep(s.ctx, acceptPause) // it may be out of memory
 			continue
 		}
 		s.spawn(func(q []byte) {
@@ -111,7 +112,7 @@ func (s *dnsServer) serveTCP(l *net.TCPListener) {
 			if s.ctx.Err() != nil {
 				return
 			}
-			sleep(s.ctx, acceptPause)
+			tstime.Sleep(s.ctx, acceptPause)
 			continue
 		}
 		if s.streams.Add(1) > mostStreams {

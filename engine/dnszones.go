@@ -12,6 +12,8 @@ import (
 	"tailscale.com/net/dns"
 	"tailscale.com/types/dnstype"
 	"tailscale.com/util/dnsname"
+
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // dnsZones says whom a name is to be asked of: the tailnet, or the nameservers of the
@@ -32,14 +34,14 @@ type dnsZones struct {
 
 // newDNSZones returns the zones for a pod with this resolv.conf, which may be nil,
 // and the tailnet's configuration, which may be nil too.
-func newDNSZones(c *resolvConf, ranges []netip.Prefix, cfg *dns.Config) *dnsZones {
-	z := &dnsZones{cluster: c.clusterZones(), tailnet: map[string]bool{}}
+func newDNSZones(c *podstate.ResolvConf, ranges []netip.Prefix, cfg *dns.Config) *dnsZones {
+	z := &dnsZones{cluster: c.ClusterZones(), tailnet: map[string]bool{}}
 	for _, p := range ranges {
 		z.cluster = append(z.cluster, reverseZones(p)...)
 	}
 	if c != nil {
 		for _, domain := range c.Search {
-			z.search = append(z.search, plainName(domain))
+			z.search = append(z.search, podstate.PlainName(domain))
 		}
 	}
 	if cfg == nil {
@@ -47,7 +49,7 @@ func newDNSZones(c *resolvConf, ranges []netip.Prefix, cfg *dns.Config) *dnsZone
 	}
 	z.all = len(cfg.DefaultResolvers) > 0
 	for suffix := range cfg.Routes {
-		if name := plainName(string(suffix)); name != "" {
+		if name := podstate.PlainName(string(suffix)); name != "" {
 			z.tailnet[name] = true
 		}
 	}

@@ -34,6 +34,15 @@
 //	step      a change that outlives this process: the fault table kills it before and after each
 //	claim     the lock on the state directory
 //
+// # Packages
+//
+//	engine     the nodes' life: start, recovery, end; what a node is told, and tells
+//	tailnet    the API of a tailnet: keys, devices
+//	podstate   what is on disk, and the lock on it
+//	podnet     the kernel side of one pod: link, packets, routes, rules
+//	hostnet    the host's interfaces
+//	exporter   the engine's figures for Prometheus
+//
 // # Goroutines
 //
 //   - one per node that is up or leaves, node.run or node.leave, one after
@@ -52,7 +61,7 @@
 //     are still there, every few minutes;
 //   - one per tailnet in which it has keys ready, joined after the state directory
 //     was let go of;
-//   - one that hears of changes of the host's interfaces, for all backends;
+//   - one that hears of changes of the host's interfaces, for all backends (package hostnet);
 //   - one that hears of changes of the pods' links, for all nodes, and one per node
 //     that is up which restores them, started and joined by run;
 //   - one that hears of changes of the pods' nftables, once a pod has some of ours;
@@ -71,7 +80,7 @@
 // and is held across nothing. neighbours.mu and wgEngine.selfMu, which is taken
 // first, guard who is known by which key, and are held across nothing else. Any
 // other mutex guards the fields of its own struct, but for node.linking, held
-// while the link is made or restored, stateStore.mu, held across the write of the file,
+// while the link is made or restored, podstate.Store's, held across the write of the file,
 // nodeDNS.mu, held across that of resolv.conf and its preparation in the pod, and
 // wgEngine.resetting, held while a peer is reset.
 //
@@ -83,14 +92,9 @@
 //
 // # What lies on disk
 //
-// One directory per pod below [Config.StateDir], 0700, by UID: pod.json, what
-// was asked for and how to find the link; tailscaled.state, the node's keys as
-// tailscale.com stores them; netmap, the last netmap, to start from; and
-// profile-data, where the backend finds it; and, for a pod that asked for DNS,
-// resolv.conf, which its containers have mounted. What was set aside because nothing
-// could be made of it ends in .damaged, what another machine uses in .copied. All files
-// are 0600, but for resolv.conf, 0644. Auth keys are never stored. All that changes what outlives this process is a step: see
-// steps.go.
+// One directory per pod below [Config.StateDir], by UID: its record, its node's keys and
+// the last netmap. Package podstate has the layout, file by file, and what becomes of
+// damage. All that changes what outlives this process is a step: see steps.go.
 //
 // A [Claim] keeps every process but one out of that directory. Run gives it back
 // last, so that the next process, which may have waited for it, finds links,

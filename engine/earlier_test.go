@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // A link that an earlier version has made keeps its name, its addresses and its
@@ -28,7 +29,7 @@ func TestLinkOfEarlierVersion(t *testing.T) {
 	conn := dialEcho(t, a, b, nodeB.Addresses[0])
 	w.halt()
 
-	path := filepath.Join(w.dir, podA.UID, recordFile)
+	path := filepath.Join(w.dir, podA.UID, podstate.RecordFile)
 	if err := toEarlierVersion(path, podA.SandboxID); err != nil {
 		t.Fatal(err)
 	}

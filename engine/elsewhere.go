@@ -5,19 +5,18 @@ package engine
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"tailscale.com/tailcfg"
+	"tailscale.com/tstime"
 	"tailscale.com/types/logid"
 
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -89,7 +88,7 @@ func (n *node) checkIdentity(ctx context.Context) error {
 	}
 	devices, seen, err := n.lookBriefly(ctx, r)
 	if seen >= seenLately && !n.e.cameBack() {
-		if !sleep(ctx, cmp.Or(n.e.cfg.copyPause, copyPause)) {
+		if !tstime.Sleep(ctx, cmp.Or(n.e.cfg.copyPause, copyPause)) {
 			return ctx.Err()
 		}
 		devices, seen, err = n.lookBriefly(ctx, r)
@@ -166,7 +165,7 @@ func (n *node) whereabouts(ctx context.Context, r record) error {
 			return errNobodySees
 		}
 		n.waitsForOther(verdict, deadline)
-		if !sleep(ctx, pause/2+rand.N(pause)) {
+		if !tstime.Sleep(ctx, pause/2+rand.N(pause)) {
 			return ctx.Err()
 		}
 		pause, before = min(2*pause, time.Minute), now
@@ -235,8 +234,8 @@ func (n *node) look(ctx context.Context, r record) ([]tailcfg.StableNodeID, map[
 func isConnected(d tailnet.Device) bool { return d.Connected || d.LastSeen.IsZero() }
 
 // lookAtPeers is look where no API is.
-func (n *node) lookAtPeers(ids []tailcfg.StableNodeID, stored keys) ([]tailcfg.StableNodeID, map[tailcfg.StableNodeID]sighting) {
-	if !stored.machine.IsZero() { // one that has registered is not known by its ID
+func (n *node) lookAtPeers(ids []tailcfg.StableNodeID, stored podstate.Keys) ([]tailcfg.StableNodeID, map[tailcfg.StableNodeID]sighting) {
+	if !stored.Machine.IsZero() { // one that has registered is not known by its ID
 		return nil, map[tailcfg.StableNodeID]sighting{"": {}}
 	}
 	now := map[tailcfg.StableNodeID]sighting{}
@@ -305,11 +304,11 @@ func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
 	n.update(func(r *record) { r.Elsewhere = append(r.Elsewhere, devices...) })
 	var aside string
 	err := n.e.take(stepState, func() (err error) {
-		aside, err = setAsideAs(n.statePath(), copiedExt)
+		aside, err = podstate.SetCopyAside(n.statePath())
 		return err
 	})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("setting aside keys that another machine uses: %w", remedy(err))
+		return fmt.Errorf("setting aside keys that another machine uses: %w", podstate.Remedy(err))
 	}
 	n.log().Error("this looks like a copy of another machine's state: its device is connected from there and is left alone, the pod gets one of its own",
 		"nodeID", n.record().NodeID, "keys", aside, "remedy", n.e.copyRemedy())
@@ -321,7 +320,7 @@ func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
 	r := &n.rec
 	r.NodeID, r.Registering, r.Former, r.Recent = "", false, nil, nil
 	r.Port, r.DiscoKey, r.LogID = 0, nil, logid.PrivateID{}
-	if err := r.newSecrets(); err != nil {
+	if err := r.NewSecrets(); err != nil {
 		return err
 	}
 	n.servedHere()
@@ -342,11 +341,11 @@ func (n *node) letAlone(ctx context.Context, why error) error {
 	}
 	var aside string
 	err := n.e.take(stepRetire, func() (err error) {
-		aside, err = setAsideAs(n.dir, copiedExt)
+		aside, err = podstate.SetCopyAside(n.dir)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("setting aside the state of a node that another machine runs: %w", remedy(err))
+		return fmt.Errorf("setting aside the state of a node that another machine runs: %w", podstate.Remedy(err))
 	}
 	n.retired = true
 	n.e.noteElsewhere(n.rec)
@@ -382,18 +381,4 @@ func (e *Engine) isElsewhere(id string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.elsewhere[id]
-}
-
-// loadCopied returns the records of what was set aside as a copy, as far as they
-// can be read.
-func loadCopied(stateDir string) (records []record) {
-	dirs, _ := filepath.Glob(filepath.Join(stateDir, "*"+copiedExt+"*")) // the pattern is a good one
-	for _, dir := range dirs {
-		var r record
-		data, err := os.ReadFile(filepath.Join(dir, recordFile))
-		if err == nil && json.Unmarshal(data, &r) == nil {
-			records = append(records, r)
-		}
-	}
-	return records
 }

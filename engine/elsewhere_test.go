@@ -20,6 +20,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"tailscale-nri/engine/internal/nstest"
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
 )
@@ -56,9 +57,9 @@ func (w *world) clone(authKey string) *machine {
 // unused has nobody have used the state directory for that long.
 func unused(t *testing.T, dir string, d time.Duration) {
 	t.Helper()
-	data, err := json.Marshal(served{Machine: "the original", At: time.Now().Add(-d)})
+	data, err := json.Marshal(podstate.Served{Machine: "the original", At: time.Now().Add(-d)})
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, servedFile), data, 0o600)
+		err = os.WriteFile(filepath.Join(dir, podstate.ServedFile), data, 0o600)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +191,7 @@ func TestCopiedState(t *testing.T) {
 		t.Errorf("the log says %d times what this looks like, want 3", n)
 	}
 	for _, dir := range []string{"uid-a", "uid-b"} {
-		if _, err := os.Stat(filepath.Join(m.dir, dir+copiedExt, stateFile)); err != nil {
+		if _, err := os.Stat(filepath.Join(m.dir, dir+podstate.CopiedExt, podstate.StateFile)); err != nil {
 			t.Errorf("the copied state is not set aside: %v", err)
 		}
 	}

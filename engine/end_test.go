@@ -6,6 +6,8 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"tailscale.com/tstime"
 )
 
 // patient boots an engine whose grace never ends.
@@ -110,7 +112,7 @@ func TestContainerOfTheSandboxBefore(t *testing.T) {
 			next.SandboxID = "sba2"
 			w.mustAttach(next)
 			w.await(next.UID, Running)
-			sleep(t.Context(), grace/2) // twice as long as Suspect waits
+			tstime.Sleep(t.Context(), grace/2) // twice as long as Suspect waits
 			if after := w.await(next.UID, Running); after.NodeID != before.NodeID {
 				t.Errorf("the next sandbox's node is %s, was %s", after.NodeID, before.NodeID)
 			}

@@ -21,6 +21,7 @@ import (
 
 	"tailscale-nri/engine/internal/hostnet"
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -114,11 +115,11 @@ type Engine struct {
 	wg   sync.WaitGroup // all goroutines of nodes
 
 	host    *hostnet.Monitor
-	claim   *Claim        // of the state directory
-	watch   *podnet.Watch // of all links
-	queue   queue         // of the nodes that start
-	machine string        // see podnet.Machine
-	served  served        // of the goroutine that runs keepServed
+	claim   *Claim          // of the state directory
+	watch   *podnet.Watch   // of all links
+	queue   queue           // of the nodes that start
+	machine string          // see podnet.Machine
+	served  podstate.Served // of the goroutine that runs keepServed
 
 	tailnets map[string]tailnetAccess // by profile, "" is Config.Tailnet's
 	prepare  []func(context.Context)  // what they do ahead
@@ -185,7 +186,7 @@ func newEngine(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("finding out which machine this is: %w", err)
 	}
 	e.machine = cmp.Or(cfg.machine, e.machine)
-	e.served = loadServed(cfg.StateDir, e.machine)
+	e.served = podstate.LoadServed(cfg.StateDir, e.machine)
 	e.late.refused = map[string]NodeStatus{}
 	e.openTailnets()
 	e.useIdentities()
@@ -197,19 +198,19 @@ func newEngine(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	context.AfterFunc(e.ctx, e.host.Close)
-	podnet.ShareInterfaces(e.ctx.Done(), func(err error) {
+	hostnet.ShareInterfaces(e.ctx.Done(), func(err error) {
 		e.log.Warn("each node asks for this machine's interfaces by itself for a while", "err", err)
 	})
-	if err := checkWritable(cfg.StateDir); err != nil {
+	if err := podstate.CheckWritable(cfg.StateDir); err != nil {
 		e.log.Error("the state directory cannot be written: the nodes that are in it are served, new pods are refused", "err", err)
 	}
-	records, err := loadRecords(cfg.StateDir, func(dir string, err error) {
+	records, err := podstate.LoadAll(cfg.StateDir, func(dir string, err error) {
 		e.log.Error("a pod's record cannot be used", "dir", dir, "err", err)
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range loadCopied(cfg.StateDir) {
+	for _, r := range podstate.LoadCopied(cfg.StateDir) {
 		e.noteElsewhere(r)
 	}
 	var links []string
@@ -272,7 +273,7 @@ func (e *Engine) Attach(ctx context.Context, pod Pod) (created bool, err error) 
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	if !validUID.MatchString(pod.UID) || pod.SandboxID == "" {
+	if !podstate.ValidUID(pod.UID) || pod.SandboxID == "" {
 		return false, fmt.Errorf("pod UID %q, sandbox %q: not usable as names", pod.UID, pod.SandboxID)
 	}
 	err = e.act(func() error {

@@ -15,8 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"tailscale.com/tstime"
+
 	"tailscale-nri/engine/internal/nstest"
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
 )
@@ -426,7 +429,7 @@ func TestSync(t *testing.T) {
 	if err := w.Sync(context.Background(), []Pod{stays}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if !sleep(t.Context(), 2*w.cfg.Grace) || w.statusOf(comes.UID).State != Running {
+	if !tstime.Sleep(t.Context(), 2*w.cfg.Grace) || w.statusOf(comes.UID).State != Running {
 		t.Errorf("a pod that lives was ended: %+v", w.statusOf(comes.UID))
 	}
 }
@@ -474,7 +477,7 @@ func TestDirectoryWithoutRecord(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, stateFile), []byte("{}"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, podstate.StateFile), []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	w.boot()

@@ -9,8 +9,10 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"tailscale.com/tstime"
 
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // A netns that cannot be reached is no reason to give up a pod that the
@@ -23,13 +25,13 @@ func TestUnreachableNetNS(t *testing.T) {
 	before := w.await(pod.UID, Running)
 	w.halt()
 	// The next process does not see the mount.
-	records, err := loadRecords(w.dir, func(dir string, err error) { t.Error(dir, err) })
+	records, err := podstate.LoadAll(w.dir, func(dir string, err error) { t.Error(dir, err) })
 	if err != nil {
 		t.Fatal(err)
 	}
 	for dir, r := range records {
 		r.NetNS.Paths = []string{filepath.Join(t.TempDir(), "not-mounted")}
-		if err := r.save(dir); err != nil {
+		if err := podstate.Save(dir, &r); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -39,7 +41,7 @@ func TestUnreachableNetNS(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.await(pod.UID, Stopped)
-	if !sleep(t.Context(), 3*w.cfg.Grace) {
+	if !tstime.Sleep(t.Context(), 3*w.cfg.Grace) {
 		return
 	}
 	if d := w.control.Devices(); len(d) != 1 || d[0].ID != before.NodeID {
@@ -165,7 +167,7 @@ func TestReboot(t *testing.T) {
 	if err := w.Sync(context.Background(), nil, []string{pod.SandboxID}); err != nil {
 		t.Fatal(err)
 	}
-	if !sleep(t.Context(), 3*w.cfg.Grace) {
+	if !tstime.Sleep(t.Context(), 3*w.cfg.Grace) {
 		return
 	}
 	_, again := w.pod("again")

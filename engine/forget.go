@@ -7,6 +7,8 @@ import (
 	"errors"
 	"time"
 
+	"tailscale.com/tstime"
+
 	"tailscale-nri/engine/internal/podnet"
 )
 
@@ -78,7 +80,7 @@ func (n *node) awaitEnd(sandboxID string) {
 	if n.lookAgain(sandboxID) || !n.beginWait(sandboxID) {
 		return
 	}
-	for sleep(n.e.ctx, n.untilDue()) && !n.lookAgain(sandboxID) {
+	for tstime.Sleep(n.e.ctx, n.untilDue()) && !n.lookAgain(sandboxID) {
 	}
 	n.endWait(sandboxID)
 }
@@ -116,7 +118,7 @@ func (n *node) endWait(sandboxID string) {
 // without a word and gets no successor soon: a kubelet that makes a sandbox
 // anew removes the init containers of the old one just before.
 func (n *node) suspect(sandboxID string) {
-	if !n.endedUnannounced(sandboxID) || !sleep(n.e.ctx, n.e.cfg.Grace/4) || !n.endedUnannounced(sandboxID) {
+	if !n.endedUnannounced(sandboxID) || !tstime.Sleep(n.e.ctx, n.e.cfg.Grace/4) || !n.endedUnannounced(sandboxID) {
 		return
 	}
 	n.op.Lock()

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"tailscale.com/tstime"
 	"tailscale.com/wgengine/router"
 
 	"tailscale-nri/engine/internal/podnet"
@@ -123,7 +124,7 @@ func (n *node) guard(ctx context.Context) {
 		if count >= restoresAtOnce {
 			n.setGuarded(fmt.Sprintf("ts0 was changed from outside %d times within a minute; restoring it in %v", count, slowRestore), "")
 		}
-		if !sleep(ctx, pause) {
+		if !tstime.Sleep(ctx, pause) {
 			return
 		}
 		n.drainChanges()

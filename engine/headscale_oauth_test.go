@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
 )
@@ -82,7 +83,7 @@ func TestTagsNoLongerRequested(t *testing.T) {
 			w.boot()
 			node := w.join("web")
 			w.halt()
-			path := w.dir + "/uid-web/" + stateFile
+			path := w.dir + "/uid-web/" + podstate.StateFile
 			data, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"tailscale.com/types/key"
 
 	"tailscale-nri/engine/internal/nstest"
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // hosts are two machines of a cluster: one control plane, one store.
@@ -61,11 +62,11 @@ func sameDevice(t *testing.T, before, after NodeStatus) {
 
 func (w *world) nodeKey(uid string) key.NodePublic {
 	w.t.Helper()
-	k, err := storedKeys(filepath.Join(w.dir, uid, stateFile))
-	if err != nil || k.node.IsZero() {
+	k, err := podstate.StoredKeys(filepath.Join(w.dir, uid, podstate.StateFile))
+	if err != nil || k.Node.IsZero() {
 		w.t.Fatalf("%s has no node key (%v)", uid, err)
 	}
-	return k.node
+	return k.Node
 }
 
 // A workload's pod that is created again on another host, and then on the first again,
@@ -486,7 +487,7 @@ func TestWorkloadOutlives(t *testing.T) {
 	h.mustAttach(pod)
 	before := h.await(pod.UID, Running)
 	h.halt()
-	if err := os.WriteFile(filepath.Join(h.dir, pod.UID, recordFile), []byte("{"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(h.dir, pod.UID, podstate.RecordFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p.End()

@@ -4,20 +4,14 @@ package engine
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
 
-	"tailscale.com/ipn/ipnlocal/netmapcache"
 	"tailscale.com/tailcfg"
 
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 )
 
-// What a machine is like, for those who look without serving.
+// What a host is like, for those who look without serving.
 type (
 	// HostView is what podnet.Inspect returns.
 	HostView = podnet.HostView
@@ -52,76 +46,41 @@ func TryKernel() []Trial { return podnet.TryKernel() }
 // IsOurLink reports whether a name is one of a link's host end.
 func IsOurLink(name string) bool { return podnet.OursByName(name) }
 
-// StateView is what a state directory holds.
-type StateView struct {
-	Pods     []StoredPod
-	SetAside []string // what was set aside as .damaged or .copied, below the directory
-	Bad      []string // records that cannot be read, each with the reason
-}
-
-// StoredPod is a pod's record.
-type StoredPod struct {
-	UID       string
-	Namespace string
-	Name      string
-	Link      string // host end
-	Tags      []string
-	Profile   string // of its tailnet, "" is the default
-	NodeID    string // device, "" if there is none
-	Forgotten bool   // the pod is gone, its device is to be deleted
-	Gone      bool   // the sandbox's network namespace is gone
-}
+// What a state directory is like.
+type (
+	// StateView is what a state directory holds.
+	StateView = podstate.View
+	// StoredPod is a pod's record.
+	StoredPod = podstate.StoredPod
+)
 
 // InspectState reads a state directory, which another process may be serving, and
 // changes nothing in it. A directory that is not there has an error that wraps
 // fs.ErrNotExist.
-func InspectState(dir string) (StateView, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return StateView{}, fmt.Errorf("reading the state directory: %w", err)
-	}
-	var v StateView
-	for _, entry := range entries {
-		path := filepath.Join(dir, entry.Name())
-		if isSetAside(path) {
-			v.SetAside = append(v.SetAside, entry.Name())
-			continue
-		}
-		if !entry.IsDir() || !validUID.MatchString(entry.Name()) {
-			continue
-		}
-		inside, _ := os.ReadDir(path) // what cannot be read is loadRecord's to say
-		for _, e := range inside {
-			if isSetAside(e.Name()) {
-				v.SetAside = append(v.SetAside, filepath.Join(entry.Name(), e.Name()))
-			}
-		}
-		r, err := loadRecord(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			// It is being made or removed.
-		case err != nil:
-			v.Bad = append(v.Bad, err.Error())
-		default:
-			v.Pods = append(v.Pods, StoredPod{
-				UID: r.Pod.UID, Namespace: r.Pod.Namespace, Name: r.Pod.Name, Link: r.Link, Tags: slices.Clone(r.Pod.Tags),
-				Profile: r.Pod.Features.Profile,
-				NodeID:  string(r.NodeID), Forgotten: r.Forgotten, Gone: errors.Is(r.NetNS.Check(), podnet.ErrGone),
-			})
-		}
-	}
-	return v, nil
-}
+func InspectState(dir string) (StateView, error) { return podstate.Inspect(dir) }
 
 // StoredDERPMap is the DERP map that a node of the state directory was last told,
 // nil if none was.
 func StoredDERPMap(ctx context.Context, dir string) *tailcfg.DERPMap {
-	netmaps, _ := filepath.Glob(filepath.Join(dir, "*", netmapDir)) // the pattern is a good one
-	for _, path := range netmaps {
-		nm, err := netmapcache.NewCache(netmapcache.FileStore(path)).Load(ctx)
-		if err == nil && nm.DERPMap != nil && len(nm.DERPMap.Regions) > 0 {
-			return nm.DERPMap
-		}
-	}
-	return nil
+	return podstate.StoredDERPMap(ctx, dir)
 }
+
+// What another process than the engine's does in a pod, so that the engine's has no
+// work with it.
+type (
+	// Tap is podnet's: a copy of each frame that passes ts0.
+	Tap = podnet.Tap
+	// Frame is one of them.
+	Frame = podnet.Frame
+)
+
+// What ends a Tap's Read.
+var (
+	// ErrNoFrame is of a Read that was not to wait.
+	ErrNoFrame = podnet.ErrNoFrame
+	// ErrPodGone says that the pod's network namespace, or the link in it, has ended.
+	ErrPodGone = podnet.ErrGone
+)
+
+// PodLink is the name of the interface in a pod.
+const PodLink = podnet.PodLink

@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"tailscale.com/tstime"
 
 	"tailscale-nri/engine/internal/nstest"
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -153,7 +155,7 @@ func blast(t *testing.T, to netip.AddrPort) {
 	})
 	go func() {
 		sent := 0
-		for buf := make([]byte, 1000); sleep(ctx, time.Millisecond); {
+		for buf := make([]byte, 1000); tstime.Sleep(ctx, time.Millisecond); {
 			for range 20 {
 				if _, err := c.Write(buf); err == nil {
 					sent++
@@ -230,12 +232,12 @@ func TestRecordOfAnotherBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(w.dir, pod.UID)
-	r, err := loadRecord(dir)
+	r, err := podstate.Load(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.NetNS.Boot = "5f3c0a5e-0000-4000-8000-000000000000"
-	if err := r.save(dir); err != nil {
+	if err := podstate.Save(dir, &r); err != nil {
 		t.Fatal(err)
 	}
 	w.boot()

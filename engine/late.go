@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"tailscale.com/tstime"
+
 	"tailscale-nri/engine/internal/podnet"
 )
 
@@ -34,7 +36,7 @@ func (e *Engine) attachAll(pods []Pod, round int) {
 	e.returning.wait(e.ctx, returnPatience)
 	for pause := newBackoff(); ; {
 		pods = slices.DeleteFunc(pods, func(pod Pod) bool { return e.attachLate(pod, round) })
-		if len(pods) == 0 || !sleep(e.ctx, pause.next()) {
+		if len(pods) == 0 || !tstime.Sleep(e.ctx, pause.next()) {
 			return
 		}
 	}

@@ -9,6 +9,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tailscale.com/tstime"
+
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // A pod that runs already and cannot be attached is attached once it can be.
@@ -53,7 +57,7 @@ func TestLiveButNotAttached(t *testing.T) {
 	w.mustAttach(pod)
 	before := w.await(pod.UID, Running)
 	w.halt()
-	if err := os.WriteFile(filepath.Join(w.dir, pod.UID, recordFile), []byte("{"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(w.dir, pod.UID, podstate.RecordFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d.fill()
@@ -61,7 +65,7 @@ func TestLiveButNotAttached(t *testing.T) {
 	if err := w.Sync(context.Background(), []Pod{pod}, nil); err != nil {
 		t.Fatal(err)
 	}
-	sleep(t.Context(), 4*grace)
+	tstime.Sleep(t.Context(), 4*grace)
 	if d := w.control.Devices(); len(d) != 1 {
 		t.Fatalf("devices: %v", d)
 	}

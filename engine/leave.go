@@ -11,8 +11,10 @@ import (
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnauth"
 	"tailscale.com/tailcfg"
+	"tailscale.com/tstime"
 	"tailscale.com/types/opt"
 
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -38,7 +40,7 @@ func (n *node) leave(ctx context.Context) {
 		}
 		n.setState(Leaving, err.Error())
 		n.warnOnce("leaving the tailnet, trying again", err.Error())
-		if !sleep(ctx, pause.next()) {
+		if !tstime.Sleep(ctx, pause.next()) {
 			return
 		}
 	}
@@ -65,7 +67,7 @@ func (n *node) leaveOnce(ctx context.Context) error {
 	}
 	api := n.tailnet().api
 	if api == nil {
-		if len(devices) == 0 && stored.machine.IsZero() {
+		if len(devices) == 0 && stored.Machine.IsZero() {
 			return nil
 		}
 		return n.logOut(ctx, r)
@@ -89,7 +91,7 @@ func (n *node) deleteDevices(ctx context.Context, api tailnet.DeviceAPI, devices
 // recordedDevices returns the IDs of the devices that the node has been, as far as its
 // record has them, but for those that are another machine's. Where it may have been
 // others, stored are the keys by which the tailnet has them.
-func (n *node) recordedDevices(r record) (ids []tailcfg.StableNodeID, stored keys, err error) {
+func (n *node) recordedDevices(r record) (ids []tailcfg.StableNodeID, stored podstate.Keys, err error) {
 	moved := n.isMoved(r)
 	switch {
 	case moved && r.NodeID != "":
@@ -109,13 +111,13 @@ func (n *node) recordedDevices(r record) (ids []tailcfg.StableNodeID, stored key
 	// any where the configuration leads to another control server by now: that one
 	// may have given the same ID to somebody else's device. The node key is not on disk
 	// yet if it was to register again, the machine key is the same in all of them.
-	stored, err = storedKeys(n.statePath())
+	stored, err = podstate.StoredKeys(n.statePath())
 	return ids, stored, err
 }
 
 // listedDevices adds to the recorded devices those that the API has by the node's keys.
-func (n *node) listedDevices(ctx context.Context, api tailnet.DeviceAPI, r record, ids []tailcfg.StableNodeID, stored keys) ([]tailcfg.StableNodeID, error) {
-	if stored.machine.IsZero() {
+func (n *node) listedDevices(ctx context.Context, api tailnet.DeviceAPI, r record, ids []tailcfg.StableNodeID, stored podstate.Keys) ([]tailcfg.StableNodeID, error) {
+	if stored.Machine.IsZero() {
 		return ids, nil
 	}
 	devices, err := api.Devices(ctx)
@@ -124,7 +126,7 @@ func (n *node) listedDevices(ctx context.Context, api tailnet.DeviceAPI, r recor
 	}
 	for _, d := range devices {
 		id := tailcfg.StableNodeID(d.ID)
-		is := d.MachineKey == stored.machine || d.NodeKey == stored.node.String()
+		is := d.MachineKey == stored.Machine || d.NodeKey == stored.Node.String()
 		if is && !slices.Contains(ids, id) && !slices.Contains(r.Elsewhere, id) {
 			ids = append(ids, id)
 		}
@@ -156,9 +158,9 @@ func (n *node) logOut(ctx context.Context, r record) error {
 	// race (control/controlclient/direct.go, doLogin).
 	p := n.prefs(r.Pod)
 	p.WantRunning, p.Sync = false, opt.NewBool(false)
-	if _, err := within(limit, "starting the backend", func() (struct{}, error) {
-		return struct{}{}, b.Start(ipn.Options{UpdatePrefs: p})
-	}, func(struct{}) {}); err != nil {
+	if err := withinErr(limit, "starting the backend", func() error {
+		return b.Start(ipn.Options{UpdatePrefs: p})
+	}); err != nil {
 		return fmt.Errorf("starting the backend: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)

@@ -19,7 +19,10 @@ import (
 	"golang.org/x/time/rate"
 	"tailscale.com/ipn/ipnauth"
 	"tailscale.com/ipn/localapi"
+	"tailscale.com/tstime"
 	"tailscale.com/types/logger"
+
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // A pod that asks for it has the LocalAPI of its own node on a unix socket, for the
@@ -54,7 +57,7 @@ func (e *Engine) SocketDir(podUID string) (string, error) {
 // makeSocketDir makes a directory that everybody may enter, whatever the umask.
 func makeSocketDir(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("making the directory of the pod's LocalAPI socket: %w", remedy(err))
+		return fmt.Errorf("making the directory of the pod's LocalAPI socket: %w", podstate.Remedy(err))
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return fmt.Errorf("opening the directory of the pod's LocalAPI socket: %w", err)
@@ -93,7 +96,7 @@ func (n *node) serveLocalAPI(ctx context.Context) {
 		if news {
 			n.log().Warn("the pod has no LocalAPI, trying again", "err", err)
 		}
-		if !sleep(ctx, pause.next()) {
+		if !tstime.Sleep(ctx, pause.next()) {
 			return
 		}
 	}

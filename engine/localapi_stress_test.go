@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tailscale.com/tailcfg"
+	"tailscale.com/tstime"
 )
 
 // TestLocalAPIWhileNodeGoes: who asks while the node's backend is closed and opened
@@ -30,7 +31,7 @@ func TestLocalAPIWhileNodeGoes(t *testing.T) {
 		asking.Go(func() {
 			for ctx.Err() == nil {
 				ask()
-				sleep(ctx, time.Millisecond)
+				tstime.Sleep(ctx, time.Millisecond)
 			}
 		})
 	}

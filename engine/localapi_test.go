@@ -25,6 +25,7 @@ import (
 	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnstate"
 	"tailscale.com/tailcfg"
+	"tailscale.com/tstime"
 
 	"tailscale-nri/k3d/lab/control"
 )
@@ -262,7 +263,7 @@ func TestLocalAPIEnds(t *testing.T) {
 	}()
 	go client.send(get(pathStatus))
 	for len(api.large) == 0 {
-		sleep(t.Context(), time.Millisecond)
+		tstime.Sleep(t.Context(), time.Millisecond)
 	}
 	stop()
 	select {

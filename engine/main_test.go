@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"tailscale-nri/engine/internal/nstest"
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
 )
@@ -107,7 +108,7 @@ func (w *world) entries() (names []string) {
 		w.t.Fatal(err)
 	}
 	for _, e := range all {
-		if !strings.HasPrefix(e.Name(), servedFile) {
+		if !strings.HasPrefix(e.Name(), podstate.ServedFile) {
 			names = append(names, e.Name())
 		}
 	}

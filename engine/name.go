@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"tailscale.com/tstime"
+
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -55,7 +57,7 @@ func (n *node) keepName(ctx context.Context, given, wished string) {
 		}
 		last = err
 		log.Debug("waiting for the name", "reason", err)
-		if !sleep(ctx, pause/2+rand.N(pause)) {
+		if !tstime.Sleep(ctx, pause/2+rand.N(pause)) {
 			return
 		}
 		pause = min(2*pause, nameLongest)

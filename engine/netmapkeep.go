@@ -8,15 +8,29 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"tailscale.com/ipn"
 	"tailscale.com/ipn/ipnlocal"
 	"tailscale.com/ipn/ipnlocal/netmapcache"
 	"tailscale.com/tailcfg"
+	"tailscale.com/types/key"
 	"tailscale.com/types/netmap"
+
+	"tailscale-nri/engine/internal/podstate"
+)
+
+// netmapPause is the least time between two looks at a netmap that has changed. In
+// a busy tailnet it changes all the time, so that the pause is netmapShare times as
+// long as the look took if that is longer. When a change is written is up to
+// netmapDigest.
+const (
+	netmapPause = time.Second
+	netmapShare = 50
+	// netmapAgain is the time to the first write after a start from a netmap.
+	netmapAgain = 10 * time.Second
 )
 
 // A netmap is written for a restart, and no more often than that needs: disks of
@@ -45,9 +59,11 @@ type netmapKeeper struct {
 }
 
 func newNetmapKeeper(n *node) *netmapKeeper {
-	k := &netmapKeeper{n: n, cache: netmapcache.NewCache(n.netmapStore())}
+	take := func(write func() error) error { return n.e.take(stepNetmap, write) }
+	store := podstate.NewNetmapStore(n.dir, take, func(bytes int) { n.netmapBytes.Add(int64(bytes)) })
+	k := &netmapKeeper{n: n, cache: netmapcache.NewCache(store)}
 	pause := netmapPause
-	if r := n.record(); r.isKnown() { // it starts from one, perhaps with many others
+	if r := n.record(); r.IsKnown() { // it starts from one, perhaps with many others
 		pause = netmapAgain
 	}
 	k.next = time.Now().Add(pause)
@@ -94,7 +110,7 @@ func (k *netmapKeeper) flush(b *ipnlocal.LocalBackend) {
 }
 
 func (k *netmapKeeper) write(nm *netmap.NetworkMap, digest netmapDigest) {
-	err := os.MkdirAll(filepath.Join(k.n.dir, netmapDir), 0o700)
+	err := podstate.MakeNetmapDir(k.n.dir)
 	if err == nil {
 		err = k.cache.Store(context.Background(), nm)
 	}
@@ -107,6 +123,21 @@ func (k *netmapKeeper) write(nm *netmap.NetworkMap, digest netmapDigest) {
 		k.n.log().Warn("keeping the netmap for the next start", "err", err)
 	}
 }
+
+// lendNetmap gives the backend the last netmap.
+func (n *node) lendNetmap(profile ipn.ProfileID, nodeKey key.NodePublic) error {
+	return podstate.LendNetmap(n.dir, filepath.Join(n.profilesDir(), string(profile)), nodeKey)
+}
+
+// reclaimNetmap takes back what was lent.
+func (n *node) reclaimNetmap() {
+	podstate.ReclaimNetmap(n.profilesDir(), func(err error) {
+		n.log().Warn("the netmap that was lent to the backend", "err", err)
+	})
+}
+
+// profilesDir is where the backend keeps what belongs to its profiles.
+func (n *node) profilesDir() string { return filepath.Join(n.dir, ipnlocal.ProfileDataDir) }
 
 // netmapDigest is what of a netmap decides when it is to be written.
 type netmapDigest struct {

@@ -13,7 +13,10 @@ import (
 	"time"
 
 	"tailscale.com/tailcfg"
+	"tailscale.com/tstime"
 	"tailscale.com/types/netmap"
+
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // What is written at once, what later and what not at all.
@@ -70,7 +73,7 @@ func TestNetmapOfAFlappingPeer(t *testing.T) {
 	n := w.find(a.SandboxID)
 	first := w.devicesEndpoints(b.NodeID)
 	// What has been settled first is written by now: two looks later at the latest.
-	sleep(t.Context(), 3*netmapPause)
+	tstime.Sleep(t.Context(), 3*netmapPause)
 	written := n.netmapBytes.Load()
 	more := append(first[:len(first):len(first)], netip.MustParseAddrPort("192.0.2.7:7"))
 	for range 5 {
@@ -80,7 +83,7 @@ func TestNetmapOfAFlappingPeer(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		sleep(t.Context(), netmapPause/2)
+		tstime.Sleep(t.Context(), netmapPause/2)
 	}
 	if now := n.netmapBytes.Load(); now != written {
 		t.Errorf("%d bytes were written for a peer that flaps", now-written)
@@ -93,7 +96,7 @@ func TestNetmapOfAFlappingPeer(t *testing.T) {
 		return slices.ContainsFunc(nm.Peers, func(p tailcfg.NodeView) bool { return slices.Contains(p.Endpoints().AsSlice(), more[len(more)-1]) })
 	}, func() string { return "" })
 	w.halt()
-	file := filepath.Join(w.dir, a.UID, netmapDir, hex.EncodeToString([]byte("peer-"+b.NodeID)))
+	file := filepath.Join(w.dir, a.UID, podstate.NetmapDir, hex.EncodeToString([]byte("peer-"+b.NodeID)))
 	if data, err := os.ReadFile(file); err != nil || !strings.Contains(string(data), "192.0.2.7:7") {
 		t.Errorf("after an end in order the disk holds %s (%v)", data, err)
 	}

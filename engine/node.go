@@ -14,7 +14,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"tailscale.com/tstime"
+
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // errRetired is attach's answer on a node that has left the map: the caller
@@ -194,7 +197,7 @@ func (n *node) prepare(pod Pod) error {
 	if !n.foreign {
 		n.servedHere()
 	}
-	if err := errors.Join(n.rec.newSecrets(), n.save()); err != nil {
+	if err := errors.Join(n.rec.NewSecrets(), n.save()); err != nil {
 		return err
 	}
 	_, err = n.ensureLink(n.rec)
@@ -350,7 +353,7 @@ func (n *node) run(ctx context.Context) {
 		}
 		n.e.tally.restarts.Add(1)
 		n.setPending(err)
-		if !sleep(ctx, pause.next()) {
+		if !tstime.Sleep(ctx, pause.next()) {
 			return
 		}
 	}
@@ -387,4 +390,4 @@ func (n *node) record() record {
 }
 
 // statePath is where tailscale.com keeps the node's keys.
-func (n *node) statePath() string { return filepath.Join(n.dir, stateFile) }
+func (n *node) statePath() string { return filepath.Join(n.dir, podstate.StateFile) }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // A restart while control plane, API, DERP and STUN are all away comes back
@@ -68,7 +70,7 @@ func (w *world) awaitKept(pod Pod, peers int) {
 	w.t.Helper()
 	var kept []string
 	w.until("the netmap is on disk", func() bool {
-		files, _ := filepath.Glob(filepath.Join(w.dir, pod.UID, netmapDir, hex.EncodeToString([]byte("peer-"))+"*"))
+		files, _ := filepath.Glob(filepath.Join(w.dir, pod.UID, podstate.NetmapDir, hex.EncodeToString([]byte("peer-"))+"*"))
 		kept = nil
 		for _, file := range files {
 			if data, err := os.ReadFile(file); err == nil && strings.Contains(string(data), `"Endpoints":["`) {

@@ -12,6 +12,7 @@ import (
 
 	"tailscale.com/types/key"
 
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -66,7 +67,7 @@ func (n *node) tailnet() tailnetAccess {
 func (n *node) asBegun(pod Pod) (Pod, error) {
 	was := n.rec.Pod
 	switch {
-	case n.fresh, was.SandboxID == unknownSandbox && was.Features.Profile == "": // it may have been in any
+	case n.fresh, was.SandboxID == podstate.UnknownSandbox && was.Features.Profile == "": // it may have been in any
 		return pod, nil
 	case was.SandboxID == pod.SandboxID:
 		was.NetNS, was.PID = pod.NetNS, pod.PID

@@ -20,6 +20,7 @@ import (
 	"tailscale.com/tailcfg"
 
 	"tailscale-nri/engine/internal/nstest"
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
 )
@@ -228,7 +229,7 @@ func TestRescueKeepsProfile(t *testing.T) {
 	w.mustAttach(pod)
 	w.await(pod.UID, Running)
 	w.halt()
-	path := filepath.Join(w.dir, pod.UID, recordFile)
+	path := filepath.Join(w.dir, pod.UID, podstate.RecordFile)
 	data, err := os.ReadFile(path)
 	if err == nil {
 		err = os.WriteFile(path, data[:len(data)-10], 0o600)
@@ -314,14 +315,14 @@ func profileLeadsElsewhere(t *testing.T, former bool) {
 	}
 	w.halt()
 	// Forgotten, and the process killed before the device was deleted.
-	path := filepath.Join(w.dir, pod.UID, recordFile)
-	r, err := loadRecord(filepath.Dir(path))
+	path := filepath.Join(w.dir, pod.UID, podstate.RecordFile)
+	r, err := podstate.Load(filepath.Dir(path))
 	if err == nil {
 		r.Forgotten = !former
 		if former {
 			r.Former, r.NodeID = []tailcfg.StableNodeID{r.NodeID}, ""
 		}
-		err = r.save(filepath.Dir(path))
+		err = podstate.Save(filepath.Dir(path), &r)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // A pod that came back after a reboot, and was let in by the control plane, is
@@ -43,7 +45,7 @@ func TestRebootWithStaticKey(t *testing.T) {
 	if d := w.control.Devices(); len(d) != 1 || !d[0].Expired {
 		t.Errorf("the node is not logged out: %+v", d)
 	}
-	if _, err := os.Stat(filepath.Join(w.dir, pod.UID+copiedExt)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(w.dir, pod.UID+podstate.CopiedExt)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the state is kept as a copy (%v)", err)
 	}
 }
@@ -77,11 +79,11 @@ func TestServedUntilTheEnd(t *testing.T) {
 	w.join("a")
 	end, machine := time.Now(), w.machine
 	w.halt()
-	if s := loadServed(w.dir, machine); s.At.Before(end) {
+	if s := podstate.LoadServed(w.dir, machine); s.At.Before(end) {
 		t.Errorf("last used at %v, want %v or later", s.At, end)
 	}
 	for away, want := range map[time.Duration]bool{20 * time.Minute: true, time.Hour: false} {
-		e := &Engine{served: served{Away: away}}
+		e := &Engine{served: podstate.Served{Away: away}}
 		if e.cameBack() != want {
 			t.Errorf("away for %v: came back is %v, want %v", away, !want, want)
 		}
@@ -98,22 +100,22 @@ func TestServed(t *testing.T) {
 	}{
 		{"no file", nil, 0},
 		{"no JSON", "}", 0},
-		{"another boot, an hour ago", served{Machine: "another", At: hour(1)}, time.Hour},
-		{"another boot, in the future", served{Machine: "another", At: hour(-1)}, 0},
-		{"this boot, which began after two hours", served{Machine: "this", At: hour(1), Away: 2 * time.Hour}, 2 * time.Hour},
-		{"another boot, which itself was away", served{Machine: "another", At: hour(0), Away: 2 * time.Hour}, 0},
+		{"another boot, an hour ago", podstate.Served{Machine: "another", At: hour(1)}, time.Hour},
+		{"another boot, in the future", podstate.Served{Machine: "another", At: hour(-1)}, 0},
+		{"this boot, which began after two hours", podstate.Served{Machine: "this", At: hour(1), Away: 2 * time.Hour}, 2 * time.Hour},
+		{"another boot, which itself was away", podstate.Served{Machine: "another", At: hour(0), Away: 2 * time.Hour}, 0},
 	} {
 		dir := t.TempDir()
 		if tt.file != nil {
 			data, err := json.Marshal(tt.file)
 			if err == nil {
-				err = os.WriteFile(filepath.Join(dir, servedFile), data, 0o600)
+				err = os.WriteFile(filepath.Join(dir, podstate.ServedFile), data, 0o600)
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
-		s := loadServed(dir, "this")
+		s := podstate.LoadServed(dir, "this")
 		if s.Machine != "this" || s.Away.Round(time.Minute) != tt.want {
 			t.Errorf("%s: away for %v, want %v", tt.name, s.Away, tt.want)
 		}

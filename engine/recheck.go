@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"tailscale.com/tstime"
+
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -31,7 +33,7 @@ func (e *Engine) recheck(ctx context.Context, profile string) {
 	}
 	pause := cmp.Or(e.cfg.recheckEvery, recheckEvery)
 	api := e.tailnets[profile].api
-	for sleep(ctx, pause/2+rand.N(pause)) {
+	for tstime.Sleep(ctx, pause/2+rand.N(pause)) {
 		if api == nil {
 			e.recheckPolls(ctx, profile, pause/2)
 		} else if err := e.recheckDevices(ctx, api, profile); err != nil && ctx.Err() == nil {
@@ -70,7 +72,7 @@ func (e *Engine) recheckPolls(ctx context.Context, profile string, over time.Dur
 	sessions := e.runningSessions(profile)
 	for _, s := range sessions {
 		s.b.control.cut()
-		if !sleep(ctx, over/time.Duration(len(sessions))) {
+		if !tstime.Sleep(ctx, over/time.Duration(len(sessions))) {
 			return
 		}
 	}

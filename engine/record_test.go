@@ -5,7 +5,6 @@ package engine
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -13,52 +12,20 @@ import (
 	"strings"
 	"testing"
 
+	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
 
-	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 )
 
-// newRecord returns the record of a pod as it lies on disk.
-func newRecord(t testing.TB, uid string) (record, []byte) {
+// newState returns a node's state as it lies on disk.
+func newState(t testing.TB) []byte {
 	t.Helper()
-	r := record{
-		Version: recordVersion,
-		Pod:     Pod{SandboxID: "sb", UID: uid, Namespace: "default", Name: "web", NetNS: "/var/run/netns/x", Hostname: "web"},
-		NetNS:   podnet.Namespace{Paths: []string{"/var/run/netns/x"}, Dev: 4, Ino: 4026532000},
-		Link:    podnet.HostLink("sb"),
-		Port:    41641,
-		NodeID:  "nABC11CNTRL",
-	}
-	if err := r.newSecrets(); err != nil {
-		t.Fatal(err)
-	}
-	data, err := json.MarshalIndent(r, "", "\t")
+	data, err := podstate.Rekey(nil, false, newLockKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r, data
-}
-
-// newState returns a node's state as it lies on disk, and its keys.
-func newState(t testing.TB) ([]byte, keys) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), stateFile)
-	state, err := openStateStore(path, untaken)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ensureNodeKey(state, newLockKey); err != nil {
-		t.Fatal(err)
-	}
-	k, err := storedKeys(path)
-	if err != nil || k.node.IsZero() {
-		t.Fatal(k, err)
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data, k
+	return data
 }
 
 func newLockKey(key.MachinePublic) key.NLPrivate { return key.NewNLPrivate() }
@@ -68,24 +35,14 @@ func putDir(t testing.TB, dir string, pod, state []byte) {
 	t.Helper()
 	err := os.MkdirAll(dir, 0o700)
 	if pod != nil {
-		err = errors.Join(err, os.WriteFile(filepath.Join(dir, recordFile), pod, 0o600))
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, podstate.RecordFile), pod, 0o600))
 	}
 	if state != nil {
-		err = errors.Join(err, os.WriteFile(filepath.Join(dir, stateFile), state, 0o600))
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, podstate.StateFile), state, 0o600))
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// load loads what is below dir, with what was reported.
-func load(t testing.TB, dir string) (records map[string]record, reports []string) {
-	t.Helper()
-	records, err := loadRecords(dir, func(_ string, err error) { reports = append(reports, err.Error()) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	return records, reports
 }
 
 func expectFile(t testing.TB, path string, want []byte) {
@@ -93,152 +50,6 @@ func expectFile(t testing.TB, path string, want []byte) {
 	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%s holds %d bytes (%v), want %d others", path, len(got), err, len(want))
 	}
-}
-
-// Wherever a record was cut off, nothing of it is lost, the other pods' are
-// read, and a pod whose key is whole keeps its device.
-func TestTruncatedRecord(t *testing.T) {
-	_, whole := newRecord(t, "uid-a")
-	_, other := newRecord(t, "uid-b")
-	state, want := newState(t)
-	for n := range len(whole) {
-		dir := t.TempDir()
-		a := filepath.Join(dir, "uid-a")
-		putDir(t, a, whole[:n], state)
-		putDir(t, filepath.Join(dir, "uid-b"), other, nil)
-		records, reports := load(t, dir)
-		r, ok := records[a]
-		if len(records) != 2 || len(reports) != 1 || !ok || r.Pod.UID != "uid-a" || !r.Registering || r.Pod.SandboxID != unknownSandbox || r.LogID.IsZero() {
-			t.Fatalf("cut at %d: %+v, %q", n, records, reports)
-		}
-		expectFile(t, filepath.Join(a, recordFile+damagedExt), whole[:n])
-		if k, err := storedKeys(filepath.Join(a, stateFile)); err != nil || k != want {
-			t.Fatalf("cut at %d: the node's key is %v (%v)", n, k, err)
-		}
-		// The next process finds what this one has made of it.
-		if records, reports := load(t, dir); len(records) != 2 || reports != nil {
-			t.Fatalf("cut at %d, second start: %+v, %q", n, records, reports)
-		}
-	}
-}
-
-// Without a key nothing can be saved: all is set aside, and what was set aside
-// before stays.
-func TestTruncatedRecordWithoutKey(t *testing.T) {
-	_, whole := newRecord(t, "uid-a")
-	dir := t.TempDir()
-	a := filepath.Join(dir, "uid-a")
-	aside := []string{a + ".damaged", a + ".damaged-2", a + ".damaged-3"}
-	for i, n := range []int{0, len(whole) / 2, len(whole) - 1} {
-		putDir(t, a, whole[:n], []byte("{"))
-		records, reports := load(t, dir)
-		if len(records) != 0 || len(reports) != 1 || !strings.Contains(reports[0], aside[i]+";") {
-			t.Errorf("%+v, %q; want a report that names %s", records, reports, aside[i])
-		}
-		if named := strings.Contains(reports[0], "nABC11CNTRL"); named != (n == len(whole)-1) {
-			t.Errorf("cut at %d of %d, the report is %q", n, len(whole), reports[0])
-		}
-		expectFile(t, filepath.Join(aside[i], recordFile), whole[:n])
-	}
-	for i, n := range []int{0, len(whole) / 2, len(whole) - 1} {
-		expectFile(t, filepath.Join(aside[i], recordFile), whole[:n])
-	}
-}
-
-// What reads as a record and is not this pod's, or not of this version, is not
-// taken for it.
-func TestOtherRecord(t *testing.T) {
-	state, _ := newState(t)
-	for name, tt := range map[string]struct {
-		change  func(*record)
-		rescued bool
-	}{
-		"older":              {func(r *record) { r.Version = 0 }, true},
-		"newer":              {func(r *record) { r.Version = 2 }, true},
-		"of another pod":     {func(r *record) { r.Pod.UID = "uid-b" }, false},
-		"another's link":     {func(r *record) { r.Link = "eth0" }, true},
-		"a link and no name": {func(r *record) { r.Pod.SandboxID = "" }, true},
-	} {
-		r, _ := newRecord(t, "uid-a")
-		tt.change(&r)
-		data, err := json.Marshal(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir := t.TempDir()
-		a := filepath.Join(dir, "uid-a")
-		putDir(t, a, data, state)
-		records, reports := load(t, dir)
-		aside := filepath.Join(a, recordFile+damagedExt)
-		if !tt.rescued {
-			aside = filepath.Join(a+damagedExt, recordFile)
-		}
-		if _, ok := records[a]; ok != tt.rescued || len(reports) != 1 {
-			t.Errorf("%s: %+v, %q", name, records, reports)
-		}
-		expectFile(t, aside, data)
-	}
-}
-
-// A later version of the same form may say more, and a kill may leave half a
-// file beside the record.
-func TestRecordWithMore(t *testing.T) {
-	r, data := newRecord(t, "uid-a")
-	dir := t.TempDir()
-	a := filepath.Join(dir, "uid-a")
-	putDir(t, a, bytes.Replace(data, []byte("{"), []byte(`{"later": [1],`), 1), nil)
-	if err := os.WriteFile(filepath.Join(a, recordFile+".new"), data[:9], 0o600); err != nil {
-		t.Fatal(err)
-	}
-	records, reports := load(t, dir)
-	if got := records[a]; got.NodeID != r.NodeID || reports != nil {
-		t.Errorf("%+v, %q", records, reports)
-	}
-	if err := r.save(a); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Stat(filepath.Join(a, recordFile+".new")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("half a file is left: %v", err)
-	}
-}
-
-// FuzzRecord holds that whatever is in a record, it is this pod's or refused,
-// and names no link but the pod's own.
-func FuzzRecord(f *testing.F) {
-	_, data := newRecord(f, "uid-a")
-	f.Add(data)
-	f.Add(data[:len(data)/2])
-	f.Add(bytes.Replace(data, []byte("uid-a"), []byte("uid-b"), 1))
-	f.Add(bytes.Replace(data, []byte(`"version": 1`), []byte(`"version": 2`), 1))
-	for _, s := range []string{
-		"", "null", "{}", "[]", `{"version":1}`, `{"version":1,"pod":{"uid":"uid-a"}}`, "\x00",
-		`{"version":1,"pod":{"uid":"uid-a"},"pod":{"uid":"uid-b"}}`,
-		`{"version":1,"pod":{"uid":"uid-a"},"link":"eth0"}`,
-		`{"version":1,"pod":{"uid":"uid-a"},"logID":"0"}`, `{"version":1,"pod":{"uid":"uid-a"},"discoKey":"AA=="}`,
-	} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := parseRecord(data, "uid-a")
-		if err != nil {
-			if r.Pod.UID != "" || r.Link != "" {
-				t.Errorf("%v, and %+v", err, r)
-			}
-			return
-		}
-		if r.Pod.UID != "uid-a" || r.Version != recordVersion || r.Link != podnet.HostLink(r.Pod.SandboxID) {
-			t.Errorf("%+v", r)
-		}
-		r.discoKey()
-		r.LogID.Public()
-		dir := filepath.Join(t.TempDir(), "uid-a")
-		if err := r.save(dir); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := loadRecord(dir); err != nil {
-			t.Errorf("written and read again: %v", err)
-		}
-	})
 }
 
 // A pod whose record is damaged is the same device again once it is attached.
@@ -256,7 +67,7 @@ func TestDamagedRecordKeepsDevice(t *testing.T) {
 	before := w.await(bad.UID, Running)
 	w.halt()
 	for _, pod := range []Pod{bad, gone} {
-		if err := os.Truncate(filepath.Join(w.dir, pod.UID, recordFile), 10); err != nil {
+		if err := os.Truncate(filepath.Join(w.dir, pod.UID, podstate.RecordFile), 10); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -286,7 +97,7 @@ func TestLostRecord(t *testing.T) {
 	w.mustAttach(pod)
 	before := w.await(pod.UID, Running)
 	w.halt()
-	if err := os.Remove(filepath.Join(w.dir, pod.UID, recordFile)); err != nil {
+	if err := os.Remove(filepath.Join(w.dir, pod.UID, podstate.RecordFile)); err != nil {
 		t.Fatal(err)
 	}
 	w.boot()
@@ -302,43 +113,88 @@ func TestUnusableDirectory(t *testing.T) {
 	w.boot()
 	_, pod := w.pod("a")
 	dir := filepath.Join(w.dir, pod.UID)
-	state, _ := newState(t)
+	state := newState(t)
 	putDir(t, dir, []byte("{"), state)
 	if _, err := w.Attach(t.Context(), pod); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("attached over what is there: %v", err)
 	}
-	if got, err := os.ReadFile(filepath.Join(dir, stateFile)); err != nil || !bytes.Equal(got, state) {
+	if got, err := os.ReadFile(filepath.Join(dir, podstate.StateFile)); err != nil || !bytes.Equal(got, state) {
 		t.Errorf("the keys that were there are gone: %v", err)
 	}
 }
 
-// What a kill has left half written goes at the next start, and nothing else.
-func TestHalfWritten(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "uid")
-	_, data := newRecord(t, "uid")
-	state, _ := newState(t)
-	putDir(t, dir, data, state)
-	kept := []string{stateFile + damagedExt, "netmap", "notes.new.txt"}
-	for _, name := range append(kept, stateFile+".tmp2677123969", recordFile+".new", "netmap.new", ".writable") {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+// A state that no backend could use costs its own node a new device, and the
+// old one goes with the pod. What was found is kept.
+func TestDamagedState(t *testing.T) {
+	for name, damage := range map[string]func(whole []byte) []byte{
+		"empty":     func([]byte) []byte { return nil },
+		"half":      func(whole []byte) []byte { return whole[:len(whole)/2] },
+		"null":      func([]byte) []byte { return []byte("null") },
+		"other key": func(whole []byte) []byte { return bytes.Replace(whole, []byte(`"profile-`), []byte(`"profilX-`), 1) },
+	} {
+		t.Run(name, func(t *testing.T) { testDamagedState(t, damage) })
 	}
-	records, err := loadRecords(filepath.Dir(dir), func(dir string, err error) { t.Error(dir, err) })
-	if err != nil || len(records) != 1 {
-		t.Fatal(records, err)
-	}
-	entries, err := os.ReadDir(dir)
+}
+
+func testDamagedState(t *testing.T, damage func([]byte) []byte) {
+	w := newWorld(t)
+	w.boot()
+	_, good := w.pod("good")
+	p, bad := w.pod("bad")
+	w.mustAttach(good)
+	w.mustAttach(bad)
+	kept, before := w.await(good.UID, Running), w.await(bad.UID, Running)
+	w.halt()
+	path := filepath.Join(w.dir, bad.UID, podstate.StateFile)
+	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got []string
-	for _, entry := range entries {
-		got = append(got, entry.Name())
+	damaged := damage(whole)
+	if err := os.WriteFile(path, damaged, 0o600); err != nil {
+		t.Fatal(err)
 	}
-	want := append(kept, stateFile, recordFile)
-	slices.Sort(want)
-	if !slices.Equal(got, want) {
-		t.Errorf("left: %q, want %q", got, want)
+	w.boot()
+	if after := w.await(good.UID, Running); after.NodeID != kept.NodeID {
+		t.Errorf("the other pod is %s, was %s", after.NodeID, kept.NodeID)
+	}
+	after := w.await(bad.UID, Running)
+	if after.NodeID == before.NodeID {
+		t.Errorf("still %s", after.NodeID)
+	}
+	expectFile(t, path+podstate.DamagedExt, damaged)
+	if addrs, err := addresses(p); err != nil || len(addrs) != 2 || addrs[0] != after.Addresses[0].String()+"/32" {
+		t.Errorf("ts0 has %v (%v), want %v", addrs, err, after.Addresses)
+	}
+	r, err := podstate.Load(filepath.Join(w.dir, bad.UID))
+	if err != nil || !slices.Contains(r.Former, tailcfg.StableNodeID(before.NodeID)) || r.NodeID != tailcfg.StableNodeID(after.NodeID) {
+		t.Errorf("record: %+v (%v)", r, err)
+	}
+	w.Forget(context.Background(), bad.SandboxID)
+	w.awaitForgotten(bad.UID)
+	if d := w.control.Devices(); len(d) != 1 || d[0].ID != kept.NodeID {
+		t.Errorf("devices: %v, want %s", d, kept.NodeID)
+	}
+}
+
+// A pod that goes while its state is damaged leaves nothing in the tailnet.
+func TestDamagedStateOfLeavingPod(t *testing.T) {
+	w := newWorld(t)
+	w.boot()
+	p, pod := w.pod("a")
+	w.mustAttach(pod)
+	w.await(pod.UID, Running)
+	w.halt()
+	p.End()
+	if err := os.Truncate(filepath.Join(w.dir, pod.UID, podstate.StateFile), 7); err != nil {
+		t.Fatal(err)
+	}
+	w.boot()
+	if err := w.Sync(context.Background(), nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitForgotten(pod.UID)
+	if d := w.control.Devices(); len(d) != 0 {
+		t.Errorf("devices: %v, want none", d)
 	}
 }

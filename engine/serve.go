@@ -15,6 +15,7 @@ import (
 	"tailscale.com/types/netmap"
 
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -32,13 +33,13 @@ func (n *node) serveOnce(ctx context.Context) error {
 	r, relogin := n.record(), n.loginNeeded()
 	if !keyed || relogin {
 		// What comes of a login must not be forgotten.
-		if err := checkWritable(n.dir); err != nil {
+		if err := podstate.CheckWritable(n.dir); err != nil {
 			return fmt.Errorf("the node's keys cannot be kept: %w", err)
 		}
 	}
 	leave := func() {}
 	defer func() { leave() }()
-	known := r.isKnown() && !relogin // needs no key, and so nobody's answer
+	known := r.IsKnown() && !relogin // needs no key, and so nobody's answer
 	if known {
 		leave = n.e.enter(ctx)
 	}
@@ -72,11 +73,11 @@ func (n *node) serveOnce(ctx context.Context) error {
 	go s.watchBackend(watching, watched)
 	defer s.startDNS()()
 	defer s.keepIdentity(ctx)()
-	if _, err := within(n.e.cfg.AttachTimeout, "starting the backend", func() (struct{}, error) {
+	if err := withinErr(n.e.cfg.AttachTimeout, "starting the backend", func() error {
 		p := n.prefs(r.Pod)
 		s.keepExit(p)
-		return struct{}{}, s.b.start(p, authKey, relogin)
-	}, func(struct{}) {}); err != nil {
+		return s.b.start(p, authKey, relogin)
+	}); err != nil {
 		return err
 	}
 	n.reclaimNetmap()
@@ -95,7 +96,7 @@ func (n *node) keepPort(r record, port uint16) {
 // authKey returns a fresh auth key for a node that is not known to be in the
 // tailnet, and "" for one that is.
 func (n *node) authKey(ctx context.Context, r record, relogin bool) (string, error) {
-	if r.isKnown() && !relogin {
+	if r.IsKnown() && !relogin {
 		return "", nil
 	}
 	n.e.evictNamesakes(ctx, r.Pod)

@@ -4,23 +4,21 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 
 	"tailscale.com/types/key"
 	"tailscale.com/wgengine/router"
 
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
 // step is one change to what outlives this process: the kernel's objects, what
-// is on disk, or the tailnet. The engine takes all of them in this file, so
-// that a test can kill it before and after each, and see that the next process
-// ends where this one would have.
+// is on disk, or the tailnet. Engine.take carries out all of them, so that a test
+// can kill the process before and after each, and see that the next process ends
+// where this one would have.
 type step string
 
 const (
@@ -52,30 +50,17 @@ func (e *Engine) take(s step, f func() error) error {
 
 // save writes the node's record. n.op is held.
 func (n *node) save() error {
-	return n.e.take(stepRecord, func() error { return n.rec.save(n.dir) })
+	return n.e.take(stepRecord, func() error { return podstate.Save(n.dir, &n.rec) })
 }
 
 // removeState removes all that is on disk of the node, the record last: keys
 // without one are of a pod whose record was lost.
 func (n *node) removeState() error {
-	err := n.e.take(stepWipe, func() error { return removeAllBut(n.dir, recordFile) })
+	err := n.e.take(stepWipe, func() error { return podstate.RemoveAllButRecord(n.dir) })
 	if err != nil {
 		return err
 	}
 	return n.e.take(stepRetire, func() error { return os.RemoveAll(n.dir) })
-}
-
-func removeAllBut(dir, name string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	for _, entry := range entries {
-		if entry.Name() != name {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, entry.Name())))
-		}
-	}
-	return err
 }
 
 // ensureLink makes the record's link, unless it is there.

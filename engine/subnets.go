@@ -8,44 +8,12 @@ import (
 	"slices"
 	"strings"
 
-	"tailscale.com/ipn"
 	"tailscale.com/net/tsaddr"
 	"tailscale.com/types/netmap"
 	"tailscale.com/types/views"
 
 	"tailscale-nri/engine/internal/podnet"
 )
-
-// routed reports whether the pod asks for more of the tailnet than its peers, or
-// gives it more than the pod.
-func (f *Features) routed() bool {
-	return f.AcceptRoutes || f.ExitNode != "" || f.advertises()
-}
-
-func (f *Features) advertises() bool { return len(f.AdvertiseRoutes) > 0 || f.AdvertiseExitNode }
-
-// advertised are the routes that the pod offers its peers.
-func (f *Features) advertised() []netip.Prefix {
-	routes := slices.Clone(f.AdvertiseRoutes)
-	if f.AdvertiseExitNode {
-		routes = append(routes, tsaddr.AllIPv4(), tsaddr.AllIPv6())
-	}
-	return routes
-}
-
-// prefs writes what the pod asks for into its node's preferences. The exit node is
-// not one of them: see followExit.
-func (f *Features) prefs(p *ipn.Prefs) {
-	p.CorpDNS = f.DNS
-	p.ShieldsUp = f.ShieldsUp
-	p.RouteAll = f.AcceptRoutes
-	p.AdvertiseRoutes = f.advertised()
-	// The pod masquerades: podnet does. LocalBackend warns otherwise.
-	p.NoSNAT = !f.advertises()
-	// Otherwise the networks of this process are among the routes of the pod
-	// (ipn/ipnlocal/local.go, routerConfigLocked).
-	p.ExitNodeAllowLANAccess = f.ExitNode != ""
-}
 
 // privateRanges stay on a pod's other interfaces if it uses an exit node, and are not
 // forwarded to by one: where nobody has named the cluster's ranges, they are in these.
@@ -82,10 +50,10 @@ func (e *Engine) cluster() []netip.Prefix {
 
 // newRouter returns the router of the pod, with the exit of its fence if it has one.
 func (n *node) newRouter(link *podnet.Link, f *Features, fence *podnet.Router, notify func([]netip.Addr)) *podnet.Router {
-	if !f.routed() {
+	if !isRouted(f) {
 		return link.Router(n.log(), n.e.cfg.ClusterRanges, notify)
 	}
-	if f.ExitNode != "" || f.advertises() {
+	if f.ExitNode != "" || advertises(f) {
 		n.e.hearFilters()
 	}
 	cluster := n.e.cluster()
@@ -98,7 +66,7 @@ func (n *node) newRouter(link *podnet.Link, f *Features, fence *podnet.Router, n
 	default:
 		r.UseExit(podnet.Exit{Private: privateRanges()})
 	}
-	if f.advertises() {
+	if advertises(f) {
 		r.Forward(podnet.Forward{
 			To: f.AdvertiseRoutes, Everything: f.AdvertiseExitNode, Never: slices.Concat(cluster, privateRanges()),
 		})
@@ -112,7 +80,7 @@ func unapproved(f *Features, nm *netmap.NetworkMap) (routes []string) {
 		return nil
 	}
 	allowed := nm.SelfNode.AllowedIPs()
-	for _, p := range f.advertised() {
+	for _, p := range advertisedRoutes(f) {
 		if !views.SliceContains(allowed, p) {
 			routes = append(routes, p.String())
 		}
@@ -130,14 +98,14 @@ type routing struct {
 // followRoutes takes in what the netmap says of the routes that the pod asks for.
 func (s *session) followRoutes() {
 	f := &s.features
-	if f.ExitNode == "" && !f.advertises() {
+	if f.ExitNode == "" && !advertises(f) {
 		return
 	}
 	was := s.routing
 	if f.ExitNode != "" {
 		s.followExit()
 	}
-	if f.advertises() {
+	if advertises(f) {
 		s.routing.unapproved = strings.Join(unapproved(f, s.b.NetMapNoPeers()), ", ")
 	}
 	if s.routing != was {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tailscale.com/tailcfg"
+	"tailscale.com/tstime"
 
 	"tailscale-nri/engine/tailnet"
 )
@@ -38,7 +39,7 @@ func (e *Engine) sweep(ctx context.Context, profile string) {
 		return
 	}
 	pause := cmp.Or(e.cfg.sweepFirst, defaultSweepFirst)
-	for warned := ""; sleep(ctx, pause/2+rand.N(pause)); pause = cmp.Or(e.cfg.sweepEvery, defaultSweepEvery) {
+	for warned := ""; tstime.Sleep(ctx, pause/2+rand.N(pause)); pause = cmp.Or(e.cfg.sweepEvery, defaultSweepEvery) {
 		err := e.sweepOnce(ctx, profile)
 		if ctx.Err() == nil {
 			e.tally.countSweep(err)

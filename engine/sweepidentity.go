@@ -10,8 +10,10 @@ import (
 	"maps"
 	"time"
 
+	"tailscale.com/tstime"
 	"tailscale.com/types/key"
 
+	"tailscale-nri/engine/internal/podstate"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -36,8 +38,8 @@ func (e *Engine) listKept(ctx context.Context, profile string) (map[WorkloadKey]
 		if id.NodeID != "" {
 			k.ids[string(id.NodeID)] = w
 		}
-		if keys, err := parseState(id.State); err == nil && !keys.machine.IsZero() {
-			k.machines[keys.machine] = w
+		if keys, err := podstate.ParseKeys(id.State); err == nil && !keys.Machine.IsZero() {
+			k.machines[keys.Machine] = w
 		}
 	}
 	return all, k, nil
@@ -56,8 +58,8 @@ func (e *Engine) isWorkloads(ctx context.Context, profile string, d tailnet.Devi
 	if err != nil {
 		return false, fmt.Errorf("loading the workload's identity: %w", err)
 	}
-	keys, err := parseState(id.State)
-	return d.ID == string(id.NodeID) || err == nil && !keys.machine.IsZero() && keys.machine == d.MachineKey, nil
+	keys, err := podstate.ParseKeys(id.State)
+	return d.ID == string(id.NodeID) || err == nil && !keys.Machine.IsZero() && keys.Machine == d.MachineKey, nil
 }
 
 // of returns the workload whose device it is.
@@ -84,7 +86,7 @@ func (e *Engine) sweepIdentities(ctx context.Context, api tailnet.DeviceAPI, all
 	for _, id := range all {
 		held = held || id.Holder != (Holder{})
 	}
-	if held && !sleep(ctx, e.cfg.leaseTime) {
+	if held && !tstime.Sleep(ctx, e.cfg.leaseTime) {
 		return ctx.Err()
 	}
 	var failed []error

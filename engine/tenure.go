@@ -16,8 +16,10 @@ import (
 	"time"
 
 	"tailscale.com/tailcfg"
+	"tailscale.com/tstime"
 
 	"tailscale-nri/engine/internal/podnet"
+	"tailscale-nri/engine/internal/podstate"
 )
 
 // tenure is what a node knows of the identity that it holds, or waits for.
@@ -54,11 +56,11 @@ func (n *node) holdIdentity(ctx context.Context) error {
 	if n.e.cfg.Identities == nil {
 		return errors.New("the pod's device goes with its workload, and identities are not kept: set " + n.e.cfg.Names.Identities)
 	}
-	k, err := storedKeys(n.statePath())
-	if err != nil && !errors.Is(err, errDamaged) {
+	k, err := podstate.StoredKeys(n.statePath())
+	if err != nil && !errors.Is(err, podstate.ErrDamaged) {
 		return err
 	}
-	if err != nil || k.node.IsZero() || r.Generation == 0 || n.isForeign() || n.loginNeeded() {
+	if err != nil || k.Node.IsZero() || r.Generation == 0 || n.isForeign() || n.loginNeeded() {
 		return n.takeIdentity(ctx)
 	}
 	if !r.Rekeyed {
@@ -99,7 +101,7 @@ func (n *node) takeIdentity(ctx context.Context) error {
 			n.setState(Pending, whom+until)
 			n.warnOnce("waiting for the workload's identity", whom)
 			n.tellDown(whom)
-			if pause := n.e.cfg.waitEvery; !sleep(ctx, pause*9/10+rand.N(pause/5)) {
+			if pause := n.e.cfg.waitEvery; !tstime.Sleep(ctx, pause*9/10+rand.N(pause/5)) {
 				return ctx.Err()
 			}
 			continue
@@ -107,7 +109,7 @@ func (n *node) takeIdentity(ctx context.Context) error {
 		id, err = n.claimIdentity(ctx, key, id)
 		switch {
 		case errors.Is(err, ErrIdentityChanged):
-			if !sleep(ctx, rand.N(n.e.cfg.waitEvery)/10) {
+			if !tstime.Sleep(ctx, rand.N(n.e.cfg.waitEvery)/10) {
 				return ctx.Err()
 			}
 		case err != nil:
@@ -148,11 +150,11 @@ func (n *node) mustWait(id Identity) (whom, until string) {
 
 // claimIdentity stores this pod as the holder, with a node key that is new.
 func (n *node) claimIdentity(ctx context.Context, key WorkloadKey, id Identity) (Identity, error) {
-	state, err := rekey(id.State, id.Registered, n.lockKey)
-	if errors.Is(err, errDamaged) {
+	state, err := podstate.Rekey(id.State, id.Registered, n.lockKey)
+	if errors.Is(err, podstate.ErrDamaged) {
 		n.log().Error("the identity's keys are lost, the workload gets another device; delete the former by hand", "err", err, "nodeID", id.NodeID)
 		id.NodeID = ""
-		state, err = rekey(nil, false, n.lockKey)
+		state, err = podstate.Rekey(nil, false, n.lockKey)
 	}
 	if err != nil {
 		return id, err
@@ -171,10 +173,10 @@ func (n *node) claimIdentity(ctx context.Context, key WorkloadKey, id Identity) 
 // not there.
 func (n *node) installKeys(id Identity) error {
 	if err := os.MkdirAll(n.dir, 0o700); err != nil {
-		return remedy(err)
+		return podstate.Remedy(err)
 	}
-	if err := n.e.take(stepState, func() error { return replaceFile(n.statePath(), id.State) }); err != nil {
-		return fmt.Errorf("writing the workload's keys: %w", remedy(err))
+	if err := n.e.take(stepState, func() error { return podstate.ReplaceFile(n.statePath(), id.State) }); err != nil {
+		return fmt.Errorf("writing the workload's keys: %w", podstate.Remedy(err))
 	}
 	n.update(func(r *record) {
 		if r.Generation == 0 && r.NodeID != "" && r.NodeID != id.NodeID && !slices.Contains(r.Former, r.NodeID) {
@@ -252,7 +254,7 @@ func (n *node) holds(id Identity, r record) bool {
 func (n *node) identity(r record) (Identity, error) {
 	state, err := os.ReadFile(n.statePath())
 	if err == nil {
-		_, err = parseState(state)
+		_, err = podstate.ParseKeys(state)
 	}
 	if err != nil {
 		return Identity{}, fmt.Errorf("reading the workload's keys: %w", err)
@@ -307,8 +309,8 @@ func (n *node) hasWorkloads(r record) bool {
 	if r.Generation != 0 {
 		return true
 	}
-	k, err := storedKeys(n.statePath())
-	return err == nil && k.workload
+	k, err := podstate.StoredKeys(n.statePath())
+	return err == nil && k.Workload
 }
 
 // releaseIdentity lets the next host have the identity at once, and removes the keys
@@ -336,7 +338,7 @@ func (n *node) releaseIdentity(ctx context.Context) error {
 		}
 		id.Holder = Holder{}
 		_, err = n.e.cfg.Identities.Save(ctx, key, id)
-		if errors.Is(err, ErrIdentityChanged) && sleep(ctx, rand.N(n.e.cfg.waitEvery)/10) {
+		if errors.Is(err, ErrIdentityChanged) && tstime.Sleep(ctx, rand.N(n.e.cfg.waitEvery)/10) {
 			continue
 		}
 		if err != nil {
@@ -351,7 +353,7 @@ func (n *node) releaseIdentity(ctx context.Context) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
-		return errors.Join(err, os.RemoveAll(filepath.Join(n.dir, netmapDir)))
+		return errors.Join(err, os.RemoveAll(filepath.Join(n.dir, podstate.NetmapDir)))
 	})
 }
 
@@ -369,7 +371,7 @@ func (n *node) releaseLater(ctx context.Context) {
 			return
 		}
 		n.warnOnce("the next host has to wait for the workload's identity", err.Error())
-		if !sleep(ctx, pause.next()) {
+		if !tstime.Sleep(ctx, pause.next()) {
 			return
 		}
 	}

@@ -34,13 +34,19 @@ func within[T any](limit time.Duration, what string, f func() (T, error), late f
 	}
 }
 
+// withinErr is within for what has no other result than an error.
+func withinErr(limit time.Duration, what string, f func() error) error {
+	_, err := within(limit, what, func() (struct{}, error) { return struct{}{}, f() }, func(struct{}) {})
+	return err
+}
+
 // closeBackend closes the backend. One that hangs must not keep the node from
 // being served again.
 func (n *node) closeBackend(b *backend) {
-	_, err := within(n.e.cfg.AttachTimeout, "closing the backend", func() (struct{}, error) {
+	err := withinErr(n.e.cfg.AttachTimeout, "closing the backend", func() error {
 		b.close()
-		return struct{}{}, nil
-	}, func(struct{}) {})
+		return nil
+	})
 	if err != nil {
 		n.log().Error("the backend did not close in time, and is abandoned", "err", err)
 	}
@@ -53,4 +59,25 @@ func (s *session) late() error {
 		what += ": " + strings.Join(h, "; ")
 	}
 	return fmt.Errorf("no address from the control plane after %v (%s)", s.n.e.cfg.AttachTimeout, what)
+}
+
+// end is a session's end that waits for a registration under way: a device
+// that we have no ID of cannot be deleted.
+type end struct {
+	err  error
+	late <-chan time.Time // nil until the end has begun
+}
+
+// settleTime bounds that wait.
+const settleTime = 20 * time.Second
+
+func (e *end) begin(err error) { e.err, e.late = err, time.After(settleTime) }
+func (e *end) begun() bool     { return e.late != nil }
+
+// unless returns cause, or a channel that says nothing once the end has begun.
+func (e *end) unless(cause <-chan struct{}) <-chan struct{} {
+	if e.begun() {
+		return nil
+	}
+	return cause
 }

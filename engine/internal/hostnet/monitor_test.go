@@ -3,18 +3,13 @@
 package hostnet
 
 import (
-	"os"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"tailscale.com/net/netmon"
 	"tailscale.com/util/eventbus"
-
-	"tailscale-nri/engine/internal/nstest"
 )
-
-func TestMain(m *testing.M) { os.Exit(nstest.Main(m)) }
 
 // follow returns what a node of the monitor hears.
 func follow(t *testing.T, m *Monitor) (*Follower, <-chan netmon.ChangeDelta) {

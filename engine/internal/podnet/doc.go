@@ -32,9 +32,9 @@
 // does. So does a [Tap], whose owner looks for the pod's end.
 //
 // What this package does not do: it knows no pods, no tailnet and no
-// container runtime, it keeps no state but the list of the host's interfaces, no
-// goroutine of it outlives a call but the one that keeps that list (Watch.Run is the
-// caller's) and threads that open sockets in pods, for ten seconds after the last, it changes no
-// route, rule, sysctl or firewall of its own netns, and it never enters a
-// netns with a thread that anyone else will use.
+// container runtime; it keeps nothing from one call to the next but what the kernel
+// was found to be able to do; it starts no goroutine that outlives a call, but for threads
+// that open sockets in pods, which end ten seconds after the last one, and the one that
+// [Watch.HearFilters] is asked for; it changes no route, rule, sysctl or firewall of its own
+// netns; and it never enters a netns with a thread that anyone else will use.
 package podnet

@@ -160,6 +160,10 @@ func (w *Watch) run(done <-chan struct{}, failed func(error), h hearing) {
 	}
 }
 
+// listenAgain is the pause before a lost subscription is created again: the kernel
+// ends one that does not keep up (ENOBUFS, netlink(7)).
+const listenAgain = time.Second
+
 // Add has changed called for each change of the link that may matter, until
 // Remove or the next Add with the same name of its host end. The function must
 // not wait.

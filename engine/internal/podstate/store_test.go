@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package engine
+package podstate
 
 import (
 	"errors"
@@ -18,9 +18,9 @@ func untaken(write func() error) error { return write() }
 
 // What the store has written is what tailscale.com's own store reads, at once.
 func TestStateStore(t *testing.T) {
-	path := filepath.Join(t.TempDir(), stateFile)
+	path := filepath.Join(t.TempDir(), StateFile)
 	writes := 0
-	s, err := openStateStore(path, func(write func() error) error { writes++; return write() })
+	s, err := OpenStore(path, func(write func() error) error { writes++; return write() })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestStateStore(t *testing.T) {
 		}
 	}
 	s.syncFile()
-	again, err := openStateStore(path, untaken)
+	again, err := OpenStore(path, untaken)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,8 +67,8 @@ func TestStateStore(t *testing.T) {
 // A change that could not be written is not in the store: it can be tried again.
 func TestStateStoreCannotWrite(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "pod")
-	path := filepath.Join(dir, stateFile)
-	s, err := openStateStore(path, untaken)
+	path := filepath.Join(dir, StateFile)
+	s, err := OpenStore(path, untaken)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package podnet
+package hostnet
 
 import (
 	"errors"
@@ -14,7 +14,7 @@ import (
 	"tailscale.com/net/netmon"
 )
 
-// interfaces is the list of this machine's network interfaces, one for all
+// interfaces is the list of the host's network interfaces, one for all
 // backends. Each of them asks for it at its start, with every change of a link
 // and whenever it looks for its endpoints, and would ask the kernel for the
 // addresses of each link apart: with fifty pods that was a quarter of the time
@@ -26,16 +26,16 @@ type interfaces struct {
 	watches int // that outdate list
 }
 
-// theInterfaces are those of this machine. tailscale.com has one hook in a process for it.
+// theInterfaces are those of the host. tailscale.com has one hook in a process for it.
 var theInterfaces = sync.OnceValue(func() *interfaces {
 	in := &interfaces{}
 	netmon.RegisterInterfaceGetter(in.get)
 	return in
 })
 
-// ShareInterfaces has all backends of this process see one list of this
-// machine's interfaces, kept fresh until done is closed. Afterwards it is made
-// anew each time, and so it is while the kernel cannot be listened to, which
+// ShareInterfaces has all backends of this process see one list of the
+// host's interfaces, kept fresh until done is closed. Afterwards it is made
+// again each time, and so it is while the kernel cannot be listened to, which
 // failed hears of.
 func ShareInterfaces(done <-chan struct{}, failed func(error)) {
 	go theInterfaces().watch(done, failed)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package engine
+package podstate
 
 import (
 	"encoding/json"
@@ -11,38 +11,38 @@ import (
 )
 
 // workloadMark is in the state of each workload's node: whatever becomes of the record
-// beside it, its device is not to be deleted with the pod. A backend leaves alone what
+// next to it, its device is not to be deleted with the pod. A backend leaves alone what
 // it does not know.
 const workloadMark = "_tailscale-nri-workload"
 
-// rekey returns a state with a node key that nobody has used, which is to take the
+// Rekey returns a state with a node key that nobody has used, which is to take the
 // place of the one in the given state; for an empty state, one with a machine key of
 // its own as well. registered says that the control plane knows the key in state.
-func rekey(state []byte, registered bool, lockKey func(key.MachinePublic) key.NLPrivate) ([]byte, error) {
-	s := &stateStore{
+func Rekey(state []byte, registered bool, lockKey func(key.MachinePublic) key.NLPrivate) ([]byte, error) {
+	s := &Store{
 		values: map[ipn.StateKey][]byte{},
 		take:   func(func() error) error { return nil }, // it stays in memory
 	}
 	defer s.stopSync()
 	if len(state) == 0 {
 		s.values[workloadMark] = []byte("true")
-		if err := ensureNodeKey(s, lockKey); err != nil {
+		if err := EnsureNodeKey(s, lockKey); err != nil {
 			return nil, err
 		}
 		return s.encode()
 	}
-	if _, err := parseState(state); err != nil {
-		return nil, fmt.Errorf("the stored identity's state %w: %w", errDamaged, err)
+	if _, err := ParseKeys(state); err != nil {
+		return nil, fmt.Errorf("the stored identity's state %w: %w", ErrDamaged, err)
 	}
 	if err := json.Unmarshal(state, &s.values); err != nil {
 		return nil, err
 	}
-	p, err := currentPrefs(s)
+	p, err := CurrentPrefs(s)
 	if err != nil {
 		return nil, err
 	}
 	if p.Persist == nil || p.Persist.PrivateNodeKey.IsZero() {
-		return nil, fmt.Errorf("the stored identity's state %w: it holds no node key", errDamaged)
+		return nil, fmt.Errorf("the stored identity's state %w: it holds no node key", ErrDamaged)
 	}
 	// The control plane is told of the key that it knows. It goes by the machine key
 	// where it knows neither.

@@ -1,27 +1,23 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package engine
+package podstate
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	"tailscale.com/net/tsaddr"
 )
 
-// resolvConfFile is what is mounted over /etc/resolv.conf of the pod's containers.
-const resolvConfFile = "resolv.conf"
+// ResolvConfFile is what is mounted over /etc/resolv.conf of the pod's containers.
+const ResolvConfFile = "resolv.conf"
 
-// resolvConf is what is needed of a resolv.conf.
-type resolvConf struct {
+// ResolvConf is what is needed of a resolv.conf.
+type ResolvConf struct {
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`
 	Search      []string     `json:"search,omitempty"` // as written
 	Others      []string     `json:"others,omitempty"` // lines: options and what else there is
@@ -40,12 +36,12 @@ const maxNameservers = 3
 // kubelet's have 2048 for the search domains at most.
 const maxResolvConf = 16 << 10
 
-// parseResolvConf reads the resolv.conf that the kubelet made for a pod.
-func parseResolvConf(data []byte) (*resolvConf, error) {
+// ParseResolvConf reads the resolv.conf that the kubelet made for a pod.
+func ParseResolvConf(data []byte) (*ResolvConf, error) {
 	if len(data) > maxResolvConf {
 		return nil, fmt.Errorf("the pod's resolv.conf has %d bytes, at most %d can be kept: shorten its dnsConfig", len(data), maxResolvConf)
 	}
-	c := &resolvConf{}
+	c := &ResolvConf{}
 	own := false
 	for line := range strings.Lines(string(data)) {
 		line = strings.TrimSpace(line)
@@ -72,7 +68,7 @@ func parseResolvConf(data []byte) (*resolvConf, error) {
 
 // addNameserver adds a nameserver that could be asked. It reports whether it is the
 // pod's own node.
-func (c *resolvConf) addNameserver(fields []string) (own bool) {
+func (c *ResolvConf) addNameserver(fields []string) (own bool) {
 	if len(fields) == 0 {
 		return false
 	}
@@ -89,20 +85,20 @@ func (c *resolvConf) addNameserver(fields []string) (own bool) {
 	return false
 }
 
-// equal reports whether the two say the same.
-func (c *resolvConf) equal(o *resolvConf) bool {
+// Equal reports whether the two say the same.
+func (c *ResolvConf) Equal(o *ResolvConf) bool {
 	return c != nil && o != nil && slices.Equal(c.Nameservers, o.Nameservers) &&
 		slices.Equal(c.Search, o.Search) && slices.Equal(c.Others, o.Others)
 }
 
-// format writes the file for a pod of which this is the original, with the tailnet's
+// Format writes the file for a pod of which this is the original, with the tailnet's
 // search domains after its own. Where spare is set the
 // original nameservers are named too, for while nobody answers. It returns the
 // domains that were left out.
 //
 // There is one nameserver where that does: musl asks all of them at once and takes the first
 // answer, also that a name does not exist (musl 1.2, src/network/res_msend.c).
-func (c *resolvConf) format(tailnet []string, spare bool) (data []byte, left []string) {
+func (c *ResolvConf) Format(tailnet []string, spare bool) (data []byte, left []string) {
 	var b bytes.Buffer
 	b.WriteString("# Kept by tailscale-nri.\n")
 	own := tsaddr.TailscaleServiceIP()
@@ -138,17 +134,17 @@ func (c *resolvConf) format(tailnet []string, spare bool) (data []byte, left []s
 	return b.Bytes(), left
 }
 
-// clusterZones returns the domains below which the names of services are, as the
+// ClusterZones returns the domains below which the names of services are, as the
 // search domains tell them: what comes after a label "svc"; and cluster.local, which
 // clusters have unless they were given another, for a pod whose search domains tell
 // nothing.
-func (c *resolvConf) clusterZones() []string {
+func (c *ResolvConf) ClusterZones() []string {
 	zones := []string{"cluster.local"}
 	if c == nil {
 		return zones
 	}
 	for _, domain := range c.Search {
-		labels := "." + plainName(domain)
+		labels := "." + PlainName(domain)
 		if _, zone, ok := strings.Cut(labels, ".svc."); ok && !slices.Contains(zones, zone) {
 			zones = append(zones, zone)
 		}
@@ -156,43 +152,5 @@ func (c *resolvConf) clusterZones() []string {
 	return zones
 }
 
-// plainName is a domain name in lower case, without the last dot.
-func plainName(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
-
-// rewriteFile gives a file that is there its content in place, and makes one that is
-// not: a bind mount keeps the file that it was made of, whatever its name leads to
-// later. A reader sees the earlier content or the new one, with empty lines at its
-// end perhaps. What the pod has written there, of any size, is not read into memory.
-// A lease that a program of the pod has on it is not waited for, which the kernel would
-// have us do for 45 seconds (fcntl(2), F_SETLEASE).
-func rewriteFile(path string, data []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("a program of the pod holds a lease on /etc/resolv.conf, have it let go: %w", err)
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	was, err := io.ReadAll(io.LimitReader(f, maxResolvConf+1))
-	switch {
-	case err != nil:
-		return err
-	case bytes.Equal(was, data):
-	case len(was) > maxResolvConf:
-		err = f.Truncate(0)
-		was = nil
-		fallthrough
-	default:
-		padded := append(slices.Clone(data), bytes.Repeat([]byte("\n"), max(0, len(was)-len(data)))...)
-		if err == nil {
-			_, err = f.WriteAt(padded, 0)
-		}
-		if err == nil { // otherwise it would have zeros where nothing could be written
-			err = f.Truncate(int64(len(data)))
-		}
-	}
-	return errors.Join(err, f.Chmod(0o644)) // the pod's user may be anyone, and the umask anything
-}
-
-func (n *node) resolvConfPath() string { return filepath.Join(n.dir, resolvConfFile) }
+// PlainName is a domain name in lower case, without the last dot.
+func PlainName(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package engine
+package podstate
 
 import (
 	"bytes"
@@ -16,11 +16,18 @@ import (
 	"tailscale.com/ipn"
 )
 
+// StateFile is the name of the node's keys and preferences in the pod's directory.
+const StateFile = "tailscaled.state"
+
+// Take carries out a change of what is on disk, for a type that makes its changes
+// itself. The engine's makes a step of it.
+type Take func(change func() error) error
+
 // syncPause is the time from a change of a node's state to the moment at which
 // it is forced to the disk.
 const syncPause = time.Second
 
-// stateStore keeps a node's keys and preferences in one file, in the form of
+// Store keeps a node's keys and preferences in one file, in the form of
 // tailscale.com's FileStore. Each change is a step.
 //
 // A FileStore waits for the disk at each change: eight times in a node's first
@@ -30,19 +37,19 @@ const syncPause = time.Second
 // before it returns, so that the end of this process costs nothing, and syncs
 // it once, a second later. A power failure in between may cost the change, as
 // it may cost the record's.
-type stateStore struct {
+type Store struct {
 	path string
-	take func(func() error) error
+	take Take
 
 	mu     sync.Mutex
 	values map[ipn.StateKey][]byte
 	sync   *time.Timer // nil until the first change
 }
 
-// openStateStore reads the state in a file. One that does not exist, or is
+// OpenStore reads the state in a file. One that does not exist, or is
 // empty, is a state without values. Every change goes through take.
-func openStateStore(path string, take func(func() error) error) (*stateStore, error) {
-	s := &stateStore{path: path, take: take, values: map[ipn.StateKey][]byte{}}
+func OpenStore(path string, take Take) (*Store, error) {
+	s := &Store{path: path, take: take, values: map[ipn.StateKey][]byte{}}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) == 0 {
 		return s, nil
@@ -60,7 +67,7 @@ func openStateStore(path string, take func(func() error) error) (*stateStore, er
 }
 
 // ReadState implements [ipn.StateStore].
-func (s *stateStore) ReadState(id ipn.StateKey) ([]byte, error) {
+func (s *Store) ReadState(id ipn.StateKey) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	data, ok := s.values[id]
@@ -72,12 +79,12 @@ func (s *stateStore) ReadState(id ipn.StateKey) ([]byte, error) {
 
 // WriteState implements [ipn.StateStore]. nil removes the value. What could not
 // be written is not in the store either.
-func (s *stateStore) WriteState(id ipn.StateKey, data []byte) error {
+func (s *Store) WriteState(id ipn.StateKey, data []byte) error {
 	return s.writeStates(map[ipn.StateKey][]byte{id: data})
 }
 
 // writeStates writes several values at once.
-func (s *stateStore) writeStates(changes map[ipn.StateKey][]byte) error {
+func (s *Store) writeStates(changes map[ipn.StateKey][]byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next, changed := maps.Clone(s.values), false
@@ -100,7 +107,7 @@ func (s *stateStore) writeStates(changes map[ipn.StateKey][]byte) error {
 	if err != nil {
 		return err
 	}
-	if err := s.take(func() error { return replaceFile(s.path, text) }); err != nil {
+	if err := s.take(func() error { return ReplaceFile(s.path, text) }); err != nil {
 		return err
 	}
 	s.values = next
@@ -117,14 +124,14 @@ func encodeState(values map[ipn.StateKey][]byte) ([]byte, error) {
 }
 
 // encode returns what the file holds.
-func (s *stateStore) encode() ([]byte, error) {
+func (s *Store) encode() ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return encodeState(s.values)
 }
 
 // stopSync leaves the file to the kernel's own time.
-func (s *stateStore) stopSync() {
+func (s *Store) stopSync() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sync != nil {
@@ -134,7 +141,7 @@ func (s *stateStore) stopSync() {
 
 // syncFile forces the file to the disk. A failure is the next writer's to hear
 // of; a file that is gone was the node's that has left.
-func (s *stateStore) syncFile() {
+func (s *Store) syncFile() {
 	if f, err := os.Open(s.path); err == nil {
 		_ = f.Sync()
 		f.Close()

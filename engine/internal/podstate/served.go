@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podstate
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// ServedFile is the name of Served in the state directory.
+const ServedFile = "served.json"
+
+// Served is the file that says when the state directory was last used. A copy of
+// the directory has it, too.
+type Served struct {
+	Machine string    `json:"machine"` // in one of its boots: see podnet.Machine
+	At      time.Time `json:"at"`      // as that machine has last said
+	// Away is for how long nobody had used the directory when that boot began; 0
+	// where nobody knows.
+	Away time.Duration `json:"away"`
+}
+
+// LoadServed reads the file. One that cannot be read, or says what cannot be, is
+// one of a machine that was never away.
+func LoadServed(stateDir, machine string) Served {
+	var s Served
+	data, err := os.ReadFile(filepath.Join(stateDir, ServedFile))
+	if err != nil || json.Unmarshal(data, &s) != nil {
+		s = Served{}
+	}
+	if s.Machine != machine {
+		away := time.Since(s.At)
+		if s.At.IsZero() || away < 0 {
+			away = 0
+		}
+		s = Served{Machine: machine, Away: away}
+	}
+	return s
+}
+
+// SaveServed writes the file.
+func SaveServed(stateDir string, s Served) error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return ReplaceFile(filepath.Join(stateDir, ServedFile), data)
+}
+
+// RemoveServed removes the file, and what a process that was killed has left half
+// written of it.
+func RemoveServed(stateDir string) {
+	file := filepath.Join(stateDir, ServedFile)
+	os.Remove(file)
+	os.Remove(file + ".new") // see ReplaceFile
+}
