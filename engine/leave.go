@@ -104,7 +104,7 @@ func (n *node) recordedDevices(r record) (ids []tailcfg.StableNodeID, stored pod
 		}
 		ids = slices.DeleteFunc(ids, func(id tailcfg.StableNodeID) bool { return slices.Contains(r.Elsewhere, id) })
 		if !r.Registering {
-			return ids, keys{}, nil
+			return ids, podstate.Keys{}, nil
 		}
 	}
 	// One that it has become without hearing of it is known by its keys, and so is
