@@ -14,7 +14,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// TestChartIsBase: whoever installs by Helm gets what kubectl apply -k gives.
+// TestChartIsBase: an installation by Helm is the same as one by kubectl apply -k.
 // The Namespace is an option of the chart, since Helm wants one before it
 // installs anything.
 func TestChartIsBase(t *testing.T) {

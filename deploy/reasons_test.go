@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// notReasons are what takes a text that is no reason: by the name of the function or
-// method that is called. Lines of the log have a section of their own.
+// notReasons are the functions and methods that take a text which is not a reason, by name.
+// Lines of the log have a section of their own.
 var notReasons = map[string]string{
 	"Debug": "log", "Info": "log", "Warn": "log", "Error": "log", "DebugContext": "log", "InfoContext": "log", "WarnContext": "log", "ErrorContext": "log",
 	"Log": "log", "level": "log", "warnOnce": "log",
@@ -124,7 +124,7 @@ func textsBelow(t *testing.T, name string) (has bool) {
 	return has
 }
 
-// operands are what is added up in a text and is no text itself.
+// operands are the parts of a sum of texts, without the texts themselves.
 func operands(e ast.Expr) []ast.Expr {
 	switch e := e.(type) {
 	case *ast.ParenExpr:

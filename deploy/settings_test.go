@@ -64,7 +64,7 @@ func TestConfigMap(t *testing.T) {
 	}
 	for key := range notForConfigMap() {
 		if _, ok := known[key]; !ok {
-			t.Errorf("%s is no variable of the program", key)
+			t.Errorf("%s is not a variable of the program", key)
 		}
 	}
 }
@@ -110,7 +110,7 @@ func TestMounts(t *testing.T) {
 		for _, e := range at(t, c, "env").([]any) {
 			path, ok := e.(map[string]any)["value"].(string)
 			if !ok || !filepath.IsAbs(path) {
-				continue // it is no path
+				continue // it is not a path
 			}
 			if strings.HasSuffix(at(t, e, "name").(string), "_FILE") {
 				path = filepath.Dir(path)

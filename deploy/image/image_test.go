@@ -172,15 +172,15 @@ func TestFewerPlatforms(t *testing.T) {
 	if err := run([]string{"-out", dir, "-version", "v2", buildSmall(t, "arm64")}, io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	var beside []string
+	var others []string
 	for name := range tree(t, dir) {
 		if !strings.HasPrefix(name, "oci/") {
-			beside = append(beside, name)
+			others = append(others, name)
 		}
 	}
-	slices.Sort(beside)
-	if want := []string{"tailscale-nri-arm64.spdx.json", "tailscale-nri-arm64.tar"}; !slices.Equal(beside, want) {
-		t.Errorf("beside the layout are %q, want %q", beside, want)
+	slices.Sort(others)
+	if want := []string{"tailscale-nri-arm64.spdx.json", "tailscale-nri-arm64.tar"}; !slices.Equal(others, want) {
+		t.Errorf("next to the layout are %q, want %q", others, want)
 	}
 }
 
