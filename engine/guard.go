@@ -174,9 +174,9 @@ func (n *node) drainChanges() {
 	}
 }
 
-// restore sets up again what was changed of the fence, of the link, its wall first,
-// and then of what the router has put into the pod. It returns what was missing. An attach
-// waits for the link, but not for the router, which reads all the pod's routes.
+// restore undoes changes of the fence, of the link, its drop filters first, and then of
+// what the router has put into the pod. It returns what was missing. An attach waits
+// for the link, but not for the router, which reads all the pod's routes.
 func (n *node) restore() (missing []string, err error) {
 	missing, fenceErr := n.restoreFence()
 	router, more, err := n.restoreLink()

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Change is what somebody has done to a link, us included.
+// Change is a change of a link, by others or by this process.
 type Change struct {
 	kind changeKind
 	key  routeKey   // of the route
@@ -23,7 +23,7 @@ type changeKind int
 const (
 	changedNothing changeKind = iota
 	changedUnseen             // messages were lost
-	changedWall
+	changedDropFilters
 	changedHostEnd
 	changedPodEnd
 	changedAddr
@@ -34,15 +34,15 @@ const (
 	changedFilters // or what forwards
 )
 
-// Minds reports whether the change may have taken away something that the
-// router has put into the pod. A nil router has put nothing there.
+// Minds reports whether the change may have removed something that the router has put
+// into the pod. A nil router has put nothing there.
 func (r *Router) Minds(c Change) bool {
 	var s *installed
 	if r != nil {
 		s = r.wanted.Load()
 	}
 	switch c.kind {
-	case changedUnseen, changedWall, changedHostEnd:
+	case changedUnseen, changedDropFilters, changedHostEnd:
 		return true
 	case changedPodEnd:
 		return s != nil
@@ -66,7 +66,7 @@ func (r *Router) Minds(c Change) bool {
 	return c.kind == changedRules
 }
 
-// linkAttrs are those attributes of a link that we have set.
+// linkAttrs are the attributes of a link that Ensure sets.
 type linkAttrs struct {
 	flags uint32
 	mtu   uint32

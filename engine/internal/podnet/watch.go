@@ -17,11 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch hears what is changed about links, at both of their ends, with one
-// socket for all: a netlink socket in this netns can listen to every netns that
-// has an ID here (NETLINK_LISTEN_ALL_NSID, netlink(7)), as that of a veth's peer
-// has. It holds no descriptor of a pod's netns, and costs nothing while nothing
-// happens.
+// Watch hears of changes of links, at both of their ends, with one socket for all. A
+// netlink socket in this netns can listen to every netns that has an ID here
+// (NETLINK_LISTEN_ALL_NSID, netlink(7)), as the netns of a veth's peer has. It holds no
+// descriptor of a pod's netns, and costs nothing while nothing happens.
 type Watch struct {
 	mu    sync.Mutex
 	links map[string]*watched // by name of the host end
@@ -39,12 +38,12 @@ type watched struct {
 	changed func(Change)
 }
 
-// watchBuffer is the size in bytes asked for the socket: what overflows it has
-// all links looked at.
+// watchBuffer is the size in bytes asked for the socket. If it overflows, all links are
+// checked.
 const watchBuffer = 4 << 20
 
-// OpenWatch opens the socket, which takes CAP_NET_BROADCAST. Nothing is heard
-// before [Watch.Run].
+// OpenWatch opens the socket, which needs CAP_NET_BROADCAST. Nothing is heard before
+// [Watch.Run].
 func OpenWatch() (*Watch, error) {
 	w := &Watch{links: map[string]*watched{}, hosts: map[int32]*watched{}, pods: map[int32]*watched{}}
 	if err := w.open(); err != nil {
@@ -115,14 +114,14 @@ func subscribe(fd int, groups []int) error {
 	return nil
 }
 
-// Run calls the links' functions until done is closed. When the socket is lost,
-// which failed hears of, it opens another.
+// Run calls the links' functions until done is closed. When the socket is lost, it
+// calls failed and opens another.
 func (w *Watch) Run(done <-chan struct{}, failed func(error)) {
 	defer unix.Close(w.fd)
 	w.run(done, failed, hearing{w.ear.Load, w.open, w.hear, Change{kind: changedUnseen}})
 }
 
-// hearing is what is done with a socket and what it hears.
+// hearing is what run does with a socket and with what it hears.
 type hearing struct {
 	current func() *ear
 	open    func() error // another one
@@ -226,7 +225,7 @@ func (w *Watch) listen(ear *ear, h hearing) error {
 	}
 }
 
-// thisNetns is the ID in place of one for messages of the socket's own netns.
+// thisNetns stands for the ID in messages of the socket's own netns.
 const thisNetns = -1
 
 // nsidOf returns the ID of the netns that a message is from.
@@ -284,11 +283,11 @@ func (w *Watch) message(nsid int32, kind uint16, body []byte) {
 	}
 }
 
-// hostChange is what a message of this netns says of a link's host end.
+// hostChange returns what a message of this netns says of a link's host end.
 func hostChange(l *Link, kind uint16, body []byte) Change {
 	switch kind {
 	case unix.RTM_DELQDISC, unix.RTM_DELTFILTER:
-		return Change{kind: changedWall}
+		return Change{kind: changedDropFilters}
 	case unix.RTM_NEWLINK:
 		if a := parseLink(body); !a.fine() || a.name != l.Host {
 			return Change{kind: changedHostEnd}
@@ -297,7 +296,7 @@ func hostChange(l *Link, kind uint16, body []byte) Change {
 	return Change{}
 }
 
-// podChange is what a message of the pod's netns says of ts0.
+// podChange returns what a message of the pod's netns says of ts0.
 func podChange(l *Link, kind uint16, body []byte) Change {
 	index := binary.NativeEndian.Uint32(body[4:])
 	switch kind {

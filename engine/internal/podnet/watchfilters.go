@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netconfGroups tell of changes of what forwards: RTNLGRP_IPV4_NETCONF and
+// netconfGroups announce changes of forwarding: RTNLGRP_IPV4_NETCONF and
 // RTNLGRP_IPV6_NETCONF (linux/rtnetlink.h).
 var netconfGroups = []int{unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF}
 
-// HearFilters has the watch hear, from the first call on and until done is closed, of
-// changes of pods' nftables and of what forwards in them, too. It costs a second socket,
-// and the kernel a message for each transaction of nftables in any netns.
+// HearFilters has the watch also hear of changes of pods' nftables and of forwarding in
+// them, from the first call on and until done is closed. It costs a second socket, and
+// the kernel a message for each transaction of nftables in any netns.
 func (w *Watch) HearFilters(done <-chan struct{}, failed func(error)) error {
 	if w.filters.Swap(true) {
 		return nil
@@ -51,8 +51,8 @@ func (w *Watch) openFilters() error {
 // transaction ends.
 const generation = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
 
-// hearGenerations has the socket drop all other messages, of which there is one for each
-// rule that anybody changes: kube-proxy has tens of thousands.
+// hearGenerations has the socket drop all other messages. The kernel sends one for each
+// rule that changes, and kube-proxy has tens of thousands.
 func (e *ear) hearGenerations() (err error) {
 	const kindOffset = 4 // in struct nlmsghdr
 	// A load is in network byte order, the header in the machine's.
