@@ -73,7 +73,7 @@ func TestChanges(t *testing.T) {
 	w.awaitKept(pod, 0)
 
 	w.halt()
-	w.hears(h, pod.UID, NewsJoined) // the end of the process is no news of a node
+	w.hears(h, pod.UID, NewsJoined) // the end of the process is not news of a node
 	h = &heard{}
 	w.boot(h.hear)
 	w.hears(h, pod.UID, NewsContinued)
@@ -214,7 +214,7 @@ func TestChangesAreQueued(t *testing.T) {
 	newNewsQueue(nil).add(Change{})
 }
 
-// What was queued before the end is told, whoever has seen the end first.
+// News that was queued before the end is told, whichever side sees the end first.
 func TestChangesAtTheEnd(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	stop()

@@ -25,7 +25,7 @@ func (w *world) awaitReason(uid string, want State, text string) {
 	}, func() string { return string(w.statusOf(uid).State) + " " + w.statusOf(uid).Reason })
 }
 
-// A device that the control plane deletes without a word to its node is not
+// When the control plane deletes a device and does not tell its node, the node is not
 // Running for long: with an API that is asked, and with a static key.
 func TestDeletedSilently(t *testing.T) {
 	for _, how := range []string{"API", "static key"} {

@@ -20,8 +20,8 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// nodeDNS is what a node knows of its pod's names. It is of no use to a pod that did
-// not ask for it.
+// nodeDNS is a node's state for its pod's names. It is not used for a pod that did not
+// ask for DNS.
 type nodeDNS struct {
 	zones   atomic.Pointer[dnsZones]
 	servers atomic.Pointer[[]netip.Addr] // original ones
@@ -33,14 +33,14 @@ type nodeDNS struct {
 	config   *dns.Config // as last heard, nil until then
 	ensured  string      // the sandbox whose netns leads to the original nameservers
 	spare    bool        // it cannot
-	trouble  string      // why nobody serves
-	left     string      // search domains for which there is no room, as logged
+	trouble  string      // why names are not served
+	left     string      // search domains that did not fit, as logged
 }
 
-// ResolvConf returns the path, below Config.StateDir, of what is to be mounted over
-// /etc/resolv.conf of the pod's containers, "" if the pod did not ask for DNS. The file
-// is there, 0644, is the same for all of the pod's containers for as long as the pod
-// lives, and is written in place; it is empty, and not written, until
+// ResolvConf returns the path, below Config.StateDir, of the file that is to be mounted
+// over /etc/resolv.conf of the pod's containers, "" if the pod did not ask for DNS. The
+// file exists, has the mode 0644, and is the same for all of the pod's containers for
+// as long as the pod lives. It is written in place; it is empty, and not written, until
 // [Engine.SetResolvConf] has been called.
 func (e *Engine) ResolvConf(podUID string) (path string, err error) {
 	n, err := e.nodeForDNS(podUID)
@@ -59,10 +59,10 @@ func (e *Engine) ResolvConf(podUID string) (path string, err error) {
 }
 
 // SetResolvConf takes the resolv.conf that the pod would have without us, for each
-// container before it runs. What the tailnet does not name is asked of the nameservers
-// in it, from within the pod; its search domains and options stay. It needs neither the
-// tailnet nor a node that is up. The error of an original that names no usable
-// nameserver says what to do. It does nothing for a pod that did not ask for DNS.
+// container before it runs. Names that the tailnet does not have are asked of the
+// nameservers in it, from within the pod; its search domains and options stay. It needs
+// neither the tailnet nor a node that is up. If an original names no usable nameserver,
+// the error says what to do. It does nothing for a pod that did not ask for DNS.
 func (e *Engine) SetResolvConf(podUID string, original []byte) error {
 	n, err := e.nodeForDNS(podUID)
 	if err != nil {
@@ -116,7 +116,7 @@ func errNoNode(podUID string) error {
 	return fmt.Errorf("pod %s has no tailnet node here: its container is created again by the kubelet, which attaches it", podUID)
 }
 
-// know takes in what does not come from the tailnet.
+// know records what does not come from the tailnet.
 func (d *nodeDNS) know(c *resolvConf, ranges []netip.Prefix) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -124,7 +124,7 @@ func (d *nodeDNS) know(c *resolvConf, ranges []netip.Prefix) {
 	d.layOut(ranges)
 }
 
-// layOut publishes whom to ask. d.mu is held.
+// layOut publishes which nameservers to ask. d.mu is held.
 func (d *nodeDNS) layOut(ranges []netip.Prefix) {
 	if d.original != nil {
 		d.servers.Store(&d.original.Nameservers)
@@ -133,7 +133,8 @@ func (d *nodeDNS) layOut(ranges []netip.Prefix) {
 }
 
 // ensureDNS leads the pod's DNS to the nameservers that it would have without us, for
-// while we are away. It does nothing if that was done, or they are not known yet.
+// times when no process serves. It does nothing if that was done, or they are not known
+// yet.
 func (n *node) ensureDNS(r record) error {
 	d := &n.dns
 	d.mu.Lock()
@@ -157,8 +158,9 @@ func (n *node) ensureDNS(r record) error {
 	return nil
 }
 
-// writeResolvConf writes the file that the pod's containers have. While the original
-// is not known, it is whoever has it that writes it there, if need be.
+// writeResolvConf writes the file that the pod's containers have. While the original is
+// not known it only makes the file, empty: the owner of the original may write that
+// into it.
 func (n *node) writeResolvConf() error {
 	d := &n.dns
 	d.mu.Lock()
@@ -191,9 +193,9 @@ func (n *node) makeResolvConf() error {
 	return nil
 }
 
-// heed takes in the tailnet's configuration. It reports whether its search domains
-// have changed. A node that has left the tailnet, or whose key has expired, has an empty
-// one: nothing is asked of it then, and the domains stay.
+// heed records the tailnet's configuration. It reports whether its search domains have
+// changed. A node that has left the tailnet, or whose key has expired, has an empty
+// configuration: then nothing is asked of the tailnet, and the domains stay.
 func (d *nodeDNS) heed(cfg *dns.Config, ranges []netip.Prefix) (changed bool) {
 	if !cfg.AcceptDNS {
 		d.mu.Lock()
@@ -214,7 +216,7 @@ func (d *nodeDNS) heed(cfg *dns.Config, ranges []netip.Prefix) (changed bool) {
 	return changed
 }
 
-// setTrouble notes why nobody serves, "" if somebody does, and reports whether that
+// setTrouble records why names are not served, "" if they are, and reports whether that
 // is news.
 func (d *nodeDNS) setTrouble(why string) (news bool) {
 	d.mu.Lock()
@@ -223,7 +225,7 @@ func (d *nodeDNS) setTrouble(why string) (news bool) {
 	return news
 }
 
-// amend says in a node's status what does not work.
+// amend adds to a node's status what does not work.
 func (d *nodeDNS) amend(s *NodeStatus) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -232,8 +234,8 @@ func (d *nodeDNS) amend(s *NodeStatus) {
 	}
 }
 
-// setDials has all that the backend asks others by its resolver go out within the
-// pod: nothing that a pod asks for leaves this process's own netns.
+// setDials has all queries of the backend's resolver go out within the pod: nothing
+// that a pod asks for leaves this process's own netns.
 func (d *nodeDNS) setDials(dialer *tsdial.Dialer) {
 	errNotServed := errors.New("this pod's names are not resolved by its node")
 	dialer.UseNetstackForIP = func(netip.Addr) bool { return true }

@@ -63,9 +63,9 @@ func TestDNSAway(t *testing.T) {
 	a.expect(t, webName, web)
 }
 
-// The original may come late, and whoever has it may have written it into the empty
-// file: a container that starts then finds the tailnet's names from the first moment on
-// at which the engine has it.
+// The original may come late, and its owner may have written it into the empty file: a
+// container that starts then finds the tailnet's names as soon as the engine has the
+// original.
 func TestDNSOriginalLate(t *testing.T) {
 	w := newWorld(t)
 	w.boot()

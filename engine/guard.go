@@ -15,24 +15,25 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// What is changed about a node's link from outside, its guard restores.
+// A node's guard restores what is changed about its link from outside.
 const (
 	// settleChanges is how long the guard waits for the rest of a change: a link
 	// that is set down loses its routes one by one.
 	settleChanges = 50 * time.Millisecond
-	// restoresAtOnce is how many times in restless a link is restored at once. What
-	// comes more often is somebody's work, and is restored every slowRestore.
+	// restoresAtOnce is how many times in restless a link is restored at once. More
+	// changes than that come from a program that repeats them, and are restored every
+	// slowRestore.
 	restoresAtOnce = 6
 	restless       = time.Minute
 	slowRestore    = 2 * time.Second
-	// looksAtOnce is how many times in restless a link is looked at at once, whether
-	// anything was missing or not: a pod may do harmless things without end, and
-	// one that does too much has all links looked at.
+	// looksAtOnce is how many times in restless a link is checked at once, whether
+	// anything was missing or not. A pod may make harmless changes without end, and too
+	// many changes in one pod have all links checked.
 	looksAtOnce = 20
 	// retryRestore is the pause after a restoration that has failed.
 	retryRestore = time.Second
-	// linesPerHour is how many lines a guard has in the log within an hour. What a pod
-	// does to its own ts0 once in a while, forever, must not fill it.
+	// linesPerHour is how many lines a guard has in the log within an hour: a pod that
+	// changes its own ts0 once in a while, forever, must not fill it.
 	linesPerHour = 20
 )
 
@@ -47,7 +48,7 @@ func (e *Engine) watchLinks() (err error) {
 	return nil
 }
 
-// guarded is what a node's guard knows.
+// guarded is the state of a node's guard.
 type guarded struct {
 	// Guarded by node.mu.
 	link   *podnet.Link
@@ -59,8 +60,7 @@ type guarded struct {
 	changed chan struct{} // of one
 }
 
-// setLink has the guard look after the link, and after the pod's fence if it has
-// one.
+// setLink has the guard watch the link, and the pod's fence if it has one.
 func (n *node) setLink(l *podnet.Link, fence *podnet.Router) {
 	n.mu.Lock()
 	n.guarded.link, n.guarded.fence = l, fence
@@ -74,7 +74,7 @@ func (n *node) setRouter(r *podnet.Router) {
 	n.guarded.router = r
 }
 
-// linkChanged is told by the watch what has happened to the link.
+// linkChanged is called by the watch for each change of the link.
 func (n *node) linkChanged(c podnet.Change) {
 	n.mu.Lock()
 	r, fence := n.guarded.router, n.guarded.fence
@@ -91,8 +91,8 @@ func (n *node) wakeGuard() {
 	}
 }
 
-// startGuard guards the node's link until the function that it returns is
-// called, which waits until nothing more is done to it.
+// startGuard guards the node's link until the function that it returns is called. That
+// function waits until the guard has ended.
 func (n *node) startGuard(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -103,7 +103,7 @@ func (n *node) startGuard(ctx context.Context) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// guard restores what was changed of the link, each time, until ctx is done.
+// guard restores changes of the link, each time, until ctx is done.
 func (n *node) guard(ctx context.Context) {
 	var p pace
 	last := "" // that was missing
@@ -134,7 +134,7 @@ func (n *node) guard(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, podnet.ErrGone):
-			// The session hears of that.
+			// The session notices that.
 		case err != nil:
 			calm.Stop()
 			n.cannotRestore(&p, err)
@@ -154,8 +154,8 @@ func (n *node) guard(ctx context.Context) {
 	}
 }
 
-// logRestored logs a restoration, the count-th within restless. From the one on
-// that makes it too many, status says so.
+// logRestored logs a restoration, the count-th within restless. Once they are too many,
+// status says so.
 func (n *node) logRestored(p *pace, count int, missing []string, took time.Duration) {
 	level, msg := slog.LevelDebug, "ts0 was changed from outside, and is restored"
 	if count == restoresAtOnce {
@@ -188,7 +188,8 @@ func (n *node) restore() (missing []string, err error) {
 	return append(missing, more...), err
 }
 
-// restoreFence restores what keeps traffic from leaving past an exit node.
+// restoreFence restores the rules, routes and filter that keep traffic from leaving
+// past an exit node.
 func (n *node) restoreFence() (missing []string, err error) {
 	n.mu.Lock()
 	fence := n.guarded.fence
@@ -199,8 +200,7 @@ func (n *node) restoreFence() (missing []string, err error) {
 	return fence.Fence()
 }
 
-// restoreLink returns the router of the link that it has restored, nil if there is
-// none.
+// restoreLink returns the router of the link that it has restored, nil if it has none.
 func (n *node) restoreLink() (router *podnet.Router, missing []string, err error) {
 	n.linking.Lock()
 	defer n.linking.Unlock()
@@ -221,8 +221,8 @@ func (n *node) setGuarded(broken, uneasy string) {
 	n.tellGuardedLocked()
 }
 
-// clearGuarded is setGuarded of a node that nobody guards any more: whether it is up
-// is for others to say.
+// clearGuarded is setGuarded for a node without a guard. Others decide whether the node
+// is up.
 func (n *node) clearGuarded() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -239,7 +239,7 @@ func (n *node) tellGuardedLocked() {
 	}
 }
 
-// cannotRestore publishes why ts0 is not what it should be, and logs it once.
+// cannotRestore publishes why ts0 is not as it should be, and logs it once.
 func (n *node) cannotRestore(p *pace, err error) {
 	why := "ts0 cannot be set up: " + err.Error()
 	n.mu.Lock()
@@ -253,7 +253,7 @@ func (n *node) cannotRestore(p *pace, err error) {
 	}
 }
 
-// amend says in a node's status what its session does not know. n.mu is held.
+// amend adds to a node's status what its session does not know. n.mu is held.
 func (g *guarded) amend(s *NodeStatus) {
 	switch {
 	case g.broken != "" && (s.State == Running || s.State == Pending):
@@ -263,7 +263,7 @@ func (g *guarded) amend(s *NodeStatus) {
 	}
 }
 
-// guardedRouter wakes the guard when the router could not do what it was told.
+// guardedRouter wakes the guard when the router fails.
 type guardedRouter struct {
 	router.Router
 	n *node

@@ -409,7 +409,7 @@ func (s *lossyStore) Save(ctx context.Context, key WorkloadKey, id Identity) (st
 	return version, err
 }
 
-// Whoever has stored without hearing of it has the identity, and nobody else.
+// The host that has stored, without an answer, has the identity, and no other host has.
 func TestWorkloadAnswersLost(t *testing.T) {
 	h := newHosts(t)
 	h.halt()

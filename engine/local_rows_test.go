@@ -109,7 +109,7 @@ func spoofedRows(e ends) (rows []packetRow) {
 	return rows
 }
 
-// strayRows go to what is no address of b's node.
+// strayRows go to addresses that b's node does not have.
 func strayRows(e ends) (rows []packetRow) {
 	to4 := func(name, addr string) {
 		rows = append(rows, packetRow{"to " + name, e.v4.with(func(p *rawPacket) { p.dst = netip.MustParseAddr(addr) }), false, 0})

@@ -252,7 +252,7 @@ func (l *lane) expectSilence(was [2]netip.Addr) {
 			continue
 		}
 		if got := ask(l.a.Pod, was[(p.family-4)/2], p); got != silent {
-			l.t.Errorf("%s: %v to the b that is no more is %s", l.way, p, got)
+			l.t.Errorf("%s: %v to the b that is gone is %s", l.way, p, got)
 		}
 	}
 }

@@ -352,8 +352,8 @@ func TestNoLocalAPI(t *testing.T) {
 	}
 }
 
-// TestStatusHidesLogin: whoever has the address at which the control plane wants a
-// login could make the node his own.
+// TestStatusHidesLogin: with the address at which the control plane wants a login
+// anybody could make the node their own.
 func TestStatusHidesLogin(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -371,7 +371,7 @@ func TestStatusHidesLogin(t *testing.T) {
 	}
 }
 
-// TestAwait: whoever waits for a node is told when it is up, or why it is not.
+// TestAwait: a caller that waits for a node is told when it is up, or why it is not.
 func TestAwait(t *testing.T) {
 	w := newWorld(t)
 	w.boot()

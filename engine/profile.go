@@ -13,28 +13,28 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// openTailnets makes the tailnets of the configuration the engine's.
+// openTailnets takes the tailnets of the configuration over into the engine.
 func (e *Engine) openTailnets() {
 	all := map[string]tailnet.Tailnet{"": e.cfg.Tailnet}
 	maps.Copy(all, e.cfg.Profiles)
 	e.tailnets = map[string]tailnet.Tailnet{}
-	for profile, door := range all {
-		if p, ok := door.(interface{ Prepare(context.Context) }); ok {
+	for profile, tn := range all {
+		if p, ok := tn.(interface{ Prepare(context.Context) }); ok {
 			e.prepare = append(e.prepare, p.Prepare)
 		}
-		e.tailnets[profile] = steppedTailnet{door, e, profile}
+		e.tailnets[profile] = steppedTailnet{tn, e, profile}
 	}
 	e.cfg.Tailnet, e.cfg.Profiles = nil, nil // from here on each is asked for what is its own, as a step
 }
 
-// profile names the node's tailnet.
+// profile returns the name of the node's tailnet.
 func (n *node) profile() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.status.Features.Profile
 }
 
-// tailnet is the node's own. Neither n.op nor n.mu is held.
+// tailnet returns the node's tailnet. Neither n.op nor n.mu is held.
 func (n *node) tailnet() tailnet.Tailnet {
 	profile := n.profile()
 	if tn, ok := n.e.tailnets[profile]; ok {
@@ -43,12 +43,12 @@ func (n *node) tailnet() tailnet.Tailnet {
 	return absentTailnet{profile, n.record().LoginServer}
 }
 
-// asBegun is the pod as it was when the sandbox was first attached, but for the way
-// to its netns: what it may have and gets by default may be other things by now.
-// n.op is held.
+// asBegun returns the pod as it was when the sandbox was first attached, except for the
+// way to its netns: what it may have and gets by default may have changed since. n.op
+// is held.
 //
-// Nor does a pod that is in one tailnet come into another with its next sandbox:
-// the first one's API knows its device, and no other may be asked to delete it.
+// A pod that is in one tailnet does not move to another with its next sandbox: the
+// first one's API knows its device, and no other may be asked to delete it.
 func (n *node) asBegun(pod Pod) (Pod, error) {
 	was := n.rec.Pod
 	switch {
@@ -64,9 +64,9 @@ func (n *node) asBegun(pod Pod) (Pod, error) {
 	return pod, nil
 }
 
-// absentTailnet is in the place of one that the configuration no longer has. A node
-// that is in it goes on, and keeps its device when its pod is gone: no other
-// tailnet's API is asked about it.
+// absentTailnet replaces a tailnet that the configuration no longer has. A node in it
+// goes on, and keeps its device when its pod is gone: no other tailnet's API is asked
+// about it.
 type absentTailnet struct {
 	profile, loginServer string
 }
@@ -109,7 +109,7 @@ func (absentTailnet) LockKey(key.MachinePublic, bool) (lock key.NLPrivate, ok bo
 
 func (absentTailnet) Ours(tailnet.Device) (ours, chosenName bool) { return false, false }
 
-// RequestsTags: a node that is in has its tags.
+// RequestsTags returns false: a node that is in the tailnet has its tags.
 func (absentTailnet) RequestsTags() bool { return false }
 
 func (a absentTailnet) WrongTags(asked, granted []string) error {

@@ -17,10 +17,10 @@ import (
 	"tailscale.com/net/tsaddr"
 )
 
-// resolvConfFile is what is mounted over /etc/resolv.conf of the pod's containers.
+// resolvConfFile is mounted over /etc/resolv.conf of the pod's containers.
 const resolvConfFile = "resolv.conf"
 
-// resolvConf is what is needed of a resolv.conf.
+// resolvConf has the parts of a resolv.conf that are needed.
 type resolvConf struct {
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`
 	Search      []string     `json:"search,omitempty"` // as written
@@ -33,11 +33,11 @@ type resolvConf struct {
 // which the tailnet's may then be.
 const maxSearchLine = 255
 
-// maxNameservers is how many count (MAXNS, resolv.conf(5)).
+// maxNameservers is how many nameservers count (MAXNS, resolv.conf(5)).
 const maxNameservers = 3
 
-// maxResolvConf is the size in bytes beyond which a resolv.conf is not one: the
-// kubelet's have 2048 for the search domains at most.
+// maxResolvConf is the size in bytes beyond which a file does not pass for a
+// resolv.conf: the kubelet's have 2048 for the search domains at most.
 const maxResolvConf = 16 << 10
 
 // parseResolvConf reads the resolv.conf that the kubelet made for a pod.
@@ -70,7 +70,7 @@ func parseResolvConf(data []byte) (*resolvConf, error) {
 	return nil, errors.New("the pod's resolv.conf names no nameserver that could be asked: set dnsPolicy: ClusterFirst, or dnsConfig.nameservers")
 }
 
-// addNameserver adds a nameserver that could be asked. It reports whether it is the
+// addNameserver adds a nameserver that can be asked. It reports whether that is the
 // pod's own node.
 func (c *resolvConf) addNameserver(fields []string) (own bool) {
 	if len(fields) == 0 {
@@ -89,19 +89,19 @@ func (c *resolvConf) addNameserver(fields []string) (own bool) {
 	return false
 }
 
-// equal reports whether the two say the same.
+// equal reports whether the two have the same content.
 func (c *resolvConf) equal(o *resolvConf) bool {
 	return c != nil && o != nil && slices.Equal(c.Nameservers, o.Nameservers) &&
 		slices.Equal(c.Search, o.Search) && slices.Equal(c.Others, o.Others)
 }
 
-// format writes the file for a pod of which this is the original, with the tailnet's
-// search domains after its own. Where spare is set the
-// original nameservers are named too, for while nobody answers. It returns the
-// domains that were left out.
+// format returns the file for a pod with this original, with the tailnet's search
+// domains after its own. With spare the original nameservers are named too, for times
+// when the node does not answer. left are the domains that were left out.
 //
-// There is one nameserver where that does: musl asks all of them at once and takes the first
-// answer, also that a name does not exist (musl 1.2, src/network/res_msend.c).
+// One nameserver is named if that is enough: musl asks all of them at once and takes
+// the first answer, even that a name does not exist (musl 1.2,
+// src/network/res_msend.c).
 func (c *resolvConf) format(tailnet []string, spare bool) (data []byte, left []string) {
 	var b bytes.Buffer
 	b.WriteString("# Kept by tailscale-nri.\n")
@@ -138,10 +138,10 @@ func (c *resolvConf) format(tailnet []string, spare bool) (data []byte, left []s
 	return b.Bytes(), left
 }
 
-// clusterZones returns the domains below which the names of services are, as the
-// search domains tell them: what comes after a label "svc"; and cluster.local, which
-// clusters have unless they were given another, for a pod whose search domains tell
-// nothing.
+// clusterZones returns the domains below which the names of services are. They follow
+// from the search domains: what comes after a label "svc". For a pod whose search
+// domains have none, it is cluster.local, which clusters have unless they were given
+// another.
 func (c *resolvConf) clusterZones() []string {
 	zones := []string{"cluster.local"}
 	if c == nil {
@@ -156,15 +156,15 @@ func (c *resolvConf) clusterZones() []string {
 	return zones
 }
 
-// plainName is a domain name in lower case, without the last dot.
+// plainName returns a domain name in lower case, without the last dot.
 func plainName(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
 
-// rewriteFile gives a file that is there its content in place, and makes one that is
-// not: a bind mount keeps the file that it was made of, whatever its name leads to
-// later. A reader sees the earlier content or the new one, with empty lines at its
-// end perhaps. What the pod has written there, of any size, is not read into memory.
-// A lease that a program of the pod has on it is not waited for, which the kernel would
-// have us do for 45 seconds (fcntl(2), F_SETLEASE).
+// rewriteFile writes an existing file in place, and makes a missing one: a bind mount
+// keeps the file that it was made of, whatever its name leads to later. A reader sees
+// the earlier content or the new one, perhaps with empty lines at its end. What the pod
+// has written there, of any size, is not read into memory. It does not wait for a lease
+// that a program of the pod has on the file, which the kernel would otherwise make it
+// do for 45 seconds (fcntl(2), F_SETLEASE).
 func rewriteFile(path string, data []byte) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
 	if errors.Is(err, unix.EWOULDBLOCK) {

@@ -16,15 +16,15 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// routed reports whether the pod asks for more of the tailnet than its peers, or
-// gives it more than the pod.
+// routed reports whether the pod uses more of the tailnet than its peers, or offers it
+// more than the pod.
 func (f *Features) routed() bool {
 	return f.AcceptRoutes || f.ExitNode != "" || f.advertises()
 }
 
 func (f *Features) advertises() bool { return len(f.AdvertiseRoutes) > 0 || f.AdvertiseExitNode }
 
-// advertised are the routes that the pod offers its peers.
+// advertised returns the routes that the pod offers its peers.
 func (f *Features) advertised() []netip.Prefix {
 	routes := slices.Clone(f.AdvertiseRoutes)
 	if f.AdvertiseExitNode {
@@ -33,22 +33,23 @@ func (f *Features) advertised() []netip.Prefix {
 	return routes
 }
 
-// prefs writes what the pod asks for into its node's preferences. The exit node is
-// not one of them: see followExit.
+// prefs writes the pod's features into its node's preferences, without the exit node:
+// see followExit.
 func (f *Features) prefs(p *ipn.Prefs) {
 	p.CorpDNS = f.DNS
 	p.ShieldsUp = f.ShieldsUp
 	p.RouteAll = f.AcceptRoutes
 	p.AdvertiseRoutes = f.advertised()
-	// The pod masquerades: podnet does. LocalBackend warns otherwise.
+	// podnet masquerades in the pod. LocalBackend warns otherwise.
 	p.NoSNAT = !f.advertises()
 	// Otherwise the networks of this process are among the routes of the pod
 	// (ipn/ipnlocal/local.go, routerConfigLocked).
 	p.ExitNodeAllowLANAccess = f.ExitNode != ""
 }
 
-// privateRanges stay on a pod's other interfaces if it uses an exit node, and are not
-// forwarded to by one: where nobody has named the cluster's ranges, they are in these.
+// privateRanges stay on a pod's other interfaces if it uses an exit node, and an exit
+// node does not forward to them: the cluster's ranges are among them where they were
+// not named.
 func privateRanges() (ranges []netip.Prefix) {
 	for _, p := range []string{
 		"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", // and multicast
@@ -59,8 +60,8 @@ func privateRanges() (ranges []netip.Prefix) {
 	return ranges
 }
 
-// cluster are the addresses that belong to the cluster, as far as is known: those
-// that were named, of the Services near the API server's, and of this machine.
+// cluster returns the known addresses of the cluster: those that were named, those of
+// the Services near the API server's, and those of this host.
 func (e *Engine) cluster() []netip.Prefix {
 	ranges := slices.Clone(e.cfg.ClusterRanges)
 	if e.cfg.Services.IsValid() {
@@ -89,7 +90,7 @@ func (n *node) newRouter(link *podnet.Link, f *Features, fence *podnet.Router, n
 		n.e.hearFilters()
 	}
 	cluster := n.e.cluster()
-	// What the pod forwards for its peers does not go back to them.
+	// Packets that the pod forwards for its peers do not go back to them.
 	r := link.Router(n.log(), slices.Concat(cluster, f.AdvertiseRoutes), notify)
 	switch {
 	case f.ExitNode == "":
@@ -106,7 +107,7 @@ func (n *node) newRouter(link *podnet.Link, f *Features, fence *podnet.Router, n
 	return r
 }
 
-// unapproved are the routes that the node advertises and the tailnet does not use.
+// unapproved returns the routes that the node advertises and the tailnet does not use.
 func unapproved(f *Features, nm *netmap.NetworkMap) (routes []string) {
 	if nm == nil || !nm.SelfNode.Valid() {
 		return nil
@@ -120,14 +121,14 @@ func unapproved(f *Features, nm *netmap.NetworkMap) (routes []string) {
 	return routes
 }
 
-// routing is what a session knows of the routes that its pod asks for.
+// routing is a session's state of the routes that its pod asks for.
 type routing struct {
 	exit       string // what is wrong with the exit node, "" if nothing is
 	using      string // the exit node, "" if none is used
 	unapproved string
 }
 
-// followRoutes takes in what the netmap says of the routes that the pod asks for.
+// followRoutes reads from the netmap the state of the routes that the pod asks for.
 func (s *session) followRoutes() {
 	f := &s.features
 	if f.ExitNode == "" && !f.advertises() {
@@ -173,6 +174,6 @@ func (e *Engine) hearFilters() {
 	}
 }
 
-// NeverForwarded returns what of p no pod forwards to, whatever it advertises; false
-// if that is nothing.
+// NeverForwarded returns the part of p that no pod forwards to, whatever it advertises;
+// false if that is nothing.
 func NeverForwarded(p netip.Prefix) (never netip.Prefix, is bool) { return podnet.NeverForwarded(p) }

@@ -12,7 +12,7 @@ const (
 	Histogram = "histogram"
 )
 
-// Family is what metrics of one name have in common.
+// Family is the common part of metrics of one name.
 type Family struct {
 	Name   string
 	Kind   string
@@ -20,11 +20,11 @@ type Family struct {
 	Help   string
 }
 
-// perPod are the labels that tell pods apart. A pod's series end with it.
+// perPod returns the labels that tell pods apart. A pod's series end with it.
 func perPod(more ...string) []string { return append([]string{"namespace", "pod"}, more...) }
 
-// Families are all of them. Those of Go's runtime and of the process
-// (collectors.NewGoCollector, NewProcessCollector) come with them.
+// Families are all metrics. Those of Go's runtime and of the process
+// (collectors.NewGoCollector, NewProcessCollector) are exported with them.
 var Families = []Family{
 	buildInfo, restarts, registered, standingBy, configured, withoutNode, hooks,
 	engineAnswers, unanswered, nodes, stages, ready, late, sessionRestarts, registrations,
