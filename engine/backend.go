@@ -82,7 +82,7 @@ func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, 
 	b.closers.push(bus.Close)
 	monitor, err := netmon.New(bus, logf)
 	if err != nil {
-		return nil, fmt.Errorf("watching this machine's network: %w", err)
+		return nil, fmt.Errorf("watching this host's network: %w", err)
 	}
 	b.closers.push(func() { monitor.Close() })
 	dialer := n.controlDialer(monitor, logf, &b.control)

@@ -172,7 +172,7 @@ func (n *node) writeResolvConf() error {
 	if text := strings.Join(left, " "); text != d.left {
 		d.left = text
 		if text != "" {
-			n.log().Warn("no room for these search domains of the tailnet in the pod's resolv.conf: their names are to be written out", "domains", text)
+			n.log().Warn("no room for these search domains of the tailnet in the pod's resolv.conf: write their names in full", "domains", text)
 		}
 	}
 	err := n.e.take(stepRecord, func() error { return rewriteFile(n.resolvConfPath(), data) })

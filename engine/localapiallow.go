@@ -66,7 +66,7 @@ func podMayCall() callable {
 func rootMayCall() callable {
 	may := podMayCall()
 	may.endpoints[pathPrefs] = endpoint{http.MethodGet, nil, costSmall, false}
-	may.rule = "of a pod's node the LocalAPI can be read (status, whois, ping, derpmap, usermetrics, prefs), and nothing changed"
+	may.rule = "root can read the LocalAPI of a pod's node (status, whois, ping, derpmap, usermetrics, prefs) and change nothing"
 	return may
 }
 
@@ -112,7 +112,7 @@ func (m callable) allow(r *http.Request) (call, error) {
 	}
 	var err error
 	if c.query, err = url.ParseQuery(query); err != nil {
-		return call{}, fmt.Errorf("%w with a query that is none", c.refusal(r))
+		return call{}, fmt.Errorf("%w with an invalid query", c.refusal(r))
 	}
 	return c, c.checkQuery(r)
 }

@@ -132,7 +132,7 @@ func TestPodAPIReadsOnly(t *testing.T) {
 		"id token": func() error { _, err := c.IDToken(ctx, "x"); return err },
 		"peerapi":  func() error { _, err := c.Ping(ctx, node.Addresses[0], tailcfg.PingPeerAPI); return err },
 	} {
-		if err := try(); err == nil || !strings.Contains(err.Error(), "the LocalAPI can be read") {
+		if err := try(); err == nil || !strings.Contains(err.Error(), "root can read the LocalAPI") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

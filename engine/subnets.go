@@ -70,7 +70,7 @@ func (e *Engine) cluster() []netip.Prefix {
 	const most = 100 // of this machine, which may have thousands
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
-		e.log.Warn("listing this machine's addresses: a pod's exit node gets what is for them", "err", err)
+		e.log.Warn("listing this host's addresses: packets for them go to a pod's exit node", "err", err)
 	}
 	for _, a := range addrs[:min(len(addrs), most)] {
 		p, err := netip.ParsePrefix(a.String())
@@ -170,7 +170,7 @@ func (e *Engine) hearFilters() {
 		e.log.Warn("lost the watch on the pods' nftables, opening another", "err", err)
 	})
 	if err != nil {
-		e.log.Warn("what somebody changes of pods' nftables is not restored", "err", err)
+		e.log.Warn("changes of pods' nftables are not restored", "err", err)
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 func (w *world) enter(cluster string) {
 	w.t.Helper()
 	w.halt()
-	door, err := tailnet.NewOAuth(tailnet.OAuthConfig{
+	tn, err := tailnet.NewOAuth(tailnet.OAuthConfig{
 		ClientID: "lab-client", ClientSecret: "lab-secret", Cluster: cluster,
 		BaseURL: w.control.APIURL(), ControlURL: w.control.ControlURL(), Logger: testLogger(w.t, "tailnet"),
 		Calls: tailnet.CallLimits{PerSecond: 1000, Burst: 1000, Backoff: time.Millisecond},
@@ -30,7 +30,7 @@ func (w *world) enter(cluster string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.tailnet, w.dir = door, w.t.TempDir()
+	w.tailnet, w.dir = tn, w.t.TempDir()
 }
 
 // join attaches a pod of that name, waits until its node runs and returns it.

@@ -52,7 +52,7 @@ const (
 	Again = "again" // of a node that the tailnet had thrown out
 
 	PodEnded  = "pod_ended"  // the node's own, at its pod's end
-	Swept     = "swept"      // of a machine that died
+	Swept     = "swept"      // of a host that died
 	NameTaken = "name_taken" // an earlier one of the same pod, whose name it had
 
 	OK     = "ok"

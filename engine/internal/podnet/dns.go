@@ -84,7 +84,7 @@ func EnsureDNS(ns Namespace, nameservers []netip.Addr) (nat bool, err error) {
 		return false, err
 	}
 	if len(nameservers) == 0 {
-		return false, errors.New("there is no nameserver to lead DNS to")
+		return false, errors.New("no nameserver to lead DNS to")
 	}
 	to := nameservers[max(0, slices.IndexFunc(nameservers, netip.Addr.Is4))]
 	err = s.run(func(b *rawBatch) {

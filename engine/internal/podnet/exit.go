@@ -181,7 +181,7 @@ func (f *family) layOutClosed(routes map[routeKey]netip.Addr) {
 }
 
 // closedWhat is what the guard reports as missing.
-const closedWhat = "what refuses traffic past the exit node"
+const closedWhat = "rules or routes that refuse traffic past the exit node"
 
 // Fence puts the rules, routes and the filter into the pod that refuse everything that
 // is to go by an exit node, unless they are there: before ts0 has an address, and after
@@ -198,7 +198,7 @@ func (r *Router) Fence() (missing []string, err error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("closing what is to go by an exit node: %w", err)
+		return nil, fmt.Errorf("closing the pod to traffic past its exit node: %w", err)
 	}
 	return missing, nil
 }

@@ -325,6 +325,6 @@ func probeOwnedTables() (bool, error) {
 	case lacksNft(err):
 		return false, nil
 	default:
-		return false, fmt.Errorf("finding out what nftables can do: %w", err)
+		return false, fmt.Errorf("testing nftables: %w", err)
 	}
 }

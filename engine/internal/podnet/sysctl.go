@@ -185,7 +185,7 @@ func netconf(family byte, fn func(index int32, on bool) error) error {
 	req.AddRawData([]byte{family, 0, 0, 0})
 	messages, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNETCONF)
 	if err != nil {
-		return fmt.Errorf("reading what interfaces forward: %w", err)
+		return fmt.Errorf("reading which interfaces forward: %w", err)
 	}
 	for _, m := range messages {
 		const header = 4 // struct netconfmsg, padded

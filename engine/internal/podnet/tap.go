@@ -183,7 +183,7 @@ func (t *Tap) Counts() (frames, dropped uint64, err error) {
 		s, err = unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS)
 	})
 	if err := errors.Join(cerr, err); err != nil {
-		return 0, 0, fmt.Errorf("asking for what was dropped on %s: %w", PodLink, err)
+		return 0, 0, fmt.Errorf("reading the drop count on %s: %w", PodLink, err)
 	}
 	return uint64(s.Packets), uint64(s.Drops), nil
 }

@@ -67,7 +67,7 @@ func (e *ear) hearGenerations() (err error) {
 		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})
 	})
 	if err := errors.Join(cerr, err); err != nil {
-		return fmt.Errorf("leaving out what is not needed: %w", err)
+		return fmt.Errorf("filtering the socket's messages: %w", err)
 	}
 	return nil
 }
