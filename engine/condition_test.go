@@ -57,7 +57,7 @@ func untaggedIf(yes bool) func(*Pod) {
 	return func(*Pod) {}
 }
 
-// A control connection that is opened again is seen by nobody.
+// When a control connection is opened again, no peer notices.
 func TestControlConnectionIsCut(t *testing.T) {
 	w := newWorld(t)
 	w.boot(hurried)
@@ -111,7 +111,7 @@ func TestLockedOut(t *testing.T) {
 	}
 }
 
-// An outage of the control plane alone is said, and ends nothing.
+// An outage of the control plane alone is reported, and ends nothing.
 func TestControlPlaneAwayIsSaid(t *testing.T) {
 	for _, o := range []control.Outage{control.Refusing} {
 		w := newWorld(t)
@@ -137,8 +137,8 @@ func TestControlPlaneAwayIsSaid(t *testing.T) {
 	}
 }
 
-// A node that reaches neither DERP nor a peer is not Running; one that has a peer
-// is, and says what it lacks.
+// A node that reaches neither DERP nor a peer is not Running. A node that has a peer is
+// Running, and says what it lacks.
 func TestCutOff(t *testing.T) {
 	w := newWorld(t)
 	w.boot(hurried, func(cfg *Config) { cfg.NoLocalDelivery = true })
@@ -163,7 +163,8 @@ func TestCutOff(t *testing.T) {
 	}
 }
 
-// Whatever comes and goes within ten minutes, the log's last line is not of what is over.
+// Whatever comes and goes within ten minutes, the log's last line is not about a fault
+// that is over.
 func TestConditionLinesEnd(t *testing.T) {
 	log := &logged{t: t}
 	cfg := Config{}

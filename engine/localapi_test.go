@@ -90,7 +90,7 @@ func get(path string) string {
 	return "GET " + path + " HTTP/1.1\r\nHost: local-tailscaled.sock\r\n\r\n"
 }
 
-// TestLocalAPI: what Tailscale's own client reads is the pod's node, and who calls it.
+// TestLocalAPI: Tailscale's own client reads the pod's node, and learns who calls it.
 func TestLocalAPI(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -130,7 +130,8 @@ func TestLocalAPI(t *testing.T) {
 	}
 }
 
-// TestLocalAPIReadsOnly: what would change the node is refused, by whatever way.
+// TestLocalAPIReadsOnly: requests that would change the node are refused, in every
+// form.
 func TestLocalAPIReadsOnly(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -187,8 +188,8 @@ func TestLocalAPIReadsOnly(t *testing.T) {
 	}
 }
 
-// TestLocalAPIBounded: a pod that opens all it can and sends too much keeps nobody
-// but itself from an answer, and costs this process no more than it may.
+// TestLocalAPIBounded: a pod that opens all it can and sends too much delays only its
+// own answers, and costs this process no more than it may.
 func TestLocalAPIBounded(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -211,7 +212,7 @@ func TestLocalAPIBounded(t *testing.T) {
 	if more := runtime.NumGoroutine() - before; more > 4*apiConns {
 		t.Errorf("%d goroutines more for 200 connections", more)
 	}
-	// Who sends no request is cut off.
+	// A client that sends no request is disconnected.
 	conns[0].SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := io.ReadAll(conns[0]); err != nil {
 		t.Errorf("the first connection: %v", err)
@@ -228,7 +229,7 @@ func TestLocalAPIBounded(t *testing.T) {
 	}
 }
 
-// TestLocalAPIRefusalsCost: who asks for what is refused asks no more often than others.
+// TestLocalAPIRefusalsCost: refused requests are bounded like others.
 func TestLocalAPIRefusalsCost(t *testing.T) {
 	api := newLocalAPI(nil)
 	begin := time.Now()
@@ -277,8 +278,8 @@ func TestLocalAPIEnds(t *testing.T) {
 	}
 }
 
-// TestLocalAPIRestart: the directory that the containers have a mount of holds the
-// next process's socket, and until then one that refuses.
+// TestLocalAPIRestart: the directory that the containers mount holds the next process's
+// socket, and until then one that refuses.
 func TestLocalAPIRestart(t *testing.T) {
 	w := newWorld(t)
 	w.boot()

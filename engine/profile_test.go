@@ -23,7 +23,7 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-// secondTailnet is another control plane, with what lets nodes into it.
+// secondTailnet is another control plane, with credentials for its nodes.
 func (w *world) secondTailnet() (*control.Server, tailnet.Tailnet) {
 	w.t.Helper()
 	srv, err := control.Start(control.Config{Addr: nstest.HostAddr, Logger: testLogger(w.t, "control 2")})
@@ -143,8 +143,8 @@ func TestProfiles(t *testing.T) {
 }
 
 // A node whose profile is gone from the configuration goes on. At its pod's end its
-// device is deleted by nobody, since no other tailnet's API may be asked, and is
-// deleted once the profile is back.
+// device is not deleted, since no other tailnet's API may be asked. It is deleted once
+// the profile is back.
 func TestProfileGone(t *testing.T) {
 	w := newWorld(t)
 	srv, tn := w.secondTailnet()
@@ -185,7 +185,7 @@ func TestProfileGone(t *testing.T) {
 	}
 }
 
-// What was decided for a sandbox stays, and no pod goes from one tailnet to another.
+// A decision for a sandbox stays, and no pod goes from one tailnet to another.
 func TestSandboxKeepsWhatItBeganWith(t *testing.T) {
 	w := newWorld(t)
 	_, tn := w.secondTailnet()
@@ -251,8 +251,8 @@ func TestRescueKeepsProfile(t *testing.T) {
 }
 
 // The configuration may have a profile lead to another tailnet, which knows another
-// device by the same ID. That one is not deleted, neither by a node that has not been
-// there nor by one that has.
+// device by the same ID. That device is not deleted, neither by a node that has not
+// been there nor by one that has.
 func TestProfileLeadsElsewhere(t *testing.T) {
 	w := newWorld(t)
 	srv, tn := w.secondTailnet()
@@ -289,7 +289,7 @@ func TestProfileLeadsElsewhere(t *testing.T) {
 	}
 }
 
-// As TestProfileLeadsElsewhere, of a pod that has ended before.
+// As TestProfileLeadsElsewhere, for a pod that has ended before.
 func TestProfileLeadsElsewhereAtTheEnd(t *testing.T) {
 	for _, former := range []bool{false, true} {
 		t.Run(fmt.Sprint("former=", former), func(t *testing.T) { profileLeadsElsewhere(t, former) })

@@ -95,7 +95,7 @@ func TestRewriteFile(t *testing.T) {
 	}
 }
 
-// A program of the pod that has a lease on the file keeps nobody waiting.
+// A lease of a program of the pod on the file holds up nothing.
 func TestRewriteFileLeased(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
 	if err := rewriteFile(path, []byte("before\n")); err != nil {
@@ -125,7 +125,7 @@ func lease(t *testing.T, path string) *os.File {
 	return f
 }
 
-// A disk that is full has the file stay as it was.
+// With a full disk the file stays as it was.
 func TestRewriteFileDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, "tmpfs", 0, "size=8k"); err != nil {
@@ -192,7 +192,7 @@ func TestDNSZones(t *testing.T) {
 	}
 }
 
-// A node that is not in the tailnet any more is asked nothing, since it would have no
+// A node that is not in the tailnet any more is not asked, since it would have no
 // answer; its search domains stay.
 func TestDNSWithoutTailnet(t *testing.T) {
 	var d nodeDNS
@@ -232,7 +232,7 @@ func TestReverseZones(t *testing.T) {
 	}
 }
 
-// FuzzDNSQuery: whatever a pod sends, nothing panics, and what is answered has its ID.
+// FuzzDNSQuery: whatever a pod sends, nothing panics, and an answer has the query's ID.
 func FuzzDNSQuery(f *testing.F) {
 	f.Add([]byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03www\x07example\x03org\x00\x00\x01\x00\x01"))
 	f.Add([]byte("\x12\x34\x81\x00\x00\x01\x00\x00\x00\x00\x00\x00"))
@@ -251,8 +251,8 @@ func FuzzDNSQuery(f *testing.F) {
 	})
 }
 
-// A process that is killed leaves the pod with the cluster's names, and the next one
-// gives it back the tailnet's.
+// When a process is killed, the pod has the cluster's names. The next process gives it
+// the tailnet's again.
 func TestDNSProcessKilled(t *testing.T) {
 	w := newWorld(t)
 	c := nstest.NewCluster(t, clusterNames())
