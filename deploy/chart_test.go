@@ -108,7 +108,7 @@ func fill(t *testing.T, name string, o overlay) string {
 	return dir
 }
 
-// TestChartOptions: what each of the other values is for.
+// TestChartOptions: each of the other values has its effect.
 func TestChartOptions(t *testing.T) {
 	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	pod := []any{"DaemonSet/tailscale-nri", "spec", "template"}
@@ -186,8 +186,8 @@ func TestChartNamespace(t *testing.T) {
 	}
 }
 
-// TestChartRefuses: a bad value fails the rendering, and the text names it and
-// what would do.
+// TestChartRefuses: a bad value fails the rendering, and the text names it and a
+// good one.
 func TestChartRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		set  string

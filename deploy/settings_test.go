@@ -100,8 +100,8 @@ func TestVariables(t *testing.T) {
 	}
 }
 
-// TestMounts: where the program looks unless told otherwise, something is
-// mounted; and what the manifests tell it is mounted too.
+// TestMounts: the program's default paths are mounted, and so are the paths that the
+// manifests set.
 func TestMounts(t *testing.T) {
 	known := settings(t)
 	for name, all := range renderings(t) {
@@ -183,7 +183,7 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// program runs the real one to its end and returns all that it said.
+// program runs the real program to its end and returns all its output.
 func program(t *testing.T, env map[string]string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), labtest.Built(t, "tailscale-nri", "build"), args...)

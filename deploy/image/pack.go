@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// product is all that is made from one binary.
+// product is everything that is made from one binary.
 type product struct {
 	binary *binary
 	image  v1.Image
