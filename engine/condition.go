@@ -39,11 +39,11 @@ type condition struct {
 // keyEnds is the kind of the only condition without an effect yet.
 const keyEnds = "key-ends"
 
-// spell measures how long something has lasted.
-type spell struct{ since time.Time }
+// stopwatch measures how long something has lasted.
+type stopwatch struct{ since time.Time }
 
 // note records whether it lasts, and returns for how long it has.
-func (s *spell) note(lasts bool, now time.Time) time.Duration {
+func (s *stopwatch) note(lasts bool, now time.Time) time.Duration {
 	switch {
 	case !lasts:
 		s.since = time.Time{}
@@ -57,7 +57,7 @@ func (s *spell) note(lasts bool, now time.Time) time.Duration {
 // watch is a session's knowledge of its node's condition.
 type watch struct {
 	due               *time.Ticker
-	noDERP, noControl spell
+	noDERP, noControl stopwatch
 	live              map[tailcfg.StableNodeID]bool // peers with a WireGuard session
 	degraded, cutOff  time.Duration
 	look              bool // something may have changed
@@ -166,12 +166,12 @@ func (s *session) publish(ctx context.Context) {
 	} else {
 		s.ready(ctx)
 	}
-	s.n.suffers(c)
+	s.n.setCondition(c)
 }
 
-// suffers publishes the node's fault, and logs it: when it begins and when it is over.
+// setCondition publishes the node's fault, and logs it: when it begins and when it is over.
 // A fault that comes and goes is not logged each time.
-func (n *node) suffers(c condition) {
+func (n *node) setCondition(c condition) {
 	if c.down {
 		n.setState(Pending, c.text)
 		n.tellDown(c.text)

@@ -173,7 +173,7 @@ func TestConditionLinesEnd(t *testing.T) {
 	n.logger.Store(cfg.Logger)
 	n.status.State = Running
 	for _, kind := range []string{"no-DERP", "", "no-control", "", "no-DERP", "", "identity", "no-control", ""} {
-		n.suffers(condition{kind: kind, text: kind})
+		n.setCondition(condition{kind: kind, text: kind})
 	}
 	if begun, over := log.count("running, but impaired"), log.count("no longer impaired"); begun != 3 || over != 3 {
 		t.Errorf("%d lines on what is wrong, %d on its end, want 3 each", begun, over)

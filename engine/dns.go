@@ -193,10 +193,10 @@ func (n *node) makeResolvConf() error {
 	return nil
 }
 
-// heed records the tailnet's configuration. It reports whether its search domains have
+// setTailnetConfig records the tailnet's configuration. It reports whether its search domains have
 // changed. A node that has left the tailnet, or whose key has expired, has an empty
 // configuration: then nothing is asked of the tailnet, and the domains stay.
-func (d *nodeDNS) heed(cfg *dns.Config, ranges []netip.Prefix) (changed bool) {
+func (d *nodeDNS) setTailnetConfig(cfg *dns.Config, ranges []netip.Prefix) (changed bool) {
 	if !cfg.AcceptDNS {
 		d.mu.Lock()
 		defer d.mu.Unlock()

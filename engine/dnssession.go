@@ -12,17 +12,17 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// lookAtDNS is how often the session checks whether only our sockets keep the pod's
+// dnsCheckPause is how often the session checks whether only our sockets keep the pod's
 // netns alive. It is also the pause after they could not be opened.
-const lookAtDNS = 5 * time.Second
+const dnsCheckPause = 5 * time.Second
 
 // pokePatience bounds how long a container waits for the pod's sockets, which takes
 // milliseconds.
 const pokePatience = 500 * time.Millisecond
 
-// restoreLooks is after how many looks the session also restores what a pod may have
+// checksPerRestore is after how many looks the session also restores what a pod may have
 // removed.
-const restoreLooks = 6
+const checksPerRestore = 6
 
 // sessionDNS serves one session's pod.
 type sessionDNS struct {
@@ -111,14 +111,14 @@ func (s *session) runDNS(ctx context.Context) {
 	d := s.dns
 	defer close(d.over)
 	defer d.close(s.n)
-	look := time.NewTicker(lookAtDNS)
+	look := time.NewTicker(dnsCheckPause)
 	defer look.Stop()
 	for looks := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case cfg := <-d.configs:
-			if changed := s.n.heedDNS(cfg); changed || !d.heard { // the last process may have ended before it wrote
+			if changed := s.n.setTailnetDNS(cfg); changed || !d.heard { // the last process may have ended before it wrote
 				s.writeSearch()
 			}
 			d.heard = d.heard || cfg.AcceptDNS
@@ -133,7 +133,7 @@ func (s *session) runDNS(ctx context.Context) {
 			if d.unwritten {
 				s.writeSearch()
 			}
-			if looks++; d.server != nil && looks%restoreLooks == 0 {
+			if looks++; d.server != nil && looks%checksPerRestore == 0 {
 				s.restoreDNS()
 			}
 			s.openDNS(ctx)
@@ -205,10 +205,10 @@ func (d *sessionDNS) close(n *node) {
 	d.server.close()
 }
 
-// heedDNS records the tailnet's configuration. It reports whether resolv.conf has to
+// setTailnetDNS records the tailnet's configuration. It reports whether resolv.conf has to
 // change.
-func (n *node) heedDNS(cfg *dns.Config) bool {
-	if !n.dns.heed(cfg, n.e.cfg.ClusterRanges) {
+func (n *node) setTailnetDNS(cfg *dns.Config) bool {
+	if !n.dns.setTailnetConfig(cfg, n.e.cfg.ClusterRanges) {
 		return false
 	}
 	n.dns.mu.Lock()

@@ -51,11 +51,11 @@ func (e *Engine) watchLinks() (err error) {
 // guarded is the state of a node's guard.
 type guarded struct {
 	// Guarded by node.mu.
-	link   *podnet.Link
-	router *podnet.Router // of the last session, nil before the first
-	fence  *podnet.Router // of the link, which holds before the first session and between two
-	broken string         // what is wrong with ts0, "" if nothing is known to be
-	uneasy string         // what was wrong with it too often, "" if that is over
+	link     *podnet.Link
+	router   *podnet.Router // of the last session, nil before the first
+	fence    *podnet.Router // of the link, which holds before the first session and between two
+	broken   string         // what is wrong with ts0, "" if nothing is known to be
+	unstable string         // what was wrong with it too often, "" if that is over
 
 	changed chan struct{} // of one
 }
@@ -79,7 +79,7 @@ func (n *node) linkChanged(c podnet.Change) {
 	n.mu.Lock()
 	r, fence := n.guarded.router, n.guarded.fence
 	n.mu.Unlock()
-	if r.Minds(c) || fence.Minds(c) {
+	if r.MayAffect(c) || fence.MayAffect(c) {
 		n.wakeGuard()
 	}
 }
@@ -145,11 +145,11 @@ func (n *node) guard(ctx context.Context) {
 			count = p.restored.note(start, restless)
 			n.logRestored(&p, count, missing, time.Since(start))
 		}
-		uneasy := ""
+		unstable := ""
 		if count >= restoresAtOnce {
-			uneasy = fmt.Sprintf("ts0 was changed from outside %d times within a minute, last: %s", count, last)
+			unstable = fmt.Sprintf("ts0 was changed from outside %d times within a minute, last: %s", count, last)
 		}
-		n.setGuarded("", uneasy)
+		n.setGuarded("", unstable)
 		calm.Reset(restless)
 	}
 }
@@ -214,10 +214,10 @@ func (n *node) restoreLink() (router *podnet.Router, missing []string, err error
 	return router, missing, err
 }
 
-func (n *node) setGuarded(broken, uneasy string) {
+func (n *node) setGuarded(broken, unstable string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.guarded.broken, n.guarded.uneasy = broken, uneasy
+	n.guarded.broken, n.guarded.unstable = broken, unstable
 	n.tellGuardedLocked()
 }
 
@@ -226,7 +226,7 @@ func (n *node) setGuarded(broken, uneasy string) {
 func (n *node) clearGuarded() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.guarded.broken, n.guarded.uneasy = "", ""
+	n.guarded.broken, n.guarded.unstable = "", ""
 }
 
 // tellGuardedLocked says whether ts0 keeps the node from being up. n.mu is held.
@@ -258,8 +258,8 @@ func (g *guarded) amend(s *NodeStatus) {
 	switch {
 	case g.broken != "" && (s.State == Running || s.State == Pending):
 		s.State, s.Reason = Pending, g.broken
-	case g.uneasy != "" && s.State == Running:
-		s.Reason = g.uneasy
+	case g.unstable != "" && s.State == Running:
+		s.Reason = g.unstable
 	}
 }
 

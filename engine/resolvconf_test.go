@@ -197,10 +197,10 @@ func TestDNSZones(t *testing.T) {
 func TestDNSWithoutTailnet(t *testing.T) {
 	var d nodeDNS
 	cfg := &dns.Config{AcceptDNS: true, DefaultResolvers: []*dnstype.Resolver{{Addr: "8.8.8.8"}}, SearchDomains: []dnsname.FQDN{"tail.ts.net."}}
-	if !d.heed(cfg, nil) || !d.zones.Load().ofTailnet("example.org") {
+	if !d.setTailnetConfig(cfg, nil) || !d.zones.Load().ofTailnet("example.org") {
 		t.Error("the tailnet's resolvers are not asked")
 	}
-	if d.heed(&dns.Config{}, nil) || d.zones.Load().ofTailnet("example.org") || !slices.Equal(d.search, []string{"tail.ts.net"}) {
+	if d.setTailnetConfig(&dns.Config{}, nil) || d.zones.Load().ofTailnet("example.org") || !slices.Equal(d.search, []string{"tail.ts.net"}) {
 		t.Errorf("after the end: asked %v, search domains %v", d.zones.Load().ofTailnet("example.org"), d.search)
 	}
 }

@@ -34,9 +34,9 @@ const (
 	changedFilters // or what forwards
 )
 
-// Minds reports whether the change may have removed something that the router has put
+// MayAffect reports whether the change may have removed something that the router has put
 // into the pod. A nil router has put nothing there.
-func (r *Router) Minds(c Change) bool {
+func (r *Router) MayAffect(c Change) bool {
 	var s *installed
 	if r != nil {
 		s = r.wanted.Load()

@@ -55,11 +55,11 @@ func (r *Router) UseExit(x Exit) {
 // each undo the other's filter.
 func (r *Router) UseExitOf(other *Router) { r.exit, r.kept = other.exit, other.kept }
 
-// heeded returns those of the pod's own routes that count. With an exit node two kinds
+// countedRoutes returns those of the pod's own routes that count. With an exit node two kinds
 // do not, since they would open the pod: wide routes, which are default routes in
 // disguise as 0.0.0.0/1 and 128.0.0.0/1 are, and prefixes that a neighbour's router
 // advertisement puts on the pod's link.
-func (r *Router) heeded(h *netlink.Handle, there podRoutes) ([]netip.Prefix, error) {
+func (r *Router) countedRoutes(h *netlink.Handle, there podRoutes) ([]netip.Prefix, error) {
 	if r.exit == nil {
 		return there.foreign, nil
 	}
@@ -180,8 +180,8 @@ func (f *family) layOutClosed(routes map[routeKey]netip.Addr) {
 	}
 }
 
-// closedWhat is what the guard reports as missing.
-const closedWhat = "rules or routes that refuse traffic past the exit node"
+// closedRules is what the guard reports as missing.
+const closedRules = "rules or routes that refuse traffic past the exit node"
 
 // Fence puts the rules, routes and the filter into the pod that refuse everything that
 // is to go by an exit node, unless they are there: before ts0 has an address, and after
@@ -216,7 +216,7 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	foreign, err := r.heeded(h, there)
+	foreign, err := r.countedRoutes(h, there)
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +225,7 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 		return nil, err
 	}
 	if unfiltered {
-		missing = []string{closedWhat}
+		missing = []string{closedRules}
 	}
 	bare := Router{kept: r.kept, exit: r.exit, cfg: &router.Config{}, logger: r.logger, warned: r.warned}
 	want := bare.layOut(nil, foreign)
@@ -241,7 +241,7 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 		return missing, nil
 	}
 	if lost {
-		missing = []string{closedWhat}
+		missing = []string{closedRules}
 	}
 	for _, route := range there.listed {
 		delete(want, keyOf(&route)) // one over ts0, perhaps, which is better

@@ -218,7 +218,7 @@ func TestFenceIsRestored(t *testing.T) {
 			if err := what(); err != nil {
 				t.Fatal(err)
 			}
-			for !c.router.Minds(<-changes) { // or the test does not end
+			for !c.router.MayAffect(<-changes) { // or the test does not end
 			}
 			if missing, err := c.router.Restore(); err != nil || len(missing) == 0 {
 				t.Errorf("restored %v (%v)", missing, err)

@@ -183,7 +183,7 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 	if err != nil {
 		return err
 	}
-	if s.foreign, err = r.heeded(h, there); err != nil {
+	if s.foreign, err = r.countedRoutes(h, there); err != nil {
 		return err
 	}
 	if len(there.foreign) == mostForeign {
@@ -195,7 +195,7 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 			return err
 		}
 		if unfiltered {
-			r.missing = append(r.missing, closedWhat)
+			r.missing = append(r.missing, closedRules)
 		}
 	}
 	s.routes = r.layOut(s.addrs, s.foreign)

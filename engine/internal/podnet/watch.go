@@ -22,15 +22,15 @@ import (
 // (NETLINK_LISTEN_ALL_NSID, netlink(7)), as the netns of a veth's peer has. It holds no
 // descriptor of a pod's netns, and costs nothing while nothing happens.
 type Watch struct {
-	mu    sync.Mutex
-	links map[string]*watched // by name of the host end
-	hosts map[int32]*watched  // by index of the host end
-	pods  map[int32]*watched  // by ID of the pod's netns
-	fd    int                 // for ioctls
-	ear   atomic.Pointer[ear]
+	mu     sync.Mutex
+	links  map[string]*watched // by name of the host end
+	hosts  map[int32]*watched  // by index of the host end
+	pods   map[int32]*watched  // by ID of the pod's netns
+	fd     int                 // for ioctls
+	events atomic.Pointer[eventSocket]
 
-	filters   atomic.Bool // HearFilters has been called
-	filterEar atomic.Pointer[ear]
+	filters      atomic.Bool // HearFilters has been called
+	filterEvents atomic.Pointer[eventSocket]
 }
 
 type watched struct {
@@ -51,7 +51,7 @@ func OpenWatch() (*Watch, error) {
 	}
 	var err error
 	if w.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-		w.ear.Load().file.Close()
+		w.events.Load().file.Close()
 		return nil, fmt.Errorf("opening a socket: %w", err)
 	}
 	return w, nil
@@ -65,20 +65,20 @@ func (w *Watch) open() (err error) {
 	if w.filters.Load() {
 		groups = append(groups, netconfGroups...)
 	}
-	ear, err := openEar(unix.NETLINK_ROUTE, groups)
+	sock, err := openEventSocket(unix.NETLINK_ROUTE, groups)
 	if err == nil {
-		w.ear.Store(ear)
+		w.events.Store(sock)
 	}
 	return err
 }
 
-// ear is a socket that hears of all pods.
-type ear struct {
+// eventSocket is a socket that hears of all pods.
+type eventSocket struct {
 	file *os.File
 	conn syscall.RawConn
 }
 
-func openEar(protocol int, groups []int) (*ear, error) {
+func openEventSocket(protocol int, groups []int) (*eventSocket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
 		return nil, err
@@ -93,7 +93,7 @@ func openEar(protocol int, groups []int) (*ear, error) {
 		file.Close()
 		return nil, err
 	}
-	return &ear{file, conn}, nil
+	return &eventSocket{file, conn}, nil
 }
 
 func subscribe(fd int, groups []int) error {
@@ -118,29 +118,29 @@ func subscribe(fd int, groups []int) error {
 // calls failed and opens another.
 func (w *Watch) Run(done <-chan struct{}, failed func(error)) {
 	defer unix.Close(w.fd)
-	w.run(done, failed, hearing{w.ear.Load, w.open, w.hear, Change{kind: changedUnseen}})
+	w.run(done, failed, eventHandler{w.events.Load, w.open, w.hear, Change{kind: changedUnseen}})
 }
 
-// hearing is what run does with a socket and with what it hears.
-type hearing struct {
-	current func() *ear
+// eventHandler is what run does with a socket and with what it hears.
+type eventHandler struct {
+	current func() *eventSocket
 	open    func() error // another one
 	hear    func(nsid int32, raw []byte)
 	lost    Change // what may have happened meanwhile
 }
 
 // run hears until done is closed.
-func (w *Watch) run(done <-chan struct{}, failed func(error), h hearing) {
+func (w *Watch) run(done <-chan struct{}, failed func(error), h eventHandler) {
 	for {
-		over, ear := make(chan struct{}), h.current()
+		over, sock := make(chan struct{}), h.current()
 		go func() {
 			select {
 			case <-done:
 			case <-over:
 			}
-			ear.file.Close()
+			sock.file.Close()
 		}()
-		err := w.listen(ear, h)
+		err := w.listen(sock, h)
 		close(over)
 		select {
 		case <-done:
@@ -202,12 +202,12 @@ func (w *Watch) lookAtAll(c Change) {
 }
 
 // listen hands messages to hear until the socket fails or is closed.
-func (w *Watch) listen(ear *ear, h hearing) error {
+func (w *Watch) listen(sock *eventSocket, h eventHandler) error {
 	buf, oob := make([]byte, 64<<10), make([]byte, 64)
 	for {
 		var n, oobn int
 		var err error
-		cerr := ear.conn.Read(func(fd uintptr) bool {
+		cerr := sock.conn.Read(func(fd uintptr) bool {
 			n, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, 0)
 			return !errors.Is(err, unix.EAGAIN)
 		})

@@ -53,7 +53,7 @@ func guardCluster(t *testing.T, host string) *guardedCluster {
 	spawn(func() { w.Run(done, func(err error) { t.Errorf("the watch was lost: %v", err) }) })
 	wake := make(chan struct{}, 1)
 	c.heard = func(change Change) {
-		if c.router.Minds(change) {
+		if c.router.MayAffect(change) {
 			if change.kind != changedDropFilters {
 				c.minded.Add(1)
 			}

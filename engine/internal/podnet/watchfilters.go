@@ -25,25 +25,25 @@ func (w *Watch) HearFilters(done <-chan struct{}, failed func(error)) error {
 		w.filters.Store(false)
 		return fmt.Errorf("watching the pods' nftables: %w", err)
 	}
-	err := w.ear.Load().join(netconfGroups)
-	go w.run(done, failed, w.filterHearing())
+	err := w.events.Load().join(netconfGroups)
+	go w.run(done, failed, w.filterHandler())
 	return err
 }
 
-func (w *Watch) filterHearing() hearing {
-	return hearing{w.filterEar.Load, w.openFilters, w.hearFilters, Change{kind: changedFilters}}
+func (w *Watch) filterHandler() eventHandler {
+	return eventHandler{w.filterEvents.Load, w.openFilters, w.hearFilters, Change{kind: changedFilters}}
 }
 
 func (w *Watch) openFilters() error {
-	ear, err := openEar(unix.NETLINK_NETFILTER, []int{unix.NFNLGRP_NFTABLES})
+	sock, err := openEventSocket(unix.NETLINK_NETFILTER, []int{unix.NFNLGRP_NFTABLES})
 	if err != nil {
 		return err
 	}
-	if err := ear.hearGenerations(); err != nil {
-		ear.file.Close()
+	if err := sock.hearGenerations(); err != nil {
+		sock.file.Close()
 		return err
 	}
-	w.filterEar.Store(ear)
+	w.filterEvents.Store(sock)
 	return nil
 }
 
@@ -53,7 +53,7 @@ const generation = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
 
 // hearGenerations has the socket drop all other messages. The kernel sends one for each
 // rule that changes, and kube-proxy has tens of thousands.
-func (e *ear) hearGenerations() (err error) {
+func (e *eventSocket) hearGenerations() (err error) {
 	const kindOffset = 4 // in struct nlmsghdr
 	// A load is in network byte order, the header in the machine's.
 	kind := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, generation))
@@ -72,7 +72,7 @@ func (e *ear) hearGenerations() (err error) {
 	return nil
 }
 
-func (e *ear) join(groups []int) (err error) {
+func (e *eventSocket) join(groups []int) (err error) {
 	cerr := e.conn.Control(func(fd uintptr) {
 		for _, group := range groups {
 			if err == nil {
