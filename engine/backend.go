@@ -32,9 +32,9 @@ type backend struct {
 	engine  *wgEngine
 	closers closers
 	control connections              // to the control plane
-	facts   atomic.Pointer[facts]    // of the latest scrape that got them
-	asked   atomic.Pointer[question] // by a scrape, nil if it has answered
-	viewed  atomic.Pointer[view]     // by Details, nil if it has answered
+	facts   atomic.Pointer[facts]    // those of the last scrape that got an answer
+	asked   atomic.Pointer[question] // the open question of a scrape, nil if none
+	viewed  atomic.Pointer[view]     // the open question of Details, nil if none
 }
 
 // podEnd is a backend's part in its pod. Without it, the node has an identity but no

@@ -48,9 +48,9 @@ type Change struct {
 	Namespace string
 	Pod       string
 	Hostname  string       // as asked for
-	DNSName   string       // as given, without the final dot; "" where that is not known
-	Addresses []netip.Addr // on ts0, IPv4 first; of a node that is up
-	Reason    string       // of NewsWaiting and NewsLost
+	DNSName   string       // as assigned, without the final dot; "" if not known
+	Addresses []netip.Addr // on ts0, IPv4 first, if the node is up
+	Reason    string       // set for NewsWaiting and NewsLost
 }
 
 // IsUp reports whether the node is up.
@@ -112,13 +112,13 @@ func (c *newsQueue) run(ctx context.Context) {
 
 // told is the last news of a node.
 type told struct {
-	news    News // "" is nothing yet
+	news    News // "" before the first
 	up      bool
 	reason  string
-	nodeID  string // that it was last up as; of a new process, as the last one has recorded
+	nodeID  string // the device as which it was last up; in a new process, the recorded one
 	addrs   []netip.Addr
 	dnsName string
-	wrong   string // name that it has instead of the one that it asked for
+	wrong   string // the assigned name, if it is not the requested one
 }
 
 // tellLocked queues news of the node. n.mu is held.

@@ -31,7 +31,7 @@ const (
 
 // condition is a fault of a node that is up.
 type condition struct {
-	kind string // the same for the same cause; "" is none
+	kind string // equal for equal causes; "" for none
 	text string
 	down bool // the node is not Running
 }

@@ -26,7 +26,7 @@ const activeFor = 45 * time.Second
 type Detail struct {
 	NodeStatus
 	Measured    measure.Pod
-	LoginServer string // of its tailnet; "" if the configuration no longer has that
+	LoginServer string // of its tailnet; "" if the configuration no longer has the tailnet
 
 	// Unanswered is whether its backend hangs: fields that need the backend's locks are
 	// missing.
@@ -38,24 +38,24 @@ type Detail struct {
 	// Path is the way of the last of these packets. It is Direct once the peer has
 	// answered on that way; until then packets go over DERP as well.
 	Path     measure.Path
-	PathDERP string // code of the region, of DERP
+	PathDERP string // code of the region, if the path is DERP
 
-	Sessions []PeerSession // the last that was sent to first
+	Sessions []PeerSession // ordered by last packet, latest first
 
-	local time.Time // of the last packet to or from another pod of this host, if Active
+	local time.Time // time of the last packet to or from another pod of this host, if Active
 }
 
 // PeerSession is a peer with which WireGuard has a session.
 type PeerSession struct {
-	Name    string     // in MagicDNS, without the final dot; "" of one that the netmap no longer has
+	Name    string     // in MagicDNS, without the final dot; "" if the netmap no longer has the peer
 	Address netip.Addr // its first one
 
 	Active   bool         // a packet was sent to it within the last 45 s
 	Path     measure.Path // of the next packet to it, if it is Active
-	Endpoint string       // host:port, of Direct and PeerRelay
-	DERP     string       // code of the region, of DERP
+	Endpoint string       // host:port, if Path is Direct or PeerRelay
+	DERP     string       // code of the region, if the path is DERP
 
-	LastWrite     time.Time // of a packet to it, WireGuard's own included
+	LastWrite     time.Time // time of the last packet to it, including WireGuard's own
 	LastHandshake time.Time
 	// BytesIn and BytesOut are WireGuard's, with its headers, since it last created the
 	// peer.

@@ -24,15 +24,15 @@ import (
 // ask for DNS.
 type nodeDNS struct {
 	zones   atomic.Pointer[dnsZones]
-	servers atomic.Pointer[[]netip.Addr] // original ones
-	sockets atomic.Pointer[podnet.DNS]   // nil while nobody serves
+	servers atomic.Pointer[[]netip.Addr] // the pod's original nameservers
+	sockets atomic.Pointer[podnet.DNS]   // nil while names are not served
 
 	mu       sync.Mutex
 	original *resolvConf // nil until it is known
 	search   []string    // of the tailnet
-	config   *dns.Config // as last heard, nil until then
+	config   *dns.Config // the last one received, nil before
 	ensured  string      // the sandbox whose netns leads to the original nameservers
-	spare    bool        // it cannot
+	spare    bool        // the kernel cannot lead DNS to them
 	trouble  string      // why names are not served
 	left     string      // search domains that did not fit, as logged
 }

@@ -26,14 +26,14 @@ const checksPerRestore = 6
 
 // sessionDNS serves one session's pod.
 type sessionDNS struct {
-	configs chan *dns.Config   // of one
-	known   chan chan struct{} // the original nameservers may be; closed when that was heeded
+	configs chan *dns.Config   // capacity 1
+	known   chan chan struct{} // the original nameservers may be known now; the sent channel is closed when they are in use
 	over    chan struct{}      // closed at the end
-	ready   chan struct{}      // of one: it serves, or has failed to
+	ready   chan struct{}      // capacity 1: it serves, or has failed to
 
 	// These belong to runDNS.
-	heard     bool // that the node is in the tailnet
-	unwritten bool // resolv.conf lacks search domains that were heard
+	heard     bool // the node is in the tailnet
+	unwritten bool // resolv.conf lacks search domains that were received
 	server    *dnsServer
 }
 
@@ -68,7 +68,7 @@ func (d *sessionDNS) poke() {
 	}
 }
 
-// served returns a channel that is closed once the pod's names are resolved, or cannot
+// served returns a channel with one value once the pod's names are resolved, or cannot
 // be; nil for a pod that did not ask for that.
 func (d *sessionDNS) served() <-chan struct{} {
 	if d == nil {

@@ -24,8 +24,8 @@ import (
 //  3. The pod's other search domains, names of one label, reverse zones: the cluster.
 //  4. All others: the tailnet, if it has resolvers for all names, otherwise the cluster.
 type dnsZones struct {
-	cluster []string // of 1
-	search  []string // of 3
+	cluster []string // zones of rule 1
+	search  []string // zones of rule 3
 	tailnet map[string]bool
 	all     bool // the tailnet has resolvers for all names
 }

@@ -25,8 +25,8 @@ type expiry struct {
 
 	mu    sync.Mutex
 	at    time.Time
-	timer *time.Timer // until it is time to say so; nil without an end
-	said  string      // what was said of that end
+	timer *time.Timer // fires when it is time for the notice; nil if the key has no end
+	said  string      // the last notice about that end
 	over  bool        // the session has ended
 }
 
@@ -34,7 +34,7 @@ type expiry struct {
 func (x *expiry) note(s *session, nm *netmap.NetworkMap) {
 	at := nm.SelfKeyExpiry()
 	if nm.Cached || at.Before(time.Now()) {
-		at = time.Time{} // or expired: the backend's state says that
+		at = time.Time{} // if it has expired, the backend's state says so
 	}
 	tn := s.n.tailnet() // which may take n.op
 	x.mu.Lock()

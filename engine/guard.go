@@ -52,12 +52,12 @@ func (e *Engine) watchLinks() (err error) {
 type guarded struct {
 	// Guarded by node.mu.
 	link     *podnet.Link
-	router   *podnet.Router // of the last session, nil before the first
-	fence    *podnet.Router // of the link, which holds before the first session and between two
-	broken   string         // what is wrong with ts0, "" if nothing is known to be
-	unstable string         // what was wrong with it too often, "" if that is over
+	router   *podnet.Router // that of the last session, nil before the first
+	fence    *podnet.Router // that of the link; it holds before the first session and between two
+	broken   string         // what is wrong with ts0, "" if nothing is known
+	unstable string         // what was changed too often, "" if that is over
 
-	changed chan struct{} // of one
+	changed chan struct{} // capacity 1
 }
 
 // setLink has the guard watch the link, and the pod's fence if it has one.
@@ -106,7 +106,7 @@ func (n *node) startGuard(ctx context.Context) (stop func()) {
 // guard restores changes of the link, each time, until ctx is done.
 func (n *node) guard(ctx context.Context) {
 	var p pace
-	last := "" // that was missing
+	last := "" // what was missing last
 	calm := time.NewTimer(0)
 	defer calm.Stop()
 	defer n.clearGuarded()
@@ -232,7 +232,7 @@ func (n *node) clearGuarded() {
 // tellGuardedLocked says whether ts0 keeps the node from being up. n.mu is held.
 func (n *node) tellGuardedLocked() {
 	switch s := n.status.State; {
-	case n.guarded.broken == "" && n.told.news != "": // else it is yet to come up
+	case n.guarded.broken == "" && n.told.news != "": // otherwise it has not come up yet
 		n.tellUpLocked()
 	case n.guarded.broken != "" && (s == Running || s == Pending):
 		n.tellDownLocked(n.guarded.broken)

@@ -88,7 +88,7 @@ type Identity struct {
 	// identity is not in the store.
 	Version    string
 	Generation uint64 // how often it has been taken
-	Holder     Holder // zero if nobody has it
+	Holder     Holder // zero if no pod has it
 	// LastUsed is the holder's time at its last renewal.
 	LastUsed time.Time
 	// NodeID is the device, "" until it exists.

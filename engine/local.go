@@ -41,8 +41,8 @@ import (
 // neighbours are the nodes of this engine that are in a tailnet, by the key that their
 // peers know.
 type neighbours struct {
-	changes atomic.Uint64 // of byKey
-	mu      sync.Mutex    // for writing byKey
+	changes atomic.Uint64 // counts changes of byKey
+	mu      sync.Mutex    // held to write byKey
 	byKey   atomic.Pointer[map[key.NodePublic]*neighbour]
 }
 
@@ -62,8 +62,8 @@ type flowEnds struct{ src, dst netip.Addr }
 
 // localRoute is the result for a pair of addresses, and its time.
 type localRoute struct {
-	to                  *neighbour // that has the destination, nil if none
-	takes               bool       // what comes from the source
+	to                  *neighbour // the neighbour with the destination, nil if none
+	takes               bool       // it accepts packets from the source
 	known, mine, theirs uint64     // changes of the neighbours, of this engine, of to's
 }
 
@@ -156,7 +156,7 @@ func (n *neighbour) route(ends flowEnds) *neighbour {
 	}
 	r = localRoute{known: known, mine: mine, to: n.peerAt(ends.dst)}
 	if r.to != nil {
-		r.theirs = r.to.engine.changes.Load() // before it is asked
+		r.theirs = r.to.engine.changes.Load() // read before the question
 		r.takes = n.mayReach(r.to, ends.src)
 	}
 	if len(n.routes) >= maxLocalRoutes {
@@ -199,7 +199,7 @@ func (n *neighbour) pass(to *neighbour, p []byte) bool {
 	q := &n.parsed
 	q.Decode(p)
 	if q.IPProto == ipproto.UDP && disco.LooksLikeDiscoWrapper(q.Payload()) {
-		return false // which the nodes themselves look at (net/tstun/wrap.go, isSelfDisco)
+		return false // the nodes themselves check disco packets (net/tstun/wrap.go, isSelfDisco)
 	}
 	if r, _ := out.RunOut(q, 0); r != filter.Accept {
 		return false

@@ -134,7 +134,7 @@ const (
 	apiConns   = 16
 	apiRate    = 1000 // units of work a second: one is about 20 µs
 	apiBurst   = 2000
-	apiHeaders = 8 << 10 // bytes; Go reads 4 KiB more before it says no
+	apiHeaders = 8 << 10 // bytes; Go reads 4 KiB more before it refuses
 	apiQueue   = 10 * time.Second
 	apiIdle    = 30 * time.Second
 	apiWrite   = 20 * time.Second
@@ -143,7 +143,7 @@ const (
 // apiTurns bounds the cost of the answers for one caller.
 type apiTurns struct {
 	work  *rate.Limiter
-	large chan struct{} // holds who makes an answer of any size: one at a time
+	large chan struct{} // held for an answer of any size: one at a time
 }
 
 func newAPITurns() *apiTurns {
@@ -173,7 +173,7 @@ func (a *localAPI) serve(ctx context.Context, ln net.Listener) error {
 		switch state {
 		case http.StateNew:
 			conns.Add(1)
-		case http.StateClosed: // what served it has ended
+		case http.StateClosed: // its handler has ended
 			conns.Done()
 		}
 	}

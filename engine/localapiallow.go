@@ -47,7 +47,7 @@ type endpoint struct {
 // callable is what one kind of caller may call.
 type callable struct {
 	endpoints map[string]endpoint // by path
-	rule      string              // for who is refused
+	rule      string              // told to a caller that is refused
 }
 
 // podMayCall returns what a pod may call of its own node.

@@ -29,7 +29,7 @@ func (e *Engine) Measures() measure.Engine {
 		m.Nodes[string(s)] = 0
 	}
 	e.tally.into(&m.Engine)
-	latest := map[[2]string]podAt{} // by namespace and name, which a pod's successor has too
+	latest := map[[2]string]podAt{} // by namespace and name; a pod and its successor have the same
 	take := func(s NodeStatus, n *node) {
 		m.Nodes[string(s.State)]++
 		if s.State != Running && s.State != Pending {
@@ -63,7 +63,7 @@ const (
 	// While peers come and go, and processors are scarce, a backend may hold its locks
 	// for a second; in a tailnet of many pods one always does.
 	lockPatience = 20 * time.Millisecond
-	// A backend that holds its locks for longer than hangs counts as hanging.
+	// hangs is how long a backend may hold its locks before it counts as hanging.
 	hangs = 5 * time.Second
 )
 
@@ -138,7 +138,7 @@ func (b *backend) ask() *question {
 
 // facts are the values that need a backend's locks.
 type facts struct {
-	change         uint64 // of its peers, as of which they were counted
+	change         uint64 // the number of changes of its peers when they were counted
 	peers          int
 	sessions       int
 	oldest, newest time.Time
@@ -302,7 +302,7 @@ var userPaths = map[string]measure.Path{
 // into writes traffic and drops, and returns the home DERP region.
 func (u *usermetrics) into(p *measure.Pod, of *usermetric.Registry) (home tailcfg.DERPRegionID) {
 	u.text.Reset()
-	of.Handler(u, nil) // which does not look at the request (tsweb/varz, ExpvarDoHandler)
+	of.Handler(u, nil) // the handler does not read the request (tsweb/varz, ExpvarDoHandler)
 	for line := range bytes.Lines(u.text.Bytes()) {
 		if line[0] == '#' {
 			continue

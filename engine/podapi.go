@@ -63,10 +63,10 @@ func (a *podAPI) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Each request of a connection sets its own.
 		var deadline time.Time
-		if !strings.HasSuffix(r.URL.Path, pathPing) { // it waits as long as its caller does, and holds no turn
+		if !strings.HasSuffix(r.URL.Path, pathPing) { // a ping waits as long as its caller, and holds no turn
 			deadline = time.Now().Add(a.patience)
 		}
-		_ = http.NewResponseController(w).SetWriteDeadline(deadline) // a writer of no connection has none
+		_ = http.NewResponseController(w).SetWriteDeadline(deadline) // an error means a writer without a connection
 		mux.ServeHTTP(w, r)
 	})
 }
@@ -74,7 +74,7 @@ func (a *podAPI) handler() http.Handler {
 type podAPI struct {
 	e        *Engine
 	work     *rate.Limiter
-	patience time.Duration // for a reader of an answer, who holds a turn of the node
+	patience time.Duration // how long a slow reader may hold a turn of the node
 }
 
 // turns returns the turns of root's looks into the node.

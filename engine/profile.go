@@ -24,7 +24,7 @@ func (e *Engine) openTailnets() {
 		}
 		e.tailnets[profile] = steppedTailnet{tn, e, profile}
 	}
-	e.cfg.Tailnet, e.cfg.Profiles = nil, nil // from here on each is asked for what is its own, as a step
+	e.cfg.Tailnet, e.cfg.Profiles = nil, nil // from here on only e.tailnets is used, so that changes are steps
 }
 
 // profile returns the name of the node's tailnet.
@@ -52,7 +52,7 @@ func (n *node) tailnet() tailnet.Tailnet {
 func (n *node) asBegun(pod Pod) (Pod, error) {
 	was := n.rec.Pod
 	switch {
-	case n.fresh, was.SandboxID == unknownSandbox && was.Features.Profile == "": // it may have been in any
+	case n.fresh, was.SandboxID == unknownSandbox && was.Features.Profile == "": // it may have been in any tailnet
 		return pod, nil
 	case was.SandboxID == pod.SandboxID:
 		was.NetNS, was.PID = pod.NetNS, pod.PID

@@ -24,7 +24,7 @@ const resolvConfFile = "resolv.conf"
 type resolvConf struct {
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`
 	Search      []string     `json:"search,omitempty"` // as written
-	Others      []string     `json:"others,omitempty"` // lines: options and what else there is
+	Others      []string     `json:"others,omitempty"` // other lines, options among them
 }
 
 // maxSearchLine is the length of a line, with its end, beyond which musl ignores it
@@ -79,7 +79,7 @@ func (c *resolvConf) addNameserver(fields []string) (own bool) {
 	addr, err := netip.ParseAddr(fields[0])
 	switch {
 	case err != nil || addr.Zone() != "":
-		return false // it names nothing, or an interface of nobody knows which netns
+		return false // it has no address, or the interface of an unknown netns
 	case addr.Unmap() == tsaddr.TailscaleServiceIP() || addr == tsaddr.TailscaleServiceIPv6():
 		return true
 	case len(c.Nameservers) == maxNameservers:
@@ -107,7 +107,7 @@ func (c *resolvConf) format(tailnet []string, spare bool) (data []byte, left []s
 	b.WriteString("# Kept by tailscale-nri.\n")
 	own := tsaddr.TailscaleServiceIP()
 	if !slices.ContainsFunc(c.Nameservers, netip.Addr.Is4) {
-		own = tsaddr.TailscaleServiceIPv6() // what is done while we are away is done within one family
+		own = tsaddr.TailscaleServiceIPv6() // the NAT that replaces us while we are away works within one family
 	}
 	fmt.Fprintf(&b, "nameserver %v\n", own)
 	if spare {
@@ -188,7 +188,7 @@ func rewriteFile(path string, data []byte) (err error) {
 		if err == nil {
 			_, err = f.WriteAt(padded, 0)
 		}
-		if err == nil { // otherwise it would have zeros where nothing could be written
+		if err == nil { // otherwise it would have zeros where writing has failed
 			err = f.Truncate(int64(len(data)))
 		}
 	}

@@ -22,10 +22,10 @@ type loggedState struct {
 	state  State
 	addrs  []netip.Addr
 	reason string               // why it does not run
-	ready  bool                 // that it runs, or has run, since it was attached
+	ready  bool                 // it runs, or has run, since it was attached
 	kinds  map[string]time.Time // when the log had a line of a kind
 
-	impaired bool // that something is wrong with it while it is up, and not yet that this is over
+	impaired bool // the log has a fault of it while it is up, and not yet its end
 }
 
 // lineLocked returns a line's keys that identify the node, and then more. n.mu is held.
@@ -55,7 +55,7 @@ func (n *node) line(more ...any) []any {
 func (n *node) tellStateLocked(s State) (news bool) {
 	news = n.logged.state != s
 	n.logged.state = s
-	if s != Running { // so that its return is news
+	if s != Running { // so that its return is logged
 		maps.DeleteFunc(n.logged.kinds, func(kind string, _ time.Time) bool { return strings.HasPrefix(kind, "running ") })
 	}
 	return news
@@ -155,7 +155,7 @@ func (n *node) logCondition(c, was condition) {
 		level, msg, line = slog.LevelInfo, "no longer impaired", n.lineLocked("was", was.text)
 	}
 	n.mu.Unlock()
-	if c.kind != "" || !was.down { // the end of one that was down is "running"
+	if c.kind != "" || !was.down { // the end of a fault with which it was down is logged as "running"
 		n.log().Log(n.e.ctx, level, msg, line...)
 	}
 }

@@ -67,7 +67,7 @@ func (e *Engine) cluster() []netip.Prefix {
 	if e.cfg.Services.IsValid() {
 		ranges = append(ranges, e.cfg.Services)
 	}
-	const most = 100 // of this machine, which may have thousands
+	const most = 100 // this host may have thousands
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		e.log.Warn("listing this host's addresses: packets for them go to a pod's exit node", "err", err)

@@ -84,7 +84,7 @@ func (e *Engine) sweepOnce(ctx context.Context, profile string) error {
 		if healsByItself(err) || ctx.Err() != nil {
 			return errors.Join(append(failed, err)...)
 		}
-		failed = append(failed, err) // of this device alone
+		failed = append(failed, err) // it concerns only this device
 	}
 	return errors.Join(failed...)
 }
@@ -100,7 +100,7 @@ func (e *Engine) sweepDevice(ctx context.Context, tn tailnet.Tailnet, id string)
 	d, err := tn.Device(ctx, id)
 	switch {
 	case errors.Is(err, tailnet.ErrNoDevice):
-		return nil // another machine was faster
+		return nil // another host was faster
 	case err != nil:
 		return err
 	case !e.sweepable(tn, d):

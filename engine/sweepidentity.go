@@ -18,7 +18,7 @@ import (
 // kept are the workloads' devices, which go only with their identities.
 type kept struct {
 	ids      map[string]WorkloadKey
-	machines map[key.MachinePublic]WorkloadKey // of those that are not known by an ID yet, too
+	machines map[key.MachinePublic]WorkloadKey // also those without a known ID
 }
 
 // listKept returns the identities that are stored, and their devices. All of them are

@@ -29,10 +29,10 @@ type wgEngine struct {
 	peerOf  atomic.Pointer[peerLookup]
 	sources atomic.Pointer[peerConfig]
 	self    atomic.Pointer[key.NodePublic] // the node's own key, nil while it is not in a tailnet
-	rewrite atomic.Bool                    // some peer is jailed, or known under another address
+	rewrite atomic.Bool                    // a peer is jailed, or known under another address
 
 	selfMu  sync.Mutex
-	renamed func(was, is *key.NodePublic) // told of each change of self; may be nil
+	renamed func(was, is *key.NodePublic) // called for each change of self; may be nil
 
 	// configureDNS returns the part of the tailnet's configuration for the backend's
 	// resolver; if it is nil, that is all of it.
@@ -42,7 +42,7 @@ type wgEngine struct {
 	sessions  peerSessions
 
 	mu      sync.Mutex
-	without key.NodePublic // the peer that the device is told to know nothing of, zero if none
+	without key.NodePublic // the peer that the device must not know, zero for none
 }
 
 type (

@@ -49,7 +49,7 @@ const (
 	Reachable  = "reachable"
 
 	First = "first" // a new device
-	Again = "again" // of a node that the tailnet had thrown out
+	Again = "again" // the tailnet had thrown the node out
 
 	PodEnded  = "pod_ended"  // the node's own, at its pod's end
 	Swept     = "swept"      // of a host that died
@@ -134,7 +134,7 @@ var (
 type Histogram struct {
 	Bounds []float64 // in seconds, ascending
 
-	counts [maxBounds + 1]atomic.Uint64 // not cumulative; the last is what is above
+	counts [maxBounds + 1]atomic.Uint64 // not cumulative; the last counts what is above all bounds
 	sum    atomic.Int64                 // in nanoseconds
 }
 

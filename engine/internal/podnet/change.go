@@ -14,8 +14,8 @@ import (
 // Change is a change of a link, by others or by this process.
 type Change struct {
 	kind changeKind
-	key  routeKey   // of the route
-	addr netip.Addr // that was deleted
+	key  routeKey   // of a changed route
+	addr netip.Addr // a deleted address
 }
 
 type changeKind int
@@ -27,11 +27,11 @@ const (
 	changedHostEnd
 	changedPodEnd
 	changedAddr
-	changedRoute   // of ours, deleted
-	changedForeign // of the pod's own
+	changedRoute   // a route of ours was deleted
+	changedForeign // a route of the pod's own changed
 	changedRules
-	changedIPv6    // is there, perhaps again
-	changedFilters // or what forwards
+	changedIPv6    // IPv6 is on, perhaps again
+	changedFilters // nftables, or forwarding
 )
 
 // MayAffect reports whether the change may have removed something that the router has put

@@ -26,8 +26,8 @@ type cutting struct {
 
 	mu    sync.Mutex
 	pause time.Duration                 // after the last refusal
-	told  func(pause time.Duration)     // of a refusal after which none was taken yet; nil is nobody
-	clock func() (sinceSomewhere int64) // nil is now
+	told  func(pause time.Duration)     // called for a refusal, unless none was taken since the last; may be nil
+	clock func() (sinceSomewhere int64) // nil means now
 }
 
 var started = time.Now()

@@ -47,19 +47,19 @@ type Device struct {
 	receiveOnce func(fd uintptr) bool
 	wait        bool // receiveOnce waits for a frame
 	receiveErr  error
-	in          *readBatch // nil while there is nothing to hand over
+	in          *readBatch // nil while all is handed over
 	mayHaveMore bool       // the last read has filled in
 	divert      func(packet []byte) *Device
 	direct      directSender
 
-	writeMu  sync.Mutex // guards what follows
+	writeMu  sync.Mutex // guards the fields below
 	out      *sender
 	sendOnce func(fd uintptr) bool
 	sending  []mmsghdr // what sendOnce is to send
 	sent     int
 	sendErr  error
 
-	down     atomic.Bool   // the link was found down, and is looked at
+	down     atomic.Bool   // the link was found down, and is being checked
 	gone     chan struct{} // closed when the link has ended
 	goneOnce sync.Once
 	closed   chan struct{} // closed by Close

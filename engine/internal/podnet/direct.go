@@ -128,8 +128,8 @@ func (s *directSender) flush() {
 	now := time.Now().UnixNano() // once for a batch
 	s.from.directAt.Store(now)
 	s.to.directAt.Store(now)
-	_ = s.to.conn.Control(s.sendOnce) // a device that was closed loses what it is sent
-	clear(s.iovs[:s.n])               // or they would keep a batch from the collector
+	_ = s.to.conn.Control(s.sendOnce) // a closed device loses what it is sent
+	clear(s.iovs[:s.n])               // otherwise they would keep a batch from the collector
 	s.to, s.n = nil, 0
 }
 
@@ -142,7 +142,7 @@ func (s *directSender) send(fd uintptr) {
 			s.to.DirectIn.add(s.sizes[s.n-len(msgs)+i])
 		}
 		if errors.Is(err, unix.ENETDOWN) {
-			_ = s.to.socketError(nil, err) // which looks whether it is gone
+			_ = s.to.socketError(nil, err) // it checks whether the link is gone
 		}
 		if msgs, err = a.rest(msgs, n, err, &s.to.out.cut); err != nil {
 			_ = s.to.socketError(nil, err) // that device's reader has to know if its link is gone

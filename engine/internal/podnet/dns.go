@@ -189,7 +189,7 @@ type DNS struct {
 
 	mu    sync.RWMutex
 	fd    int      // the netns, -1 after Close
-	conns sync.Map // of *podConn: those that are open
+	conns sync.Map // the open *podConn
 }
 
 // OpenDNS opens the sockets, and takes over from the NAT that [EnsureDNS] has laid,
@@ -322,7 +322,7 @@ func hearOnlyLoopback(network, _ string, c syscall.RawConn) (err error) {
 	cerr := c.Control(func(fd uintptr) {
 		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 		if err == nil && (network == "udp6" || network == "tcp6") {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1) // it is on no interface
+			err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1) // the address is on no interface
 		}
 	})
 	return errors.Join(cerr, err)
@@ -334,7 +334,7 @@ func (d *DNS) Gone() error {
 	for _, path := range d.ns.Paths {
 		var st unix.Stat_t
 		if unix.Stat(path, &st) == nil && st.Ino == d.ns.Ino && uint64(st.Dev) == d.ns.Dev {
-			return nil // the number is nobody else's while we are in there
+			return nil // the number belongs to no other netns while our sockets are in it
 		}
 	}
 	return d.ns.Check()

@@ -32,7 +32,7 @@ type exit struct {
 	table nftTable
 
 	mu   sync.Mutex
-	plan []netip.Prefix // that the table lets through
+	plan []netip.Prefix // destinations that the table lets through
 }
 
 // UseExit has the pod reach everything over ts0, if the tailnet has a default route,
@@ -244,7 +244,7 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 		missing = []string{closedRules}
 	}
 	for _, route := range there.listed {
-		delete(want, keyOf(&route)) // one over ts0, perhaps, which is better
+		delete(want, keyOf(&route)) // perhaps by one over ts0, which is preferred
 	}
 	if err := addRoutes(h, 0, want, nil); err != nil {
 		return nil, err

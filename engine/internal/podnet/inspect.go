@@ -37,7 +37,7 @@ type HostRoute struct {
 	Dst    netip.Prefix // 0.0.0.0/0 and ::/0 are the default routes
 	Table  int
 	Metric int
-	Link   string // "" where it leads to none
+	Link   string // "" if it leads to none
 	// Type is "unicast" for a route that leads somewhere, "throw", "unreachable",
 	// "blackhole", "prohibit", or the kernel's number of any other type.
 	Type string
@@ -48,7 +48,7 @@ type HostRule struct {
 	Priority int
 	Table    int
 	V6       bool
-	Text     string // what it is for, and what it does, about as ip rule has it
+	Text     string // selector and action, similar to ip rule's output
 }
 
 // OursByName reports whether host ends of links have such names, for any sandbox of a

@@ -31,7 +31,7 @@ type nftTable struct {
 	chains []string
 
 	mu    sync.Mutex
-	marks map[string][]string // of the rules in place, by family and chain; nil if none is known to be
+	marks map[string][]string // identify the rules in place, by family and chain; nil if none are known
 }
 
 // nftChain is one of its chains.
@@ -68,7 +68,7 @@ func (t *nftTable) install(ns Namespace, chains func(v6 bool) []nftChain) error 
 			return fmt.Errorf("opening nftables: %w", err)
 		}
 		table := t.of(v6)
-		conn.AddTable(table) // or there is none to delete
+		conn.AddTable(table) // so that the next line has one to delete
 		conn.DelTable(table)
 		conn.AddTable(table)
 		for _, c := range chains(v6) {
@@ -119,7 +119,7 @@ func (f *forward) chains(uplinks []string) func(v6 bool) []nftChain {
 func (f *forward) filter(v6 bool, uplinks []string) (rules [][]expr.Any) {
 	add := func(parts ...[]expr.Any) { rules = append(rules, slices.Concat(parts...)) }
 	add(inBy(PodLink), outBy(PodLink), drop())
-	add(inBy(PodLink), invalid(), drop()) // which NAT leaves alone: it would keep the peer's address
+	add(inBy(PodLink), invalid(), drop()) // NAT skips such packets: they would keep the peer's address
 	add(inBy(PodLink), direction(ctReply), accept())
 	for _, p := range ofFamily(neverForwarded(), v6) {
 		add(inBy(PodLink), toAny(p), drop())
@@ -257,7 +257,7 @@ func (t *nftTable) intact(ns Namespace) bool {
 	}
 	fd, err := ns.open()
 	if err != nil {
-		return true // which others find out
+		return true // other checks find that out
 	}
 	defer fd.Close()
 	now, err := t.read(int(fd))

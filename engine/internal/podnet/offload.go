@@ -24,7 +24,7 @@ import (
 var crossingSegmentation = map[string]bool{
 	"tx-tcp-segmentation":  true,
 	"tx-tcp6-segmentation": true,
-	"tx-udp-segmentation":  true, // from Linux 6.2 on: see crosses
+	"tx-udp-segmentation":  true, // since Linux 6.2: see crosses
 }
 
 // crosses reports whether frames that make use of the feature can cross the

@@ -183,7 +183,7 @@ func (b *rawBatch) fillTable(t *rawTable) {
 			var exprs [][]byte
 			for _, e := range rule {
 				elem := [][]byte{nftString(unix.NFTA_EXPR_NAME, e.name)}
-				if e.name != "notrack" { // has no attributes, and refuses an empty nest of them
+				if e.name != "notrack" { // notrack has no attributes, and refuses an empty list of them
 					elem = append(elem, nftNest(unix.NFTA_EXPR_DATA, e.attrs))
 				}
 				exprs = append(exprs, nftNest(unix.NFTA_LIST_ELEM, elem...))

@@ -109,7 +109,7 @@ func (d *Device) fill(wait bool) error {
 			<-d.closed
 			return fmt.Errorf("packet socket on %s: %w", d.name, os.ErrClosed)
 		case errors.Is(err, unix.ENETDOWN):
-			continue // said once; the next read waits
+			continue // reported once; the next read waits
 		}
 		failed++
 		d.Dropped.Add(1)
@@ -234,7 +234,7 @@ func isIP(frame []byte) bool {
 type output struct {
 	slab    []byte
 	packets []tun.ReadPacket
-	n       int // packets that are there
+	n       int // number of packets
 	end     int // of the last one, in slab
 }
 

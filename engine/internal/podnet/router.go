@@ -38,7 +38,7 @@ type Router struct {
 	closed  bool
 	warned  map[string]bool
 	cfg     *router.Config // the last one with addresses
-	set     *installed     // what the pod has, nil if that is to be read
+	set     *installed     // the pod's state, nil if it has to be read
 	missing []string       // what the last reconcile has added
 
 	// wanted is the last set, for goroutines that do not hold mu.
@@ -52,7 +52,7 @@ type installed struct {
 	asked   []netip.Prefix // addresses of the config
 	addrs   []netip.Prefix // those of them that ts0 has
 	within  []netip.Prefix // where the pod's own routes matter
-	foreign []netip.Prefix // their destinations
+	foreign []netip.Prefix // destinations of these routes
 	routes  map[routeKey]netip.Addr
 }
 

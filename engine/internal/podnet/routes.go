@@ -123,11 +123,11 @@ func (r *Router) tailnetRoutes(of func(netip.Prefix) bool) (routes []netip.Prefi
 type family struct {
 	whole   netip.Prefix   // Tailscale's range
 	src     netip.Addr     // ts0's address
-	tailnet []netip.Prefix // what the tailnet has
-	kept    []netip.Prefix // what stays on other interfaces
+	tailnet []netip.Prefix // the tailnet's routes
+	kept    []netip.Prefix // destinations that stay on other interfaces
 	foreign []netip.Prefix // the pod's own routes
-	closed  netip.Prefix   // everything, where what has no other way is refused; zero if not
-	private []netip.Prefix // what then stays on other interfaces, unless the tailnet has a route to it
+	closed  netip.Prefix   // the default destination, if packets without another way are refused; otherwise zero
+	private []netip.Prefix // destinations that then stay on other interfaces, unless the tailnet has a route to them
 }
 
 // layOut adds the family's routes, and returns the parts of the tailnet that the pod
@@ -178,7 +178,7 @@ func coveredBy(p netip.Prefix, wider []netip.Prefix) bool {
 // warnUnreachable logs which parts of the tailnet the pod cannot reach, without those
 // that it has logged before.
 func (r *Router) warnUnreachable(prefixes []netip.Prefix) {
-	const named = 10 // of any number
+	const named = 10 // at most, of any number
 	var peers, subnets []string
 	for _, p := range prefixes {
 		if key := "unreachable " + p.String(); !r.warned[key] {

@@ -28,7 +28,7 @@ const (
 type rule struct {
 	v6        bool
 	src       netip.Prefix // zero for any
-	forwarded bool         // only what does not come from the pod itself
+	forwarded bool         // only packets that the pod forwards
 	table     int
 	next      int // priority to go on at, instead of table
 	// first marks the rules that count before the others of ours, so that each of the

@@ -45,7 +45,7 @@ func (l *Link) socket(store SocketStore) (fd int, err error) {
 	if ok && boundTo(fd, l.hostIndex) {
 		return fd, nil
 	}
-	if ok { // of a link that had the name before
+	if ok { // it belongs to an earlier link of that name
 		unix.Close(fd)
 	}
 	if fd, err = openPacketSocket(l.hostIndex); err == nil {

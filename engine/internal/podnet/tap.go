@@ -42,9 +42,9 @@ type Frame struct {
 	// stamps.
 	At       time.Time
 	Data     []byte // from the Ethernet header on, valid until the next Read
-	Length   int    // in bytes, more than there are in Data if that was cut
+	Length   int    // in bytes, more than in Data if that was cut
 	Outgoing bool   // the pod has sent it
-	Partial  bool   // the kernel has left the checksum to somebody else
+	Partial  bool   // the checksum is not complete
 }
 
 // ErrNoFrame is returned by Read if no frame is there and Read is not to wait.
@@ -112,7 +112,7 @@ func (t *Tap) Read(wait bool) (Frame, error) {
 	var err error
 	if wait {
 		err = t.conn.Read(t.readOnce)
-	} else { // after Stop too: what was there before it is still to be had
+	} else { // after Stop too: earlier frames can still be read
 		err = t.conn.Control(func(fd uintptr) { t.tryRead(fd) })
 	}
 	if err != nil {
@@ -192,7 +192,7 @@ func (t *Tap) Counts() (frames, dropped uint64, err error) {
 // would, ends with os.ErrDeadlineExceeded. Frames that have passed by then can still be
 // read without waiting.
 func (t *Tap) Stop() {
-	none := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K} // of each frame, 0 bytes
+	none := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K} // takes 0 bytes of each frame
 	_ = t.conn.Control(func(fd uintptr) {
 		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none})
 	})

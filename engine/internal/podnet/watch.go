@@ -124,9 +124,9 @@ func (w *Watch) Run(done <-chan struct{}, failed func(error)) {
 // eventHandler is what run does with a socket and with what it hears.
 type eventHandler struct {
 	current func() *eventSocket
-	open    func() error // another one
+	open    func() error // opens another socket
 	hear    func(nsid int32, raw []byte)
-	lost    Change // what may have happened meanwhile
+	lost    Change // the change to assume after a loss
 }
 
 // run hears until done is closed.
@@ -262,7 +262,7 @@ func (w *Watch) message(nsid int32, kind uint16, body []byte) {
 	w.mu.Lock()
 	entry := w.pods[nsid]
 	if nsid == thisNetns {
-		entry = w.hosts[int32(binary.NativeEndian.Uint32(body[4:]))] // of a link's or a filter's message
+		entry = w.hosts[int32(binary.NativeEndian.Uint32(body[4:]))] // the index in a link's or a filter's message
 	}
 	w.mu.Unlock()
 	if entry == nil {
@@ -336,7 +336,7 @@ func routeChange(kind uint16, body []byte) Change {
 	}
 	dst := netip.PrefixFrom(addrAttr(attrs, unix.RTA_DST), bits)
 	if bits == 0 && ours {
-		dst = defaultOf(family) // of which the kernel names no destination
+		dst = defaultOf(family) // the kernel names no destination for it
 	}
 	if !dst.IsValid() {
 		return Change{}

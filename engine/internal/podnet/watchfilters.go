@@ -81,7 +81,7 @@ func (e *eventSocket) join(groups []int) (err error) {
 		}
 	})
 	if cerr != nil {
-		return cerr // another one is being opened, with these groups
+		return cerr // another socket is being opened, with these groups
 	}
 	return err
 }
