@@ -14,7 +14,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// TestChartIsBase: whoever installs by Helm gets what kubectl apply -k gives.
+// TestChartIsBase: an installation by Helm is the same as one by kubectl apply -k.
 // The Namespace is an option of the chart, since Helm wants one before it
 // installs anything.
 func TestChartIsBase(t *testing.T) {
@@ -108,7 +108,7 @@ func fill(t *testing.T, name string, o overlay) string {
 	return dir
 }
 
-// TestChartOptions: what each of the other values is for.
+// TestChartOptions: each of the other values has its effect.
 func TestChartOptions(t *testing.T) {
 	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	pod := []any{"DaemonSet/tailscale-nri", "spec", "template"}
@@ -186,8 +186,8 @@ func TestChartNamespace(t *testing.T) {
 	}
 }
 
-// TestChartRefuses: a bad value fails the rendering, and the text names it and
-// what would do.
+// TestChartRefuses: a bad value fails the rendering, and the text names it and a
+// good one.
 func TestChartRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		set  string

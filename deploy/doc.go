@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Package deploy holds what puts tailscale-nri on a cluster. It is a package
-// for the sake of its tests, which hold these files against each other and
-// against the program.
+// Package deploy holds the files that install tailscale-nri on a cluster. It is a
+// package for the sake of its tests, which compare these files with each other and
+// with the program.
 //
 //	base/        the kustomization for any cluster with containerd and NRI
 //	components/  what some clusters need on top: netns by /proc, workload
@@ -11,11 +11,11 @@
 //	chart/       a Helm chart that renders the same
 //	monitoring/  alerts, a dashboard and how to scrape, for Prometheus
 //
-// TROUBLESHOOTING.md quotes what the program says, and is held against it.
+// TROUBLESHOOTING.md quotes the program's texts; tests compare them.
 //
 // base/daemonset.yaml gives the reasons; the chart's copy of it leaves them
-// out. Which variables there are, the program decides (nri-plugin/settings.go).
+// out. The program defines the variables (nri-plugin/settings.go).
 //
-// The package has no code, and its tests talk to no cluster: whether an API
-// server takes the manifests, and whether pods then run, is for k3d/lab to see.
+// The package has no code, and its tests talk to no cluster. The tests of k3d/lab
+// show whether an API server takes the manifests, and whether pods then run.
 package deploy

@@ -53,8 +53,8 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// anchors are what the headings of a page are linked by: lower case, without
-// punctuation, dashes for spaces.
+// anchors returns the anchors of a page's headings: lower case, without punctuation,
+// dashes for spaces.
 func anchors(page string) (list []string) {
 	for line := range strings.Lines(page) {
 		title := strings.TrimLeft(line, "#")
@@ -74,7 +74,7 @@ func anchors(page string) (list []string) {
 	return list
 }
 
-// TestReadmeLength: who comes to the project has read its first page in a few minutes.
+// TestReadmeLength: the project's first page can be read in a few minutes.
 func TestReadmeLength(t *testing.T) {
 	const most = 1400 // words, those of its tables included
 	if n := len(strings.Fields(read(t, "../README.md"))); n > most {

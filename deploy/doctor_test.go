@@ -44,8 +44,8 @@ func TestGuideRemedies(t *testing.T) {
 	}
 }
 
-// TestDoctorNamesRemedies: what warns and what fails has a remedy that the guide
-// explains, and no remedy is one that nothing says.
+// TestDoctorNamesRemedies: each warning and each failure has a remedy that the guide
+// explains, and each remedy is used.
 func TestDoctorNamesRemedies(t *testing.T) {
 	remedies, used := doctorRemedies(t)
 	if len(used) < 30 {

@@ -112,9 +112,9 @@ var clusters = []string{
 	"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
 }
 
-// TestKinds: no Secret, no Role and no binding but where devices are kept in Secrets or
-// Kubernetes is to show the nodes, and beside the latter and the policy of fail-closed
-// nothing of the cluster's.
+// TestKinds: a Secret, a Role or a binding is only where devices are kept in Secrets or
+// Kubernetes shows the nodes. Objects of the whole cluster are only in the latter and in
+// the policy of fail-closed.
 func TestKinds(t *testing.T) {
 	for name, all := range renderings(t) {
 		want := []string{

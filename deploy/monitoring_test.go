@@ -281,8 +281,8 @@ func TestMetricsTable(t *testing.T) {
 }
 
 // TestNoPorts: a port that a pod in the host's network declares is the host's, and
-// no second such pod is put on a host: a roll, which has two there, would wait for
-// ever.
+// no second such pod is put on a host. A roll, which has two there, would wait
+// forever.
 func TestNoPorts(t *testing.T) {
 	for name, all := range renderings(t) {
 		if ports := all.container(t)["ports"]; ports != nil {

@@ -12,8 +12,8 @@ import (
 )
 
 // TestPolicyComponent: the overlay that deploy/FEATURES.md shows is what the chart
-// renders for the same policy, and names the file by the environment alone: a
-// ConfigMap that is gone is then no policy that is wider.
+// renders for the same policy, and names the file by the environment alone, so
+// that a missing ConfigMap does not mean a wider policy.
 func TestPolicyComponent(t *testing.T) {
 	root := t.TempDir()
 	for _, dir := range []string{"base", "components"} {

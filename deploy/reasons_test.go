@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// notReasons are what takes a text that is no reason: by the name of the function or
-// method that is called. Lines of the log have a section of their own.
+// notReasons are the functions and methods that take a text which is not a reason, by name.
+// Lines of the log have a section of their own.
 var notReasons = map[string]string{
 	"Debug": "log", "Info": "log", "Warn": "log", "Error": "log", "DebugContext": "log", "InfoContext": "log", "WarnContext": "log", "ErrorContext": "log",
 	"Log": "log", "level": "log", "warnOnce": "log",
@@ -28,9 +28,9 @@ type said struct{ text, at string }
 
 var words = regexp.MustCompile(`[a-zA-Z]{2}[a-z]*[,:]? [a-zA-Z(]`)
 
-// notOf are functions and variables whose texts nobody looks up: by the file and the
-// name. Whole functions are what answers a command line to who has just typed it, with
-// what to write instead, and what prints the words of an answer.
+// notOf are functions and variables whose texts users do not look up, by the file and
+// the name. They are functions that answer a bad command line with what to write
+// instead, and functions that print an answer's headings and values.
 var notOf = map[string]string{
 	"../nri-plugin/args.go checkFlags":                            "bad arguments",
 	"../nri-plugin/args.go parseArgs":                             "bad arguments",
@@ -52,7 +52,7 @@ var notOf = map[string]string{
 	"../nri-plugin/kubectl-tailscale_nri/kubectl.go explain":      "what kubectl begins its lines with",
 }
 
-// declared is a name of the sources as notOf has it.
+// declared returns a name of the sources in the form of notOf.
 func declared(set *token.FileSet, name *ast.Ident) string {
 	return set.Position(name.Pos()).Filename + " " + name.Name
 }
@@ -124,7 +124,7 @@ func textsBelow(t *testing.T, name string) (has bool) {
 	return has
 }
 
-// operands are what is added up in a text and is no text itself.
+// operands are the parts of a sum of texts, without the texts themselves.
 func operands(e ast.Expr) []ast.Expr {
 	switch e := e.(type) {
 	case *ast.ParenExpr:
@@ -151,7 +151,7 @@ func called(c *ast.CallExpr) string {
 	return ""
 }
 
-// notOnThePage are whole files whose texts nobody is shown as a reason.
+// notOnThePage are files whose texts are never shown as a reason.
 var notOnThePage = map[string]string{
 	"../engine/exporter/families.go":         "what each metric is, which the metrics' own list has",
 	"../nri-plugin/settings.go":              "what each setting is, which -help prints",
@@ -161,7 +161,7 @@ var notOnThePage = map[string]string{
 	"../engine/internal/podnet/vnet.go":      "why one frame of a pod is dropped, which is counted and never shown",
 }
 
-// neverReasons are single texts that are shown to nobody, or with nothing to be done.
+// neverReasons are single texts that are never shown, or need no action.
 var neverReasons = map[string]string{
 	"[v1] successful lite map update in …":               "a line of tailscale.com's that is looked for",
 	"magicsock: derp-… connected; connGen=…":             "a line of tailscale.com's that is looked for",

@@ -64,7 +64,7 @@ func TestConfigMap(t *testing.T) {
 	}
 	for key := range notForConfigMap() {
 		if _, ok := known[key]; !ok {
-			t.Errorf("%s is no variable of the program", key)
+			t.Errorf("%s is not a variable of the program", key)
 		}
 	}
 }
@@ -100,8 +100,8 @@ func TestVariables(t *testing.T) {
 	}
 }
 
-// TestMounts: where the program looks unless told otherwise, something is
-// mounted; and what the manifests tell it is mounted too.
+// TestMounts: the program's default paths are mounted, and so are the paths that the
+// manifests set.
 func TestMounts(t *testing.T) {
 	known := settings(t)
 	for name, all := range renderings(t) {
@@ -110,7 +110,7 @@ func TestMounts(t *testing.T) {
 		for _, e := range at(t, c, "env").([]any) {
 			path, ok := e.(map[string]any)["value"].(string)
 			if !ok || !filepath.IsAbs(path) {
-				continue // it is no path
+				continue // it is not a path
 			}
 			if strings.HasSuffix(at(t, e, "name").(string), "_FILE") {
 				path = filepath.Dir(path)
@@ -183,7 +183,7 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// program runs the real one to its end and returns all that it said.
+// program runs the real program to its end and returns all its output.
 func program(t *testing.T, env map[string]string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), labtest.Built(t, "tailscale-nri", "build"), args...)

@@ -16,7 +16,7 @@ import (
 
 const guide = "TROUBLESHOOTING.md"
 
-// varies stands in the guide for what is not the same in every message.
+// varies stands in the guide for a part that differs from message to message.
 const varies = "…"
 
 // verb is one of package fmt. It takes "%%" for itself, and so leaves it alone.
@@ -24,7 +24,7 @@ var verb = regexp.MustCompile(`%[-+#0-9.]*[a-zA-Z%]`)
 
 // TestGuideQuotes holds each line of the guide that quotes this program (a
 // block marked "text") against the string literals of its sources, so that the
-// text that a user searches for is the text that he has seen.
+// text that a user searches for is the text that was shown.
 func TestGuideQuotes(t *testing.T) {
 	var messages []message
 	for _, text := range programTexts(t) {
@@ -41,8 +41,8 @@ func TestGuideQuotes(t *testing.T) {
 	}
 }
 
-// TestGuideCovers: what the log says at these times explains itself least, so
-// that the guide has a word on each.
+// TestGuideCovers: these log lines explain themselves least, so the guide explains
+// each.
 func TestGuideCovers(t *testing.T) {
 	text := read(t, guide)
 	for _, want := range []string{
@@ -60,7 +60,7 @@ func TestGuideCovers(t *testing.T) {
 	}
 }
 
-// TestMessageHas: what is taken for a quote and what is not.
+// TestMessageHas: which texts pass for a quote and which do not.
 func TestMessageHas(t *testing.T) {
 	m := newMessage("device … waits: … of …")
 	for quote, want := range map[string]bool{

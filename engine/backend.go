@@ -27,29 +27,29 @@ import (
 	"tailscale-nri/engine/internal/podstate"
 )
 
-// backend is a LocalBackend with all that it stands on. Nothing of it touches
-// this process's own network but UDP and TCP sockets.
+// backend is a LocalBackend with everything below it. It uses this process's own
+// network only for UDP and TCP sockets.
 type backend struct {
 	*ipnlocal.LocalBackend
 	sys     *tsd.System
 	engine  *wgEngine
 	closers closers
 	control connections              // to the control plane
-	facts   atomic.Pointer[facts]    // of the latest scrape that got them
-	asked   atomic.Pointer[question] // by a scrape, nil if it has answered
-	viewed  atomic.Pointer[view]     // by Details, nil if it has answered
+	facts   atomic.Pointer[facts]    // those of the last scrape that got an answer
+	asked   atomic.Pointer[question] // the open question of a scrape, nil if none
+	viewed  atomic.Pointer[view]     // the open question of Details, nil if none
 }
 
-// podEnd is what a backend has in its pod. Without it, the node has an identity
-// but no packets.
+// podEnd is a backend's part in its pod. Without it, the node has an identity but no
+// packets.
 type podEnd struct {
 	device tun.Device
 	router router.Router
-	// join makes the node a neighbour of the host's others, before it has seen a
-	// packet; nil leaves it out.
+	// join makes the node a neighbour of the host's others, before its first packet; it
+	// may be nil.
 	join func(*wgEngine) (leave func())
-	// dns is told of the tailnet's DNS configuration, and returns what the backend's
-	// resolver is to have of it; nil leaves it out.
+	// dns is given the tailnet's DNS configuration, and returns the one for the
+	// backend's resolver; it may be nil.
 	dns func(*dns.Config) *dns.Config
 }
 
@@ -69,7 +69,7 @@ func (n *node) openSession(r record, link *podnet.Link, registering bool) (*sess
 	return s, err
 }
 
-// openBackend wires a backend for the record. It takes over what is in pod. The
+// openBackend builds a backend for the record. It takes over the parts of pod. The
 // backend is not started.
 func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, err error) {
 	b := &backend{sys: tsd.NewSystem()}
@@ -153,12 +153,12 @@ func (b *backend) openEngine(r record, monitor *netmon.Monitor, dialer *tsdial.D
 	return b.engine, nil
 }
 
-// close ends the backend. The device in the tailnet, the link and what is on
-// disk stay.
+// close ends the backend. The device in the tailnet, the link and the files on disk
+// stay.
 func (b *backend) close() { b.closers.close() }
 
-// start brings the backend up, logging in with authKey unless that is "". A
-// node that was thrown out of its tailnet logs in again, with a new node key.
+// start brings the backend up, logging in with authKey unless that is "". With relogin
+// it logs in with a new node key, since the tailnet has thrown the node out.
 func (b *backend) start(p *ipn.Prefs, authKey string, relogin bool) error {
 	if err := b.Start(ipn.Options{AuthKey: authKey, UpdatePrefs: p}); err != nil {
 		return fmt.Errorf("starting the backend: %w", err)
@@ -166,16 +166,16 @@ func (b *backend) start(p *ipn.Prefs, authKey string, relogin bool) error {
 	if !relogin {
 		return nil
 	}
-	// "Interactive" is the backend's word for "with a new node key": with an
-	// auth key nobody is asked anything.
+	// "Interactive" is the backend's word for "with a new node key": with an auth key
+	// it asks nothing.
 	if err := b.StartLoginInteractive(context.Background()); err != nil {
 		return fmt.Errorf("logging in: %w", err)
 	}
 	return nil
 }
 
-// prefs are the preferences of the node. What is not named, here or in
-// Features.prefs, is off: no firewall, no Serve, no SSH, no updates.
+// prefs returns the preferences of the node. Those that are not set here or in
+// Features.prefs are off: no firewall, no Serve, no SSH, no updates.
 func (n *node) prefs(pod Pod) *ipn.Prefs {
 	p := ipn.NewPrefs()
 	p.ControlURL = n.tailnet().ControlURL()
@@ -201,8 +201,8 @@ func (n *node) openState() (ipn.StateStore, error) {
 	return state, nil
 }
 
-// lockKey returns the node's tailnet lock key: one that marks its device as
-// ours, where the tailnet knows such marks.
+// lockKey returns the node's tailnet lock key. Where the tailnet knows such marks, the
+// key marks its device as ours.
 func (n *node) lockKey(machine key.MachinePublic) key.NLPrivate {
 	if api := n.tailnet().api; api != nil {
 		if lock, ok := api.LockKey(machine, n.record().Pod.ChosenName); ok {

@@ -11,23 +11,24 @@ import (
 	"time"
 )
 
-// News is what has become of a pod's node. What stands below is all there is. The log
-// says the same, with the same reasons, but not each time of what comes and goes.
+// News is a kind of change of a pod's node; the constants below are all of them. The
+// log says the same, with the same reasons, but does not repeat each change of a node
+// that comes and goes.
 type News string
 
 const (
 	// NewsJoined: the node is up, for the first time, or again after NewsWaiting,
 	// NewsLost or NewsStopped.
 	NewsJoined News = "joined"
-	// NewsContinued: an earlier process had let the node in, this one has it up, and
-	// it is the same device. Nobody needs to be told.
+	// NewsContinued: an earlier process had let the node in, this one has it up, and it
+	// is the same device. It need not be reported.
 	NewsContinued News = "continued"
 	// NewsReregistered: the node is up, as another device or with other addresses.
 	NewsReregistered News = "reregistered"
 	// NewsRenamed: the node is up as before, and has another name.
 	NewsRenamed News = "renamed"
-	// NewsNameTaken: the name that the node was given is not the one that it asked
-	// for. It comes after one of those above.
+	// NewsNameTaken: the node was given another name than it asked for. It comes after
+	// one of those above.
 	NewsNameTaken News = "name taken"
 	// NewsWaiting: the node is not in the tailnet yet, for another reason than before.
 	NewsWaiting News = "waiting"
@@ -39,7 +40,7 @@ const (
 	NewsLeft News = "left"
 )
 
-// Change is one piece of news of one pod's node. The values are as of then.
+// Change is one change of one pod's node. The values are those of that moment.
 type Change struct {
 	News      News
 	At        time.Time
@@ -47,9 +48,9 @@ type Change struct {
 	Namespace string
 	Pod       string
 	Hostname  string       // as asked for
-	DNSName   string       // as given, without the final dot; "" where that is not known
-	Addresses []netip.Addr // on ts0, IPv4 first; of a node that is up
-	Reason    string       // of NewsWaiting and NewsLost
+	DNSName   string       // as assigned, without the final dot; "" if not known
+	Addresses []netip.Addr // on ts0, IPv4 first, if the node is up
+	Reason    string       // set for NewsWaiting and NewsLost
 }
 
 // IsUp reports whether the node is up.
@@ -61,7 +62,7 @@ func (c Change) IsUp() bool {
 	return false
 }
 
-// newsQueue hands news over to whoever wants to hear of it, in order.
+// newsQueue calls tell with the news, in order.
 type newsQueue struct {
 	tell func(Change) // nil drops all
 	mu   sync.Mutex
@@ -87,7 +88,8 @@ func (c *newsQueue) add(news Change) {
 	}
 }
 
-// run tells of what is queued until ctx is done, and of what was queued before that.
+// run tells the queued news until ctx is done, and then the rest of what was queued
+// before that.
 func (c *newsQueue) run(ctx context.Context) {
 	for {
 		done := ctx.Err() != nil
@@ -108,15 +110,15 @@ func (c *newsQueue) run(ctx context.Context) {
 	}
 }
 
-// told is what was last said of a node.
+// told is the last news of a node.
 type told struct {
-	news    News // "" is nothing yet
+	news    News // "" before the first
 	up      bool
 	reason  string
-	nodeID  string // that it was last up as; of a new process, as the last one has recorded
+	nodeID  string // the device as which it was last up; in a new process, the recorded one
 	addrs   []netip.Addr
 	dnsName string
-	wrong   string // name that it has instead of the one that it asked for
+	wrong   string // the assigned name, if it is not the requested one
 }
 
 // tellLocked queues news of the node. n.mu is held.
@@ -133,8 +135,9 @@ func (n *node) tellLocked(news News, reason string) {
 	n.e.changes.add(change)
 }
 
-// tellUpLocked says that the node is up, if that is news. One that the tailnet has thrown
-// out starts from its last netmap as what it was, which it no longer is. n.mu is held.
+// tellUpLocked says that the node is up, if that is news. A node that the tailnet has
+// thrown out starts from its last netmap, in which it is still the old device; that is
+// not told. n.mu is held.
 func (n *node) tellUpLocked() {
 	s, t := &n.status, &n.told
 	if s.State != Running || n.guarded.broken != "" || n.relogin {
@@ -158,8 +161,8 @@ func (n *node) tellUpLocked() {
 	n.tellNameLocked(news == NewsContinued)
 }
 
-// tellNameLocked says that the node has another name than it asked for, if that is news:
-// known has it be none. n.mu is held.
+// tellNameLocked says that the node has another name than it asked for, if that is
+// news; with known it is not. n.mu is held.
 func (n *node) tellNameLocked(known bool) {
 	given, _, _ := strings.Cut(n.status.DNSName, ".")
 	if given == n.status.Hostname {
@@ -174,8 +177,8 @@ func (n *node) tellNameLocked(known bool) {
 // addressesTake is how long the addresses of a new device may take to be on ts0.
 const addressesTake = time.Second
 
-// tellAdmitted says that a node which was thrown out is in again, where nothing else will:
-// it may have the addresses and the name that it had.
+// tellAdmitted says that a node which was thrown out is in again, if no other news
+// will: it may have the same addresses and name as before.
 func (n *node) tellAdmitted() {
 	time.AfterFunc(addressesTake, func() {
 		n.mu.Lock()
@@ -202,7 +205,7 @@ func (n *node) tellDown(why string) {
 	n.tellDownLocked(why)
 }
 
-// stillDown is what there is to say of another reason of a node that is not up.
+// stillDown returns the news to tell when a node that is not up has another reason.
 func (t *told) stillDown() News {
 	if t.news == NewsLost {
 		return NewsLost
@@ -210,7 +213,7 @@ func (t *told) stillDown() News {
 	return NewsWaiting
 }
 
-// tellEnd says that the node does nothing more for its sandbox, or for good.
+// tellEnd says that the node has ended, for its sandbox or for good.
 func (n *node) tellEnd(news News) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

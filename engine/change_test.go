@@ -15,7 +15,7 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-// heard is what an engine has told of its nodes.
+// heard are the changes that an engine has told.
 type heard struct {
 	mu  sync.Mutex
 	all []Change
@@ -29,7 +29,7 @@ func (h *heard) hear(c *Config) {
 	}
 }
 
-// of are the pod's, in their order.
+// of returns the pod's changes, in their order.
 func (h *heard) of(uid string) (out []Change) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -48,7 +48,7 @@ func newsOf(all []Change) (out []News) {
 	return out
 }
 
-// hears waits until all that was told of the pod is this, and returns it.
+// hears waits until these are all the changes of the pod, and returns them.
 func (w *world) hears(h *heard, uid string, want ...News) []Change {
 	w.t.Helper()
 	w.until(fmt.Sprintf("%s was told of as %v", uid, want), func() bool {
@@ -73,7 +73,7 @@ func TestChanges(t *testing.T) {
 	w.awaitKept(pod, 0)
 
 	w.halt()
-	w.hears(h, pod.UID, NewsJoined) // the end of the process is no news of a node
+	w.hears(h, pod.UID, NewsJoined) // the end of the process is not news of a node
 	h = &heard{}
 	w.boot(h.hear)
 	w.hears(h, pod.UID, NewsContinued)
@@ -107,7 +107,7 @@ func TestChanges(t *testing.T) {
 	}, func() string { return fmt.Sprint(h.of(pod.UID)) })
 }
 
-// A node that is refused says why, once for each reason, and that it is up.
+// A node that is refused tells why, once for each reason, and then that it is up.
 func TestChangesWaiting(t *testing.T) {
 	w := newWorld(t)
 	h := &heard{}
@@ -126,7 +126,7 @@ func TestChangesWaiting(t *testing.T) {
 	w.hears(h, pod.UID, NewsWaiting, NewsJoined)
 }
 
-// What an API quotes in its answer is in no reason that others read.
+// Text that an API quotes in its answer is in no published reason.
 func TestReasonsAreRedacted(t *testing.T) {
 	w := newWorld(t)
 	h := &heard{}
@@ -148,7 +148,7 @@ func TestReasonsAreRedacted(t *testing.T) {
 	}
 }
 
-// A name that is somebody else's is told, and the end of that.
+// A name that belongs to another device is told, and the end of that.
 func TestChangesOfNames(t *testing.T) {
 	w := newWorld(t)
 	w.enter("k8s")
@@ -169,7 +169,7 @@ func TestChangesOfNames(t *testing.T) {
 	}
 }
 
-// A node that tailnet lock locks out is lost, and joins again as what it was.
+// A node that tailnet lock locks out is lost, and joins again as the same device.
 func TestChangesOfCondition(t *testing.T) {
 	w := newWorld(t)
 	h := &heard{}
@@ -189,7 +189,7 @@ func TestChangesOfCondition(t *testing.T) {
 	w.hears(h, signed.UID, NewsJoined)
 }
 
-// What is told comes in order, and a listener that is slow keeps nobody.
+// Changes come in order, and a slow listener holds up nothing.
 func TestChangesAreQueued(t *testing.T) {
 	release := make(chan struct{})
 	var got []string
@@ -214,7 +214,7 @@ func TestChangesAreQueued(t *testing.T) {
 	newNewsQueue(nil).add(Change{})
 }
 
-// What was queued before the end is told, whoever has seen the end first.
+// News that was queued before the end is told, whichever side sees the end first.
 func TestChangesAtTheEnd(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	stop()

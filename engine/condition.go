@@ -17,34 +17,33 @@ import (
 	"tailscale.com/tsconst"
 )
 
-// "Running" says what is, not what once was: a node that is up is looked at again
-// as long as it is served. The backend's own state does not do, since it stays
-// Running whatever happens to DERP, the control plane or the signature of the
-// node's key.
+// "Running" has to be true now, so a node that is up is looked at again as long as it
+// is served. The backend's own state is not enough: it stays Running whatever happens
+// to DERP, the control plane or the signature of the node's key.
 const (
 	conditionEvery = 15 * time.Second
-	// degradedAfter is how long the control plane or DERP must have been away for
-	// the status to say so, cutOffAfter how long DERP, with no peer connected, for
-	// the node not to be Running.
+	// degradedAfter is how long the control plane or DERP must have been away for the
+	// status to say so. cutOffAfter is how long DERP must have been away, with no peer
+	// connected, for the node not to be Running.
 	degradedAfter = time.Minute
 	cutOffAfter   = 2 * time.Minute
 )
 
-// condition is what is wrong with a node that is up.
+// condition is a fault of a node that is up.
 type condition struct {
-	kind string // the same for the same cause; "" is none
+	kind string // equal for equal causes; "" for none
 	text string
 	down bool // the node is not Running
 }
 
-// keyEnds is the kind of condition of which nothing is felt yet.
+// keyEnds is the kind of the only condition without an effect yet.
 const keyEnds = "key-ends"
 
-// spell measures how long something has lasted.
-type spell struct{ since time.Time }
+// stopwatch measures how long something has lasted.
+type stopwatch struct{ since time.Time }
 
-// note takes in whether it lasts, and returns for how long it has.
-func (s *spell) note(lasts bool, now time.Time) time.Duration {
+// note records whether it lasts, and returns for how long it has.
+func (s *stopwatch) note(lasts bool, now time.Time) time.Duration {
 	switch {
 	case !lasts:
 		s.since = time.Time{}
@@ -55,10 +54,10 @@ func (s *spell) note(lasts bool, now time.Time) time.Duration {
 	return now.Sub(s.since)
 }
 
-// watch is what a session knows of its node's condition.
+// watch is a session's knowledge of its node's condition.
 type watch struct {
 	due               *time.Ticker
-	noDERP, noControl spell
+	noDERP, noControl stopwatch
 	live              map[tailcfg.StableNodeID]bool // peers with a WireGuard session
 	degraded, cutOff  time.Duration
 	look              bool // something may have changed
@@ -72,7 +71,7 @@ func newWatch(cfg *Config) watch {
 	}
 }
 
-// hear takes in one notification: which peers have a session, and whether
+// hear records one notification: which peers have a session, and whether
 // tailscale.com's health has changed.
 func (w *watch) hear(note *ipn.Notify) {
 	w.look = w.look || note.Health != nil
@@ -124,10 +123,11 @@ func (s *session) condition(now time.Time) condition {
 	return condition{}
 }
 
-// What tailscale.com's health calls DERP, or the control plane, being away. It is
-// slow to: while there is no poll of the control plane it takes back, at each look,
-// that a DERP connection is missing (health/health.go, updateBuiltinWarnablesLocked),
-// and a missing poll shows after 8 minutes. So connections and polls count as well.
+// These are the warnings of tailscale.com's health about DERP, or the control plane,
+// being away. They come late: without a poll of the control plane it takes back, at
+// each look, that a DERP connection is missing (health/health.go,
+// updateBuiltinWarnablesLocked), and a missing poll shows after 8 minutes. So
+// connections and polls count as well.
 var (
 	derpWarnings    = []health.WarnableCode{tsconst.HealthWarnableDERPTimedOut, tsconst.HealthWarnableNetworkStatus}
 	controlWarnings = []health.WarnableCode{tsconst.HealthWarnableNotInMapPoll, tsconst.HealthWarnableMapResponseTimeout}
@@ -153,8 +153,8 @@ func (s *session) hasDERP() bool {
 	return nm != nil && nm.DERPMap != nil && len(nm.DERPMap.Regions) > 0
 }
 
-// publish tells the world how the node is, if it is up. One that registers again is
-// not: what it has then is of a device that the tailnet does not know.
+// publish publishes how the node is, if it is up. A node that registers again is not
+// up: what it has then belongs to a device that the tailnet does not know.
 func (s *session) publish(ctx context.Context) {
 	if !s.p.complete() || s.registering || !s.watch.look && s.p.reported == s.p.identity() {
 		return
@@ -166,12 +166,12 @@ func (s *session) publish(ctx context.Context) {
 	} else {
 		s.ready(ctx)
 	}
-	s.n.suffers(c)
+	s.n.setCondition(c)
 }
 
-// suffers publishes what is wrong with the node, and logs it: once, and when it
-// is over. What comes and goes is not logged each time.
-func (n *node) suffers(c condition) {
+// setCondition publishes the node's fault, and logs it: when it begins and when it is over.
+// A fault that comes and goes is not logged each time.
+func (n *node) setCondition(c condition) {
 	if c.down {
 		n.setState(Pending, c.text)
 		n.tellDown(c.text)
@@ -188,9 +188,9 @@ func (n *node) suffers(c condition) {
 	}
 }
 
-// isConditionNewsLocked reports whether the log is to have that a condition of that kind
-// has begun. The end of all of them ("") is news if it has had one, and so the last line is
-// not of what is over. n.mu is held.
+// isConditionNewsLocked reports whether the log is to say that a condition of that kind
+// has begun. The end of all of them ("") is logged if the beginning of one was, so that
+// the last line is not about a condition that is over. n.mu is held.
 func (n *node) isConditionNewsLocked(kind string) bool {
 	switch {
 	case kind == "":

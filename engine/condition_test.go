@@ -25,7 +25,7 @@ func (w *world) awaitReason(uid string, want State, text string) {
 	}, func() string { return string(w.statusOf(uid).State) + " " + w.statusOf(uid).Reason })
 }
 
-// A device that the control plane deletes without a word to its node is not
+// When the control plane deletes a device and does not tell its node, the node is not
 // Running for long: with an API that is asked, and with a static key.
 func TestDeletedSilently(t *testing.T) {
 	for _, how := range []string{"API", "static key"} {
@@ -57,7 +57,7 @@ func untaggedIf(yes bool) func(*Pod) {
 	return func(*Pod) {}
 }
 
-// A control connection that is opened again is seen by nobody.
+// When a control connection is opened again, no peer notices.
 func TestControlConnectionIsCut(t *testing.T) {
 	w := newWorld(t)
 	w.boot(hurried)
@@ -111,7 +111,7 @@ func TestLockedOut(t *testing.T) {
 	}
 }
 
-// An outage of the control plane alone is said, and ends nothing.
+// An outage of the control plane alone is reported, and ends nothing.
 func TestControlPlaneAwayIsSaid(t *testing.T) {
 	for _, o := range []control.Outage{control.Refusing} {
 		w := newWorld(t)
@@ -137,8 +137,8 @@ func TestControlPlaneAwayIsSaid(t *testing.T) {
 	}
 }
 
-// A node that reaches neither DERP nor a peer is not Running; one that has a peer
-// is, and says what it lacks.
+// A node that reaches neither DERP nor a peer is not Running. A node that has a peer is
+// Running, and says what it lacks.
 func TestCutOff(t *testing.T) {
 	w := newWorld(t)
 	w.boot(hurried, func(cfg *Config) { cfg.NoLocalDelivery = true })
@@ -163,7 +163,8 @@ func TestCutOff(t *testing.T) {
 	}
 }
 
-// Whatever comes and goes within ten minutes, the log's last line is not of what is over.
+// Whatever comes and goes within ten minutes, the log's last line is not about a fault
+// that is over.
 func TestConditionLinesEnd(t *testing.T) {
 	log := &logged{t: t}
 	cfg := Config{}
@@ -172,7 +173,7 @@ func TestConditionLinesEnd(t *testing.T) {
 	n.logger.Store(cfg.Logger)
 	n.status.State = Running
 	for _, kind := range []string{"no-DERP", "", "no-control", "", "no-DERP", "", "identity", "no-control", ""} {
-		n.suffers(condition{kind: kind, text: kind})
+		n.setCondition(condition{kind: kind, text: kind})
 	}
 	if begun, over := log.count("running, but impaired"), log.count("no longer impaired"); begun != 3 || over != 3 {
 		t.Errorf("%d lines on what is wrong, %d on its end, want 3 each", begun, over)

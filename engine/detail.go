@@ -17,62 +17,63 @@ import (
 	"tailscale-nri/engine/measure"
 )
 
-// activeFor is how long after a packet tailscale.com keeps the way to a peer open
-// and looks for better ones (wgengine/magicsock, sessionActiveTimeout). After that
-// the way of the next packet is anybody's guess.
+// activeFor is how long after a packet tailscale.com keeps the way to a peer open and
+// looks for better ones (wgengine/magicsock, sessionActiveTimeout). After that the way
+// of the next packet is not known.
 const activeFor = 45 * time.Second
 
-// Detail is all that is known of a node at one moment.
+// Detail describes a node at one moment.
 type Detail struct {
 	NodeStatus
 	Measured    measure.Pod
-	LoginServer string // of its tailnet; "" if the configuration no longer has that
+	LoginServer string // of its tailnet; "" if the configuration no longer has the tailnet
 
-	// Unanswered is whether its backend hangs: what needs the backend's locks is missing.
+	// Unanswered is whether its backend hangs: fields that need the backend's locks are
+	// missing.
 	Unanswered bool
 
 	// Active is whether the pod has sent a packet to a peer within the last 45 s, or
-	// exchanged one with another pod of this host. What follows is zero without.
+	// exchanged one with another pod of this host. If not, the fields below are zero.
 	Active bool
 	// Path is the way of the last of these packets. It is Direct once the peer has
-	// answered on that way; packets go over DERP as well until then.
+	// answered on that way; until then packets go over DERP as well.
 	Path     measure.Path
-	PathDERP string // code of the region, of DERP
+	PathDERP string // code of the region, if the path is DERP
 
-	Sessions []PeerSession // the last that was sent to first
+	Sessions []PeerSession // ordered by last packet, latest first
 
-	local time.Time // of the last packet to or from another pod of this host, if Active
+	local time.Time // time of the last packet to or from another pod of this host, if Active
 }
 
 // PeerSession is a peer with which WireGuard has a session.
 type PeerSession struct {
-	Name    string     // in MagicDNS, without the final dot; "" of one that the netmap no longer has
+	Name    string     // in MagicDNS, without the final dot; "" if the netmap no longer has the peer
 	Address netip.Addr // its first one
 
 	Active   bool         // a packet was sent to it within the last 45 s
 	Path     measure.Path // of the next packet to it, if it is Active
-	Endpoint string       // host:port, of Direct and PeerRelay
-	DERP     string       // code of the region, of DERP
+	Endpoint string       // host:port, if Path is Direct or PeerRelay
+	DERP     string       // code of the region, if the path is DERP
 
-	LastWrite     time.Time // of a packet to it, WireGuard's own included
+	LastWrite     time.Time // time of the last packet to it, including WireGuard's own
 	LastHandshake time.Time
-	// BytesIn and BytesOut are WireGuard's, with its headers, since it last knew
-	// nothing of the peer.
+	// BytesIn and BytesOut are WireGuard's, with its headers, since it last created the
+	// peer.
 	BytesIn, BytesOut uint64
 }
 
 const (
 	// viewPatience is how long Details waits for the locks of all backends together.
 	viewPatience = 2 * time.Second
-	// asidePatience is how long for each before the next is asked as well. That is far
-	// above what one takes whose locks are free, so that few are at work at once.
+	// asidePatience is how long each is waited for before the next is asked as well. It
+	// is far above the time of a backend whose locks are free, so that few are asked at
+	// once.
 	asidePatience = 5 * time.Millisecond
 )
 
-// Details returns all that is known of the nodes, by namespace and name. Nothing
-// is kept for it. It takes longer than Status: where a node has a session,
-// tailscale.com goes through all peers of that node. A backend that hangs hides
-// nothing of the others.
+// Details describes the nodes, by namespace and name. Nothing is kept for it. It takes
+// longer than Status: where a node has a session, tailscale.com goes through all peers
+// of that node. A backend that hangs does not hide the others.
 func (e *Engine) Details() (out []Detail) {
 	for _, s := range e.refused() {
 		out = append(out, Detail{NodeStatus: s})
@@ -119,8 +120,8 @@ func byPod(a, b *NodeStatus) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.UID, b.UID))
 }
 
-// detail writes what is known without the backend's locks, and returns the backend,
-// nil if the node has none, and its home DERP region.
+// detail writes what needs no lock of the backend. It returns the backend, nil if the
+// node has none, and its home DERP region.
 func (n *node) detail(d *Detail, read *usermetrics) (b *backend, region tailcfg.DERPRegionID) {
 	*d = Detail{NodeStatus: n.snapshot()}
 	d.Measured = measure.Pod{Namespace: d.Namespace, Name: d.Pod, Up: d.State == Running}
@@ -138,7 +139,7 @@ func (n *node) detail(d *Detail, read *usermetrics) (b *backend, region tailcfg.
 	return n.measure(&d.Measured, read)
 }
 
-// add writes what the backend has answered.
+// add writes the backend's answer.
 func (d *Detail) add(v *view, region tailcfg.DERPRegionID) {
 	v.facts.into(&d.Measured, region)
 	d.Sessions = v.sessions
@@ -150,14 +151,14 @@ func (d *Detail) add(v *view, region tailcfg.DERPRegionID) {
 	}
 }
 
-// view is what takes a backend's locks, once done is closed.
+// view has the values that need a backend's locks, once done is closed.
 type view struct {
 	done     chan struct{}
 	facts    *facts
 	sessions []PeerSession
 }
 
-// view has the backend looked at: by one goroutine, however often it is asked for.
+// view has the backend read, by only one goroutine at a time.
 func (b *backend) view() *view {
 	v := &view{done: make(chan struct{})}
 	for !b.viewed.CompareAndSwap(nil, v) {
@@ -173,8 +174,8 @@ func (b *backend) view() *view {
 	return v
 }
 
-// peerSessions are the peers with which WireGuard has a session, the last that was
-// sent to first.
+// peerSessions returns the peers with which WireGuard has a session, the one that was
+// last sent to first.
 func (b *backend) peerSessions() (sessions []PeerSession) {
 	keys := b.engine.sessions.keys()
 	if len(keys) == 0 {
@@ -194,8 +195,8 @@ func (b *backend) peerSessions() (sessions []PeerSession) {
 	return sessions
 }
 
-// peerSession is the session with one peer, whose way may be nil; ok is false if
-// there is none.
+// peerSession returns the session with one peer, whose way may be nil; ok is false if
+// it has none.
 func (b *backend) peerSession(k key.NodePublic, way *ipnstate.PeerStatus) (s PeerSession, ok bool) {
 	peer, ok := b.engine.PeerByKey(k)
 	if !ok || peer.LastHandshake().IsZero() {

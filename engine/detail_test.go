@@ -20,7 +20,7 @@ import (
 	"tailscale-nri/engine/measure"
 )
 
-// detailed is all that is known of the pod's node.
+// detailed returns the details of the pod's node.
 func (w *world) detailed(uid string) (found Detail) {
 	w.t.Helper()
 	for _, d := range w.Details() {
@@ -45,7 +45,7 @@ func (w *world) untilDetailed(uid string, from *nstest.Pod, to netip.Addr, what 
 	return d
 }
 
-// dropUDP has a machine get no UDP from elsewhere.
+// dropUDP drops all UDP to a machine from elsewhere.
 func dropUDP(t *testing.T, p *nstest.Pod) {
 	t.Helper()
 	ns, err := netns.GetFromPath(p.Path())
@@ -72,9 +72,9 @@ func dropUDP(t *testing.T, p *nstest.Pod) {
 	}
 }
 
-// What is said of a node's way, handshake and bytes is what its packets do: straight
-// to a stock peer, to another one over DERP alone, to a pod of the same host, or
-// nowhere. The last packet decides.
+// A node's path, handshake and bytes are those of its packets: straight to a stock
+// peer, to another one over DERP alone, to a pod of the same host, or nowhere. The last
+// packet decides.
 func TestDetails(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -157,7 +157,7 @@ func expectSession(t *testing.T, d Detail, peer string, began time.Time) {
 	}
 }
 
-// Pods that have no node yet are listed, and nodes that nobody serves.
+// Pods that have no node yet are listed, and nodes that no process serves.
 func TestDetailsOfNone(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -208,7 +208,7 @@ func TestDetailsOfMany(t *testing.T) {
 	t.Logf("%d nodes: %v at best, %v in the middle", pods, took[0], took[len(took)/2])
 }
 
-// A backend that hangs hides nothing of the others, is looked at once however often
+// A backend that hangs does not hide the others, is read by one goroutine however often
 // it is asked for, and is known again once it answers.
 func TestDetailsWhileOneHangs(t *testing.T) {
 	w := newWorld(t)

@@ -21,27 +21,27 @@ import (
 	"tailscale-nri/engine/internal/podstate"
 )
 
-// nodeDNS is what a node knows of its pod's names. It is of no use to a pod that did
-// not ask for it.
+// nodeDNS is a node's state for its pod's names. It is not used for a pod that did not
+// ask for DNS.
 type nodeDNS struct {
 	zones   atomic.Pointer[dnsZones]
-	servers atomic.Pointer[[]netip.Addr] // original ones
-	sockets atomic.Pointer[podnet.DNS]   // nil while nobody serves
+	servers atomic.Pointer[[]netip.Addr] // the pod's original nameservers
+	sockets atomic.Pointer[podnet.DNS]   // nil while names are not served
 
 	mu       sync.Mutex
 	original *podstate.ResolvConf // nil until it is known
 	search   []string             // of the tailnet
-	config   *dns.Config          // as last heard, nil until then
+	config   *dns.Config          // the last one received, nil before
 	ensured  string               // the sandbox whose netns leads to the original nameservers
-	spare    bool                 // it cannot
-	trouble  string               // why nobody serves
-	left     string               // search domains for which there is no room, as logged
+	spare    bool                 // the kernel cannot lead DNS to them
+	trouble  string               // why names are not served
+	left     string               // search domains that did not fit, as logged
 }
 
-// ResolvConf returns the path, below Config.StateDir, of what is to be mounted over
-// /etc/resolv.conf of the pod's containers, "" if the pod did not ask for DNS. The file
-// is there, 0644, is the same for all of the pod's containers for as long as the pod
-// lives, and is written in place; it is empty, and not written, until
+// ResolvConf returns the path, below Config.StateDir, of the file that is to be mounted
+// over /etc/resolv.conf of the pod's containers, "" if the pod did not ask for DNS. The
+// file exists, has the mode 0644, and is the same for all of the pod's containers for
+// as long as the pod lives. It is written in place; it is empty, and not written, until
 // [Engine.SetResolvConf] has been called.
 func (e *Engine) ResolvConf(podUID string) (path string, err error) {
 	n, err := e.nodeForDNS(podUID)
@@ -60,10 +60,10 @@ func (e *Engine) ResolvConf(podUID string) (path string, err error) {
 }
 
 // SetResolvConf takes the resolv.conf that the pod would have without us, for each
-// container before it runs. What the tailnet does not name is asked of the nameservers
-// in it, from within the pod; its search domains and options stay. It needs neither the
-// tailnet nor a node that is up. The error of an original that names no usable
-// nameserver says what to do. It does nothing for a pod that did not ask for DNS.
+// container before it runs. Names that the tailnet does not have are asked of the
+// nameservers in it, from within the pod; its search domains and options stay. It needs
+// neither the tailnet nor a node that is up. If an original names no usable nameserver,
+// the error says what to do. It does nothing for a pod that did not ask for DNS.
 func (e *Engine) SetResolvConf(podUID string, original []byte) error {
 	n, err := e.nodeForDNS(podUID)
 	if err != nil {
@@ -117,7 +117,7 @@ func errNoNode(podUID string) error {
 	return fmt.Errorf("pod %s has no tailnet node here: its container is created again by the kubelet, which attaches it", podUID)
 }
 
-// know takes in what does not come from the tailnet.
+// know records what does not come from the tailnet.
 func (d *nodeDNS) know(c *podstate.ResolvConf, ranges []netip.Prefix) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -125,7 +125,7 @@ func (d *nodeDNS) know(c *podstate.ResolvConf, ranges []netip.Prefix) {
 	d.layOut(ranges)
 }
 
-// layOut publishes whom to ask. d.mu is held.
+// layOut publishes which nameservers to ask. d.mu is held.
 func (d *nodeDNS) layOut(ranges []netip.Prefix) {
 	if d.original != nil {
 		d.servers.Store(&d.original.Nameservers)
@@ -134,7 +134,8 @@ func (d *nodeDNS) layOut(ranges []netip.Prefix) {
 }
 
 // ensureDNS leads the pod's DNS to the nameservers that it would have without us, for
-// while we are away. It does nothing if that was done, or they are not known yet.
+// times when no process serves. It does nothing if that was done, or they are not known
+// yet.
 func (n *node) ensureDNS(r record) error {
 	d := &n.dns
 	d.mu.Lock()
@@ -158,8 +159,9 @@ func (n *node) ensureDNS(r record) error {
 	return nil
 }
 
-// writeResolvConf writes the file that the pod's containers have. While the original
-// is not known, it is whoever has it that writes it there, if need be.
+// writeResolvConf writes the file that the pod's containers have. While the original is
+// not known it only makes the file, empty: the owner of the original may write that
+// into it.
 func (n *node) writeResolvConf() error {
 	d := &n.dns
 	d.mu.Lock()
@@ -171,7 +173,7 @@ func (n *node) writeResolvConf() error {
 	if text := strings.Join(left, " "); text != d.left {
 		d.left = text
 		if text != "" {
-			n.log().Warn("no room for these search domains of the tailnet in the pod's resolv.conf: their names are to be written out", "domains", text)
+			n.log().Warn("no room for these search domains of the tailnet in the pod's resolv.conf: write their names in full", "domains", text)
 		}
 	}
 	err := n.e.take(stepRecord, func() error { return podstate.RewriteFile(n.resolvConfPath(), data) })
@@ -192,10 +194,10 @@ func (n *node) makeResolvConf() error {
 	return nil
 }
 
-// heed takes in the tailnet's configuration. It reports whether its search domains
-// have changed. A node that has left the tailnet, or whose key has expired, has an empty
-// one: nothing is asked of it then, and the domains stay.
-func (d *nodeDNS) heed(cfg *dns.Config, ranges []netip.Prefix) (changed bool) {
+// setTailnetConfig records the tailnet's configuration. It reports whether its search domains have
+// changed. A node that has left the tailnet, or whose key has expired, has an empty
+// configuration: then nothing is asked of the tailnet, and the domains stay.
+func (d *nodeDNS) setTailnetConfig(cfg *dns.Config, ranges []netip.Prefix) (changed bool) {
 	if !cfg.AcceptDNS {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -215,7 +217,7 @@ func (d *nodeDNS) heed(cfg *dns.Config, ranges []netip.Prefix) (changed bool) {
 	return changed
 }
 
-// setTrouble notes why nobody serves, "" if somebody does, and reports whether that
+// setTrouble records why names are not served, "" if they are, and reports whether that
 // is news.
 func (d *nodeDNS) setTrouble(why string) (news bool) {
 	d.mu.Lock()
@@ -224,7 +226,7 @@ func (d *nodeDNS) setTrouble(why string) (news bool) {
 	return news
 }
 
-// amend says in a node's status what does not work.
+// amend adds to a node's status what does not work.
 func (d *nodeDNS) amend(s *NodeStatus) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -233,8 +235,8 @@ func (d *nodeDNS) amend(s *NodeStatus) {
 	}
 }
 
-// setDials has all that the backend asks others by its resolver go out within the
-// pod: nothing that a pod asks for leaves this process's own netns.
+// setDials has all queries of the backend's resolver go out within the pod: nothing
+// that a pod asks for leaves this process's own netns.
 func (d *nodeDNS) setDials(dialer *tsdial.Dialer) {
 	errNotServed := errors.New("this pod's names are not resolved by its node")
 	dialer.UseNetstackForIP = func(netip.Addr) bool { return true }

@@ -20,8 +20,8 @@ import (
 )
 
 // A pod's names are resolved by the cluster while the engine is away, from the first
-// moment on and at the end, and by its node when the engine is back, whether it was
-// stopped or killed. resolv.conf keeps its content and its inode.
+// moment on and at the end. They are resolved by its node when the engine is back,
+// whether it was stopped or killed. resolv.conf keeps its content and its inode.
 func TestDNSAway(t *testing.T) {
 	w := newWorld(t)
 	c := nstest.NewCluster(t, clusterNames())
@@ -64,9 +64,9 @@ func TestDNSAway(t *testing.T) {
 	a.expect(t, webName, web)
 }
 
-// The original may come late, and whoever has it may have written it into the empty
-// file: a container that starts then finds the tailnet's names from the first moment on
-// at which the engine has it.
+// The original may come late, and its owner may have written it into the empty file: a
+// container that starts then finds the tailnet's names as soon as the engine has the
+// original.
 func TestDNSOriginalLate(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -127,8 +127,7 @@ func TestDNSOverIPv6(t *testing.T) {
 	}
 }
 
-// A pod whose end nobody has heard of is noticed, though our sockets are in its
-// netns.
+// A pod whose end was not announced is noticed, though our sockets are in its netns.
 func TestDNSPodGone(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -171,8 +170,8 @@ func TestDNSTrouble(t *testing.T) {
 	a.expect(t, "k8s-default-a.lab.ts.net.", s.Addresses[0])
 }
 
-// The tailnet's search domains come into the file though it could not be written when
-// they were heard of, or the process ended before it was.
+// The tailnet's search domains come into the file even if it could not be written when
+// they arrived, or the process ended before it was.
 func TestDNSFileWrittenLater(t *testing.T) {
 	w := newWorld(t)
 	w.boot()

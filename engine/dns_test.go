@@ -69,7 +69,7 @@ func (w *world) namedPod(name string, c *nstest.Cluster) *named {
 	return n
 }
 
-// attach attaches the pod and does what is done for its first container.
+// attach attaches the pod, with the steps for its first container.
 func (n *named) attach(w *world) {
 	w.t.Helper()
 	w.mustAttach(n.pod)
@@ -94,7 +94,7 @@ func (n *named) file(w *world) string {
 	return string(data)
 }
 
-// expect asks over UDP and TCP, and wants these addresses; none is that the name does
+// expect asks over UDP and TCP, and wants these addresses; without any, the name must
 // not exist.
 func (n *named) expect(t *testing.T, name string, want ...netip.Addr) {
 	t.Helper()
@@ -114,7 +114,7 @@ func (n *named) expect(t *testing.T, name string, want ...netip.Addr) {
 	}
 }
 
-// lastFrom is who asked for the name last.
+// lastFrom is the address that asked for the name last.
 func lastFrom(c *nstest.Cluster, name string) netip.Addr {
 	if asked := c.Asked(name); len(asked) > 0 {
 		return asked[len(asked)-1].From
@@ -200,8 +200,8 @@ func reverseName(a netip.Addr) string {
 	return fmt.Sprintf("%d.%d.%d.%d.in-addr.arpa.", b[3], b[2], b[1], b[0])
 }
 
-// awaitAnswer asks until the answer is the one wanted, which is to be within a
-// second, and says how long that took.
+// awaitAnswer asks until the answer is the wanted one, within a second, and returns how
+// long that took.
 func (n *named) awaitAnswer(w *world, name string, want netip.Addr) {
 	w.t.Helper()
 	start, last := time.Now(), ""
@@ -213,8 +213,8 @@ func (n *named) awaitAnswer(w *world, name string, want netip.Addr) {
 	w.t.Logf("%s was %v after %v", name, want, time.Since(start))
 }
 
-// What an admin changes about the tailnet's DNS is so in the pod at once: split DNS
-// to a resolver that is a peer, resolvers for all names, search domains, records.
+// Changes of the tailnet's DNS by an admin take effect in the pod at once: split DNS to
+// a resolver that is a peer, resolvers for all names, search domains, records.
 func TestDNSChanges(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -250,7 +250,7 @@ func TestDNSChanges(t *testing.T) {
 		t.Errorf("resolv.conf is\n%s", got)
 	}
 
-	// Resolvers for all names take none of the cluster's.
+	// Resolvers for all names are not asked for the cluster's.
 	w.control.SetDNS(dnsConfig(func(d *tailcfg.DNSConfig) { d.Resolvers = resolver }))
 	a.awaitAnswer(w, wwwName, netip.MustParseAddr("198.51.100.2"))
 	a.expect(t, corpName, netip.MustParseAddr("198.51.100.1"))
@@ -272,8 +272,7 @@ func TestDNSChanges(t *testing.T) {
 	a.awaitAnswer(w, wwwName, clusterNames()[wwwName][0])
 }
 
-// Nobody but the pod is answered, and the pod does not get at this process's own
-// netns.
+// Only the pod is answered, and the pod does not reach this process's own netns.
 func TestDNSIsThePodsOwn(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -368,8 +367,8 @@ func openFiles(t *testing.T) int {
 	return len(entries)
 }
 
-// What programs find with the C library's resolver and the pod's resolv.conf: names of
-// one label, too, by the search domains of both.
+// Programs find with the C library's resolver and the pod's resolv.conf also names of
+// one label, by the search domains of both.
 func TestDNSForPrograms(t *testing.T) {
 	w := newWorld(t)
 	w.boot()

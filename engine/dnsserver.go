@@ -23,8 +23,8 @@ import (
 )
 
 const (
-	// mostQueries is how many of a pod's queries are under way at one time; more are
-	// dropped, and asked again by whoever asked.
+	// mostQueries is how many of a pod's queries are under way at one time. Further
+	// ones are dropped, and the program that asked asks again.
 	mostQueries = 256
 	// mostStreams is how many TCP connections a pod may have open to its node.
 	mostStreams = 32
@@ -32,16 +32,16 @@ const (
 	// nextPatience if there is another one to ask.
 	queryPatience = 5 * time.Second
 	nextPatience  = 1500 * time.Millisecond
-	// streamIdle is how long a TCP connection may say nothing (RFC 7766, 6.2.3), and
-	// take nothing.
+	// streamIdle is how long a TCP connection may neither send (RFC 7766, 6.2.3) nor
+	// read anything.
 	streamIdle = 30 * time.Second
 	// acceptPause is the pause after a socket has failed.
 	acceptPause = 10 * time.Millisecond
-	// longestQuery is the longest that is taken, in bytes.
+	// longestQuery is the longest query that is answered, in bytes.
 	longestQuery = 4096
 )
 
-// dnsServer answers what a pod asks at port 53 of the service addresses.
+// dnsServer answers the pod's queries at port 53 of the service addresses.
 type dnsServer struct {
 	node    *nodeDNS
 	sockets *podnet.DNS
@@ -66,7 +66,7 @@ func serveDNS(ctx context.Context, node *nodeDNS, sockets *podnet.DNS, manager *
 	return s
 }
 
-// close ends the server. What is under way is not answered.
+// close ends the server. Queries under way are not answered.
 func (s *dnsServer) close() {
 	s.cancel()
 	s.sockets.Close()
@@ -127,8 +127,8 @@ func (s *dnsServer) serveTCP(l *net.TCPListener) {
 	}
 }
 
-// serveStream answers the queries of a connection, in the order in which that is
-// possible (RFC 7766, 6.2.1.1).
+// serveStream answers the queries of a connection, each as soon as its answer is there
+// (RFC 7766, 6.2.1.1).
 func (s *dnsServer) serveStream(c net.Conn) {
 	defer c.Close()
 	defer context.AfterFunc(s.ctx, func() { c.Close() })()
@@ -251,8 +251,8 @@ func (s *dnsServer) exchange(q []byte, network string, to netip.AddrPort, patien
 	return readAnswer(c, q)
 }
 
-// readAnswer waits for the answer to a query. It takes a buffer when something is there
-// only: a pod may have any number of queries wait for what never comes.
+// readAnswer waits for the answer to a query. It allocates a buffer only when data is
+// there: a pod may have any number of queries wait for answers that never come.
 func readAnswer(c net.Conn, q []byte) (answer []byte, err error) {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
@@ -296,7 +296,7 @@ func isRefusal(a []byte) bool {
 	return rcode == 2 || rcode == 4 || rcode == 5
 }
 
-// serverFailure is the answer to a query that nobody has answered.
+// serverFailure returns the answer to a query that no nameserver has answered.
 func serverFailure(q []byte) []byte {
 	end := 12
 	for end < len(q) && q[end] != 0 {

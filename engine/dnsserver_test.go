@@ -18,8 +18,8 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// Who asks over TCP and takes no answers is let go of: the answers would wait, one after
-// the other, and keep the pod from asking anything else.
+// A client that asks over TCP and reads no answers is disconnected: otherwise the
+// answers would wait, one after the other, and keep the pod from asking anything else.
 func TestDNSStreamTakesNothing(t *testing.T) {
 	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -58,7 +58,7 @@ func TestDNSStreamTakesNothing(t *testing.T) {
 	}
 }
 
-// Queries that nobody answers cost the process little, however many a pod has.
+// Queries that are never answered cost the process little, however many a pod has.
 func TestDNSWaitingQueries(t *testing.T) {
 	c := nstest.NewCluster(t, nil)
 	pod := nstest.NewPod(t)

@@ -12,31 +12,32 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// lookAtDNS is how often it is found out whether only our sockets keep the pod's netns
-// alive, and how long the pause is after they could not be opened.
-const lookAtDNS = 5 * time.Second
+// dnsCheckPause is how often the session checks whether only our sockets keep the pod's
+// netns alive. It is also the pause after they could not be opened.
+const dnsCheckPause = 5 * time.Second
 
 // pokePatience bounds how long a container waits for the pod's sockets, which takes
 // milliseconds.
 const pokePatience = 500 * time.Millisecond
 
-// restoreLooks is how many looks there are to one at what a pod may have taken away.
-const restoreLooks = 6
+// checksPerRestore is after how many looks the session also restores what a pod may have
+// removed.
+const checksPerRestore = 6
 
 // sessionDNS serves one session's pod.
 type sessionDNS struct {
-	configs chan *dns.Config   // of one
-	known   chan chan struct{} // the original nameservers may be; closed when that was heeded
+	configs chan *dns.Config   // capacity 1
+	known   chan chan struct{} // the original nameservers may be known now; the sent channel is closed when they are in use
 	over    chan struct{}      // closed at the end
-	ready   chan struct{}      // of one: it serves, or has failed to
+	ready   chan struct{}      // capacity 1: it serves, or has failed to
 
-	// What runDNS knows.
-	heard     bool // that the node is in the tailnet
-	unwritten bool // resolv.conf lacks search domains that were heard
+	// These belong to runDNS.
+	heard     bool // the node is in the tailnet
+	unwritten bool // resolv.conf lacks search domains that were received
 	server    *dnsServer
 }
 
-// askForDNS has the session serve the pod's names, if that was asked for.
+// askForDNS has the session serve the pod's names, if asked.
 func (s *session) askForDNS(asked bool) {
 	if asked {
 		s.p.dnsDue = true
@@ -67,8 +68,8 @@ func (d *sessionDNS) poke() {
 	}
 }
 
-// served says once that the pod's names are resolved, or cannot be. It returns nil
-// for a pod that did not ask for that.
+// served returns a channel with one value once the pod's names are resolved, or cannot
+// be; nil for a pod that did not ask for that.
 func (d *sessionDNS) served() <-chan struct{} {
 	if d == nil {
 		return nil
@@ -110,14 +111,14 @@ func (s *session) runDNS(ctx context.Context) {
 	d := s.dns
 	defer close(d.over)
 	defer d.close(s.n)
-	look := time.NewTicker(lookAtDNS)
+	look := time.NewTicker(dnsCheckPause)
 	defer look.Stop()
 	for looks := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case cfg := <-d.configs:
-			if changed := s.n.heedDNS(cfg); changed || !d.heard { // the last process may have ended before it wrote
+			if changed := s.n.setTailnetDNS(cfg); changed || !d.heard { // the last process may have ended before it wrote
 				s.writeSearch()
 			}
 			d.heard = d.heard || cfg.AcceptDNS
@@ -132,7 +133,7 @@ func (s *session) runDNS(ctx context.Context) {
 			if d.unwritten {
 				s.writeSearch()
 			}
-			if looks++; d.server != nil && looks%restoreLooks == 0 {
+			if looks++; d.server != nil && looks%checksPerRestore == 0 {
 				s.restoreDNS()
 			}
 			s.openDNS(ctx)
@@ -140,14 +141,14 @@ func (s *session) runDNS(ctx context.Context) {
 	}
 }
 
-// openDNS opens the pod's sockets, unless they are open or it is too early for that,
-// or says why it cannot.
+// openDNS opens the pod's sockets, unless they are open or it is too early for that. If
+// it cannot, it says why.
 func (s *session) openDNS(ctx context.Context) {
 	d := s.dns
 	if !d.heard || d.server != nil {
 		return
 	}
-	if s.n.dns.servers.Load() != nil { // otherwise whoever answers now does better
+	if s.n.dns.servers.Load() != nil { // without them, what answers now does better
 		err := d.open(ctx, s)
 		why := ""
 		if err != nil {
@@ -181,7 +182,7 @@ func (d *sessionDNS) open(ctx context.Context, s *session) error {
 	return nil
 }
 
-// restoreDNS lays again what the pod has flushed.
+// restoreDNS restores what the pod has flushed.
 func (s *session) restoreDNS() {
 	intact, err := s.dns.server.sockets.Intact()
 	if err == nil && !intact {
@@ -204,10 +205,10 @@ func (d *sessionDNS) close(n *node) {
 	d.server.close()
 }
 
-// heedDNS takes in the tailnet's configuration. It reports whether resolv.conf is to be
-// another.
-func (n *node) heedDNS(cfg *dns.Config) bool {
-	if !n.dns.heed(cfg, n.e.cfg.ClusterRanges) {
+// setTailnetDNS records the tailnet's configuration. It reports whether resolv.conf has to
+// change.
+func (n *node) setTailnetDNS(cfg *dns.Config) bool {
+	if !n.dns.setTailnetConfig(cfg, n.e.cfg.ClusterRanges) {
 		return false
 	}
 	n.dns.mu.Lock()
@@ -217,8 +218,8 @@ func (n *node) heedDNS(cfg *dns.Config) bool {
 	return true
 }
 
-// writeSearch has resolv.conf name the tailnet's search domains, or says why it does not,
-// once; runDNS tries again.
+// writeSearch writes the tailnet's search domains into resolv.conf. If it cannot, it
+// says why, once; runDNS tries again.
 func (s *session) writeSearch() {
 	err := s.n.writeResolvConf()
 	if err != nil && !s.dns.unwritten {

@@ -16,18 +16,18 @@ import (
 	"tailscale-nri/engine/internal/podstate"
 )
 
-// dnsZones says whom a name is to be asked of: the tailnet, or the nameservers of the
+// dnsZones decides whether a name is asked of the tailnet or of the nameservers of the
 // cluster. It is not changed.
 //
 //  1. The cluster's domain, cluster.local, and the reverse zones of Config.ClusterRanges:
 //     the cluster.
-//  2. What the tailnet names: its MagicDNS domain, the domains of its split DNS, its
+//  2. The tailnet's names: its MagicDNS domain, the domains of its split DNS, its
 //     extra records, the reverse zones of its addresses: the tailnet.
 //  3. The pod's other search domains, names of one label, reverse zones: the cluster.
 //  4. All others: the tailnet, if it has resolvers for all names, otherwise the cluster.
 type dnsZones struct {
-	cluster []string // of 1
-	search  []string // of 3
+	cluster []string // zones of rule 1
+	search  []string // zones of rule 3
 	tailnet map[string]bool
 	all     bool // the tailnet has resolvers for all names
 }
@@ -77,8 +77,9 @@ func isWithin(name, zone string) bool {
 	return ok && (rest == "" || strings.HasSuffix(rest, "."))
 }
 
-// reverseZones returns the zones in which the names of the prefix's addresses are:
-// one of each label that is whole, or as many as its last one has.
+// reverseZones returns the zones in which the names of the prefix's addresses are: one
+// zone if the prefix ends with a whole label, otherwise one for each value of its last
+// label.
 func reverseZones(p netip.Prefix) (zones []string) {
 	p = p.Masked()
 	addr, step, suffix := p.Addr().AsSlice(), 8, "in-addr.arpa"
@@ -110,8 +111,8 @@ func reverseZones(p netip.Prefix) (zones []string) {
 	return zones
 }
 
-// queryName returns the name that a query asks for, as a plain name; ok is false for
-// what is no query.
+// queryName returns the name that a query asks for, as a plain name. ok is false if q
+// is not a query.
 func queryName(q []byte) (name string, ok bool) {
 	const header, response = 12, 0x80
 	if len(q) < header || q[2]&response != 0 || binary.BigEndian.Uint16(q[4:]) == 0 {
@@ -135,13 +136,13 @@ func queryName(q []byte) (name string, ok bool) {
 	return "", false
 }
 
-// tailnetResolvers is the tailnet's configuration as the backend's resolver is to have
-// it, which is asked for what is the tailnet's only.
+// tailnetResolvers returns the tailnet's configuration for the backend's resolver,
+// which is asked only for the tailnet's names.
 //
 // The resolver of an exit node is left out: it is asked over PeerAPI, whose client is
-// not in the program, and knows nothing of the cluster. Without any domain of its own the backend takes it that
-// the operating system asks the resolvers by itself (net/dns/manager.go,
-// compileConfig), so that it is given one.
+// not in the program, and knows nothing of the cluster. Without any domain the backend
+// assumes that the operating system asks the resolvers by itself (net/dns/manager.go,
+// compileConfig), so it is given one.
 func tailnetResolvers(cfg *dns.Config) *dns.Config {
 	if cfg == nil || len(cfg.DefaultResolvers) == 0 {
 		return cfg

@@ -65,15 +65,15 @@ func TestDNSZones(t *testing.T) {
 	}
 }
 
-// A node that is not in the tailnet any more is asked nothing, since it would have no
+// A node that is not in the tailnet any more is not asked, since it would have no
 // answer; its search domains stay.
 func TestDNSWithoutTailnet(t *testing.T) {
 	var d nodeDNS
 	cfg := &dns.Config{AcceptDNS: true, DefaultResolvers: []*dnstype.Resolver{{Addr: "8.8.8.8"}}, SearchDomains: []dnsname.FQDN{"tail.ts.net."}}
-	if !d.heed(cfg, nil) || !d.zones.Load().ofTailnet("example.org") {
+	if !d.setTailnetConfig(cfg, nil) || !d.zones.Load().ofTailnet("example.org") {
 		t.Error("the tailnet's resolvers are not asked")
 	}
-	if d.heed(&dns.Config{}, nil) || d.zones.Load().ofTailnet("example.org") || !slices.Equal(d.search, []string{"tail.ts.net"}) {
+	if d.setTailnetConfig(&dns.Config{}, nil) || d.zones.Load().ofTailnet("example.org") || !slices.Equal(d.search, []string{"tail.ts.net"}) {
 		t.Errorf("after the end: asked %v, search domains %v", d.zones.Load().ofTailnet("example.org"), d.search)
 	}
 }
@@ -105,7 +105,7 @@ func TestReverseZones(t *testing.T) {
 	}
 }
 
-// FuzzDNSQuery: whatever a pod sends, nothing panics, and what is answered has its ID.
+// FuzzDNSQuery: whatever a pod sends, nothing panics, and an answer has the query's ID.
 func FuzzDNSQuery(f *testing.F) {
 	f.Add([]byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03www\x07example\x03org\x00\x00\x01\x00\x01"))
 	f.Add([]byte("\x12\x34\x81\x00\x00\x01\x00\x00\x00\x00\x00\x00"))
@@ -124,8 +124,8 @@ func FuzzDNSQuery(f *testing.F) {
 	})
 }
 
-// A process that is killed leaves the pod with the cluster's names, and the next one
-// gives it back the tailnet's.
+// When a process is killed, the pod has the cluster's names. The next process gives it
+// the tailnet's again.
 func TestDNSProcessKilled(t *testing.T) {
 	w := newWorld(t)
 	c := nstest.NewCluster(t, clusterNames())

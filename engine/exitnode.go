@@ -14,13 +14,13 @@ import (
 	"tailscale.com/types/views"
 )
 
-// A LocalBackend takes any exit node, known or not, and routes everything into the
-// tunnel (ipn/ipnlocal/local.go, routerConfigLocked): nothing says that nobody is at
-// the other end. So a node's preferences name a peer only while it offers to be one.
-// Whether or not they do, podnet lets nothing past it.
+// A LocalBackend accepts any exit node, known or not, and routes everything into the
+// tunnel (ipn/ipnlocal/local.go, routerConfigLocked), even if no peer is at the other
+// end. So a node's preferences name a peer only while it offers to be an exit node. In
+// either case podnet lets nothing past it.
 
-// followExit makes the peer that the pod names the exit node, as soon as there is
-// one, and says what is wrong as long as there is not.
+// followExit makes the peer that the pod names the exit node as soon as it can be one,
+// and says what is wrong until then.
 func (s *session) followExit() {
 	nm := s.b.NetMapNoPeers()
 	if nm == nil || !nm.SelfNode.Valid() {
@@ -61,8 +61,8 @@ func (s *session) keepExit(p *ipn.Prefs) {
 }
 
 // isNamed reports whether a peer has that name, whole or its first label, or that
-// address. The first label is a name of the tailnet's own, which has the suffix: those
-// of devices that others share with it are the others' choice.
+// address. The first label counts only for names of the tailnet's own, which have the
+// suffix: others choose the names of devices that they share with it.
 func isNamed(p tailcfg.NodeView, name, suffix string) bool {
 	if addr, err := netip.ParseAddr(name); err == nil {
 		return views.SliceContains(p.Addresses(), netip.PrefixFrom(addr, addr.BitLen()))
@@ -73,8 +73,8 @@ func isNamed(p tailcfg.NodeView, name, suffix string) bool {
 	return strings.EqualFold(name, full) || strings.EqualFold(name, label) && strings.EqualFold(rest, suffix)
 }
 
-// chooseExit returns the one of the peers of that name that is to be the exit node,
-// and otherwise what is wrong and what to do.
+// chooseExit returns the peer of that name that is to be the exit node, or else what is
+// wrong and what to do.
 func chooseExit(name string, peers []tailcfg.NodeView) (_ tailcfg.NodeView, wrong string) {
 	offering := slices.DeleteFunc(slices.Clone(peers), func(p tailcfg.NodeView) bool { return !offersExit(p) })
 	switch {
@@ -94,7 +94,8 @@ func offersExit(p tailcfg.NodeView) bool {
 	return views.SliceContains(allowed, tsaddr.AllIPv4()) || views.SliceContains(allowed, tsaddr.AllIPv6())
 }
 
-// offline says so of an exit node that the control plane knows to be.
+// offline returns what to say of an exit node that is offline, as the control plane
+// knows, and "" otherwise.
 func offline(name string, p tailcfg.NodeView) string {
 	if online, known := p.Online().GetOk(); known && !online {
 		return fmt.Sprintf("exit node %s is offline: start it", name)

@@ -18,23 +18,23 @@ import (
 // say so.
 const expiryNotice = 7 * 24 * time.Hour
 
-// expiry watches the end of a node's key. Tailscale gives a tagged device none;
-// Headscale's admin can, and its user's devices may have one.
+// expiry watches the end of a node's key. Tailscale gives a tagged device's key no end.
+// Headscale's admin can set one, and a user's devices there may have one.
 type expiry struct {
 	forGood atomic.Bool // the login server takes no new key
 
 	mu    sync.Mutex
 	at    time.Time
-	timer *time.Timer // until it is time to say so; nil without an end
-	said  string      // what was said of that end
+	timer *time.Timer // fires when it is time for the notice; nil if the key has no end
+	said  string      // the last notice about that end
 	over  bool        // the session has ended
 }
 
-// note takes over what the control plane says of the key's end.
+// note records what the control plane says of the key's end.
 func (x *expiry) note(s *session, nm *netmap.NetworkMap) {
 	at := nm.SelfKeyExpiry()
 	if nm.Cached || at.Before(time.Now()) {
-		at = time.Time{} // or expired: the backend's state says that
+		at = time.Time{} // if it has expired, the backend's state says so
 	}
 	tn := s.n.tailnet() // which may take n.op
 	x.mu.Lock()
@@ -78,16 +78,16 @@ func (x *expiry) stop() {
 	}
 }
 
-// notice is what has been said of the key's end.
+// notice returns what was last reported of the key's end.
 func (x *expiry) notice() string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.said
 }
 
-// observe reads the backend's log for a login server that answers a node which
-// comes with a good auth key and a new node key that its key has expired, as
-// Headscale does for a tagged node (control/controlclient/direct.go, doLogin).
+// observe reads the backend's log for one answer of a login server. Headscale answers a
+// tagged node, which comes with a good auth key and a new node key, that its key has
+// expired (control/controlclient/direct.go, doLogin).
 func (x *expiry) observe(format string, args []any) (forGood bool) {
 	if format != formatReceived || len(args) != 1 {
 		return false
@@ -100,7 +100,7 @@ func (x *expiry) observe(format string, args []any) (forGood bool) {
 	return false
 }
 
-// whyThrown is the error of a session whose node the tailnet has thrown out.
+// whyThrown returns the error of a session whose node the tailnet has thrown out.
 func (s *session) whyThrown() error {
 	if s.expiry.forGood.Load() {
 		return tailnet.KeyStaysExpired(s.n.snapshot().NodeID)

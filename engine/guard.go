@@ -16,24 +16,25 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// What is changed about a node's link from outside, its guard restores.
+// A node's guard restores what is changed about its link from outside.
 const (
 	// settleChanges is how long the guard waits for the rest of a change: a link
 	// that is set down loses its routes one by one.
 	settleChanges = 50 * time.Millisecond
-	// restoresAtOnce is how many times in restless a link is restored at once. What
-	// comes more often is somebody's work, and is restored every slowRestore.
+	// restoresAtOnce is how many times in restless a link is restored at once. More
+	// changes than that come from a program that repeats them, and are restored every
+	// slowRestore.
 	restoresAtOnce = 6
 	restless       = time.Minute
 	slowRestore    = 2 * time.Second
-	// looksAtOnce is how many times in restless a link is looked at at once, whether
-	// anything was missing or not: a pod may do harmless things without end, and
-	// one that does too much has all links looked at.
+	// looksAtOnce is how many times in restless a link is checked at once, whether
+	// anything was missing or not. A pod may make harmless changes without end, and too
+	// many changes in one pod have all links checked.
 	looksAtOnce = 20
 	// retryRestore is the pause after a restoration that has failed.
 	retryRestore = time.Second
-	// linesPerHour is how many lines a guard has in the log within an hour. What a pod
-	// does to its own ts0 once in a while, forever, must not fill it.
+	// linesPerHour is how many lines a guard has in the log within an hour: a pod that
+	// changes its own ts0 once in a while, forever, must not fill it.
 	linesPerHour = 20
 )
 
@@ -48,20 +49,19 @@ func (e *Engine) watchLinks() (err error) {
 	return nil
 }
 
-// guarded is what a node's guard knows.
+// guarded is the state of a node's guard.
 type guarded struct {
 	// Guarded by node.mu.
-	link   *podnet.Link
-	router *podnet.Router // of the last session, nil before the first
-	fence  *podnet.Router // of the link, which holds before the first session and between two
-	broken string         // what is wrong with ts0, "" if nothing is known to be
-	uneasy string         // what was wrong with it too often, "" if that is over
+	link     *podnet.Link
+	router   *podnet.Router // that of the last session, nil before the first
+	fence    *podnet.Router // that of the link; it holds before the first session and between two
+	broken   string         // what is wrong with ts0, "" if nothing is known
+	unstable string         // what was changed too often, "" if that is over
 
-	changed chan struct{} // of one
+	changed chan struct{} // capacity 1
 }
 
-// setLink has the guard look after the link, and after the pod's fence if it has
-// one.
+// setLink has the guard watch the link, and the pod's fence if it has one.
 func (n *node) setLink(l *podnet.Link, fence *podnet.Router) {
 	n.mu.Lock()
 	n.guarded.link, n.guarded.fence = l, fence
@@ -75,12 +75,12 @@ func (n *node) setRouter(r *podnet.Router) {
 	n.guarded.router = r
 }
 
-// linkChanged is told by the watch what has happened to the link.
+// linkChanged is called by the watch for each change of the link.
 func (n *node) linkChanged(c podnet.Change) {
 	n.mu.Lock()
 	r, fence := n.guarded.router, n.guarded.fence
 	n.mu.Unlock()
-	if r.Minds(c) || fence.Minds(c) {
+	if r.MayAffect(c) || fence.MayAffect(c) {
 		n.wakeGuard()
 	}
 }
@@ -92,8 +92,8 @@ func (n *node) wakeGuard() {
 	}
 }
 
-// startGuard guards the node's link until the function that it returns is
-// called, which waits until nothing more is done to it.
+// startGuard guards the node's link until the function that it returns is called. That
+// function waits until the guard has ended.
 func (n *node) startGuard(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -104,10 +104,10 @@ func (n *node) startGuard(ctx context.Context) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// guard restores what was changed of the link, each time, until ctx is done.
+// guard restores changes of the link, each time, until ctx is done.
 func (n *node) guard(ctx context.Context) {
 	var p pace
-	last := "" // that was missing
+	last := "" // what was missing last
 	calm := time.NewTimer(0)
 	defer calm.Stop()
 	defer n.clearGuarded()
@@ -135,7 +135,7 @@ func (n *node) guard(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, podnet.ErrGone):
-			// The session hears of that.
+			// The session notices that.
 		case err != nil:
 			calm.Stop()
 			n.cannotRestore(&p, err)
@@ -146,17 +146,17 @@ func (n *node) guard(ctx context.Context) {
 			count = p.restored.note(start, restless)
 			n.logRestored(&p, count, missing, time.Since(start))
 		}
-		uneasy := ""
+		unstable := ""
 		if count >= restoresAtOnce {
-			uneasy = fmt.Sprintf("ts0 was changed from outside %d times within a minute, last: %s", count, last)
+			unstable = fmt.Sprintf("ts0 was changed from outside %d times within a minute, last: %s", count, last)
 		}
-		n.setGuarded("", uneasy)
+		n.setGuarded("", unstable)
 		calm.Reset(restless)
 	}
 }
 
-// logRestored logs a restoration, the count-th within restless. From the one on
-// that makes it too many, status says so.
+// logRestored logs a restoration, the count-th within restless. Once they are too many,
+// status says so.
 func (n *node) logRestored(p *pace, count int, missing []string, took time.Duration) {
 	level, msg := slog.LevelDebug, "ts0 was changed from outside, and is restored"
 	if count == restoresAtOnce {
@@ -175,9 +175,9 @@ func (n *node) drainChanges() {
 	}
 }
 
-// restore sets up again what was changed of the fence, of the link, its wall first,
-// and then of what the router has put into the pod. It returns what was missing. An attach
-// waits for the link, but not for the router, which reads all the pod's routes.
+// restore undoes changes of the fence, of the link, its drop filters first, and then of
+// what the router has put into the pod. It returns what was missing. An attach waits
+// for the link, but not for the router, which reads all the pod's routes.
 func (n *node) restore() (missing []string, err error) {
 	missing, fenceErr := n.restoreFence()
 	router, more, err := n.restoreLink()
@@ -189,7 +189,8 @@ func (n *node) restore() (missing []string, err error) {
 	return append(missing, more...), err
 }
 
-// restoreFence restores what keeps traffic from leaving past an exit node.
+// restoreFence restores the rules, routes and filter that keep traffic from leaving
+// past an exit node.
 func (n *node) restoreFence() (missing []string, err error) {
 	n.mu.Lock()
 	fence := n.guarded.fence
@@ -200,8 +201,7 @@ func (n *node) restoreFence() (missing []string, err error) {
 	return fence.Fence()
 }
 
-// restoreLink returns the router of the link that it has restored, nil if there is
-// none.
+// restoreLink returns the router of the link that it has restored, nil if it has none.
 func (n *node) restoreLink() (router *podnet.Router, missing []string, err error) {
 	n.linking.Lock()
 	defer n.linking.Unlock()
@@ -215,32 +215,32 @@ func (n *node) restoreLink() (router *podnet.Router, missing []string, err error
 	return router, missing, err
 }
 
-func (n *node) setGuarded(broken, uneasy string) {
+func (n *node) setGuarded(broken, unstable string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.guarded.broken, n.guarded.uneasy = broken, uneasy
+	n.guarded.broken, n.guarded.unstable = broken, unstable
 	n.tellGuardedLocked()
 }
 
-// clearGuarded is setGuarded of a node that nobody guards any more: whether it is up
-// is for others to say.
+// clearGuarded is setGuarded for a node without a guard. Others decide whether the node
+// is up.
 func (n *node) clearGuarded() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.guarded.broken, n.guarded.uneasy = "", ""
+	n.guarded.broken, n.guarded.unstable = "", ""
 }
 
 // tellGuardedLocked says whether ts0 keeps the node from being up. n.mu is held.
 func (n *node) tellGuardedLocked() {
 	switch s := n.status.State; {
-	case n.guarded.broken == "" && n.told.news != "": // else it is yet to come up
+	case n.guarded.broken == "" && n.told.news != "": // otherwise it has not come up yet
 		n.tellUpLocked()
 	case n.guarded.broken != "" && (s == Running || s == Pending):
 		n.tellDownLocked(n.guarded.broken)
 	}
 }
 
-// cannotRestore publishes why ts0 is not what it should be, and logs it once.
+// cannotRestore publishes why ts0 is not as it should be, and logs it once.
 func (n *node) cannotRestore(p *pace, err error) {
 	why := "ts0 cannot be set up: " + err.Error()
 	n.mu.Lock()
@@ -254,17 +254,17 @@ func (n *node) cannotRestore(p *pace, err error) {
 	}
 }
 
-// amend says in a node's status what its session does not know. n.mu is held.
+// amend adds to a node's status what its session does not know. n.mu is held.
 func (g *guarded) amend(s *NodeStatus) {
 	switch {
 	case g.broken != "" && (s.State == Running || s.State == Pending):
 		s.State, s.Reason = Pending, g.broken
-	case g.uneasy != "" && s.State == Running:
-		s.Reason = g.uneasy
+	case g.unstable != "" && s.State == Running:
+		s.Reason = g.unstable
 	}
 }
 
-// guardedRouter wakes the guard when the router could not do what it was told.
+// guardedRouter wakes the guard when the router fails.
 type guardedRouter struct {
 	router.Router
 	n *node

@@ -35,9 +35,8 @@ func (l *logBuffer) count(text string) int {
 	return strings.Count(l.b.String(), text)
 }
 
-// What is changed about a running node's link comes back, and its pod talks
-// again, with one line in the log. What keeps coming back is said in status, and
-// the node goes on.
+// Changes of a running node's link are undone, and its pod talks again, with one line
+// in the log. Changes that are repeated are in status, and the node goes on.
 func TestLinkIsGuarded(t *testing.T) {
 	w := newWorld(t)
 	var log logBuffer

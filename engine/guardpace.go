@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// recent are the times of what has happened within the last while.
+// recent are the times of recent events.
 type recent []time.Time
 
-// note adds one, and returns how many there are within that time.
+// note adds a time, and returns how many there are within that duration.
 func (r *recent) note(at time.Time, within time.Duration) int {
 	*r = append(*r, at)
 	return r.count(at, within)
@@ -22,15 +22,14 @@ func (r *recent) count(now time.Time, within time.Duration) int {
 	return len(*r)
 }
 
-// pace is what a guard goes by.
+// pace is the pace of a guard.
 type pace struct {
 	restored recent // restorations, within restless
 	looked   recent // looks, whatever they found, within restless
 	lines    recent // in the log, within an hour
 }
 
-// pause is the time to wait before the next look. It returns the number of
-// restorations, too.
+// pause returns the time to wait before the next look, and the number of restorations.
 func (p *pace) pause(now time.Time) (pause time.Duration, restored int) {
 	restored = p.restored.count(now, restless)
 	if restored >= restoresAtOnce || p.looked.count(now, restless) >= looksAtOnce {
@@ -39,7 +38,8 @@ func (p *pace) pause(now time.Time) (pause time.Duration, restored int) {
 	return settleChanges, restored
 }
 
-// level is that of the guard's next line, and adds what follows from it to msg.
+// level returns the level of the guard's next line, and msg with what follows from that
+// level.
 func (p *pace) level(level slog.Level, msg string) (slog.Level, string) {
 	switch now := time.Now(); {
 	case p.lines.count(now, time.Hour) >= linesPerHour:

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Whatever a pod does to its ts0, its guard has a bounded number of looks and of
-// lines in the log, also where nothing was missing and where nothing helps.
+// Whatever a pod does to its ts0, its guard has a bounded number of looks and of lines
+// in the log, also if nothing was missing and if restoring does not help.
 func TestGuardIsBounded(t *testing.T) {
 	var p pace
 	start := time.Now()

@@ -11,36 +11,36 @@ import (
 	"tailscale.com/tailcfg"
 )
 
-// A pod with [Features.Workload] has its device under its namespace and name, not
-// under its UID: the pod that Kubernetes makes anew under the same name, on any
-// host, goes on with it. What a host needs for that is an [Identity], which lies
-// where every host of the cluster finds it.
+// A pod with [Features.Workload] has its device under its namespace and name, not under
+// its UID. The pod that Kubernetes creates again under the same name, on any host, goes
+// on with it. A host needs an [Identity] for that, which is kept where every host of
+// the cluster finds it.
 //
 // # Who holds an identity
 //
-// An identity has one holder, and a generation that grows by one each time that
-// somebody takes it. Both change by compare-and-swap alone, so that of several
-// hosts that want an identity one gets it. A holder renews it every renewEvery.
-// Nobody else takes it until it was given back or has not changed for leaseTime,
-// which the waiting host measures with its own monotonic clock from the first
-// look: no two clocks are ever compared.
+// An identity has one holder, and a generation that grows by one each time it is taken.
+// Both change only by compare-and-swap, so that only one of several hosts that want an
+// identity gets it. A holder renews it every renewEvery. Another host takes it only
+// when it was given back or has not changed for leaseTime. The waiting host measures
+// that with its own monotonic clock from its first look: no two clocks are ever
+// compared.
 //
 // # What keeps two holders apart
 //
-// A lease does not: a process that was stopped for an hour sends its next packet
-// before it looks at any clock, and a host that is cut off from the store does not
-// hear that it has lost. What does is the node's key. Whoever takes an identity
-// makes a node key for it in the same write, and registers that one, under the
-// machine key that stays. The control plane keeps the device and its addresses
-// (it knows a device by the machine key) and replaces its node key. From the peers'
-// next netmap on no packet of the earlier key is accepted, nor has it any way to
-// be sent one. No node key is ever in use by two holders.
+// A lease does not: a process that was stopped for an hour sends its next packet before
+// it looks at any clock, and a host that is cut off from the store does not hear that
+// it has lost. The node's key does. The host that takes an identity makes a node key
+// for it in the same write, and registers that key, under the machine key that stays.
+// The control plane keeps the device and its addresses (it knows a device by the
+// machine key) and replaces its node key. From their next netmap on, peers accept no
+// packet of the earlier key, and cannot send any to it. No node key is ever in use by
+// two holders.
 //
 //	the earlier holder …              what ends it
 //	ended as its pod did              it gave the identity back: the next takes it at once
 //	lost power, was killed            nothing is left; the next waits for leaseTime
-//	is stopped, or its VM is          the node key: what it still sends when it goes on is
-//	                                  from nobody; its next renewal has it stop, or the
+//	is stopped, or its VM is          the node key: peers drop what it still sends when it
+//	                                  goes on; its next renewal has it stop, or the
 //	                                  control plane, which refuses the key or tells it of
 //	                                  another (isRekeyed)
 //	is cut off from the store         the same; while nobody can take the identity, as
@@ -52,25 +52,24 @@ import (
 //	                                  one makes another, since it holds the identity, and
 //	                                  this one stops at that, or at its next renewal
 //	is a copy of a machine, or a      the copy's record is of another boot: it takes the
-//	machine that was rebooted         identity anew, with another node key, and for a pod
+//	machine that was rebooted         identity again, with another node key, and for a pod
 //	                                  whose network namespace is gone not at all
 //
-// So a holder registers only when the store has just confirmed that it is the
-// holder, and one that the control plane has thrown out asks the store first. One
-// that the control plane lets in needs no store: a restart of this process, or the
+// So a holder registers only when the store has just confirmed that it is the holder. A
+// holder that the control plane has thrown out asks the store first. A holder that the
+// control plane lets in does not need the store: a restart of this process, or the
 // store's absence, costs it nothing.
 //
 // # Its end
 //
-// The end of a pod gives an identity back and deletes nothing: nobody here knows
-// whether a StatefulSet is scaled down for good. Whoever has it deleted deletes it
-// from the store; and an identity that nobody has used for [Config.SweepAfter] is
-// deleted with its device by the sweep of any host. Until then no sweep touches its
-// device.
+// The end of a pod gives an identity back and deletes nothing: the engine does not know
+// whether a StatefulSet is scaled down for good. An administrator can delete it from
+// the store. An identity that has not been used for [Config.SweepAfter] is deleted with
+// its device by the sweep of any host. Until then no sweep touches its device.
 
 const (
-	// leaseTime is for how long an identity must not have changed for another host
-	// to take it: three renewals may fail.
+	// leaseTime is how long an identity must not have changed for another host to take
+	// it: three renewals may fail.
 	leaseTime = 60 * time.Second
 	// renewEvery is the pause between two renewals, plus or minus a tenth.
 	renewEvery = 17 * time.Second
@@ -85,16 +84,16 @@ type WorkloadKey struct{ Namespace, Pod string }
 
 // Identity is a device that goes with a workload's pod from host to host.
 type Identity struct {
-	// Version changes with each Save, as the store likes; "" is of one that is not
-	// in the store.
+	// Version changes with each Save, in any way the store likes; "" means that the
+	// identity is not in the store.
 	Version    string
 	Generation uint64 // how often it has been taken
-	Holder     Holder // zero if nobody has it
+	Holder     Holder // zero if no pod has it
 	// LastUsed is the holder's time at its last renewal.
 	LastUsed time.Time
-	// NodeID is the device, "" until it is one.
+	// NodeID is the device, "" until it exists.
 	NodeID tailcfg.StableNodeID
-	// Registered says that the control plane knows the node key in State.
+	// Registered is whether the control plane knows the node key in State.
 	Registered bool
 	// State are the node's private keys and its preferences, in the form of
 	// tailscale.com's FileStore. It is a secret.
@@ -107,31 +106,30 @@ type Holder struct {
 	PodUID string
 }
 
-// IdentityStore keeps identities. All hosts of a cluster have the same. It is used
-// by many goroutines.
+// IdentityStore keeps identities. All hosts of a cluster have the same store. It is
+// used by many goroutines.
 type IdentityStore interface {
-	// Load returns ErrNoIdentity if there is none.
+	// Load returns ErrNoIdentity if no identity is stored.
 	Load(ctx context.Context, key WorkloadKey) (Identity, error)
-	// Save stores the identity if what is stored has its Version, or if that is ""
-	// and nothing is stored, and returns the new one's. Else it returns
+	// Save stores the identity if the stored one has its Version, or if that is "" and
+	// nothing is stored, and returns the new version. Otherwise it returns
 	// ErrIdentityChanged. After any other error it may have been stored.
 	Save(ctx context.Context, key WorkloadKey, id Identity) (version string, err error)
-	// Delete deletes the identity if what is stored has the version, and returns
-	// ErrIdentityChanged else. It returns nil if nothing is stored.
+	// Delete deletes the identity if the stored one has the version, and otherwise
+	// returns ErrIdentityChanged. It returns nil if nothing is stored.
 	Delete(ctx context.Context, key WorkloadKey, version string) error
 	// List returns all of them.
 	List(ctx context.Context) (map[WorkloadKey]Identity, error)
 }
 
 var (
-	// ErrNoIdentity is Load's of a key that nothing is stored under.
+	// ErrNoIdentity is returned by Load if nothing is stored under the key.
 	ErrNoIdentity = errors.New("no identity is stored")
-	// ErrIdentityChanged says that another was faster.
+	// ErrIdentityChanged says that another host was faster.
 	ErrIdentityChanged = errors.New("the stored identity has another version")
 )
 
-// steppedIdentities takes each change of the store as a step, and bounds each
-// request.
+// steppedIdentities makes each change of the store a step, and bounds each request.
 type steppedIdentities struct {
 	store IdentityStore
 	e     *Engine

@@ -52,7 +52,7 @@ func (w *world) end(pod Pod) {
 	w.Forget(ctx, pod.SandboxID)
 }
 
-// sameDevice checks that the node is what it was elsewhere.
+// sameDevice checks that the node is the same device as elsewhere.
 func sameDevice(t *testing.T, before, after NodeStatus) {
 	t.Helper()
 	if after.NodeID != before.NodeID || !slices.Equal(after.Addresses, before.Addresses) || after.DNSName != before.DNSName {
@@ -109,7 +109,7 @@ func TestWorkloadMoves(t *testing.T) {
 }
 
 // A sandbox that is created again, and a restart of the process with the store away,
-// keep the device; the second without asking anybody.
+// keep the device; the restart without a request to the store.
 func TestWorkloadRestart(t *testing.T) {
 	h := newHosts(t)
 	_, pod := h.ordinal("db")
@@ -141,8 +141,8 @@ func TestWorkloadRestart(t *testing.T) {
 	}
 }
 
-// While a pod is up on one host, another host's of the same name waits, and says for
-// whom; a store that is away keeps it waiting, too.
+// While a pod is up on one host, a pod of the same name on another host waits, and says
+// for which host. While the store is away it waits, too.
 func TestWorkloadWaits(t *testing.T) {
 	h := newHosts(t)
 	_, first := h.ordinal("first")
@@ -176,7 +176,7 @@ func TestWorkloadWaits(t *testing.T) {
 	sameDevice(t, before, h.second.await(second.UID, Running))
 }
 
-// A holder whose machine is gone is waited for, for one lease.
+// A pod waits one lease for a holder whose host is gone.
 func TestWorkloadLeaseRunsOut(t *testing.T) {
 	h := newHosts(t)
 	_, first := h.ordinal("first")
@@ -208,8 +208,8 @@ func TestWorkloadLeaseRunsOut(t *testing.T) {
 	h.second.await(second.UID, Running)
 }
 
-// What a reboot has left of a pod, or a copy of the state directory has, takes nothing:
-// the pod is gone.
+// State of a pod from before a reboot, or in a copy of the state directory, takes
+// nothing: the pod is gone.
 func TestWorkloadOfAnEarlierBoot(t *testing.T) {
 	h := newHosts(t)
 	p, pod := h.ordinal("db")
@@ -224,8 +224,8 @@ func TestWorkloadOfAnEarlierBoot(t *testing.T) {
 	}
 }
 
-// A device that was deleted by hand is created again, by the holder, as one that no other
-// host would take for another.
+// A device that was deleted by hand is created again, by the holder, and no other host
+// takes it for a different device.
 func TestWorkloadDeviceDeleted(t *testing.T) {
 	h := newHosts(t)
 	_, pod := h.ordinal("db")
@@ -250,8 +250,8 @@ func TestWorkloadDeviceDeleted(t *testing.T) {
 	sameDevice(t, after, h.second.await(next.UID, Running))
 }
 
-// An identity that was deleted while it is held is stored again; one that nobody has
-// used for long is deleted with its device, and before that no sweep touches the device.
+// An identity that was deleted while it is held is stored again. One that was not used
+// for long is deleted with its device, and before that no sweep touches the device.
 func TestWorkloadSweep(t *testing.T) {
 	h := newHosts(t)
 	_, pod := h.ordinal("db")
@@ -320,7 +320,7 @@ func TestWorkloadSweptInUse(t *testing.T) {
 }
 
 // An identity that is overwritten with an earlier one of itself, as from a backup, is
-// taken again by who has it, and is the same device.
+// taken again by its holder, and is the same device.
 func TestWorkloadRestored(t *testing.T) {
 	h := newHosts(t)
 	_, first := h.ordinal("first")
@@ -352,8 +352,8 @@ func TestWorkloadRestored(t *testing.T) {
 	}
 }
 
-// A record that a version without these fields has written names the workload's device
-// as the pod's own: it is none that goes with the pod.
+// A record of a version without these fields names the workload's device as the pod's
+// own. The device must not be deleted with the pod.
 func TestWorkloadRecordOfAnotherVersion(t *testing.T) {
 	for name, asks := range map[string]bool{"the annotation is in it": true, "nor is the annotation": false} {
 		t.Run(name, func(t *testing.T) {
@@ -410,7 +410,7 @@ func (s *lossyStore) Save(ctx context.Context, key WorkloadKey, id Identity) (st
 	return version, err
 }
 
-// Whoever has stored without hearing of it has the identity, and nobody else.
+// The host that has stored, without an answer, has the identity, and no other host has.
 func TestWorkloadAnswersLost(t *testing.T) {
 	h := newHosts(t)
 	h.halt()
@@ -438,8 +438,8 @@ func TestWorkloadAnswersLost(t *testing.T) {
 	}
 }
 
-// Without a store a workload's pod has no device, and says what is missing; and what
-// was the pod's own before it asked for the workload's goes with the pod.
+// Without a store a workload's pod has no device, and says what is missing. A device
+// that was the pod's own before it asked for the workload's goes with the pod.
 func TestWorkloadSwitched(t *testing.T) {
 	h := newHosts(t)
 	h.halt()
@@ -517,8 +517,8 @@ func TestWorkloadOutlives(t *testing.T) {
 	sameDevice(t, before, h.second.await(next.UID, Running))
 }
 
-// Of many hosts that want an identity at once, one runs at a time; each that ends lets
-// the next have the same device at once.
+// Of many hosts that want an identity at once, one runs at a time. When it ends, the
+// next has the same device at once.
 func TestWorkloadContenders(t *testing.T) {
 	h := newHosts(t)
 	all := []*world{h.world, h.second}

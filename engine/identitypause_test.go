@@ -135,9 +135,9 @@ func sendDatagrams(t *testing.T, p *nstest.Pod, to netip.Addr, text string) {
 	}()
 }
 
-// A host that was stopped while another took the identity goes on with what it had in
-// its hands: no peer takes a packet of it, the new holder does not feel it, and it
-// stops by itself, also where it does not reach the store.
+// A host that was stopped while another took the identity goes on with its old state:
+// no peer takes a packet of it, the new holder does not notice, and it stops by itself,
+// even if it does not reach the store.
 func TestWorkloadPausedHolder(t *testing.T) {
 	for name, cutOff := range map[string]bool{"store": false, "no store": true} {
 		t.Run(name, func(t *testing.T) {
@@ -195,7 +195,8 @@ func testPausedHolder(t *testing.T, w *world, wayIn order, cutOff bool) {
 	sendDatagrams(t, next, addr, "next")
 	w.until("the client hears the second", func() bool { return got.of("next") > 10 }, func() string { return "" })
 
-	// The pod of the old one has sent all the time: that lies in its link's socket.
+	// The pod of the old host has sent all the time: its packets wait in its link's
+	// socket.
 	ofN1.cutOff.Store(cutOff)
 	resumed, heard := time.Now(), got.of("old")
 	n1.cmd.Process.Signal(syscall.SIGCONT)
@@ -224,8 +225,8 @@ func stop(t *testing.T, m *machine) {
 	time.Sleep(100 * time.Millisecond) // what was on its way is there
 }
 
-// A process that was killed comes back with what it had, without a new key; one whose
-// identity was taken meanwhile finds that out and waits.
+// A process that was killed comes back with its old state, without a new key. If its
+// identity was taken meanwhile, it finds that out and waits.
 func TestWorkloadKilled(t *testing.T) {
 	w, store := newWorld(t), newIdentities()
 	w.boot(quickLease(store, "n2"))
@@ -252,9 +253,8 @@ func TestWorkloadKilled(t *testing.T) {
 }
 
 // A holder that was stopped before it asked the store for the last time does not
-// register. One that was stopped with that answer and a good auth key in its hands takes
-// the device from the next one, for a moment: the next one holds the identity, and it
-// does not.
+// register. One that was stopped with that answer and a good auth key takes the device
+// from the next holder, for a moment: the next one holds the identity, and it does not.
 func TestWorkloadPausedRegistering(t *testing.T) {
 	for at, generation := range map[point]uint64{{stepMint, 1, true}: 2, {stepIdentity, 2, true}: 3} {
 		t.Run(at.String(), func(t *testing.T) { testPausedRegistering(t, at, generation) })

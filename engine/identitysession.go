@@ -9,7 +9,7 @@ import (
 	"tailscale.com/types/netmap"
 )
 
-// ownKeys makes sure that the keys on disk, if there are any, are the node's to use.
+// ownKeys makes sure that the node may use the keys on disk, if it has any.
 func (n *node) ownKeys(ctx context.Context) error {
 	if err := n.holdIdentity(ctx); err != nil {
 		return err
@@ -26,17 +26,17 @@ func (n *node) stillHolds(ctx context.Context, r record) error {
 	return n.renewIdentity(ctx)
 }
 
-// errRekeyed is of a node whose device has another node key than the one that it
-// has. Headscale goes on telling it of its peers (0.29).
+// errRekeyed is the error of a node whose device was given another node key by another
+// host. Headscale goes on telling such a node of its peers (0.29).
 var errRekeyed = errors.New("another host registered the workload's device")
 
-// isRekeyed reports whether the netmap is of a device that was given another key.
+// isRekeyed reports whether the netmap belongs to a device that was given another key.
 func (s *session) isRekeyed(nm *netmap.NetworkMap) bool {
 	return s.taken != nil && !nm.Cached && nm.SelfNode.Key() != s.b.NodeKey()
 }
 
 // keepIdentity renews the identity of a workload's node while the session lasts. The
-// caller ends it.
+// caller calls end.
 func (s *session) keepIdentity(ctx context.Context) (end func()) {
 	if s.n.record().Generation == 0 {
 		return func() {}

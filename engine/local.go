@@ -24,8 +24,8 @@ import (
 // process to itself, and decrypted again. Local delivery hands a frame that one
 // pod's link gave to the other pod's link, whole: 64 KB of TCP stay uncut.
 //
-// It delivers what WireGuard and both packet filters would have let through, and
-// nothing else. Each question is put to whoever answers it on the other way:
+// It delivers only what WireGuard and both packet filters would have let through. Each
+// check asks the code that would decide on the way through WireGuard:
 //
 //   - the sender's backend says which peer has the destination, and that must be
 //     the receiving node under the key that it has now, and one that the sender's
@@ -34,25 +34,25 @@ import (
 //     key, may send from, and the source must be one of these addresses;
 //   - the sender's filter decides on the way out, the receiver's on the way in.
 //
-// Whatever is refused, or is not plain TCP or UDP, goes by WireGuard instead. So
-// a refusal, what is counted of it and what the sender is told of it are always
-// WireGuard's own, and local delivery only has to be sure of what it lets through.
+// Packets that are refused, or that are not plain TCP or UDP, go by WireGuard instead.
+// So a refusal, its counters and what the sender is told are always WireGuard's own,
+// and local delivery only has to be sure of what it lets through.
 
-// neighbours are the nodes of this engine that are in a tailnet, by the key that
-// their peers know them by.
+// neighbours are the nodes of this engine that are in a tailnet, by the key that their
+// peers know.
 type neighbours struct {
-	changes atomic.Uint64 // of byKey
-	mu      sync.Mutex    // for writing byKey
+	changes atomic.Uint64 // counts changes of byKey
+	mu      sync.Mutex    // held to write byKey
 	byKey   atomic.Pointer[map[key.NodePublic]*neighbour]
 }
 
-// neighbour is one node, as long as its backend and its device are open.
+// neighbour is a node, as long as its backend and its device are open.
 type neighbour struct {
 	all    *neighbours
 	engine *wgEngine
 	device *podnet.Device
 
-	// Of the goroutine that reads the device.
+	// These belong to the goroutine that reads the device.
 	parsed packet.Parsed
 	routes map[flowEnds]localRoute
 }
@@ -60,14 +60,14 @@ type neighbour struct {
 // flowEnds are the addresses of a packet.
 type flowEnds struct{ src, dst netip.Addr }
 
-// localRoute is what was found out of a pair of addresses, and when.
+// localRoute is the result for a pair of addresses, and its time.
 type localRoute struct {
-	to                  *neighbour // that has the destination, nil if none
-	takes               bool       // what comes from the source
+	to                  *neighbour // the neighbour with the destination, nil if none
+	takes               bool       // it accepts packets from the source
 	known, mine, theirs uint64     // changes of the neighbours, of this engine, of to's
 }
 
-// neighbour returns the one that packets may go to, nil if there is none.
+// neighbour returns the neighbour that packets may go to, nil for none.
 func (r *localRoute) neighbour() *neighbour {
 	if r.takes {
 		return r.to
@@ -111,8 +111,8 @@ func (ns *neighbours) find(k key.NodePublic) *neighbour {
 	return nil
 }
 
-// receiver returns the device that the node's packet is to be handed to, nil if
-// it is to go by WireGuard. It is called for every frame.
+// receiver returns the device that gets the node's packet, nil if the packet goes by
+// WireGuard. It is called for every frame.
 func (n *neighbour) receiver(p []byte) *podnet.Device {
 	ends, ok := plainEnds(p)
 	if !ok {
@@ -125,8 +125,7 @@ func (n *neighbour) receiver(p []byte) *podnet.Device {
 	return to.device
 }
 
-// plainEnds returns the addresses of a packet of TCP or UDP that is whole and has
-// no IP options.
+// plainEnds returns the addresses of a whole TCP or UDP packet without IP options.
 func plainEnds(p []byte) (ends flowEnds, ok bool) {
 	var proto byte
 	switch {
@@ -147,8 +146,8 @@ func plainEnds(p []byte) (ends flowEnds, ok bool) {
 	return ends, proto == byte(ipproto.TCP) || proto == byte(ipproto.UDP)
 }
 
-// route returns the neighbour that packets with these addresses may go to, nil if
-// there is none.
+// route returns the neighbour that packets with these addresses may go to, nil for
+// none.
 func (n *neighbour) route(ends flowEnds) *neighbour {
 	known, mine := n.all.changes.Load(), n.engine.changes.Load()
 	r, ok := n.routes[ends]
@@ -157,7 +156,7 @@ func (n *neighbour) route(ends flowEnds) *neighbour {
 	}
 	r = localRoute{known: known, mine: mine, to: n.peerAt(ends.dst)}
 	if r.to != nil {
-		r.theirs = r.to.engine.changes.Load() // before it is asked
+		r.theirs = r.to.engine.changes.Load() // read before the question
 		r.takes = n.mayReach(r.to, ends.src)
 	}
 	if len(n.routes) >= maxLocalRoutes {
@@ -167,10 +166,10 @@ func (n *neighbour) route(ends flowEnds) *neighbour {
 	return r.neighbour()
 }
 
-// peerAt returns the neighbour that has the address in this node's own netmap,
-// and that its WireGuard would send to: the lookup by address also finds a peer
-// whose key has expired (ipn/ipnlocal/resolve.go), which WireGuard has no
-// configuration of (net/routemanager).
+// peerAt returns the neighbour that has the address in this node's own netmap, and that
+// its WireGuard would send to. The lookup by address also finds a peer whose key has
+// expired (ipn/ipnlocal/resolve.go), for which WireGuard has no configuration
+// (net/routemanager).
 func (n *neighbour) peerAt(dst netip.Addr) *neighbour {
 	k, ok := n.engine.peerAt(dst)
 	if !ok || !n.engine.mayComeFrom(k, dst) {
@@ -200,7 +199,7 @@ func (n *neighbour) pass(to *neighbour, p []byte) bool {
 	q := &n.parsed
 	q.Decode(p)
 	if q.IPProto == ipproto.UDP && disco.LooksLikeDiscoWrapper(q.Payload()) {
-		return false // which the nodes themselves look at (net/tstun/wrap.go, isSelfDisco)
+		return false // the nodes themselves check disco packets (net/tstun/wrap.go, isSelfDisco)
 	}
 	if r, _ := out.RunOut(q, 0); r != filter.Accept {
 		return false
@@ -208,8 +207,7 @@ func (n *neighbour) pass(to *neighbour, p []byte) bool {
 	return in.RunIn(q, 0) == filter.Accept
 }
 
-// localPeers returns those of the devices that are nodes of this engine, and in the
-// same tailnet.
+// localPeers returns the devices that are nodes of this engine in the same tailnet.
 func (n *node) localPeers(devices []tailcfg.StableNodeID) (local []tailcfg.StableNodeID) {
 	for _, peer := range n.e.snapshot() {
 		id := tailcfg.StableNodeID(peer.snapshot().NodeID)

@@ -52,7 +52,7 @@ const (
 	none  = ""
 )
 
-// aclRows are policies, and what then gets from a to b and from b to a.
+// aclRows are policies, with what then passes from a to b and from b to a.
 var aclRows = []struct {
 	name   string
 	rules  []control.Rule
@@ -124,7 +124,7 @@ func (l *lane) expectRefusals(t *testing.T, ab, ba string) {
 	if !l.local {
 		return
 	}
-	// Answers count for the one that gives them; ICMP is WireGuard's.
+	// Answers count for the node that sends them; ICMP is WireGuard's.
 	gotA := l.deliveredLocally(l.a) - locallyA
 	gotB := l.deliveredLocally(l.b) - locallyB
 	want := strings.Contains(ab+ba, "tcp") || strings.Contains(ab+ba, "udp")
@@ -133,8 +133,8 @@ func (l *lane) expectRefusals(t *testing.T, ab, ba string) {
 	}
 }
 
-// expect asks all probes of one direction at once, and returns how many packets
-// should have been refused. What ends otherwise than it should is asked again.
+// expect asks all probes of one direction at once, and returns how many packets should
+// have been refused. Probes with a wrong result are asked again.
 func (l *lane) expect(t *testing.T, from, to side, pass string) (stopped int) {
 	t.Helper()
 	var mu sync.Mutex

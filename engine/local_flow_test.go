@@ -20,8 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a packet filter lets through because of what went before is the same on
-// both ways.
+// A packet filter lets the same through because of earlier packets on both ways.
 func TestLocalConnections(t *testing.T) {
 	eachLane(newLanes(t, "conn"), func(l *lane) {
 		for _, family := range []int{4, 6} {
@@ -87,7 +86,7 @@ func (l *lane) expectReplies(family int) {
 	l.policy()
 	step("an answer without a rule", server, a, asker, true)
 	step("a question of the same flow, which b has answered", asker, b, server, true)
-	// A node remembers what it has sent, whatever became of it.
+	// A node remembers the packets that it has sent, whatever became of them.
 	step("a question to a port whose words were refused", asker, from(l.b, other), other, true)
 	step("a question to a port that never spoke", asker, from(l.b, mute), mute, false)
 	l.policy(rule("tag:a", "tag:b"))
@@ -122,7 +121,7 @@ func arrives(from *net.UDPConn, to netip.AddrPort, at *net.UDPConn) bool {
 	}
 }
 
-// What is sent in bulk arrives whole, in both directions at once.
+// Bulk data arrives whole, in both directions at once.
 func TestLocalBulk(t *testing.T) {
 	eachLane(newLanes(t, "bulk"), func(l *lane) {
 		var wg sync.WaitGroup
@@ -146,7 +145,7 @@ func TestLocalBulk(t *testing.T) {
 	})
 }
 
-// segmentsRefused sends what the kernel cuts where nothing is allowed: each
+// segmentsRefused sends data that the kernel cuts where nothing is allowed: each
 // datagram counts.
 func (l *lane) segmentsRefused(from, to side) {
 	l.t.Helper()
@@ -252,7 +251,7 @@ func (l *lane) segments(from, to side, family int) {
 	}
 }
 
-// datagram is what the datagram of a number says.
+// datagram returns the content of the datagram of a number.
 func datagram(i, size int) []byte {
 	b := make([]byte, size)
 	rand.NewChaCha8([32]byte{byte(i), byte(i >> 8)}).Read(b)
@@ -260,7 +259,7 @@ func datagram(i, size int) []byte {
 	return b
 }
 
-// segmentSize is how long each of the datagrams is that a read has given.
+// segmentSize returns the length of each datagram of a read.
 func segmentSize(oob []byte, n int) int {
 	messages, err := syscall.ParseSocketControlMessage(oob)
 	if err != nil {

@@ -213,8 +213,8 @@ func (l *lane) ends() ends {
 	return e
 }
 
-// TestLocalPackets sends from a to b what no socket of a's kernel would, with
-// all allowed but protocols that a policy has to name. A packet arrives as it
+// TestLocalPackets sends packets from a to b that no socket of a's kernel would send,
+// with all allowed except protocols that a policy has to name. A packet arrives as it
 // was sent, or not at all.
 func TestLocalPackets(t *testing.T) {
 	lanes := newLanes(t, "raw")

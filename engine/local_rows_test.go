@@ -18,7 +18,7 @@ type packetRow struct {
 	cut     int // bytes that are not part of the packet by its own length
 }
 
-// as is the packet as it should arrive.
+// as is the packet that should arrive.
 func (r packetRow) as(sent []byte) []byte { return sent[:len(sent)-r.cut] }
 
 // with returns the packet with a change.
@@ -109,7 +109,7 @@ func spoofedRows(e ends) (rows []packetRow) {
 	return rows
 }
 
-// strayRows go to what is no address of b's node.
+// strayRows go to addresses that b's node does not have.
 func strayRows(e ends) (rows []packetRow) {
 	to4 := func(name, addr string) {
 		rows = append(rows, packetRow{"to " + name, e.v4.with(func(p *rawPacket) { p.dst = netip.MustParseAddr(addr) }), false, 0})
@@ -198,7 +198,7 @@ func tcp(flags byte) []byte {
 	return h
 }
 
-// brokenRows are not what they say.
+// brokenRows have headers that do not fit their content.
 func brokenRows(e ends) []packetRow {
 	v4 := func(mangle func([]byte) []byte) rawPacket { return e.v4.with(func(p *rawPacket) { p.mangle = mangle }) }
 	v6 := func(mangle func([]byte) []byte) rawPacket { return e.v6.with(func(p *rawPacket) { p.mangle = mangle }) }

@@ -22,9 +22,9 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-// What two pods of one machine may send to each other is the same whether it
-// goes over WireGuard or is handed over in this process. The tests below do
-// everything on two lanes, one for each way, and want the same of both.
+// Two pods of one host may send each other the same over WireGuard and by local
+// delivery. The tests below do everything on two lanes, one for each way, and want the
+// same of both.
 
 // lane is a tailnet with two pods of one machine.
 type lane struct {
@@ -187,8 +187,8 @@ func (l *lane) aclDrops(s side) int64 {
 	return n.Value()
 }
 
-// policy makes the rules the tailnet's, and returns once both nodes go by them.
-// Whatever the control plane has told them before, they then know.
+// policy makes the rules the tailnet's, and returns once both nodes apply them. By then
+// they also know all that the control plane has told them before.
 func (l *lane) policy(rules ...control.Rule) {
 	l.t.Helper()
 	for range 2 { // what is told together is not taken in together
@@ -212,7 +212,7 @@ const (
 	silent   = "silent"
 )
 
-// silence is how long one waits for an answer on an idle machine.
+// silence is how long to wait for an answer on an idle machine.
 const silence = 400 * time.Millisecond
 
 // probe is a question that one pod asks another.
@@ -229,14 +229,13 @@ func (p probe) String() string {
 	return fmt.Sprintf("%s%d:%d", p.kind, p.family, p.port)
 }
 
-// probes are all that are asked. On port 80 and 53 somebody answers, on 81 and
-// 54 nobody listens.
+// probes are all probes. Ports 80 and 53 are answered, on 81 and 54 nothing listens.
 var probes = []probe{
 	{"tcp", 4, 80}, {"tcp", 4, 81}, {"udp", 4, 53}, {"udp", 4, 54}, {"ping", 4, 0},
 	{"tcp", 6, 80}, {"tcp", 6, 81}, {"udp", 6, 53}, {"udp", 6, 54}, {"ping", 6, 0},
 }
 
-// passes is how the probe ends that nothing stops.
+// passes is the result of a probe that nothing stops.
 func (p probe) passes() string {
 	if p.port == 81 || p.port == 54 {
 		return refused

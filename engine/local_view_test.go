@@ -17,9 +17,8 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-// viewRows are what the nodes know of each other, and what then passes under a
-// policy that allows all. Nothing here is counted as refused by a packet
-// filter: it does not come so far.
+// viewRows are the nodes' views of each other, and what then passes under a policy that
+// allows all. The packet filter refuses nothing here, since packets do not reach it.
 var viewRows = []struct {
 	name   string
 	change func(l *lane)
@@ -126,8 +125,8 @@ var viewRows = []struct {
 // moved is an address that no device has been given.
 var moved = netip.MustParseAddr("100.99.1.1")
 
-// Who does not see whom, or sees another than there was, gets nothing through
-// on either way.
+// A node that does not see the other, or sees another device than before, gets nothing
+// through on either way.
 func TestLocalViews(t *testing.T) {
 	for i, row := range viewRows {
 		t.Run(row.name, func(t *testing.T) {
@@ -155,8 +154,8 @@ func TestLocalViews(t *testing.T) {
 	}
 }
 
-// What only the receiver has heard ends a flow of the sender's, though nothing
-// has changed at the sender's own node.
+// A change that only the receiver has heard of ends a flow of the sender's, though
+// nothing has changed at the sender's own node.
 func TestLocalReceiverChanges(t *testing.T) {
 	eachLane(newLanes(t, "recv"), func(l *lane) {
 		l.expectComing(t, l.a, l.b, 4, true)
@@ -225,8 +224,8 @@ func (l *lane) peer(s side, addr netip.Addr) *ipnstate.PeerStatus {
 	return nil
 }
 
-// expectComing expects that UDP from one pod gets to the other, or does not,
-// whatever becomes of an answer.
+// expectComing expects that UDP from one pod gets to the other, or does not, with or
+// without an answer.
 func (l *lane) expectComing(t *testing.T, from, to side, family int, want bool) {
 	t.Helper()
 	sender, receiver := l.udp(from, family, 0), l.udp(to, family, 0)
@@ -252,13 +251,13 @@ func (l *lane) expectSilence(was [2]netip.Addr) {
 			continue
 		}
 		if got := ask(l.a.Pod, was[(p.family-4)/2], p); got != silent {
-			l.t.Errorf("%s: %v to the b that is no more is %s", l.way, p, got)
+			l.t.Errorf("%s: %v to the b that is gone is %s", l.way, p, got)
 		}
 	}
 }
 
-// A backend's own pings are answered, though packets that they become are read
-// from no pod.
+// A backend's own pings are answered, though the packets that they become are read from
+// no pod.
 func TestLocalPings(t *testing.T) {
 	eachLane(newLanes(t, "bping"), func(l *lane) {
 		l.policy(control.AllowAll)

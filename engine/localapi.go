@@ -26,20 +26,19 @@ import (
 )
 
 // A pod that asks for it has the LocalAPI of its own node on a unix socket, for the
-// stock command line and for programs that use tailscale.com/client/local. It can
-// look and not touch: see localapiallow.go.
+// stock command line and for programs that use tailscale.com/client/local. It can read
+// and change nothing: see localapiallow.go.
 
 const (
-	// socketDir is the directory in the node's own that the pod's containers have a
-	// mount of. It is no mount of the socket, since each process makes a new one.
+	// socketDir is the directory, in the node's own, that the pod's containers mount.
+	// They do not mount the socket, since each process makes a new one.
 	socketDir  = "socket"
 	socketFile = "tailscaled.sock"
 )
 
-// SocketDir makes the directory that holds the pod's LocalAPI socket, and returns
-// its path. It is for the pod's containers to mount: any user in them may connect,
-// those of a user namespace too. On the host, the state directory around it lets
-// nobody but root in.
+// SocketDir makes the directory that holds the pod's LocalAPI socket, and returns its
+// path. The pod's containers mount it: any user in them may connect, those of a user
+// namespace too. On the host, the state directory around it lets only root in.
 func (e *Engine) SocketDir(podUID string) (string, error) {
 	n := e.nodeOfUID(podUID)
 	if n == nil {
@@ -80,7 +79,7 @@ func (n *node) startLocalAPI(ctx context.Context) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// serveLocalAPI serves until ctx is done, however often it takes to get a socket.
+// serveLocalAPI serves until ctx is done. It tries again until it gets a socket.
 func (n *node) serveLocalAPI(ctx context.Context) {
 	for pause := newBackoff(); ; {
 		ln, err := listenLocalAPI(filepath.Join(n.dir, socketDir))
@@ -102,8 +101,8 @@ func (n *node) serveLocalAPI(ctx context.Context) {
 	}
 }
 
-// listenLocalAPI opens the socket in dir for everybody, in place of what an
-// earlier process has left.
+// listenLocalAPI opens the socket in dir for everybody, in place of one of an earlier
+// process.
 func listenLocalAPI(dir string) (*net.UnixListener, error) {
 	if err := makeSocketDir(dir); err != nil {
 		return nil, err
@@ -122,8 +121,8 @@ func listenLocalAPI(dir string) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the pod's LocalAPI socket: %w", err)
 	}
-	// The descriptor in the path is another file's by then. What is left refuses
-	// connections, which says the same as no file.
+	// The descriptor in the path belongs to another file by then. The socket file that
+	// stays refuses connections, which a client treats like a missing file.
 	ln.SetUnlinkOnClose(false)
 	if err := os.Chmod(path, 0o666); err != nil {
 		ln.Close()
@@ -132,29 +131,29 @@ func listenLocalAPI(dir string) (*net.UnixListener, error) {
 	return ln, nil
 }
 
-// What one pod can make this process do. Who asks for more waits, in the kernel's
-// queue of connections or with his own request.
+// These bound what one pod can make this process do. Further requests wait, in the
+// kernel's queue of connections or at their turn.
 const (
 	apiConns   = 16
 	apiRate    = 1000 // units of work a second: one is about 20 µs
 	apiBurst   = 2000
-	apiHeaders = 8 << 10 // bytes; Go reads 4 KiB more before it says no
+	apiHeaders = 8 << 10 // bytes; Go reads 4 KiB more before it refuses
 	apiQueue   = 10 * time.Second
 	apiIdle    = 30 * time.Second
 	apiWrite   = 20 * time.Second
 )
 
-// apiTurns bound what the answers for one caller cost.
+// apiTurns bounds the cost of the answers for one caller.
 type apiTurns struct {
 	work  *rate.Limiter
-	large chan struct{} // holds who makes an answer of any size: one at a time
+	large chan struct{} // held for an answer of any size: one at a time
 }
 
 func newAPITurns() *apiTurns {
 	return &apiTurns{work: rate.NewLimiter(apiRate, apiBurst), large: make(chan struct{}, 1)}
 }
 
-// localAPI answers one pod.
+// localAPI answers requests of one pod.
 type localAPI struct {
 	n *node
 	*apiTurns
@@ -162,13 +161,13 @@ type localAPI struct {
 
 func newLocalAPI(n *node) *localAPI { return &localAPI{n, newAPITurns()} }
 
-// serve answers until ctx is done, and has ended all connections then.
+// serve answers until ctx is done. By then it has ended all connections.
 func (a *localAPI) serve(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{
 		Handler: a, ErrorLog: logger.StdLogger(logger.Discard), DisableGeneralOptionsHandler: true,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-		// A request lasts no longer than it may take to be read, since its context ends
-		// with that (net/http, connReader.backgroundRead).
+		// A request lasts no longer than its read timeout, since its context ends with
+		// that (net/http, connReader.backgroundRead).
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: apiWrite,
 		WriteTimeout: apiWrite, IdleTimeout: apiIdle, MaxHeaderBytes: apiHeaders,
 	}
@@ -177,7 +176,7 @@ func (a *localAPI) serve(ctx context.Context, ln net.Listener) error {
 		switch state {
 		case http.StateNew:
 			conns.Add(1)
-		case http.StateClosed: // what served it has ended
+		case http.StateClosed: // its handler has ended
 			conns.Done()
 		}
 	}
@@ -189,7 +188,7 @@ func (a *localAPI) serve(ctx context.Context, ln net.Listener) error {
 	return fmt.Errorf("serving the pod's LocalAPI: %w", err)
 }
 
-// slots is a listener that has few connections at a time.
+// slots is a listener with a bounded number of connections.
 type slots struct {
 	net.Listener
 	ctx  context.Context
@@ -230,8 +229,8 @@ func (a *localAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.answer(w, r, podMayCall(), a.n)
 }
 
-// answer answers a request for the node, if it is one that the caller may make, and
-// when it is his turn.
+// answer answers a request for the node, if the caller may make it, when its turn
+// comes.
 func (t *apiTurns) answer(w http.ResponseWriter, r *http.Request, may callable, n *node) {
 	call, refused := may.allow(r)
 	if refused != nil {
@@ -288,8 +287,8 @@ func (t *apiTurns) enter(ctx context.Context, call call) (leave func(), err erro
 	}
 }
 
-// answerStatus is localapi's serveStatus without the address at which anybody could
-// log the node in as himself.
+// answerStatus is localapi's serveStatus without the login address, at which anybody
+// could make the node their own.
 func answerStatus(w http.ResponseWriter, b *backend, call call) {
 	status := b.StatusWithoutPeers
 	if call.query.Get("peers") != "false" {

@@ -12,8 +12,8 @@ import (
 	"tailscale.com/tstime"
 )
 
-// TestLocalAPIWhileNodeGoes: who asks while the node's backend is closed and opened
-// anew has an answer or an error, and keeps neither from happening.
+// TestLocalAPIWhileNodeGoes: a request while the node's backend is closed and opened
+// again gets an answer or an error, and keeps the backend from neither.
 func TestLocalAPIWhileNodeGoes(t *testing.T) {
 	w := newWorld(t)
 	w.boot()

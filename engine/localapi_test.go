@@ -91,7 +91,7 @@ func get(path string) string {
 	return "GET " + path + " HTTP/1.1\r\nHost: local-tailscaled.sock\r\n\r\n"
 }
 
-// TestLocalAPI: what Tailscale's own client reads is the pod's node, and who calls it.
+// TestLocalAPI: Tailscale's own client reads the pod's node, and learns who calls it.
 func TestLocalAPI(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -131,7 +131,8 @@ func TestLocalAPI(t *testing.T) {
 	}
 }
 
-// TestLocalAPIReadsOnly: what would change the node is refused, by whatever way.
+// TestLocalAPIReadsOnly: requests that would change the node are refused, in every
+// form.
 func TestLocalAPIReadsOnly(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -188,8 +189,8 @@ func TestLocalAPIReadsOnly(t *testing.T) {
 	}
 }
 
-// TestLocalAPIBounded: a pod that opens all it can and sends too much keeps nobody
-// but itself from an answer, and costs this process no more than it may.
+// TestLocalAPIBounded: a pod that opens all it can and sends too much delays only its
+// own answers, and costs this process no more than it may.
 func TestLocalAPIBounded(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -212,7 +213,7 @@ func TestLocalAPIBounded(t *testing.T) {
 	if more := runtime.NumGoroutine() - before; more > 4*apiConns {
 		t.Errorf("%d goroutines more for 200 connections", more)
 	}
-	// Who sends no request is cut off.
+	// A client that sends no request is disconnected.
 	conns[0].SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := io.ReadAll(conns[0]); err != nil {
 		t.Errorf("the first connection: %v", err)
@@ -229,7 +230,7 @@ func TestLocalAPIBounded(t *testing.T) {
 	}
 }
 
-// TestLocalAPIRefusalsCost: who asks for what is refused asks no more often than others.
+// TestLocalAPIRefusalsCost: refused requests are bounded like others.
 func TestLocalAPIRefusalsCost(t *testing.T) {
 	api := newLocalAPI(nil)
 	begin := time.Now()
@@ -278,8 +279,8 @@ func TestLocalAPIEnds(t *testing.T) {
 	}
 }
 
-// TestLocalAPIRestart: the directory that the containers have a mount of holds the
-// next process's socket, and until then one that refuses.
+// TestLocalAPIRestart: the directory that the containers mount holds the next process's
+// socket, and until then one that refuses.
 func TestLocalAPIRestart(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -353,8 +354,8 @@ func TestNoLocalAPI(t *testing.T) {
 	}
 }
 
-// TestStatusHidesLogin: whoever has the address at which the control plane wants a
-// login could make the node his own.
+// TestStatusHidesLogin: with the address at which the control plane wants a login
+// anybody could make the node their own.
 func TestStatusHidesLogin(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -372,7 +373,7 @@ func TestStatusHidesLogin(t *testing.T) {
 	}
 }
 
-// TestAwait: whoever waits for a node is told when it is up, or why it is not.
+// TestAwait: a caller that waits for a node is told when it is up, or why it is not.
 func TestAwait(t *testing.T) {
 	w := newWorld(t)
 	w.boot()

@@ -14,10 +14,10 @@ import (
 	"tailscale.com/client/tailscale/apitype"
 )
 
-// Whether a reader may call something is decided by each endpoint of tailscale.com's
-// LocalAPI for itself (ipn/localapi/localapi.go), and not all of what acts asks. So a
-// pod gets what is listed here, and a request is built from what was checked:
-// no header, no body, no parameter of another name goes through.
+// Each endpoint of tailscale.com's LocalAPI decides for itself whether a reader may
+// call it (ipn/localapi/localapi.go), and some that change things do not check. So a
+// pod gets only the endpoints that are listed here. A request is built from what was
+// checked: no header, no body, no parameter of another name goes through.
 
 const (
 	pathPrefix  = "/localapi/v0/"
@@ -29,14 +29,14 @@ const (
 	pathPrefs   = pathPrefix + "prefs"
 )
 
-// What things cost, in units of apiRate.
+// Costs of calls, in units of apiRate.
 const (
 	costConn  = 2
 	costSmall = 1
 	costLarge = 100
 )
 
-// endpoint is what may be called.
+// endpoint is an endpoint that may be called.
 type endpoint struct {
 	method string
 	query  []string // parameters
@@ -47,10 +47,10 @@ type endpoint struct {
 // callable is what one kind of caller may call.
 type callable struct {
 	endpoints map[string]endpoint // by path
-	rule      string              // for who is refused
+	rule      string              // told to a caller that is refused
 }
 
-// podMayCall is what a pod may call of its own node.
+// podMayCall returns what a pod may call of its own node.
 func podMayCall() callable {
 	return callable{map[string]endpoint{
 		pathStatus:  {http.MethodGet, []string{"peers"}, costLarge, true},
@@ -61,16 +61,16 @@ func podMayCall() callable {
 	}, "a pod can read its node's LocalAPI (status, whois, ping, derpmap, usermetrics) and change nothing"}
 }
 
-// rootMayCall is what root of the host may call of any pod's node: what changes a
-// node is its pod's annotations' to say, and nobody else's.
+// rootMayCall returns what root of the host may call of any pod's node. Only the pod's
+// annotations may change a node, so it is reading too.
 func rootMayCall() callable {
 	may := podMayCall()
 	may.endpoints[pathPrefs] = endpoint{http.MethodGet, nil, costSmall, false}
-	may.rule = "of a pod's node the LocalAPI can be read (status, whois, ping, derpmap, usermetrics, prefs), and nothing changed"
+	may.rule = "root can read the LocalAPI of a pod's node (status, whois, ping, derpmap, usermetrics, prefs) and change nothing"
 	return may
 }
 
-// pingTypes are those that a node sends and answers in the tailnet. A peerapi ping
+// pingTypes are the pings that a node sends and answers in the tailnet. A peerapi ping
 // is a request over HTTP by this process.
 var pingTypes = []string{"disco", "TSMP", "ICMP"}
 
@@ -85,7 +85,7 @@ type call struct {
 	query url.Values
 }
 
-// request is the call as localapi wants it.
+// request returns the call as localapi expects it.
 func (c call) request(ctx context.Context) *http.Request {
 	r := &http.Request{
 		Method: c.method, URL: &url.URL{Path: c.path, RawQuery: c.query.Encode()}, Host: apitype.LocalAPIHost,
@@ -99,8 +99,8 @@ func (m callable) allow(r *http.Request) (call, error) {
 	c := call{path: r.URL.Path, rule: m.rule}
 	var ok bool
 	c.endpoint, ok = m.endpoints[c.path]
-	// The path as it was sent, without what a parser makes equal: escapes, a scheme
-	// and host before it.
+	// The path as it was sent, before a parser changes it: escapes, a scheme and host
+	// before it.
 	sent, query, _ := strings.Cut(r.RequestURI, "?")
 	switch {
 	case !ok || sent != c.path || r.Method != c.method:
@@ -112,7 +112,7 @@ func (m callable) allow(r *http.Request) (call, error) {
 	}
 	var err error
 	if c.query, err = url.ParseQuery(query); err != nil {
-		return call{}, fmt.Errorf("%w with a query that is none", c.refusal(r))
+		return call{}, fmt.Errorf("%w with an invalid query", c.refusal(r))
 	}
 	return c, c.checkQuery(r)
 }
@@ -136,7 +136,7 @@ func (c call) checkQuery(r *http.Request) error {
 	return nil
 }
 
-// refusal names what is refused.
+// refusal returns the error that names what is refused.
 func (c call) refusal(r *http.Request) error {
 	return fmt.Errorf("tailscale-nri: %s: refused %.20s %.80q", c.rule, r.Method, r.RequestURI)
 }

@@ -29,7 +29,7 @@ func (e *Engine) Measures() measure.Engine {
 		m.Nodes[string(s)] = 0
 	}
 	e.tally.into(&m.Engine)
-	latest := map[[2]string]podAt{} // by namespace and name, which a pod's successor has too
+	latest := map[[2]string]podAt{} // by namespace and name; a pod and its successor have the same
 	take := func(s NodeStatus, n *node) {
 		m.Nodes[string(s.State)]++
 		if s.State != Running && s.State != Pending {
@@ -50,8 +50,8 @@ func (e *Engine) Measures() measure.Engine {
 	return m.Engine
 }
 
-// podAt is a pod that was attached then, as far as it is known without its node,
-// and that node, nil if it has none.
+// podAt is a pod that was attached then, with what is known of it without its node, and
+// that node, nil if it has none.
 type podAt struct {
 	at   time.Time
 	pod  measure.Pod
@@ -61,15 +61,15 @@ type podAt struct {
 const (
 	// lockPatience is how long a scrape waits for the locks of all backends together.
 	// While peers come and go, and processors are scarce, a backend may hold its locks
-	// for a second; in a tailnet of many pods there is always one that does.
+	// for a second; in a tailnet of many pods one always does.
 	lockPatience = 20 * time.Millisecond
-	// hangs is what holds them for longer.
+	// hangs is how long a backend may hold its locks before it counts as hanging.
 	hangs = 5 * time.Second
 )
 
-// measure measures the pods, and counts those whose backend hangs. What takes a
-// backend's locks is asked of all at once; of one that does not answer in time it
-// is what was known at an earlier scrape.
+// measure measures the pods, and counts those whose backend hangs. All backends are
+// asked at once for values that need their locks. For a backend that does not answer in
+// time, the values of an earlier scrape are used.
 func (m *measuring) measure(pods []podAt) {
 	m.Pods = make([]measure.Pod, len(pods))
 	type asked struct {
@@ -106,19 +106,19 @@ func (m *measuring) measure(pods []podAt) {
 	}
 }
 
-// measuring is what is measured in one scrape.
+// measuring is the state of one scrape.
 type measuring struct {
 	measure.Engine
 	read usermetrics
 }
 
-// question is one that a backend was asked then; done is closed when it has answered.
+// question is a request to a backend and its time; done is closed when it was answered.
 type question struct {
 	at   time.Time
 	done chan struct{}
 }
 
-// ask has the facts of the backend read: by one goroutine, however often it is asked.
+// ask has the backend's facts read, by only one goroutine at a time.
 func (b *backend) ask() *question {
 	q := &question{time.Now(), make(chan struct{})}
 	if !b.asked.CompareAndSwap(nil, q) {
@@ -136,9 +136,9 @@ func (b *backend) ask() *question {
 	return q
 }
 
-// facts are what takes a backend's locks.
+// facts are the values that need a backend's locks.
 type facts struct {
-	change         uint64 // of its peers, as of which they were counted
+	change         uint64 // the number of changes of its peers when they were counted
 	peers          int
 	sessions       int
 	oldest, newest time.Time
@@ -151,7 +151,8 @@ func (b *backend) readFacts() *facts {
 	if nm := b.NetMapNoPeers(); nm != nil {
 		f.keyExpiry, f.derp = nm.SelfKeyExpiry(), nm.DERPMap
 	}
-	// To count the peers is to copy their list, so that is done when it may have changed.
+	// Counting the peers copies their list, so it is done only when the list may have
+	// changed.
 	if was := b.facts.Load(); was != nil && was.change == f.change {
 		f.peers = was.peers
 	} else if nm := b.NetMapWithPeers(); nm != nil {
@@ -169,15 +170,15 @@ func (f *facts) into(p *measure.Pod, region tailcfg.DERPRegionID) {
 	}
 }
 
-// brief is snapshot without what is copied or counted for it.
+// brief is snapshot without the fields that have to be copied or counted.
 func (n *node) brief() NodeStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.status
 }
 
-// measure writes what is measured of the node's pod without the backend's locks, and
-// returns the backend, nil if the node has none, and its home DERP region.
+// measure writes what needs no lock of the backend. It returns the backend, nil if the
+// node has none, and its home DERP region.
 func (n *node) measure(p *measure.Pod, read *usermetrics) (b *backend, region tailcfg.DERPRegionID) {
 	n.mu.Lock()
 	device, session := n.device, n.session
@@ -227,14 +228,14 @@ func (s *peerSessions) note(k key.NodePublic, state wgengine.PeerWireGuardState)
 	}
 }
 
-// keys are those of the peers.
+// keys returns the keys of the peers.
 func (s *peerSessions) keys() []key.NodePublic {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.live))
 }
 
-// read writes how many sessions there are, and when their last handshakes were.
+// read writes how many sessions exist, and when their last handshakes were.
 func (s *peerSessions) read(f *facts, e wgengine.Engine) {
 	for _, k := range s.keys() {
 		peer, ok := e.PeerByKey(k)
@@ -252,9 +253,9 @@ func (s *peerSessions) read(f *facts, e wgengine.Engine) {
 	}
 }
 
-// usermetrics reads what tailscale.com counts of a node for its users: the
-// metrics of "tailscale metrics", whose names are documented and stable. They are
-// there as text alone. It implements [http.ResponseWriter] for that.
+// usermetrics reads what tailscale.com counts of a node for its users: the metrics of
+// "tailscale metrics", whose names are documented and stable. They exist only as text,
+// so it implements [http.ResponseWriter].
 type usermetrics struct {
 	text   bytes.Buffer
 	header http.Header
@@ -301,7 +302,7 @@ var userPaths = map[string]measure.Path{
 // into writes traffic and drops, and returns the home DERP region.
 func (u *usermetrics) into(p *measure.Pod, of *usermetric.Registry) (home tailcfg.DERPRegionID) {
 	u.text.Reset()
-	of.Handler(u, nil) // which does not look at the request (tsweb/varz, ExpvarDoHandler)
+	of.Handler(u, nil) // the handler does not read the request (tsweb/varz, ExpvarDoHandler)
 	for line := range bytes.Lines(u.text.Bytes()) {
 		if line[0] == '#' {
 			continue

@@ -30,7 +30,7 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// measured is what is measured of the pod, nil if it is not there.
+// measured returns the measures of the pod, nil if it has none.
 func (w *world) measured(name string) *measure.Pod {
 	m := w.Measures()
 	for i := range m.Pods {
@@ -41,7 +41,7 @@ func (w *world) measured(name string) *measure.Pod {
 	return nil
 }
 
-// untilMeasured waits until what is measured of the pod is as it should be.
+// untilMeasured waits until the measures of the pod are as they should be.
 func (w *world) untilMeasured(name, what string, ok func(*measure.Pod) bool) (p *measure.Pod) {
 	w.t.Helper()
 	w.until(name+": "+what, func() bool {
@@ -51,7 +51,7 @@ func (w *world) untilMeasured(name, what string, ok func(*measure.Pod) bool) (p 
 	return p
 }
 
-// scrape is what a scrape of the engine has of this project's, by metric.
+// scrape returns this project's series of a scrape of the engine, by metric.
 func (w *world) scrape() map[string][]string {
 	w.t.Helper()
 	handler := promhttp.HandlerFor(exporter.NewRegistry(func() exporter.Process {
@@ -87,9 +87,9 @@ func total(lines map[string][]string, name string, labels ...string) (sum float6
 	return sum
 }
 
-// A pod's packets count where they go: to another pod of the host without
-// WireGuard, to others by it; what the filter drops counts too. Of what the engine
-// can measure, nothing is missing in a scrape.
+// A pod's packets count by their path: to another pod of the host without WireGuard, to
+// others by it. Packets that the filter drops count too. A scrape lacks nothing of what
+// the engine can measure.
 func TestMeasures(t *testing.T) {
 	for _, local := range []bool{true, false} {
 		t.Run(fmt.Sprintf("local delivery %v", local), func(t *testing.T) {
@@ -134,7 +134,7 @@ func TestMeasures(t *testing.T) {
 					t.Errorf("through WireGuard: %+v", sum)
 				}
 			}
-			// What the filter refuses is WireGuard's either way.
+			// Packets that the filter refuses go by WireGuard on both ways.
 			p = w.untilMeasured("b", "a drop and a session", func(p *measure.Pod) bool {
 				return p.Sessions == 1 && slices.ContainsFunc(p.Drops, func(d measure.Drop) bool {
 					return d.Direction == measure.In && d.Reason == "acl" && d.Packets > 0
@@ -195,7 +195,7 @@ func checkValues(t *testing.T, lines map[string][]string, f exporter.Family, lab
 	}
 }
 
-// What a pod's life is counts once, and its series end with it.
+// Each event of a pod's life counts once, and its series end with it.
 func TestMeasuresOfALife(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -247,8 +247,8 @@ func TestMeasuresOfALife(t *testing.T) {
 	}
 }
 
-// The node of a pod whose name another pod has by now does not spoil the scrape:
-// the later attach counts. A pod that could not be attached late is not up.
+// A node of an earlier pod of the same name does not spoil the scrape: the later attach
+// counts. A pod that could not be attached late is not up.
 func TestMeasuresAreOfOnePod(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -268,8 +268,8 @@ func TestMeasuresAreOfOnePod(t *testing.T) {
 	w.scrape()
 }
 
-// A backend that hangs keeps no scrape waiting, and hides nothing: not the others,
-// and not what its own pod sends. It is counted when it has hung for long.
+// A backend that hangs delays no scrape, and hides neither the others nor what its own
+// pod sends. It is counted when it has hung for long.
 func TestMeasuresWhileOneHangs(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -339,8 +339,8 @@ func TestMeasuresWhileTheEngineEnds(t *testing.T) {
 	}
 }
 
-// TestUserMetrics holds what is read of tailscale.com's metrics against what it
-// has: all paths, all directions.
+// TestUserMetrics compares the metrics that are read with those that tailscale.com has:
+// all paths, all directions.
 func TestUserMetrics(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -374,8 +374,8 @@ func TestUserMetrics(t *testing.T) {
 	}
 }
 
-// TestUserMetricsText: numbers arrive in the right place, those of IPv4 and IPv6
-// as one.
+// TestUserMetricsText: numbers arrive in the right place, those of IPv4 and IPv6 as
+// one.
 func TestUserMetricsText(t *testing.T) {
 	type label struct{ Path string }
 	reg := new(usermetric.Registry)

@@ -18,13 +18,13 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// Root of the host can look into each pod's node, whether or not the pod has a
-// LocalAPI of its own. What a look costs is bounded as for one pod, for all of them
-// together: it is a person who looks. But each node has its own turns, so that one
-// that hangs keeps nobody from the others.
+// Root of the host can look into each pod's node, whether or not the pod has a LocalAPI
+// of its own. The cost is bounded as for one pod, for all pods together, since a person
+// looks. But each node has its own turns, so that one that hangs does not block the
+// others.
 
-// NetNS names a pod's network namespace. It can be sent to another process of the
-// same mount namespace, which reaches the same one by it or none.
+// NetNS names a pod's network namespace. It can be sent to another process of the same
+// mount namespace, which reaches the same namespace by it or none.
 type NetNS = podnet.Namespace
 
 // PodView is what a command needs to look into a pod's node.
@@ -37,7 +37,8 @@ type PodView struct {
 // socket.
 type Netcheck struct {
 	Report *netcheck.Report `json:"report"` // the last, nil before the first
-	// HomeDERP is the code of the region through which peers reach it, "" if none.
+	// HomeDERP is the code of the region through which peers reach it, "" if it has
+	// none.
 	HomeDERP string `json:"homeDERP,omitempty"`
 	Port     uint16 `json:"port"` // of the UDP socket, on the host
 }
@@ -46,9 +47,9 @@ type Netcheck struct {
 const PodAPIPrefix = "/v1/pods/"
 
 // PodAPI returns a handler for root of this host. Below /v1/pods/NAMESPACE/POD it
-// answers GET with a PodView, GET /netcheck with a Netcheck, and /localapi/v0/… as
-// the LocalAPI of the pod's node does, as far as that is reading. A pod that has no
-// node here is 404, with a list of those that have; one whose node cannot answer is 503.
+// answers GET with a PodView, GET /netcheck with a Netcheck, and /localapi/v0/… as the
+// LocalAPI of the pod's node does, for calls that read. A pod without a node here is
+// 404, with a list of those that have one; a pod whose node cannot answer is 503.
 func (e *Engine) PodAPI() http.Handler {
 	return (&podAPI{e, newAPITurns().work, apiQueue + apiWrite}).handler()
 }
@@ -60,12 +61,12 @@ func (a *podAPI) handler() http.Handler {
 	mux.HandleFunc("GET "+pod+"/netcheck", a.netcheck)
 	mux.HandleFunc(pod+"/localapi/", a.localAPI)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Each request of a connection sets it anew.
+		// Each request of a connection sets its own.
 		var deadline time.Time
-		if !strings.HasSuffix(r.URL.Path, pathPing) { // it waits as long as its caller does, and holds no turn
+		if !strings.HasSuffix(r.URL.Path, pathPing) { // a ping waits as long as its caller, and holds no turn
 			deadline = time.Now().Add(a.patience)
 		}
-		_ = http.NewResponseController(w).SetWriteDeadline(deadline) // a writer of no connection has none
+		_ = http.NewResponseController(w).SetWriteDeadline(deadline) // an error means a writer without a connection
 		mux.ServeHTTP(w, r)
 	})
 }
@@ -73,10 +74,10 @@ func (a *podAPI) handler() http.Handler {
 type podAPI struct {
 	e        *Engine
 	work     *rate.Limiter
-	patience time.Duration // for a reader of an answer, who holds a turn of the node
+	patience time.Duration // how long a slow reader may hold a turn of the node
 }
 
-// turns are those of root's looks into the node.
+// turns returns the turns of root's looks into the node.
 func (a *podAPI) turns(n *node) *apiTurns { return &apiTurns{a.work, n.looks} }
 
 func (a *podAPI) view(w http.ResponseWriter, r *http.Request) {
@@ -131,7 +132,7 @@ func (a *podAPI) localAPI(w http.ResponseWriter, r *http.Request) {
 const maxListed = 10
 
 // find returns the pod that the path names, and its node, nil for a pod that was
-// refused one. It answers if there is no such pod.
+// refused one. If the pod does not exist it writes the answer.
 func (a *podAPI) find(w http.ResponseWriter, r *http.Request) (PodView, *node, bool) {
 	namespace, name := r.PathValue("namespace"), r.PathValue("pod")
 	if v, n, ok := a.e.podNamed(namespace, name); ok {
@@ -153,8 +154,8 @@ func (a *podAPI) find(w http.ResponseWriter, r *http.Request) (PodView, *node, b
 	return PodView{}, nil, false
 }
 
-// podNamed returns the pod of that name: of several, as where one is still leaving,
-// the one whose sandbox lives, and of these the latest.
+// podNamed returns the pod of that name. If several have it, since one is still leaving
+// for instance, it is the one whose sandbox lives, and of these the latest.
 func (e *Engine) podNamed(namespace, name string) (PodView, *node, bool) {
 	var found *node
 	var best NodeStatus
@@ -184,7 +185,7 @@ func (e *Engine) podNamed(namespace, name string) (PodView, *node, bool) {
 	return PodView{}, nil, false
 }
 
-// sessionOrNil is runningSession of a node that may not be.
+// sessionOrNil is runningSession for a node that may be nil.
 func (n *node) sessionOrNil() *session {
 	if n == nil {
 		return nil

@@ -109,8 +109,8 @@ func TestPodAPI(t *testing.T) {
 	}, func() string { return body })
 }
 
-// TestPodAPIReadsOnly: not even root can change a node by it, or reach it by a path
-// that is not what it seems.
+// TestPodAPIReadsOnly: not even root can change a node by it, or reach it by a path in
+// disguise.
 func TestPodAPIReadsOnly(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -132,7 +132,7 @@ func TestPodAPIReadsOnly(t *testing.T) {
 		"id token": func() error { _, err := c.IDToken(ctx, "x"); return err },
 		"peerapi":  func() error { _, err := c.Ping(ctx, node.Addresses[0], tailcfg.PingPeerAPI); return err },
 	} {
-		if err := try(); err == nil || !strings.Contains(err.Error(), "the LocalAPI can be read") {
+		if err := try(); err == nil || !strings.Contains(err.Error(), "root can read the LocalAPI") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -156,8 +156,8 @@ func TestPodAPIReadsOnly(t *testing.T) {
 	}
 }
 
-// TestPodAPIUnknown: who errs about the pod is told which there are, and why a node
-// does not answer.
+// TestPodAPIUnknown: for an unknown pod the answer lists the known ones, and it says
+// why a node does not answer.
 func TestPodAPIUnknown(t *testing.T) {
 	w := newWorld(t)
 	w.control.AddFault(control.Fault{Path: "/api/v2/oauth/token", Status: 401, Message: "API token invalid"})
@@ -206,8 +206,8 @@ func TestPodAPINamesake(t *testing.T) {
 	}
 }
 
-// TestPodAPISlowReader: who does not read his answer keeps others from that node for a
-// while and not for good, and from no other node.
+// TestPodAPISlowReader: a caller that does not read the answer keeps others from that
+// node for a while and not for good, and from no other node.
 func TestPodAPISlowReader(t *testing.T) {
 	w := newWorld(t)
 	w.boot()

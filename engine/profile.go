@@ -22,8 +22,8 @@ type tailnetAccess struct {
 	api tailnet.DeviceAPI // nil where there is none: nodes are logged out, and no device is looked up
 }
 
-// openTailnets makes the tailnets of the configuration the engine's. What each can do
-// is asked here alone.
+// openTailnets takes the tailnets of the configuration over into the engine. Whether one
+// has an API for its devices is asked only here.
 func (e *Engine) openTailnets() {
 	all := map[string]tailnet.Tailnet{"": e.cfg.Tailnet}
 	maps.Copy(all, e.cfg.Profiles)
@@ -38,17 +38,17 @@ func (e *Engine) openTailnets() {
 		}
 		e.tailnets[profile] = access
 	}
-	e.cfg.Tailnet, e.cfg.Profiles = nil, nil // from here on each is asked for what is its own, as a step
+	e.cfg.Tailnet, e.cfg.Profiles = nil, nil // from here on only e.tailnets is used, so that changes are steps
 }
 
-// profile names the node's tailnet.
+// profile returns the name of the node's tailnet.
 func (n *node) profile() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.status.Features.Profile
 }
 
-// tailnet is the node's own. Neither n.op nor n.mu is held.
+// tailnet returns the node's tailnet. Neither n.op nor n.mu is held.
 func (n *node) tailnet() tailnetAccess {
 	profile := n.profile()
 	if tn, ok := n.e.tailnets[profile]; ok {
@@ -58,16 +58,16 @@ func (n *node) tailnet() tailnetAccess {
 	return tailnetAccess{absent, absent}
 }
 
-// asBegun is the pod as it was when the sandbox was first attached, but for the way
-// to its netns: what it may have and gets by default may be other things by now.
-// n.op is held.
+// asBegun returns the pod as it was when the sandbox was first attached, except for the
+// way to its netns: what it may have and gets by default may have changed since. n.op
+// is held.
 //
-// Nor does a pod that is in one tailnet come into another with its next sandbox:
-// the first one's API knows its device, and no other may be asked to delete it.
+// A pod that is in one tailnet does not move to another with its next sandbox: the
+// first one's API knows its device, and no other may be asked to delete it.
 func (n *node) asBegun(pod Pod) (Pod, error) {
 	was := n.rec.Pod
 	switch {
-	case n.fresh, was.SandboxID == podstate.UnknownSandbox && was.Features.Profile == "": // it may have been in any
+	case n.fresh, was.SandboxID == podstate.UnknownSandbox && was.Features.Profile == "": // it may have been in any tailnet
 		return pod, nil
 	case was.SandboxID == pod.SandboxID:
 		was.NetNS, was.PID = pod.NetNS, pod.PID
@@ -79,9 +79,9 @@ func (n *node) asBegun(pod Pod) (Pod, error) {
 	return pod, nil
 }
 
-// absentTailnet is in the place of one that the configuration no longer has. A node
-// that is in it goes on, and keeps its device when its pod is gone: no other
-// tailnet's API is asked about it.
+// absentTailnet replaces a tailnet that the configuration no longer has. A node in it
+// goes on, and keeps its device when its pod is gone: no other tailnet's API is asked
+// about it.
 type absentTailnet struct {
 	profile, loginServer string
 	names                *Names
@@ -128,7 +128,7 @@ func (absentTailnet) LockKey(key.MachinePublic, bool) (lock key.NLPrivate, ok bo
 
 func (absentTailnet) Ours(tailnet.Device) (ours, chosenName bool) { return false, false }
 
-// RequestsTags: a node that is in has its tags.
+// RequestsTags returns false: a node that is in the tailnet has its tags.
 func (absentTailnet) RequestsTags() bool { return false }
 
 func (absentTailnet) KeyRenewal() string { return "" }

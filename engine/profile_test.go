@@ -25,7 +25,7 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-// secondTailnet is another control plane, with what lets nodes into it.
+// secondTailnet is another control plane, with credentials for its nodes.
 func (w *world) secondTailnet() (*control.Server, tailnet.Tailnet) {
 	w.t.Helper()
 	srv, err := control.Start(control.Config{Addr: nstest.HostAddr, Logger: testLogger(w.t, "control 2")})
@@ -33,19 +33,19 @@ func (w *world) secondTailnet() (*control.Server, tailnet.Tailnet) {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(srv.Close)
-	door, err := tailnet.NewOAuth(tailnet.OAuthConfig{
+	tn, err := tailnet.NewOAuth(tailnet.OAuthConfig{
 		ClientID: "lab-client", ClientSecret: "lab-secret",
 		BaseURL: srv.APIURL(), ControlURL: srv.ControlURL(), Logger: testLogger(w.t, "tailnet 2"),
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return srv, door
+	return srv, tn
 }
 
 // withProfile has an engine know the tailnet under the name.
-func withProfile(name string, door tailnet.Tailnet) func(*Config) {
-	return func(c *Config) { c.Profiles = map[string]tailnet.Tailnet{name: door} }
+func withProfile(name string, tn tailnet.Tailnet) func(*Config) {
+	return func(c *Config) { c.Profiles = map[string]tailnet.Tailnet{name: tn} }
 }
 
 // serveName answers on TCP port 7 of every address of the pod with a name.
@@ -96,8 +96,8 @@ func TestProfiles(t *testing.T) {
 	for _, noLocal := range []bool{false, true} {
 		t.Run(fmt.Sprint("noLocal=", noLocal), func(t *testing.T) {
 			w := newWorld(t)
-			srv, door := w.secondTailnet()
-			w.boot(withProfile("prod", door), func(c *Config) { c.NoLocalDelivery = noLocal })
+			srv, tn := w.secondTailnet()
+			w.boot(withProfile("prod", tn), func(c *Config) { c.NoLocalDelivery = noLocal })
 			pods, specs, nodes := map[string]*nstest.Pod{}, map[string]Pod{}, map[string]NodeStatus{}
 			for _, name := range []string{"a1", "b1", "a2", "b2", "c2"} {
 				p, pod := w.pod(name)
@@ -145,12 +145,12 @@ func TestProfiles(t *testing.T) {
 }
 
 // A node whose profile is gone from the configuration goes on. At its pod's end its
-// device is deleted by nobody, since no other tailnet's API may be asked, and is
-// deleted once the profile is back.
+// device is not deleted, since no other tailnet's API may be asked. It is deleted once
+// the profile is back.
 func TestProfileGone(t *testing.T) {
 	w := newWorld(t)
-	srv, door := w.secondTailnet()
-	w.boot(withProfile("prod", door))
+	srv, tn := w.secondTailnet()
+	w.boot(withProfile("prod", tn))
 	_, other := w.pod("other")
 	w.mustAttach(other)
 	w.await(other.UID, Running)
@@ -180,18 +180,18 @@ func TestProfileGone(t *testing.T) {
 	}
 
 	w.halt()
-	w.boot(withProfile("prod", door))
+	w.boot(withProfile("prod", tn))
 	w.awaitForgotten(pod.UID)
 	if one, two := len(w.control.Devices()), len(srv.Devices()); one != 1 || two != 0 {
 		t.Errorf("%d and %d devices once the profile is back, want one and none", one, two)
 	}
 }
 
-// What was decided for a sandbox stays, and no pod goes from one tailnet to another.
+// A decision for a sandbox stays, and no pod goes from one tailnet to another.
 func TestSandboxKeepsWhatItBeganWith(t *testing.T) {
 	w := newWorld(t)
-	_, door := w.secondTailnet()
-	w.boot(withProfile("prod", door))
+	_, tn := w.secondTailnet()
+	w.boot(withProfile("prod", tn))
 	_, pod := w.pod("a")
 	w.mustAttach(pod)
 	w.await(pod.UID, Running)
@@ -222,8 +222,8 @@ func TestSandboxKeepsWhatItBeganWith(t *testing.T) {
 // A record that is damaged still tells in which tailnet the device is.
 func TestRescueKeepsProfile(t *testing.T) {
 	w := newWorld(t)
-	srv, door := w.secondTailnet()
-	w.boot(withProfile("prod", door))
+	srv, tn := w.secondTailnet()
+	w.boot(withProfile("prod", tn))
 	_, pod := w.pod("a")
 	pod.Features.Profile = "prod"
 	w.mustAttach(pod)
@@ -237,7 +237,7 @@ func TestRescueKeepsProfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.boot(withProfile("prod", door))
+	w.boot(withProfile("prod", tn))
 	if s := w.statusOf(pod.UID); s.Features.Profile != "prod" {
 		t.Errorf("the record that took its place says %+v", s)
 	}
@@ -253,12 +253,12 @@ func TestRescueKeepsProfile(t *testing.T) {
 }
 
 // The configuration may have a profile lead to another tailnet, which knows another
-// device by the same ID. That one is not deleted, neither by a node that has not been
-// there nor by one that has.
+// device by the same ID. That device is not deleted, neither by a node that has not
+// been there nor by one that has.
 func TestProfileLeadsElsewhere(t *testing.T) {
 	w := newWorld(t)
-	srv, door := w.secondTailnet()
-	w.boot(withProfile("prod", door))
+	srv, tn := w.secondTailnet()
+	w.boot(withProfile("prod", tn))
 	_, other := w.pod("other")
 	w.mustAttach(other)
 	victim := w.await(other.UID, Running)
@@ -291,7 +291,7 @@ func TestProfileLeadsElsewhere(t *testing.T) {
 	}
 }
 
-// As TestProfileLeadsElsewhere, of a pod that has ended before.
+// As TestProfileLeadsElsewhere, for a pod that has ended before.
 func TestProfileLeadsElsewhereAtTheEnd(t *testing.T) {
 	for _, former := range []bool{false, true} {
 		t.Run(fmt.Sprint("former=", former), func(t *testing.T) { profileLeadsElsewhere(t, former) })
@@ -302,8 +302,8 @@ func TestProfileLeadsElsewhereAtTheEnd(t *testing.T) {
 // key that it has or one that was lost.
 func profileLeadsElsewhere(t *testing.T, former bool) {
 	w := newWorld(t)
-	_, door := w.secondTailnet()
-	w.boot(withProfile("prod", door))
+	_, tn := w.secondTailnet()
+	w.boot(withProfile("prod", tn))
 	_, other := w.pod("other")
 	w.mustAttach(other)
 	victim := w.await(other.UID, Running)

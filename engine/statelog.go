@@ -11,24 +11,24 @@ import (
 	"time"
 )
 
-// The log has one line for each change of a node's state: attached (Pending),
-// running, not running any more (Pending again), stopped, leaving the tailnet,
-// node removed. Each has the pod, and what is known of the node by then: its name
-// and addresses in the tailnet and the ID of its device. What is tried again is
-// said once for each new reason.
+// The log has one line for each change of a node's state: attached (Pending), running,
+// not running any more (Pending again), stopped, leaving the tailnet, node removed.
+// Each has the pod, and what is known of the node by then: its name and addresses in
+// the tailnet and the ID of its device. A reason of something that is tried again is
+// logged once.
 
-// loggedState is what the log last had of a node.
+// loggedState is the last logged state of a node.
 type loggedState struct {
 	state  State
 	addrs  []netip.Addr
 	reason string               // why it does not run
-	ready  bool                 // that it runs, or has run, since it was attached
+	ready  bool                 // it runs, or has run, since it was attached
 	kinds  map[string]time.Time // when the log had a line of a kind
 
-	impaired bool // that something is wrong with it while it is up, and not yet that this is over
+	impaired bool // the log has a fault of it while it is up, and not yet its end
 }
 
-// lineLocked returns a line's keys for who the node is, and then more. n.mu is held.
+// lineLocked returns a line's keys that identify the node, and then more. n.mu is held.
 func (n *node) lineLocked(more ...any) []any {
 	var who []any
 	if n.status.DNSName != "" {
@@ -43,19 +43,19 @@ func (n *node) lineLocked(more ...any) []any {
 	return append(who, more...)
 }
 
-// line is lineLocked for who does not hold n.mu.
+// line is lineLocked for callers that do not hold n.mu.
 func (n *node) line(more ...any) []any {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.lineLocked(more...)
 }
 
-// tellStateLocked notes that the log is about to have a line of a state, and reports
+// tellStateLocked records that the log is about to have a line for a state, and reports
 // whether that is news. n.mu is held.
 func (n *node) tellStateLocked(s State) (news bool) {
 	news = n.logged.state != s
 	n.logged.state = s
-	if s != Running { // so that its return is news
+	if s != Running { // so that its return is logged
 		maps.DeleteFunc(n.logged.kinds, func(kind string, _ time.Time) bool { return strings.HasPrefix(kind, "running ") })
 	}
 	return news
@@ -64,7 +64,7 @@ func (n *node) tellStateLocked(s State) (news bool) {
 // gone is the state of a node that has been removed, for the log alone.
 const gone State = "gone"
 
-// logAttached logs that the pod has its link, and since when the node is coming up.
+// logAttached logs that the pod has its link, and the node begins to come up.
 func (n *node) logAttached(took time.Duration) {
 	n.mu.Lock()
 	n.tellStateLocked(Pending)
@@ -75,7 +75,7 @@ func (n *node) logAttached(took time.Duration) {
 }
 
 // logState logs that the node has come to a state other than Pending and Running,
-// unless the log has that.
+// unless that was logged.
 func (n *node) logState(s State, msg string, more ...any) {
 	n.mu.Lock()
 	news, line := n.tellStateLocked(s), n.lineLocked(more...)
@@ -138,8 +138,8 @@ func (n *node) logRunning(p *progress) {
 	}
 }
 
-// logCondition logs what is wrong with a node that is, or was, up; was is what was
-// wrong before.
+// logCondition logs what is wrong with a node that is, or was, up; was is the earlier
+// fault.
 func (n *node) logCondition(c, was condition) {
 	n.mu.Lock()
 	if c.down {
@@ -155,15 +155,15 @@ func (n *node) logCondition(c, was condition) {
 		level, msg, line = slog.LevelInfo, "no longer impaired", n.lineLocked("was", was.text)
 	}
 	n.mu.Unlock()
-	if c.kind != "" || !was.down { // the end of one that was down is "running"
+	if c.kind != "" || !was.down { // the end of a fault with which it was down is logged as "running"
 		n.log().Log(n.e.ctx, level, msg, line...)
 	}
 }
 
-// saidAgain is how long the log is spared a line that it has had.
+// saidAgain is how long a line is not repeated in the log.
 const saidAgain = 10 * time.Minute
 
-// isNewsLocked reports whether the log has not had such a line lately.
+// isNewsLocked reports whether the log has not had such a line recently.
 func (n *node) isNewsLocked(kind string) bool {
 	if time.Since(n.logged.kinds[kind]) < saidAgain {
 		return false

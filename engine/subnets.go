@@ -15,8 +15,9 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// privateRanges stay on a pod's other interfaces if it uses an exit node, and are not
-// forwarded to by one: where nobody has named the cluster's ranges, they are in these.
+// privateRanges stay on a pod's other interfaces if it uses an exit node, and an exit
+// node does not forward to them: the cluster's ranges are among them where they were
+// not named.
 func privateRanges() (ranges []netip.Prefix) {
 	for _, p := range []string{
 		"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", // and multicast
@@ -27,17 +28,17 @@ func privateRanges() (ranges []netip.Prefix) {
 	return ranges
 }
 
-// cluster are the addresses that belong to the cluster, as far as is known: those
-// that were named, of the Services near the API server's, and of this machine.
+// cluster returns the known addresses of the cluster: those that were named, those of
+// the Services near the API server's, and those of this host.
 func (e *Engine) cluster() []netip.Prefix {
 	ranges := slices.Clone(e.cfg.ClusterRanges)
 	if e.cfg.Services.IsValid() {
 		ranges = append(ranges, e.cfg.Services)
 	}
-	const most = 100 // of this machine, which may have thousands
+	const most = 100 // this host may have thousands
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
-		e.log.Warn("listing this machine's addresses: a pod's exit node gets what is for them", "err", err)
+		e.log.Warn("listing this host's addresses: packets for them go to a pod's exit node", "err", err)
 	}
 	for _, a := range addrs[:min(len(addrs), most)] {
 		p, err := netip.ParsePrefix(a.String())
@@ -57,7 +58,7 @@ func (n *node) newRouter(link *podnet.Link, f *Features, fence *podnet.Router, n
 		n.e.hearFilters()
 	}
 	cluster := n.e.cluster()
-	// What the pod forwards for its peers does not go back to them.
+	// Packets that the pod forwards for its peers do not go back to them.
 	r := link.Router(n.log(), slices.Concat(cluster, f.AdvertiseRoutes), notify)
 	switch {
 	case f.ExitNode == "":
@@ -74,7 +75,7 @@ func (n *node) newRouter(link *podnet.Link, f *Features, fence *podnet.Router, n
 	return r
 }
 
-// unapproved are the routes that the node advertises and the tailnet does not use.
+// unapproved returns the routes that the node advertises and the tailnet does not use.
 func unapproved(f *Features, nm *netmap.NetworkMap) (routes []string) {
 	if nm == nil || !nm.SelfNode.Valid() {
 		return nil
@@ -88,14 +89,14 @@ func unapproved(f *Features, nm *netmap.NetworkMap) (routes []string) {
 	return routes
 }
 
-// routing is what a session knows of the routes that its pod asks for.
+// routing is a session's state of the routes that its pod asks for.
 type routing struct {
 	exit       string // what is wrong with the exit node, "" if nothing is
 	using      string // the exit node, "" if none is used
 	unapproved string
 }
 
-// followRoutes takes in what the netmap says of the routes that the pod asks for.
+// followRoutes reads from the netmap the state of the routes that the pod asks for.
 func (s *session) followRoutes() {
 	f := &s.features
 	if f.ExitNode == "" && !advertises(f) {
@@ -137,10 +138,10 @@ func (e *Engine) hearFilters() {
 		e.log.Warn("lost the watch on the pods' nftables, opening another", "err", err)
 	})
 	if err != nil {
-		e.log.Warn("what somebody changes of pods' nftables is not restored", "err", err)
+		e.log.Warn("changes of pods' nftables are not restored", "err", err)
 	}
 }
 
-// NeverForwarded returns what of p no pod forwards to, whatever it advertises; false
-// if that is nothing.
+// NeverForwarded returns the part of p that no pod forwards to, whatever it advertises;
+// false if that is nothing.
 func NeverForwarded(p netip.Prefix) (never netip.Prefix, is bool) { return podnet.NeverForwarded(p) }

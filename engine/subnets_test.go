@@ -22,9 +22,9 @@ const (
 	office, office6, shop   = "192.0.2.0/24", "2001:db8:5::/64", "192.0.2.128/25"
 )
 
-// A pod that accepts routes reaches the subnets of its peers, as soon as they are
-// approved and as long as they are, and what is the cluster's stays so. Another pod
-// notices nothing.
+// A pod that accepts routes reaches the subnets of its peers, from when they are
+// approved and as long as they are. Destinations of the cluster stay with the cluster.
+// Another pod notices nothing.
 func TestAcceptRoutes(t *testing.T) {
 	w := newWorld(t)
 	w.boot(func(c *Config) { c.ClusterRanges = []netip.Prefix{netip.MustParsePrefix(shop)} })
@@ -59,9 +59,9 @@ func TestAcceptRoutes(t *testing.T) {
 	t.Logf("withdrawn: %v", w.untilCalled(a, officeAddr, ethAddr))
 }
 
-// What is to go through an exit node goes through it or nowhere, from the pod's
-// start on, whether the peer is known, approved, connected, or the engine there. The
-// cluster stays reachable.
+// Traffic for an exit node goes through it or nowhere, from the pod's start on, whether
+// the peer is known, approved, connected, or the engine there. The cluster stays
+// reachable.
 func TestExitNode(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -90,7 +90,7 @@ func TestExitNode(t *testing.T) {
 	open := map[string]string{worldAddr: own[0].String(), worldAddr6: own[1].String(), serviceAddr: ethAddr, "10.9.0.1": ethAddr}
 	assertCalled(t, "with it", a, open)
 
-	// One that has IPv4 only.
+	// An exit node that has IPv4 only.
 	w.approve(device.ID, "0.0.0.0/0")
 	w.untilCalled(a, worldAddr6, "")
 	assertCalled(t, "without IPv6", a, map[string]string{worldAddr: own[0].String(), worldAddr6: "", "fc00:9::1": ethAddr6})
@@ -111,7 +111,7 @@ func TestExitNode(t *testing.T) {
 	w.reasonSays(podA.UID, "exit node gate offers none")
 	assertCalled(t, "after it was withdrawn", a, closed)
 
-	// Somebody takes away what refuses.
+	// Rules, routes and filter are removed.
 	if err := flushNftables(a); err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestSubnetRouter(t *testing.T) {
 			w.control.SetPolicy(control.AllowAll)
 			w.untilCalled(client, serviceAddr, ethAddr)
 
-			// What somebody takes away comes back.
+			// What is removed comes back.
 			if err := flushNftables(gateway); err != nil {
 				t.Fatal(err)
 			}
@@ -256,8 +256,8 @@ func TestPodAsExitNode(t *testing.T) {
 	assertCalled(t, "as an exit node", client, map[string]string{serviceAddr: ""})
 }
 
-// With its shields up a pod is called by nobody, a stock machine or a pod of its
-// host, and calls both.
+// With its shields up neither a stock machine nor a pod of its host can call a pod, and
+// it can call both.
 func TestShieldsUp(t *testing.T) {
 	w := newWorld(t)
 	w.boot()

@@ -16,8 +16,8 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// How often devices are swept. Each pause is drawn from half of it to one and a
-// half times it: the plugins of all machines start together.
+// How often devices are swept. Each pause is drawn from half of it to one and a half
+// times it, since the plugins of all hosts start together.
 const (
 	defaultSweepAfter = 7 * 24 * time.Hour
 	defaultSweepFirst = 8 * time.Minute // after the start: the nodes come first
@@ -27,13 +27,13 @@ const (
 // sweepMost bounds the deletions of one sweep.
 const sweepMost = 20
 
-// sweepTime bounds one sweep; what is left is the next one's.
+// sweepTime bounds one sweep; the next one does the rest.
 const sweepTime = 10 * time.Minute
 
-// sweep deletes, until ctx is done, devices whose pods are gone and that
-// nobody else deletes, since their machine has died for good. Each machine of
-// the cluster sweeps for all of them, each of its tailnets by itself: see sweepable
-// for what is swept.
+// sweep deletes, until ctx is done, devices whose pods are gone and that no other host
+// deletes, since their own has died for good. Each host of the cluster sweeps for all
+// of them, each of its tailnets by itself: see sweepable for the devices that are
+// swept.
 func (e *Engine) sweep(ctx context.Context, profile string) {
 	if e.cfg.SweepAfter < 0 || e.tailnets[profile].api == nil {
 		return
@@ -56,8 +56,8 @@ func (e *Engine) sweep(ctx context.Context, profile string) {
 	}
 }
 
-// sweepOnce makes one sweep: nothing is deleted unless the whole list is there,
-// and each device is looked at once more right before.
+// sweepOnce makes one sweep. Nothing is deleted unless the whole list was read, and
+// each device is checked again just before.
 func (e *Engine) sweepOnce(ctx context.Context, profile string) error {
 	api := e.tailnets[profile].api
 	ctx, cancel := context.WithTimeout(ctx, sweepTime)
@@ -83,7 +83,7 @@ func (e *Engine) sweepOnce(ctx context.Context, profile string) error {
 		if healsByItself(err) || ctx.Err() != nil {
 			return errors.Join(append(failed, err)...)
 		}
-		failed = append(failed, err) // of this device alone
+		failed = append(failed, err) // it concerns only this device
 	}
 	return errors.Join(failed...)
 }
@@ -99,7 +99,7 @@ func (e *Engine) sweepDevice(ctx context.Context, api tailnet.DeviceAPI, id stri
 	d, err := api.Device(ctx, id)
 	switch {
 	case errors.Is(err, tailnet.ErrNoDevice):
-		return nil // another machine was faster
+		return nil // another host was faster
 	case err != nil:
 		return err
 	case !e.sweepable(api, d):
@@ -112,10 +112,10 @@ func (e *Engine) sweepDevice(ctx context.Context, api tailnet.DeviceAPI, id stri
 	return nil
 }
 
-// sweepable reports whether nobody can miss a device: this cluster has made it,
-// beyond doubt; it has not been seen for long; and it is of no pod that this
-// machine knows of. A device whose last moment is not known, or is one to come,
-// is left alone: somebody's clock is wrong.
+// sweepable reports whether a device can be deleted without harm. This cluster has made
+// it, beyond doubt; it has not been seen for long; and no pod that this host knows has
+// it. A device whose last moment is not known, or is in the future, is left alone: a
+// clock is wrong.
 func (e *Engine) sweepable(api tailnet.DeviceAPI, d tailnet.Device) bool {
 	after := cmp.Or(e.cfg.SweepAfter, defaultSweepAfter)
 	if d.Connected || d.LastSeen.IsZero() || time.Since(d.LastSeen) < after {
@@ -125,8 +125,8 @@ func (e *Engine) sweepable(api tailnet.DeviceAPI, d tailnet.Device) bool {
 	return ours && e.holder(d.ID) == nil && !e.isElsewhere(d.ID)
 }
 
-// holder returns the node that is, or has been, this device, or one of the same ID
-// in another tailnet; nil if there is none here.
+// holder returns the node that is, or was, this device, or one of the same ID in
+// another tailnet; nil if this host has none.
 func (e *Engine) holder(id string) *node {
 	for _, n := range e.snapshot() {
 		r := n.record()

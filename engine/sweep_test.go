@@ -18,11 +18,11 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-// enter takes the world to a machine, with nothing on its disk, of a cluster.
+// enter moves the world to a host of a cluster, with nothing on its disk.
 func (w *world) enter(cluster string) {
 	w.t.Helper()
 	w.halt()
-	door, err := tailnet.NewOAuth(tailnet.OAuthConfig{
+	tn, err := tailnet.NewOAuth(tailnet.OAuthConfig{
 		ClientID: "lab-client", ClientSecret: "lab-secret", Cluster: cluster,
 		BaseURL: w.control.APIURL(), ControlURL: w.control.ControlURL(), Logger: testLogger(w.t, "tailnet"),
 		Calls: tailnet.CallLimits{PerSecond: 1000, Burst: 1000, Backoff: time.Millisecond},
@@ -30,7 +30,7 @@ func (w *world) enter(cluster string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.tailnet, w.dir = door, w.t.TempDir()
+	w.tailnet, w.dir = tn, w.t.TempDir()
 }
 
 // join attaches a pod of that name, waits until its node runs and returns it.
@@ -96,7 +96,7 @@ func (l *logged) log(cfg *Config) {
 	cfg.Logger = slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelInfo}))
 }
 
-// A machine sweeps up what another left behind that died, and nothing else.
+// A host deletes the devices that a dead host left behind, and nothing else.
 func TestSweep(t *testing.T) {
 	const old = 8 * 24 * time.Hour
 	w := newWorld(t)
@@ -140,8 +140,7 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-// The sweep comes by itself, says once what is in its way, and goes on when
-// that is gone.
+// The sweep runs by itself, logs once what prevents it, and goes on when that is over.
 func TestSweepLoop(t *testing.T) {
 	w := newWorld(t)
 	w.enter("k8s")
@@ -200,7 +199,7 @@ func (c *crowd) Device(_ context.Context, id string) (tailnet.Device, error) {
 	return d, nil
 }
 
-// A device that the API does not let go keeps no other.
+// A device that the API does not delete does not hold up the others.
 func TestSweepGoesOn(t *testing.T) {
 	w := newWorld(t)
 	w.enter("k8s")
@@ -219,8 +218,8 @@ func TestSweepGoesOn(t *testing.T) {
 	}
 }
 
-// One sweep deletes so many and no more, the oldest first, and none that has
-// gone or come back since it was listed.
+// One sweep deletes a limited number, the oldest first, and none that has gone or come
+// back since it was listed.
 func TestSweepIsBounded(t *testing.T) {
 	c := &crowd{now: map[string]tailnet.Device{}}
 	for i := range 30 {

@@ -17,10 +17,10 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// kept are the workloads' devices, which go with their identities alone.
+// kept are the workloads' devices, which go only with their identities.
 type kept struct {
 	ids      map[string]WorkloadKey
-	machines map[key.MachinePublic]WorkloadKey // of those that are not known by an ID yet, too
+	machines map[key.MachinePublic]WorkloadKey // also those without a known ID
 }
 
 // listKept returns the identities that are stored, and their devices. All of them are
@@ -45,7 +45,7 @@ func (e *Engine) listKept(ctx context.Context, profile string) (map[WorkloadKey]
 	return all, k, nil
 }
 
-// isWorkloads reports whether the device, of the profile's tailnet, is that of the
+// isWorkloads reports whether the device, of the profile's tailnet, belongs to the
 // workload's identity, which is in the default one.
 func (e *Engine) isWorkloads(ctx context.Context, profile string, d tailnet.Device, w WorkloadKey) (bool, error) {
 	if e.cfg.Identities == nil || profile != "" {
@@ -62,7 +62,7 @@ func (e *Engine) isWorkloads(ctx context.Context, profile string, d tailnet.Devi
 	return d.ID == string(id.NodeID) || err == nil && !keys.Machine.IsZero() && keys.Machine == d.MachineKey, nil
 }
 
-// of returns the workload whose device it is.
+// of returns the workload that has the device.
 func (k kept) of(d tailnet.Device) (WorkloadKey, bool) {
 	w, ok := k.ids[d.ID]
 	if !ok {
@@ -71,9 +71,10 @@ func (k kept) of(d tailnet.Device) (WorkloadKey, bool) {
 	return w, ok
 }
 
-// sweepIdentities deletes the identities that nobody has used for long, with their
-// devices: it takes each first, so that no pod does meanwhile. One that has a holder
-// still gets a lease's time for a renewal: the clock here may be the one that is wrong.
+// sweepIdentities deletes the identities that were not used for long, with their
+// devices. It takes each first, so that no pod takes it meanwhile. An identity that has
+// a holder still gets a lease's time for a renewal: this host's clock may be the one
+// that is wrong.
 func (e *Engine) sweepIdentities(ctx context.Context, api tailnet.DeviceAPI, all map[WorkloadKey]Identity, k kept, devices []tailnet.Device) error {
 	of := map[WorkloadKey][]tailnet.Device{}
 	for _, d := range devices {
@@ -103,8 +104,8 @@ func (e *Engine) sweepIdentities(ctx context.Context, api tailnet.DeviceAPI, all
 	return errors.Join(failed...)
 }
 
-// isUnused reports whether nobody can miss an identity. One that was last used in
-// time to come is left alone: somebody's clock is wrong.
+// isUnused reports whether an identity can be deleted without harm. One that was last
+// used in the future is left alone: a clock is wrong.
 func (e *Engine) isUnused(api tailnet.DeviceAPI, id Identity, devices []tailnet.Device) bool {
 	if id.LastUsed.IsZero() || time.Since(id.LastUsed) < cmp.Or(e.cfg.SweepAfter, defaultSweepAfter) {
 		return false

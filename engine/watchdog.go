@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// within is the watchdog of what takes no context: it returns f's result, or an
-// error if there is none in time. A result that comes too late goes to late.
+// within is the watchdog for calls that take no context. It returns f's result, or an
+// error if that does not come in time. A result that comes too late goes to late.
 func within[T any](limit time.Duration, what string, f func() (T, error), late func(T)) (T, error) {
 	type result struct {
 		v   T
@@ -52,7 +52,7 @@ func (n *node) closeBackend(b *backend) {
 	}
 }
 
-// late is the watchdog's error, with what is known of the cause.
+// late returns the watchdog's error, with what is known of the cause.
 func (s *session) late() error {
 	what := "state " + s.b.State().String()
 	if h := s.b.StatusWithoutPeers().Health; len(h) > 0 {

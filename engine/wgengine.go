@@ -16,33 +16,33 @@ import (
 	"tailscale.com/wgengine/wgcfg"
 )
 
-// wgEngine is a WireGuard engine that can end the session with a peer, and that
-// answers what the WireGuard device itself goes by: which peer an address belongs
-// to, and which addresses a peer may send from. LocalBackend hands both to the
-// engine as functions, and calls the engine whenever their answers have changed.
+// wgEngine is a WireGuard engine that can end the session with a peer. It also answers
+// two questions as the WireGuard device itself would: which peer an address belongs to,
+// and which addresses a peer may send from. LocalBackend hands both to the engine as
+// functions, and calls the engine whenever their answers have changed.
 type wgEngine struct {
 	wgengine.Engine
 
-	// changes counts those calls: what was found out before the last one may no
-	// longer be true.
+	// changes counts those calls: answers from before the last one may no longer be
+	// true.
 	changes atomic.Uint64
 	peerOf  atomic.Pointer[peerLookup]
 	sources atomic.Pointer[peerConfig]
 	self    atomic.Pointer[key.NodePublic] // the node's own key, nil while it is not in a tailnet
-	rewrite atomic.Bool                    // some peer is jailed, or known under another address
+	rewrite atomic.Bool                    // a peer is jailed, or known under another address
 
 	selfMu  sync.Mutex
-	renamed func(was, is *key.NodePublic) // told of each change of self; may be nil
+	renamed func(was, is *key.NodePublic) // called for each change of self; may be nil
 
-	// configureDNS returns what the backend's resolver is to have of the tailnet's
-	// configuration; nil is all of it.
+	// configureDNS returns the part of the tailnet's configuration for the backend's
+	// resolver; if it is nil, that is all of it.
 	configureDNS func(*dns.Config) *dns.Config
 
 	resetting sync.Mutex // one ResetPeer at a time
 	sessions  peerSessions
 
 	mu      sync.Mutex
-	without key.NodePublic // the peer that the device is told to know nothing of, zero if none
+	without key.NodePublic // the peer that the device must not know, zero for none
 }
 
 type (
@@ -86,8 +86,8 @@ func (e *wgEngine) SyncDevicePeer(k key.NodePublic) {
 	e.Engine.SyncDevicePeer(k)
 }
 
-// Reconfig implements [wgengine.Engine]. The node has its key while WireGuard and
-// ts0 are set up for it.
+// Reconfig implements [wgengine.Engine]. The node is known by its key only while
+// WireGuard and ts0 are set up for it.
 func (e *wgEngine) Reconfig(cfg *wgcfg.Config, rcfg *router.Config, dcfg *dns.Config) error {
 	if self := e.self.Load(); self != nil && (cfg.PrivateKey.IsZero() || cfg.PrivateKey.Public() != *self) {
 		e.setSelf(key.NodePrivate{})
@@ -127,8 +127,8 @@ func (e *wgEngine) setSelf(k key.NodePrivate) {
 	}
 }
 
-// onSelf has fn told of each change of the node's key from now on: of the one that
-// it has, as the first, and of its loss, as the last, when stop is called.
+// onSelf has fn called for each change of the node's key from now on: first with the
+// present key, and last, when stop is called, with its loss.
 func (e *wgEngine) onSelf(fn func(was, is *key.NodePublic)) (stop func()) {
 	e.selfMu.Lock()
 	defer e.selfMu.Unlock()
@@ -175,9 +175,8 @@ func (e *wgEngine) mayComeFrom(peer key.NodePublic, addr netip.Addr) bool {
 // five seconds of the last one, and [wgengine.Engine.MarkDevicePeerForHandshake]
 // keeps to that.
 //
-// The device makes a peer when it needs one, of what LocalBackend then says of
-// it, and drops it when it is asked to look again and hears that there is no
-// such peer.
+// The device makes a peer when it needs one, from what LocalBackend then says of it. It
+// drops the peer when it is asked to check it and LocalBackend does not know it.
 func (e *wgEngine) ResetPeer(k key.NodePublic) {
 	e.resetting.Lock()
 	defer e.resetting.Unlock()

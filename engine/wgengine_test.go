@@ -10,10 +10,10 @@ import (
 	"tailscale.com/wgengine"
 )
 
-// wgEngine hears of every change of a node's peers only as long as it knows by
-// which calls LocalBackend makes them. A method that a later tailscale.com adds is
-// to be looked at: does it change which peer has an address, what a peer may send
-// from, or the node's key? Then wgEngine must count it.
+// wgEngine hears of every change of a node's peers only as long as it knows by which
+// calls LocalBackend makes them. Check each method that a later tailscale.com adds:
+// does it change which peer has an address, what a peer may send from, or the node's
+// key? Then wgEngine must count it.
 func TestEngineMethods(t *testing.T) {
 	counted := []string{
 		"Close", "Reconfig", "ResetAndStop", "SetPeerByIPPacketFunc", "SetPeerConfigFunc", "SetPeerRoutes", "SyncDevicePeer",

@@ -2,10 +2,10 @@
 # ct-direction-of-invalid: which rule with "ct direction" takes a packet that connection tracking calls invalid.
 #
 # Linux 6.18; nftables of Debian 12 and later.
-# Guess: a packet that belongs to no connection is no reply, so "ct direction != reply drop" takes it.
+# Guess: a packet that belongs to no connection is not a reply, so "ct direction != reply drop" takes it.
 # Seen:  neither that rule nor one for "original" or "reply" matches: with no connection to ask, the expression ends its
 #   rule, negated or not (net/netfilter/nft_ct.c, nft_ct_get_eval). A filter that lets replies pass in its first rule and
-#   drops "ct direction original" in its second lets invalid packets go by both. "ct state invalid" is what names them.
+#   drops "ct direction original" in its second lets invalid packets pass both. Only "ct state invalid" matches them.
 # Exits 1 if that has changed. Needs root, nftables, iproute2 and perl-base. It acts in a netns of its own.
 set -euo pipefail
 [ "${1:-}" = inside ] || exec unshare -n "$0" inside
@@ -42,7 +42,7 @@ sleep 0.2
 nft list chain ip t out | grep -o 'tcp dport.*'
 if [ "$(counted '"invalid"')" -gt 0 ] && [ "$(counted '"invalid"')" = "$(counted '"all"')" ] &&
 	[ "$(counted '"original"') $(counted '"reply"') $(counted '"not reply"') $(counted '"not original"')" = "0 0 0 0" ]; then
-	echo "as seen: packets are invalid, and no direction is theirs, nor another than one"
+	echo "as seen: packets are invalid, and no rule with a ct direction matches them, negated or not"
 else
 	echo "that has changed"
 	exit 1

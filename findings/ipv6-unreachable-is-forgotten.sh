@@ -2,10 +2,11 @@
 # ipv6-unreachable-is-forgotten: whether an unreachable route, found while a packet has no source yet, holds it back.
 #
 # Linux 6.18.
-# Guess: what the rule for packets without a source leads to an unreachable default route is refused, in IPv6 as in IPv4.
-# Seen:  in IPv6 it leaves by eth0. A look-up without a source that ends in an error is forgotten, any source is chosen,
-#   and the look-up made again with that (net/ipv6/ip6_output.c, ip6_dst_lookup_tail), which other rules take. "ip -6
-#   route get" says unreachable all the same: it looks once.
+# Guess: a packet that the rule for packets without a source leads to an unreachable default route is refused, in IPv6 as
+#   in IPv4.
+# Seen:  in IPv6 the packet leaves by eth0. A look-up without a source that ends in an error is forgotten. Any source is
+#   chosen, and the look-up is made again with that source (net/ipv6/ip6_output.c, ip6_dst_lookup_tail), which other
+#   rules match. "ip -6 route get" says unreachable all the same: it looks once.
 # Exits 1 if that has changed. Needs root, iproute2 and bash. It acts in a netns of its own.
 set -euo pipefail
 [ "${1:-}" = inside ] || exec unshare -n "$0" inside

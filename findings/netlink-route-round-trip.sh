@@ -4,7 +4,7 @@
 # github.com/vishvananda/netlink v1.3.1 on Linux 6.18, routes on a veth, both families.
 # Guess: a listed route has the fields that it was added with (but for a metric of 1024 in IPv6); RouteReplace leaves one
 #   route; RouteDel with destination and link takes it away.
-# Seen:  an IPv6 route has lost its scope, so a comparison of wanted and listed routes never comes to rest. RouteReplace
+# Seen:  an IPv6 route has lost its scope, so a comparison of wanted and listed routes always differs. RouteReplace
 #   with another metric leaves both, in both families. RouteDel then takes one of them, that of the lowest metric, and
 #   says nothing of the other; for IPv4 it takes none if the scope is not given (ESRCH), for IPv6 any scope will do.
 #   Listed by link, a route without a device (blackhole) is on none in IPv4 and on lo in IPv6. And a link that is set

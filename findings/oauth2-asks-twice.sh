@@ -6,7 +6,7 @@
 #   case it was looked for in the wrong place; "expires_in":0 is a token that has expired.
 # Seen:  two requests whatever the error is, the first with the secret in the Authorization header, the second with the
 #   secret in the body; and so again at the next call, since only a success settles the style. An endpoint that limits
-#   its callers is asked twice by each of them. A number of seconds of 0 or null never expires, and is kept for ever;
+#   its callers is asked twice by each of them. A number of seconds of 0 or null never expires, and is kept forever;
 #   of 5 is asked for again at each call (a token counts as expired 10 s early); and "3600", a string, is taken.
 # Exits 1 if that has changed. Needs Go 1.21 or later and the module proxy; nothing leaves loopback otherwise.
 set -euo pipefail

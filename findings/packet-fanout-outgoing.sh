@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# packet-fanout-outgoing: what of PACKET_IGNORE_OUTGOING is left when packet sockets share an interface's traffic.
+# packet-fanout-outgoing: what PACKET_IGNORE_OUTGOING still does when packet sockets share an interface's traffic.
 #
 # Linux 6.18, AF_PACKET on one end of a veth; golang.org/x/sys v0.49.0, github.com/vishvananda/netlink v1.3.1.
 # Guess: a socket that does not want what its interface sends does not get it in a PACKET_FANOUT group either.
-# Seen:  it gets it, though getsockopt goes on saying that it is ignored: the group hears for its members, and hears all
-#   unless whoever makes it adds PACKET_FANOUT_FLAG_IGNORE_OUTGOING (0x4000, not in x/sys), which each later member must
-#   give as well. A program that reads and writes on one interface hears its own packets; of their addresses only
-#   sll_pkttype tells them from those that came in.
+# Seen:  it gets it, though getsockopt goes on saying that it is ignored. The group hears for its members. It hears all
+#   unless the member that makes it adds PACKET_FANOUT_FLAG_IGNORE_OUTGOING (0x4000, not in x/sys), which each later
+#   member must give as well. A program that reads and writes on one interface hears its own packets; of the fields of
+#   their addresses only sll_pkttype tells them from those that came in.
 # Exits 1 if that has changed. Needs root, Go 1.21 or later and the module proxy. It acts in a netns of its own.
 set -euo pipefail
 dir=$(mktemp -d)

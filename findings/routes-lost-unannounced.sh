@@ -4,8 +4,8 @@
 # Linux 6.18, iproute2 6.1.0 (Debian 12).
 # Guess: RTM_DELROUTE for each route that goes, of either family.
 # Seen:  one for each IPv6 route, none for an IPv4 route, though both are gone at once; the IPv4 address stays, the IPv6
-#   address goes. A route that "ip route flush" deletes is announced in both families. Whoever keeps IPv4 routes on an
-#   interface has to take the RTM_NEWLINK of its going down for the loss of all of them.
+#   address goes. A route that "ip route flush" deletes is announced in both families. A program that keeps IPv4 routes on
+#   an interface has to take the RTM_NEWLINK that sets it down for the loss of all of them.
 # Exits 1 if that has changed. Needs root and the Debian packages iproute2 and util-linux. It acts in a netns of its own.
 set -euo pipefail
 dir=$(mktemp -d)

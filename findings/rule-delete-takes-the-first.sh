@@ -2,9 +2,9 @@
 # rule-delete-takes-the-first: which routing rule goes when a library deletes the one that it has made.
 #
 # Linux 6.18; github.com/vishvananda/netlink v1.3.1.
-# Guess: RuleDel takes the rule with these attributes, so "from all lookup 77" is what is deleted, or nothing.
+# Guess: RuleDel takes the rule with these attributes, so it deletes "from all lookup 77" or nothing.
 # Seen:  RTM_DELRULE compares what the message names and nothing else. A rule without a source names none, and takes the
-#   first rule by priority with its table, whatever its source: here that of somebody else. With the priority in the
+#   first rule by priority with its table, whatever its source: here another program's rule. With the priority in the
 #   message it takes the right one. The library's Rule has priority -1 unless it is set, which it leaves out.
 # Exits 1 if that has changed. Needs root, Go 1.21 or later and the module proxy. It acts in a netns of its own.
 set -euo pipefail

@@ -2,13 +2,13 @@
 # tailscale-client-status: what Tailscale's API client says of answers that are not the API's own, such as a proxy's.
 #
 # tailscale.com/client/tailscale/v2 v2.10.1 against an HTTP server on loopback.
-# Guess: IsNotFound goes by the status, so a 404 is "not found" whatever its body is; any other status that is no success
-#   is an error that names the status; an error of RFC 7807 (as Headscale's) keeps its text.
-# Seen:  only a body that is JSON makes an error of the API. A proxy's 404 or 502 in HTML is "invalid character '<'", of
-#   which nobody can tell the status any more: a device that is gone is not found to be gone. The text of a "detail" is
+# Guess: IsNotFound goes by the status, so a 404 is "not found" whatever its body is; any other status that is not a
+#   success is an error that names the status; an error of RFC 7807 (as Headscale's) keeps its text.
+# Seen:  only a body that is JSON makes an error of the API. A proxy's 404 or 502 in HTML is "invalid character '<'",
+#   which no longer has the status: a device that is gone does not show as gone. The text of a "detail" is
 #   lost, only "message" counts. And only 400 and above is an error at all: a 304 makes Devices().List return no devices
-#   and no error, Get a device without an ID and no error; Delete succeeds with any body. Who deletes all that is not
-#   in the list, or makes what is not there, is to look at more than the error.
+#   and no error, Get a device without an ID and no error; Delete succeeds with any body. A program that deletes
+#   all that is not in the list, or makes what is missing, has to look at more than the error.
 # Exits 1 if that has changed. Needs Go 1.21 or later and the module proxy; nothing leaves loopback otherwise.
 set -euo pipefail
 dir=$(mktemp -d)

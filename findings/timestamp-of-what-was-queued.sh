@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# timestamp-of-what-was-queued: the receive timestamp of a packet that was there before SO_TIMESTAMPNS was asked for.
+# timestamp-of-what-was-queued: the receive timestamp of a packet that was queued before SO_TIMESTAMPNS was set.
 #
 # Linux 6.18, net/socket.c; set and read with golang.org/x/sys v0.49.0.
 # Guess: a packet that was queued before the option was set has no timestamp, or that of its arrival.
-# Seen:  it has the time at which it is read, as if it had arrived then, and nothing marks it. One that arrives in the
-#   first millisecond after the option was set, by the first socket of the machine that wants one, may be stamped in
+# Seen:  it has the time at which it is read, as if it had arrived then, and nothing marks it. A packet that arrives in
+#   the first millisecond after the option was set, by the first socket of the machine that wants timestamps, may be stamped in
 #   the same way, since the kernel switches stamping on later than it returns from setsockopt. So "everything that
 #   arrived before T" cannot be told by these stamps from a socket that has just been opened: a capture that ended at
 #   T by them lost up to nine tenths of its bytes.

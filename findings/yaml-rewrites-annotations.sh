@@ -2,9 +2,9 @@
 # yaml-rewrites-annotations: what sigs.k8s.io/yaml makes of an annotation's value that nobody has put in quotes.
 #
 # sigs.k8s.io/yaml v1.6.0, UnmarshalStrict into a map[string]string, as a program reads a manifest into its own types.
-# Guess: a value that YAML takes for a truth or a number is an error ("cannot unmarshal bool into string"), as the API
-#   server has it of such a manifest.
-# Seen:  it is no error. The value becomes YAML's idea of it, written anew: yes, on and y are "true", 1.10 is "1.1",
+# Guess: a value that YAML takes for a truth or a number is an error ("cannot unmarshal bool into string"), as it is for
+#   the API server.
+# Seen:  it is not an error. The value becomes YAML's idea of it, rewritten: yes, on and y are "true", 1.10 is "1.1",
 #   012 is "10" (octal), 1e3 is "1000", ~ is "". A number with a fraction passes through 32 bits on its way: 16777217.5
 #   is "1.6777218e+07". 1:30 and 2026-11-29 stay as they are. The same is done to keys. So a manifest that a tool has read
 #   and found good is refused by the API server, or reaches it with another value than the one that was written.

@@ -19,7 +19,7 @@ type binary struct {
 	platform v1.Platform
 }
 
-// readBinary refuses what would not run in an image that holds nothing else.
+// readBinary reads a binary, and refuses one that would not run in an image that holds nothing else.
 func readBinary(path string) (*binary, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -41,7 +41,7 @@ func readBinary(path string) (*binary, error) {
 	return &binary{data: data, info: info, platform: v1.Platform{OS: setting(info, "GOOS"), Architecture: setting(info, "GOARCH")}}, nil
 }
 
-// setting is one of those that the binary was built with, "" if it has none of that name.
+// setting returns a setting that the binary was built with, "" if it has none of that name.
 func setting(info *buildinfo.BuildInfo, key string) string {
 	for _, s := range info.Settings {
 		if s.Key == key {

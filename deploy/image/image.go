@@ -83,7 +83,7 @@ type file struct {
 	data []byte
 }
 
-// makeTar says nothing of who made it, and when.
+// makeTar makes a tar file without an author and with a fixed date.
 func makeTar(created time.Time, files []file) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)

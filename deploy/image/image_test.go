@@ -22,7 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
-// packed is what the command makes of small programs for two platforms.
+// packed is the command's output for small programs for two platforms.
 func packed(t *testing.T) (dir, report string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -35,7 +35,7 @@ func packed(t *testing.T) (dir, report string) {
 	return dir, out.String()
 }
 
-// TestReproducible: what is made twice of the same is the same to the last byte, names included.
+// TestReproducible: the same input gives the same output to the last byte, names included.
 func TestReproducible(t *testing.T) {
 	one, said := packed(t)
 	two, saidAgain := packed(t)
@@ -112,7 +112,7 @@ func TestLayout(t *testing.T) {
 	}
 }
 
-// checkReferrer returns what a bill of materials in the layout is of.
+// checkReferrer returns the image that a bill of materials in the layout describes.
 func checkReferrer(t *testing.T, path layout.Path, desc v1.Descriptor) v1.Hash {
 	t.Helper()
 	raw, err := path.Bytes(desc.Digest)
@@ -166,21 +166,21 @@ func TestArchive(t *testing.T) {
 	}
 }
 
-// TestFewerPlatforms: what is not asked for any more is not there any more.
+// TestFewerPlatforms: platforms that are not asked for any more are removed.
 func TestFewerPlatforms(t *testing.T) {
 	dir, _ := packed(t)
 	if err := run([]string{"-out", dir, "-version", "v2", buildSmall(t, "arm64")}, io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	var beside []string
+	var others []string
 	for name := range tree(t, dir) {
 		if !strings.HasPrefix(name, "oci/") {
-			beside = append(beside, name)
+			others = append(others, name)
 		}
 	}
-	slices.Sort(beside)
-	if want := []string{"tailscale-nri-arm64.spdx.json", "tailscale-nri-arm64.tar"}; !slices.Equal(beside, want) {
-		t.Errorf("beside the layout are %q, want %q", beside, want)
+	slices.Sort(others)
+	if want := []string{"tailscale-nri-arm64.spdx.json", "tailscale-nri-arm64.tar"}; !slices.Equal(others, want) {
+		t.Errorf("next to the layout are %q, want %q", others, want)
 	}
 }
 

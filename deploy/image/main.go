@@ -69,7 +69,7 @@ func parse(args []string) (request, error) {
 	}
 	seconds, err := strconv.ParseInt(epoch, 10, 64)
 	if err != nil || seconds < 0 {
-		return req, fmt.Errorf("-created=%q is no date; give seconds since 1970, as SOURCE_DATE_EPOCH has them", epoch)
+		return req, fmt.Errorf("-created=%q is not a date; give seconds since 1970, as SOURCE_DATE_EPOCH has them", epoch)
 	}
 	req.created = time.Unix(seconds, 0).UTC()
 	req.ref, err = parseReference(ref)

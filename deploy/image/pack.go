@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// product is all that is made from one binary.
+// product is everything that is made from one binary.
 type product struct {
 	binary *binary
 	image  v1.Image
@@ -74,8 +74,8 @@ func pack(req request) (*report, error) {
 	return report, nil
 }
 
-// removeEarlier removes the files beside the layout: an archive for a platform that is not asked for any more would be
-// loaded for one of today.
+// removeEarlier removes the files next to the layout: otherwise an archive of an earlier build, for a platform that is
+// not asked for any more, would be taken for one of this build.
 func removeEarlier(dir string) error {
 	for _, kind := range []string{".tar", ".spdx.json"} {
 		files, err := filepath.Glob(filepath.Join(dir, program+"-*"+kind))
@@ -101,7 +101,7 @@ func makeIndex(req request, products []product) v1.ImageIndex {
 	return mutate.Annotations(index, labels(req)).(v1.ImageIndex)
 }
 
-// writeLayout writes oci/ anew. Its index.json names one image, the index of all platforms; beside it stand the bills of
+// writeLayout removes oci/ and writes it. Its index.json names one image, the index of all platforms, and the bills of
 // materials, each of which refers to the image that it describes.
 func writeLayout(req request, index v1.ImageIndex, products []product) error {
 	dir := filepath.Join(req.out, "oci")
@@ -162,7 +162,7 @@ func writeBlob(to layout.Path, data []byte, kind types.MediaType) (v1.Descriptor
 	return v1.Descriptor{MediaType: kind, Digest: digest, Size: size}, to.WriteBlob(digest, io.NopCloser(bytes.NewReader(data)))
 }
 
-// writeFiles writes what lies beside the layout.
+// writeFiles writes the files next to the layout.
 func writeFiles(req request, p product) (imageReport, error) {
 	digest, err := p.image.Digest()
 	if err != nil {

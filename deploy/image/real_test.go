@@ -13,10 +13,10 @@ import (
 	"testing"
 )
 
-// maxSize is what one image may weigh, packed: it is pulled by every node.
+// maxSize is the largest size of one image, packed: every host pulls it.
 const maxSize = 40e6
 
-// real is what the command makes of the program itself, for this machine's platform.
+// real is the command's output for the program itself, on this machine's platform.
 type real struct {
 	binary, archive, layout string
 	sbom                    spdxDocument
@@ -68,7 +68,7 @@ var (
 	purl   = regexp.MustCompile(`^pkg:golang/[a-z0-9._~!-]+(/[A-Za-z0-9._~!-]+)*@[A-Za-z0-9._~%-]+$`)
 )
 
-// testSBOM holds the bill of materials against what `go version -m` says of the same binary.
+// testSBOM compares the bill of materials with the output of `go version -m` for the same binary.
 func (r real) testSBOM(t *testing.T) {
 	want := map[string]string{"tailscale-nri": realVersion}
 	sums := map[string]string{}

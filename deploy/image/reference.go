@@ -19,7 +19,7 @@ type reference struct {
 func parseReference(text string) (reference, error) {
 	tag, err := name.NewTag(text)
 	if err != nil {
-		return reference{}, fmt.Errorf("IMAGE=%q is no image name with a tag, such as tailscale-nri:dev: %w", text, err)
+		return reference{}, fmt.Errorf("IMAGE=%q is not an image name with a tag, such as tailscale-nri:dev: %w", text, err)
 	}
 	full := tag.Name()
 	// The library's name for Docker Hub is that of its index.

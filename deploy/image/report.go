@@ -10,7 +10,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// report is what a user hears of a run.
+// report is the command's output to the user.
 type report struct {
 	name, version string
 	digest        v1.Hash // of the index of all platforms

@@ -13,7 +13,7 @@ import (
 	"tailscale-nri/deploy/internal/labtest"
 )
 
-// patience bounds a hang and is no expectation.
+// patience bounds a hang. It is not an expectation.
 const patience = 30 * time.Second
 
 // TestStarts: with our file a real containerd comes up and offers NRI where the plugin looks for it. It has a /run of

@@ -181,7 +181,7 @@ func TestNothingToDo(t *testing.T) {
 	}
 }
 
-// TestRequiredPlugin: the files that make containers wait go beside the one that switches NRI on and leave it on.
+// TestRequiredPlugin: the files that make containers wait go next to the one that switches NRI on and leave it on.
 func TestRequiredPlugin(t *testing.T) {
 	for file, want := range map[string]map[string]string{
 		"required-plugin.toml": {

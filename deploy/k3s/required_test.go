@@ -58,10 +58,10 @@ func TestWaitsForThePlugin(t *testing.T) {
 	}
 }
 
-// missing is what containerd says for want of the plugin.
+// missing is containerd's error when the plugin is missing.
 const missing = `required plugin "tailscale" not present`
 
-// waiting is a pod and what its container is refused with while the plugin is away; "" means that it starts.
+// waiting is a pod and the error of its container while the plugin is away; "" means that it starts.
 type waiting struct {
 	name        string
 	annotations map[string]string

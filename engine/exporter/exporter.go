@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Package exporter shows what is measured of the program and of its nodes to
-// Prometheus. All is read when it is asked for; between two scrapes nothing
-// happens, and nothing is kept. It takes values and knows neither the engine nor
-// a runtime.
+// Package exporter exports the measures of the program and of its nodes to Prometheus.
+// All values are read at a scrape; between two scrapes nothing happens, and nothing is
+// kept. It takes values and knows neither the engine nor a runtime.
 package exporter
 
 import (
@@ -18,7 +17,7 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// Process is what the program says of itself at one moment.
+// Process is the state of the program at one moment.
 type Process struct {
 	Version, TailscaleVersion, GoVersion string
 
@@ -30,10 +29,10 @@ type Process struct {
 	LateContainers uint64
 	Hooks          map[Hook]measure.Buckets
 
-	// Engine is nil while there is none, and where it Hangs: it did not answer in time.
+	// Engine is nil before it exists, and where it Hangs: it did not answer in time.
 	Engine *measure.Engine
 	Hangs  bool
-	// API is nil where the tailnet is reached without one.
+	// API is nil if the tailnet is used without an API.
 	API map[tailnet.Call]uint64
 }
 
@@ -117,8 +116,8 @@ func (s scrape) process(p *Process) {
 	s.counter(keysMinted, p.API[tailnet.KeyMinted])
 }
 
-// hooks writes those that there may be, also one that has not come yet: increase()
-// sees no first event of a series that begins with it.
+// hooks writes all possible events, also those that have not come yet: increase()
+// misses the first event of a series that begins with it.
 func (s scrape) hooks(by map[Hook]measure.Buckets) {
 	none, all := (&measure.Histogram{Bounds: measure.HookBounds}).Buckets(), map[Hook]measure.Buckets{}
 	for _, event := range events {
@@ -149,8 +148,8 @@ func (s scrape) engine(e *measure.Engine) {
 	s.gauge(sweepDue, float64(e.SweepDue))
 }
 
-// sample is a [prometheus.Metric]. Those of the library make all label pairs anew
-// for each: with many pods that is most of what a scrape costs.
+// sample is a [prometheus.Metric]. Those of the library make all label pairs again for
+// each metric: with many pods that is most of the cost of a scrape.
 type sample struct {
 	desc   *prometheus.Desc
 	labels []*dto.LabelPair // sorted by name
@@ -190,8 +189,8 @@ func (s scrape) histogram(f Family, b measure.Buckets, values ...string) {
 	s.to <- prometheus.MustNewConstHistogram(s.descs[f.Name], b.Count, b.Sum, b.Cumulative, values...)
 }
 
-// pairs are the labels of a family with these values, sorted by name as a
-// registry wants them.
+// pairs returns the labels of a family with these values, sorted by name as a registry
+// needs them.
 func pairs(f Family, values []string) []*dto.LabelPair {
 	out := make([]*dto.LabelPair, len(values))
 	for i := range values {

@@ -21,7 +21,7 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// full is a process of which everything is known, with some pods.
+// full is a process with all values, and some pods.
 func full(pods int) Process {
 	h := measure.Histogram{Bounds: measure.AttachBounds}
 	h.Observe(20 * time.Millisecond)
@@ -115,8 +115,8 @@ func TestFamilies(t *testing.T) {
 	}
 }
 
-// A pod that has no backend has no series but that it is not up; without an engine
-// there are none of nodes; names that are no UTF-8 do not end the scrape.
+// A pod without a backend has only the series that it is not up. Without an engine
+// nodes have no series. Names that are not UTF-8 do not end the scrape.
 func TestLessIsKnown(t *testing.T) {
 	p := full(0)
 	p.Engine.Pods = []measure.Pod{{Namespace: "default", Name: "new\xff"}}
@@ -158,8 +158,8 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// What has not happened yet is there with 0: increase() sees no first event of a
-// series that begins with it.
+// Events that have not happened yet have the value 0: increase() misses the first event
+// of a series that begins with it.
 func TestZerosAreThere(t *testing.T) {
 	p := Process{API: map[tailnet.Call]uint64{{Operation: "token", Result: "ok"}: 2}}
 	lines := scrapeOf(t, p)
@@ -190,7 +190,7 @@ func handler(read func() Process) http.Handler {
 	return promhttp.HandlerFor(NewRegistry(read), promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError})
 }
 
-// Many scrape at once.
+// Many scrapes at once.
 func TestConcurrentScrapes(t *testing.T) {
 	r := NewRegistry(func() Process { return full(20) })
 	errs := make(chan error, 8)
@@ -236,7 +236,7 @@ func BenchmarkScrape(b *testing.B) {
 	}
 }
 
-// BenchmarkIdle is what the metrics cost that nobody scrapes.
+// BenchmarkIdle measures the cost of metrics without a scrape.
 func BenchmarkIdle(b *testing.B) {
 	h := measure.Histogram{Bounds: measure.HookBounds}
 	b.ReportAllocs()

@@ -12,7 +12,7 @@ const (
 	Histogram = "histogram"
 )
 
-// Family is what metrics of one name have in common.
+// Family is the common part of metrics of one name.
 type Family struct {
 	Name   string
 	Kind   string
@@ -20,11 +20,11 @@ type Family struct {
 	Help   string
 }
 
-// perPod are the labels that tell pods apart. A pod's series end with it.
+// perPod returns the labels that tell pods apart. A pod's series end with it.
 func perPod(more ...string) []string { return append([]string{"namespace", "pod"}, more...) }
 
-// Families are all of them. Those of Go's runtime and of the process
-// (collectors.NewGoCollector, NewProcessCollector) come with them.
+// Families are all metrics. Those of Go's runtime and of the process
+// (collectors.NewGoCollector, NewProcessCollector) are exported with them.
 var Families = []Family{
 	buildInfo, restarts, registered, standingBy, configured, withoutNode, hooks,
 	engineAnswers, unanswered, nodes, stages, ready, late, sessionRestarts, registrations,
@@ -66,9 +66,9 @@ var (
 	registrations = Family{Prefix + "registrations_total", Counter, []string{"kind"},
 		"Registrations with the control plane: first (a new device), again (the device was deleted, or its key had expired)."}
 	deleted = Family{Prefix + "devices_deleted_total", Counter, []string{"reason"},
-		"Devices deleted: pod_ended (the node's own), swept (of a machine that died), name_taken (an earlier one of the same pod)."}
+		"Devices deleted: pod_ended (the node's own), swept (of a host that died), name_taken (an earlier one of the same pod)."}
 	sweeps = Family{Prefix + "sweeps_total", Counter, []string{"result"},
-		"Sweeps for devices of machines that died."}
+		"Sweeps for devices of hosts that died."}
 	sweepDue = Family{Prefix + "sweep_devices_due", Gauge, nil,
 		"Devices that the last sweep found to delete."}
 	apiCalls = Family{Prefix + "api_requests_total", Counter, []string{"operation", "result"},
@@ -83,7 +83,7 @@ var (
 	podPackets = Family{Prefix + "pod_packets_total", Counter, perPod("direction", "path"),
 		"Packets between the pod and its peers: see the bytes."}
 	podDrops = Family{Prefix + "pod_dropped_packets_total", Counter, perPod("direction", "reason"),
-		"Packets dropped since the node's backend was opened, by reason: acl, error, and what else tailscale.com names; malformed is frames of the pod that do not hold together."}
+		"Packets dropped since the node's backend was opened, by reason: acl, error, and what else tailscale.com names; malformed is for malformed frames of the pod."}
 	podCutRefusals = Family{Prefix + "pod_segmentation_refused_total", Counter, perPod(),
 		"Frames for the pod that the kernel was to cut into segments and refused. After one the pod gets single packets for a while."}
 	podControl = Family{Prefix + "pod_control_connected", Gauge, perPod(),

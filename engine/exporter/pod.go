@@ -60,7 +60,7 @@ func (s scrape) pod(p *measure.Pod) {
 	}
 }
 
-// at writes a time, unless it is none.
+// at writes a time, unless it is zero.
 func (s podScrape) at(f Family, t time.Time, more ...*dto.LabelPair) {
 	if !t.IsZero() {
 		s.write(f, float64(t.UnixNano())/1e9, more...)

@@ -7,8 +7,8 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// Values are those that a metric's label may have, nil where they are not known
-// beforehand: names of pods, versions, DERP regions, reasons of tailscale.com.
+// Values returns the values that a metric's label may have, nil where they are not
+// known beforehand: names of pods, versions, DERP regions, reasons of tailscale.com.
 func Values(f Family, label string) []string {
 	return values[f.Name+"/"+label]
 }
@@ -32,7 +32,7 @@ var values = map[string][]string{
 	podHandshake.Name + "/of":      {oldest.GetValue(), newest.GetValue()},
 }
 
-// What late attaches are told apart by.
+// Values of the label that tells late attaches apart.
 const (
 	byList      = "list"
 	byContainer = "container"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Package measure is what is counted of the nodes, as values: what the engine
-// says of itself at one moment, and the counters that it keeps meanwhile. It
-// exports nothing to anybody; that is package exporter.
+// Package measure holds what is counted of the nodes, as values: what the engine says
+// of itself at one moment, and the counters that it keeps meanwhile. It does not export
+// them; package exporter does.
 package measure
 
 import (
@@ -16,8 +16,8 @@ import (
 type Engine struct {
 	Nodes map[string]int // by state, those without a node included
 	Pods  []Pod          // one for each namespace and name
-	// Unanswered are nodes whose backend hangs. What their pods have by Answered is
-	// of an earlier moment.
+	// Unanswered counts nodes whose backend hangs. The fields of their pods from
+	// Answered on are from an earlier moment.
 	Unanswered int
 
 	Stages map[string]Buckets // of nodes that this process has attached, by stage: see Stages
@@ -31,7 +31,7 @@ type Engine struct {
 	SweepDue       int               // devices that the last sweep found to delete
 }
 
-// What an Engine's maps have for keys.
+// Keys of an Engine's maps.
 var (
 	// Stages are the parts of a node's way up, in the order in which a new node
 	// takes them: the pod has its link; the control plane has let the node in; ts0
@@ -49,22 +49,22 @@ const (
 	Reachable  = "reachable"
 
 	First = "first" // a new device
-	Again = "again" // of a node that the tailnet had thrown out
+	Again = "again" // the tailnet had thrown the node out
 
 	PodEnded  = "pod_ended"  // the node's own, at its pod's end
-	Swept     = "swept"      // of a machine that died
+	Swept     = "swept"      // of a host that died
 	NameTaken = "name_taken" // an earlier one of the same pod, whose name it had
 
 	OK     = "ok"
 	Failed = "error"
 )
 
-// Pod is what is known of one pod's node.
+// Pod has the measures of one pod's node.
 type Pod struct {
 	Namespace, Name string
 	Up              bool // Running
 
-	// Served is whether the node has a backend now. What follows is zero without.
+	// Served is whether the node has a backend now. If not, the fields below are zero.
 	Served  bool
 	Traffic [Paths][Directions]Traffic
 	Drops   []Drop
@@ -73,13 +73,14 @@ type Pod struct {
 
 	Control bool // connected to the control plane
 
-	// Answered is whether the backend has ever said the rest, which is zero without.
+	// Answered is whether the backend has ever answered. If not, the fields below are
+	// zero.
 	Answered  bool
 	KeyExpiry time.Time // zero if the node's key has no end
 	HomeDERP  string    // code of its DERP region, "" if it has none
 	Peers     int       // in its netmap
 	Sessions  int       // peers with a WireGuard session
-	// Oldest and Newest are the last handshakes of those peers; zero without any.
+	// Oldest and Newest are the last handshakes of those peers, zero if it has none.
 	Oldest, Newest time.Time
 }
 
@@ -119,8 +120,7 @@ type Drop struct {
 	Packets   uint64
 }
 
-// Malformed is the reason of frames that a pod sent and that do not hold
-// together.
+// Malformed is the reason for malformed frames of a pod.
 const Malformed = "malformed"
 
 // Bounds of the histograms, in seconds. A hook has 2 s.
@@ -134,7 +134,7 @@ var (
 type Histogram struct {
 	Bounds []float64 // in seconds, ascending
 
-	counts [maxBounds + 1]atomic.Uint64 // not cumulative; the last is what is above
+	counts [maxBounds + 1]atomic.Uint64 // not cumulative; the last counts what is above all bounds
 	sum    atomic.Int64                 // in nanoseconds
 }
 
@@ -169,8 +169,8 @@ func (h *Histogram) Buckets() Buckets {
 	return b
 }
 
-// Set holds one value for each key that was asked for. Its zero value is ready to
-// use, concurrently.
+// Set holds one value for each key that was asked for. Its zero value is ready to use,
+// concurrently.
 type Set[K comparable, V any] struct {
 	mu  sync.Mutex
 	all map[K]*V

@@ -27,8 +27,8 @@ var capabilities = map[string]int{
 	"NET_ADMIN": unix.CAP_NET_ADMIN, "NET_BROADCAST": unix.CAP_NET_BROADCAST, "NET_RAW": unix.CAP_NET_RAW, "SYS_ADMIN": unix.CAP_SYS_ADMIN, "SYS_PTRACE": unix.CAP_SYS_PTRACE,
 }
 
-// servesVar makes the test binary a process that does to the netns at its path what is done to a pod's, and says what
-// failed.
+// servesVar makes the test binary a process that does to the netns at its path what is
+// done to a pod's, and prints what failed.
 const servesVar = "TSNRI_TEST_SERVES"
 
 // serve is that process.
@@ -103,8 +103,9 @@ func lockSysctls() error {
 	return nil
 }
 
-// TestEachCapabilityIsNeeded serves a pod with the capabilities that the manifests give, and again without each of
-// them: it is not for the manifests to give more than what something fails without.
+// TestEachCapabilityIsNeeded serves a pod with the capabilities that the manifests
+// give, and again without each of them: the manifests must not give a capability that
+// nothing fails without.
 func TestEachCapabilityIsNeeded(t *testing.T) {
 	base := []string{"NET_ADMIN", "NET_BROADCAST", "NET_RAW", "SYS_ADMIN"}
 	pause := exec.Command("sleep", "60") // with all capabilities, as root of the machine has
@@ -115,7 +116,7 @@ func TestEachCapabilityIsNeeded(t *testing.T) {
 		_ = pause.Process.Kill()
 		_ = pause.Wait()
 	}()
-	// Of the host of the tests, which stands for a pod here: it is the way to it that is asked for.
+	// The tests' host stands for a pod here, to try the way to its netns.
 	proc := fmt.Sprintf("/proc/%d/ns/net", pause.Process.Pid)
 	for _, tt := range []struct {
 		name, path string
@@ -178,8 +179,9 @@ func serveWith(t *testing.T, path string, caps []string) string {
 	return string(r.out)
 }
 
-// keepOnly takes from the calling thread what a process that it starts is not to have: root's new process gets all
-// that is in the bounding set (capabilities(7)).
+// keepOnly removes from the calling thread the capabilities that a process it starts is
+// not to have: root's new process gets all that is in the bounding set
+// (capabilities(7)).
 func keepOnly(caps []string) error {
 	for c := range unix.CAP_LAST_CAP + 1 {
 		if slices.ContainsFunc(caps, func(name string) bool { return capabilities[name] == c }) {

@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Change is what somebody has done to a link, us included.
+// Change is a change of a link, by others or by this process.
 type Change struct {
 	kind changeKind
-	key  routeKey   // of the route
-	addr netip.Addr // that was deleted
+	key  routeKey   // of a changed route
+	addr netip.Addr // a deleted address
 }
 
 type changeKind int
@@ -23,26 +23,26 @@ type changeKind int
 const (
 	changedNothing changeKind = iota
 	changedUnseen             // messages were lost
-	changedWall
+	changedDropFilters
 	changedHostEnd
 	changedPodEnd
 	changedAddr
-	changedRoute   // of ours, deleted
-	changedForeign // of the pod's own
+	changedRoute   // a route of ours was deleted
+	changedForeign // a route of the pod's own changed
 	changedRules
-	changedIPv6    // is there, perhaps again
-	changedFilters // or what forwards
+	changedIPv6    // IPv6 is on, perhaps again
+	changedFilters // nftables, or forwarding
 )
 
-// Minds reports whether the change may have taken away something that the
-// router has put into the pod. A nil router has put nothing there.
-func (r *Router) Minds(c Change) bool {
+// MayAffect reports whether the change may have removed something that the router has put
+// into the pod. A nil router has put nothing there.
+func (r *Router) MayAffect(c Change) bool {
 	var s *installed
 	if r != nil {
 		s = r.wanted.Load()
 	}
 	switch c.kind {
-	case changedUnseen, changedWall, changedHostEnd:
+	case changedUnseen, changedDropFilters, changedHostEnd:
 		return true
 	case changedPodEnd:
 		return s != nil
@@ -66,7 +66,7 @@ func (r *Router) Minds(c Change) bool {
 	return c.kind == changedRules
 }
 
-// linkAttrs are those attributes of a link that we have set.
+// linkAttrs are the attributes of a link that Ensure sets.
 type linkAttrs struct {
 	flags uint32
 	mtu   uint32

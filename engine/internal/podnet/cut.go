@@ -9,33 +9,33 @@ import (
 	"time"
 )
 
-// How long a pod gets its packets one by one after the kernel has refused a frame
-// that it was to cut, at first and at most. Each try costs a frame, which TCP
-// sends again; without coalescing a pod receives a fifth of what it could.
+// After the kernel has refused a frame that it was to cut, a pod gets its packets one
+// by one for this long, at first and at most. Each try costs a frame, which TCP sends
+// again; without coalescing a pod receives a fifth of what it could.
 const (
 	cutPause   = 10 * time.Second
 	cutLongest = 10 * time.Minute
 )
 
 // cutting says whether the kernel takes frames for a pod that it is to cut into
-// segments. A refusal counts for a while, and for twice as long each time that
-// none was taken meanwhile. Its zero value is ready to use, concurrently.
+// segments. A refusal counts for a while, and for twice as long each time that the
+// kernel took none meanwhile. Its zero value is ready to use, concurrently.
 type cutting struct {
 	until    atomic.Int64 // when to try again, in nanoseconds of now; 0 while nothing is refused
 	refusals atomic.Uint64
 
 	mu    sync.Mutex
 	pause time.Duration                 // after the last refusal
-	told  func(pause time.Duration)     // of a refusal after which none was taken yet; nil is nobody
-	clock func() (sinceSomewhere int64) // nil is now
+	told  func(pause time.Duration)     // called for a refusal, unless none was taken since the last; may be nil
+	clock func() (sinceSomewhere int64) // nil means now
 }
 
 var started = time.Now()
 
-// now is a clock that no change of the date moves.
+// now is a clock that does not change with the date.
 func now() int64 { return int64(time.Since(started)) }
 
-// off reports whether frames are to be sent that need no cutting.
+// off reports whether only frames that need no cutting are to be sent.
 func (c *cutting) off() bool {
 	until := c.until.Load()
 	return until != 0 && c.now() < until
@@ -62,7 +62,7 @@ func (c *cutting) refused() {
 	}
 }
 
-// taken notes that the kernel has taken one.
+// taken notes that the kernel has taken such a frame.
 func (c *cutting) taken() {
 	if c.until.Load() == 0 {
 		return
@@ -73,13 +73,11 @@ func (c *cutting) taken() {
 	c.until.Store(0)
 }
 
-// OnCutRefused has Write call told when the kernel refuses a frame that it was
-// to cut into segments, with the time after which the next is tried: until then
-// the pod gets single packets, which is slower. It is not called again for
-// refusals that follow before a frame was taken. It is to be called before the
-// first Write.
+// OnCutRefused has Write call told when the kernel refuses a frame that it was to cut
+// into segments. pause is the time after which the next one is tried: until then the
+// pod gets single packets, which is slower. It is not called again for refusals that
+// follow before a frame was taken. Call OnCutRefused before the first Write.
 func (d *Device) OnCutRefused(told func(pause time.Duration)) { d.out.cut.told = told }
 
-// CutRefusals is how many frames the kernel has refused that it was to cut into
-// segments.
+// CutRefusals returns how many frames the kernel has refused to cut into segments.
 func (d *Device) CutRefusals() uint64 { return d.out.cut.refusals.Load() }

@@ -24,17 +24,17 @@ import (
 // WireGuard's UDP side (conn.IdealBatchSize).
 const batchSize = 128
 
-// Size in bytes asked for each direction of the socket. A full receive buffer
-// drops frames, it does not push back on the pod.
+// socketBuffer is the size in bytes asked for each direction of the socket. A full
+// receive buffer drops frames; it does not push back on the pod.
 const socketBuffer = 8 << 20
 
 // maxFailedReads is how many reads in a row may fail before the socket counts
 // as broken.
 const maxFailedReads = 1000
 
-// Device is the host end of a link as a packet socket: what a pod sends is
-// read from it, what is written to it reaches the pod. It is a [tun.Device]
-// whose packets begin with the IP header.
+// Device is the host end of a link as a packet socket: what a pod sends is read from
+// it, and what is written to it reaches the pod. It is a [tun.Device] whose packets
+// begin with the IP header.
 //
 // Read is called from one goroutine at a time, Write from any number.
 type Device struct {
@@ -43,31 +43,31 @@ type Device struct {
 	conn   syscall.RawConn
 	events chan tun.Event
 
-	// Of the goroutine that reads.
+	// These belong to the goroutine that reads.
 	receiveOnce func(fd uintptr) bool
 	wait        bool // receiveOnce waits for a frame
 	receiveErr  error
-	in          *readBatch // nil while there is nothing to hand over
+	in          *readBatch // nil while all is handed over
 	mayHaveMore bool       // the last read has filled in
 	divert      func(packet []byte) *Device
 	direct      directSender
 
-	writeMu  sync.Mutex // guards what follows
+	writeMu  sync.Mutex // guards the fields below
 	out      *sender
 	sendOnce func(fd uintptr) bool
 	sending  []mmsghdr // what sendOnce is to send
 	sent     int
 	sendErr  error
 
-	down     atomic.Bool   // the link was found down, and is looked at
+	down     atomic.Bool   // the link was found down, and is being checked
 	gone     chan struct{} // closed when the link has ended
 	goneOnce sync.Once
 	closed   chan struct{} // closed by Close
 
-	// Dropped counts frames from the pod that did not hold together.
+	// Dropped counts frames from the pod that were malformed.
 	Dropped atomic.Uint64
-	// DirectIn and DirectOut are what other pods of this host have handed to
-	// this one and what it has handed to them: see Divert.
+	// DirectIn counts what other pods of this host have handed to this one, DirectOut
+	// what it has handed to them: see Divert.
 	DirectIn, DirectOut Traffic
 	directAt            atomic.Int64 // the last of these batches, in Unix nanoseconds
 
@@ -77,9 +77,8 @@ type Device struct {
 
 var _ tun.Device = (*Device)(nil)
 
-// Open opens a packet socket on the link's host end, or goes on with the one
-// that store has kept. Every Device on a link gets every frame, so there must
-// be one at a time.
+// Open opens a packet socket on the link's host end, or takes the one that store has
+// kept. Every Device on a link gets every frame, so only one may exist at a time.
 func (l *Link) Open(store SocketStore) (*Device, error) {
 	fd, err := l.socket(store)
 	if err != nil {
@@ -132,7 +131,7 @@ func openPacketSocket(ifindex int) (fd int, err error) {
 	}{
 		{"PACKET_VNET_HDR", unix.PACKET_VNET_HDR},
 		{"PACKET_IGNORE_OUTGOING", unix.PACKET_IGNORE_OUTGOING},
-		{"PACKET_QDISC_BYPASS", unix.PACKET_QDISC_BYPASS}, // see buildWall
+		{"PACKET_QDISC_BYPASS", unix.PACKET_QDISC_BYPASS}, // see isolateHostEnd
 	} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, o.opt, 1); err != nil {
 			return -1, fmt.Errorf("setting %s: %w", o.name, err)
@@ -186,7 +185,7 @@ func (d *Device) sendLocked(msgs []mmsghdr) error {
 	return nil
 }
 
-// attempt is what is known of sending the first of some messages.
+// attempt is the state of sending the first of some messages.
 type attempt struct{ failed bool }
 
 // rest returns the messages that are still to be sent, after n were, or after the
@@ -200,13 +199,13 @@ func (a *attempt) rest(msgs []mmsghdr, n int, err error, cut *cutting) ([]mmsghd
 		}
 		return msgs[n:], nil
 	case errors.Is(err, unix.EINVAL) && !a.failed:
-		// It may be of a frame that was read: a socket keeps an error for the
-		// next call, whichever it is.
+		// The error may belong to a frame that was read: a socket keeps an error for
+		// the next call, of either kind.
 		a.failed = true
 		return msgs, nil
 	case errors.Is(err, unix.EINVAL) && segmented(msgs[0]):
-		// Some kernels refuse segmentation on this path. TCP sends the lost
-		// frame again, and gets it through uncoalesced.
+		// Some kernels refuse segmentation on this path. TCP sends the lost frame
+		// again, and then it passes uncoalesced.
 		cut.refused()
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EMSGSIZE), errors.Is(err, unix.ENETDOWN):
 	default:
@@ -271,8 +270,8 @@ func (d *Device) socketError(closed, err error) error {
 	return nil
 }
 
-// Gone returns a channel that is closed once a Read or Write has found the link
-// gone. One that is down may come up again, and the socket goes on with it.
+// Gone returns a channel that is closed once a Read or Write has found the link gone. A
+// link that is down may come up again, and the socket goes on with it.
 func (d *Device) Gone() <-chan struct{} { return d.gone }
 
 // File returns nil: the socket's descriptor has one owner, which is the

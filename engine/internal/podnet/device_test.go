@@ -344,7 +344,7 @@ func echoRequest(payload int) []byte {
 
 // A pod that may forge frames must not reach the host's stack, whatever it
 // puts into them; our socket must see them all the same.
-func TestWall(t *testing.T) {
+func TestHostEndDropsFrames(t *testing.T) {
 	pod := newTestPod(t, 1)
 	d := mustOpen(t, pod.link)
 	seen := make(chan struct{}, 64)
@@ -376,7 +376,7 @@ func TestWall(t *testing.T) {
 		}
 	}
 
-	// Without the wall the same frames arrive: the check above can fail.
+	// Without the filters the same frames arrive: the check above can fail.
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: pod.link.hostIndex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
 	}}
@@ -384,16 +384,16 @@ func TestWall(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := arrived(pod.link.hostMAC); n < frames-1 {
-		t.Errorf("without the wall %d of %d frames arrived: this test proves nothing", n, frames)
+		t.Errorf("without the filters %d of %d frames arrived: this test proves nothing", n, frames)
 	}
 	mustEnsure(t, pod.Pod, pod.link.Host)
 	if n := arrived(pod.link.hostMAC); n > 1 {
-		t.Errorf("Ensure did not rebuild the wall: %d frames arrived", n)
+		t.Errorf("Ensure did not restore the filters: %d frames arrived", n)
 	}
 }
 
 // What the host sends on the link must not reach the pod.
-func TestWallTowardsThePod(t *testing.T) {
+func TestHostEndDropsTowardsThePod(t *testing.T) {
 	pod := newTestPod(t, 1)
 	host, err := netlink.LinkByIndex(pod.link.hostIndex)
 	if err != nil {

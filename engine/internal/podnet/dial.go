@@ -17,8 +17,8 @@ import (
 )
 
 // DialUDP returns a socket of the pod that is connected to the address. It does not
-// wait. Each has a source port of its own, as a query of the pod's own programs
-// would: it cannot be guessed, and what balances load by ports does.
+// wait. Each socket has a source port of its own, as a query of the pod's own programs
+// would: it cannot be guessed, and load balancers that go by ports work.
 func (d *DNS) DialUDP(to netip.AddrPort) (net.Conn, error) {
 	f, err := d.connect(unix.SOCK_DGRAM, to)
 	if err != nil {
@@ -71,8 +71,8 @@ func (d *DNS) keep(conn net.Conn, err error) (net.Conn, error) {
 	return c, nil
 }
 
-// closeConns closes what was dialed. One of TCP is reset: nobody may be left at its
-// other end, and the kernel would wait for an answer, in the pod's netns.
+// closeConns closes the connections that were dialed. TCP connections are reset: their
+// other end may be gone, and the kernel would wait for an answer in the pod's netns.
 func (d *DNS) closeConns() {
 	d.conns.Range(func(c, _ any) bool {
 		if tcp, ok := c.(*podConn).Conn.(*net.TCPConn); ok {
@@ -83,8 +83,8 @@ func (d *DNS) closeConns() {
 	})
 }
 
-// connect begins a connection. No thread waits for it: a pod may begin many that
-// lead nowhere.
+// connect begins a connection. No thread waits for it, since a pod may begin many
+// connections that lead nowhere.
 func (d *DNS) connect(kind int, to netip.AddrPort) (f *os.File, err error) {
 	addr := to.Addr().Unmap()
 	family, sa := unix.AF_INET, unix.Sockaddr(nil)
@@ -145,7 +145,7 @@ func awaitConnected(ctx context.Context, f *os.File) error {
 	return errors.Join(err, failed)
 }
 
-// netnsJob is to be done by a thread inside the netns.
+// netnsJob is a job for a thread inside the netns.
 type netnsJob struct {
 	fd   int
 	do   func() error

@@ -29,9 +29,9 @@ func (d *Device) goesDirectly(f *inFrame) bool {
 	return true
 }
 
-// consistent reports whether the virtio_net_hdr says of the packet what the
-// packet's own headers say. A pod that may send raw frames can have it say
-// anything, and nobody looks at it again on the way to another pod.
+// consistent reports whether the virtio_net_hdr says the same of the packet as the
+// packet's own headers. A pod that may send raw frames can put anything into it, and
+// nothing checks it again on the way to another pod.
 func (f *inFrame) consistent() bool {
 	h, p := &f.vnet, f.packet()
 	if !h.needsCsum {
@@ -88,9 +88,9 @@ type directSender struct {
 	n        int
 }
 
-// add takes the frame along, as it is but for its headers. It reports false if
-// that device takes none like it. That is so for all packets of a flow or for
-// none, so that none overtakes another.
+// add takes the frame along, as it is except for its headers. It reports false if that
+// device takes none of its kind. The answer is the same for all packets of a flow, so
+// that none overtakes another.
 func (s *directSender) add(to *Device, f *inFrame, size frameSize) bool {
 	if to.out.cut.off() || !to.out.udp && transportOf(f.packet()) == unix.IPPROTO_UDP {
 		return false
@@ -117,9 +117,10 @@ func (s *directSender) add(to *Device, f *inFrame, size frameSize) bool {
 	return true
 }
 
-// flush sends what was collected. It never waits: what the other pod's link does
-// not take at once is lost, as on any link, so that no pod can hold up another.
-// Nor does it take that device's lock, which a Write of its own that waits has.
+// flush sends the collected frames. It never waits: frames that the other pod's link
+// does not take at once are lost, as on any link, so that no pod can hold up another.
+// It does not take that device's lock either, which a waiting Write of that device
+// holds.
 func (s *directSender) flush() {
 	if s.n == 0 {
 		return
@@ -127,8 +128,8 @@ func (s *directSender) flush() {
 	now := time.Now().UnixNano() // once for a batch
 	s.from.directAt.Store(now)
 	s.to.directAt.Store(now)
-	_ = s.to.conn.Control(s.sendOnce) // a device that was closed loses what it is sent
-	clear(s.iovs[:s.n])               // or they would keep a batch from the collector
+	_ = s.to.conn.Control(s.sendOnce) // a closed device loses what it is sent
+	clear(s.iovs[:s.n])               // otherwise they would keep a batch from the collector
 	s.to, s.n = nil, 0
 }
 
@@ -141,10 +142,10 @@ func (s *directSender) send(fd uintptr) {
 			s.to.DirectIn.add(s.sizes[s.n-len(msgs)+i])
 		}
 		if errors.Is(err, unix.ENETDOWN) {
-			_ = s.to.socketError(nil, err) // which looks whether it is gone
+			_ = s.to.socketError(nil, err) // it checks whether the link is gone
 		}
 		if msgs, err = a.rest(msgs, n, err, &s.to.out.cut); err != nil {
-			_ = s.to.socketError(nil, err) // whoever reads that device is to know if its link is gone
+			_ = s.to.socketError(nil, err) // that device's reader has to know if its link is gone
 			return
 		}
 	}

@@ -19,21 +19,21 @@ import (
 	"tailscale.com/net/tsaddr"
 )
 
-// A pod that resolves names by its node asks Tailscale's service addresses, port
-// 53, and there whoever is there:
+// A pod that resolves names by its node asks Tailscale's service addresses, port 53.
+// What answers there:
 //
 //	           ┌─ while this process lives ──▶ its sockets in the pod (DNS)
 //	program ───┤
 //	           └─ otherwise, by NAT ─────────▶ the cluster's nameserver
 //
-// The second way is laid by EnsureDNS in an nftables table that stays. The first is
-// a table that belongs to a socket of this process, and has the packets left out of
-// connection tracking, and so of NAT: the kernel switches over at the moment at which
-// the process ends, however it does, and no connection remembers what was before.
+// EnsureDNS sets up the second way in an nftables table that stays. The first is a
+// table that belongs to a socket of this process. It has the packets left out of
+// connection tracking, and so of NAT. When the process ends, for any reason, the kernel
+// switches over at that moment, and no connection remembers the earlier state.
 //
 // The addresses are local to the pod by a route each (the local table) and are on no
-// interface: a program that takes the first address which is not 127.0.0.1 for its
-// own must not find them.
+// interface. A program that takes the first address which is not 127.0.0.1 for its own
+// must not find them.
 
 const (
 	dnsPort      = 53
@@ -49,7 +49,8 @@ func dnsService(v6 bool) netip.Addr {
 	return tsaddr.TailscaleServiceIP()
 }
 
-// dnsFamily is what is different between IPv4 and IPv6: header offsets in bytes.
+// dnsFamily returns what differs between IPv4 and IPv6: the family, and header offsets
+// in bytes.
 func dnsFamily(v6 bool) (family byte, src, dst uint32) {
 	if v6 {
 		return unix.NFPROTO_IPV6, 8, 24
@@ -57,11 +58,11 @@ func dnsFamily(v6 bool) (family byte, src, dst uint32) {
 	return unix.NFPROTO_IPV4, 12, 16
 }
 
-// EnsureDNS makes the service addresses local to the pod, and leads what is for port
-// 53 of that of IPv4 to the first nameserver of IPv4, while nobody takes that over
-// ([OpenDNS]). Where all nameservers are IPv6 it does so for IPv6; not for both, since
+// EnsureDNS makes the service addresses local to the pod. It leads packets for port 53
+// of the IPv4 address to the first IPv4 nameserver, while [OpenDNS] does not take them
+// over. If all nameservers are IPv6, it does so for IPv6. It does not do both, since
 // NAT has all connections of a family tracked, the pod's own too. nat reports whether
-// the kernel can do it; with false it has not been done.
+// the kernel can do it; if it is false, nothing was done.
 func EnsureDNS(ns Namespace, nameservers []netip.Addr) (nat bool, err error) {
 	if err := ns.withHandle(addServiceRoutes); err != nil {
 		return false, err
@@ -83,7 +84,7 @@ func EnsureDNS(ns Namespace, nameservers []netip.Addr) (nat bool, err error) {
 		return false, err
 	}
 	if len(nameservers) == 0 {
-		return false, errors.New("there is no nameserver to lead DNS to")
+		return false, errors.New("no nameserver to lead DNS to")
 	}
 	to := nameservers[max(0, slices.IndexFunc(nameservers, netip.Addr.Is4))]
 	err = s.run(func(b *rawBatch) {
@@ -106,8 +107,8 @@ func EnsureDNS(ns Namespace, nameservers []netip.Addr) (nat bool, err error) {
 	return true, nil
 }
 
-// addServiceRoutes makes the service addresses local. A pod without IPv6 does
-// without that of IPv6.
+// addServiceRoutes makes the service addresses local. In a pod without IPv6 it leaves
+// out the IPv6 address.
 func addServiceRoutes(h *netlink.Handle) error {
 	lo, err := h.LinkByName("lo")
 	if err != nil {
@@ -129,8 +130,8 @@ func addServiceRoutes(h *netlink.Handle) error {
 	return nil
 }
 
-// natTable leads what the pod sends to the service address to the nameserver.
-// What leaves the pod that way gets the source of the interface by which it does.
+// natTable leads packets that the pod sends to the service address to the nameserver.
+// They get the source address of the interface by which they leave the pod.
 func natTable(v6 bool, nameserver netip.Addr) *rawTable {
 	family, _, dst := dnsFamily(v6)
 	t := &rawTable{family: family, name: dnsTable}
@@ -151,8 +152,8 @@ func natTable(v6 bool, nameserver netip.Addr) *rawTable {
 	return t
 }
 
-// liveTable leads what is for the service address's port 53 to our sockets' ports, and
-// what they answer back, outside of connection tracking.
+// liveTable leads packets for the service address's port 53 to our sockets' ports, and
+// their answers back, outside of connection tracking.
 func liveTable(v6 bool, udp, tcp uint16) *rawTable {
 	family, src, dst := dnsFamily(v6)
 	c := rawChain{name: "output", kind: "filter", hook: unix.NF_INET_LOCAL_OUT, priority: nftRaw}
@@ -172,12 +173,13 @@ func liveTable(v6 bool, udp, tcp uint16) *rawTable {
 }
 
 // DNS is this process's sockets in a pod that answer for port 53 of the service
-// addresses. They hear what the pod itself sends, and nobody else. As long as they are
-// open they keep the pod's netns alive: see Gone.
+// addresses. They take packets of the pod itself only. As long as they are open they
+// keep the pod's netns alive: see Gone.
 //
-// They are at other ports, to which the live table leads: a program of the pod that
-// serves DNS may listen at port 53 of all addresses, which are ours too. Where the
-// kernel has no such tables they are at port 53, and the first to come has it.
+// They have other ports, to which the live table leads: a program of the pod that
+// serves DNS may listen at port 53 of all addresses, which includes the service
+// addresses. Where the kernel has no such tables the sockets have port 53, which then
+// goes to the first program that takes it.
 type DNS struct {
 	UDP []*net.UDPConn
 	TCP []*net.TCPListener
@@ -187,7 +189,7 @@ type DNS struct {
 
 	mu    sync.RWMutex
 	fd    int      // the netns, -1 after Close
-	conns sync.Map // of *podConn: those that are open
+	conns sync.Map // the open *podConn
 }
 
 // OpenDNS opens the sockets, and takes over from the NAT that [EnsureDNS] has laid,
@@ -219,7 +221,7 @@ func OpenDNS(ctx context.Context, ns Namespace) (_ *DNS, err error) {
 	return d, d.takeOver(ctx)
 }
 
-// takeOver makes the live tables. Those of a process that is dying are about to go.
+// takeOver makes the live tables. Tables of a process that is ending are about to go.
 func (d *DNS) takeOver(ctx context.Context) (err error) {
 	for range 20 {
 		err = d.live.run(func(b *rawBatch) {
@@ -245,8 +247,8 @@ func (d *DNS) takeOver(ctx context.Context) (err error) {
 	return nil
 }
 
-// The ports to which the live table leads: nobody's by convention, not among those for
-// which a capability is needed, and not among those that the kernel gives to clients.
+// The live table leads to one of these ports. By convention they belong to nothing,
+// they need no capability, and the kernel does not give them to clients.
 const firstPort, lastPort = 11600, 11609
 
 // listen opens the sockets, on a thread inside the netns.
@@ -301,11 +303,11 @@ func listenError(at string, err error) error {
 	return fmt.Errorf("listening at %s: %w", at, err)
 }
 
-// hearOnlyLoopback has a socket hear nothing but what comes by lo, which only the
-// pod itself can send. What comes by another interface for the same address, as a
-// neighbour on eth0 may send it, is dropped by a filter (socket(7), SO_ATTACH_FILTER).
-// A socket that is bound to lo could not answer a program that has bound another
-// address of the pod.
+// hearOnlyLoopback has a socket receive only packets that come by lo, which only the
+// pod itself can send. A filter drops packets for the same address that come by another
+// interface, as a neighbour on eth0 may send them (socket(7), SO_ATTACH_FILTER). A
+// socket that is bound to lo could not answer a program that has bound another address
+// of the pod.
 func hearOnlyLoopback(network, _ string, c syscall.RawConn) (err error) {
 	const (
 		loopback  = 1                 // its index, in every netns (LOOPBACK_IFINDEX)
@@ -320,27 +322,27 @@ func hearOnlyLoopback(network, _ string, c syscall.RawConn) (err error) {
 	cerr := c.Control(func(fd uintptr) {
 		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 		if err == nil && (network == "udp6" || network == "tcp6") {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1) // it is on no interface
+			err = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_FREEBIND, 1) // the address is on no interface
 		}
 	})
 	return errors.Join(cerr, err)
 }
 
 // Gone returns an error that wraps [ErrGone] if the runtime has let go of the pod's
-// netns, which then lives on by our sockets only. It costs next to nothing.
+// netns, so that only our sockets keep it alive. It costs next to nothing.
 func (d *DNS) Gone() error {
 	for _, path := range d.ns.Paths {
 		var st unix.Stat_t
 		if unix.Stat(path, &st) == nil && st.Ino == d.ns.Ino && uint64(st.Dev) == d.ns.Dev {
-			return nil // the number is nobody else's while we are in there
+			return nil // the number belongs to no other netns while our sockets are in it
 		}
 	}
 	return d.ns.Check()
 }
 
-// Intact reports whether what [EnsureDNS] has laid is there still: a pod that may
-// change its network may also flush its tables. The service addresses become local
-// again here.
+// Intact reports whether the table of [EnsureDNS] is still there: a pod that may change
+// its network may also flush its tables. Intact makes the service addresses local
+// again.
 func (d *DNS) Intact() (bool, error) {
 	if err := d.ns.withHandle(addServiceRoutes); err != nil || d.live.NetlinkSocket == nil {
 		return true, err
@@ -354,8 +356,8 @@ func (d *DNS) Intact() (bool, error) {
 	return false, nil
 }
 
-// Close hands the port back to the NAT, and closes the sockets, those that were dialed
-// too: each would keep the pod's netns alive.
+// Close hands the port back to the NAT, and closes the sockets, including those that
+// were dialed: each would keep the pod's netns alive.
 func (d *DNS) Close() {
 	if d.live.NetlinkSocket != nil {
 		d.live.Close()

@@ -64,7 +64,8 @@ func refuse(c *net.UDPConn) {
 	}
 }
 
-// dnsPod is a pod in a cluster, whose DNS is led to the cluster's of one family.
+// dnsPod is a pod in a cluster. Its DNS is led to the cluster's nameserver of one
+// family.
 func dnsPod(t *testing.T, v6 bool) (pod *nstest.Pod, c *nstest.Cluster, ns Namespace) {
 	t.Helper()
 	c = nstest.NewCluster(t, map[string][]netip.Addr{clusterName: clusterAddrs})
@@ -108,7 +109,8 @@ func expectCluster(t *testing.T, pod *nstest.Pod, v6 bool) {
 	}
 }
 
-// While nobody serves, the cluster's nameserver answers, and sees the pod's address.
+// While no process serves, the cluster's nameserver answers, and sees the pod's
+// address.
 func TestDNSWithoutUs(t *testing.T) {
 	for v6, want := range map[bool]string{false: "10.70.1.2", true: "fd00:70:1::2"} {
 		pod, c, ns := dnsPod(t, v6)
@@ -126,7 +128,8 @@ func TestDNSWithoutUs(t *testing.T) {
 		if _, err := pod.Ask("udp", dnsService(!v6), clusterName, dnsmessage.TypeA); err == nil {
 			t.Error("the other family is led, too")
 		}
-		// Programs that look for an address of their own find none of these.
+		// Programs that look for an address of their own do not find the service
+		// addresses.
 		pod.Do(func() error {
 			addrs, err := net.InterfaceAddrs()
 			for _, a := range addrs {
@@ -139,8 +142,8 @@ func TestDNSWithoutUs(t *testing.T) {
 	}
 }
 
-// A process that serves is asked while it lives, and the cluster is from the moment
-// on at which it is killed: also by a socket that has asked before.
+// A process that serves is asked while it lives. From the moment at which it is killed
+// the cluster is asked, also by a socket that has asked before.
 func TestDNSKilled(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		testDNSKilled(t, v6)
@@ -192,7 +195,7 @@ func testDNSKilled(t *testing.T, v6 bool) {
 	}
 }
 
-// What is not from the pod itself is not heard, whatever it is addressed to.
+// Packets from outside the pod are not answered, whatever their destination is.
 func TestDNSHearsThePodOnly(t *testing.T) {
 	pod, c, ns := dnsPod(t, false)
 	d, err := OpenDNS(context.Background(), ns)
@@ -304,8 +307,8 @@ func TestDNSDials(t *testing.T) {
 	}
 }
 
-// A pod's own DNS server may have port 53 of all addresses, whoever comes first, and
-// is what is asked there.
+// A pod's own DNS server may have port 53 of all addresses, if it comes first or
+// second, and is asked there.
 func TestDNSServerInPod(t *testing.T) {
 	pod, c, ns := dnsPod(t, false)
 	all := netip.IPv6Unspecified()
@@ -343,8 +346,8 @@ func TestDNSServerInPod(t *testing.T) {
 	c.ServeDNS(other, all)
 }
 
-// What a pod has flushed of its tables and routes comes back, and what is ours alone
-// cannot be flushed.
+// Tables and routes that a pod has flushed come back, and a table that a socket of ours
+// owns cannot be flushed.
 func TestDNSFlushed(t *testing.T) {
 	pod, c, ns := dnsPod(t, false)
 	d, err := OpenDNS(context.Background(), ns)
@@ -362,7 +365,7 @@ func TestDNSFlushed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	// Without a name or a family it is all tables (nft flush ruleset).
+	// Without a name or a family it deletes all tables (nft flush ruleset).
 	if err := s.run(func(b *rawBatch) { b.ask(unix.NFT_MSG_DELTABLE, 0, unix.AF_UNSPEC) }); err != nil {
 		t.Fatal(err)
 	}
@@ -399,8 +402,8 @@ func netnsOf(t *testing.T, pod *nstest.Pod) netns.NsHandle {
 	return h
 }
 
-// A pod's own NAT of DNS, as a service mesh lays it, has what is asked of the cluster,
-// by us too, and not what the pod asks of us.
+// A pod's own NAT of DNS, as a service mesh has it, applies to queries for the cluster,
+// ours too, and not to the pod's queries to us.
 func TestDNSWithMesh(t *testing.T) {
 	pod, c, ns := dnsPod(t, false)
 	var proxy *net.UDPConn
@@ -457,7 +460,7 @@ func TestDNSWithMesh(t *testing.T) {
 }
 
 // Where the kernel has no tables that end with their socket, nothing is led anywhere:
-// our sockets are at port 53, and nobody is while they are not open.
+// our sockets are at port 53, and without them nothing answers there.
 func TestDNSWithoutOwnedTables(t *testing.T) {
 	can := canOwnTables
 	canOwnTables = func() (bool, error) { return false, nil }

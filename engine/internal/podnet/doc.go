@@ -15,9 +15,9 @@
 // and writes, in super-packets of up to 64 KB; [Device.Divert] hands those for
 // another pod of the host to that pod's Device. [Link.Router] programs addresses and
 // routes on ts0, and rules that lead to them. [Remove] takes the link away.
-// [Watch] hears of what others change of either, for Restore to set it up again.
-// [Router.Fence] closes a pod that is to reach everything by an exit node, before it
-// can, and [Router.Forward] makes one a router for its peers, in its own netns.
+// [Watch] hears of changes that others make to either, for Restore to undo them.
+// [Router.Fence] closes a pod that is to reach everything by an exit node, until it
+// can, and [Router.Forward] makes a pod a router for its peers, in its own netns.
 // [EnsureDNS] and [OpenDNS] have the pod's DNS answered by this process while it lives.
 //
 // The link outlives the process: a new process opens a new packet socket on
@@ -26,15 +26,15 @@
 // A pod's netns is named by a [Namespace]: paths and an inode number. It is
 // opened for one operation, compared with its inode, and closed again, for two
 // reasons. An open descriptor keeps a dead pod's netns alive, and with it
-// the link, whose end is how we learn of the pod's. And a descriptor number that
-// was closed and used anew would silently point at another pod. [DNS] is the
-// exception: its sockets keep the netns alive anyway, and it knows when nothing else
-// does. So does a [Tap], whose owner looks for the pod's end.
+// the link, whose end tells us of the pod's. And a descriptor number that
+// was closed and used again would silently point at another pod. [DNS] and [Tap]
+// are the exceptions. The sockets of a DNS keep the netns alive anyway, and it knows
+// when nothing else does. The owner of a Tap checks whether the pod has ended.
 //
 // What this package does not do: it knows no pods, no tailnet and no
-// container runtime; it keeps nothing from one call to the next but what the kernel
-// was found to be able to do; it starts no goroutine that outlives a call, but for threads
-// that open sockets in pods, which end ten seconds after the last one, and the one that
-// [Watch.HearFilters] is asked for; it changes no route, rule, sysctl or firewall of its own
-// netns; and it never enters a netns with a thread that anyone else will use.
+// container runtime. From one call to the next it keeps only what the kernel was found to
+// support. Two kinds of its goroutines outlive a call: threads that open sockets in
+// pods, for ten seconds after the last, and the one of [Watch.HearFilters] (Watch.Run
+// is the caller's). It changes no route, rule, sysctl or firewall of its own netns. It
+// never enters a netns with a thread that anything else will use.
 package podnet

@@ -8,12 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lookAgain is the pause between two looks at a link that is down, in the first
-// of which one that is about to go usually has gone.
+// lookAgain is the pause between two looks at a link that is down. A link that is about
+// to go has usually gone by the second look.
 const lookAgain = 50 * time.Millisecond
 
-// wentDown finds out whether the link is down or gone: the socket says one thing
-// for both, and nothing when a link goes that was down.
+// wentDown finds out whether the link is down or gone. The socket reports the same for
+// both, and nothing when a link goes that was down already.
 func (d *Device) wentDown() {
 	if d.down.CompareAndSwap(false, true) {
 		d.lookWhetherGone()
@@ -35,8 +35,8 @@ func (d *Device) lookWhetherGone() {
 	}
 }
 
-// interfaceOf returns the interface that the packet socket is bound to, -1 for
-// one that is gone, and whether it is up.
+// interfaceOf returns the interface that the packet socket is bound to, -1 if that is
+// gone, and whether it is up.
 func interfaceOf(fd int) (index int, up bool) {
 	addr, err := unix.Getsockname(fd)
 	if err != nil {

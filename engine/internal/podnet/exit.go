@@ -19,46 +19,47 @@ import (
 	"tailscale.com/wgengine/router"
 )
 
-// Exit is what a pod goes by whose way to everything is over the tailnet.
+// Exit configures a pod that reaches everything over the tailnet.
 type Exit struct {
-	// Private is what stays on the pod's other interfaces all the same, unless the
-	// tailnet has a route of its own to it: a default route is not one.
+	// Private are destinations that stay on the pod's other interfaces, unless the
+	// tailnet has a route of its own to them, other than a default route.
 	Private []netip.Prefix
 }
 
-// exit is what a router knows of it.
+// exit is a router's state of it.
 type exit struct {
 	Exit
 	table nftTable
 
 	mu   sync.Mutex
-	plan []netip.Prefix // that the table lets through
+	plan []netip.Prefix // destinations that the table lets through
 }
 
-// UseExit has the pod reach everything over ts0, if the tailnet has a default
-// route, and otherwise nothing. What stays on other interfaces is what the router
-// keeps there anyway, the destinations of the pod's own routes but for a default
-// route, and x.Private. It is to be called before the first Set and Fence.
+// UseExit has the pod reach everything over ts0, if the tailnet has a default route,
+// and otherwise nothing. Three kinds of destinations stay on other interfaces: those
+// that the router keeps there anyway, those of the pod's own routes except a default
+// route, and x.Private. Call UseExit before the first Set and Fence.
 //
-// What refuses the rest is rules, routes that name no interface, and a filter, so that
-// they hold whatever happens to ts0 and to this process. Routes would not do. IPv6
-// forgets that it has found an unreachable one when it has not chosen a source, chooses
-// any, and looks again (net/ipv6/ip6_output.c, ip6_dst_lookup_tail); and a program may
-// choose eth0's address itself. What answers has such a source, too: so the filter goes
-// by who has begun the connection.
+// Rules, routes that name no interface, and a filter refuse the rest, so that they hold
+// whatever happens to ts0 and to this process. Routes alone are not enough. When IPv6
+// has chosen no source, it forgets that it has found an unreachable route, chooses any
+// source, and looks again (net/ipv6/ip6_output.c, ip6_dst_lookup_tail). A program may
+// also choose eth0's address itself. Answers have such a source, too, so the filter
+// goes by who has begun the connection.
 func (r *Router) UseExit(x Exit) {
 	r.exit = &exit{Exit: x, table: nftTable{name: "tailscale-nri-exit", chains: []string{"closed"}}}
 }
 
-// UseExitOf has the router share the exit of another one of the same pod, and what
-// stays on other interfaces: two that differ in that would each undo the other's filter.
+// UseExitOf has the router share the exit of another router of the same pod, and the
+// destinations that stay on other interfaces. Two routers that differ in those would
+// each undo the other's filter.
 func (r *Router) UseExitOf(other *Router) { r.exit, r.kept = other.exit, other.kept }
 
-// heeded returns those of the pod's own routes that count. Beside an exit node two kinds
-// do not, since they would open the pod: wide ones, which are default routes in disguise
-// as 0.0.0.0/1 and 128.0.0.0/1; and what a neighbour has said by a router advertisement
-// is on the pod's link.
-func (r *Router) heeded(h *netlink.Handle, there podRoutes) ([]netip.Prefix, error) {
+// countedRoutes returns those of the pod's own routes that count. With an exit node two kinds
+// do not, since they would open the pod: wide routes, which are default routes in
+// disguise as 0.0.0.0/1 and 128.0.0.0/1 are, and prefixes that a neighbour's router
+// advertisement puts on the pod's link.
+func (r *Router) countedRoutes(h *netlink.Handle, there podRoutes) ([]netip.Prefix, error) {
 	if r.exit == nil {
 		return there.foreign, nil
 	}
@@ -69,8 +70,8 @@ func (r *Router) heeded(h *netlink.Handle, there podRoutes) ([]netip.Prefix, err
 			return nil, fmt.Errorf("listing the pod's addresses: %w", err)
 		}
 		for _, a := range addrs {
-			// The kernel marks thus what it has made of an advertised prefix
-			// (net/ipv6/addrconf.c, addrconf_prefix_rcv_add_addr).
+			// The kernel has these flags on addresses that it has made of an advertised
+			// prefix (net/ipv6/addrconf.c, addrconf_prefix_rcv_add_addr).
 			if a.Flags&(unix.IFA_F_MANAGETEMPADDR|unix.IFA_F_TEMPORARY) == 0 {
 				given[prefixOf(a.IPNet).Masked()] = true
 			}
@@ -83,12 +84,13 @@ func (r *Router) heeded(h *netlink.Handle, there podRoutes) ([]netip.Prefix, err
 	}), nil
 }
 
-// mostPassed bounds what a pod's filter lets through: it is a transaction of one
-// message, which a socket's buffer holds. What is beyond that is dropped.
+// mostPassed bounds what a pod's filter lets through. The filter is a transaction of
+// one message, which a socket's buffer holds. What is beyond that is dropped.
 const mostPassed = 250
 
-// filter has the pod drop what it begins and would send by another interface than
-// ts0 to elsewhere than stays there. It reports whether it was not so.
+// filter has the pod drop packets of connections that it begins, if they would leave by
+// another interface than ts0 to a destination that does not stay there. missing reports
+// whether the filter was missing.
 func (x *exit) filter(ns Namespace, kept, foreign []netip.Prefix) (missing bool, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -117,19 +119,19 @@ func (x *exit) chains(v6 bool) []nftChain {
 	for _, p := range ofFamily(x.plan, v6) {
 		add(toAny(p), accept())
 	}
-	// Neighbour discovery has no connection, and is left alone; so has what conntrack
-	// calls invalid, which a program can make with a raw socket.
+	// Neighbour discovery has no connection, and is left alone. Packets that conntrack
+	// calls invalid are dropped: a program can make them with a raw socket.
 	add(invalid(), drop())
 	add(direction(ctOriginal), drop())
 	return []nftChain{{"closed", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, nftables.ChainPriorityFilter, rules}}
 }
 
-// everything is the default routes' destinations.
+// everything returns the destinations of the default routes.
 func everything() []netip.Prefix {
 	return []netip.Prefix{tsaddr.AllIPv4(), tsaddr.AllIPv6()}
 }
 
-// defaultOf is that of an address family (AF_INET, AF_INET6).
+// defaultOf returns the default destination of an address family (AF_INET, AF_INET6).
 func defaultOf(family byte) netip.Prefix {
 	if family == unix.AF_INET {
 		return tsaddr.AllIPv4()
@@ -137,8 +139,8 @@ func defaultOf(family byte) netip.Prefix {
 	return tsaddr.AllIPv6()
 }
 
-// kernelHasIPv6 reports whether the kernel has IPv6 at all (ipv6.disable=1): what
-// it has not needs no routes that refuse it, and can have none.
+// kernelHasIPv6 reports whether the kernel has IPv6 at all (ipv6.disable=1). Without
+// it, routes that refuse IPv6 are neither needed nor possible.
 var kernelHasIPv6 = sync.OnceValue(func() bool {
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -148,7 +150,8 @@ var kernelHasIPv6 = sync.OnceValue(func() bool {
 	return true
 })
 
-// close has the family refuse what has no other way, if there is an exit.
+// close has the family refuse destinations without another way, if the router has an
+// exit.
 func (f *family) close(exit *exit, of func(netip.Prefix) bool) {
 	if exit == nil || f.whole.Addr().Is6() && !kernelHasIPv6() {
 		return
@@ -177,13 +180,13 @@ func (f *family) layOutClosed(routes map[routeKey]netip.Addr) {
 	}
 }
 
-// closedWhat is what the guard says was missing.
-const closedWhat = "what refuses traffic past the exit node"
+// closedRules is what the guard reports as missing.
+const closedRules = "rules or routes that refuse traffic past the exit node"
 
-// Fence puts into the pod what refuses everything that is to go by an exit node,
-// if it is not there: before ts0 has an address, and after somebody has taken it
-// away. It returns what was missing, and changes nothing else. Without [Router.UseExit]
-// it does nothing.
+// Fence puts the rules, routes and the filter into the pod that refuse everything that
+// is to go by an exit node, unless they are there: before ts0 has an address, and after
+// they were taken away. It returns what was missing, and changes nothing else. Without
+// [Router.UseExit] it does nothing.
 func (r *Router) Fence() (missing []string, err error) {
 	if r.exit == nil {
 		return nil, nil
@@ -195,7 +198,7 @@ func (r *Router) Fence() (missing []string, err error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("closing what is to go by an exit node: %w", err)
+		return nil, fmt.Errorf("closing the pod to traffic past its exit node: %w", err)
 	}
 	return missing, nil
 }
@@ -213,7 +216,7 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	foreign, err := r.heeded(h, there)
+	foreign, err := r.countedRoutes(h, there)
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +225,7 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 		return nil, err
 	}
 	if unfiltered {
-		missing = []string{closedWhat}
+		missing = []string{closedRules}
 	}
 	bare := Router{kept: r.kept, exit: r.exit, cfg: &router.Config{}, logger: r.logger, warned: r.warned}
 	want := bare.layOut(nil, foreign)
@@ -238,10 +241,10 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 		return missing, nil
 	}
 	if lost {
-		missing = []string{closedWhat}
+		missing = []string{closedRules}
 	}
 	for _, route := range there.listed {
-		delete(want, keyOf(&route)) // one over ts0, perhaps, which is better
+		delete(want, keyOf(&route)) // perhaps by one over ts0, which is preferred
 	}
 	if err := addRoutes(h, 0, want, nil); err != nil {
 		return nil, err
@@ -252,7 +255,7 @@ func (r *Router) fence(h *netlink.Handle) (missing []string, err error) {
 	return missing, nil
 }
 
-// dropPassed takes out of want what the tailnet has a wider route to.
+// dropPassed removes from want destinations to which the tailnet has a wider route.
 func (p podRoutes) dropPassed(want map[routeKey]netip.Addr) {
 	var advertised []netip.Prefix
 	for key, src := range p.ours {
@@ -263,8 +266,8 @@ func (p podRoutes) dropPassed(want map[routeKey]netip.Addr) {
 	maps.DeleteFunc(want, func(key routeKey, _ netip.Addr) bool { return coveredBy(key.dst, advertised) })
 }
 
-// fenced reports whether all is there, and if not, whether what refuses is missing:
-// what leads past that comes with the pod's own routes.
+// fenced reports whether all is there, and if not, whether routes or rules that refuse
+// are missing. Those that lead past them come with the pod's own routes.
 func fenced(want, have map[routeKey]netip.Addr, rules []rule, ours []netlink.Rule) (whole, lost bool) {
 	whole = true
 	for key := range want {

@@ -94,8 +94,8 @@ func (s *sent) send(from, to netip.Addr) error {
 	return err
 }
 
-// tcpSegment is one without data, and without a checksum, which conntrack looks at
-// where a packet comes in.
+// tcpSegment is a TCP segment without data, and without a checksum, which conntrack
+// checks where a packet comes in.
 func tcpSegment(flags byte) []byte {
 	b := make([]byte, 20)
 	binary.BigEndian.PutUint16(b, 4711)
@@ -104,20 +104,20 @@ func tcpSegment(flags byte) []byte {
 	return b
 }
 
-// Nothing that a program can do with an unprivileged container's capabilities, a packet
-// socket aside, has a packet leave by eth0 to elsewhere than stays there.
+// Whatever a program does with an unprivileged container's capabilities, except a
+// packet socket, no packet leaves by eth0 to a destination that does not stay there.
 func TestExitHasNoHoles(t *testing.T) {
 	c := newCluster(t, "tsexitholes", useExit)
 	got := c.arrivals(t)
 	for name, s := range map[string]sent{
-		"UDP":                         {kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, payload: []byte("hello")},
-		"UDP by the device":           {kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, payload: []byte("hello"), byDevice: true},
-		"UDP with a mark":             {kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, mark: forwardMark, payload: []byte("hello")},
-		"TCP that is no connection's": {kind: unix.SOCK_RAW, proto: unix.IPPROTO_TCP, payload: tcpSegment(0x04)},
-		"TCP with no flags":           {kind: unix.SOCK_RAW, proto: unix.IPPROTO_TCP, payload: tcpSegment(0)},
-		"an answer to nobody":         {kind: unix.SOCK_RAW, proto: unix.IPPROTO_ICMP, payload: []byte{0, 0, 0xff, 0xff, 0, 0, 0, 0}},
-		"an unknown protocol":         {kind: unix.SOCK_RAW, proto: 253, payload: []byte("hello")},
-		"IGMP":                        {kind: unix.SOCK_RAW, proto: unix.IPPROTO_IGMP, payload: []byte("hello")},
+		"UDP":                      {kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, payload: []byte("hello")},
+		"UDP by the device":        {kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, payload: []byte("hello"), byDevice: true},
+		"UDP with a mark":          {kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, mark: forwardMark, payload: []byte("hello")},
+		"TCP without a connection": {kind: unix.SOCK_RAW, proto: unix.IPPROTO_TCP, payload: tcpSegment(0x04)},
+		"TCP with no flags":        {kind: unix.SOCK_RAW, proto: unix.IPPROTO_TCP, payload: tcpSegment(0)},
+		"an answer to nobody":      {kind: unix.SOCK_RAW, proto: unix.IPPROTO_ICMP, payload: []byte{0, 0, 0xff, 0xff, 0, 0, 0, 0}},
+		"an unknown protocol":      {kind: unix.SOCK_RAW, proto: 253, payload: []byte("hello")},
+		"IGMP":                     {kind: unix.SOCK_RAW, proto: unix.IPPROTO_IGMP, payload: []byte("hello")},
 	} {
 		for _, p := range [][3]string{{podEth4, worldAddr, nodeEth4}, {podEth6, worldAddr6, nodeEth6}} {
 			if s.proto == unix.IPPROTO_ICMP && p[0] == podEth6 {
@@ -227,7 +227,8 @@ func (c *cluster) setIPv6Off(t *testing.T, off string) {
 }
 
 // Two routers of a pod agree on its filter, also where the cluster's addresses have
-// changed in between: each would hear of the other's change, and undo it, forever.
+// changed in between: otherwise each would hear of the other's change, and undo it,
+// forever.
 func TestExitIsShared(t *testing.T) {
 	c := newCluster(t, "tsexitshared", useExit)
 	fence := c.link.Router(c.router.logger, prefixes("203.0.113.7/32"), nil)
@@ -249,7 +250,7 @@ func TestExitIsShared(t *testing.T) {
 	}
 }
 
-// A table that somebody has put in the place of ours, of the same shape, is seen.
+// A table of the same shape in the place of ours is noticed.
 func TestExitOfAnotherTable(t *testing.T) {
 	c := newCluster(t, "tsexitother", useExit)
 	other := nftTable{name: c.router.exit.table.name, chains: c.router.exit.table.chains}

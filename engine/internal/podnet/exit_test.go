@@ -170,7 +170,7 @@ func (c *cluster) expectNoLeak(t *testing.T, from, to string) {
 	})
 }
 
-// Many routes of the pod's own are no obstacle.
+// Many routes of the pod's own do not prevent it.
 func TestExitWithManyRoutes(t *testing.T) {
 	newCluster(t, "tsexitmany", func(c *cluster) {
 		h := c.pod.Netlink()
@@ -203,7 +203,8 @@ func (c *cluster) expectClosedSource(t *testing.T) {
 	}
 }
 
-// What somebody takes away of what refuses is heard of, and put back.
+// When a rule, route or filter that refuses is removed, the watch hears of it and it
+// comes back.
 func TestFenceIsRestored(t *testing.T) {
 	c := newCluster(t, "tsfence", useExit)
 	changes := c.changes(t)
@@ -217,7 +218,7 @@ func TestFenceIsRestored(t *testing.T) {
 			if err := what(); err != nil {
 				t.Fatal(err)
 			}
-			for !c.router.Minds(<-changes) { // or the test does not end
+			for !c.router.MayAffect(<-changes) { // or the test does not end
 			}
 			if missing, err := c.router.Restore(); err != nil || len(missing) == 0 {
 				t.Errorf("restored %v (%v)", missing, err)

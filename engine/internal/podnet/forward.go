@@ -12,16 +12,16 @@ import (
 	"tailscale.com/net/tsaddr"
 )
 
-// Forward says what a pod forwards of what comes by ts0. What it forwards has an
-// address of the pod's own as its source (masquerading).
+// Forward says which packets from ts0 a pod forwards. A forwarded packet has an address
+// of the pod's own as its source (masquerading).
 type Forward struct {
 	To []netip.Prefix // destinations
-	// Everything adds all other destinations but those in Never.
+	// Everything adds all other destinations except those in Never.
 	Everything bool
 	Never      []netip.Prefix
 }
 
-// forward is what a router knows of it.
+// forward is a router's state of it.
 type forward struct {
 	Forward
 	table   nftTable
@@ -29,19 +29,19 @@ type forward struct {
 	trouble atomic.Pointer[string]
 }
 
-// Forward has the pod forward from the first Set with addresses on. Beside what f
-// says nothing is forwarded: neither from the pod's other interfaces into the
-// tailnet, but for answers, nor to an address that no router passes on.
+// Forward has the pod forward what f says, from the first Set with addresses on, and
+// nothing else: neither from the pod's other interfaces into the tailnet, except
+// answers, nor to an address that routers do not pass on.
 //
-// It takes nftables with NAT in the kernel. Where that is missing, or a family
-// cannot be forwarded, the rest is set up, and [Router.Trouble] says so.
+// It needs nftables with NAT in the kernel. Where that is missing, or a family cannot
+// be forwarded, the rest is set up, and [Router.Trouble] says so.
 func (r *Router) Forward(f Forward) {
 	r.fwd = &forward{Forward: f, table: nftTable{name: "tailscale-nri", chains: []string{"forward", "source"}}}
 }
 
-// neverForwarded is what no pod forwards to, whatever it is told: the tailnet's own
-// addresses, and those that mean another machine on each: loopback, link-local,
-// with a cloud's metadata, and multicast.
+// neverForwarded returns destinations that no pod forwards to, with any configuration:
+// the tailnet's own addresses, and those that mean another machine on each: loopback,
+// link-local, with a cloud's metadata, and multicast.
 func neverForwarded() []netip.Prefix {
 	return append(tailscaleRanges(),
 		netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
@@ -50,7 +50,8 @@ func neverForwarded() []netip.Prefix {
 		netip.MustParsePrefix("fd00:ec2::/32")) // EC2's metadata
 }
 
-// NeverForwarded returns what no pod forwards to of p, false if that is nothing.
+// NeverForwarded returns the part of p that no pod forwards to, false if that is
+// nothing.
 func NeverForwarded(p netip.Prefix) (never netip.Prefix, is bool) {
 	i := slices.IndexFunc(neverForwarded(), p.Overlaps)
 	if i < 0 {
@@ -70,7 +71,7 @@ func (r *Router) Trouble() string {
 	return ""
 }
 
-// forward sets forwarding up, unless it is, the filter first. It returns what was
+// forward sets forwarding up where it is missing, the filter first. It returns what was
 // missing. r.mu is held.
 func (r *Router) forward() (missing []string) {
 	f := r.fwd
@@ -110,12 +111,12 @@ func (f *forward) install(ns Namespace) error {
 	})
 }
 
-// intact reports whether what install has put into the pod is there.
+// intact reports whether the state that install has put into the pod is there.
 func (f *forward) intact(ns Namespace) bool {
 	return f.table.intact(ns) && ns.do(func() error { return forwarding(f.only4) }) == nil
 }
 
-// uplinks are the interfaces of the thread's netns but for lo and ts0.
+// uplinks returns the interfaces of the thread's netns except lo and ts0.
 func uplinks() (names []string, err error) {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -129,7 +130,7 @@ func uplinks() (names []string, err error) {
 	return names, nil
 }
 
-// ofFamily returns those of a family.
+// ofFamily returns the prefixes of a family.
 func ofFamily(prefixes []netip.Prefix, v6 bool) (out []netip.Prefix) {
 	for _, p := range prefixes {
 		if tsaddr.PrefixIs6(p) == v6 {

@@ -92,8 +92,8 @@ func (c *cluster) heard(got <-chan flow, seen map[string]bool, last netip.Addr) 
 	}
 }
 
-// A pod forwards what it advertises and nothing besides, under any reverse path
-// filter, and nothing from its cluster into the tailnet.
+// A pod forwards what it advertises and nothing else, under any reverse path filter,
+// and nothing from its cluster into the tailnet.
 func TestForward(t *testing.T) {
 	c := newForwarder(t, "tsforward", Forward{To: prefixes(subnet, subnet6)})
 	got := packetsOf(t, c.device)
@@ -131,7 +131,8 @@ func TestForward(t *testing.T) {
 	}
 }
 
-// Nothing is forwarded under a peer's own address, as what is no connection's would be.
+// Nothing is forwarded under a peer's own address, as packets without a connection
+// would be.
 func TestForwardMasqueradesAll(t *testing.T) {
 	c := newForwarder(t, "tsforwardinv", Forward{To: prefixes(subnet, subnet6)})
 	out, back := c.arrivals(t), packetsOf(t, c.device)
@@ -151,7 +152,7 @@ func TestForwardMasqueradesAll(t *testing.T) {
 			s := sent{kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, payload: []byte("hello")}
 			return s.send(from, last)
 		})
-		expectUntil(t, out, "of a peer, what is no connection's", src, last)
+		expectUntil(t, out, "of a peer, without a connection", src, last)
 	}
 }
 
@@ -185,7 +186,7 @@ func TestForwardEverything(t *testing.T) {
 	}
 }
 
-// What somebody takes away of the filter, or of forwarding, is seen and put back.
+// When the filter, or forwarding, is removed, that is noticed and it comes back.
 func TestForwardIsRestored(t *testing.T) {
 	c := newForwarder(t, "tsreforward", Forward{To: prefixes(subnet, subnet6)})
 	got := packetsOf(t, c.device)
@@ -235,7 +236,7 @@ func TestForwardIsRestored(t *testing.T) {
 		if err := conn.Flush(); err != nil {
 			t.Fatal(err)
 		}
-		for !c.router.Minds(<-changes) { // or the test does not end
+		for !c.router.MayAffect(<-changes) { // or the test does not end
 		}
 		if c.router.filters() {
 			t.Errorf("nobody sees that %s", name)

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HostView is what there is in a netns. Nothing is left out but routes of the
-// kernel's own table "local".
+// HostView is the network configuration of a netns. Only routes of the kernel's own
+// table "local" are left out.
 type HostView struct {
 	Links  []HostLinkView
 	Routes []HostRoute
@@ -37,9 +37,9 @@ type HostRoute struct {
 	Dst    netip.Prefix // 0.0.0.0/0 and ::/0 are the default routes
 	Table  int
 	Metric int
-	Link   string // "" where it leads to none
-	// Type is "unicast" for one that leads somewhere, "throw", "unreachable",
-	// "blackhole", "prohibit", or the kernel's number of any other.
+	Link   string // "" if it leads to none
+	// Type is "unicast" for a route that leads somewhere, "throw", "unreachable",
+	// "blackhole", "prohibit", or the kernel's number of any other type.
 	Type string
 }
 
@@ -48,18 +48,18 @@ type HostRule struct {
 	Priority int
 	Table    int
 	V6       bool
-	Text     string // what it is for, and what it does, about as ip rule has it
+	Text     string // selector and action, similar to ip rule's output
 }
 
-// OursByName reports whether a name is one that host ends of links have, of any
-// sandbox of a container runtime: they have hexadecimal IDs. LXC's links are called
-// veth and any six letters or digits.
+// OursByName reports whether host ends of links have such names, for any sandbox of a
+// container runtime: sandboxes have hexadecimal IDs. LXC's links are called veth and
+// any six letters or digits.
 func OursByName(name string) bool {
 	id, is := strings.CutPrefix(name, hostPrefix)
 	return is && len(name) == unix.IFNAMSIZ-1 && strings.Trim(id, "0123456789abcdef") == ""
 }
 
-// Inspect reads what there is in this process's netns. It changes nothing.
+// Inspect reads the configuration of this process's netns. It changes nothing.
 func Inspect() (HostView, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -73,7 +73,7 @@ func Inspect() (HostView, error) {
 	return v, nil
 }
 
-// Inspect reads what there is in the namespace. It changes nothing.
+// Inspect reads the configuration of the namespace. It changes nothing.
 func (n Namespace) Inspect() (v HostView, err error) {
 	err = n.withHandle(func(h *netlink.Handle) error {
 		v, err = inspect(h)

@@ -16,16 +16,16 @@ const (
 	// PodLink is the name of the link's end inside the pod.
 	PodLink = "ts0"
 
-	// MTU of the link, in bytes. It is Tailscale's own, and exact: a packet
-	// of one byte more does not fit into WireGuard's.
+	// MTU of the link, in bytes. It is Tailscale's own, and exact: a packet that is one
+	// byte longer does not fit into WireGuard's.
 	MTU = 1280
 
-	// hostPrefix begins the names of the host ends. What watches or configures
-	// a host's interfaces mostly leaves out those that begin with veth. CNI
-	// plugins go on with a hexadecimal digit there, which t is not.
+	// hostPrefix begins the names of the host ends. Programs that watch or configure a
+	// host's interfaces mostly leave out those that begin with veth. CNI plugins go on
+	// with a hexadecimal digit there, which t is not.
 	hostPrefix = "vetht"
 
-	// earlierPrefix is what it was before.
+	// earlierPrefix is the prefix of earlier versions.
 	earlierPrefix = "ts"
 )
 
@@ -44,9 +44,9 @@ func IsHostLink(name, sandboxID string) bool {
 	return name == HostLink(sandboxID) || name == hostLink(earlierPrefix, sandboxID)
 }
 
-// FindHostLink returns the name of the host end of a sandbox's link: the one
-// that an earlier version gave it, if that link is seen, since a pod keeps its
-// link for as long as it lives; otherwise [HostLink].
+// FindHostLink returns the name of the host end of a sandbox's link. That is the name
+// that an earlier version gave it, if such a link exists, since a pod keeps its link
+// for as long as it lives; otherwise it is [HostLink].
 func FindHostLink(sandboxID string) string {
 	earlier := hostLink(earlierPrefix, sandboxID)
 	if found, err := Exists(earlier); err == nil && found {
@@ -68,10 +68,10 @@ type Link struct {
 	missing   []string // what the last ensure has added
 }
 
-// Ensure returns the link between the pod's netns and the host end named
-// host, with ts0 up and without addresses. It creates what is missing and
-// adopts what is there, so it can be repeated at any time. It makes a
-// handful of netlink calls and nothing that waits.
+// Ensure returns the link between the pod's netns and the host end named host, with ts0
+// up and without addresses. It creates what is missing and takes over what is there, so
+// it can be repeated at any time. It makes a handful of netlink calls and does not
+// wait.
 //
 // It returns an error that wraps [ErrGone] if the netns is gone, and one that
 // names the remedy if the pod has a ts0 that is not ours.
@@ -86,7 +86,7 @@ func Ensure(ns Namespace, host string) (*Link, error) {
 	return l, nil
 }
 
-// setUp makes a pair that is there what it should be, the wall first.
+// setUp gives an existing pair its settings, the drop filters first.
 func (l *Link) setUp() error {
 	if err := l.ensureHostEnd(); err != nil {
 		return fmt.Errorf("setting up %s: %w", l.Host, err)
@@ -126,8 +126,8 @@ func (l *Link) ensurePair(pod *netlink.Handle) error {
 		return fmt.Errorf("the pod has an interface %s that is not ours (%s, index %d): remove or rename it",
 			PodLink, ts0.Type(), ts0.Attrs().Index)
 	case host != nil:
-		// The name is ours and its pod end is not here: it was left
-		// behind by a sandbox whose netns is on its way out.
+		// The name is ours and its pod end is not here: the link belongs to a sandbox
+		// whose netns is about to go.
 		if err := netlink.LinkDel(host); err != nil && !isNotFound(err) {
 			return fmt.Errorf("deleting the stale %s: %w", l.Host, err)
 		}
@@ -148,9 +148,9 @@ func (l *Link) createPair(pod *netlink.Handle) error {
 	attrs.MTU = MTU
 	// A burst bigger than the engine's batch could not be split in one go.
 	attrs.GSOMaxSegs = batchSize
-	// A veth uses one queue in either direction. Unless it is told to have no more, the
-	// kernel makes one for each processor and, while it holds the lock of all interfaces,
-	// waits for an RCU grace period at each end to take them back (veth_init_queues).
+	// A veth uses one queue in either direction. By default the kernel makes one for
+	// each processor and, while it holds the lock of all interfaces, waits for an RCU
+	// grace period at each end to take the others back (veth_init_queues).
 	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
 	err = pod.LinkAdd(&netlink.Veth{
 		LinkAttrs:     attrs,
@@ -163,8 +163,8 @@ func (l *Link) createPair(pod *netlink.Handle) error {
 	return nil
 }
 
-// ensureHostEnd makes the host end deaf and mute for everyone but our packet
-// socket: no ARP, no IPv6 address of its own, and the wall.
+// ensureHostEnd isolates the host end from everything except our packet socket: no ARP,
+// no IPv6 address of its own, and the drop filters.
 func (l *Link) ensureHostEnd() error {
 	host, err := netlink.LinkByName(l.Host)
 	if err != nil {
@@ -172,7 +172,7 @@ func (l *Link) ensureHostEnd() error {
 	}
 	a := host.Attrs()
 	l.hostIndex, l.podIndex, l.nsid, l.hostMAC = a.Index, a.ParentIndex, a.NetNsID, a.HardwareAddr
-	built, err := buildWall(l.hostIndex)
+	built, err := isolateHostEnd(l.hostIndex)
 	if err != nil {
 		return goneIfNotFound(err)
 	}
@@ -209,9 +209,9 @@ func (l *Link) raisePodEnd(pod *netlink.Handle) error {
 	if err := setAddrGenModeNone(pod.LinkSetIP6AddrGenMode, ts0); err != nil {
 		return err
 	}
-	// NOARP: no neighbour table, no duplicate address detection, and frames
-	// that carry ts0's own address as their destination, which the host's
-	// stack takes for somebody else's.
+	// NOARP: no neighbour table and no duplicate address detection. Frames carry ts0's
+	// own address as their destination, which the host's stack takes for another
+	// machine's.
 	if err := pod.LinkSetARPOff(ts0); err != nil {
 		return fmt.Errorf("switching ARP off: %w", err)
 	}
@@ -221,10 +221,10 @@ func (l *Link) raisePodEnd(pod *netlink.Handle) error {
 	return nil
 }
 
-// isRaised reports whether there is nothing to change of how a link is up. To set its
-// address generation mode is told to all who listen, changed or not, and after a
-// restart each backend would list the host's interfaces for each link of all the
-// others. It is set first.
+// isRaised reports whether the link is up with all its flags, so that nothing has to be
+// changed. Setting the address generation mode is announced to all listeners, even if
+// nothing changes. After a restart each backend would then list the host's interfaces
+// for each link of all the others. The mode is set before the link is raised.
 func isRaised(link netlink.Link) bool { return link.Attrs().RawFlags&fineFlags == fineFlags }
 
 // setAddrGenModeNone keeps the kernel from giving the link a link-local
@@ -257,7 +257,7 @@ func Remove(host string) error {
 	return nil
 }
 
-// linkByName returns nil if there is no such link.
+// linkByName returns nil if the link does not exist.
 func linkByName(find func(string) (netlink.Link, error), name string) (netlink.Link, error) {
 	link, err := find(name)
 	switch {
@@ -289,9 +289,9 @@ func goneIfNotFound(err error) error {
 	return err
 }
 
-// isIPv6Off reports whether err is how the kernel says that IPv6 is switched
-// off: EACCES and EPERM for disable_ipv6=1 (net/ipv6/addrconf.c), the others
-// for a kernel started with ipv6.disable=1.
+// isIPv6Off reports whether err means that IPv6 is switched off: EACCES and EPERM for
+// disable_ipv6=1 (net/ipv6/addrconf.c), the others for a kernel started with
+// ipv6.disable=1.
 func isIPv6Off(err error) bool {
 	for _, errno := range []error{unix.EACCES, unix.EPERM, unix.EOPNOTSUPP, unix.EAFNOSUPPORT} {
 		if errors.Is(err, errno) {

@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrGone reports that a network namespace, or the link in it, no longer
-// exists. Any other failure to reach it (too many open files, no permission) is
-// not ErrGone: nothing may be given up because of it.
+// ErrGone reports that a network namespace, or the link in it, no longer exists. Other
+// failures to reach it (too many open files, no permission) are not ErrGone: nothing
+// may be given up because of them.
 var ErrGone = errors.New("the pod's network namespace is gone")
 
 // Namespace names a network namespace. It is a plain value: it holds no
@@ -30,12 +30,11 @@ type Namespace struct {
 	// see ioctl_ns(2)). They are unique while the namespace lives.
 	Dev uint64 `json:"dev"`
 	Ino uint64 `json:"ino"`
-	// Boot and Cookie tell the namespace from its successors. The kernel gives
-	// its inode number to the next one that is made, after a reboot in the same
-	// order, and a path with a PID in it, a small number too, may lead there.
-	// Boot is the kernel's boot ID; Cookie is given once in a boot
-	// (SO_NETNS_COOKIE, Linux 5.14). What is "" or 0 is not known, and not
-	// compared.
+	// Boot and Cookie tell the namespace from its successors. The kernel gives its
+	// inode number to the next one that is made, after a reboot in the same order. A
+	// path with a PID in it, which is a small number too, may lead to such a successor.
+	// Boot is the kernel's boot ID. Cookie is unique in a boot (SO_NETNS_COOKIE, Linux
+	// 5.14). If one is "" or 0 it is not known, and not compared.
 	Boot   string `json:"boot,omitempty"`
 	Cookie uint64 `json:"cookie,omitempty"`
 }
@@ -63,8 +62,8 @@ func FindNamespace(paths ...string) (Namespace, error) {
 	return n, nil
 }
 
-// Check returns nil if the namespace can be reached, an error that wraps
-// [ErrGone] if it does not exist any more, and another if nobody can tell.
+// Check returns nil if the namespace can be reached, an error that wraps [ErrGone] if
+// it does not exist any more, and another error if that is not known.
 func (n Namespace) Check() error {
 	h, err := n.open()
 	if err != nil {
@@ -97,8 +96,8 @@ var (
 	errAnother     = errors.New("another network namespace")
 )
 
-// isMissing reports whether err says that no namespace, or another one, is
-// where this one was. Everything else leaves it open.
+// isMissing reports whether err says that no namespace, or another one, is where this
+// one was. Any other error does not decide that.
 func isMissing(err error) bool {
 	// ENXIO: the path leads to a socket, as that of a reused descriptor may.
 	for _, is := range []error{unix.ENOENT, unix.ENOTDIR, unix.ESRCH, unix.ENXIO, errNoNamespace, errAnother} {
@@ -121,7 +120,7 @@ func (n Namespace) openPath(path string) (netns.NsHandle, error) {
 	return h, nil
 }
 
-// is returns nil if h is the namespace, or n does not say yet which it is.
+// is returns nil if h is the namespace, or if n does not say which one it is.
 func (n Namespace) is(h netns.NsHandle) error {
 	st, err := statNS(h)
 	switch {
@@ -158,8 +157,7 @@ var bootID = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(id)), nil
 })
 
-// cookieOf returns the cookie of the namespace behind h, 0 on a kernel that has
-// none.
+// cookieOf returns the cookie of the namespace behind h, 0 if the kernel has none.
 func cookieOf(h netns.NsHandle) (uint64, error) {
 	s, err := nl.GetNetlinkSocketAt(h, netns.None(), unix.NETLINK_ROUTE)
 	if err != nil {
@@ -178,9 +176,9 @@ func socketCookie(fd int) (uint64, error) {
 	return cookie, nil
 }
 
-// Machine names this machine, in one of its boots: by the boot's ID and, from Linux
-// 5.14 on, the cookie of this process's netns, since machines in containers share a
-// kernel and not that.
+// Machine names this machine, in one of its boots. It uses the boot's ID and, from
+// Linux 5.14 on, the cookie of this process's netns: machines in containers share a
+// kernel, but not the cookie.
 func Machine() (string, error) {
 	boot, err := bootID()
 	if err != nil {
@@ -195,8 +193,8 @@ func Machine() (string, error) {
 	return fmt.Sprintf("%s %d", boot, cookie), err
 }
 
-// statNS returns the identity of the namespace behind h. The path of a netns
-// whose mount is gone is an ordinary file, which must not pass for one.
+// statNS returns the identity of the namespace behind h. The path of a netns whose
+// mount is gone is an ordinary file, and is refused.
 func statNS(h netns.NsHandle) (st unix.Stat_t, err error) {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(h), &fs); err != nil {

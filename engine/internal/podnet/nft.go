@@ -19,19 +19,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// forwardMark marks the packets of peers that were let through, for the chains that
-// come later, which are told no interface that a packet came in by before Linux 5.7. A
+// forwardMark marks the packets of peers that were let through. Chains that come later
+// need it: before Linux 5.7 they do not know the interface that a packet came in by. A
 // packet loses its mark when it leaves the pod's netns.
 const forwardMark = 0x74730116
 
-// nftTable is a table of ours, for either family one, since one for both cannot do NAT
-// before Linux 5.2. What is read of it is guarded by mu.
+// nftTable is a table of ours, one for each family, since one for both cannot do NAT
+// before Linux 5.2. mu guards what was read of it.
 type nftTable struct {
 	name   string
 	chains []string
 
 	mu    sync.Mutex
-	marks map[string][]string // of the rules in place, by family and chain; nil if none is known to be
+	marks map[string][]string // identify the rules in place, by family and chain; nil if none are known
 }
 
 // nftChain is one of its chains.
@@ -43,7 +43,7 @@ type nftChain struct {
 	rules    [][]expr.Any
 }
 
-// families are those that a pod can forward.
+// families returns the families that a pod can forward.
 func families() []bool {
 	if kernelHasIPv6() {
 		return []bool{false, true}
@@ -68,7 +68,7 @@ func (t *nftTable) install(ns Namespace, chains func(v6 bool) []nftChain) error 
 			return fmt.Errorf("opening nftables: %w", err)
 		}
 		table := t.of(v6)
-		conn.AddTable(table) // or there is none to delete
+		conn.AddTable(table) // so that the next line has one to delete
 		conn.DelTable(table)
 		conn.AddTable(table)
 		for _, c := range chains(v6) {
@@ -85,8 +85,8 @@ func (t *nftTable) install(ns Namespace, chains func(v6 bool) []nftChain) error 
 	return err
 }
 
-// roomForRules has the socket hold a transaction of mostPassed rules, and what the
-// kernel says of each.
+// roomForRules gives the socket room for a transaction of mostPassed rules, and for the
+// kernel's answer to each.
 func roomForRules(conn *netlink.Conn) error {
 	const size = 2 << 20
 	return errors.Join(conn.SetReadBuffer(size), conn.SetWriteBuffer(size))
@@ -101,7 +101,7 @@ func (t *nftTable) of(v6 bool) *nftables.Table {
 	return &nftables.Table{Name: t.name, Family: family}
 }
 
-// chains are those of a pod that forwards.
+// chains returns the chains of a pod that forwards.
 func (f *forward) chains(uplinks []string) func(v6 bool) []nftChain {
 	return func(v6 bool) []nftChain {
 		return []nftChain{
@@ -113,13 +113,13 @@ func (f *forward) chains(uplinks []string) func(v6 bool) []nftChain {
 
 // filter returns the rules that say what is forwarded.
 //
-// Answers go by the direction of their connection, not by its state: what comes by
-// ts0 in a connection's own direction is looked at each time, so that it ends when
-// it is no longer advertised.
+// Answers go by the direction of their connection, not by its state. Packets that come
+// by ts0 in a connection's own direction are checked each time, so that the connection
+// ends when its destination is not advertised any more.
 func (f *forward) filter(v6 bool, uplinks []string) (rules [][]expr.Any) {
 	add := func(parts ...[]expr.Any) { rules = append(rules, slices.Concat(parts...)) }
 	add(inBy(PodLink), outBy(PodLink), drop())
-	add(inBy(PodLink), invalid(), drop()) // which NAT leaves alone: it would keep the peer's address
+	add(inBy(PodLink), invalid(), drop()) // NAT skips such packets: they would keep the peer's address
 	add(inBy(PodLink), direction(ctReply), accept())
 	for _, p := range ofFamily(neverForwarded(), v6) {
 		add(inBy(PodLink), toAny(p), drop())
@@ -173,7 +173,7 @@ const (
 	ctReply    = 1
 )
 
-// direction matches what goes in that one of its connection.
+// direction matches packets that go in that direction of their connection.
 func direction(d byte) []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
@@ -181,7 +181,7 @@ func direction(d byte) []expr.Any {
 	}
 }
 
-// invalid matches what conntrack finds no connection for and begins none with.
+// invalid matches packets that belong to no connection and begin none.
 func invalid() []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
@@ -209,9 +209,9 @@ func drop() []expr.Any   { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDro
 
 var errDormant = errors.New("the table is switched off")
 
-// read returns what tells the rules from others, by family and chain: a rule that was
-// replaced has another handle, and one of a table that was created again, whose handles begin
-// again at 1, another comment.
+// read returns, by family and chain, what identifies each rule. A rule that was
+// replaced has another handle. A rule of a table that was created again, whose handles
+// begin again at 1, has another comment.
 func (t *nftTable) read(ns int) (map[string][]string, error) {
 	conn, err := nftables.New(nftables.WithNetNSFd(ns), nftables.AsLasting())
 	if err != nil {
@@ -248,7 +248,7 @@ func (t *nftTable) installed() bool {
 	return t.marks != nil
 }
 
-// intact reports whether the table is as install has left it.
+// intact reports whether the table is as install left it.
 func (t *nftTable) intact(ns Namespace) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -257,7 +257,7 @@ func (t *nftTable) intact(ns Namespace) bool {
 	}
 	fd, err := ns.open()
 	if err != nil {
-		return true // which others find out
+		return true // other checks find that out
 	}
 	defer fd.Close()
 	now, err := t.read(int(fd))

@@ -24,16 +24,15 @@ import (
 var crossingSegmentation = map[string]bool{
 	"tx-tcp-segmentation":  true,
 	"tx-tcp6-segmentation": true,
-	"tx-udp-segmentation":  true, // from Linux 6.2 on: see crosses
+	"tx-udp-segmentation":  true, // since Linux 6.2: see crosses
 }
 
 // crosses reports whether frames that make use of the feature can cross the
 // packet socket.
 //
-// Off are: every other segmentation (tunnels, whose header would name the
-// inner packet's type for the outer packet; ECN, whose CWR flag belongs on the
-// first segment only; SCTP), lists of packets, and checksums that are no
-// Internet checksum.
+// Off are: every other segmentation (tunnels, whose header would name the inner
+// packet's type for the outer packet; ECN, whose CWR flag belongs on the first segment
+// only; SCTP), lists of packets, and checksums that are not the Internet checksum.
 func crosses(feature string) bool {
 	switch {
 	case feature == "tx-udp-segmentation":
@@ -47,7 +46,7 @@ func crosses(feature string) bool {
 	return true
 }
 
-// setOffloads switches off on ts0 what cannot cross. It runs inside the pod's
+// setOffloads switches off features of ts0 that cannot cross. It runs inside the pod's
 // netns.
 func setOffloads() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -68,8 +67,8 @@ const (
 	featuresPerSet = 32 // bits in a block of struct ethtool_sfeatures
 )
 
-// kernelFeatures is featureNames, once it has succeeded: they are the same for each
-// device.
+// kernelFeatures returns what featureNames returned once it has succeeded: features are
+// the same for each device.
 func kernelFeatures(fd int) ([]string, error) {
 	if names := knownFeatures.Load(); names != nil {
 		return *names, nil
@@ -148,8 +147,8 @@ func ethtool(fd int, req unsafe.Pointer) error {
 	return errno
 }
 
-// kernelAtLeast reports whether the running kernel is of the given release or
-// a later one.
+// kernelAtLeast reports whether the running kernel has the given release or a later
+// one.
 func kernelAtLeast(major, minor int) bool {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {

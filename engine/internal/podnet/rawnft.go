@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What of nftables is needed for a table that ends with its socket, written as netlink
-// messages (linux/netfilter/nf_tables.h): the Go library cannot make one
-// (google/nftables v0.3.0, table.go, addTable: it sends no flags).
+// This file writes netlink messages (linux/netfilter/nf_tables.h) for a table that ends
+// with its socket. The Go library cannot make such a table (google/nftables v0.3.0,
+// table.go, addTable: it sends no flags).
 
 const (
-	// nftOwned is NFT_TABLE_F_OWNER, Linux 5.12: nobody but the socket that made
-	// the table changes it, and the kernel removes it when that is closed, however
+	// nftOwned is NFT_TABLE_F_OWNER, Linux 5.12: only the socket that made the table
+	// can change it. The kernel removes the table when that socket is closed, however
 	// its process ends.
 	nftOwned = 2
 
@@ -33,7 +33,7 @@ const (
 	ipsDstNAT = 1 << 5 // IPS_DST_NAT of a connection's status
 )
 
-// rawTable is a table to be created again.
+// rawTable is a table that is deleted and created again.
 type rawTable struct {
 	family byte // unix.NFPROTO_IPV4 or _IPV6
 	name   string
@@ -82,7 +82,7 @@ func nftData(kind uint16, value []byte) []byte {
 // nftRegister is the register that all expressions here use.
 const nftRegister = unix.NFT_REG_1
 
-// matchMeta lets pass what has, or has not, this value of the packet's metadata.
+// matchMeta lets packets pass that have, or do not have, this value in their metadata.
 func matchMeta(key uint32, op uint32, value []byte) []rawExpr {
 	return []rawExpr{
 		{"meta", slices.Concat(nftNumber(unix.NFTA_META_KEY, key), nftNumber(unix.NFTA_META_DREG, nftRegister))},
@@ -90,8 +90,8 @@ func matchMeta(key uint32, op uint32, value []byte) []rawExpr {
 	}
 }
 
-// matchBytes lets pass what has the value at the offset of its network or transport
-// header.
+// matchBytes lets packets pass that have the value at the offset of their network or
+// transport header.
 func matchBytes(base, offset uint32, value []byte) []rawExpr {
 	return []rawExpr{
 		{"payload", slices.Concat(nftNumber(unix.NFTA_PAYLOAD_DREG, nftRegister), nftNumber(unix.NFTA_PAYLOAD_BASE, base),
@@ -100,7 +100,7 @@ func matchBytes(base, offset uint32, value []byte) []rawExpr {
 	}
 }
 
-// matchDstNAT lets pass what has been given another destination.
+// matchDstNAT lets packets pass that were given another destination.
 func matchDstNAT() []rawExpr {
 	bits := binary.NativeEndian.AppendUint32(nil, ipsDstNAT)
 	return []rawExpr{
@@ -139,7 +139,7 @@ func setPort(proto byte, offset uint32, port uint16) []rawExpr {
 	}
 }
 
-// rawBatch is a transaction: all of it happens, or nothing.
+// rawBatch is a transaction: all of it is done, or nothing.
 type rawBatch struct {
 	buf  []byte
 	asks int
@@ -163,7 +163,8 @@ func (b *rawBatch) ask(what, flags uint16, family byte, attrs ...[]byte) {
 	b.message(unix.NFNL_SUBSYS_NFTABLES<<8|what, flags|unix.NLM_F_ACK, family, 0, attrs...)
 }
 
-// deleteTable deletes a table, which is there: one that may not be is made first.
+// deleteTable deletes a table, which has to exist: to delete one that may not, make it
+// first.
 func (b *rawBatch) deleteTable(t *rawTable) {
 	b.ask(unix.NFT_MSG_DELTABLE, 0, t.family, nftString(unix.NFTA_TABLE_NAME, t.name))
 }
@@ -182,7 +183,7 @@ func (b *rawBatch) fillTable(t *rawTable) {
 			var exprs [][]byte
 			for _, e := range rule {
 				elem := [][]byte{nftString(unix.NFTA_EXPR_NAME, e.name)}
-				if e.name != "notrack" { // has no attributes, and refuses an empty nest of them
+				if e.name != "notrack" { // notrack has no attributes, and refuses an empty list of them
 					elem = append(elem, nftNest(unix.NFTA_EXPR_DATA, e.attrs))
 				}
 				exprs = append(exprs, nftNest(unix.NFTA_LIST_ELEM, elem...))
@@ -205,8 +206,8 @@ func openNft(ns netns.NsHandle) (rawSocket, error) {
 	return rawSocket{s}, nil
 }
 
-// run runs a transaction. The kernel has answered all of it when it has taken it
-// (net/netfilter/nfnetlink.c, nfnetlink_rcv_batch).
+// run runs a transaction. By the time the kernel has taken it, it has answered all of
+// it (net/netfilter/nfnetlink.c, nfnetlink_rcv_batch).
 func (s rawSocket) run(fill func(*rawBatch)) error {
 	b := &rawBatch{}
 	b.message(unix.NFNL_MSG_BATCH_BEGIN, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
@@ -239,7 +240,7 @@ func (s rawSocket) run(fill func(*rawBatch)) error {
 	}
 }
 
-// has reports whether there is the table.
+// has reports whether the table exists.
 func (s rawSocket) has(t *rawTable) (bool, error) {
 	b := &rawBatch{}
 	b.message(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETTABLE, 0, t.family, 0, nftString(unix.NFTA_TABLE_NAME, t.name))
@@ -270,8 +271,8 @@ func (s rawSocket) drain(buf []byte) {
 	}
 }
 
-// lacksNft reports whether err says that the kernel lacks what was asked of nftables:
-// a subsystem, a chain type or an expression, or, for a flag, that it is too old.
+// lacksNft reports whether err means that the kernel lacks a part of nftables: a
+// subsystem, a chain type or an expression, or that it is too old for a flag.
 func lacksNft(err error) bool {
 	for _, errno := range []error{unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.ENOENT, unix.EAFNOSUPPORT, unix.EINVAL} {
 		if errors.Is(err, errno) {
@@ -281,7 +282,7 @@ func lacksNft(err error) bool {
 	return false
 }
 
-// canOwnTables reports whether the kernel knows tables that end with their socket.
+// canOwnTables reports whether the kernel has tables that end with their socket.
 var canOwnTables = onceKnown(probeOwnedTables)
 
 // onceKnown returns a function that calls probe until it has had an answer.
@@ -300,8 +301,8 @@ func onceKnown(probe func() (bool, error)) func() (bool, error) {
 	}
 }
 
-// probeOwnedTables makes such a table, in a netns that is made for it: what a pod has
-// in its own says nothing about the kernel.
+// probeOwnedTables makes such a table, in a netns that is made for it: the tables in a
+// pod's netns say nothing about the kernel.
 func probeOwnedTables() (bool, error) {
 	errc := make(chan error)
 	go onSpareThread(func() {
@@ -324,6 +325,6 @@ func probeOwnedTables() (bool, error) {
 	case lacksNft(err):
 		return false, nil
 	default:
-		return false, fmt.Errorf("finding out what nftables can do: %w", err)
+		return false, fmt.Errorf("testing nftables: %w", err)
 	}
 }

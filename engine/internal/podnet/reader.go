@@ -49,7 +49,7 @@ var readBatches = sync.Pool{New: func() any {
 
 func (b *readBatch) more() bool { return b != nil && b.next < b.n }
 
-// frame returns the next frame, nil if it was longer than there is room for.
+// frame returns the next frame, nil if it did not fit.
 func (b *readBatch) frame() []byte {
 	m := &b.msgs[b.next]
 	if m.hdr.Flags&unix.MSG_TRUNC != 0 {
@@ -58,20 +58,20 @@ func (b *readBatch) frame() []byte {
 	return b.data[b.next*frameRoom:][:m.len]
 }
 
-// Read returns packets from the pod, cut to the MTU and with their checksums
-// filled in: those of one frame, or of as many as have come meanwhile and find
-// room. What a function set with [Device.Divert] takes is not among them. Read
-// returns an error that wraps [os.ErrClosed] after Close.
+// Read returns packets from the pod, cut to the MTU and with their checksums filled in.
+// They are those of one frame, or of as many as have come meanwhile and fit. Packets
+// that a function set with [Device.Divert] takes are not among them. Read returns an
+// error that wraps [os.ErrClosed] after Close.
 //
-// Once the link is gone, Read waits for Close; [Device.Gone] tells. An
-// engine whose device fails closes itself from within. Its LocalBackend is not
-// told, and panics at the second netmap if that was before the first
-// (tailscale.com v1.104.5, wgengine/magicsock, updateRelayServersSet: the
-// closed socket has taken in that there is a node, and not which).
+// Once the link is gone, Read waits for Close; [Device.Gone] tells. If a device fails,
+// its engine closes itself from within, and its LocalBackend is not told. If the device
+// failed before the first netmap, the backend then panics at the second (tailscale.com
+// v1.104.5, wgengine/magicsock, updateRelayServersSet: the closed socket has taken in
+// that it has a node, and not which).
 //
-// Any other error is of one frame, which the kernel could not describe and has
-// dropped: a pod with CAP_NET_ADMIN can switch the offloads on again that
-// setOffloads switched off.
+// Any other error is about one frame, which the kernel could not describe and has
+// dropped. A pod with CAP_NET_ADMIN can switch the offloads on again that setOffloads
+// switched off.
 func (d *Device) Read(slab []byte, packets []tun.ReadPacket) (int, error) {
 	out := output{slab: slab, packets: packets}
 	for {
@@ -91,7 +91,7 @@ func (d *Device) Read(slab []byte, packets []tun.ReadPacket) (int, error) {
 	}
 }
 
-// fill reads the next frames: at least one if it is to wait for it.
+// fill reads the next frames; with wait, at least one.
 func (d *Device) fill(wait bool) error {
 	for failed := 0; ; {
 		err := d.receive(wait)
@@ -109,17 +109,17 @@ func (d *Device) fill(wait bool) error {
 			<-d.closed
 			return fmt.Errorf("packet socket on %s: %w", d.name, os.ErrClosed)
 		case errors.Is(err, unix.ENETDOWN):
-			continue // said once; the next read waits
+			continue // reported once; the next read waits
 		}
 		failed++
 		d.Dropped.Add(1)
 	}
 }
 
-// receive reads what is there, up to readAhead frames.
+// receive reads the frames that are there, up to readAhead.
 func (d *Device) receive(wait bool) error {
 	select {
-	case <-d.gone: // the socket says so once, and nothing more for ever
+	case <-d.gone: // the socket says so once, and then never again
 		return ErrGone
 	default:
 	}
@@ -169,10 +169,10 @@ func recvmmsg(fd uintptr, msgs []mmsghdr) (int, error) {
 	}
 }
 
-// handOver turns frames into packets, until there are none left or the next one
-// finds no room. It reports whether the packets are to be returned now: they fill
-// their room, or some frames went another way. Those may keep coming for as long
-// as the pod likes, and packets for WireGuard must not wait for that.
+// handOver turns frames into packets, until none are left or the next one does not fit.
+// It reports whether the packets are to be returned now: there is no room for more, or
+// some frames went another way. Such frames may keep coming for as long as the pod
+// likes, and packets for WireGuard must not wait for that.
 func (d *Device) handOver(out *output) (done bool) {
 	diverted := false
 	for ; d.in.more(); d.in.next++ {
@@ -194,7 +194,7 @@ func (d *Device) handOver(out *output) (done bool) {
 	return len(out.packets) == out.n || diverted && out.n > 0
 }
 
-// inFrame is one frame that came out of a pod.
+// inFrame is one frame from a pod.
 type inFrame struct {
 	vnet    vnetHdr
 	options tun.GSOOptions
@@ -203,8 +203,8 @@ type inFrame struct {
 
 func (f *inFrame) packet() []byte { return f.raw[headerLen:] }
 
-// parseFrame checks a frame. Frames come from the pod, so every field is
-// checked; of a frame that does not hold together nothing is to be sent.
+// parseFrame checks a frame. Frames come from the pod, so every field is checked; a
+// malformed frame is not sent.
 func parseFrame(raw []byte) (f inFrame, err error) {
 	if len(raw) < headerLen || !isIP(raw[vnetHdrLen:]) {
 		return f, errNotIP
@@ -234,7 +234,7 @@ func isIP(frame []byte) bool {
 type output struct {
 	slab    []byte
 	packets []tun.ReadPacket
-	n       int // packets that are there
+	n       int // number of packets
 	end     int // of the last one, in slab
 }
 
@@ -248,7 +248,7 @@ func (f *inFrame) segments() (n, payload int) {
 	return n, payload
 }
 
-// frameSize is what a frame holds: packets once it is cut, and their bytes from
+// frameSize is the size of a frame: its packets once it is cut, and their bytes from
 // the IP header on.
 type frameSize struct{ packets, bytes uint64 }
 

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Restore sets up again what somebody has changed of the link since Ensure, at
-// either end, and returns what that was. It returns an error that wraps
-// [ErrGone] if an end is gone, and deletes the other: it makes no new link.
+// Restore undoes changes that were made to the link since Ensure, at either end, and
+// returns what it has restored. It returns an error that wraps [ErrGone] if an end is
+// gone, and deletes the other: it makes no new link.
 func (l *Link) Restore() (missing []string, err error) {
 	l.missing = nil
 	if err := l.NS.withHandle(l.findPair); err != nil {
@@ -23,9 +23,9 @@ func (l *Link) Restore() (missing []string, err error) {
 	return l.missing, err
 }
 
-// findPair looks for the pair, and gives its ends their names back. It goes by
-// the host end's number: what the pod's end says of its peer is the pod's to
-// choose, and may name any interface of the host.
+// findPair looks for the pair, and gives its ends their names back. It goes by the host
+// end's number. The pod controls what its own end says of its peer, and could name any
+// interface of the host.
 func (l *Link) findPair(pod *netlink.Handle) error {
 	host, err := netlink.LinkByIndex(l.hostIndex)
 	if err != nil {
@@ -47,8 +47,8 @@ func (l *Link) findPair(pod *netlink.Handle) error {
 	return l.nameHostEnd(host)
 }
 
-// cutOff deletes the host end of a link whose other end is not in the pod any
-// more, as when somebody has put ts0 into another netns. Its socket learns of it.
+// cutOff deletes the host end of a link whose other end is not in the pod any more,
+// since it was moved to another netns for instance. Its socket learns of it.
 func (l *Link) cutOff(host netlink.Link) error {
 	if host.Type() == "veth" && host.Attrs().Name == l.Host {
 		if err := netlink.LinkDel(host); err != nil && !isNotFound(err) {
@@ -58,7 +58,7 @@ func (l *Link) cutOff(host netlink.Link) error {
 	return fmt.Errorf("%w: the pod's end of %s is not there any more", ErrGone, l.Host)
 }
 
-// nameHostEnd gives the host end its name back, if somebody has changed it.
+// nameHostEnd gives the host end its name back, if it was changed.
 func (l *Link) nameHostEnd(host netlink.Link) error {
 	name := host.Attrs().Name
 	if name == l.Host {
@@ -88,9 +88,9 @@ func rename(h *netlink.Handle, link netlink.Link, name string) error {
 	return nil
 }
 
-// renamed returns ts0's peer if that is in this netns, under another name, and
-// nil otherwise. Numbers of interfaces are no proof of that, since every netns has
-// its own.
+// renamed returns ts0's peer if that is in this netns, under another name, and nil
+// otherwise. An equal number of an interface does not prove that, since every netns has
+// its own numbers.
 func (l *Link) renamed(ts0 netlink.Link) (host netlink.Link) {
 	host, err := netlink.LinkByIndex(ts0.Attrs().ParentIndex)
 	if err != nil || !arePair(ts0, host) {
@@ -116,7 +116,7 @@ func (l *Link) resetPodEnd(pod *netlink.Handle, ts0 netlink.Link) error {
 		l.podMAC = a.HardwareAddr
 	}
 	if !bytes.Equal(l.podMAC, a.HardwareAddr) {
-		// Our frames carry the one that it had.
+		// Our frames carry the address that it had.
 		if err := pod.LinkSetHardwareAddr(ts0, l.podMAC); err != nil {
 			return fmt.Errorf("setting its MAC address: %w", err)
 		}

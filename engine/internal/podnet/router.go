@@ -23,9 +23,9 @@ import (
 // Numbers from 5 on are free for routing daemons (linux/rtnetlink.h).
 const routeProtocol = 116
 
-// Router programs the addresses of ts0, the routes over it and the rules that
-// lead to them. It implements [router.Router] for one pod: the engine says what
-// should be, and Set makes it so, whatever is there.
+// Router programs the addresses of ts0, the routes over it and the rules that lead to
+// them. It implements [router.Router] for one pod: the engine passes the wanted state,
+// and Set reaches it from any state.
 type Router struct {
 	ns     Namespace
 	logger *slog.Logger
@@ -38,30 +38,29 @@ type Router struct {
 	closed  bool
 	warned  map[string]bool
 	cfg     *router.Config // the last one with addresses
-	set     *installed     // what the pod has, nil if that is to be read
+	set     *installed     // the pod's state, nil if it has to be read
 	missing []string       // what the last reconcile has added
 
-	// wanted is the last set, for those who do not hold mu.
+	// wanted is the last set, for goroutines that do not hold mu.
 	wanted atomic.Pointer[installed]
 }
 
-// installed is what a Set has put into the pod, and what it has found there. It
-// is not changed.
+// installed is the state that a Set has put into the pod, and what it has found there.
+// It is not changed.
 type installed struct {
 	index   int            // of ts0
 	asked   []netip.Prefix // addresses of the config
 	addrs   []netip.Prefix // those of them that ts0 has
 	within  []netip.Prefix // where the pod's own routes matter
-	foreign []netip.Prefix // their destinations
+	foreign []netip.Prefix // destinations of these routes
 	routes  map[routeKey]netip.Addr
 }
 
 var _ router.Router = (*Router)(nil)
 
-// Router returns the router of the link's pod. Destinations in kept stay on the
-// pod's other interfaces, whatever the tailnet has there. After each Set that
-// put addresses on ts0 it calls notify, if that is not nil, with all of them,
-// IPv4 first.
+// Router returns the router of the link's pod. Destinations in kept stay on the pod's
+// other interfaces, even if the tailnet has routes to them. After each Set that put
+// addresses on ts0 it calls notify, if that is not nil, with all of them, IPv4 first.
 func (l *Link) Router(logger *slog.Logger, kept []netip.Prefix, notify func([]netip.Addr)) *Router {
 	if notify == nil {
 		notify = func([]netip.Addr) {}
@@ -98,9 +97,9 @@ func (r *Router) Set(cfg *router.Config) error {
 	return r.program()
 }
 
-// Restore reads what the pod has, and makes it what the last Set asked for. It
-// returns what was missing. It does nothing before the first Set and after
-// Close.
+// Restore reads the pod's addresses, routes and rules, and changes them to what the
+// last Set asked for. It returns what was missing. It does nothing before the first Set
+// and after Close.
 func (r *Router) Restore() (missing []string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,8 +111,8 @@ func (r *Router) Restore() (missing []string, err error) {
 	return r.missing, err
 }
 
-// program makes the pod what r.cfg says. What an earlier call has put there is
-// taken for granted, and only the difference is sent. r.mu is held.
+// program makes the pod's state that of r.cfg. It relies on what an earlier call has
+// put there, and sends only the difference. r.mu is held.
 func (r *Router) program() error {
 	if r.set == nil || !slices.Equal(r.set.asked, r.cfg.LocalAddrs) ||
 		!slices.Equal(r.set.within, r.within()) || r.update() != nil {
@@ -140,8 +139,8 @@ func (r *Router) within() []netip.Prefix {
 	return shared(r.cfg.Routes)
 }
 
-// update sends what has changed since the last call. After an error somebody
-// else may have changed the pod.
+// update sends the changes since the last call. After an error the pod's state may be
+// different from what this process remembers.
 func (r *Router) update() error {
 	next := r.layOut(r.set.addrs, r.set.foreign)
 	if maps.Equal(next, r.set.routes) {
@@ -168,8 +167,8 @@ func (r *Router) update() error {
 	})
 }
 
-// reconcile reads what is there, and adds the new before it takes away the old:
-// with an address go the IPv4 routes that name it as their source.
+// reconcile reads the current state, and adds before it removes: with an address go the
+// IPv4 routes that name it as their source.
 func (r *Router) reconcile(h *netlink.Handle) error {
 	ts0, err := h.LinkByName(PodLink)
 	if err != nil {
@@ -184,7 +183,7 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 	if err != nil {
 		return err
 	}
-	if s.foreign, err = r.heeded(h, there); err != nil {
+	if s.foreign, err = r.countedRoutes(h, there); err != nil {
 		return err
 	}
 	if len(there.foreign) == mostForeign {
@@ -196,7 +195,7 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 			return err
 		}
 		if unfiltered {
-			r.missing = append(r.missing, closedWhat)
+			r.missing = append(r.missing, closedRules)
 		}
 	}
 	s.routes = r.layOut(s.addrs, s.foreign)
@@ -224,8 +223,8 @@ func (r *Router) reconcile(h *netlink.Handle) error {
 	return nil
 }
 
-// lacks reports whether routes that are wanted, and were before, are not there. What
-// follows from another route of the pod's own was not.
+// lacks reports whether routes are missing that are wanted now and were wanted before.
+// Routes that follow from another route of the pod's own were not.
 func (i *installed) lacks(want, have map[routeKey]netip.Addr) bool {
 	for key, src := range want {
 		if i != nil {
@@ -240,8 +239,8 @@ func (i *installed) lacks(want, have map[routeKey]netip.Addr) bool {
 	return false
 }
 
-// addAddrs adds the addresses that are missing, and returns those that ts0
-// then has of want. Where the pod has no IPv6 it leaves IPv6 out.
+// addAddrs adds the addresses that are missing, and returns those of want that ts0 then
+// has. In a pod without IPv6 it leaves out IPv6.
 func (r *Router) addAddrs(h *netlink.Handle, ts0 netlink.Link, want []netip.Prefix) (have []netip.Prefix, err error) {
 	present, err := addrsOf(h, ts0)
 	if err != nil {

@@ -13,15 +13,16 @@ import (
 	"tailscale.com/net/tsaddr"
 )
 
-// The pod's routes over ts0 are in two tables of their own, and rules lead to
-// them (see rules.go), so that they say nothing about packets of the pod's
-// other interfaces. Numbers above 255 are nobody's by convention.
+// The pod's routes over ts0 are in two tables of their own, and rules lead to them (see
+// rules.go). So they do not affect packets of the pod's other interfaces. By convention
+// numbers above 255 are free.
 const (
-	// tableBound is for what has an address of ts0 as its source: all of
-	// Tailscale's range, and what the tailnet has besides.
+	// tableBound is for packets with an address of ts0 as their source: all of
+	// Tailscale's range, and the other routes of the tailnet.
 	tableBound = 11600
-	// tablePeers is for what has no source yet, since the pod begins it: what
-	// the tailnet has, and nothing of what stays on other interfaces.
+	// tablePeers is for packets that the pod begins and that have no source yet: the
+	// routes of the tailnet, without those for destinations that stay on other
+	// interfaces.
 	tablePeers = 11601
 )
 
@@ -29,7 +30,7 @@ const (
 type routeKey struct {
 	table int
 	dst   netip.Prefix
-	// closed is a route that refuses (RTN_UNREACHABLE), of a lower preference than
+	// closed marks a route that refuses (RTN_UNREACHABLE), with a lower preference than
 	// any other of that destination.
 	closed bool
 }
@@ -37,8 +38,8 @@ type routeKey struct {
 // closedMetric is above that of all others of our routes (1024 is IPv6's default).
 const closedMetric = 1 << 16
 
-// route returns the route over the link of that index with src as its source;
-// with the zero Addr, one that ends the look-up in its table (RTN_THROW).
+// route returns the route over the link of that index with src as its source; with the
+// zero Addr, a route that ends the look-up in its table (RTN_THROW).
 func (k routeKey) route(index int, src netip.Addr) netlink.Route {
 	route := netlink.Route{Dst: ipNet(k.dst), Table: k.table, Protocol: routeProtocol}
 	if k.closed {
@@ -72,9 +73,9 @@ func shared(routes []netip.Prefix) []netip.Prefix {
 	return within
 }
 
-// layOut returns the routes, with their sources, for a pod that has these of
-// its addresses on ts0 and foreign routes of its own. A family without an
-// address has none, but for those that keep it closed.
+// layOut returns the routes, with their sources, for a pod that has addrs on ts0 and
+// foreign routes of its own. A family without an address has only the routes that keep
+// it closed.
 func (r *Router) layOut(addrs, foreign []netip.Prefix) map[routeKey]netip.Addr {
 	routes := map[routeKey]netip.Addr{}
 	var unreachable []netip.Prefix
@@ -105,8 +106,8 @@ func (r *Router) layOut(addrs, foreign []netip.Prefix) map[routeKey]netip.Addr {
 	return routes
 }
 
-// tailnetRoutes returns what the tailnet has of a family. A default route counts
-// for a pod that asks for an exit node alone.
+// tailnetRoutes returns the tailnet's routes of a family. A default route counts only
+// for a pod that asks for an exit node.
 func (r *Router) tailnetRoutes(of func(netip.Prefix) bool) (routes []netip.Prefix) {
 	for _, p := range r.cfg.Routes {
 		// The service addresses are not the tailnet's: see dns.go.
@@ -118,23 +119,23 @@ func (r *Router) tailnetRoutes(of func(netip.Prefix) bool) (routes []netip.Prefi
 	return routes
 }
 
-// family is what the routes of one address family follow from.
+// family has the inputs for the routes of one address family.
 type family struct {
 	whole   netip.Prefix   // Tailscale's range
 	src     netip.Addr     // ts0's address
-	tailnet []netip.Prefix // what the tailnet has
-	kept    []netip.Prefix // what stays on other interfaces
+	tailnet []netip.Prefix // the tailnet's routes
+	kept    []netip.Prefix // destinations that stay on other interfaces
 	foreign []netip.Prefix // the pod's own routes
-	closed  netip.Prefix   // everything, where what has no other way is refused; zero if not
-	private []netip.Prefix // what then stays on other interfaces, unless the tailnet has a route to it
+	closed  netip.Prefix   // the default destination, if packets without another way are refused; otherwise zero
+	private []netip.Prefix // destinations that then stay on other interfaces, unless the tailnet has a route to them
 }
 
-// layOut adds the family's routes, and returns what of the tailnet the pod
+// layOut adds the family's routes, and returns the parts of the tailnet that the pod
 // cannot begin to talk to.
 //
-// The pod's own routes count as they would in one table, where the longest
-// prefix wins; but within Tailscale's range they always win, since they lead to
-// the pod's gateway and neighbours.
+// The pod's own routes count as they would in one table, where the longest prefix wins.
+// Within Tailscale's range they always win, since they lead to the pod's gateway and
+// neighbours.
 func (f *family) layOut(routes map[routeKey]netip.Addr) (unreachable []netip.Prefix) {
 	if f.src.IsValid() {
 		routes[routeKey{table: tableBound, dst: f.whole}] = f.src
@@ -157,7 +158,7 @@ func (f *family) layOut(routes map[routeKey]netip.Addr) (unreachable []netip.Pre
 		}
 	}
 	for _, p := range slices.Concat(stays, f.foreign) {
-		// Only where something wider would take it.
+		// Only where a wider route would take it.
 		if f.closed.IsValid() || coveredBy(p, f.tailnet) {
 			routes[routeKey{table: tablePeers, dst: p}] = netip.Addr{}
 		}
@@ -174,10 +175,10 @@ func coveredBy(p netip.Prefix, wider []netip.Prefix) bool {
 	return slices.ContainsFunc(wider, func(w netip.Prefix) bool { return covers(w, p) })
 }
 
-// warnUnreachable logs which parts of the tailnet the pod cannot reach, those
-// that it has not logged before.
+// warnUnreachable logs which parts of the tailnet the pod cannot reach, without those
+// that it has logged before.
 func (r *Router) warnUnreachable(prefixes []netip.Prefix) {
-	const named = 10 // of any number
+	const named = 10 // at most, of any number
 	var peers, subnets []string
 	for _, p := range prefixes {
 		if key := "unreachable " + p.String(); !r.warned[key] {
@@ -199,8 +200,8 @@ func (r *Router) warnUnreachable(prefixes []netip.Prefix) {
 	}
 }
 
-// addRoutes adds those of want that are not in have. What ends look-ups comes
-// first, so that nothing is led astray meanwhile.
+// addRoutes adds those of want that are not in have. Routes that end look-ups come
+// first, so that no packet is misrouted meanwhile.
 func addRoutes(h *netlink.Handle, index int, want, have map[routeKey]netip.Addr) error {
 	for _, throws := range []bool{true, false} {
 		for key, src := range want {
@@ -226,13 +227,13 @@ type podRoutes struct {
 	ours    map[routeKey]netip.Addr
 	listed  []netlink.Route // ours, as the kernel lists them
 	foreign []netip.Prefix  // destinations of its own that matter
-	// learned are those of IPv6, and whether they follow from an address or a router
-	// advertisement alone.
+	// learned are the IPv6 routes, with true for those that follow only from an address
+	// or a router advertisement.
 	learned map[netip.Prefix]bool
 }
 
-// mostForeign is how many of the pod's own routes count. A pod that makes more
-// within the tailnet's addresses has no need of them all.
+// mostForeign is how many of the pod's own routes count. A pod that makes more of them
+// within the tailnet's addresses does not need them all.
 const mostForeign = 1000
 
 // listRoutes reads all of the pod's tables, and keeps of the pod's own routes those
@@ -266,8 +267,8 @@ func listRoutes(h *netlink.Handle, index int, within []netip.Prefix) (podRoutes,
 	return p, nil
 }
 
-// learn notes whether a route of that destination was learned. One that was not counts
-// for all.
+// learn notes whether a route of that destination was learned. One that was not learned
+// decides.
 func (p *podRoutes) learn(dst netip.Prefix, protocol int) {
 	if dst.Addr().Is4() {
 		return
@@ -279,8 +280,8 @@ func (p *podRoutes) learn(dst netip.Prefix, protocol int) {
 	p.learned[dst] = learned
 }
 
-// deleteOthers deletes those of our routes that are not wanted. It deletes them
-// as the kernel lists them: an IPv4 route of another scope would silently stay.
+// deleteOthers deletes those of our routes that are not wanted. It deletes them as the
+// kernel lists them: an IPv4 route of another scope would silently stay.
 func (p podRoutes) deleteOthers(h *netlink.Handle, want map[routeKey]netip.Addr) error {
 	for i := range p.listed {
 		route := &p.listed[i]

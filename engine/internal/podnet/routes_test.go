@@ -25,8 +25,8 @@ import (
 	"tailscale-nri/engine/internal/nstest"
 )
 
-// A cluster's node that has addresses of Tailscale's ranges, as a join network
-// or a node on a tailnet of its own has, and a pod of it with ts0.
+// A host that has addresses of Tailscale's ranges, as one on a join network or on a
+// tailnet of its own has, and a pod of it with ts0.
 const (
 	podEth4, podEth6   = "10.9.0.2", "fc00:9::2"
 	nodeEth4, nodeEth6 = "10.9.0.1", "fc00:9::1"
@@ -113,8 +113,8 @@ func (c *cluster) rpFilter(value string) {
 	})
 }
 
-// What answers a packet of eth0 leaves by eth0, whoever has sent it, under each
-// setting of the pod's reverse path filter.
+// Answers to a packet of eth0 leave by eth0, whatever its source is, under each setting
+// of the pod's reverse path filter.
 func TestAnswersLeaveByEth0(t *testing.T) {
 	c := newCluster(t, "tsanswers")
 	serveEcho(t, c.pod)
@@ -136,8 +136,8 @@ func TestAnswersLeaveByEth0(t *testing.T) {
 	}
 }
 
-// What answers a packet of ts0 leaves by ts0, also where the cluster has the
-// peer's address.
+// Answers to a packet of ts0 leave by ts0, also where the cluster has the peer's
+// address.
 func TestAnswersLeaveByTS0(t *testing.T) {
 	c := newCluster(t, "tspeers")
 	got := packetsOf(t, c.device)

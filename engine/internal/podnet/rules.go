@@ -13,49 +13,47 @@ import (
 )
 
 const (
-	// mainPriority is that of the kernel's own rule for the main table
+	// mainPriority is the priority of the kernel's own rule for the main table
 	// (linux/net/ipv4/fib_rules.c).
 	mainPriority = 32766
-	// rulePriority is that of our rules, which count in the order in which
-	// they were added: directly before the main table. Rules that a CNI plugin, a
-	// service mesh or a VPN adds, before or after, without a priority of their own
-	// come first.
+	// rulePriority is the priority of our rules, which count in the order in which they
+	// were added: directly before the main table. Rules that a CNI plugin, a service
+	// mesh or a VPN adds, before or after, without a priority of their own come first.
 	rulePriority = mainPriority - 1
-	// firstPriority is that of those that count before the others of ours.
+	// firstPriority is the priority of those of our rules that count before the others.
 	firstPriority = rulePriority - 1
 )
 
-// rule is one of ours, comparable.
+// rule is a rule of ours, comparable.
 type rule struct {
 	v6        bool
 	src       netip.Prefix // zero for any
-	forwarded bool         // only what does not come from the pod itself
+	forwarded bool         // only packets that the pod forwards
 	table     int
 	next      int // priority to go on at, instead of table
-	// first is one of those that count before the others of ours, so that each of
-	// the two groups can be set up anew while the other holds.
+	// first marks the rules that count before the others of ours, so that each of the
+	// two groups can be set up again while the other holds.
 	first bool
-	// dst is the destinations that cannot be reached if no rule before this one has
-	// led to them.
+	// dst are destinations that cannot be reached if no rule before this one has led to
+	// them.
 	dst netip.Prefix
 }
 
 // wantedRules returns the rules of a pod with these addresses on ts0, in their
 // order.
 //
-// What has an address of ts0 as its source belongs to the tailnet. While ts0 is
-// down its routes are gone, and what goes on from there to a peer must not leave
-// by eth0, in clear. What has
-// another source, as every answer to a packet of another interface has, must not
-// meet our routes. What has none yet is about to be given one by the route that
-// it finds. An IPv4 rule for 0.0.0.0/32 is met by just that; in IPv6 no rule
-// with a source is (net/ipv6/fib6_rules.c, fib6_rule_match), so that all others
-// are led past the last one.
+// Packets with an address of ts0 as their source belong to the tailnet. While ts0 is
+// down its routes are gone, and such packets to a peer must not leave by eth0, in
+// clear. Packets with another source, as every answer to a packet of another interface
+// has, must not meet our routes. Packets without a source yet are given one by the
+// route that they find. An IPv4 rule for 0.0.0.0/32 matches just these. In IPv6 no rule
+// with a source does (net/ipv6/fib6_rules.c, fib6_rule_match), so all others are led
+// past the last rule.
 //
-// What the pod forwards, for containers inside it, has a source that says
-// nothing. It is treated as what the pod begins.
+// Packets that the pod forwards, for containers inside it, have a source that says
+// nothing. They are treated as packets that the pod begins.
 //
-// In a closed pod what the pod begins is led to our routes in either family,
+// In a closed pod, packets that the pod begins are led to our routes in either family,
 // whether ts0 has an address or not.
 func wantedRules(addrs []netip.Prefix, closed bool) (rules []rule) {
 	for _, whole := range tailscaleRanges() {
@@ -82,8 +80,8 @@ func wantedRules(addrs []netip.Prefix, closed bool) (rules []rule) {
 	return rules
 }
 
-// setRules makes our rules the wanted ones. It changes nothing if they are there,
-// in their order; added reports whether they were not.
+// setRules replaces our rules by the wanted ones. It changes nothing if they are there,
+// in their order; added reports whether some were missing.
 func setRules(h *netlink.Handle, want []rule) (added bool, err error) {
 	ours, err := listRules(h)
 	if err != nil {
@@ -99,8 +97,8 @@ func setRules(h *netlink.Handle, want []rule) (added bool, err error) {
 	return added, nil
 }
 
-// setGroup does that to those that count first, or to the others. ours are all that
-// are there.
+// setGroup is setRules for the rules that count first, or for the others. ours are all
+// that are there.
 func setGroup(h *netlink.Handle, ours []netlink.Rule, want []rule, first bool) (added bool, err error) {
 	var have []rule
 	ours = slices.DeleteFunc(slices.Clone(ours), func(n netlink.Rule) bool { return ruleOf(&n).first != first })
@@ -111,8 +109,8 @@ func setGroup(h *netlink.Handle, ours []netlink.Rule, want []rule, first bool) (
 	if slices.Equal(have, want) {
 		return false, nil
 	}
-	// In their order: the kernel deletes the first that has what is said of it, and
-	// what is not said matches anything.
+	// In their order: the kernel deletes the first rule with the given attributes, and
+	// attributes that are not given match anything.
 	for i := range ours {
 		if err := h.RuleDel(&ours[i]); err != nil && !errors.Is(err, unix.ENOENT) {
 			return false, fmt.Errorf("deleting rule %v: %w", ours[i], err)
@@ -160,8 +158,8 @@ func (r rule) netlink() *netlink.Rule {
 	return n
 }
 
-// ruleOf is what netlink makes of a rule, taken back. A rule that differs in
-// anything else differs in table.
+// ruleOf turns netlink's form of a rule back. A rule that differs in anything else has
+// another table.
 func ruleOf(n *netlink.Rule) rule {
 	r := rule{v6: n.Family == netlink.FAMILY_V6, table: n.Table, src: prefixOf(n.Src), dst: prefixOf(n.Dst)}
 	r.first = n.Priority == firstPriority

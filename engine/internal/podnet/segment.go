@@ -20,8 +20,8 @@ const (
 	maxUDPSegments = 64
 )
 
-// segment is what coalescing needs to know of a TCP or UDP packet. Lengths and
-// positions are in bytes from the IP header.
+// segment describes a TCP or UDP packet for coalescing. Lengths and positions are in
+// bytes from the IP header.
 type segment struct {
 	hasFlow   bool // addresses and ports are known
 	proto     uint8
@@ -93,9 +93,9 @@ func (s *segment) sameFlow(o *segment, a, b []byte) bool {
 	return bytes.Equal(a[from:end], b[from:end])
 }
 
-// accepts reports whether the packet continues the frame, as the kernel's GRO
-// would decide (net/ipv4/tcp_offload.c, tcp_gro_receive; udp_offload.c). Both
-// checksums must be right, since nobody looks at them again.
+// accepts reports whether the packet continues the frame, as the kernel's GRO would
+// decide (net/ipv4/tcp_offload.c, tcp_gro_receive; udp_offload.c). Both checksums must
+// be right, since nothing checks them again.
 func (f *frame) accepts(s *segment, p []byte) bool {
 	h := &f.seg
 	if s.hdrLen != h.hdrLen || s.payload > h.payload || f.size+s.payload > maxIPPacket ||
@@ -122,8 +122,8 @@ func (s *segment) ends(head *segment) bool {
 	return s.push || s.payload < head.payload
 }
 
-// sameIPHeader compares what a frame has only once: traffic class and flow
-// label, or TOS and DF, and the hop limit. The addresses were compared.
+// sameIPHeader compares the fields that a frame has only once: traffic class and flow
+// label, or TOS and DF, and the hop limit. The addresses were compared already.
 func sameIPHeader(a, b []byte) bool {
 	if a[0]>>4 == 6 {
 		return bytes.Equal(a[:4], b[:4]) && a[7] == b[7]

@@ -21,9 +21,9 @@ type mmsghdr struct {
 	_   [unsafe.Sizeof(uintptr(0)) - 4]byte
 }
 
-// sender arranges packets into frames, coalescing consecutive segments of a
-// flow into one, without copying: a frame is a list of pieces of the packets
-// it is made of. It is reused from one Write to the next.
+// sender arranges packets into frames, coalescing consecutive segments of a flow into
+// one, without copying: a frame is a list of pieces of its packets. A sender is reused
+// from one Write to the next.
 type sender struct {
 	ether4, ether6 [ethHdrLen]byte
 
@@ -166,8 +166,8 @@ func (f *frame) append(seg *segment, packet []byte) {
 	}
 }
 
-// finish writes the frame's headers: those of one segment-to-be-cut packet if
-// it was coalesced, else just "nothing left to do".
+// finish writes the frame's headers: those of one segment-to-be-cut packet if it was
+// coalesced, otherwise just "nothing left to do".
 func (f *frame) finish() {
 	var h vnetHdr
 	if len(f.iov) > iovPayload {

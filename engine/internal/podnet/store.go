@@ -4,24 +4,23 @@ package podnet
 
 import "golang.org/x/sys/unix"
 
-// SocketStore keeps links' packet sockets open while this process is away, as
-// systemd's file descriptor store does. What a pod sends meanwhile waits in
-// them. And a process dies faster without them: the kernel waits for a grace
-// period of RCU for each packet socket that it closes (packet_release,
-// synchronize_net), 14 ms by the measure, one after the other.
+// SocketStore keeps links' packet sockets open while this process is away, as systemd's
+// file descriptor store does. What a pod sends meanwhile waits in them. Also, a process
+// ends faster with it: the kernel waits for a grace period of RCU for each packet
+// socket that it closes (packet_release, synchronize_net), 14 ms as measured, one after
+// the other.
 //
-// A store that keeps nothing is a store too. Its methods do not fail: what is
-// not kept is opened anew.
+// A store that keeps nothing is a store too. Its methods do not fail: a socket that is
+// not kept is opened again.
 type SocketStore interface {
-	// Take returns the socket that an earlier process kept under a name. It
-	// is the caller's from then on, and can be taken once.
+	// Take returns the socket that an earlier process kept under a name. It belongs to
+	// the caller from then on, and can be taken once.
 	Take(name string) (fd int, ok bool)
-	// Keep keeps a duplicate of the socket under a name, in place of what
-	// was kept there.
+	// Keep keeps a duplicate of the socket under a name, in place of an earlier one.
 	Keep(name string, fd int)
-	// Drop forgets what is kept under a name.
+	// Drop forgets the socket that is kept under a name.
 	Drop(name string)
-	// Retain drops all but what is kept under these names.
+	// Retain drops all sockets except those that are kept under these names.
 	Retain(names []string)
 }
 
@@ -46,7 +45,7 @@ func (l *Link) socket(store SocketStore) (fd int, err error) {
 	if ok && boundTo(fd, l.hostIndex) {
 		return fd, nil
 	}
-	if ok { // of a link that had the name before
+	if ok { // it belongs to an earlier link of that name
 		unix.Close(fd)
 	}
 	if fd, err = openPacketSocket(l.hostIndex); err == nil {

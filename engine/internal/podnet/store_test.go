@@ -11,35 +11,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shelf is a store in this process.
-type shelf map[string]int
+// memoryStore is a store in this process.
+type memoryStore map[string]int
 
-func (s shelf) Take(name string) (int, bool) {
+func (s memoryStore) Take(name string) (int, bool) {
 	fd, ok := s[name]
 	delete(s, name)
 	return fd, ok
 }
 
-func (s shelf) Keep(name string, fd int) {
+func (s memoryStore) Keep(name string, fd int) {
 	s.Drop(name)
 	if dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err == nil {
 		s[name] = dup
 	}
 }
 
-func (s shelf) Drop(name string) {
+func (s memoryStore) Drop(name string) {
 	if fd, ok := s.Take(name); ok {
 		unix.Close(fd)
 	}
 }
 
-func (s shelf) Retain([]string) {}
+func (s memoryStore) Retain([]string) {}
 
 // What a pod sends while nobody reads is read by the next to open the link's
 // socket.
 func TestKeptSocket(t *testing.T) {
 	p := newTestPod(t, 1)
-	store := shelf{}
+	store := memoryStore{}
 	defer store.Drop(p.link.Host)
 	first, err := p.link.Open(store)
 	if err != nil {
@@ -60,10 +60,10 @@ func TestKeptSocket(t *testing.T) {
 	}
 }
 
-// A socket of a link that had the name before is not used for this one.
+// A socket of an earlier link with the same name is not used for this one.
 func TestKeptSocketOfAnotherLink(t *testing.T) {
 	p, other := newTestPod(t, 1), newTestPod(t, 2)
-	store := shelf{}
+	store := memoryStore{}
 	d, err := other.link.Open(store)
 	if err != nil {
 		t.Fatal(err)

@@ -14,20 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What this file does acts on the netns of the thread that calls it.
+// The functions of this file act on the netns of the calling thread.
 
 const (
 	inetConf          = 1 // IFLA_INET_CONF
 	devconfForwarding = 1 // IPV4_DEVCONF_FORWARDING (linux/ip.h)
 )
 
-// forward4 switches forwarding on for each interface but lo, by netlink: the kernel
-// goes by the one that a packet comes in by (net/ipv4/route.c, ip_route_input_slow),
-// and the pod's net.ipv4.ip_forward stays what it is.
+// forward4 switches forwarding on for each interface except lo, by netlink. The kernel
+// goes by the setting of the interface that a packet comes in by (net/ipv4/route.c,
+// ip_route_input_slow), and the pod's net.ipv4.ip_forward stays unchanged.
 //
-// A strict reverse path filter takes what comes by ts0: it asks for the way back of a
-// packet that came by eth0 (net/ipv4/fib_frontend.c, __fib_validate_source), which a rule
-// of ours leads to the peer.
+// A strict reverse path filter lets packets from ts0 pass: it looks up the way back of
+// a packet that came by eth0 (net/ipv4/fib_frontend.c, __fib_validate_source), which a
+// rule of ours leads to the peer.
 func forward4() error {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -37,7 +37,7 @@ func forward4() error {
 		if l.Attrs().Name == "lo" {
 			continue
 		}
-		// EAFNOSUPPORT: it has no IPv4.
+		// EAFNOSUPPORT: the interface has no IPv4.
 		if err := setForwarding(l.Attrs().Index); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 			return fmt.Errorf("forwarding by %s: %w", l.Attrs().Name, err)
 		}
@@ -59,9 +59,9 @@ func setForwarding(index int) error {
 	return err
 }
 
-// forward6 switches IPv6 forwarding on, which is one switch for all interfaces. A
-// host that forwards takes no more router advertisements, and loses the default route
-// that it has from one, where accept_ra is 1: it becomes 2 (net/ipv6/addrconf.c,
+// forward6 switches IPv6 forwarding on, which is one switch for all interfaces. Where
+// accept_ra is 1, a host that forwards takes no more router advertisements, and loses
+// the default route that it has from one. So accept_ra becomes 2 (net/ipv6/addrconf.c,
 // addrconf_fixup_forwarding).
 func forward6() error {
 	if !kernelHasIPv6() || forwards6() {
@@ -88,8 +88,8 @@ func forward6() error {
 }
 
 // openSysctls opens a directory in which the sysctls of the thread's netns can be
-// written. In a container /proc/sys is read-only, so it is one of a procfs that is
-// mounted nowhere.
+// written. In a container /proc/sys is read-only, so the directory belongs to a procfs
+// that is mounted nowhere.
 func openSysctls() (int, error) {
 	fs, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -147,8 +147,8 @@ const (
 
 var errNotForwarding = errors.New("an interface does not forward")
 
-// forwarding returns nil if the thread's netns forwards, IPv4 alone if only that is
-// asked for.
+// forwarding returns nil if the thread's netns forwards; with only4 it checks IPv4
+// alone.
 func forwarding(only4 bool) error {
 	lo := int32(1) // the index of lo, in every netns
 	found := false
@@ -185,7 +185,7 @@ func netconf(family byte, fn func(index int32, on bool) error) error {
 	req.AddRawData([]byte{family, 0, 0, 0})
 	messages, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNETCONF)
 	if err != nil {
-		return fmt.Errorf("reading what interfaces forward: %w", err)
+		return fmt.Errorf("reading which interfaces forward: %w", err)
 	}
 	for _, m := range messages {
 		const header = 4 // struct netconfmsg, padded

@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Tap gets a copy of each frame that passes ts0, in both directions. It holds the
-// pod's netns alive until Close: whoever has one looks whether the pod still is,
-// with [Namespace.Check].
+// Tap gets a copy of each frame that passes ts0, in both directions. It holds the pod's
+// netns alive until Close, so its owner has to check whether the pod still exists, with
+// [Namespace.Check].
 //
-// A frame that ts0 sends for another to cut, or has got from one who has not cut it,
-// is up to 64 KB long, and its checksum is not complete. What the reader is too slow
-// for is dropped, which Counts tells, and slows nobody.
+// A frame that is still to be cut is up to 64 KB long, and its checksum is not
+// complete. Frames are dropped when the reader is too slow, which Counts tells; traffic
+// is not slowed down.
 //
 // Read is called from one goroutine at a time.
 type Tap struct {
@@ -35,18 +35,19 @@ type Tap struct {
 	err      error
 }
 
-// Frame is one that has passed ts0.
+// Frame is a frame that has passed ts0.
 type Frame struct {
-	// At is when the kernel had it; for what came in the first moments of a host's only
-	// tap, when it was read, since the kernel takes a while to begin with time stamps.
+	// At is when the kernel had it. For frames of the first moments of a host's only
+	// tap it is when they were read, since the kernel takes a while to begin with time
+	// stamps.
 	At       time.Time
 	Data     []byte // from the Ethernet header on, valid until the next Read
-	Length   int    // in bytes, more than there are in Data if that was cut
+	Length   int    // in bytes, more than in Data if that was cut
 	Outgoing bool   // the pod has sent it
-	Partial  bool   // the kernel has left the checksum to somebody else
+	Partial  bool   // the checksum is not complete
 }
 
-// ErrNoFrame is Read's if there is none and it is not to wait.
+// ErrNoFrame is returned by Read if no frame is there and Read is not to wait.
 var ErrNoFrame = errors.New("no frame")
 
 // tapBuffer is room for the longest frame.
@@ -111,7 +112,7 @@ func (t *Tap) Read(wait bool) (Frame, error) {
 	var err error
 	if wait {
 		err = t.conn.Read(t.readOnce)
-	} else { // after Stop too: what was there before it is still to be had
+	} else { // after Stop too: earlier frames can still be read
 		err = t.conn.Control(func(fd uintptr) { t.tryRead(fd) })
 	}
 	if err != nil {
@@ -152,9 +153,9 @@ func (t *Tap) tryRead(fd uintptr) bool {
 	}
 }
 
-// readControl takes the time and the state of the checksum out of what comes with a
-// frame: struct timespec, and struct tpacket_auxdata (linux/if_packet.h), whose first
-// member is the status.
+// readControl reads the time and the state of the checksum from a frame's control
+// messages: struct timespec, and struct tpacket_auxdata (linux/if_packet.h), whose
+// first member is the status.
 func (f *Frame) readControl(oob []byte) {
 	for len(oob) > 0 {
 		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
@@ -174,24 +175,24 @@ func (f *Frame) readControl(oob []byte) {
 	}
 }
 
-// Counts returns how many frames the kernel has had for the tap since it was opened
-// or asked last, and how many of them it has dropped.
+// Counts returns how many frames the kernel has had for the tap since it was opened or
+// last asked, and how many of them it has dropped.
 func (t *Tap) Counts() (frames, dropped uint64, err error) {
 	var s *unix.TpacketStats
 	cerr := t.conn.Control(func(fd uintptr) {
 		s, err = unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS)
 	})
 	if err := errors.Join(cerr, err); err != nil {
-		return 0, 0, fmt.Errorf("asking for what was dropped on %s: %w", PodLink, err)
+		return 0, 0, fmt.Errorf("reading the drop count on %s: %w", PodLink, err)
 	}
 	return uint64(s.Packets), uint64(s.Drops), nil
 }
 
-// Stop has the tap hear nothing more, and ends a Read that waits, and all that would,
-// with os.ErrDeadlineExceeded. What has passed by then is still there for those that
-// do not wait.
+// Stop ends the tap: it gets no more frames. A Read that waits, and any later one that
+// would, ends with os.ErrDeadlineExceeded. Frames that have passed by then can still be
+// read without waiting.
 func (t *Tap) Stop() {
-	none := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K} // of each frame, 0 bytes
+	none := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K} // takes 0 bytes of each frame
 	_ = t.conn.Control(func(fd uintptr) {
 		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none})
 	})

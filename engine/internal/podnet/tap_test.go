@@ -85,7 +85,8 @@ func TestTap(t *testing.T) {
 	}
 }
 
-// TestTapDrops: what nobody reads is dropped and counted, and stays with the tap.
+// TestTapDrops: frames that are not read are dropped and counted, and the rest stays
+// with the tap.
 func TestTapDrops(t *testing.T) {
 	p := newTestPod(t, 1)
 	tap := tapOf(t, p.Pod, 0)

@@ -11,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Trial is one thing that is needed of the kernel, and what came of it.
+// Trial is a requirement on the kernel, and the result of its test.
 type Trial struct {
 	Name string
 	Err  error
 }
 
-// What [TryKernel] tries.
+// The names of [TryKernel]'s trials.
 const (
 	TrialNamespace = "network namespaces"
 	TrialLink      = "veth with its tc filters"
@@ -30,10 +30,10 @@ const (
 )
 
 // TryKernel does what is done for a pod, by the same functions, between two network
-// namespaces that it makes for that and that end with it. What cannot be tried
-// since an earlier trial failed is left out.
+// namespaces that it makes for that and that end with it. Trials that need an earlier
+// one that failed are left out.
 //
-// Nothing of it is seen in this process's netns. The kernel may load modules for it.
+// It is not visible in this process's netns. The kernel may load modules for it.
 func TryKernel() []Trial {
 	trials := []Trial{
 		{TrialGSO, tryUDP(unix.UDP_SEGMENT, MTU)},
@@ -54,7 +54,7 @@ func tryUDP(option, value int) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, option, value)
 }
 
-// tryLink leaves the thread in a netns of its own.
+// tryLink leaves the calling thread in a netns of its own.
 func tryLink() (trials []Trial) {
 	pod, err := netns.New()
 	if err != nil {

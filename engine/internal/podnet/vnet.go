@@ -92,8 +92,8 @@ func (h *vnetHdr) check(packet []byte) (tun.GSOOptions, error) {
 	return options, err
 }
 
-// split cuts a packet that was checked into segments of their final form, which
-// it lays into slab, and returns how many. An error is of what did not fit.
+// split cuts a checked packet into segments of their final form, which it puts into
+// slab, and returns how many. An error means that some did not fit.
 func split(h vnetHdr, options tun.GSOOptions, packet, slab []byte, packets []tun.ReadPacket) (int, error) {
 	n, err := tun.GSOSplit(packet, options, slab, packets, tun.ReadPacketSpacing)
 	if h.needsCsum && h.csumOffset == udpCsumOffset {
@@ -113,9 +113,9 @@ func neverZero(csum []byte) {
 	}
 }
 
-// gsoOptions translates the header, once it fits the packet. It finds the headers'
-// length itself: the kernel's hdrLen is the length of the linear part of the
-// buffer, which may hold payload too.
+// gsoOptions translates the header, if it fits the packet. It finds the headers' length
+// itself: the kernel's hdrLen is the length of the linear part of the buffer, which may
+// hold payload too.
 func (h *vnetHdr) gsoOptions(packet []byte) (tun.GSOOptions, error) {
 	gsoType, ok := gsoTypes[h.gsoType]
 	if !ok {

@@ -17,21 +17,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch hears what is changed about links, at both of their ends, with one
-// socket for all: a netlink socket in this netns can listen to every netns that
-// has an ID here (NETLINK_LISTEN_ALL_NSID, netlink(7)), as that of a veth's peer
-// has. It holds no descriptor of a pod's netns, and costs nothing while nothing
-// happens.
+// Watch hears of changes of links, at both of their ends, with one socket for all. A
+// netlink socket in this netns can listen to every netns that has an ID here
+// (NETLINK_LISTEN_ALL_NSID, netlink(7)), as the netns of a veth's peer has. It holds no
+// descriptor of a pod's netns, and costs nothing while nothing happens.
 type Watch struct {
-	mu    sync.Mutex
-	links map[string]*watched // by name of the host end
-	hosts map[int32]*watched  // by index of the host end
-	pods  map[int32]*watched  // by ID of the pod's netns
-	fd    int                 // for ioctls
-	ear   atomic.Pointer[ear]
+	mu     sync.Mutex
+	links  map[string]*watched // by name of the host end
+	hosts  map[int32]*watched  // by index of the host end
+	pods   map[int32]*watched  // by ID of the pod's netns
+	fd     int                 // for ioctls
+	events atomic.Pointer[eventSocket]
 
-	filters   atomic.Bool // HearFilters has been called
-	filterEar atomic.Pointer[ear]
+	filters      atomic.Bool // HearFilters has been called
+	filterEvents atomic.Pointer[eventSocket]
 }
 
 type watched struct {
@@ -39,12 +38,12 @@ type watched struct {
 	changed func(Change)
 }
 
-// watchBuffer is the size in bytes asked for the socket: what overflows it has
-// all links looked at.
+// watchBuffer is the size in bytes asked for the socket. If it overflows, all links are
+// checked.
 const watchBuffer = 4 << 20
 
-// OpenWatch opens the socket, which takes CAP_NET_BROADCAST. Nothing is heard
-// before [Watch.Run].
+// OpenWatch opens the socket, which needs CAP_NET_BROADCAST. Nothing is heard before
+// [Watch.Run].
 func OpenWatch() (*Watch, error) {
 	w := &Watch{links: map[string]*watched{}, hosts: map[int32]*watched{}, pods: map[int32]*watched{}}
 	if err := w.open(); err != nil {
@@ -52,7 +51,7 @@ func OpenWatch() (*Watch, error) {
 	}
 	var err error
 	if w.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-		w.ear.Load().file.Close()
+		w.events.Load().file.Close()
 		return nil, fmt.Errorf("opening a socket: %w", err)
 	}
 	return w, nil
@@ -66,20 +65,20 @@ func (w *Watch) open() (err error) {
 	if w.filters.Load() {
 		groups = append(groups, netconfGroups...)
 	}
-	ear, err := openEar(unix.NETLINK_ROUTE, groups)
+	sock, err := openEventSocket(unix.NETLINK_ROUTE, groups)
 	if err == nil {
-		w.ear.Store(ear)
+		w.events.Store(sock)
 	}
 	return err
 }
 
-// ear is a socket that hears of all pods.
-type ear struct {
+// eventSocket is a socket that hears of all pods.
+type eventSocket struct {
 	file *os.File
 	conn syscall.RawConn
 }
 
-func openEar(protocol int, groups []int) (*ear, error) {
+func openEventSocket(protocol int, groups []int) (*eventSocket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
 		return nil, err
@@ -94,7 +93,7 @@ func openEar(protocol int, groups []int) (*ear, error) {
 		file.Close()
 		return nil, err
 	}
-	return &ear{file, conn}, nil
+	return &eventSocket{file, conn}, nil
 }
 
 func subscribe(fd int, groups []int) error {
@@ -115,33 +114,33 @@ func subscribe(fd int, groups []int) error {
 	return nil
 }
 
-// Run calls the links' functions until done is closed. When the socket is lost,
-// which failed hears of, it opens another.
+// Run calls the links' functions until done is closed. When the socket is lost, it
+// calls failed and opens another.
 func (w *Watch) Run(done <-chan struct{}, failed func(error)) {
 	defer unix.Close(w.fd)
-	w.run(done, failed, hearing{w.ear.Load, w.open, w.hear, Change{kind: changedUnseen}})
+	w.run(done, failed, eventHandler{w.events.Load, w.open, w.hear, Change{kind: changedUnseen}})
 }
 
-// hearing is what is done with a socket and what it hears.
-type hearing struct {
-	current func() *ear
-	open    func() error // another one
+// eventHandler is what run does with a socket and with what it hears.
+type eventHandler struct {
+	current func() *eventSocket
+	open    func() error // opens another socket
 	hear    func(nsid int32, raw []byte)
-	lost    Change // what may have happened meanwhile
+	lost    Change // the change to assume after a loss
 }
 
 // run hears until done is closed.
-func (w *Watch) run(done <-chan struct{}, failed func(error), h hearing) {
+func (w *Watch) run(done <-chan struct{}, failed func(error), h eventHandler) {
 	for {
-		over, ear := make(chan struct{}), h.current()
+		over, sock := make(chan struct{}), h.current()
 		go func() {
 			select {
 			case <-done:
 			case <-over:
 			}
-			ear.file.Close()
+			sock.file.Close()
 		}()
-		err := w.listen(ear, h)
+		err := w.listen(sock, h)
 		close(over)
 		select {
 		case <-done:
@@ -207,12 +206,12 @@ func (w *Watch) lookAtAll(c Change) {
 }
 
 // listen hands messages to hear until the socket fails or is closed.
-func (w *Watch) listen(ear *ear, h hearing) error {
+func (w *Watch) listen(sock *eventSocket, h eventHandler) error {
 	buf, oob := make([]byte, 64<<10), make([]byte, 64)
 	for {
 		var n, oobn int
 		var err error
-		cerr := ear.conn.Read(func(fd uintptr) bool {
+		cerr := sock.conn.Read(func(fd uintptr) bool {
 			n, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, 0)
 			return !errors.Is(err, unix.EAGAIN)
 		})
@@ -230,7 +229,7 @@ func (w *Watch) listen(ear *ear, h hearing) error {
 	}
 }
 
-// thisNetns is the ID in place of one for messages of the socket's own netns.
+// thisNetns stands for the ID in messages of the socket's own netns.
 const thisNetns = -1
 
 // nsidOf returns the ID of the netns that a message is from.
@@ -267,7 +266,7 @@ func (w *Watch) message(nsid int32, kind uint16, body []byte) {
 	w.mu.Lock()
 	entry := w.pods[nsid]
 	if nsid == thisNetns {
-		entry = w.hosts[int32(binary.NativeEndian.Uint32(body[4:]))] // of a link's or a filter's message
+		entry = w.hosts[int32(binary.NativeEndian.Uint32(body[4:]))] // the index in a link's or a filter's message
 	}
 	w.mu.Unlock()
 	if entry == nil {
@@ -288,11 +287,11 @@ func (w *Watch) message(nsid int32, kind uint16, body []byte) {
 	}
 }
 
-// hostChange is what a message of this netns says of a link's host end.
+// hostChange returns what a message of this netns says of a link's host end.
 func hostChange(l *Link, kind uint16, body []byte) Change {
 	switch kind {
 	case unix.RTM_DELQDISC, unix.RTM_DELTFILTER:
-		return Change{kind: changedWall}
+		return Change{kind: changedDropFilters}
 	case unix.RTM_NEWLINK:
 		if a := parseLink(body); !a.fine() || a.name != l.Host {
 			return Change{kind: changedHostEnd}
@@ -301,7 +300,7 @@ func hostChange(l *Link, kind uint16, body []byte) Change {
 	return Change{}
 }
 
-// podChange is what a message of the pod's netns says of ts0.
+// podChange returns what a message of the pod's netns says of ts0.
 func podChange(l *Link, kind uint16, body []byte) Change {
 	index := binary.NativeEndian.Uint32(body[4:])
 	switch kind {
@@ -341,7 +340,7 @@ func routeChange(kind uint16, body []byte) Change {
 	}
 	dst := netip.PrefixFrom(addrAttr(attrs, unix.RTA_DST), bits)
 	if bits == 0 && ours {
-		dst = defaultOf(family) // of which the kernel names no destination
+		dst = defaultOf(family) // the kernel names no destination for it
 	}
 	if !dst.IsValid() {
 		return Change{}

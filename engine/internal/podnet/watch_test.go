@@ -20,8 +20,8 @@ import (
 	"tailscale-nri/engine/internal/nstest"
 )
 
-// guardedCluster is a cluster whose pod's link is restored whenever the watch
-// says that it has to be.
+// guardedCluster is a cluster whose pod's link is restored whenever the watch asks for
+// it.
 type guardedCluster struct {
 	*cluster
 	watch    *Watch
@@ -53,8 +53,8 @@ func guardCluster(t *testing.T, host string) *guardedCluster {
 	spawn(func() { w.Run(done, func(err error) { t.Errorf("the watch was lost: %v", err) }) })
 	wake := make(chan struct{}, 1)
 	c.heard = func(change Change) {
-		if c.router.Minds(change) {
-			if change.kind != changedWall {
+		if c.router.MayAffect(change) {
+			if change.kind != changedDropFilters {
 				c.minded.Add(1)
 			}
 			select {
@@ -148,8 +148,8 @@ func (c *guardedCluster) deleteRoutes(h *netlink.Handle) error {
 	return err
 }
 
-// unlessGone leaves out the error of what is gone already: the guard may be setting up
-// the rest anew by then, for which it takes it away.
+// unlessGone leaves out the error of what is gone already: the guard may be restoring
+// the rest by then, and removes it for that.
 func unlessGone(err error) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
 		return nil
@@ -256,7 +256,7 @@ func TestIPv6ComesBack(t *testing.T) {
 	c.until(t, "not back", func() error { return c.intact(t) })
 }
 
-// What the router does itself, and what is done to others, wakes nobody.
+// Changes that the router makes itself, and changes of other pods, cause no call.
 func TestOwnChangesAreNone(t *testing.T) {
 	c := guardCluster(t, "tsown")
 	for i := range 20 {
@@ -309,7 +309,7 @@ func (c *guardedCluster) awaitQuiet(t *testing.T) {
 	})
 }
 
-// Messages that were lost have all links looked at.
+// When messages are lost, all links are checked.
 func TestLostMessages(t *testing.T) {
 	c := guardCluster(t, "tslost")
 	c.watch.Remove(c.host) // hears nothing

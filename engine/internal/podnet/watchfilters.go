@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netconfGroups tell of changes of what forwards: RTNLGRP_IPV4_NETCONF and
+// netconfGroups announce changes of forwarding: RTNLGRP_IPV4_NETCONF and
 // RTNLGRP_IPV6_NETCONF (linux/rtnetlink.h).
 var netconfGroups = []int{unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF}
 
-// HearFilters has the watch hear, from the first call on and until done is closed, of
-// changes of pods' nftables and of what forwards in them, too. It costs a second socket,
-// and the kernel a message for each transaction of nftables in any netns.
+// HearFilters has the watch also hear of changes of pods' nftables and of forwarding in
+// them, from the first call on and until done is closed. It costs a second socket, and
+// the kernel a message for each transaction of nftables in any netns.
 func (w *Watch) HearFilters(done <-chan struct{}, failed func(error)) error {
 	if w.filters.Swap(true) {
 		return nil
@@ -25,25 +25,25 @@ func (w *Watch) HearFilters(done <-chan struct{}, failed func(error)) error {
 		w.filters.Store(false)
 		return fmt.Errorf("watching the pods' nftables: %w", err)
 	}
-	err := w.ear.Load().join(netconfGroups)
-	go w.run(done, failed, w.filterHearing())
+	err := w.events.Load().join(netconfGroups)
+	go w.run(done, failed, w.filterHandler())
 	return err
 }
 
-func (w *Watch) filterHearing() hearing {
-	return hearing{w.filterEar.Load, w.openFilters, w.hearFilters, Change{kind: changedFilters}}
+func (w *Watch) filterHandler() eventHandler {
+	return eventHandler{w.filterEvents.Load, w.openFilters, w.hearFilters, Change{kind: changedFilters}}
 }
 
 func (w *Watch) openFilters() error {
-	ear, err := openEar(unix.NETLINK_NETFILTER, []int{unix.NFNLGRP_NFTABLES})
+	sock, err := openEventSocket(unix.NETLINK_NETFILTER, []int{unix.NFNLGRP_NFTABLES})
 	if err != nil {
 		return err
 	}
-	if err := ear.hearGenerations(); err != nil {
-		ear.file.Close()
+	if err := sock.hearGenerations(); err != nil {
+		sock.file.Close()
 		return err
 	}
-	w.filterEar.Store(ear)
+	w.filterEvents.Store(sock)
 	return nil
 }
 
@@ -51,9 +51,9 @@ func (w *Watch) openFilters() error {
 // transaction ends.
 const generation = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
 
-// hearGenerations has the socket drop all other messages, of which there is one for each
-// rule that anybody changes: kube-proxy has tens of thousands.
-func (e *ear) hearGenerations() (err error) {
+// hearGenerations has the socket drop all other messages. The kernel sends one for each
+// rule that changes, and kube-proxy has tens of thousands.
+func (e *eventSocket) hearGenerations() (err error) {
 	const kindOffset = 4 // in struct nlmsghdr
 	// A load is in network byte order, the header in the machine's.
 	kind := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, generation))
@@ -67,12 +67,12 @@ func (e *ear) hearGenerations() (err error) {
 		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})
 	})
 	if err := errors.Join(cerr, err); err != nil {
-		return fmt.Errorf("leaving out what is not needed: %w", err)
+		return fmt.Errorf("filtering the socket's messages: %w", err)
 	}
 	return nil
 }
 
-func (e *ear) join(groups []int) (err error) {
+func (e *eventSocket) join(groups []int) (err error) {
 	cerr := e.conn.Control(func(fd uintptr) {
 		for _, group := range groups {
 			if err == nil {
@@ -81,7 +81,7 @@ func (e *ear) join(groups []int) (err error) {
 		}
 	})
 	if cerr != nil {
-		return cerr // another one is being opened, with these groups
+		return cerr // another socket is being opened, with these groups
 	}
 	return err
 }

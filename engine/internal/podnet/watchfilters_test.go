@@ -19,7 +19,7 @@ func newFilterWatch(t *testing.T) (c *cluster, w *Watch, other chan Change) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(w.fd); w.ear.Load().file.Close() })
+	t.Cleanup(func() { unix.Close(w.fd); w.events.Load().file.Close() })
 	if err := w.openFilters(); err != nil {
 		t.Fatal(err)
 	}
@@ -39,11 +39,11 @@ func (c *cluster) reinstall(t *testing.T) {
 // Of a transaction, whatever is in it, one message comes.
 func TestGenerationsAreHeard(t *testing.T) {
 	c, w, _ := newFilterWatch(t)
-	ear := w.filterEar.Load()
-	defer ear.file.Close()
+	sock := w.filterEvents.Load()
+	defer sock.file.Close()
 	c.reinstall(t)
 	kinds := map[uint16]int{}
-	err := ear.conn.Control(func(fd uintptr) {
+	err := sock.conn.Control(func(fd uintptr) {
 		for buf := make([]byte, 64<<10); ; {
 			n, _, err := unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
 			if errors.Is(err, unix.EAGAIN) {
@@ -67,8 +67,8 @@ func TestGenerationsAreHeard(t *testing.T) {
 // Where messages of nftables were lost, pods that have no filter are left alone.
 func TestLostGenerations(t *testing.T) {
 	c, w, other := newFilterWatch(t)
-	ear := w.filterEar.Load()
-	err := ear.conn.Control(func(fd uintptr) {
+	sock := w.filterEvents.Load()
+	err := sock.conn.Control(func(fd uintptr) {
 		if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
 			t.Error(err)
 		}
@@ -81,9 +81,9 @@ func TestLostGenerations(t *testing.T) {
 	}
 	done := make(chan struct{})
 	defer close(done)
-	go w.run(done, func(err error) { t.Error(err) }, w.filterHearing())
+	go w.run(done, func(err error) { t.Error(err) }, w.filterHandler())
 	lost := <-other
-	if plain := c.link.Router(nil, nil, nil); plain.Minds(lost) || !c.router.Minds(lost) {
+	if plain := c.link.Router(nil, nil, nil); plain.MayAffect(lost) || !c.router.MayAffect(lost) {
 		t.Errorf("it is taken as %+v", lost)
 	}
 }

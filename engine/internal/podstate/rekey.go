@@ -10,14 +10,14 @@ import (
 	"tailscale.com/types/key"
 )
 
-// workloadMark is in the state of each workload's node: whatever becomes of the record
-// next to it, its device is not to be deleted with the pod. A backend leaves alone what
-// it does not know.
+// workloadMark is in the state of each workload's node: even if the record next to it
+// is lost, its device is not to be deleted with the pod. A backend leaves keys alone
+// that it does not know.
 const workloadMark = "_tailscale-nri-workload"
 
-// Rekey returns a state with a node key that nobody has used, which is to take the
-// place of the one in the given state; for an empty state, one with a machine key of
-// its own as well. registered says that the control plane knows the key in state.
+// Rekey returns a state with an unused node key, which is to replace the one in the
+// given state. For an empty state, it has a machine key of its own as well. registered
+// says that the control plane knows the key in state.
 func Rekey(state []byte, registered bool, lockKey func(key.MachinePublic) key.NLPrivate) ([]byte, error) {
 	s := &Store{
 		values: map[ipn.StateKey][]byte{},
@@ -44,8 +44,8 @@ func Rekey(state []byte, registered bool, lockKey func(key.MachinePublic) key.NL
 	if p.Persist == nil || p.Persist.PrivateNodeKey.IsZero() {
 		return nil, fmt.Errorf("the stored identity's state %w: it holds no node key", ErrDamaged)
 	}
-	// The control plane is told of the key that it knows. It goes by the machine key
-	// where it knows neither.
+	// The control plane is told the key that it knows. Where it knows neither, it goes
+	// by the machine key.
 	if registered || p.Persist.OldPrivateNodeKey.IsZero() {
 		p.Persist.OldPrivateNodeKey = p.Persist.PrivateNodeKey
 	}

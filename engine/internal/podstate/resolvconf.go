@@ -13,14 +13,14 @@ import (
 	"tailscale.com/net/tsaddr"
 )
 
-// ResolvConfFile is what is mounted over /etc/resolv.conf of the pod's containers.
+// ResolvConfFile is mounted over /etc/resolv.conf of the pod's containers.
 const ResolvConfFile = "resolv.conf"
 
-// ResolvConf is what is needed of a resolv.conf.
+// ResolvConf has the parts of a resolv.conf that are needed.
 type ResolvConf struct {
 	Nameservers []netip.Addr `json:"nameservers,omitempty"`
 	Search      []string     `json:"search,omitempty"` // as written
-	Others      []string     `json:"others,omitempty"` // lines: options and what else there is
+	Others      []string     `json:"others,omitempty"` // other lines, options among them
 }
 
 // maxSearchLine is the length of a line, with its end, beyond which musl ignores it
@@ -29,11 +29,11 @@ type ResolvConf struct {
 // which the tailnet's may then be.
 const maxSearchLine = 255
 
-// maxNameservers is how many count (MAXNS, resolv.conf(5)).
+// maxNameservers is how many nameservers count (MAXNS, resolv.conf(5)).
 const maxNameservers = 3
 
-// maxResolvConf is the size in bytes beyond which a resolv.conf is not one: the
-// kubelet's have 2048 for the search domains at most.
+// maxResolvConf is the size in bytes beyond which a file does not pass for a
+// resolv.conf: the kubelet's have 2048 for the search domains at most.
 const maxResolvConf = 16 << 10
 
 // ParseResolvConf reads the resolv.conf that the kubelet made for a pod.
@@ -66,7 +66,7 @@ func ParseResolvConf(data []byte) (*ResolvConf, error) {
 	return nil, errors.New("the pod's resolv.conf names no nameserver that could be asked: set dnsPolicy: ClusterFirst, or dnsConfig.nameservers")
 }
 
-// addNameserver adds a nameserver that could be asked. It reports whether it is the
+// addNameserver adds a nameserver that can be asked. It reports whether that is the
 // pod's own node.
 func (c *ResolvConf) addNameserver(fields []string) (own bool) {
 	if len(fields) == 0 {
@@ -75,7 +75,7 @@ func (c *ResolvConf) addNameserver(fields []string) (own bool) {
 	addr, err := netip.ParseAddr(fields[0])
 	switch {
 	case err != nil || addr.Zone() != "":
-		return false // it names nothing, or an interface of nobody knows which netns
+		return false // it has no address, or the interface of an unknown netns
 	case addr.Unmap() == tsaddr.TailscaleServiceIP() || addr == tsaddr.TailscaleServiceIPv6():
 		return true
 	case len(c.Nameservers) == maxNameservers:
@@ -85,25 +85,25 @@ func (c *ResolvConf) addNameserver(fields []string) (own bool) {
 	return false
 }
 
-// Equal reports whether the two say the same.
+// Equal reports whether the two have the same content.
 func (c *ResolvConf) Equal(o *ResolvConf) bool {
 	return c != nil && o != nil && slices.Equal(c.Nameservers, o.Nameservers) &&
 		slices.Equal(c.Search, o.Search) && slices.Equal(c.Others, o.Others)
 }
 
-// Format writes the file for a pod of which this is the original, with the tailnet's
-// search domains after its own. Where spare is set the
-// original nameservers are named too, for while nobody answers. It returns the
-// domains that were left out.
+// Format returns the file for a pod with this original, with the tailnet's search
+// domains after its own. With spare the original nameservers are named too, for times
+// when the node does not answer. left are the domains that were left out.
 //
-// There is one nameserver where that does: musl asks all of them at once and takes the first
-// answer, also that a name does not exist (musl 1.2, src/network/res_msend.c).
+// One nameserver is named if that is enough: musl asks all of them at once and takes
+// the first answer, even that a name does not exist (musl 1.2,
+// src/network/res_msend.c).
 func (c *ResolvConf) Format(tailnet []string, spare bool) (data []byte, left []string) {
 	var b bytes.Buffer
 	b.WriteString("# Kept by tailscale-nri.\n")
 	own := tsaddr.TailscaleServiceIP()
 	if !slices.ContainsFunc(c.Nameservers, netip.Addr.Is4) {
-		own = tsaddr.TailscaleServiceIPv6() // what is done while we are away is done within one family
+		own = tsaddr.TailscaleServiceIPv6() // the NAT that replaces us while we are away works within one family
 	}
 	fmt.Fprintf(&b, "nameserver %v\n", own)
 	if spare {
@@ -134,10 +134,10 @@ func (c *ResolvConf) Format(tailnet []string, spare bool) (data []byte, left []s
 	return b.Bytes(), left
 }
 
-// ClusterZones returns the domains below which the names of services are, as the
-// search domains tell them: what comes after a label "svc"; and cluster.local, which
-// clusters have unless they were given another, for a pod whose search domains tell
-// nothing.
+// ClusterZones returns the domains below which the names of services are. They follow
+// from the search domains: what comes after a label "svc". For a pod whose search
+// domains have none, it is cluster.local, which clusters have unless they were given
+// another.
 func (c *ResolvConf) ClusterZones() []string {
 	zones := []string{"cluster.local"}
 	if c == nil {
@@ -152,5 +152,5 @@ func (c *ResolvConf) ClusterZones() []string {
 	return zones
 }
 
-// PlainName is a domain name in lower case, without the last dot.
+// PlainName returns a domain name in lower case, without the last dot.
 func PlainName(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }

@@ -86,7 +86,7 @@ func TestRewriteFile(t *testing.T) {
 	}
 }
 
-// A program of the pod that has a lease on the file keeps nobody waiting.
+// A lease of a program of the pod on the file holds up nothing.
 func TestRewriteFileLeased(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
 	if err := RewriteFile(path, []byte("before\n")); err != nil {
@@ -116,7 +116,7 @@ func lease(t *testing.T, path string) *os.File {
 	return f
 }
 
-// A disk that is full has the file stay as it was.
+// With a full disk the file stays as it was.
 func TestRewriteFileDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, "tmpfs", 0, "size=8k"); err != nil {

@@ -12,20 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// buildWall keeps the host's IP stack and the pod from seeing each other
-// through the host end: a tc filter drops every frame in both directions.
+// isolateHostEnd separates the host's IP stack and the pod at the host end: tc filters
+// drop every frame in both directions.
 //
-// Our packet socket stands on the near side of it. In, packet sockets get a
-// frame before tc does (net/core/dev.c, __netif_receive_skb_core); out, ours
-// bypasses tc (PACKET_QDISC_BYPASS). A pod that forges the frame's destination
-// reaches nothing on the host, and a host daemon that speaks on any new link
-// (DHCP, LLDP, mDNS) does not reach the pod.
+// Our packet socket is not affected. Inbound, packet sockets get a frame before tc does
+// (net/core/dev.c, __netif_receive_skb_core). Outbound, ours bypasses tc
+// (PACKET_QDISC_BYPASS). A pod that forges the frame's destination reaches nothing on
+// the host. A host daemon that sends on any new link (DHCP, LLDP, mDNS) does not reach
+// the pod.
 //
-// The filter is part of the link and goes with it. It is no firewall rule:
-// nothing that flushes a ruleset takes it away.
+// The filters are part of the link and go with it. They are not firewall rules:
+// flushing a ruleset does not remove them.
 //
 // built reports whether anything was missing.
-func buildWall(ifindex int) (built bool, err error) {
+func isolateHostEnd(ifindex int) (built bool, err error) {
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: ifindex,
 		Handle:    netlink.MakeHandle(0xffff, 0),
@@ -33,20 +33,20 @@ func buildWall(ifindex int) (built bool, err error) {
 	}}
 	err = netlink.QdiscAdd(qdisc)
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return false, wallError("adding the clsact qdisc", "sch_ingress", err)
+		return false, isolationError("adding the clsact qdisc", "sch_ingress", err)
 	}
 	built = err == nil
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
 		err := addDropFilter(ifindex, parent)
 		if err != nil && !errors.Is(err, unix.EEXIST) {
-			return built, wallError("adding the drop filter", "cls_bpf", err)
+			return built, isolationError("adding the drop filter", "cls_bpf", err)
 		}
 		built = built || err == nil
 	}
 	return built, nil
 }
 
-func wallError(doing, module string, err error) error {
+func isolationError(doing, module string, err error) error {
 	if isNotFound(err) {
 		return err
 	}

@@ -13,8 +13,8 @@ import (
 )
 
 // rehandshake pings the peers that had a session with an earlier process. Their
-// sessions ended with it, and they would find out only by a timeout of many
-// seconds: a handshake from our side tells them now.
+// sessions ended with it, and they would notice only by a timeout of many seconds. A
+// handshake from our side tells them now.
 func (s *session) rehandshake(ctx context.Context, peers []tailcfg.StableNodeID) {
 	nm := s.b.NetMapWithPeers()
 	if nm == nil {
@@ -25,19 +25,19 @@ func (s *session) rehandshake(ctx context.Context, peers []tailcfg.StableNodeID)
 			continue
 		}
 		opens := s.opens(peer.StableID())
-		s.n.e.spawn(func() { s.greetPeer(ctx, peer, opens) })
+		s.n.e.spawn(func() { s.rehandshakePeer(ctx, peer, opens) })
 	}
 }
 
-// greetPeer pings until the peer has answered through WireGuard. A disco ping
-// finds the path, and shows that the peer is up; only then does a TSMP ping
-// open the session. A handshake that is lost, or that crosses one of the peer's
-// own, would be repeated after five seconds: the peer is reset instead, so that
-// the next ping begins another at once.
+// rehandshakePeer pings until the peer has answered through WireGuard. A disco ping
+// finds the path, and shows that the peer is up; only then does a TSMP ping open the
+// session. A handshake that is lost, or that crosses one of the peer's own, would be
+// repeated after five seconds. So the peer is reset, and the next ping begins another
+// at once.
 //
-// Of two nodes of ours one opens the session, the other just finds the path
-// for its answers: see gate.
-func (s *session) greetPeer(ctx context.Context, peer tailcfg.NodeView, opens bool) {
+// Of two nodes of this engine one opens the session; the other only finds the path for
+// its answers: see gate.
+func (s *session) rehandshakePeer(ctx context.Context, peer tailcfg.NodeView, opens bool) {
 	const tries, longest = 20, 2 * time.Second
 	addr, patience := peer.Addresses().At(0).Addr(), 100*time.Millisecond
 	for range tries {
@@ -55,8 +55,8 @@ func (s *session) greetPeer(ctx context.Context, peer tailcfg.NodeView, opens bo
 	}
 }
 
-// ping reports how long the answer took, if there was one in time. One that is
-// lost is never answered (ipn/ipnlocal/local.go, Ping).
+// ping reports how long the answer took, and whether it came in time. A lost ping is
+// never answered (ipn/ipnlocal/local.go, Ping).
 func (s *session) ping(ctx context.Context, addr netip.Addr, kind tailcfg.PingType, patience time.Duration) (rtt time.Duration, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -65,7 +65,7 @@ func (s *session) ping(ctx context.Context, addr netip.Addr, kind tailcfg.PingTy
 	return time.Since(start), err == nil
 }
 
-// opens reports whether the session with a peer that had one is for us to open.
+// opens reports whether this node opens the session with a peer that had one.
 func (s *session) opens(peer tailcfg.StableNodeID) bool {
 	return !slices.Contains(s.local, peer) || s.n.snapshot().NodeID < string(peer)
 }
@@ -80,8 +80,7 @@ func (s *session) openGate(states map[tailcfg.StableNodeID]ipn.PeerState) {
 	}
 }
 
-// remember keeps the peers that have a session, for the greeting after a
-// restart.
+// remember records the peers that have a session, for rehandshake after a restart.
 func (s *session) remember(states map[tailcfg.StableNodeID]ipn.PeerState) {
 	was := s.n.record().Recent
 	recent := slices.Clone(was)
@@ -103,8 +102,8 @@ func (s *session) remember(states map[tailcfg.StableNodeID]ipn.PeerState) {
 	}
 }
 
-// forgetPeers drops the peers that are to be greeted and are no longer there:
-// some may have gone while no process was there to see it.
+// forgetPeers drops the recorded peers that are no longer in the tailnet: some may have
+// left while no process could see it.
 func (s *session) forgetPeers() {
 	nm := s.b.NetMapWithPeers()
 	if nm == nil || nm.Cached {
