@@ -34,6 +34,45 @@
 //	step      a change that outlives this process: the fault table kills it before and after each
 //	claim     the lock on the state directory
 //
+// # States of a node
+//
+//	              attach, resume                  ready
+//	  ╭▶ Stopped ────────────────▶   Pending   ──────────▶ Running
+//	  │     │    ◀────────────────      ▲      ◀──────────    │
+//	  │     │     detach, or run:       │    run tries again, │
+//	newNode │     the netns is gone     │    or suffers       │
+//	        │                           │ attach:             │
+//	        │ forgetLocked              │ the pod came back   │ forgetLocked
+//	        ╰───────────────────▶    Leaving   ◀──────────────╯
+//	                                    │ the device is deleted
+//	                                    ▼
+//	                                   gone
+//
+// Every way from one state to another, with the function that takes it:
+//
+//	from     to       by            when
+//	none     Stopped  newNode       the pod is new, or its record lies on disk
+//	any      Pending  attach        the sandbox has its link: the first, another one, or one of a pod that was to leave
+//	Stopped  Pending  resume        an earlier process served it
+//	Stopped  Leaving  resume        an earlier process had it leave
+//	Pending  Running  ready         ts0 has its addresses, and peers can reach it
+//	Running  Pending  hear          its backend has stopped by itself
+//	Running  Pending  suffers       it is served, but cut off, locked out or refused
+//	any      Pending  setPending    a session has ended with an error, or did not begin: run tries again
+//	Pending  Pending  takeIdentity  another host has its workload's identity
+//	any      Stopped  detachLocked  the runtime stopped the sandbox, or removed one whose pod had another or may get one
+//	any      Stopped  run           the netns is gone, and the runtime has not said why: awaitEnd finds out
+//	Stopped  Stopped  lookAgain     the runtime lists the sandbox as ended: it is kept for a while
+//	Stopped  Running  lookAgain     the netns is there after all: run serves it again
+//	any      Leaving  leave         the pod is gone for good: see forgetLocked
+//	Leaving  Leaving  leave         the device could not be deleted: it is tried again
+//	Leaving  gone     retireAfter   the device and the state on disk are deleted
+//	Leaving  gone     letAlone      the device is another machine's: the state is set aside
+//	Stopped  gone     undo          the first attach has failed
+//
+// A node is in the engine's map from newNode to gone. A pod that runs already and cannot
+// be attached has no node: it is shown as Pending (noteRefusal) and tried again (attachAll).
+//
 // # Goroutines
 //
 //   - one per node that is up or leaves, node.run or node.leave, one after
