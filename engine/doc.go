@@ -70,13 +70,14 @@
 //	Leaving  gone     letAlone      the device is another machine's: the state is set aside
 //	Stopped  gone     undo          the first attach has failed
 //
-// A node is in the engine's map from newNode to gone. A pod that runs already and cannot
-// be attached has no node: it is shown as Pending (noteRefusal) and tried again (attachAll).
+// A node is in the engine's map from newNode to gone. What it does, run or leave, is one
+// thing at a time (task). A pod that runs already and cannot be attached has no node: it
+// is shown as Pending (noteRefusal) and tried again (attachAll).
 //
 // # Goroutines
 //
 //   - one per node that is up or leaves, node.run or node.leave, one after
-//     the other and never both (node.switchTo): what serve opens, serve closes;
+//     the other and never both (task): what serve opens, serve closes;
 //   - one per node that watches its backend, started and joined by serve;
 //   - one per node whose pod has its LocalAPI, and one per connection to that,
 //     started and joined by run;

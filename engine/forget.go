@@ -154,7 +154,7 @@ func (n *node) lookAgain(sandboxID string) bool {
 	err := n.rec.NetNS.Check()
 	if !errors.Is(err, podnet.ErrGone) && !n.removed {
 		n.goneSince = time.Time{}
-		if err != nil || n.active() || n.stopped.Load() || n.list == notListed || n.list == listedEnded {
+		if err != nil || n.task.active() || n.stopped.Load() || n.list == notListed || n.list == listedEnded {
 			return false
 		}
 		n.switchTo(n.run)
@@ -206,7 +206,7 @@ func (e *Engine) evictNamesakes(ctx context.Context, pod Pod) {
 	for _, n := range e.snapshot() {
 		n.forgetIfReplaced(pod)
 		if s := n.snapshot(); s.State == Leaving && s.Features.Profile == pod.Features.Profile && s.Hostname == pod.Hostname && s.UID != pod.UID {
-			n.awaitDone(ctx)
+			n.task.await(ctx)
 		}
 	}
 }

@@ -22,7 +22,7 @@ import (
 var errRetired = errors.New("node has been retired")
 
 // node is the tailnet node of one pod. It does one thing at a time, run or
-// leave, in a goroutine of its own: see switchTo.
+// leave, in a goroutine of its own: see task.
 type node struct {
 	e   *Engine
 	uid string
@@ -55,9 +55,9 @@ type node struct {
 	goneSince time.Time // its netns, as far as lookAgain has seen
 	chatter   *chatter
 
+	task task // run or leave
+
 	mu      sync.Mutex
-	cancel  context.CancelFunc // of what the node does
-	done    chan struct{}      // closed when it has ended
 	status  NodeStatus
 	linked  string         // the sandbox that has its link
 	logged  loggedState    // what the log has had
@@ -144,7 +144,7 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	if pod, err = n.asBegun(pod); err != nil {
 		return false, err
 	}
-	if n.rec.Pod.SandboxID == pod.SandboxID && n.active() && !n.rec.Forgotten {
+	if n.rec.Pod.SandboxID == pod.SandboxID && n.task.active() && !n.rec.Forgotten {
 		// A record that leads to no netns of today, as after a reboot, is created again.
 		if err := n.catchUp(); !errors.Is(err, podnet.ErrGone) {
 			return false, err
@@ -229,7 +229,7 @@ func (n *node) resume() {
 	n.op.Lock()
 	defer n.op.Unlock()
 	switch {
-	case n.retired || n.active():
+	case n.retired || n.task.active():
 		// Attach or Forget was faster.
 	case n.rec.Forgotten:
 		n.setState(Leaving, "")
@@ -265,62 +265,8 @@ func (n *node) detachLocked() {
 	})
 }
 
-// switchTo ends what the node does and starts act, once that has ended. act
-// runs until its context is done, or it has nothing left to do. n.op is held.
-func (n *node) switchTo(act func(context.Context)) {
-	ctx, cancel := context.WithCancel(n.e.ctx)
-	done := make(chan struct{})
-	n.mu.Lock()
-	previous := n.done
-	if n.cancel != nil {
-		n.cancel()
-	}
-	n.cancel, n.done = cancel, done
-	n.mu.Unlock()
-	started := n.e.spawn(func() {
-		defer close(done)
-		defer cancel()
-		if previous != nil {
-			<-previous
-		}
-		if ctx.Err() == nil {
-			act(ctx)
-		}
-	})
-	if !started {
-		cancel()
-		close(done)
-	}
-}
-
-// active reports whether the node is doing something.
-func (n *node) active() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.done == nil {
-		return false
-	}
-	select {
-	case <-n.done:
-		return false
-	default:
-		return true
-	}
-}
-
-// awaitDone waits until the node has ended what it does, or ctx is done.
-func (n *node) awaitDone(ctx context.Context) {
-	n.mu.Lock()
-	done := n.done
-	n.mu.Unlock()
-	if done == nil {
-		return
-	}
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
-}
+// switchTo ends what the node does and starts act, once that has ended. n.op is held.
+func (n *node) switchTo(act func(context.Context)) { n.task.switchTo(n.e.ctx, n.e.spawn, act) }
 
 // run keeps the node up until ctx is done or the pod has ended. It is the one
 // place of retry: all below is straight-line and returns errors.
