@@ -74,6 +74,9 @@
 // thing at a time (task). A pod that runs already and cannot be attached has no node: it
 // is shown as Pending (noteRefusal) and tried again (attachAll).
 //
+// That a sandbox has ended is not always said by the runtime. What is known of it is in
+// sandboxEnd, which decides between waiting, serving the node again and having it leave.
+//
 // # Goroutines
 //
 //   - one per node that is up or leaves, node.run or node.leave, one after

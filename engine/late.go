@@ -78,7 +78,7 @@ func (e *Engine) outdated(pod Pod, round int) bool {
 func (n *node) hasNewerSandbox(sandboxID string) bool {
 	n.op.Lock()
 	defer n.op.Unlock()
-	return n.list == unknown && n.task.active() && n.rec.Pod.SandboxID != sandboxID
+	return n.end.list == unknown && n.task.active() && n.rec.Pod.SandboxID != sandboxID
 }
 
 // noteRefusal notes why a pod could not be attached, and reports whether that is

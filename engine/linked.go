@@ -11,7 +11,7 @@ import (
 // catchUp makes the link of a node that was resumed and has not come to it. n.op
 // is held.
 func (n *node) catchUp() error {
-	if n.stopped.Load() || n.linkedSandbox() == n.rec.Pod.SandboxID {
+	if n.end.stopped.Load() || n.linkedSandbox() == n.rec.Pod.SandboxID {
 		return nil
 	}
 	_, err := n.ensureLink(n.rec)

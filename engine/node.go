@@ -39,21 +39,16 @@ type node struct {
 	// while an attach of the next one writes it.
 	logger atomic.Pointer[slog.Logger]
 
-	op        sync.Mutex // attach, detach, forget and the record take turns
-	rec       record
-	fresh     bool        // nothing is on disk yet
-	retired   bool        // the directory is gone, and so is the node
-	seen      bool        // the netns has been reached by this process
-	foreign   bool        // the record may be a copy of another machine's
-	asked     bool        // the tailnet was asked about that before the node was served
-	admitted  bool        // the control plane has let it in since this process began
-	stopped   atomic.Bool // the sandbox was detached; written under op
-	removed   bool        // the runtime has removed it
-	unsaved   string      // why the record on disk is not n.rec, "" if it is
-	list      listing
-	awaited   string    // the sandbox whose end awaitEnd waits for
-	goneSince time.Time // its netns, as far as lookAgain has seen
-	chatter   *chatter
+	op       sync.Mutex // attach, detach, forget and the record take turns
+	rec      record
+	fresh    bool   // nothing is on disk yet
+	retired  bool   // the directory is gone, and so is the node
+	foreign  bool   // the record may be a copy of another machine's
+	asked    bool   // the tailnet was asked about that before the node was served
+	admitted bool   // the control plane has let it in since this process began
+	unsaved  string // why the record on disk is not n.rec, "" if it is
+	end      sandboxEnd
+	chatter  *chatter
 
 	task task // run or leave
 
@@ -163,8 +158,8 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 		n.undo(before)
 		return false, err
 	}
-	n.fresh, n.seen, n.removed, n.list, n.goneSince = false, true, false, unknown, time.Time{}
-	n.stopped.Store(false)
+	n.fresh = false
+	n.end.begin()
 	if before.Link != "" && before.Link != n.rec.Link {
 		n.removeLink(before.Link)
 	}
@@ -255,7 +250,7 @@ func (n *node) detach(sandboxID string) {
 
 func (n *node) detachLocked() {
 	link := n.rec.Link
-	n.stopped.Store(true)
+	n.end.stopped.Store(true)
 	n.switchTo(func(ctx context.Context) {
 		n.removeLink(link)
 		n.setState(Stopped, "")
