@@ -50,7 +50,7 @@ func (e *Engine) ResolvConf(podUID string) (path string, err error) {
 	n.op.Lock()
 	defer n.op.Unlock()
 	switch {
-	case n.retired:
+	case n.disk.retired:
 		return "", errNoNode(podUID)
 	case !n.rec.Pod.Features.DNS:
 		return "", nil
@@ -81,7 +81,7 @@ func (n *node) setResolvConf(original []byte) error {
 	n.op.Lock()
 	defer n.op.Unlock()
 	switch {
-	case n.retired:
+	case n.disk.retired:
 		return errNoNode(n.uid)
 	case !n.rec.Pod.Features.DNS:
 		return nil

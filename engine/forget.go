@@ -54,7 +54,7 @@ func (n *node) noteReached(r record) {
 	if n.rec.Link == r.Link {
 		n.setLinked()
 	}
-	if !n.foreign && n.rec.Machine != n.e.machine {
+	if !n.disk.foreign && n.rec.Machine != n.e.machine {
 		n.servedHere()
 		n.keep()
 	}
@@ -119,7 +119,7 @@ func (n *node) endedUnannounced(sandboxID string) bool {
 // hasSandbox reports whether the node is that sandbox's still, and does not leave. n.op
 // is held.
 func (n *node) hasSandbox(sandboxID string) bool {
-	return !n.retired && !n.rec.Forgotten && n.rec.Pod.SandboxID == sandboxID
+	return !n.disk.retired && !n.rec.Forgotten && n.rec.Pod.SandboxID == sandboxID
 }
 
 // lookAgain looks at a sandbox that may have ended, does what follows from that, and
@@ -172,7 +172,7 @@ func (n *node) forgetIfReplaced(by Pod) {
 	n.op.Lock()
 	defer n.op.Unlock()
 	p := n.rec.Pod
-	if n.retired || n.rec.Forgotten || p.Namespace != by.Namespace || p.Name != by.Name || p.UID == by.UID {
+	if n.disk.retired || n.rec.Forgotten || p.Namespace != by.Namespace || p.Name != by.Name || p.UID == by.UID {
 		return
 	}
 	if !n.end.stopped.Load() && !errors.Is(n.rec.NetNS.Check(), podnet.ErrGone) {

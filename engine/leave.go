@@ -184,7 +184,7 @@ func (n *node) setDeviceID(id tailcfg.StableNodeID, tagged bool) {
 	n.status.NodeID, n.relogin = string(id), false
 	n.mu.Unlock()
 	n.update(func(r *record) {
-		n.admitted = true
+		n.disk.admitted = true
 		n.passRegistered(r.Registering, r.NodeID != "")
 		if r.LoginServer != "" && r.LoginServer != server && r.NodeID != id {
 			if r.NodeID != "" {

@@ -44,7 +44,7 @@ func (e *Engine) SocketDir(podUID string) (string, error) {
 	}
 	n.op.Lock()
 	defer n.op.Unlock()
-	if n.retired {
+	if n.disk.retired {
 		return "", errRetired
 	}
 	dir := filepath.Join(n.dir, socketDir)

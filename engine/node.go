@@ -39,16 +39,13 @@ type node struct {
 	// while an attach of the next one writes it.
 	logger atomic.Pointer[slog.Logger]
 
-	op       sync.Mutex // attach, detach, forget and the record take turns
-	rec      record
-	fresh    bool   // nothing is on disk yet
-	retired  bool   // the directory is gone, and so is the node
-	foreign  bool   // the record may be a copy of another machine's
-	asked    bool   // the tailnet was asked about that before the node was served
-	admitted bool   // the control plane has let it in since this process began
-	unsaved  string // why the record on disk is not n.rec, "" if it is
-	end      sandboxEnd
-	chatter  *chatter
+	// op has attach, detach, forget and the record take turns.
+	op   sync.Mutex
+	rec  record     // guarded by op
+	disk diskState  // guarded by op
+	end  sandboxEnd // guarded by op
+
+	chatter *chatter
 
 	task task // run or leave
 
@@ -75,11 +72,12 @@ type node struct {
 // newNode returns the node of a record, which is new if the record names no
 // link.
 func newNode(e *Engine, dir string, r record) *node {
-	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, fresh: r.Link == "", chatter: newChatter()}
+	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, chatter: newChatter()}
 	n.guarded.changed = make(chan struct{}, 1)
 	n.looks = make(chan struct{}, 1)
-	n.bare = n.fresh
-	n.foreign = !n.fresh && r.Machine != e.machine && r.NetNS.Check() != nil
+	n.disk.fresh = r.Link == ""
+	n.disk.foreign = !n.disk.fresh && r.Machine != e.machine && r.NetNS.Check() != nil
+	n.bare = n.disk.fresh
 	n.adopt(r.Pod)
 	n.status.State, n.status.Since = Stopped, time.Now()
 	n.status.NodeID = string(r.NodeID)
@@ -133,7 +131,7 @@ func (n *node) snapshot() NodeStatus {
 func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 	n.op.Lock()
 	defer n.op.Unlock()
-	if n.retired {
+	if n.disk.retired {
 		return false, errRetired
 	}
 	if pod, err = n.asBegun(pod); err != nil {
@@ -146,8 +144,8 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 		}
 	}
 	if err := cmp.Or(ctx.Err(), n.checkRoom()); err != nil {
-		if n.fresh {
-			n.retired = true
+		if n.disk.fresh {
+			n.disk.retired = true
 			n.e.drop(n)
 		}
 		return false, err
@@ -158,7 +156,7 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 		n.undo(before)
 		return false, err
 	}
-	n.fresh = false
+	n.disk.fresh = false
 	n.end.begin()
 	if before.Link != "" && before.Link != n.rec.Link {
 		n.removeLink(before.Link)
@@ -184,9 +182,9 @@ func (n *node) prepare(pod Pod) error {
 	}
 	earlier := n.rec.Pod.SandboxID
 	n.adopt(pod)
-	n.rec.Retried = !n.fresh && !n.rec.Forgotten && earlier != pod.SandboxID
+	n.rec.Retried = !n.disk.fresh && !n.rec.Forgotten && earlier != pod.SandboxID
 	n.rec.NetNS, n.rec.Link, n.rec.Forgotten = ns, podnet.FindHostLink(pod.SandboxID), false
-	if !n.foreign {
+	if !n.disk.foreign {
 		n.servedHere()
 	}
 	if err := errors.Join(n.rec.newSecrets(), n.save()); err != nil {
@@ -201,7 +199,7 @@ func (n *node) undo(before record) {
 	if n.rec.Link != before.Link {
 		n.removeLink(n.rec.Link)
 	}
-	if n.fresh {
+	if n.disk.fresh {
 		n.retire()
 		return
 	}
@@ -212,7 +210,7 @@ func (n *node) undo(before record) {
 
 // retire removes the node from disk and from the engine. n.op is held.
 func (n *node) retire() {
-	n.retired = true
+	n.disk.retired = true
 	if err := n.removeState(); err != nil {
 		n.log().Error("removing the pod's state", "dir", n.dir, "err", err)
 	}
@@ -224,7 +222,7 @@ func (n *node) resume() {
 	n.op.Lock()
 	defer n.op.Unlock()
 	switch {
-	case n.retired || n.task.active():
+	case n.disk.retired || n.task.active():
 		// Attach or Forget was faster.
 	case n.rec.Forgotten:
 		n.setState(Leaving, "")
@@ -313,7 +311,7 @@ func (n *node) setLoginNeeded() {
 func (n *node) update(change func(*record)) {
 	n.op.Lock()
 	defer n.op.Unlock()
-	if n.retired {
+	if n.disk.retired {
 		return
 	}
 	change(&n.rec)

@@ -52,7 +52,7 @@ func (n *node) tailnet() tailnet.Tailnet {
 func (n *node) asBegun(pod Pod) (Pod, error) {
 	was := n.rec.Pod
 	switch {
-	case n.fresh, was.SandboxID == unknownSandbox && was.Features.Profile == "": // it may have been in any
+	case n.disk.fresh, was.SandboxID == unknownSandbox && was.Features.Profile == "": // it may have been in any
 		return pod, nil
 	case was.SandboxID == pod.SandboxID:
 		was.NetNS, was.PID = pod.NetNS, pod.PID
