@@ -119,25 +119,25 @@ type told struct {
 	wrong   string // name that it has instead of the one that it asked for
 }
 
-// tellLocked queues news of the node. n.mu is held.
-func (n *node) tellLocked(news News, reason string) {
-	n.told.news, n.told.reason = news, reason
-	s := &n.status
+// tellLocked queues news of the node. p.mu is held.
+func (p *published) tellLocked(news News, reason string) {
+	p.told.news, p.told.reason = news, reason
+	s := &p.status
 	change := Change{
 		News: news, At: time.Now(), UID: s.UID, Namespace: s.Namespace, Pod: s.Pod,
-		Hostname: s.Hostname, DNSName: s.DNSName, Reason: n.e.redact(reason),
+		Hostname: s.Hostname, DNSName: s.DNSName, Reason: p.redacted(reason),
 	}
 	if change.IsUp() {
 		change.Addresses = slices.Clone(s.Addresses)
 	}
-	n.e.changes.add(change)
+	p.queue.add(change)
 }
 
 // tellUpLocked says that the node is up, if that is news. One that the tailnet has thrown
-// out starts from its last netmap as what it was, which it no longer is. n.mu is held.
-func (n *node) tellUpLocked() {
-	s, t := &n.status, &n.told
-	if s.State != Running || n.guarded.broken != "" || n.relogin {
+// out starts from its last netmap as what it was, which it no longer is. p.mu is held.
+func (p *published) tellUpLocked() {
+	s, t := &p.status, &p.told
+	if s.State != Running || p.broken != "" || p.relogin {
 		return
 	}
 	var news News
@@ -154,21 +154,21 @@ func (n *node) tellUpLocked() {
 		return
 	}
 	t.up, t.nodeID, t.addrs, t.dnsName = true, s.NodeID, slices.Clone(s.Addresses), s.DNSName
-	n.tellLocked(news, "")
-	n.tellNameLocked(news == NewsContinued)
+	p.tellLocked(news, "")
+	p.tellNameLocked(news == NewsContinued)
 }
 
 // tellNameLocked says that the node has another name than it asked for, if that is news:
-// known has it be none. n.mu is held.
-func (n *node) tellNameLocked(known bool) {
-	given, _, _ := strings.Cut(n.status.DNSName, ".")
-	if given == n.status.Hostname {
+// known has it be none. p.mu is held.
+func (p *published) tellNameLocked(known bool) {
+	given, _, _ := strings.Cut(p.status.DNSName, ".")
+	if given == p.status.Hostname {
 		given = ""
 	}
-	if given != "" && given != n.told.wrong && !known {
-		n.tellLocked(NewsNameTaken, "")
+	if given != "" && given != p.told.wrong && !known {
+		p.tellLocked(NewsNameTaken, "")
 	}
-	n.told.wrong = given
+	p.told.wrong = given
 }
 
 // addressesTake is how long the addresses of a new device may take to be on ts0.
@@ -176,30 +176,30 @@ const addressesTake = time.Second
 
 // tellAdmitted says that a node which was thrown out is in again, where nothing else will:
 // it may have the addresses and the name that it had.
-func (n *node) tellAdmitted() {
+func (p *published) tellAdmitted() {
 	time.AfterFunc(addressesTake, func() {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.tellUpLocked()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.tellUpLocked()
 	})
 }
 
-// tellDownLocked says that the node is not up, and why, if that is news. n.mu is held.
-func (n *node) tellDownLocked(why string) {
-	t := &n.told
+// tellDownLocked says that the node is not up, and why, if that is news. p.mu is held.
+func (p *published) tellDownLocked(why string) {
+	t := &p.told
 	switch {
 	case t.up:
 		t.up = false
-		n.tellLocked(NewsLost, why)
+		p.tellLocked(NewsLost, why)
 	case t.reason != why:
-		n.tellLocked(t.stillDown(), why)
+		p.tellLocked(t.stillDown(), why)
 	}
 }
 
-func (n *node) tellDown(why string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.tellDownLocked(why)
+func (p *published) tellDown(why string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tellDownLocked(why)
 }
 
 // stillDown is what there is to say of another reason of a node that is not up.
@@ -211,12 +211,12 @@ func (t *told) stillDown() News {
 }
 
 // tellEnd says that the node does nothing more for its sandbox, or for good.
-func (n *node) tellEnd(news News) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.told.news == news || n.told.news == NewsLeft {
+func (p *published) tellEnd(news News) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.told.news == news || p.told.news == NewsLeft {
 		return
 	}
-	n.told.up = false
-	n.tellLocked(news, "")
+	p.told.up = false
+	p.tellLocked(news, "")
 }

@@ -45,8 +45,6 @@ var outsideSteps = map[string]string{
 	"Engine.keepServed":  "the time of day",
 	"Engine.tidy":        "what keepServed has made",
 	"node.restore":       "what a step has made, and what the next process's first steps would restore",
-	"node.restoreLink":   "the same",
-	"node.restoreFence":  "the same",
 	"session.followExit": "a preference: writing the state is a step, and the next session looks again",
 	"guardedRouter.Set":  "steppedRouter takes the step",
 	"Engine.watchLinks":  "it listens",
@@ -59,6 +57,9 @@ var outsideSteps = map[string]string{
 	"makeSocketDir":      "made anew at each start, removed with the node's state",
 	"listenLocalAPI":     "made anew at each start, removed with the node's state",
 	"node.logOut":        "a backend that does not want to run tells nobody anything until it is logged out, which is a step",
+
+	"guarded.restoreLink":  "as node.restore",
+	"guarded.restoreFence": "as node.restore",
 }
 
 // TestChangesAreSteps has every change of what outlives the process be a step,

@@ -108,15 +108,26 @@
 //
 // # Locks
 //
-// Engine.mu guards the map of nodes and is never held across I/O. node.op
-// makes Attach, Detach and Forget of one pod take turns; it is held across
-// local work only, never across the network. node.mu guards the node's fields
-// and is held across nothing. neighbours.mu and wgEngine.selfMu, which is taken
+// These are taken from the top down: who holds one takes none of a line above it, nor
+// another of the same line.
+//
+//	node.op            attach, detach and forget of one pod, and its record, take turns:
+//	                   held across local work, never across the network
+//	guarded.linking    held while the link is made or restored
+//	nodeDNS.mu         held across the write of resolv.conf and its preparation in the pod
+//	tenure.mu
+//	Engine.mu          the map of nodes, and those that are attached late
+//	published.mu
+//	task.mu, guarded.mu, serving.mu, way.mu, newsQueue.mu
+//
+// Where nothing else is said they are held across no I/O. A mutex guards the fields of
+// its own struct; what node.op guards says so at the field. Locks of two nodes are held
+// at once in one place: mustWait, with its tenure.mu, looks for the session of another.
+//
+// Apart from these, neighbours.mu and wgEngine.selfMu, which is taken
 // first, guard who is known by which key, and are held across nothing else. Any
-// other mutex guards the fields of its own struct, but for node.linking, held
-// while the link is made or restored, stateStore.mu, held across the write of the file,
-// nodeDNS.mu, held across that of resolv.conf and its preparation in the pod, and
-// wgEngine.resetting, held while a peer is reset.
+// other mutex guards the fields of its own struct, but for stateStore.mu, held across the
+// write of the file, and wgEngine.resetting, held while a peer is reset.
 //
 // # What is measured
 //

@@ -267,9 +267,7 @@ func (n *node) waitsForOther(p presence, deadline time.Time) {
 	if p != seenLately {
 		why += "; looking again until " + deadline.Format(time.TimeOnly)
 	}
-	n.mu.Lock()
-	n.status.Reason = why
-	n.mu.Unlock()
+	n.setReason(why)
 	n.warnOnce("waiting to delete the device", why)
 }
 
@@ -303,9 +301,7 @@ func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
 	}
 	n.servedHere()
 	n.keep()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.status.NodeID = ""
+	n.setNodeID("")
 	return nil
 }
 

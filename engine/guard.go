@@ -47,49 +47,14 @@ func (e *Engine) watchLinks() (err error) {
 	return nil
 }
 
-// guarded is what a node's guard knows.
-type guarded struct {
-	// Guarded by node.mu.
-	link   *podnet.Link
-	router *podnet.Router // of the last session, nil before the first
-	fence  *podnet.Router // of the link, which holds before the first session and between two
-	broken string         // what is wrong with ts0, "" if nothing is known to be
-	uneasy string         // what was wrong with it too often, "" if that is over
-
-	changed chan struct{} // of one
-}
-
 // setLink has the guard look after the link, and after the pod's fence if it has
 // one.
 func (n *node) setLink(l *podnet.Link, fence *podnet.Router) {
-	n.mu.Lock()
-	n.guarded.link, n.guarded.fence = l, fence
-	n.mu.Unlock()
-	n.e.watch.Add(l, n.linkChanged)
+	n.serving.guarded.setLink(l, fence)
+	n.e.watch.Add(l, n.serving.guarded.note)
 }
 
-func (n *node) setRouter(r *podnet.Router) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.guarded.router = r
-}
-
-// linkChanged is told by the watch what has happened to the link.
-func (n *node) linkChanged(c podnet.Change) {
-	n.mu.Lock()
-	r, fence := n.guarded.router, n.guarded.fence
-	n.mu.Unlock()
-	if r.Minds(c) || fence.Minds(c) {
-		n.wakeGuard()
-	}
-}
-
-func (n *node) wakeGuard() {
-	select {
-	case n.guarded.changed <- struct{}{}:
-	default:
-	}
-}
+func (n *node) wakeGuard() { n.serving.guarded.wake() }
 
 // startGuard guards the node's link until the function that it returns is
 // called, which waits until nothing more is done to it.
@@ -117,7 +82,7 @@ func (n *node) guard(ctx context.Context) {
 		case <-calm.C:
 			n.setGuarded("", "")
 			continue
-		case <-n.guarded.changed:
+		case <-n.serving.guarded.changed:
 		}
 		pause, count := p.pause(time.Now())
 		if count >= restoresAtOnce {
@@ -126,7 +91,7 @@ func (n *node) guard(ctx context.Context) {
 		if !sleep(ctx, pause) {
 			return
 		}
-		n.drainChanges()
+		n.serving.guarded.drain()
 		start := time.Now()
 		p.looked.note(start, restless)
 		missing, err := n.restore()
@@ -167,19 +132,13 @@ func (n *node) logRestored(p *pace, count int, missing []string, took time.Durat
 	n.log().Log(context.Background(), level, msg, "missing", strings.Join(missing, ", "), "took", took)
 }
 
-func (n *node) drainChanges() {
-	select {
-	case <-n.guarded.changed:
-	default:
-	}
-}
-
 // restore sets up again what was changed of the fence, of the link, its wall first,
 // and then of what the router has put into the pod. It returns what was missing. An attach
 // waits for the link, but not for the router, which reads all the pod's routes.
 func (n *node) restore() (missing []string, err error) {
-	missing, fenceErr := n.restoreFence()
-	router, more, err := n.restoreLink()
+	g := &n.serving.guarded
+	missing, fenceErr := g.restoreFence()
+	router, more, err := g.restoreLink()
 	missing = append(missing, more...)
 	if err = errors.Join(err, fenceErr); err != nil || router == nil {
 		return missing, err
@@ -188,78 +147,12 @@ func (n *node) restore() (missing []string, err error) {
 	return append(missing, more...), err
 }
 
-// restoreFence restores what keeps traffic from leaving past an exit node.
-func (n *node) restoreFence() (missing []string, err error) {
-	n.mu.Lock()
-	fence := n.guarded.fence
-	n.mu.Unlock()
-	if fence == nil {
-		return nil, nil
-	}
-	return fence.Fence()
-}
-
-// restoreLink returns the router of the link that it has restored, nil if there is
-// none.
-func (n *node) restoreLink() (router *podnet.Router, missing []string, err error) {
-	n.linking.Lock()
-	defer n.linking.Unlock()
-	n.mu.Lock()
-	link, router := n.guarded.link, n.guarded.router
-	n.mu.Unlock()
-	if link == nil {
-		return nil, nil, nil
-	}
-	missing, err = link.Restore()
-	return router, missing, err
-}
-
-func (n *node) setGuarded(broken, uneasy string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.guarded.broken, n.guarded.uneasy = broken, uneasy
-	n.tellGuardedLocked()
-}
-
-// clearGuarded is setGuarded of a node that nobody guards any more: whether it is up
-// is for others to say.
-func (n *node) clearGuarded() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.guarded.broken, n.guarded.uneasy = "", ""
-}
-
-// tellGuardedLocked says whether ts0 keeps the node from being up. n.mu is held.
-func (n *node) tellGuardedLocked() {
-	switch s := n.status.State; {
-	case n.guarded.broken == "" && n.told.news != "": // else it is yet to come up
-		n.tellUpLocked()
-	case n.guarded.broken != "" && (s == Running || s == Pending):
-		n.tellDownLocked(n.guarded.broken)
-	}
-}
-
 // cannotRestore publishes why ts0 is not what it should be, and logs it once.
 func (n *node) cannotRestore(p *pace, err error) {
 	why := "ts0 cannot be set up: " + err.Error()
-	n.mu.Lock()
-	known := n.guarded.broken == why
-	n.guarded.broken = why
-	n.tellGuardedLocked()
-	n.mu.Unlock()
-	if !known {
+	if n.setBroken(why) {
 		level, msg := p.level(slog.LevelError, "ts0 cannot be set up, trying again")
 		n.log().Log(context.Background(), level, msg, "err", err)
-	}
-}
-
-// amend says in a node's status what its session does not know. n.mu is held.
-func (g *guarded) amend(s *NodeStatus) {
-	switch {
-	case g.broken != "" && (s.State == Running || s.State == Pending):
-		s.State, s.Reason = Pending, g.broken
-	case g.uneasy != "" && s.State == Running:
-		s.Reason = g.uneasy
 	}
 }
 

@@ -87,10 +87,7 @@ func (n *node) serveLocalAPI(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		n.mu.Lock()
-		news := n.isNewsLocked("LocalAPI")
-		n.mu.Unlock()
-		if news {
+		if n.isNews("LocalAPI") {
 			n.log().Warn("the pod has no LocalAPI, trying again", "err", err)
 		}
 		if !sleep(ctx, pause.next()) {

@@ -59,7 +59,7 @@ func (s netmapStore) Store(_ context.Context, key string, value []byte) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, value) {
 		return nil
 	}
-	s.n.netmapBytes.Add(int64(len(value)))
+	s.n.serving.netmapBytes.Add(int64(len(value)))
 	return s.n.e.take(stepNetmap, func() error {
 		next := filepath.Join(s.n.dir, "netmap.new") // not a name that the cache would list
 		if err := os.WriteFile(next, value, 0o600); err != nil {

@@ -7,11 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"path/filepath"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"tailscale-nri/engine/internal/podnet"
@@ -22,105 +19,59 @@ import (
 var errRetired = errors.New("node has been retired")
 
 // node is the tailnet node of one pod. It does one thing at a time, run or
-// leave, in a goroutine of its own: see task.
+// leave, in a goroutine of its own: see task. Its states, and what leads from one to
+// the next, are drawn in doc.go, and so is the order of the locks.
 type node struct {
 	e   *Engine
-	uid string
-	dir string
+	uid string // of the pod
+	dir string // of the state on disk
 
-	linking     sync.Mutex   // attach and serve take turns with the link
-	netmapBytes atomic.Int64 // written by this process
-
-	looks chan struct{} // apiTurns.large of root's looks into it
-
-	returned atomic.Pointer[func()] // to be called once this process serves the node again, nil for a new one
-
-	// logger names the pod and its sandbox. What still serves the sandbox before reads it
-	// while an attach of the next one writes it.
-	logger atomic.Pointer[slog.Logger]
-
-	// op has attach, detach, forget and the record take turns.
+	// op has attach, detach, forget and the record take turns. It is held across local
+	// work only.
 	op   sync.Mutex
 	rec  record     // guarded by op
 	disk diskState  // guarded by op
 	end  sandboxEnd // guarded by op
 
-	chatter *chatter
-
-	task task // run or leave
-
-	mu      sync.Mutex
-	status  NodeStatus
-	linked  string         // the sandbox that has its link
-	logged  loggedState    // what the log has had
-	relogin bool           // the tailnet has thrown the node out: log in again
-	noTags  bool           // the login server takes no requested tags
-	bare    bool           // its link has had no address yet
-	device  *podnet.Device // the last one, open or not; nil before the first
-	session *session       // that serves it, nil if none does
-	changed chan struct{}  // closed when status changes, nil while nobody waits for that
-	way     way
-
-	suffering condition // what is wrong with it while it is up
-	told      told
-
-	guarded guarded
-	dns     nodeDNS
-	tenure  tenure // of a workload's identity
+	// These have locks of their own.
+	task      task    // run or leave
+	published         // to others: status, log, news
+	serving   serving // link, device, session
+	dns       nodeDNS
+	tenure    tenure // of a workload's identity
 }
 
 // newNode returns the node of a record, which is new if the record names no
 // link.
 func newNode(e *Engine, dir string, r record) *node {
-	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, chatter: newChatter()}
-	n.guarded.changed = make(chan struct{}, 1)
-	n.looks = make(chan struct{}, 1)
-	n.disk.fresh = r.Link == ""
-	n.disk.foreign = !n.disk.fresh && r.Machine != e.machine && r.NetNS.Check() != nil
-	n.bare = n.disk.fresh
-	n.adopt(r.Pod)
-	n.status.State, n.status.Since = Stopped, time.Now()
-	n.status.NodeID = string(r.NodeID)
-	n.told.nodeID = n.status.NodeID
+	fresh := r.Link == ""
+	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, serving: newServing(fresh)}
+	n.disk.fresh = fresh
+	n.disk.foreign = !fresh && r.Machine != e.machine && r.NetNS.Check() != nil
+	n.published.begin(e, &r)
 	if r.ResolvConf != nil {
 		n.dns.search = r.TailnetSearch
 		n.dns.know(r.ResolvConf, e.cfg.ClusterRanges)
 	}
-	n.relogin = r.NodeID != "" && r.TagsDue // the key may give it others now
 	return n
 }
-
-// log is the node's log.
-func (n *node) log() *slog.Logger { return n.logger.Load() }
 
 // adopt makes the pod's values those of the node.
 func (n *node) adopt(pod Pod) {
 	n.rec.Pod = pod
-	n.logger.Store(n.e.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID, "sandbox", shortID(pod.SandboxID)))
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.status.SandboxID, n.status.UID = pod.SandboxID, pod.UID
-	n.status.Namespace, n.status.Pod, n.status.Hostname, n.status.Features = pod.Namespace, pod.Name, pod.Hostname, pod.Features
+	n.setLogger(n.e.log, &pod)
+	n.setPod(&pod)
 }
 
 func shortID(id string) string { return id[:min(len(id), 12)] }
 
-func (n *node) sandboxID() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.status.SandboxID
-}
-
+// snapshot is the node's status.
 func (n *node) snapshot() NodeStatus {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	s := n.status
-	s.Addresses = slices.Clone(s.Addresses)
-	if n.device != nil {
-		s.LocalIn, s.LocalOut = trafficOf(&n.device.DirectIn), trafficOf(&n.device.DirectOut)
-		s.CutRefusals = n.device.CutRefusals()
+	s := n.current()
+	if _, d := n.serving.current(); d != nil {
+		s.LocalIn, s.LocalOut = trafficOf(&d.DirectIn), trafficOf(&d.DirectOut)
+		s.CutRefusals = d.CutRefusals()
 	}
-	n.guarded.amend(&s)
 	n.dns.amend(&s)
 	return s
 }
@@ -162,12 +113,25 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 		n.removeLink(before.Link)
 	}
 	n.setAttachTime(start)
-	n.beginWay(start)
+	n.way.begin(start)
 	n.setLinked()
 	n.setState(Pending, reasonStarting)
-	n.logAttached(time.Since(start))
+	n.logAttached(n.rec.Link, time.Since(start))
 	n.switchTo(n.run)
 	return true, nil
+}
+
+// catchUp makes the link of a node that was resumed and has not come to it. n.op
+// is held.
+func (n *node) catchUp() error {
+	if n.end.stopped.Load() || n.linkedSandbox() == n.rec.Pod.SandboxID {
+		return nil
+	}
+	_, err := n.ensureLink(n.rec)
+	if err == nil {
+		n.setLinked()
+	}
+	return err
 }
 
 // prepare writes the intent, then makes the link.
@@ -231,7 +195,7 @@ func (n *node) resume() {
 		n.setAttachTime(time.Now())
 		n.setState(Pending, reasonStartingAgain)
 		returned := n.e.returning.begin()
-		n.returned.Store(&returned)
+		n.serving.returned.Store(&returned)
 		n.switchTo(n.run)
 	}
 }
@@ -293,18 +257,6 @@ func (n *node) run(ctx context.Context) {
 			return
 		}
 	}
-}
-
-func (n *node) loginNeeded() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.relogin
-}
-
-func (n *node) setLoginNeeded() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.relogin = true
 }
 
 // update changes the record, on disk too, on behalf of what the node does.

@@ -28,13 +28,13 @@ func (e *Engine) openTailnets() {
 }
 
 // profile names the node's tailnet.
-func (n *node) profile() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.status.Features.Profile
+func (p *published) profile() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status.Features.Profile
 }
 
-// tailnet is the node's own. Neither n.op nor n.mu is held.
+// tailnet is the node's own. None of the node's locks is held.
 func (n *node) tailnet() tailnet.Tailnet {
 	profile := n.profile()
 	if tn, ok := n.e.tailnets[profile]; ok {

@@ -21,7 +21,7 @@ import (
 // serveOnce brings the node up and keeps it up until ctx is done, which is no
 // error, or something is wrong. The link stays in either case.
 func (n *node) serveOnce(ctx context.Context) error {
-	defer n.hasReturned()
+	defer n.serving.hasReturned()
 	if err := n.ownKeys(ctx); err != nil {
 		return err
 	}
@@ -59,8 +59,8 @@ func (n *node) serveOnce(ctx context.Context) error {
 		return err
 	}
 	defer n.closeBackend(s.b)
-	n.setSession(s)
-	defer n.setSession(nil)
+	n.serving.setSession(s)
+	defer n.serving.setSession(nil)
 	defer s.expiry.stop()
 	n.keepPort(r, s.b.sys.MagicSock.Get().LocalPort())
 
@@ -81,7 +81,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	}
 	n.reclaimNetmap()
 	leave()
-	n.hasReturned()
+	n.serving.hasReturned()
 	defer func() { s.netmap.flush(s.b.LocalBackend) }()
 	return s.loop(ctx, r.Recent)
 }
@@ -176,11 +176,9 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 
 // podEnd returns what the backend has in the pod.
 func (s *session) podEnd(link *podnet.Link) podEnd {
-	s.n.mu.Lock()
-	fence := s.n.guarded.fence
-	s.n.mu.Unlock()
-	r := s.n.newRouter(link, &s.features, fence, s.noteAddresses)
-	s.n.setRouter(r)
+	guarded := &s.n.serving.guarded
+	r := s.n.newRouter(link, &s.features, guarded.currentFence(), s.noteAddresses)
+	guarded.setRouter(r)
 	p := podEnd{device: s.gate, router: taggedRouter{guardedRouter{r, s.n}, s}}
 	if e := s.n.e; !e.cfg.NoLocalDelivery {
 		p.join = func(engine *wgEngine) func() { return e.neighbours.join(engine, s.device) }
@@ -198,7 +196,7 @@ func (s *session) noteAddresses(addrs []netip.Addr) {
 	default:
 	}
 	if len(addrs) > 0 {
-		s.n.passAddressed()
+		s.n.way.passAddressed()
 	}
 	s.addrs <- addrs
 }

@@ -199,9 +199,7 @@ func (n *node) mendState() (keyed bool, err error) {
 		}
 		r.NodeID = ""
 	})
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.status.NodeID = ""
+	n.setNodeID("")
 	return false, nil
 }
 

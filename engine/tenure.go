@@ -86,7 +86,7 @@ func (n *node) holder() Holder { return Holder{n.e.cfg.Host, n.uid} }
 // takeIdentity makes the node the holder, as soon as nobody else is.
 func (n *node) takeIdentity(ctx context.Context) error {
 	key := keyOf(n.record().Pod)
-	n.hasReturned() // nobody is to wait for what the store, or another host, takes long for
+	n.serving.hasReturned() // nobody is to wait for what the store, or another host, takes long for
 	n.e.returning.wait(ctx, returnPatience)
 	for {
 		if err := n.record().NetNS.Check(); errors.Is(err, podnet.ErrGone) {
@@ -190,9 +190,7 @@ func (n *node) installKeys(id Identity) error {
 	n.tenure.mu.Lock()
 	n.tenure.version, n.tenure.trouble = id.Version, ""
 	n.tenure.mu.Unlock()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.relogin, n.status.NodeID = false, string(id.NodeID)
+	n.setLoggedIn(string(id.NodeID))
 	return nil
 }
 
