@@ -214,6 +214,20 @@ func (d *nodeDNS) heed(cfg *dns.Config, ranges []netip.Prefix) (changed bool) {
 	return changed
 }
 
+// forgetEnsured has the pod's DNS led to the original nameservers again.
+func (d *nodeDNS) forgetEnsured() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ensured = ""
+}
+
+// searchDomains are those of the tailnet.
+func (d *nodeDNS) searchDomains() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.search
+}
+
 // setTrouble notes why nobody serves, "" if somebody does, and reports whether that
 // is news.
 func (d *nodeDNS) setTrouble(why string) (news bool) {

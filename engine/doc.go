@@ -115,14 +115,13 @@
 //	                   held across local work, never across the network
 //	guarded.linking    held while the link is made or restored
 //	nodeDNS.mu         held across the write of resolv.conf and its preparation in the pod
-//	tenure.mu
 //	Engine.mu          the map of nodes, and those that are attached late
 //	published.mu
-//	task.mu, guarded.mu, serving.mu, way.mu, newsQueue.mu
+//	task.mu, guarded.mu, serving.mu, tenure.mu, way.mu, newsQueue.mu
 //
 // Where nothing else is said they are held across no I/O. A mutex guards the fields of
-// its own struct; what node.op guards says so at the field. Locks of two nodes are held
-// at once in one place: mustWait, with its tenure.mu, looks for the session of another.
+// its own struct; what node.op guards says so at the field. Nobody holds
+// locks of two nodes at once.
 //
 // Apart from these, neighbours.mu and wgEngine.selfMu, which is taken
 // first, guard who is known by which key, and are held across nothing else. Any

@@ -7,7 +7,6 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -54,61 +53,59 @@ type source struct {
 // readSource reads this package's files, but for its tests.
 func readSource(t *testing.T) *source {
 	t.Helper()
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := &source{sets: map[string][]string{}}
-	for _, name := range files {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, decl := range file.Decls {
-			s.read(decl)
-		}
+	for _, file := range []string{"status.go", "statelog.go"} {
+		s.readStates(t, file)
 	}
+	eachFunction(t, func(name string, f *ast.FuncDecl) {
+		name = name[strings.LastIndex(name, ".")+1:]
+		s.functions = append(s.functions, name)
+		ast.Inspect(f, func(n ast.Node) bool {
+			if state, ok := stateSet(n); ok {
+				s.sets[name] = append(s.sets[name], state)
+			}
+			return true
+		})
+	})
 	return s
 }
 
-func (s *source) read(decl ast.Decl) {
-	switch decl := decl.(type) {
-	case *ast.GenDecl:
-		for _, spec := range decl.Specs {
-			v, ok := spec.(*ast.ValueSpec)
-			if !ok || decl.Tok != token.CONST {
-				continue
-			}
+// readStates reads the constants of type State.
+func (s *source) readStates(t *testing.T, path string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		if v, ok := n.(*ast.ValueSpec); ok {
 			if typ, ok := v.Type.(*ast.Ident); ok && typ.Name == "State" {
 				s.states = append(s.states, v.Names[0].Name)
 			}
 		}
-	case *ast.FuncDecl:
-		name := decl.Name.Name
-		s.functions = append(s.functions, name)
-		ast.Inspect(decl, func(n ast.Node) bool {
-			call, ok := n.(*ast.CallExpr)
-			if !ok {
-				return true
-			}
-			f, ok := call.Fun.(*ast.SelectorExpr)
-			if !ok {
-				return true
-			}
-			switch f.Sel.Name {
-			case "setState":
-				if state, ok := call.Args[0].(*ast.Ident); ok {
-					s.sets[name] = append(s.sets[name], state.Name)
-				}
-			case "setRunning":
-				s.sets[name] = append(s.sets[name], "Running")
-			}
-			return true
-		})
+		return true
+	})
+}
+
+// stateSet returns the state that a call publishes.
+func stateSet(n ast.Node) (state string, ok bool) {
+	call, ok := n.(*ast.CallExpr)
+	if !ok {
+		return "", false
 	}
+	f, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok {
+		return "", false
+	}
+	switch f.Sel.Name {
+	case "setRunning":
+		return string(Running), true
+	case "setState":
+		if arg, ok := call.Args[0].(*ast.Ident); ok {
+			return arg.Name, true
+		}
+	}
+	return "", false
 }
 
 // TestStatesAreDocumented holds the table of states in doc.go against the source: it
