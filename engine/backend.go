@@ -78,18 +78,10 @@ func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, 
 	if pod.device != nil {
 		b.closers.push(func() { pod.device.Close() })
 	}
-	bus := b.sys.Bus.Get()
-	b.closers.push(bus.Close)
-	monitor, err := netmon.New(bus, logf)
+	monitor, dialer, err := n.openDialer(b, logf)
 	if err != nil {
-		return nil, fmt.Errorf("watching this machine's network: %w", err)
+		return nil, err
 	}
-	b.closers.push(func() { monitor.Close() })
-	dialer := n.controlDialer(monitor, logf, &b.control)
-	dialer.SetBus(bus)
-	b.closers.push(func() { dialer.Close() })
-	n.dns.setDials(dialer)
-
 	if pod.router != nil {
 		pod.router = steppedRouter{pod.router, n.e}
 	}
@@ -124,6 +116,23 @@ func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, 
 		told(n.uid, b)
 	}
 	return b, nil
+}
+
+// openDialer opens what the backend reaches others with, and hears of this machine's
+// network by.
+func (n *node) openDialer(b *backend, logf logger.Logf) (*netmon.Monitor, *tsdial.Dialer, error) {
+	bus := b.sys.Bus.Get()
+	b.closers.push(bus.Close)
+	monitor, err := netmon.New(bus, logf)
+	if err != nil {
+		return nil, nil, fmt.Errorf("watching this machine's network: %w", err)
+	}
+	b.closers.push(func() { monitor.Close() })
+	dialer := n.controlDialer(monitor, logf, &b.control)
+	dialer.SetBus(bus)
+	b.closers.push(func() { dialer.Close() })
+	n.dns.setDials(dialer)
+	return monitor, dialer, nil
 }
 
 // openEngine creates the WireGuard engine.
