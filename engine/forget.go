@@ -60,7 +60,7 @@ func (n *node) noteReached(r record) {
 	}
 }
 
-// awaitEnd forgets a sandbox that has ended without a word, or may have, once
+// awaitEnd forgets a sandbox that has ended unannounced, or may have, once
 // that is certain. If it turns out to be alive, it is served again.
 func (n *node) awaitEnd(sandboxID string) {
 	if n.lookAgain(sandboxID) || !n.beginWait(sandboxID) {
@@ -92,8 +92,8 @@ func (n *node) endWait(sandboxID string) {
 }
 
 // suspect forgets the sandbox, of which a container was removed, if it has ended
-// without a word and gets no successor soon: a kubelet that makes a sandbox
-// anew removes the init containers of the old one just before.
+// unannounced and gets no successor soon: a kubelet that makes another sandbox
+// removes the init containers of the old one just before.
 func (n *node) suspect(sandboxID string) {
 	if !n.endedUnannounced(sandboxID) || !sleep(n.e.ctx, n.e.cfg.Grace/4) || !n.endedUnannounced(sandboxID) {
 		return
@@ -167,7 +167,7 @@ func (e *Engine) evictNamesakes(ctx context.Context, pod Pod) {
 const successionPatience = 5 * time.Second
 
 // forgetIfReplaced forgets the node if its sandbox has ended and its pod's name is
-// another pod's now: Kubernetes gives a name anew only when its pod is gone.
+// another pod's now: Kubernetes gives a name again only when its pod is gone.
 func (n *node) forgetIfReplaced(by Pod) {
 	n.op.Lock()
 	defer n.op.Unlock()

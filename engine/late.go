@@ -45,8 +45,8 @@ func (e *Engine) attachLate(pod Pod, round int) bool {
 	if e.outdated(pod, round) {
 		return true
 	}
-	anew, err := e.Attach(e.ctx, pod)
-	if anew {
+	created, err := e.Attach(e.ctx, pod)
+	if created {
 		e.tally.late.Add(1)
 	}
 	log := e.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID, "sandbox", shortID(pod.SandboxID))

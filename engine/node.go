@@ -79,7 +79,7 @@ func (n *node) snapshot() NodeStatus {
 // attach records the pod, makes its link and starts the node, unless ctx is done
 // before its turn has come: the caller has given the attempt up, and the sandbox
 // may be another by now.
-func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
+func (n *node) attach(ctx context.Context, pod Pod) (created bool, err error) {
 	n.op.Lock()
 	defer n.op.Unlock()
 	if n.disk.retired {

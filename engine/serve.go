@@ -246,8 +246,8 @@ func (s *session) ready(ctx context.Context) {
 	s.p.reported = what
 	s.n.setRunning(&s.p)
 	given, _, _ := strings.Cut(s.p.dnsName, ".")
-	if wished := s.n.snapshot().Hostname; given != wished && !s.p.claims {
+	if requested := s.n.snapshot().Hostname; given != requested && !s.p.claims {
 		s.p.claims = true
-		s.n.e.spawn(func() { s.n.keepName(ctx, given, wished) })
+		s.n.e.spawn(func() { s.n.keepName(ctx, given, requested) })
 	}
 }
