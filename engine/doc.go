@@ -44,7 +44,7 @@
 //	        │                           │ attach:             │
 //	        │ forgetLocked              │ the pod came back   │ forgetLocked
 //	        ╰───────────────────▶    Leaving   ◀──────────────╯
-//	                                    │ the device is deleted
+//	                                    │ it has left the tailnet
 //	                                    ▼
 //	                                   gone
 //
@@ -66,8 +66,9 @@
 //	Stopped  Running  lookAgain     the netns is there after all: run serves it again
 //	any      Leaving  leave         the pod is gone for good: see forgetLocked
 //	Leaving  Leaving  leave         the device could not be deleted: it is tried again
-//	Leaving  gone     retireAfter   the device and the state on disk are deleted
+//	Leaving  gone     retireAfter   it has left the tailnet, and its state on disk is deleted
 //	Leaving  gone     letAlone      the device is another machine's: the state is set aside
+//	Stopped  gone     attach        a directory of the pod is there that cannot be used, or nobody waits for the attach any more
 //	Stopped  gone     undo          the first attach has failed
 //
 // A node is in the engine's map from newNode to gone. What it does, run or leave, is one
