@@ -55,19 +55,19 @@ func notRunning(s NodeStatus) error {
 }
 
 // changes returns a channel that is closed when the node's state changes next.
-func (n *node) changes() <-chan struct{} {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.changed == nil {
-		n.changed = make(chan struct{})
+func (p *published) changes() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.changed == nil {
+		p.changed = make(chan struct{})
 	}
-	return n.changed
+	return p.changed
 }
 
-// wakeLocked tells those that wait for the node. n.mu is held.
-func (n *node) wakeLocked() {
-	if n.changed != nil {
-		close(n.changed)
-		n.changed = nil
+// wakeLocked tells those that wait for the node. p.mu is held.
+func (p *published) wakeLocked() {
+	if p.changed != nil {
+		close(p.changed)
+		p.changed = nil
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"tailscale.com/wgengine"
 	"tailscale.com/wgengine/router"
 
+	"tailscale-nri/engine/internal/hostnet"
 	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/internal/podstate"
 )
@@ -81,20 +82,11 @@ func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, 
 	if pod.device != nil {
 		b.closers.push(func() { pod.device.Close() })
 	}
-	bus := b.sys.Bus.Get()
-	b.closers.push(bus.Close)
-	monitor := n.e.host.Monitor
-	changes := n.e.host.Follow(bus)
-	b.closers.push(changes.Stop)
-	dialer := n.controlDialer(monitor, logf, &b.control)
-	dialer.SetBus(bus)
-	b.closers.push(func() { dialer.Close() })
-	n.dns.setDials(dialer)
-
+	dialer, changes := n.openDialer(b, logf)
 	if pod.router != nil {
 		pod.router = steppedRouter{pod.router, n.e}
 	}
-	engine, err := b.openEngine(r, monitor, dialer, pod, logf)
+	engine, err := b.openEngine(r, n.e.host.Monitor, dialer, pod, logf)
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +118,20 @@ func (n *node) openBackend(r record, pod podEnd, logf logger.Logf) (_ *backend, 
 		told(n.uid, b)
 	}
 	return b, nil
+}
+
+// openDialer opens the backend's dialer, and has changes of the host's network
+// published on its bus.
+func (n *node) openDialer(b *backend, logf logger.Logf) (*tsdial.Dialer, *hostnet.Follower) {
+	bus := b.sys.Bus.Get()
+	b.closers.push(bus.Close)
+	changes := n.e.host.Follow(bus)
+	b.closers.push(changes.Stop)
+	dialer := n.controlDialer(n.e.host.Monitor, logf, &b.control)
+	dialer.SetBus(bus)
+	b.closers.push(func() { dialer.Close() })
+	n.dns.setDials(dialer)
+	return dialer, changes
 }
 
 // openEngine creates the WireGuard engine.

@@ -121,26 +121,26 @@ type told struct {
 	wrong   string // the assigned name, if it is not the requested one
 }
 
-// tellLocked queues news of the node. n.mu is held.
-func (n *node) tellLocked(news News, reason string) {
-	n.told.news, n.told.reason = news, reason
-	s := &n.status
+// tellLocked queues news of the node. p.mu is held.
+func (p *published) tellLocked(news News, reason string) {
+	p.told.news, p.told.reason = news, reason
+	s := &p.status
 	change := Change{
 		News: news, At: time.Now(), UID: s.UID, Namespace: s.Namespace, Pod: s.Pod,
-		Hostname: s.Hostname, DNSName: s.DNSName, Reason: n.e.redact(reason),
+		Hostname: s.Hostname, DNSName: s.DNSName, Reason: p.redacted(reason),
 	}
 	if change.IsUp() {
 		change.Addresses = slices.Clone(s.Addresses)
 	}
-	n.e.changes.add(change)
+	p.queue.add(change)
 }
 
 // tellUpLocked says that the node is up, if that is news. A node that the tailnet has
 // thrown out starts from its last netmap, in which it is still the old device; that is
-// not told. n.mu is held.
-func (n *node) tellUpLocked() {
-	s, t := &n.status, &n.told
-	if s.State != Running || n.guarded.broken != "" || n.relogin {
+// not told. p.mu is held.
+func (p *published) tellUpLocked() {
+	s, t := &p.status, &p.told
+	if s.State != Running || p.broken != "" || p.relogin {
 		return
 	}
 	var news News
@@ -157,21 +157,21 @@ func (n *node) tellUpLocked() {
 		return
 	}
 	t.up, t.nodeID, t.addrs, t.dnsName = true, s.NodeID, slices.Clone(s.Addresses), s.DNSName
-	n.tellLocked(news, "")
-	n.tellNameLocked(news == NewsContinued)
+	p.tellLocked(news, "")
+	p.tellNameLocked(news == NewsContinued)
 }
 
 // tellNameLocked says that the node has another name than it asked for, if that is
-// news; with known it is not. n.mu is held.
-func (n *node) tellNameLocked(known bool) {
-	given, _, _ := strings.Cut(n.status.DNSName, ".")
-	if given == n.status.Hostname {
+// news; with known it is not. p.mu is held.
+func (p *published) tellNameLocked(known bool) {
+	given, _, _ := strings.Cut(p.status.DNSName, ".")
+	if given == p.status.Hostname {
 		given = ""
 	}
-	if given != "" && given != n.told.wrong && !known {
-		n.tellLocked(NewsNameTaken, "")
+	if given != "" && given != p.told.wrong && !known {
+		p.tellLocked(NewsNameTaken, "")
 	}
-	n.told.wrong = given
+	p.told.wrong = given
 }
 
 // addressesTake is how long the addresses of a new device may take to be on ts0.
@@ -179,30 +179,30 @@ const addressesTake = time.Second
 
 // tellAdmitted says that a node which was thrown out is in again, if no other news
 // will: it may have the same addresses and name as before.
-func (n *node) tellAdmitted() {
+func (p *published) tellAdmitted() {
 	time.AfterFunc(addressesTake, func() {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.tellUpLocked()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.tellUpLocked()
 	})
 }
 
-// tellDownLocked says that the node is not up, and why, if that is news. n.mu is held.
-func (n *node) tellDownLocked(why string) {
-	t := &n.told
+// tellDownLocked says that the node is not up, and why, if that is news. p.mu is held.
+func (p *published) tellDownLocked(why string) {
+	t := &p.told
 	switch {
 	case t.up:
 		t.up = false
-		n.tellLocked(NewsLost, why)
+		p.tellLocked(NewsLost, why)
 	case t.reason != why:
-		n.tellLocked(t.stillDown(), why)
+		p.tellLocked(t.stillDown(), why)
 	}
 }
 
-func (n *node) tellDown(why string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.tellDownLocked(why)
+func (p *published) tellDown(why string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tellDownLocked(why)
 }
 
 // stillDown returns the news to tell when a node that is not up has another reason.
@@ -214,12 +214,12 @@ func (t *told) stillDown() News {
 }
 
 // tellEnd says that the node has ended, for its sandbox or for good.
-func (n *node) tellEnd(news News) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.told.news == news || n.told.news == NewsLeft {
+func (p *published) tellEnd(news News) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.told.news == news || p.told.news == NewsLeft {
 		return
 	}
-	n.told.up = false
-	n.tellLocked(news, "")
+	p.told.up = false
+	p.tellLocked(news, "")
 }

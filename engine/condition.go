@@ -171,35 +171,35 @@ func (s *session) publish(ctx context.Context) {
 
 // setCondition publishes the node's fault, and logs it: when it begins and when it is over.
 // A fault that comes and goes is not logged each time.
-func (n *node) setCondition(c condition) {
+func (p *published) setCondition(c condition) {
 	if c.down {
-		n.setState(Pending, c.text)
-		n.tellDown(c.text)
+		p.setState(Pending, c.text)
+		p.tellDown(c.text)
 	} else {
-		n.remark(c.text)
+		p.remark(c.text)
 	}
-	n.mu.Lock()
-	was := n.suffering
-	n.suffering = c
-	news := c.kind != was.kind && n.isConditionNewsLocked(c.kind)
-	n.mu.Unlock()
+	p.mu.Lock()
+	was := p.suffering
+	p.suffering = c
+	news := c.kind != was.kind && p.isConditionNewsLocked(c.kind)
+	p.mu.Unlock()
 	if news {
-		n.logCondition(c, was)
+		p.logCondition(c, was)
 	}
 }
 
 // isConditionNewsLocked reports whether the log is to say that a condition of that kind
 // has begun. The end of all of them ("") is logged if the beginning of one was, so that
-// the last line is not about a condition that is over. n.mu is held.
-func (n *node) isConditionNewsLocked(kind string) bool {
+// the last line is not about a condition that is over. p.mu is held.
+func (p *published) isConditionNewsLocked(kind string) bool {
 	switch {
 	case kind == "":
-		news := n.logged.impaired
-		n.logged.impaired = false
+		news := p.logged.impaired
+		p.logged.impaired = false
 		return news
-	case !n.isNewsLocked(kind):
+	case !p.isNewsLocked(kind):
 		return false
 	}
-	n.logged.impaired = true
+	p.logged.impaired = true
 	return true
 }

@@ -169,7 +169,7 @@ func TestConditionLinesEnd(t *testing.T) {
 	log := &logged{t: t}
 	cfg := Config{}
 	log.log(&cfg)
-	n := &node{e: &Engine{ctx: t.Context(), changes: newNewsQueue(nil)}}
+	n := &published{queue: newNewsQueue(nil)}
 	n.logger.Store(cfg.Logger)
 	n.status.State = Running
 	for _, kind := range []string{"no-DERP", "", "no-control", "", "no-DERP", "", "identity", "no-control", ""} {

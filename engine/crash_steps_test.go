@@ -34,7 +34,7 @@ var (
 var outsideSteps = map[string]string{
 	"ClaimState":         "before there is a node: the directory",
 	"newEngine":          "before there is a node: what a kill left half made or half removed, what nobody can read, and a file that is gone again",
-	"node.serveOnce":     "a file that is gone again",
+	"node.readyKeys":     "a file that is gone again",
 	"node.installKeys":   "the directory that node.prepare has made, should it have gone",
 	"TryKernel":          "in network namespaces that end with it",
 	"taggedRouter.Set":   "steppedRouter, which is around it, takes the step",
@@ -42,8 +42,6 @@ var outsideSteps = map[string]string{
 	"Engine.keepServed":  "the time of day",
 	"Engine.tidy":        "what keepServed has made",
 	"node.restore":       "what a step has made, and what the next process's first steps would restore",
-	"node.restoreLink":   "the same",
-	"node.restoreFence":  "the same",
 	"session.followExit": "a preference: writing the state is a step, and the next session looks again",
 	"guardedRouter.Set":  "steppedRouter takes the step",
 	"Engine.watchLinks":  "it listens",
@@ -53,6 +51,9 @@ var outsideSteps = map[string]string{
 	"makeSocketDir":      "made anew at each start, removed with the node's state",
 	"listenLocalAPI":     "made anew at each start, removed with the node's state",
 	"node.logOut":        "a backend that does not want to run tells nobody anything until it is logged out, which is a step",
+
+	"guarded.restoreLink":  "as node.restore",
+	"guarded.restoreFence": "as node.restore",
 }
 
 // TestChangesAreSteps has every change of what outlives the process be a step,

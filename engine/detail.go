@@ -128,10 +128,7 @@ func (n *node) detail(d *Detail, read *usermetrics) (b *backend, region tailcfg.
 	if tn, ok := n.e.tailnets[d.Features.Profile]; ok {
 		d.LoginServer = tn.ControlURL()
 	}
-	n.mu.Lock()
-	device := n.device
-	n.mu.Unlock()
-	if device != nil {
+	if _, device := n.serving.current(); device != nil {
 		if local := device.LastDirect(); time.Since(local) < activeFor {
 			d.Active, d.Path, d.local = true, measure.Local, local
 		}

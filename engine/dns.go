@@ -51,7 +51,7 @@ func (e *Engine) ResolvConf(podUID string) (path string, err error) {
 	n.op.Lock()
 	defer n.op.Unlock()
 	switch {
-	case n.retired:
+	case n.disk.retired:
 		return "", errNoNode(podUID)
 	case !n.rec.Pod.Features.DNS:
 		return "", nil
@@ -82,7 +82,7 @@ func (n *node) setResolvConf(original []byte) error {
 	n.op.Lock()
 	defer n.op.Unlock()
 	switch {
-	case n.retired:
+	case n.disk.retired:
 		return errNoNode(n.uid)
 	case !n.rec.Pod.Features.DNS:
 		return nil
@@ -215,6 +215,20 @@ func (d *nodeDNS) setTailnetConfig(cfg *dns.Config, ranges []netip.Prefix) (chan
 	d.search, d.config = search, cfg
 	d.layOut(ranges)
 	return changed
+}
+
+// forgetEnsured has the pod's DNS led to the original nameservers again.
+func (d *nodeDNS) forgetEnsured() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ensured = ""
+}
+
+// searchDomains returns those of the tailnet.
+func (d *nodeDNS) searchDomains() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.search
 }
 
 // setTrouble records why names are not served, "" if they are, and reports whether that

@@ -186,9 +186,7 @@ func (d *sessionDNS) open(ctx context.Context, s *session) error {
 func (s *session) restoreDNS() {
 	intact, err := s.dns.server.sockets.Intact()
 	if err == nil && !intact {
-		s.n.dns.mu.Lock()
-		s.n.dns.ensured = ""
-		s.n.dns.mu.Unlock()
+		s.n.dns.forgetEnsured()
 		err = s.n.ensureDNS(s.n.record())
 	}
 	if err != nil && !errors.Is(err, podnet.ErrGone) {
@@ -211,9 +209,7 @@ func (n *node) setTailnetDNS(cfg *dns.Config) bool {
 	if !n.dns.setTailnetConfig(cfg, n.e.cfg.ClusterRanges) {
 		return false
 	}
-	n.dns.mu.Lock()
-	search := n.dns.search
-	n.dns.mu.Unlock()
+	search := n.dns.searchDomains()
 	n.update(func(r *record) { r.TailnetSearch = search })
 	return true
 }

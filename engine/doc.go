@@ -43,10 +43,54 @@
 //	hostnet    the host's interfaces
 //	exporter   the engine's figures for Prometheus
 //
+// # States of a node
+//
+//	              attach, resume                  ready
+//	  ╭▶ Stopped ────────────────▶   Pending   ──────────▶ Running
+//	  │     │    ◀────────────────      ▲      ◀──────────    │
+//	  │     │     detach, or run:       │    run tries again, │
+//	newNode │     the netns is gone     │    or setCondition     │
+//	        │                           │ attach:             │
+//	        │ forgetLocked              │ the pod came back   │ forgetLocked
+//	        ╰───────────────────▶    Leaving   ◀──────────────╯
+//	                                    │ it has left the tailnet
+//	                                    ▼
+//	                                   gone
+//
+// Every way from one state to another, with the function that takes it:
+//
+//	from     to       by            when
+//	none     Stopped  newNode       the pod is new, or its record lies on disk
+//	any      Pending  attach        the sandbox has its link: the first, another one, or one of a pod that was to leave
+//	Stopped  Pending  resume        an earlier process served it
+//	Stopped  Leaving  resume        an earlier process had it leave
+//	Pending  Running  ready         ts0 has its addresses, and peers can reach it
+//	Running  Pending  hear          its backend has stopped by itself
+//	Running  Pending  setCondition     it is served, but cut off, locked out or refused
+//	any      Pending  setPending    a session has ended with an error, or did not begin: run tries again
+//	Pending  Pending  takeIdentity  another host has its workload's identity
+//	any      Stopped  detachLocked  the runtime stopped the sandbox, or removed one whose pod had another or may get one
+//	any      Stopped  run           the netns is gone, and the runtime has not said why: awaitEnd finds out
+//	Stopped  Stopped  lookAgain     the runtime lists the sandbox as ended: it is kept for a while
+//	Stopped  Running  lookAgain     the netns is there after all: run serves it again
+//	any      Leaving  leave         the pod is gone for good: see forgetLocked
+//	Leaving  Leaving  leave         the device could not be deleted: it is tried again
+//	Leaving  gone     retireAfter   it has left the tailnet, and its state on disk is deleted
+//	Leaving  gone     letAlone      the device is another machine's: the state is set aside
+//	Stopped  gone     attach        a directory of the pod is there that cannot be used, or nobody waits for the attach any more
+//	Stopped  gone     undo          the first attach has failed
+//
+// A node is in the engine's map from newNode to gone. What it does, run or leave, is one
+// thing at a time (task). A pod that runs already and cannot be attached has no node: it
+// is shown as Pending (noteRefusal) and tried again (attachAll).
+//
+// That a sandbox has ended is not always said by the runtime. What is known of it is in
+// sandboxEnd, which decides between waiting, serving the node again and having it leave.
+//
 // # Goroutines
 //
 //   - one per node that is up or leaves, node.run or node.leave, one after
-//     the other and never both (node.switchTo): what serve opens, serve closes;
+//     the other and never both (task): what serve opens, serve closes;
 //   - one per node that watches its backend, started and joined by serve;
 //   - one per node whose pod has its LocalAPI, and one per connection to that,
 //     started and joined by run;
@@ -74,15 +118,25 @@
 //
 // # Locks
 //
-// Engine.mu guards the map of nodes and is never held across I/O. node.op
-// makes Attach, Detach and Forget of one pod take turns; it is held across
-// local work only, never across the network. node.mu guards the node's fields
-// and is held across nothing. neighbours.mu and wgEngine.selfMu, which is taken
+// These are taken from the top down: who holds one takes none of a line above it, nor
+// another of the same line.
+//
+//	node.op            attach, detach and forget of one pod, and its record, take turns:
+//	                   held across local work, never across the network
+//	guarded.linking    held while the link is made or restored
+//	nodeDNS.mu         held across the write of resolv.conf and its preparation in the pod
+//	Engine.mu          the map of nodes, and those that are attached late
+//	published.mu
+//	task.mu, guarded.mu, serving.mu, tenure.mu, way.mu, newsQueue.mu
+//
+// Where nothing else is said they are held across no I/O. A mutex guards the fields of
+// its own struct; what node.op guards says so at the field. Nobody holds
+// locks of two nodes at once.
+//
+// Apart from these, neighbours.mu and wgEngine.selfMu, which is taken
 // first, guard who is known by which key, and are held across nothing else. Any
-// other mutex guards the fields of its own struct, but for node.linking, held
-// while the link is made or restored, podstate.Store's, held across the write of the file,
-// nodeDNS.mu, held across that of resolv.conf and its preparation in the pod, and
-// wgEngine.resetting, held while a peer is reset.
+// other mutex guards the fields of its own struct, but for podstate.Store.mu, held across the
+// write of the file, and wgEngine.resetting, held while a peer is reset.
 //
 // # What is measured
 //

@@ -58,7 +58,7 @@ var errElsewhere = errors.New("the device is connected from another machine")
 func (n *node) isForeign() bool {
 	n.op.Lock()
 	defer n.op.Unlock()
-	return n.foreign
+	return n.disk.foreign
 }
 
 // cameBack reports whether the control plane has let the node in, with the keys of
@@ -66,12 +66,12 @@ func (n *node) isForeign() bool {
 func (n *node) cameBack() bool {
 	n.op.Lock()
 	defer n.op.Unlock()
-	return n.admitted && n.e.cameBack()
+	return n.disk.admitted && n.e.cameBack()
 }
 
 // servedHere notes that the node is this machine's. n.op is held.
 func (n *node) servedHere() {
-	n.foreign = false
+	n.disk.foreign = false
 	n.rec.Machine = n.e.machine
 }
 
@@ -108,7 +108,7 @@ func (n *node) checkIdentity(ctx context.Context) error {
 	default:
 		n.op.Lock()
 		defer n.op.Unlock()
-		if !n.retired {
+		if !n.disk.retired {
 			n.servedHere()
 			n.keep()
 		}
@@ -133,12 +133,7 @@ func (n *node) lookBriefly(ctx context.Context, r record) ([]tailcfg.StableNodeI
 func (n *node) firstLook() bool {
 	n.op.Lock()
 	defer n.op.Unlock()
-	neverIn := n.rec.NodeID == "" && !n.rec.Registering
-	if neverIn || !n.foreign || n.asked || n.rec.NetNS.Check() != nil {
-		return false
-	}
-	n.asked = true
-	return true
+	return n.disk.firstLook(&n.rec, n.rec.NetNS.Check)
 }
 
 // whereabouts returns nil if none of the devices that the node has been is
@@ -286,9 +281,7 @@ func (n *node) waitsForOther(p presence, deadline time.Time) {
 	if p != seenLately {
 		why += "; looking again until " + deadline.Format(time.TimeOnly)
 	}
-	n.mu.Lock()
-	n.status.Reason = why
-	n.mu.Unlock()
+	n.setReason(why)
 	n.warnOnce("waiting to delete the device", why)
 }
 
@@ -314,7 +307,7 @@ func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
 		"nodeID", n.record().NodeID, "keys", aside, "remedy", n.e.copyRemedy())
 	n.op.Lock()
 	defer n.op.Unlock()
-	if n.retired {
+	if n.disk.retired {
 		return nil
 	}
 	r := &n.rec
@@ -325,9 +318,7 @@ func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
 	}
 	n.servedHere()
 	n.keep()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.status.NodeID = ""
+	n.setNodeID("")
 	return nil
 }
 
@@ -347,7 +338,7 @@ func (n *node) letAlone(ctx context.Context, why error) error {
 	if err != nil {
 		return fmt.Errorf("setting aside the state of a node that another machine runs: %w", podstate.Remedy(err))
 	}
-	n.retired = true
+	n.disk.retired = true
 	n.e.noteElsewhere(n.rec)
 	n.e.drop(n)
 	text := "this looks like a copy of another machine's state: the device is left alone"

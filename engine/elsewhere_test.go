@@ -328,7 +328,7 @@ func TestRebootLooksConnected(t *testing.T) {
 	for _, n := range w.snapshot() {
 		n.update(func(r *record) { r.NetNS.Cookie++ })
 		n.op.Lock()
-		n.foreign = true
+		n.disk.foreign = true
 		n.op.Unlock()
 	}
 	_, again := w.pod("back")

@@ -296,7 +296,7 @@ func (e *Engine) Attach(ctx context.Context, pod Pod) (created bool, err error) 
 // waits for nothing.
 func (e *Engine) Serves(podUID, sandboxID string) bool {
 	n := e.nodeOfUID(podUID)
-	return n != nil && n.linkedSandbox() == sandboxID && (n.active() || n.stopped.Load())
+	return n != nil && n.linkedSandbox() == sandboxID && (n.task.active() || n.end.stopped.Load())
 }
 
 // Detach stops the sandbox's node and returns at once. The identity stays for

@@ -49,48 +49,13 @@ func (e *Engine) watchLinks() (err error) {
 	return nil
 }
 
-// guarded is the state of a node's guard.
-type guarded struct {
-	// Guarded by node.mu.
-	link     *podnet.Link
-	router   *podnet.Router // that of the last session, nil before the first
-	fence    *podnet.Router // that of the link; it holds before the first session and between two
-	broken   string         // what is wrong with ts0, "" if nothing is known
-	unstable string         // what was changed too often, "" if that is over
-
-	changed chan struct{} // capacity 1
-}
-
 // setLink has the guard watch the link, and the pod's fence if it has one.
 func (n *node) setLink(l *podnet.Link, fence *podnet.Router) {
-	n.mu.Lock()
-	n.guarded.link, n.guarded.fence = l, fence
-	n.mu.Unlock()
-	n.e.watch.Add(l, n.linkChanged)
+	n.serving.guarded.setLink(l, fence)
+	n.e.watch.Add(l, n.serving.guarded.note)
 }
 
-func (n *node) setRouter(r *podnet.Router) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.guarded.router = r
-}
-
-// linkChanged is called by the watch for each change of the link.
-func (n *node) linkChanged(c podnet.Change) {
-	n.mu.Lock()
-	r, fence := n.guarded.router, n.guarded.fence
-	n.mu.Unlock()
-	if r.MayAffect(c) || fence.MayAffect(c) {
-		n.wakeGuard()
-	}
-}
-
-func (n *node) wakeGuard() {
-	select {
-	case n.guarded.changed <- struct{}{}:
-	default:
-	}
-}
+func (n *node) wakeGuard() { n.serving.guarded.wake() }
 
 // startGuard guards the node's link until the function that it returns is called. That
 // function waits until the guard has ended.
@@ -118,7 +83,7 @@ func (n *node) guard(ctx context.Context) {
 		case <-calm.C:
 			n.setGuarded("", "")
 			continue
-		case <-n.guarded.changed:
+		case <-n.serving.guarded.changed:
 		}
 		pause, count := p.pause(time.Now())
 		if count >= restoresAtOnce {
@@ -127,7 +92,7 @@ func (n *node) guard(ctx context.Context) {
 		if !tstime.Sleep(ctx, pause) {
 			return
 		}
-		n.drainChanges()
+		n.serving.guarded.drain()
 		start := time.Now()
 		p.looked.note(start, restless)
 		missing, err := n.restore()
@@ -168,19 +133,13 @@ func (n *node) logRestored(p *pace, count int, missing []string, took time.Durat
 	n.log().Log(context.Background(), level, msg, "missing", strings.Join(missing, ", "), "took", took)
 }
 
-func (n *node) drainChanges() {
-	select {
-	case <-n.guarded.changed:
-	default:
-	}
-}
-
 // restore undoes changes of the fence, of the link, its drop filters first, and then of
 // what the router has put into the pod. It returns what was missing. An attach waits
 // for the link, but not for the router, which reads all the pod's routes.
 func (n *node) restore() (missing []string, err error) {
-	missing, fenceErr := n.restoreFence()
-	router, more, err := n.restoreLink()
+	g := &n.serving.guarded
+	missing, fenceErr := g.restoreFence()
+	router, more, err := g.restoreLink()
 	missing = append(missing, more...)
 	if err = errors.Join(err, fenceErr); err != nil || router == nil {
 		return missing, err
@@ -189,78 +148,12 @@ func (n *node) restore() (missing []string, err error) {
 	return append(missing, more...), err
 }
 
-// restoreFence restores the rules, routes and filter that keep traffic from leaving
-// past an exit node.
-func (n *node) restoreFence() (missing []string, err error) {
-	n.mu.Lock()
-	fence := n.guarded.fence
-	n.mu.Unlock()
-	if fence == nil {
-		return nil, nil
-	}
-	return fence.Fence()
-}
-
-// restoreLink returns the router of the link that it has restored, nil if it has none.
-func (n *node) restoreLink() (router *podnet.Router, missing []string, err error) {
-	n.linking.Lock()
-	defer n.linking.Unlock()
-	n.mu.Lock()
-	link, router := n.guarded.link, n.guarded.router
-	n.mu.Unlock()
-	if link == nil {
-		return nil, nil, nil
-	}
-	missing, err = link.Restore()
-	return router, missing, err
-}
-
-func (n *node) setGuarded(broken, unstable string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.guarded.broken, n.guarded.unstable = broken, unstable
-	n.tellGuardedLocked()
-}
-
-// clearGuarded is setGuarded for a node without a guard. Others decide whether the node
-// is up.
-func (n *node) clearGuarded() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.guarded.broken, n.guarded.unstable = "", ""
-}
-
-// tellGuardedLocked says whether ts0 keeps the node from being up. n.mu is held.
-func (n *node) tellGuardedLocked() {
-	switch s := n.status.State; {
-	case n.guarded.broken == "" && n.told.news != "": // otherwise it has not come up yet
-		n.tellUpLocked()
-	case n.guarded.broken != "" && (s == Running || s == Pending):
-		n.tellDownLocked(n.guarded.broken)
-	}
-}
-
 // cannotRestore publishes why ts0 is not as it should be, and logs it once.
 func (n *node) cannotRestore(p *pace, err error) {
 	why := "ts0 cannot be set up: " + err.Error()
-	n.mu.Lock()
-	known := n.guarded.broken == why
-	n.guarded.broken = why
-	n.tellGuardedLocked()
-	n.mu.Unlock()
-	if !known {
+	if n.setBroken(why) {
 		level, msg := p.level(slog.LevelError, "ts0 cannot be set up, trying again")
 		n.log().Log(context.Background(), level, msg, "err", err)
-	}
-}
-
-// amend adds to a node's status what its session does not know. n.mu is held.
-func (g *guarded) amend(s *NodeStatus) {
-	switch {
-	case g.broken != "" && (s.State == Running || s.State == Pending):
-		s.State, s.Reason = Pending, g.broken
-	case g.unstable != "" && s.State == Running:
-		s.Reason = g.unstable
 	}
 }
 

@@ -82,14 +82,6 @@ func (e *Engine) resumeAll() {
 	}
 }
 
-// hasReturned notes that the node needs nobody's patience any more: it forwards,
-// or has failed to.
-func (n *node) hasReturned() {
-	if end := n.returned.Load(); end != nil {
-		(*end)()
-	}
-}
-
 // controlDialer returns a dialer that waits its turn once. The control client
 // dials with it (controlclient.Options.Dialer), magicsock and the packets' way
 // do not. The constructor is meant for debugging, and the only one that takes a

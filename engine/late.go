@@ -47,8 +47,8 @@ func (e *Engine) attachLate(pod Pod, round int) bool {
 	if e.outdated(pod, round) {
 		return true
 	}
-	anew, err := e.Attach(e.ctx, pod)
-	if anew {
+	created, err := e.Attach(e.ctx, pod)
+	if created {
 		e.tally.late.Add(1)
 	}
 	log := e.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID, "sandbox", shortID(pod.SandboxID))
@@ -80,7 +80,7 @@ func (e *Engine) outdated(pod Pod, round int) bool {
 func (n *node) hasNewerSandbox(sandboxID string) bool {
 	n.op.Lock()
 	defer n.op.Unlock()
-	return n.list == unknown && n.active() && n.rec.Pod.SandboxID != sandboxID
+	return n.end.list == unknown && n.task.active() && n.rec.Pod.SandboxID != sandboxID
 }
 
 // noteRefusal notes why a pod could not be attached, and reports whether that is

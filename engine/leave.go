@@ -187,15 +187,15 @@ func (n *node) retireAfter(ctx context.Context) {
 // whether it has the tags that its pod asks for.
 func (n *node) setDeviceID(id tailcfg.StableNodeID, tagged bool) {
 	server := n.tailnet().ControlURL()
-	n.mu.Lock()
-	if n.relogin {
+	if again := n.setLoggedIn(string(id)); again {
 		n.tellAdmitted()
 	}
-	n.status.NodeID, n.relogin = string(id), false
-	n.mu.Unlock()
 	n.update(func(r *record) {
-		n.admitted = true
-		n.passRegistered(r.Registering, r.NodeID != "")
+		n.disk.admitted = true
+		n.way.passRegistered()
+		if r.Registering {
+			n.e.tally.countRegistration(r.NodeID != "")
+		}
 		if r.LoginServer != "" && r.LoginServer != server && r.NodeID != id {
 			if r.NodeID != "" {
 				n.log().Warn("another control server has let the node in: its device on the earlier one stays there",

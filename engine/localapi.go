@@ -46,7 +46,7 @@ func (e *Engine) SocketDir(podUID string) (string, error) {
 	}
 	n.op.Lock()
 	defer n.op.Unlock()
-	if n.retired {
+	if n.disk.retired {
 		return "", errRetired
 	}
 	dir := filepath.Join(n.dir, socketDir)
@@ -89,10 +89,7 @@ func (n *node) serveLocalAPI(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		n.mu.Lock()
-		news := n.isNewsLocked("LocalAPI")
-		n.mu.Unlock()
-		if news {
+		if n.isNews("LocalAPI") {
 			n.log().Warn("the pod has no LocalAPI, trying again", "err", err)
 		}
 		if !tstime.Sleep(ctx, pause.next()) {

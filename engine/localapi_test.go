@@ -257,7 +257,7 @@ func TestLocalAPIEnds(t *testing.T) {
 	api, client := newLocalAPI(n), newAPIClient(t, dir)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
-	n.mu.Lock() // the answer has to wait
+	n.serving.mu.Lock() // the answer has to wait
 	go func() {
 		api.serve(ctx, ln)
 		close(ended)
@@ -272,7 +272,7 @@ func TestLocalAPIEnds(t *testing.T) {
 		t.Error("it has ended before its answer")
 	case <-time.After(100 * time.Millisecond):
 	}
-	n.mu.Unlock()
+	n.serving.mu.Unlock()
 	<-ended
 	if _, err := client.dial(); err == nil {
 		t.Error("it still listens")

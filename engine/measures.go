@@ -171,18 +171,16 @@ func (f *facts) into(p *measure.Pod, region tailcfg.DERPRegionID) {
 }
 
 // brief is snapshot without the fields that have to be copied or counted.
-func (n *node) brief() NodeStatus {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.status
+func (p *published) brief() NodeStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status
 }
 
 // measure writes what needs no lock of the backend. It returns the backend, nil if the
 // node has none, and its home DERP region.
 func (n *node) measure(p *measure.Pod, read *usermetrics) (b *backend, region tailcfg.DERPRegionID) {
-	n.mu.Lock()
-	device, session := n.device, n.session
-	n.mu.Unlock()
+	session, device := n.serving.current()
 	if device == nil || session == nil {
 		return nil, 0
 	}

@@ -60,7 +60,7 @@ type netmapKeeper struct {
 
 func newNetmapKeeper(n *node) *netmapKeeper {
 	take := func(write func() error) error { return n.e.take(stepNetmap, write) }
-	store := podstate.NewNetmapStore(n.dir, take, func(bytes int) { n.netmapBytes.Add(int64(bytes)) })
+	store := podstate.NewNetmapStore(n.dir, take, func(bytes int) { n.serving.netmapBytes.Add(int64(bytes)) })
 	k := &netmapKeeper{n: n, cache: netmapcache.NewCache(store)}
 	pause := netmapPause
 	if r := n.record(); r.IsKnown() { // it starts from one, perhaps with many others

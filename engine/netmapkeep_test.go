@@ -74,7 +74,7 @@ func TestNetmapOfAFlappingPeer(t *testing.T) {
 	first := w.devicesEndpoints(b.NodeID)
 	// What has been settled first is written by now: two looks later at the latest.
 	tstime.Sleep(t.Context(), 3*netmapPause)
-	written := n.netmapBytes.Load()
+	written := n.serving.netmapBytes.Load()
 	more := append(first[:len(first):len(first)], netip.MustParseAddrPort("192.0.2.7:7"))
 	for range 5 {
 		w.find(b.SandboxID).runningSession().b.control.cut() // offline, online
@@ -85,7 +85,7 @@ func TestNetmapOfAFlappingPeer(t *testing.T) {
 		}
 		tstime.Sleep(t.Context(), netmapPause/2)
 	}
-	if now := n.netmapBytes.Load(); now != written {
+	if now := n.serving.netmapBytes.Load(); now != written {
 		t.Errorf("%d bytes were written for a peer that flaps", now-written)
 	}
 	if err := w.control.SetEndpoints(b.NodeID, more...); err != nil {

@@ -7,11 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"path/filepath"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"tailscale.com/tstime"
@@ -25,112 +22,59 @@ import (
 var errRetired = errors.New("node has been retired")
 
 // node is the tailnet node of one pod. It does one thing at a time, run or
-// leave, in a goroutine of its own: see switchTo.
+// leave, in a goroutine of its own: see task. Its states, and what leads from one to
+// the next, are drawn in doc.go, and so is the order of the locks.
 type node struct {
 	e   *Engine
-	uid string
-	dir string
+	uid string // of the pod
+	dir string // of the state on disk
 
-	linking     sync.Mutex   // attach and serve take turns with the link
-	netmapBytes atomic.Int64 // written by this process
+	// op has attach, detach, forget and the record take turns. It is held across local
+	// work only.
+	op   sync.Mutex
+	rec  record     // guarded by op
+	disk diskState  // guarded by op
+	end  sandboxEnd // guarded by op
 
-	looks chan struct{} // apiTurns.large of root's looks into it
-
-	returned atomic.Pointer[func()] // to be called once this process serves the node again, nil for a new one
-
-	// logger names the pod and its sandbox. What still serves the sandbox before reads it
-	// while an attach of the next one writes it.
-	logger atomic.Pointer[slog.Logger]
-
-	op        sync.Mutex // attach, detach, forget and the record take turns
-	rec       record
-	fresh     bool        // nothing is on disk yet
-	retired   bool        // the directory is gone, and so is the node
-	seen      bool        // the netns has been reached by this process
-	foreign   bool        // the record may be a copy of another machine's
-	asked     bool        // the tailnet was asked about that before the node was served
-	admitted  bool        // the control plane has let it in since this process began
-	stopped   atomic.Bool // the sandbox was detached; written under op
-	removed   bool        // the runtime has removed it
-	unsaved   string      // why the record on disk is not n.rec, "" if it is
-	list      listing
-	awaited   string    // the sandbox whose end awaitEnd waits for
-	goneSince time.Time // its netns, as far as lookAgain has seen
-	chatter   *chatter
-
-	mu      sync.Mutex
-	cancel  context.CancelFunc // of what the node does
-	done    chan struct{}      // closed when it has ended
-	status  NodeStatus
-	linked  string         // the sandbox that has its link
-	logged  loggedState    // what the log has had
-	relogin bool           // the tailnet has thrown the node out: log in again
-	noTags  bool           // the login server takes no requested tags
-	bare    bool           // its link has had no address yet
-	device  *podnet.Device // the last one, open or not; nil before the first
-	session *session       // that serves it, nil if none does
-	changed chan struct{}  // closed when status changes, nil while nobody waits for that
-	way     way
-
-	suffering condition // what is wrong with it while it is up
-	told      told
-
-	guarded guarded
-	dns     nodeDNS
-	tenure  tenure // of a workload's identity
+	// These have locks of their own.
+	task      task    // run or leave
+	published         // to others: status, log, news
+	serving   serving // link, device, session
+	dns       nodeDNS
+	tenure    tenure // of a workload's identity
 }
 
 // newNode returns the node of a record, which is new if the record names no
 // link.
 func newNode(e *Engine, dir string, r record) *node {
-	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, fresh: r.Link == "", chatter: newChatter()}
-	n.guarded.changed = make(chan struct{}, 1)
-	n.looks = make(chan struct{}, 1)
-	n.bare = n.fresh
-	n.foreign = !n.fresh && r.Machine != e.machine && r.NetNS.Check() != nil
-	n.adopt(r.Pod)
-	n.status.State, n.status.Since = Stopped, time.Now()
-	n.status.NodeID = string(r.NodeID)
-	n.told.nodeID = n.status.NodeID
+	fresh := r.Link == ""
+	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, serving: newServing(fresh)}
+	n.disk.fresh = fresh
+	n.disk.foreign = !fresh && r.Machine != e.machine && r.NetNS.Check() != nil
+	n.published.begin(e, &r)
 	if r.ResolvConf != nil {
 		n.dns.search = r.TailnetSearch
 		n.dns.know(r.ResolvConf, e.cfg.ClusterRanges)
 	}
-	n.relogin = r.NodeID != "" && r.TagsDue // the key may give it others now
 	return n
 }
-
-// log is the node's log.
-func (n *node) log() *slog.Logger { return n.logger.Load() }
 
 // adopt makes the pod's values those of the node.
 func (n *node) adopt(pod Pod) {
 	n.rec.Pod = pod
-	n.logger.Store(n.e.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID, "sandbox", shortID(pod.SandboxID)))
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.status.SandboxID, n.status.UID = pod.SandboxID, pod.UID
-	n.status.Namespace, n.status.Pod, n.status.Hostname, n.status.Features = pod.Namespace, pod.Name, pod.Hostname, pod.Features
+	n.setLogger(n.e.log, &pod)
+	n.setPod(&pod)
 }
 
 func shortID(id string) string { return id[:min(len(id), 12)] }
 
-func (n *node) sandboxID() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.status.SandboxID
-}
-
+// snapshot is the node's status.
 func (n *node) snapshot() NodeStatus {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	s := n.status
-	s.Addresses = slices.Clone(s.Addresses)
-	if n.device != nil {
-		s.LocalIn, s.LocalOut = trafficOf(&n.device.DirectIn), trafficOf(&n.device.DirectOut)
-		s.CutRefusals = n.device.CutRefusals()
+	s := n.current()
+	if _, d := n.serving.current(); d != nil {
+		s.LocalIn, s.LocalOut = trafficOf(&d.DirectIn), trafficOf(&d.DirectOut)
+		s.CutRefusals = d.CutRefusals()
 	}
-	n.guarded.amend(&s)
 	n.dns.amend(&s)
 	return s
 }
@@ -138,24 +82,24 @@ func (n *node) snapshot() NodeStatus {
 // attach records the pod, makes its link and starts the node, unless ctx is done
 // before its turn has come: the caller has given the attempt up, and the sandbox
 // may be another by now.
-func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
+func (n *node) attach(ctx context.Context, pod Pod) (created bool, err error) {
 	n.op.Lock()
 	defer n.op.Unlock()
-	if n.retired {
+	if n.disk.retired {
 		return false, errRetired
 	}
 	if pod, err = n.asBegun(pod); err != nil {
 		return false, err
 	}
-	if n.rec.Pod.SandboxID == pod.SandboxID && n.active() && !n.rec.Forgotten {
+	if n.rec.Pod.SandboxID == pod.SandboxID && n.task.active() && !n.rec.Forgotten {
 		// A record that leads to no netns of today, as after a reboot, is created again.
 		if err := n.catchUp(); !errors.Is(err, podnet.ErrGone) {
 			return false, err
 		}
 	}
 	if err := cmp.Or(ctx.Err(), n.checkRoom()); err != nil {
-		if n.fresh {
-			n.retired = true
+		if n.disk.fresh {
+			n.disk.retired = true
 			n.e.drop(n)
 		}
 		return false, err
@@ -166,18 +110,31 @@ func (n *node) attach(ctx context.Context, pod Pod) (anew bool, err error) {
 		n.undo(before)
 		return false, err
 	}
-	n.fresh, n.seen, n.removed, n.list, n.goneSince = false, true, false, unknown, time.Time{}
-	n.stopped.Store(false)
+	n.disk.fresh = false
+	n.end.begin()
 	if before.Link != "" && before.Link != n.rec.Link {
 		n.removeLink(before.Link)
 	}
 	n.setAttachTime(start)
-	n.beginWay(start)
+	n.way.begin(start)
 	n.setLinked()
 	n.setState(Pending, reasonStarting)
-	n.logAttached(time.Since(start))
+	n.logAttached(n.rec.Link, time.Since(start))
 	n.switchTo(n.run)
 	return true, nil
+}
+
+// catchUp makes the link of a node that was resumed and has not come to it. n.op
+// is held.
+func (n *node) catchUp() error {
+	if n.end.stopped.Load() || n.linkedSandbox() == n.rec.Pod.SandboxID {
+		return nil
+	}
+	_, err := n.ensureLink(n.rec)
+	if err == nil {
+		n.setLinked()
+	}
+	return err
 }
 
 // prepare writes the intent, then makes the link.
@@ -192,9 +149,9 @@ func (n *node) prepare(pod Pod) error {
 	}
 	earlier := n.rec.Pod.SandboxID
 	n.adopt(pod)
-	n.rec.Retried = !n.fresh && !n.rec.Forgotten && earlier != pod.SandboxID
+	n.rec.Retried = !n.disk.fresh && !n.rec.Forgotten && earlier != pod.SandboxID
 	n.rec.NetNS, n.rec.Link, n.rec.Forgotten = ns, podnet.FindHostLink(pod.SandboxID), false
-	if !n.foreign {
+	if !n.disk.foreign {
 		n.servedHere()
 	}
 	if err := errors.Join(n.rec.NewSecrets(), n.save()); err != nil {
@@ -209,7 +166,7 @@ func (n *node) undo(before record) {
 	if n.rec.Link != before.Link {
 		n.removeLink(n.rec.Link)
 	}
-	if n.fresh {
+	if n.disk.fresh {
 		n.retire()
 		return
 	}
@@ -220,7 +177,7 @@ func (n *node) undo(before record) {
 
 // retire removes the node from disk and from the engine. n.op is held.
 func (n *node) retire() {
-	n.retired = true
+	n.disk.retired = true
 	if err := n.removeState(); err != nil {
 		n.log().Error("removing the pod's state", "dir", n.dir, "err", err)
 	}
@@ -232,7 +189,7 @@ func (n *node) resume() {
 	n.op.Lock()
 	defer n.op.Unlock()
 	switch {
-	case n.retired || n.active():
+	case n.disk.retired || n.task.active():
 		// Attach or Forget was faster.
 	case n.rec.Forgotten:
 		n.setState(Leaving, "")
@@ -241,7 +198,7 @@ func (n *node) resume() {
 		n.setAttachTime(time.Now())
 		n.setState(Pending, reasonStartingAgain)
 		returned := n.e.returning.begin()
-		n.returned.Store(&returned)
+		n.serving.returned.Store(&returned)
 		n.switchTo(n.run)
 	}
 }
@@ -258,7 +215,7 @@ func (n *node) detach(sandboxID string) {
 
 func (n *node) detachLocked() {
 	link := n.rec.Link
-	n.stopped.Store(true)
+	n.end.stopped.Store(true)
 	n.switchTo(func(ctx context.Context) {
 		n.removeLink(link)
 		n.setState(Stopped, "")
@@ -268,62 +225,8 @@ func (n *node) detachLocked() {
 	})
 }
 
-// switchTo ends what the node does and starts act, once that has ended. act
-// runs until its context is done, or it has nothing left to do. n.op is held.
-func (n *node) switchTo(act func(context.Context)) {
-	ctx, cancel := context.WithCancel(n.e.ctx)
-	done := make(chan struct{})
-	n.mu.Lock()
-	previous := n.done
-	if n.cancel != nil {
-		n.cancel()
-	}
-	n.cancel, n.done = cancel, done
-	n.mu.Unlock()
-	started := n.e.spawn(func() {
-		defer close(done)
-		defer cancel()
-		if previous != nil {
-			<-previous
-		}
-		if ctx.Err() == nil {
-			act(ctx)
-		}
-	})
-	if !started {
-		cancel()
-		close(done)
-	}
-}
-
-// active reports whether the node is doing something.
-func (n *node) active() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.done == nil {
-		return false
-	}
-	select {
-	case <-n.done:
-		return false
-	default:
-		return true
-	}
-}
-
-// awaitDone waits until the node has ended what it does, or ctx is done.
-func (n *node) awaitDone(ctx context.Context) {
-	n.mu.Lock()
-	done := n.done
-	n.mu.Unlock()
-	if done == nil {
-		return
-	}
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
-}
+// switchTo ends what the node does and starts act, once that has ended. n.op is held.
+func (n *node) switchTo(act func(context.Context)) { n.task.switchTo(n.e.ctx, n.e.spawn, act) }
 
 // run keeps the node up until ctx is done or the pod has ended. It is the one
 // place of retry: all below is straight-line and returns errors.
@@ -359,23 +262,11 @@ func (n *node) run(ctx context.Context) {
 	}
 }
 
-func (n *node) loginNeeded() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.relogin
-}
-
-func (n *node) setLoginNeeded() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.relogin = true
-}
-
 // update changes the record, on disk too, on behalf of what the node does.
 func (n *node) update(change func(*record)) {
 	n.op.Lock()
 	defer n.op.Unlock()
-	if n.retired {
+	if n.disk.retired {
 		return
 	}
 	change(&n.rec)

@@ -78,7 +78,7 @@ type podAPI struct {
 }
 
 // turns returns the turns of root's looks into the node.
-func (a *podAPI) turns(n *node) *apiTurns { return &apiTurns{a.work, n.looks} }
+func (a *podAPI) turns(n *node) *apiTurns { return &apiTurns{a.work, n.serving.looks} }
 
 func (a *podAPI) view(w http.ResponseWriter, r *http.Request) {
 	if v, _, ok := a.find(w, r); ok {

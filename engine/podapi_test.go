@@ -233,7 +233,7 @@ func TestPodAPISlowReader(t *testing.T) {
 	stalled := dial()
 	defer stalled.Close()
 	fmt.Fprint(stalled, request)
-	looks := w.nodeOfUID("uid-a").looks
+	looks := w.nodeOfUID("uid-a").serving.looks
 	w.until("the answer is under way", func() bool { return len(looks) == 1 }, func() string { return "" })
 	if code, body := w.rootAPI().get("GET", "/v1/pods/default/b/localapi/v0/status"); code != http.StatusOK || len(looks) != 1 {
 		t.Errorf("another node: %d, after the stalled answer's end: %v, %s", code, len(looks) != 1, body)

@@ -42,13 +42,13 @@ func (e *Engine) openTailnets() {
 }
 
 // profile returns the name of the node's tailnet.
-func (n *node) profile() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.status.Features.Profile
+func (p *published) profile() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status.Features.Profile
 }
 
-// tailnet returns the node's tailnet. Neither n.op nor n.mu is held.
+// tailnet returns the node's tailnet. None of the node's locks is held.
 func (n *node) tailnet() tailnetAccess {
 	profile := n.profile()
 	if tn, ok := n.e.tailnets[profile]; ok {
@@ -67,7 +67,7 @@ func (n *node) tailnet() tailnetAccess {
 func (n *node) asBegun(pod Pod) (Pod, error) {
 	was := n.rec.Pod
 	switch {
-	case n.fresh, was.SandboxID == podstate.UnknownSandbox && was.Features.Profile == "": // it may have been in any tailnet
+	case n.disk.fresh, was.SandboxID == podstate.UnknownSandbox && was.Features.Profile == "": // it may have been in any tailnet
 		return pod, nil
 	case was.SandboxID == pod.SandboxID:
 		was.NetNS, was.PID = pod.NetNS, pod.PID

@@ -20,8 +20,8 @@ type record = podstate.Record
 
 // keep writes the record, now or as soon as it can be written. n.op is held.
 func (n *node) keep() {
-	was := n.unsaved
-	if n.trySave(); was == "" && n.unsaved != "" {
+	was := n.disk.unsaved
+	if n.trySave(); was == "" && n.disk.unsaved != "" {
 		n.e.spawn(n.keepTrying)
 	}
 }
@@ -31,12 +31,12 @@ func (n *node) trySave() {
 	err := n.save()
 	switch {
 	case err == nil:
-		if n.unsaved != "" {
+		if n.disk.unsaved != "" {
 			n.log().Info("the node's record is up to date on disk again")
 		}
-		n.unsaved = ""
-	case err.Error() != n.unsaved:
-		n.unsaved = err.Error()
+		n.disk.unsaved = ""
+	case err.Error() != n.disk.unsaved:
+		n.disk.unsaved = err.Error()
 		n.log().Error("the node's record on disk is not up to date, trying again; the node goes on", "err", err)
 	}
 }
@@ -46,10 +46,10 @@ func (n *node) keepTrying() {
 	again := func() bool {
 		n.op.Lock()
 		defer n.op.Unlock()
-		if !n.retired && n.unsaved != "" {
+		if !n.disk.retired && n.disk.unsaved != "" {
 			n.trySave()
 		}
-		return !n.retired && n.unsaved != ""
+		return !n.disk.retired && n.disk.unsaved != ""
 	}
 	for pause := newBackoff(); tstime.Sleep(n.e.ctx, pause.next()) && again(); {
 	}
@@ -58,7 +58,7 @@ func (n *node) keepTrying() {
 // checkRoom refuses a new node whose directory is there: it holds the keys of a
 // node of the same pod, and could not be used.
 func (n *node) checkRoom() error {
-	if !n.fresh {
+	if !n.disk.fresh {
 		return nil
 	}
 	_, err := os.Lstat(n.dir)
@@ -109,9 +109,7 @@ func (n *node) mendState() (keyed bool, err error) {
 		}
 		r.NodeID = ""
 	})
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.status.NodeID = ""
+	n.setNodeID("")
 	return false, nil
 }
 

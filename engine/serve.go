@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -22,20 +21,10 @@ import (
 // serveOnce brings the node up and keeps it up until ctx is done, which is no
 // error, or something is wrong. The link stays in either case.
 func (n *node) serveOnce(ctx context.Context) error {
-	defer n.hasReturned()
-	if err := n.ownKeys(ctx); err != nil {
-		return err
-	}
-	keyed, err := n.mendState()
+	defer n.serving.hasReturned()
+	r, relogin, err := n.readyKeys(ctx)
 	if err != nil {
 		return err
-	}
-	r, relogin := n.record(), n.loginNeeded()
-	if !keyed || relogin {
-		// What comes of a login must not be forgotten.
-		if err := podstate.CheckWritable(n.dir); err != nil {
-			return fmt.Errorf("the node's keys cannot be kept: %w", err)
-		}
 	}
 	leave := func() {}
 	defer func() { leave() }()
@@ -59,32 +48,28 @@ func (n *node) serveOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer n.closeBackend(s.b)
-	n.setSession(s)
-	defer n.setSession(nil)
-	defer s.expiry.stop()
-	n.keepPort(r, s.b.sys.MagicSock.Get().LocalPort())
+	return s.run(ctx, r, login{authKey, relogin}, leave)
+}
 
-	ctx, stop := context.WithCancel(ctx) // also ends greetings
-	defer stop()
-	watching, unwatch := context.WithCancel(context.Background())
-	watched := make(chan struct{})
-	defer func() { unwatch(); <-watched }()
-	go s.watchBackend(watching, watched)
-	defer s.startDNS()()
-	defer s.keepIdentity(ctx)()
-	if err := withinErr(n.e.cfg.AttachTimeout, "starting the backend", func() error {
-		p := n.prefs(r.Pod)
-		s.keepExit(p)
-		return s.b.start(p, authKey, relogin)
-	}); err != nil {
-		return err
+// readyKeys makes sure that the keys on disk are the node's to use, or that new ones can
+// be kept, and returns the record as it is then. relogin says that the node is to log in
+// again, with a new key.
+func (n *node) readyKeys(ctx context.Context) (r record, relogin bool, err error) {
+	if err := n.ownKeys(ctx); err != nil {
+		return r, false, err
 	}
-	n.reclaimNetmap()
-	leave()
-	n.hasReturned()
-	defer func() { s.netmap.flush(s.b.LocalBackend) }()
-	return s.loop(ctx, r.Recent)
+	keyed, err := n.mendState()
+	if err != nil {
+		return r, false, err
+	}
+	r, relogin = n.record(), n.loginNeeded()
+	if !keyed || relogin {
+		// What comes of a login must not be forgotten.
+		if err := podstate.CheckWritable(n.dir); err != nil {
+			return r, false, fmt.Errorf("the node's keys cannot be kept: %w", err)
+		}
+	}
+	return r, relogin, nil
 }
 
 func (n *node) keepPort(r record, port uint16) {
@@ -119,128 +104,6 @@ func (n *node) authKey(ctx context.Context, r record, relogin bool) (string, err
 		return "", fmt.Errorf("getting an auth key: %w", err)
 	}
 	return key, n.stillHolds(ctx, r)
-}
-
-// session is one serve: what it waits for, and what it hears.
-type session struct {
-	n      *node
-	b      *backend
-	device *podnet.Device
-	gate   *gate
-	local  []tailcfg.StableNodeID // that the gate waits for
-
-	features    Features
-	routing     routing
-	tagsDue     []string // that the node must have been granted before it has an address
-	registering bool     // an auth key is under way, and nobody has said whose device it made
-
-	// What the backend's own goroutines report. Each is a channel of one:
-	// the latest counts.
-	addrs     chan []netip.Addr
-	notify    chan *ipn.Notify
-	reachable chan struct{}
-	thrown    chan struct{} // out of the tailnet
-
-	// Of a workload's identity, nil for any other node.
-	identityDue chan struct{}
-	taken       chan error
-
-	reach  reach
-	watch  watch
-	expiry expiry
-	dns    *sessionDNS // nil for a pod that did not ask for it
-
-	// What loop knows.
-	p        progress
-	netmap   *netmapKeeper
-	ending   end
-	watchdog <-chan time.Time
-	greeted  bool // its peers, once the node was up
-}
-
-// newSession returns the session of a node that, if it had sessions before,
-// had them with these nodes of ours.
-func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *session {
-	return &session{
-		n:         n,
-		netmap:    newNetmapKeeper(n),
-		watch:     newWatch(&n.e.cfg),
-		device:    device,
-		local:     local,
-		gate:      newGate(device, len(local) > 0 && n.e.cfg.NoLocalDelivery),
-		addrs:     make(chan []netip.Addr, 1),
-		notify:    make(chan *ipn.Notify, 64),
-		reachable: make(chan struct{}, 1),
-		thrown:    make(chan struct{}, 1),
-	}
-}
-
-// podEnd returns what the backend has in the pod.
-func (s *session) podEnd(link *podnet.Link) podEnd {
-	s.n.mu.Lock()
-	fence := s.n.guarded.fence
-	s.n.mu.Unlock()
-	r := s.n.newRouter(link, &s.features, fence, s.noteAddresses)
-	s.n.setRouter(r)
-	p := podEnd{device: s.gate, router: taggedRouter{guardedRouter{r, s.n}, s}}
-	if e := s.n.e; !e.cfg.NoLocalDelivery {
-		p.join = func(engine *wgEngine) func() { return e.neighbours.join(engine, s.device) }
-	}
-	if s.dns != nil {
-		p.dns = s.dns.configure
-	}
-	return p
-}
-
-// noteAddresses is told by the router what ts0 has.
-func (s *session) noteAddresses(addrs []netip.Addr) {
-	select {
-	case <-s.addrs:
-	default:
-	}
-	if len(addrs) > 0 {
-		s.n.passAddressed()
-	}
-	s.addrs <- addrs
-}
-
-// observe reads the backend's log for what it does not say elsewhere: that a
-// peer can reach us.
-func (s *session) observe(format string, args []any) {
-	if s.expiry.observe(format, args) {
-		s.throwOut()
-	}
-	if err := failedRequest(format, args); err != nil {
-		s.reach.noteFailure(err)
-		if thrownOut(format, args) {
-			s.throwOut()
-		}
-	}
-	if s.reach.observe(format, args, time.Now()) {
-		s.setReachable()
-	}
-}
-
-// setReachable says that a peer can reach us.
-func (s *session) setReachable() {
-	select {
-	case s.reachable <- struct{}{}:
-	default:
-	}
-}
-
-// watchBackend passes the backend's notifications on until ctx is done.
-func (s *session) watchBackend(ctx context.Context, done chan<- struct{}) {
-	defer close(done)
-	mask := ipn.NotifyInitialState | ipn.NotifyPeerWireGuardState | ipn.NotifyPeerChanges | ipn.NotifyPeerPatches
-	s.b.WatchNotifications(ctx, mask, nil, func(n *ipn.Notify) bool {
-		select {
-		case s.notify <- n:
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	})
 }
 
 // loop reacts to what the backend reports until ctx is done, the link is gone
@@ -384,8 +247,8 @@ func (s *session) ready(ctx context.Context) {
 	s.p.reported = what
 	s.n.setRunning(&s.p)
 	given, _, _ := strings.Cut(s.p.dnsName, ".")
-	if wished := s.n.snapshot().Hostname; given != wished && !s.p.claims {
+	if requested := s.n.snapshot().Hostname; given != requested && !s.p.claims {
 		s.p.claims = true
-		s.n.e.spawn(func() { s.n.keepName(ctx, given, wished) })
+		s.n.e.spawn(func() { s.n.keepName(ctx, given, requested) })
 	}
 }

@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"context"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -28,35 +29,35 @@ type loggedState struct {
 	impaired bool // the log has a fault of it while it is up, and not yet its end
 }
 
-// lineLocked returns a line's keys that identify the node, and then more. n.mu is held.
-func (n *node) lineLocked(more ...any) []any {
+// lineLocked returns a line's keys that identify the node, and then more. p.mu is held.
+func (p *published) lineLocked(more ...any) []any {
 	var who []any
-	if n.status.DNSName != "" {
-		who = append(who, "name", n.status.DNSName)
+	if p.status.DNSName != "" {
+		who = append(who, "name", p.status.DNSName)
 	}
-	if len(n.logged.addrs) > 0 {
-		who = append(who, "addresses", n.logged.addrs)
+	if len(p.logged.addrs) > 0 {
+		who = append(who, "addresses", p.logged.addrs)
 	}
-	if n.status.NodeID != "" {
-		who = append(who, "nodeID", n.status.NodeID)
+	if p.status.NodeID != "" {
+		who = append(who, "nodeID", p.status.NodeID)
 	}
 	return append(who, more...)
 }
 
-// line is lineLocked for callers that do not hold n.mu.
-func (n *node) line(more ...any) []any {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.lineLocked(more...)
+// line is lineLocked for callers that do not hold p.mu.
+func (p *published) line(more ...any) []any {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lineLocked(more...)
 }
 
 // tellStateLocked records that the log is about to have a line for a state, and reports
-// whether that is news. n.mu is held.
-func (n *node) tellStateLocked(s State) (news bool) {
-	news = n.logged.state != s
-	n.logged.state = s
+// whether that is news. p.mu is held.
+func (p *published) tellStateLocked(s State) (news bool) {
+	news = p.logged.state != s
+	p.logged.state = s
 	if s != Running { // so that its return is logged
-		maps.DeleteFunc(n.logged.kinds, func(kind string, _ time.Time) bool { return strings.HasPrefix(kind, "running ") })
+		maps.DeleteFunc(p.logged.kinds, func(kind string, _ time.Time) bool { return strings.HasPrefix(kind, "running ") })
 	}
 	return news
 }
@@ -65,113 +66,120 @@ func (n *node) tellStateLocked(s State) (news bool) {
 const gone State = "gone"
 
 // logAttached logs that the pod has its link, and the node begins to come up.
-func (n *node) logAttached(took time.Duration) {
-	n.mu.Lock()
-	n.tellStateLocked(Pending)
-	n.logged.ready = false
-	line := n.lineLocked("link", n.rec.Link, "took", took.Round(time.Microsecond))
-	n.mu.Unlock()
-	n.log().Info("attached", line...)
+func (p *published) logAttached(link string, took time.Duration) {
+	p.mu.Lock()
+	p.tellStateLocked(Pending)
+	p.logged.ready = false
+	line := p.lineLocked("link", link, "took", took.Round(time.Microsecond))
+	p.mu.Unlock()
+	p.log().Info("attached", line...)
 }
 
 // logState logs that the node has come to a state other than Pending and Running,
 // unless that was logged.
-func (n *node) logState(s State, msg string, more ...any) {
-	n.mu.Lock()
-	news, line := n.tellStateLocked(s), n.lineLocked(more...)
-	n.logged.reason = ""
-	n.mu.Unlock()
+func (p *published) logState(s State, msg string, more ...any) {
+	p.mu.Lock()
+	news, line := p.tellStateLocked(s), p.lineLocked(more...)
+	p.logged.reason = ""
+	p.mu.Unlock()
 	if news {
-		n.log().Info(msg, line...)
+		p.log().Info(msg, line...)
 	}
 }
 
 // setPending publishes why the node is not up, and logs it: once, and again when
 // it changes.
-func (n *node) setPending(err error) {
+func (p *published) setPending(err error) {
 	why := err.Error()
-	n.setState(Pending, why)
-	n.mu.Lock()
+	p.setState(Pending, why)
+	p.mu.Lock()
 	msg := "not in the tailnet yet, trying again"
-	if n.logged.ready {
+	if p.logged.ready {
 		msg = "not running any more, trying again"
 	}
-	n.tellStateLocked(Pending)
-	n.mu.Unlock()
-	n.warnOnce(msg, why)
-	n.tellDown(why)
+	p.tellStateLocked(Pending)
+	p.mu.Unlock()
+	p.warnOnce(msg, why)
+	p.tellDown(why)
 }
 
 // warnOnce logs why a node does not run or leave, unless that was the last such
 // reason.
-func (n *node) warnOnce(msg, why string) {
-	n.mu.Lock()
-	again, line := n.logged.reason == why, n.lineLocked("reason", why)
-	n.logged.reason = why
-	n.mu.Unlock()
+func (p *published) warnOnce(msg, why string) {
+	p.mu.Lock()
+	again, line := p.logged.reason == why, p.lineLocked("reason", why)
+	p.logged.reason = why
+	p.mu.Unlock()
 	if !again {
-		n.log().Warn(msg, line...)
+		p.log().Warn(msg, line...)
 	}
 }
 
 // logRunning logs that the node is up: once, and again when its addresses or its
 // name change.
-func (n *node) logRunning(p *progress) {
-	n.mu.Lock()
-	readyIn, requested := n.status.ReadyIn, n.status.Hostname
-	n.logged.reason, n.logged.addrs = "", slices.Clone(p.addrs)
-	n.tellStateLocked(Running)
-	news := n.isNewsLocked("running " + p.identity())
-	line := n.lineLocked("tags", p.tags.AsSlice())
-	if !n.logged.ready {
+func (p *published) logRunning(up *progress) {
+	p.mu.Lock()
+	readyIn, requested := p.status.ReadyIn, p.status.Hostname
+	p.logged.reason, p.logged.addrs = "", slices.Clone(up.addrs)
+	p.tellStateLocked(Running)
+	news := p.isNewsLocked("running " + up.identity())
+	line := p.lineLocked("tags", up.tags.AsSlice())
+	if !p.logged.ready {
 		line = append(line, "readyIn", readyIn.Round(time.Millisecond))
 	}
-	n.logged.ready = true
-	n.mu.Unlock()
+	p.logged.ready = true
+	p.mu.Unlock()
 	if !news {
 		return
 	}
-	n.log().Info("running", line...)
-	if assigned, _, _ := strings.Cut(p.dnsName, "."); assigned != requested {
-		n.log().Warn("the tailnet gave the node another name than it asked for: a device with that name exists",
-			"name", p.dnsName, "requested", requested, "assigned", assigned)
+	p.log().Info("running", line...)
+	if assigned, _, _ := strings.Cut(up.dnsName, "."); assigned != requested {
+		p.log().Warn("the tailnet gave the node another name than it asked for: a device with that name exists",
+			"name", up.dnsName, "requested", requested, "assigned", assigned)
 	}
 }
 
 // logCondition logs what is wrong with a node that is, or was, up; was is the earlier
 // fault.
-func (n *node) logCondition(c, was condition) {
-	n.mu.Lock()
+func (p *published) logCondition(c, was condition) {
+	p.mu.Lock()
 	if c.down {
-		n.tellStateLocked(Pending)
+		p.tellStateLocked(Pending)
 	}
-	level, msg, line := slog.LevelWarn, "running, but impaired", n.lineLocked("reason", c.text)
+	level, msg, line := slog.LevelWarn, "running, but impaired", p.lineLocked("reason", c.text)
 	switch {
 	case c.down:
 		msg = "not running any more"
 	case c.kind == keyEnds:
 		msg = "the node's key ends"
 	case c.kind == "":
-		level, msg, line = slog.LevelInfo, "no longer impaired", n.lineLocked("was", was.text)
+		level, msg, line = slog.LevelInfo, "no longer impaired", p.lineLocked("was", was.text)
 	}
-	n.mu.Unlock()
+	p.mu.Unlock()
 	if c.kind != "" || !was.down { // the end of a fault with which it was down is logged as "running"
-		n.log().Log(n.e.ctx, level, msg, line...)
+		p.log().Log(context.Background(), level, msg, line...)
 	}
 }
 
 // saidAgain is how long a line is not repeated in the log.
 const saidAgain = 10 * time.Minute
 
-// isNewsLocked reports whether the log has not had such a line recently.
-func (n *node) isNewsLocked(kind string) bool {
-	if time.Since(n.logged.kinds[kind]) < saidAgain {
+// isNews is isNewsLocked for callers that do not hold p.mu.
+func (p *published) isNews(kind string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.isNewsLocked(kind)
+}
+
+// isNewsLocked reports whether the log has not had such a line recently. p.mu is held.
+func (p *published) isNewsLocked(kind string) bool {
+	if time.Since(p.logged.kinds[kind]) < saidAgain {
 		return false
 	}
-	maps.DeleteFunc(n.logged.kinds, func(_ string, at time.Time) bool { return time.Since(at) >= saidAgain })
-	if n.logged.kinds == nil {
-		n.logged.kinds = map[string]time.Time{}
+	maps.DeleteFunc(p.logged.kinds, func(_ string, at time.Time) bool { return time.Since(at) >= saidAgain })
+	if p.logged.kinds == nil {
+		p.logged.kinds = map[string]time.Time{}
 	}
-	n.logged.kinds[kind] = time.Now()
+	p.logged.kinds[kind] = time.Now()
 	return true
 }

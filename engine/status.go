@@ -70,54 +70,63 @@ type Traffic struct {
 
 func trafficOf(t *podnet.Traffic) Traffic { return Traffic{t.Packets.Load(), t.Bytes.Load()} }
 
-// redact returns a reason as others may read it.
-func (e *Engine) redact(reason string) string {
-	if e.cfg.Redact == nil {
-		return reason
+// Knows reports whether the sandbox has a node in this engine, on disk at least.
+func (e *Engine) Knows(podUID, sandboxID string) bool {
+	n := e.nodeOfUID(podUID)
+	return n != nil && n.sandboxID() == sandboxID
+}
+
+// FeaturesOf returns what the sandbox's node has, which was settled when it was first
+// attached: what the pod's annotations would be given today may be something else.
+func (e *Engine) FeaturesOf(podUID, sandboxID string) (f Features, ok bool) {
+	n := e.nodeOfUID(podUID)
+	if n == nil {
+		return f, false
 	}
-	return e.cfg.Redact(reason)
+	s := n.brief()
+	return s.Features, s.SandboxID == sandboxID
 }
 
 // setState publishes what the node is up to.
-func (n *node) setState(s State, why string) {
-	why = n.e.redact(why)
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.status.State != s {
-		n.status.State, n.status.Since = s, time.Now()
+func (p *published) setState(s State, why string) {
+	why = p.redacted(why)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.status.State != s {
+		p.status.State, p.status.Since = s, time.Now()
 	}
-	n.status.Reason = why
-	n.wakeLocked()
+	p.status.Reason = why
+	p.wakeLocked()
 	if s != Running && s != Pending {
-		n.status.Addresses = nil
+		p.status.Addresses = nil
 	}
 }
 
 // remark says in the status of a node that runs what is wrong all the same, or
 // what will end that.
-func (n *node) remark(what string) {
-	what = n.e.redact(what)
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.status.State == Running {
-		n.status.Reason = what
+func (p *published) remark(what string) {
+	what = p.redacted(what)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.status.State == Running {
+		p.status.Reason = what
 	}
 }
 
 // setRunning publishes that the node is up.
-func (n *node) setRunning(p *progress) {
-	n.mu.Lock()
-	s := &n.status
+func (p *published) setRunning(up *progress) {
+	p.mu.Lock()
+	s := &p.status
 	if s.State != Running {
 		s.State, s.Since = Running, time.Now()
 	}
-	s.Reason, s.Addresses, s.DNSName, s.Tags = "", slices.Clone(p.addrs), p.dnsName, p.tags.AsSlice()
+	s.Reason, s.Addresses, s.DNSName, s.Tags = "", slices.Clone(up.addrs), up.dnsName, up.tags.AsSlice()
 	if s.ReadyIn == 0 {
 		s.ReadyIn = time.Since(s.AttachedAt)
-		n.endWayLocked(time.Now())
+		p.way.end(time.Now())
 	}
-	n.wakeLocked()
-	n.tellUpLocked()
-	n.mu.Unlock()
-	n.logRunning(p)
+	p.wakeLocked()
+	p.tellUpLocked()
+	p.mu.Unlock()
+	p.logRunning(up)
 }

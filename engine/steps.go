@@ -65,8 +65,8 @@ func (n *node) removeState() error {
 
 // ensureLink makes the record's link, unless it is there.
 func (n *node) ensureLink(r record) (link *podnet.Link, err error) {
-	n.linking.Lock()
-	defer n.linking.Unlock()
+	n.serving.guarded.linking.Lock()
+	defer n.serving.guarded.linking.Unlock()
 	var fence *podnet.Router // see podnet.Router.Fence
 	err = n.e.take(stepLink, func() error {
 		link, err = podnet.Ensure(r.NetNS, r.Link)

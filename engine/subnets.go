@@ -119,10 +119,7 @@ func (s *session) routeCondition() condition {
 	if s.routing.exit != "" {
 		return condition{kind: "exit node: " + s.routing.exit, text: s.routing.exit + "; until then nothing leaves the pod but to the cluster, private addresses and the tailnet"}
 	}
-	s.n.mu.Lock()
-	r := s.n.guarded.router
-	s.n.mu.Unlock()
-	if why := r.Trouble(); why != "" {
+	if why := s.n.serving.guarded.currentRouter().Trouble(); why != "" {
 		return condition{kind: "forwarding", text: why}
 	}
 	if s.routing.unapproved != "" {

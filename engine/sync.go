@@ -27,7 +27,7 @@ func (e *Engine) Sync(ctx context.Context, live []Pod, ended []string) error {
 		l, ok := lists[id]
 		switch {
 		case anew[n.uid] && l != listedLive:
-			l = listedAnew
+			l = listedSuccessor
 		case !ok:
 			l = notListed
 		}

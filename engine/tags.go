@@ -18,30 +18,18 @@ import (
 // once more without: the auth key may have them.
 func (n *node) serve(ctx context.Context) error {
 	err := n.serveOnce(ctx)
-	if errors.Is(err, tailnet.ErrTagsRefused) && n.dropTags() {
+	if errors.Is(err, tailnet.ErrTagsRefused) && n.serving.dropTags() {
 		n.log().Debug("logging in without requested tags", "reason", err)
 		err = n.serveOnce(ctx)
 	}
 	return err
 }
 
-// dropTags has the node request no tags from now on, and reports whether it did.
-func (n *node) dropTags() (requested bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	requested = !n.noTags
-	n.noTags = true
-	return requested
-}
-
 // requestedTags are those that the node asks the login server for by itself.
 // A node that is in already is not re-tagged by asking for fewer: tags change at a
 // login with an auth key only.
 func (n *node) requestedTags(pod Pod) []string {
-	requests := n.tailnet().RequestsTags()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.noTags || !requests {
+	if !n.tailnet().RequestsTags() || !n.serving.requestsTags() {
 		return nil
 	}
 	return pod.Tags
@@ -90,12 +78,10 @@ func (s *session) checkTags(nm *netmap.NetworkMap) error {
 	if nm.Cached || s.granted(nm) {
 		return nil
 	}
-	if !s.n.setBare(true) { // it may have addresses from before it had to log in again
+	if !s.n.serving.setBare(true) { // it may have addresses from before it had to log in again
 		s.n.removeLink(s.n.record().Link)
 	}
-	s.n.mu.Lock()
-	s.n.status.Addresses = nil
-	s.n.mu.Unlock()
+	s.n.clearAddresses()
 	return s.n.tailnet().WrongTags(s.tagsDue, nm.SelfNode.Tags().AsSlice())
 }
 
@@ -112,16 +98,7 @@ func (r taggedRouter) Set(cfg *router.Config) error {
 		if !r.s.granted(r.s.b.NetMapNoPeers()) {
 			return nil
 		}
-		r.s.n.setBare(false)
+		r.s.n.serving.setBare(false)
 	}
 	return r.Router.Set(cfg)
-}
-
-// setBare notes whether the link is known to have no address, and returns what was
-// known before.
-func (n *node) setBare(is bool) (was bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.bare, was = is, n.bare
-	return was
 }

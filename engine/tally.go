@@ -4,7 +4,6 @@ package engine
 
 import (
 	"sync/atomic"
-	"time"
 
 	"tailscale-nri/engine/measure"
 )
@@ -32,66 +31,13 @@ func newTally() *tally {
 	return t
 }
 
-// way is when a node has passed the stages of its way up. n.mu guards it.
-type way struct {
-	began      time.Time // zero if another process has attached the node
-	attached   time.Time
-	registered time.Time
-	addressed  time.Time
-}
-
-// beginWay notes that the node has got its link, in an attach that began then.
-func (n *node) beginWay(began time.Time) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.way = way{began: began, attached: time.Now()}
-}
-
-// passRegistered notes that the control plane has let the node in. registered
-// reports whether it came with an auth key, and again whether it had a device.
-func (n *node) passRegistered(registered, again bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.way.registered.IsZero() {
-		n.way.registered = time.Now()
+// countRegistration counts one with an auth key; again says that the node had a device.
+func (t *tally) countRegistration(again bool) {
+	if again {
+		t.again.Add(1)
+	} else {
+		t.first.Add(1)
 	}
-	switch {
-	case !registered:
-	case again:
-		n.e.tally.again.Add(1)
-	default:
-		n.e.tally.first.Add(1)
-	}
-}
-
-// passAddressed notes that ts0 has the node's addresses.
-func (n *node) passAddressed() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.way.addressed.IsZero() {
-		n.way.addressed = time.Now()
-	}
-}
-
-// endWayLocked counts the stages of a node that is up for the first time since its
-// attach. One that has a netmap on disk has its addresses before the control
-// plane answers: a stage that was passed before the one before it took no time.
-func (n *node) endWayLocked(now time.Time) {
-	w := n.way
-	n.way = way{}
-	if w.began.IsZero() || w.registered.IsZero() || w.addressed.IsZero() {
-		return
-	}
-	t := n.e.tally
-	t.attached.Observe(w.attached.Sub(w.began))
-	t.registered.Observe(w.registered.Sub(w.attached))
-	t.addressed.Observe(w.addressed.Sub(w.registered))
-	last := w.registered
-	if w.addressed.After(last) {
-		last = w.addressed
-	}
-	t.reachable.Observe(now.Sub(last))
-	t.ready.Observe(now.Sub(w.began))
 }
 
 // countDelete counts the deletion of a device, if it succeeded.

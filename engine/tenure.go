@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"tailscale.com/tailcfg"
@@ -21,17 +20,6 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/internal/podstate"
 )
-
-// tenure is what a node knows of the identity that it holds, or waits for.
-type tenure struct {
-	mu      sync.Mutex
-	version string // of what it last stored, "" if it does not know
-	trouble string // why it could not be renewed
-
-	// The last look at another holder's, and when that version was first seen.
-	seen  string
-	since time.Time
-}
 
 // takenError says that a node no longer holds its identity.
 type takenError struct{ by Holder }
@@ -84,7 +72,7 @@ func (n *node) holder() Holder { return Holder{n.e.cfg.Host, n.uid} }
 // takeIdentity makes the node the holder, as soon as nobody else is.
 func (n *node) takeIdentity(ctx context.Context) error {
 	key := keyOf(n.record().Pod)
-	n.hasReturned() // nobody is to wait for what the store, or another host, takes long for
+	n.serving.hasReturned() // nobody is to wait for what the store, or another host, takes long for
 	n.e.returning.wait(ctx, returnPatience)
 	for {
 		if err := n.record().NetNS.Check(); errors.Is(err, podnet.ErrGone) {
@@ -123,9 +111,6 @@ func (n *node) takeIdentity(ctx context.Context) error {
 // mustWait returns whom an identity is to be waited for, "" if nobody holds it, and
 // until when, which changes with each renewal.
 func (n *node) mustWait(id Identity) (whom, until string) {
-	t := &n.tenure
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	switch id.Holder {
 	case Holder{}, n.holder():
 		return "", ""
@@ -137,15 +122,12 @@ func (n *node) mustWait(id Identity) (whom, until string) {
 		}
 		return "", ""
 	}
-	if t.seen != id.Version {
-		t.seen, t.since = id.Version, time.Now()
-	}
-	left := n.e.cfg.leaseTime - time.Since(t.since)
-	if left <= 0 {
+	ends := n.tenure.noteOther(id.Version, time.Now()).Add(n.e.cfg.leaseTime)
+	if time.Until(ends) <= 0 {
 		return "", ""
 	}
 	return fmt.Sprintf("waits for host %s, which has this identity", id.Holder.Host),
-		fmt.Sprintf(" until %s, or for longer if it renews it", t.since.Add(n.e.cfg.leaseTime).Format(time.TimeOnly))
+		fmt.Sprintf(" until %s, or for longer if it renews it", ends.Format(time.TimeOnly))
 }
 
 // claimIdentity stores this pod as the holder, with a node key that is new.
@@ -185,12 +167,8 @@ func (n *node) installKeys(id Identity) error {
 		r.Generation, r.Rekeyed, r.NodeID = id.Generation, true, id.NodeID
 		n.servedHere()
 	})
-	n.tenure.mu.Lock()
-	n.tenure.version, n.tenure.trouble = id.Version, ""
-	n.tenure.mu.Unlock()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.relogin, n.status.NodeID = false, string(id.NodeID)
+	n.tenure.begin(id.Version)
+	n.setLoggedIn(string(id.NodeID))
 	return nil
 }
 
@@ -201,21 +179,14 @@ func (n *node) renewIdentity(ctx context.Context) error {
 	if errors.Is(err, ErrIdentityChanged) {
 		err = n.renewOnce(ctx) // by us, in a request whose answer was lost, or by another: that is looked up now
 	}
-	n.tenure.mu.Lock()
-	defer n.tenure.mu.Unlock()
-	n.tenure.trouble = ""
-	if err != nil {
-		n.tenure.trouble = err.Error()
-	}
+	n.tenure.noteRenewal(err)
 	return err
 }
 
 func (n *node) renewOnce(ctx context.Context) error {
 	r := n.record()
 	key := keyOf(r.Pod)
-	n.tenure.mu.Lock()
-	version := n.tenure.version
-	n.tenure.mu.Unlock()
+	version := n.tenure.storedVersion()
 	if version == "" {
 		id, err := n.e.cfg.Identities.Load(ctx, key)
 		switch {
@@ -236,9 +207,7 @@ func (n *node) renewOnce(ctx context.Context) error {
 	if err != nil {
 		version = "" // it may have been stored
 	}
-	n.tenure.mu.Lock()
-	n.tenure.version = version
-	n.tenure.mu.Unlock()
+	n.tenure.setVersion(version)
 	if err != nil {
 		return fmt.Errorf("renewing the workload's identity: %w", err)
 	}
@@ -287,20 +256,16 @@ func (n *node) keepIdentity(ctx context.Context, due <-chan struct{}, taken chan
 
 // identityTrouble is why the identity could not be renewed, "" if it was.
 func (n *node) identityTrouble() string {
-	n.tenure.mu.Lock()
-	defer n.tenure.mu.Unlock()
-	if n.tenure.trouble == "" {
-		return ""
+	if why := n.tenure.whyNotRenewed(); why != "" {
+		return "another host may take this workload's device: " + why
 	}
-	return "another host may take this workload's device: " + n.tenure.trouble
+	return ""
 }
 
 // dropIdentity has the record say that the keys on disk are not to be used any more.
 func (n *node) dropIdentity() {
 	n.update(func(r *record) { r.Generation, r.Rekeyed, r.Registering, r.NodeID = 0, false, false, "" })
-	n.tenure.mu.Lock()
-	defer n.tenure.mu.Unlock()
-	n.tenure.version, n.tenure.trouble = "", ""
+	n.tenure.begin("")
 }
 
 // hasWorkloads reports whether the keys on disk are a workload's. They say so

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+// diskState is what this process knows of a node's record on disk, beyond what is in it:
+// whether it is there, up to date, and this machine's. node.op guards it.
+type diskState struct {
+	fresh   bool   // nothing is on disk yet
+	retired bool   // the directory is gone, and so is the node
+	unsaved string // why the record on disk is not node.rec, "" if it is
+
+	foreign  bool // the record may be a copy of another machine's
+	asked    bool // the tailnet was asked about that before the node was served
+	admitted bool // the control plane has let the node in since this process began
+}
+
+// firstLook reports, once, whether it is to be found out that the record's device is not
+// another machine's: it may be, it may be in the tailnet, and its pod is here, of which
+// netns says nil.
+func (d *diskState) firstLook(r *record, netns func() error) bool {
+	neverIn := r.NodeID == "" && !r.Registering
+	if neverIn || !d.foreign || d.asked || netns() != nil {
+		return false
+	}
+	d.asked = true
+	return true
+}
