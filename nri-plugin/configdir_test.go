@@ -146,7 +146,7 @@ func TestChanged(t *testing.T) {
 // watched is a watch of dir whose process has begun with what is there.
 func watched(t *testing.T, dir string) (*configWatch, *logBook) {
 	t.Helper()
-	book := &logBook{grown: make(chan struct{}, 1)}
+	book := newLogBook()
 	w := &configWatch{getenv: withDir(dir), health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), every: time.Millisecond}
 	began, _, err := loadConfig(w.getenv)
 	if w.began = began; err != nil {
@@ -238,7 +238,7 @@ func TestTokenComes(t *testing.T) {
 
 // TestNoPrivileges: no file mends that, and nothing says so.
 func TestNoPrivileges(t *testing.T) {
-	book := &logBook{grown: make(chan struct{}, 1)}
+	book := newLogBook()
 	w := &configWatch{health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), waits: true}
 	w.complain(privilegeError{errors.New("missing capabilities NET_RAW")}, false)
 	if ok, text := w.health.ready(); ok || text != "not ready: missing capabilities NET_RAW" {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"tailscale.com/tstime"
 )
 
 // errRestart ends a process that is to be started again at once, with the
@@ -51,7 +53,7 @@ func (w *configWatch) Run(ctx context.Context) error {
 		w.every = lookEvery
 	}
 	for {
-		sleep(ctx, w.every)
+		tstime.Sleep(ctx, w.every)
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/nri/pkg/api"
+	"tailscale.com/tstime"
 )
 
 // connection is the plugin on one connection to the runtime.
@@ -109,6 +110,6 @@ func (r *registration) awaitOther(ctx context.Context) {
 		if err == nil && (r.tried == nil || !os.SameFile(now, r.tried) || !now.ModTime().Equal(r.tried.ModTime())) {
 			return
 		}
-		sleep(ctx, otherPoll)
+		tstime.Sleep(ctx, otherPoll)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	"tailscale.com/tstime"
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/status"
@@ -98,7 +99,7 @@ func checkLeftovers(ctx context.Context, m *machine) []finding {
 	if first.none() {
 		return []finding{fine(first.seen)}
 	}
-	sleep(ctx, m.secondLook)
+	tstime.Sleep(ctx, m.secondLook)
 	second := m.leftovers(ctx)
 	if second.err != nil {
 		return []finding{unknown(second.err.Error())}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"tailscale.com/tstime"
 )
 
 const (
@@ -156,7 +157,7 @@ func (h *hookServer) accept(ln *net.UnixListener) {
 			return
 		}
 		if err != nil {
-			sleep(h.ctx, 100*time.Millisecond) // no descriptor is free
+			tstime.Sleep(h.ctx, 100*time.Millisecond) // no descriptor is free
 			continue
 		}
 		h.wg.Go(func() { h.answer(conn) })

@@ -163,7 +163,7 @@ func startProcess(t *testing.T, dir string, set ...func(*exec.Cmd)) (cmd *exec.C
 	cmd = process(t, envAuthKey+"=tskey-auth-"+secret, envLoginServer+"=http://127.0.0.1:1",
 		envStateDir+"="+filepath.Join(dir, "state"), envStatusSocket+"="+filepath.Join(dir, "status.sock"),
 		envNRISocket+"="+filepath.Join(dir, "nri.sock"))
-	book, ended = &logBook{grown: make(chan struct{}, 1)}, make(chan error, 1)
+	book, ended = newLogBook(), make(chan error, 1)
 	cmd.Stderr = book
 	for _, f := range set {
 		f(cmd)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
+	"tailscale.com/tstime"
 
 	"tailscale-nri/engine/exporter"
 	"tailscale-nri/engine/measure"
@@ -177,7 +178,7 @@ func (s *metricsServer) Run(ctx context.Context) error {
 			said = err.Error()
 			s.log.Warn("metrics cannot be served, trying again; in a roll the other process still has the port", "err", err)
 		}
-		sleep(ctx, cmp.Or(s.retry, metricsRetry))
+		tstime.Sleep(ctx, cmp.Or(s.retry, metricsRetry))
 	}
 	return nil
 }

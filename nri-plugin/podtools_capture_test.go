@@ -116,7 +116,7 @@ func (c captured) payload(outgoing bool) (all []byte) {
 // listening waits until a capture listens.
 func listening(t *testing.T, cmd *exec.Cmd) (ended chan error, book *logBook) {
 	t.Helper()
-	book, ended = &logBook{grown: make(chan struct{}, 1)}, make(chan error, 1)
+	book, ended = newLogBook(), make(chan error, 1)
 	cmd.Stderr = book
 	must(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill() })
@@ -256,7 +256,7 @@ func TestCapture(t *testing.T) {
 		cmd := r.process("capture", "a")
 		out, err := cmd.StdoutPipe()
 		must(t, err)
-		book := &logBook{grown: make(chan struct{}, 1)}
+		book := newLogBook()
 		cmd.Stderr = book
 		must(t, cmd.Start())
 		t.Cleanup(func() { cmd.Process.Kill() })

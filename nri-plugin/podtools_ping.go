@@ -16,6 +16,7 @@ import (
 	"tailscale.com/client/local"
 	"tailscale.com/ipn/ipnstate"
 	"tailscale.com/tailcfg"
+	"tailscale.com/tstime"
 )
 
 const usagePing = `tailscale-nri ping [flags] [NAMESPACE/]POD PEER
@@ -121,7 +122,7 @@ func (p *pinging) repeat(ctx context.Context, c *podClient, io toolIO, to netip.
 			return p.unanswered(answered)
 		}
 		if err == nil {
-			sleep(ctx, time.Second)
+			tstime.Sleep(ctx, time.Second)
 		}
 	}
 }

@@ -262,7 +262,7 @@ func FuzzPolicy(f *testing.F) {
 
 // TestStartNamesPolicy: the log says at the start which policy counts.
 func TestStartNamesPolicy(t *testing.T) {
-	book := &logBook{grown: make(chan struct{}, 1)}
+	book := newLogBook()
 	d := &daemon{cfg: Config{PolicyFile: "/p.yaml", Policy: mustPolicy(t, "rules: [{}, {}]")}, log: slog.New(slog.NewTextHandler(book, nil))}
 	d.logStart()
 	if book.count("policy=/p.yaml rules=2") != 1 {

@@ -176,7 +176,7 @@ func TestProxyInTheLog(t *testing.T) {
 	if err != nil || proxyHosts(cfg.Proxy) != "proxy:3128,other:80" || cfg.Proxy.NoProxy != ".svc" {
 		t.Errorf("%v, proxies %q", err, proxyHosts(cfg.Proxy))
 	}
-	book := &logBook{grown: make(chan struct{}, 1)}
+	book := newLogBook()
 	d := &daemon{cfg: cfg, health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), ownPace: true, up: findParent(environment(nil))}
 	d.logStart()
 	if book.count(`proxy="proxy:3128,other:80"`)+book.count("proxy=proxy:3128,other:80") != 1 || book.count(secret) != 0 {

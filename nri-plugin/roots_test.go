@@ -83,7 +83,7 @@ func TestRootsThatAreNone(t *testing.T) {
 		{"no PEM", written(t, dir, "der", privateCert(t).Raw), true},
 		{"a key", written(t, dir, "key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte(secret)})), true},
 	} {
-		book := &logBook{grown: make(chan struct{}, 1)}
+		book := newLogBook()
 		checkRoots(environment(map[string]string{envCertFile: tt.file}), slog.New(slog.NewTextHandler(book, nil)))
 		if warns := book.count("level=WARN") == 1 && book.count("unset SSL_CERT_FILE") == 1 && book.count("file="+tt.file) == 1; warns != tt.warns {
 			t.Errorf("%s: the log says %q", tt.name, book)

@@ -362,7 +362,7 @@ func (f *fakePods) Suspect(id string) { f.suspected <- id }
 // startPlugin keeps a plugin registered on dir's NRI socket until the test ends.
 func startPlugin(t *testing.T, dir string, pods podSet, change ...func(*registration)) *logBook {
 	t.Helper()
-	book := &logBook{grown: make(chan struct{}, 1)}
+	book := newLogBook()
 	log := slog.New(slog.NewTextHandler(book, nil))
 	r := &registration{
 		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: testDefaults, log: log}, health: &health{}, log: log,
@@ -400,6 +400,8 @@ type logBook struct {
 	text  strings.Builder
 	grown chan struct{}
 }
+
+func newLogBook() *logBook { return &logBook{grown: make(chan struct{}, 1)} }
 
 func (b *logBook) Write(p []byte) (int, error) {
 	b.mu.Lock()

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"tailscale.com/tstime"
+
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -73,7 +75,7 @@ func (s *statusWatch) run(ctx context.Context) error {
 			return cannotAsk{err}
 		}
 		last = now
-		sleep(ctx, s.every)
+		tstime.Sleep(ctx, s.every)
 	}
 	return nil
 }

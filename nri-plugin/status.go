@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"tailscale.com/tstime"
+
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/status"
 )
@@ -86,7 +88,7 @@ func removeDeadSocket(ctx context.Context, path string) error {
 		case err == nil || ctx.Err() != nil:
 			return fmt.Errorf("another tailscale-nri answers on %s: end it first", path)
 		}
-		sleep(ctx, 5*time.Millisecond)
+		tstime.Sleep(ctx, 5*time.Millisecond)
 	}
 }
 

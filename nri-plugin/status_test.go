@@ -343,7 +343,7 @@ func TestStatusWatch(t *testing.T) {
 		default:
 		}
 	})
-	out := &logBook{grown: make(chan struct{}, 1)}
+	out := newLogBook()
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	s := statusWatch{socket: socket, every: time.Millisecond, w: out}
@@ -412,7 +412,7 @@ func TestStatusEnds(t *testing.T) {
 	}
 	cmd := process(t)
 	cmd.Args = append(cmd.Args, "status", "-watch", "-status-socket", bad)
-	out := &logBook{grown: make(chan struct{}, 1)}
+	out := newLogBook()
 	cmd.Stdout = out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/stub"
 	"github.com/containerd/ttrpc"
+	"tailscale.com/tstime"
 )
 
 // The plugin as the runtime knows it. A validator that requires it asks for
@@ -65,7 +66,7 @@ func (r *registration) Run(ctx context.Context) error {
 		if time.Since(start) > most {
 			wait = least
 		}
-		sleep(ctx, wait/2+rand.N(wait/2+1))
+		tstime.Sleep(ctx, wait/2+rand.N(wait/2+1))
 		wait = min(2*wait, most)
 	}
 	return nil
@@ -223,14 +224,4 @@ func (c *nriConn) Read(p []byte) (int, error) {
 		c.once.Do(func() { close(c.lost) })
 	}
 	return n, err
-}
-
-// sleep waits for d or the end of ctx.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }
