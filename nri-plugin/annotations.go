@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"tailscale.com/tailcfg"
+
+	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
 // What a pod may say. Tailscale's Kubernetes operator has annotations of its
@@ -72,7 +74,7 @@ func parseTags(s string) ([]string, error) {
 	for tag := range strings.SplitSeq(s, ",") {
 		tag = strings.TrimSpace(tag)
 		if err := tailcfg.CheckTag(tag); err != nil {
-			return nil, fmt.Errorf("%q is no tag (%w): write tags as tag:name, separated by commas", clip(tag), err)
+			return nil, fmt.Errorf("%q is no tag (%w): write tags as tag:name, separated by commas", errtext.Clip(tag), err)
 		}
 		if !slices.Contains(tags, tag) {
 			tags = append(tags, tag)
@@ -83,15 +85,5 @@ func parseTags(s string) ([]string, error) {
 
 // badAnnotation is the text that kubectl describe shows for a refused pod.
 func badAnnotation(key, value, remedy string) error {
-	return fmt.Errorf("annotation %s is %q: %s", key, clip(value), remedy)
-}
-
-// clip keeps a value of up to 256 KiB, which Kubernetes allows, out of an
-// error text.
-func clip(s string) string {
-	const most = 80
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
+	return fmt.Errorf("annotation %s is %q: %s", key, errtext.Clip(value), remedy)
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/http/httpproxy"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
 // Config is what the process is told at its start. Zero values are as the
@@ -149,7 +150,7 @@ func (r *reader) text(key string) string {
 }
 
 func (r *reader) bad(key, value, remedy string) {
-	r.errs = append(r.errs, fmt.Errorf("%s is %q: %s", r.prefix+key, clip(value), remedy))
+	r.errs = append(r.errs, fmt.Errorf("%s is %q: %s", r.prefix+key, errtext.Clip(value), remedy))
 }
 
 // url reads a base URL. It may hold a password by mistake, so it is not shown.

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
 // values are the variables that are set, trimmed, by name: white space is cut,
@@ -129,7 +131,7 @@ func wrongKey(key, dir string) error {
 	} else if like, ok := closestSetting(key); ok {
 		remedy = "did you mean " + like + "?"
 	}
-	return fmt.Errorf("unknown key %q in %s: %s", clip(key), dir, remedy)
+	return fmt.Errorf("unknown key %q in %s: %s", errtext.Clip(key), dir, remedy)
 }
 
 // changed names the variables that differ.

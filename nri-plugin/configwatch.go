@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"tailscale.com/tstime"
+
+	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
 // errRestart ends a process that is to be started again at once, with the
@@ -117,9 +119,9 @@ func (w *configWatch) adopt(now values, cfg Config) (again bool) {
 func (w *configWatch) complain(err error, change bool) {
 	what, remark := w.trouble(err, change)
 	if w.waits {
-		w.health.become(misconfigured, oneLine(err))
+		w.health.become(misconfigured, errtext.OneLine(err))
 	} else {
-		w.health.note(remark + ": " + oneLine(err))
+		w.health.note(remark + ": " + errtext.OneLine(err))
 	}
 	if text := what + err.Error(); w.said != text {
 		w.said = text

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
 const oauthVars = envOAuthID + " and " + envOAuthSecret
@@ -74,16 +76,16 @@ func checkTokenFile(path string) error {
 		return nil
 	}
 	if !filepath.IsAbs(path) {
-		return fmt.Errorf("%s is %q: write an absolute path, and %w", envIDTokenFile, clip(path), errNoToken)
+		return fmt.Errorf("%s is %q: write an absolute path, and %w", envIDTokenFile, errtext.Clip(path), errNoToken)
 	}
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
 		return fmt.Errorf("looking for the file that %s names: %w: %w", envIDTokenFile, err, errNoToken)
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s names %s, which is no regular file: %w", envIDTokenFile, clip(path), errNoToken)
+		return fmt.Errorf("%s names %s, which is no regular file: %w", envIDTokenFile, errtext.Clip(path), errNoToken)
 	case info.Size() == 0:
-		return fmt.Errorf("%s names %s, which is empty: %w", envIDTokenFile, clip(path), errNoToken)
+		return fmt.Errorf("%s names %s, which is empty: %w", envIDTokenFile, errtext.Clip(path), errNoToken)
 	}
 	return nil
 }

@@ -15,13 +15,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tailscale-nri/nri-plugin/internal/errtext"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
 // checkConfiguration says whether the process could be started like this.
 func checkConfiguration(_ context.Context, m *machine) []finding {
 	if m.cfgErr != nil {
-		return []finding{fail(oneLine(m.cfgErr), remedyConfiguration)}
+		return []finding{fail(errtext.OneLine(m.cfgErr), remedyConfiguration)}
 	}
 	by := "an OAuth client"
 	switch {

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/containerd/nri/pkg/api"
+
+	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
 // anyHandler in the list of runtime handlers stands for all of them.
@@ -28,7 +30,7 @@ func checkHandler(sb *api.PodSandbox, known []string) error {
 	}
 	return fmt.Errorf("annotation %s is \"true\", but the pod's runtimeClassName chooses the runtime handler %q, which is not in %s: "+
 		"under gVisor or Kata no packet of the tailnet would reach the pod; remove one of the two, or add the handler there if it runs pods in the host's kernel",
-		annotationEnabled, clip(handler), envHandlers)
+		annotationEnabled, errtext.Clip(handler), envHandlers)
 }
 
 // parseHandlers reads a comma-separated list of runtime handlers.
@@ -37,7 +39,7 @@ func parseHandlers(s string) ([]string, error) {
 	for h := range strings.SplitSeq(s, ",") {
 		h = strings.TrimSpace(h)
 		if h != anyHandler && checkLabel(h) != nil {
-			return nil, fmt.Errorf("%q is not the name of a runtime handler: write names as in containerd's configuration, separated by commas, or %s for any", clip(h), anyHandler)
+			return nil, fmt.Errorf("%q is not the name of a runtime handler: write names as in containerd's configuration, separated by commas, or %s for any", errtext.Clip(h), anyHandler)
 		}
 		handlers = append(handlers, h)
 	}

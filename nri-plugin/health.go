@@ -6,11 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/errtext"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -236,7 +236,7 @@ func (h *health) connect() (synchronized func(error)) {
 		switch {
 		case session != h.session:
 		case err != nil:
-			h.phase, h.why = unregistered, "catching up with the runtime's pods failed: "+oneLine(err)
+			h.phase, h.why = unregistered, "catching up with the runtime's pods failed: "+errtext.OneLine(err)
 		default:
 			h.phase, h.why = registered, ""
 		}
@@ -260,9 +260,4 @@ func (h *health) note(remark string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.remark = remark
-}
-
-// oneLine is an error's text for those that show no more than a line.
-func oneLine(err error) string {
-	return strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
 // hookCommand is the first argument of this program where the runtime runs it as
@@ -140,7 +142,7 @@ func (c hookCall) run(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("pod %s: annotation %s is %q: the pod's node is not up after that (%s): mend what is in the way, wait longer (at most %.0fs), or have the container start all the same with %s: %q",
-		c.Pod, annotationWait, clip(c.Value), answer.Down, maxWait.Seconds(), annotationWaitPolicy, "start")
+		c.Pod, annotationWait, errtext.Clip(c.Value), answer.Down, maxWait.Seconds(), annotationWaitPolicy, "start")
 }
 
 // ask asks until the plugin has answered: one that is restarted meanwhile is asked

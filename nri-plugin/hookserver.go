@@ -21,6 +21,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"tailscale.com/tstime"
+
+	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
 const (
@@ -191,7 +193,7 @@ func (h *hookServer) answer(conn net.Conn) {
 		case err != nil && waiting.Err() == nil:
 			return // this process ends: the hook asks the next one
 		case err != nil:
-			answer.Down = oneLine(err)
+			answer.Down = errtext.OneLine(err)
 		}
 	}
 	if ctx.Err() == nil {
@@ -206,7 +208,7 @@ func (h *hookServer) setResolvConf(req hookRequest) string {
 	}
 	if err := h.SetResolvConf(req.PodUID, req.ResolvConf); err != nil {
 		h.log.Warn("a container starts with the cluster's names alone", "uid", req.PodUID, "err", err)
-		return oneLine(err)
+		return errtext.OneLine(err)
 	}
 	return ""
 }

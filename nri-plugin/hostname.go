@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+
+	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
 // maxLabel is the longest DNS label in bytes (RFC 1035, section 2.3.4).
@@ -65,7 +67,7 @@ func parseTemplate(s string) (nameTemplate, error) {
 	literal := strings.NewReplacer("{cluster}", "", "{namespace}", "", "{pod}", "").Replace(s)
 	for i := range len(literal) {
 		if !isLabelByte(literal[i]) {
-			return nameTemplate{}, fmt.Errorf("%q cannot stand there: use {cluster}, {namespace}, {pod}, small letters, digits and dashes", clip(literal[i:]))
+			return nameTemplate{}, fmt.Errorf("%q cannot stand there: use {cluster}, {namespace}, {pod}, small letters, digits and dashes", errtext.Clip(literal[i:]))
 		}
 	}
 	if !strings.Contains(s, "{pod}") {

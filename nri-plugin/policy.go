@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
 // policy says which pods get a node and what they may ask for. The first of its
@@ -152,9 +153,9 @@ func (g *grant) checkTags(given string, tags, standard []string) error {
 		}
 		allowed := ", and no other tag either"
 		if may := slices.Concat(standard, g.allow.tags); len(may) > 0 {
-			allowed = ", only " + clip(strings.Join(may, ", "))
+			allowed = ", only " + errtext.Clip(strings.Join(may, ", "))
 		}
-		return g.refuse(annotationTags, given, clip(tag), allowed, "tags")
+		return g.refuse(annotationTags, given, errtext.Clip(tag), allowed, "tags")
 	}
 	return nil
 }
@@ -166,7 +167,7 @@ func (g *grant) checkHostname(given, label string) error {
 	}
 	allowed := ", and no other hostname either"
 	if len(g.allow.hostnames) > 0 {
-		allowed = ", only " + clip(strings.Join(g.allow.hostnames, ", "))
+		allowed = ", only " + errtext.Clip(strings.Join(g.allow.hostnames, ", "))
 	}
 	return g.refuse(annotationHostname, given, label, allowed, "hostnames")
 }

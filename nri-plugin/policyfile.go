@@ -17,6 +17,7 @@ import (
 	"tailscale.com/tailcfg"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
 // maxPolicy is what a ConfigMap can hold.
@@ -101,7 +102,7 @@ func (r *policyReader) document(data []byte) *yaml.Node {
 		}
 	}
 	if err != nil {
-		r.errs = append(r.errs, fmt.Errorf("%s is no YAML: %s (what begins with * stands in quotes)", r.file, oneLine(err)))
+		r.errs = append(r.errs, fmt.Errorf("%s is no YAML: %s (what begins with * stands in quotes)", r.file, errtext.OneLine(err)))
 		return nil
 	}
 	root := doc.Content[0]
@@ -123,7 +124,7 @@ func (r *policyReader) fields(n *yaml.Node, known map[string]func(*yaml.Node)) {
 				names = append(names, name)
 			}
 			slices.Sort(names)
-			r.bad(key, "unknown key %q: write one of %s", clip(key.Value), strings.Join(names, ", "))
+			r.bad(key, "unknown key %q: write one of %s", errtext.Clip(key.Value), strings.Join(names, ", "))
 			return
 		}
 		if isNull(value) {
@@ -147,7 +148,7 @@ func (r *policyReader) pairs(n *yaml.Node, read func(key, value *yaml.Node)) {
 		case key.Kind != yaml.ScalarNode:
 			r.bad(key, "a key is plain text")
 		case again:
-			r.bad(key, "key %q is there twice, first in line %d: keep one", clip(key.Value), first)
+			r.bad(key, "key %q is there twice, first in line %d: keep one", errtext.Clip(key.Value), first)
 		default:
 			lines[key.Value] = key.Line
 			read(key, pair[1])
@@ -176,7 +177,7 @@ func (r *policyReader) text(n *yaml.Node) (string, bool) {
 	case n.Kind != yaml.ScalarNode:
 		r.bad(n, "write plain text here")
 	case n.ShortTag() != "!!str":
-		r.bad(n, "%s is no text for YAML: write it in quotes", clip(n.Value))
+		r.bad(n, "%s is no text for YAML: write it in quotes", errtext.Clip(n.Value))
 	default:
 		return n.Value, true
 	}
@@ -198,7 +199,7 @@ func (r *policyReader) template(n *yaml.Node) (t nameTemplate) {
 	}
 	t, err := parseTemplate(s)
 	if err != nil {
-		r.bad(n, "hostname is %q: %v", clip(s), err)
+		r.bad(n, "hostname is %q: %v", errtext.Clip(s), err)
 	}
 	return t
 }
@@ -210,7 +211,7 @@ func (r *policyReader) prefix(n *yaml.Node) (p netip.Prefix, ok bool) {
 	}
 	p, err := parseRange(s)
 	if err != nil {
-		r.bad(n, "clusterRanges has %q: %v", clip(s), err)
+		r.bad(n, "clusterRanges has %q: %v", errtext.Clip(s), err)
 	}
 	return p, err == nil
 }
@@ -237,10 +238,10 @@ func (r *policyReader) name(n *yaml.Node) string {
 		return ""
 	}
 	if err := checkLabel(s); err != nil {
-		r.bad(n, "name is %q: %v", clip(s), err)
+		r.bad(n, "name is %q: %v", errtext.Clip(s), err)
 	}
 	if slices.Contains(r.names, s) {
-		r.bad(n, "a rule before this one has the name %q too: give each its own", clip(s))
+		r.bad(n, "a rule before this one has the name %q too: give each its own", errtext.Clip(s))
 	}
 	r.names = append(r.names, s)
 	return s
@@ -255,7 +256,7 @@ func (r *policyReader) labels(n *yaml.Node) map[string]string {
 		case key.Value == "":
 			r.bad(key, "labels has an empty key: name the label")
 		case want != anyValue && strings.Contains(want, "*"):
-			r.bad(value, `label %s is %q: write a value as it is, or "*" alone for any`, clip(key.Value), clip(want))
+			r.bad(value, `label %s is %q: write a value as it is, or "*" alone for any`, errtext.Clip(key.Value), errtext.Clip(want))
 		default:
 			labels[key.Value] = want
 		}
@@ -288,7 +289,7 @@ func (r *policyReader) tag(n *yaml.Node) (string, bool) {
 		return "", false
 	}
 	if err := tailcfg.CheckTag(s); err != nil {
-		r.bad(n, "%q is no tag (%v): write it as tag:name", clip(s), err)
+		r.bad(n, "%q is no tag (%v): write it as tag:name", errtext.Clip(s), err)
 		return "", false
 	}
 	return s, true
@@ -300,7 +301,7 @@ func (r *policyReader) profile(n *yaml.Node) string {
 		return ""
 	}
 	if err := checkLabel(s); err != nil {
-		r.bad(n, "profile is %q: %v", clip(s), err)
+		r.bad(n, "profile is %q: %v", errtext.Clip(s), err)
 	}
 	return s
 }
@@ -312,7 +313,7 @@ func (r *policyReader) features(n *yaml.Node) map[string]string {
 		i := slices.Index(featureNames(), key.Value)
 		switch {
 		case i < 0:
-			r.bad(key, "unknown feature %q: write one of %s", clip(key.Value), strings.Join(featureNames(), ", "))
+			r.bad(key, "unknown feature %q: write one of %s", errtext.Clip(key.Value), strings.Join(featureNames(), ", "))
 		case value.Kind != yaml.ScalarNode || isNull(value):
 			r.bad(value, "feature %s needs the value of its annotation", key.Value)
 		default:
@@ -321,7 +322,7 @@ func (r *policyReader) features(n *yaml.Node) map[string]string {
 				return // it takes back what all pods have
 			}
 			if err := features()[i].set(&engine.Features{}, value.Value); err != nil {
-				r.bad(value, "feature %s is %q: %v", key.Value, clip(value.Value), err)
+				r.bad(value, "feature %s is %q: %v", key.Value, errtext.Clip(value.Value), err)
 			}
 		}
 	})
@@ -346,7 +347,7 @@ func (r *policyReader) globs(n *yaml.Node, of string) []string {
 			return "", false
 		}
 		if err := checkGlob(s, of); err != nil {
-			r.bad(n, "%s has %q: %v", of, clip(s), err)
+			r.bad(n, "%s has %q: %v", of, errtext.Clip(s), err)
 			return "", false
 		}
 		return s, true

@@ -19,6 +19,7 @@ import (
 	"tailscale.com/tstime"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/errtext"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -118,7 +119,7 @@ func (s *statusServer) register(mux *http.ServeMux) {
 	})
 	mux.HandleFunc("GET /"+cmdLive, func(w http.ResponseWriter, r *http.Request) {
 		if err := s.health.live(r.Context()); err != nil {
-			answerProbe(w, false, "not live: "+oneLine(err))
+			answerProbe(w, false, "not live: "+errtext.OneLine(err))
 			return
 		}
 		answerProbe(w, true, "live")

@@ -20,6 +20,8 @@ import (
 	"github.com/containerd/nri/pkg/stub"
 	"github.com/containerd/ttrpc"
 	"tailscale.com/tstime"
+
+	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
 // The plugin as the runtime knows it. A validator that requires it asks for
@@ -169,7 +171,7 @@ func start(ctx context.Context, s stub.Stub, lost, answered <-chan struct{}) err
 // report says why the plugin is not registered: whenever it is asked, and in the
 // log once for each new reason.
 func (r *registration) report(err error) {
-	text, short := err.Error(), oneLine(err)
+	text, short := err.Error(), errtext.OneLine(err)
 	if absent(err) {
 		text = "nothing listens on the NRI socket " + r.socket + ": " + enableNRI
 		short = noRuntime(r.socket)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
 // A profile is a further way into a tailnet, beside the one without a name. Its
@@ -50,7 +51,7 @@ type profileError struct {
 }
 
 func (e profileError) Error() string {
-	return fmt.Sprintf("profile %s (%s.TS_…): %s", e.profile, e.profile, oneLine(e.err))
+	return fmt.Sprintf("profile %s (%s.TS_…): %s", e.profile, e.profile, errtext.OneLine(e.err))
 }
 
 func (e profileError) Unwrap() error { return e.err }
