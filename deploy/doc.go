@@ -14,7 +14,7 @@
 // TROUBLESHOOTING.md quotes what the program says, and is held against it.
 //
 // base/daemonset.yaml gives the reasons; the chart's copy of it leaves them
-// out. Which variables there are, the program decides (nri-plugin/settings.go).
+// out. Which variables there are, the program decides (nri-plugin/internal/settings/settings.go).
 //
 // The package has no code, and its tests talk to no cluster: whether an API
 // server takes the manifests, and whether pods then run, is for k3d/lab to see.

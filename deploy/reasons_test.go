@@ -150,12 +150,12 @@ func called(c *ast.CallExpr) string {
 
 // notOnThePage are whole files whose texts nobody is shown as a reason.
 var notOnThePage = map[string]string{
-	"../engine/exporter/families.go":         "what each metric is, which the metrics' own list has",
-	"../nri-plugin/settings.go":              "what each setting is, which -help prints",
-	"../engine/steps.go":                     "names of steps that tests interrupt",
-	"../engine/internal/nstest":              "for tests",
-	"../nri-plugin/internal/kubeapi/apitest": "for tests",
-	"../engine/internal/podnet/vnet.go":      "why one frame of a pod is dropped, which is counted and never shown",
+	"../engine/exporter/families.go":              "what each metric is, which the metrics' own list has",
+	"../nri-plugin/internal/settings/settings.go": "what each setting is, which -help prints",
+	"../engine/steps.go":                          "names of steps that tests interrupt",
+	"../engine/internal/nstest":                   "for tests",
+	"../nri-plugin/internal/kubeapi/apitest":      "for tests",
+	"../engine/internal/podnet/vnet.go":           "why one frame of a pod is dropped, which is counted and never shown",
 }
 
 // neverReasons are single texts that are shown to nobody, or with nothing to be done.

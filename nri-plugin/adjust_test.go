@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
 	validator "github.com/containerd/nri/plugins/default-validator/builtin"
+
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // fakeResolver makes a resolv.conf for each pod named in it.
@@ -175,7 +177,7 @@ func TestAdjustRefused(t *testing.T) {
 	kata := sandbox("kata", annotationEnabled, "true", annotationWait, "30s")
 	kata.RuntimeHandler = "kata"
 	host := hostNetwork(sandbox("host", annotationEnabled, "true", annotationSocket, "true"))
-	for sb, text := range map[*api.PodSandbox]string{kata: envHandlers, host: "hostNetwork"} {
+	for sb, text := range map[*api.PodSandbox]string{kata: settings.RuntimeHandlers, host: "hostNetwork"} {
 		if err := r.run(sb); !errContains(err, text) {
 			t.Errorf("%s: the sandbox: %v", sb.Name, err)
 		}

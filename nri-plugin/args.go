@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -57,9 +58,9 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 		return getenv(key)
 	}}
 	fs := newFlagSet()
-	over[envNRISocket] = fs.String("nri-socket", "", "")
-	over[envStateDir] = fs.String("state-dir", "", "")
-	over[envStatusSocket] = fs.String("status-socket", "", "")
+	over[settings.NRISocket] = fs.String("nri-socket", "", "")
+	over[settings.StateDir] = fs.String("state-dir", "", "")
+	over[settings.StatusSocket] = fs.String("status-socket", "", "")
 	showVersion := fs.Bool("version", false, "")
 	fs.BoolVar(&c.json, "json", false, "")
 	asYAML := fs.Bool("yaml", false, "")
@@ -86,7 +87,7 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 	case errors.Is(err, flag.ErrHelp):
 		c.name = cmdHelp
 		fmt.Fprint(stdout, usage)
-		printSettings(stdout)
+		settings.Print(stdout)
 		return c, nil
 	case err != nil:
 		return c, fmt.Errorf("%w (-help shows what there is)", err)

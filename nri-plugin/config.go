@@ -17,6 +17,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // Config is what the process is told at its start. Zero values are as the
@@ -91,23 +92,23 @@ func parseConfig(v values) (Config, error) {
 	r := newReader(v.get)
 	c := Config{
 		Proxy:        r.proxies(),
-		Cluster:      r.cluster(envCluster),
-		SweepAfter:   r.sweepAfter(envSweepAfter),
-		NoLocal:      r.oneOf(envLocal, "true", "false") == "false",
-		Ranges:       r.ranges(envRanges),
-		Handlers:     r.handlers(envHandlers),
-		PolicyFile:   r.optionalPath(envPolicyFile),
-		StateSecrets: r.oneOf(envStateSecrets, "true", "false") == "true",
-		KubeStatus:   r.oneOf(envKubeStatus, "true", "false") == "true",
-		StateDir:     r.path(envStateDir),
-		StatusSocket: r.path(envStatusSocket),
-		MetricsAddr:  r.hostPort(envMetricsAddr),
-		NRISocket:    r.path(envNRISocket),
-		PodUID:       r.text(envPodUID),
-		NodeName:     r.text(envNodeName),
-		LogLevel:     r.level(envLogLevel),
-		LogJSON:      r.oneOf(envLogFormat, "text", "json") == "json",
-		Dir:          r.text(envConfigDir),
+		Cluster:      r.cluster(settings.ClusterName),
+		SweepAfter:   r.sweepAfter(settings.SweepAfter),
+		NoLocal:      r.oneOf(settings.LocalDelivery, "true", "false") == "false",
+		Ranges:       r.ranges(settings.ClusterRanges),
+		Handlers:     r.handlers(settings.RuntimeHandlers),
+		PolicyFile:   r.optionalPath(settings.PolicyFile),
+		StateSecrets: r.oneOf(settings.StateSecrets, "true", "false") == "true",
+		KubeStatus:   r.oneOf(settings.KubeStatus, "true", "false") == "true",
+		StateDir:     r.path(settings.StateDir),
+		StatusSocket: r.path(settings.StatusSocket),
+		MetricsAddr:  r.hostPort(settings.MetricsAddr),
+		NRISocket:    r.path(settings.NRISocket),
+		PodUID:       r.text(settings.PodUID),
+		NodeName:     r.text(settings.NodeName),
+		LogLevel:     r.level(settings.LogLevel),
+		LogJSON:      r.oneOf(settings.LogFormat, "text", "json") == "json",
+		Dir:          r.text(settings.ConfigDir),
 	}
 	r.errs = append(r.errs, r.tailnet(&c))
 	var errs []error
@@ -125,8 +126,8 @@ type reader struct {
 
 func newReader(getenv func(string) string) *reader {
 	r := &reader{getenv: getenv, standard: make(map[string]string)}
-	for _, s := range settings() {
-		r.standard[s.key] = s.defaultValue
+	for _, s := range settings.All() {
+		r.standard[s.Key] = s.Default
 	}
 	return r
 }
@@ -135,7 +136,7 @@ func newReader(getenv func(string) string) *reader {
 // process needs to be asked, however bad the others are.
 func statusSocket(getenv func(string) string) (string, error) {
 	r := newReader(func(key string) string { return set(getenv, key) })
-	return r.path(envStatusSocket), errors.Join(r.errs...)
+	return r.path(settings.StatusSocket), errors.Join(r.errs...)
 }
 
 // raw is the variable as set.

@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/sys/unix"
+
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // secret stands wherever one may be given; no error may repeat it.
@@ -36,7 +38,7 @@ func TestReadConfig(t *testing.T) {
 		change(&c)
 		return c
 	}
-	oauth := map[string]string{envOAuthID: "id", envOAuthSecret: secret + "\n"}
+	oauth := map[string]string{settings.OAuthID: "id", settings.OAuthSecret: secret + "\n"}
 	for _, tt := range []struct {
 		name string
 		base map[string]string
@@ -44,12 +46,12 @@ func TestReadConfig(t *testing.T) {
 		want Config
 	}{
 		{"defaults", oauth, nil, standard},
-		{"empty is not set", oauth, map[string]string{envCluster: "", envAPIURL: " ", envAuthKey: ""}, standard},
+		{"empty is not set", oauth, map[string]string{settings.ClusterName: "", settings.APIURL: " ", settings.AuthKey: ""}, standard},
 		{"all", oauth, map[string]string{
-			envLoginServer: "https://hs.example.com/", envAPIURL: "http://127.0.0.1:1/api", envAuthKeyTTL: "90s", envSweepAfter: "0",
-			envCluster: "prod-eu", envTags: "tag:a, tag:b", envStateDir: "/s/", envStatusSocket: "/t", envNRISocket: "/n",
-			envLogLevel: "DEBUG", envLogFormat: "json", envLocal: "false",
-			envHandlers: "runc, mine", envPodUID: "u", "https_proxy": "p:3128", envHTTPProxy: "http://u:p@q/", envNoProxy: "a,b",
+			settings.LoginServer: "https://hs.example.com/", settings.APIURL: "http://127.0.0.1:1/api", settings.AuthKeyTTL: "90s", settings.SweepAfter: "0",
+			settings.ClusterName: "prod-eu", settings.Tags: "tag:a, tag:b", settings.StateDir: "/s/", settings.StatusSocket: "/t", settings.NRISocket: "/n",
+			settings.LogLevel: "DEBUG", settings.LogFormat: "json", settings.LocalDelivery: "false",
+			settings.RuntimeHandlers: "runc, mine", settings.PodUID: "u", "https_proxy": "p:3128", settings.HTTPProxy: "http://u:p@q/", settings.NoProxy: "a,b",
 		}, Config{
 			OAuthID: "id", OAuthSecret: secret, LoginServer: "https://hs.example.com", APIURL: "http://127.0.0.1:1/api",
 			AuthKeyTTL: 90 * time.Second, Cluster: "prod-eu", Tags: []string{"tag:a", "tag:b"},
@@ -57,9 +59,9 @@ func TestReadConfig(t *testing.T) {
 			Handlers: []string{"runc", "mine"}, PodUID: "u",
 			Proxy: httpproxy.Config{HTTPSProxy: "http://p:3128", HTTPProxy: "http://u:p@q/", NoProxy: "a,b"},
 		}},
-		{"auth key brings its tags", map[string]string{envAuthKey: secret}, nil,
+		{"auth key brings its tags", map[string]string{settings.AuthKey: secret}, nil,
 			with(func(c *Config) { c.OAuthID, c.OAuthSecret, c.AuthKey, c.Tags = "", "", secret, nil })},
-		{"auth key with tags", map[string]string{envAuthKey: secret, envTags: "tag:a"}, nil,
+		{"auth key with tags", map[string]string{settings.AuthKey: secret, settings.Tags: "tag:a"}, nil,
 			with(func(c *Config) { c.OAuthID, c.OAuthSecret, c.AuthKey, c.Tags = "", "", secret, []string{"tag:a"} })},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -75,7 +77,7 @@ func TestReadConfig(t *testing.T) {
 
 func TestReadConfigRefuses(t *testing.T) {
 	oauth := func(more ...string) []string {
-		return append([]string{envOAuthID, "id", envOAuthSecret, secret}, more...)
+		return append([]string{settings.OAuthID, "id", settings.OAuthSecret, secret}, more...)
 	}
 	for _, tt := range []struct {
 		name string
@@ -83,39 +85,39 @@ func TestReadConfigRefuses(t *testing.T) {
 		want string // each word group between | is in the error's one line
 	}{
 		{"no credentials", nil, "TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET|TS_ID_TOKEN_FILE|TS_AUTHKEY|set|in the environment"},
-		{"both ways", oauth(envAuthKey, secret), "two ways|TS_AUTHKEY|unset"},
-		{"ID alone", []string{envOAuthID, "id"}, "neither TS_OAUTH_CLIENT_SECRET nor TS_ID_TOKEN_FILE|in the environment"},
-		{"token file alone", []string{envIDTokenFile, "/token"}, "TS_ID_TOKEN_FILE is set but TS_OAUTH_CLIENT_ID is not"},
-		{"secret and token file", oauth(envIDTokenFile, "/token"), "TS_OAUTH_CLIENT_SECRET and TS_ID_TOKEN_FILE|unset"},
-		{"key and token file", []string{envIDTokenFile, "/token", envAuthKey, secret}, "two ways|TS_ID_TOKEN_FILE as well as TS_AUTHKEY"},
-		{"no token", []string{envOAuthID, "id", envIDTokenFile, "/nowhere/token"}, "TS_ID_TOKEN_FILE|/nowhere/token|serviceAccountToken"},
-		{"a device for a token", []string{envOAuthID, "id", envIDTokenFile, "/dev/null"}, "TS_ID_TOKEN_FILE|/dev/null, which is no regular file|serviceAccountToken"},
-		{"relative token", []string{envOAuthID, "id", envIDTokenFile, "token"}, `TS_ID_TOKEN_FILE is "token"|absolute`},
-		{"secret alone", []string{envOAuthSecret, secret}, "TS_OAUTH_CLIENT_ID is not"},
-		{"key as secret", []string{envOAuthID, "id", envOAuthSecret, "tskey-auth-" + secret}, "TS_OAUTH_CLIENT_SECRET holds an auth key|TS_AUTHKEY"},
-		{"secret as key", []string{envAuthKey, "tskey-client-" + secret}, "TS_AUTHKEY holds the secret|TS_OAUTH_CLIENT_SECRET"},
-		{"login server", oauth(envLoginServer, "hs.example.com"), "TS_LOGIN_SERVER|https://host"},
-		{"API URL with password", oauth(envAPIURL, "https://u:"+secret+"@host"), "TS_API_URL|without user"},
-		{"API URL that is none", oauth(envAPIURL, "https://"+secret+"%zz"), "TS_API_URL|https://host"},
-		{"sweeps too soon", oauth(envSweepAfter, "5m"), `TS_SWEEP_AFTER is "5m"|1h0m0s at least|0 to keep all`},
-		{"no duration", oauth(envAuthKeyTTL, "5"), `AUTH_KEY_TTL is "5"|such as 5m`},
-		{"short duration", oauth(envAuthKeyTTL, "1s"), `AUTH_KEY_TTL is "1s"|from 10s`},
-		{"long duration", oauth(envAuthKeyTTL, "2161h"), `AUTH_KEY_TTL is "2161h"|2160h`},
-		{"cluster", oauth(envCluster, "My Cluster"), `CLUSTER_NAME is "My Cluster"|dashes`},
-		{"long cluster", oauth(envCluster, strings.Repeat("a", 33)), "CLUSTER_NAME|shorten it to 32"},
-		{"tags", oauth(envTags, "k8s"), `TS_TAGS is "k8s"|tag:name`},
-		{"relative path", oauth(envStateDir, "state"), `TS_STATE_DIR is "state"|absolute`},
-		{"log level", oauth(envLogLevel, "loud"), `LOG_LEVEL is "loud"|trace, debug, info`},
-		{"proxy that is a path", oauth(envHTTPSProxy, "/"+secret), "HTTPS_PROXY|http://user:password@host:port"},
-		{"proxy of another kind", oauth(envHTTPProxy, "ftp://u:"+secret+"@host"), "HTTP_PROXY|http://host:port"},
-		{"proxy with a password that breaks it", oauth(envHTTPSProxy, "http://u:"+secret+"%zz@host"), "HTTPS_PROXY|%XX"},
-		{"runtime handlers", oauth(envHandlers, "runc,Kata"), `TS_RUNTIME_HANDLERS is "runc,Kata"|"Kata" is not the name`},
-		{"local delivery", oauth(envLocal, "yes"), `TS_LOCAL_DELIVERY is "yes"|true, false`},
-		{"range that is none", oauth(envRanges, "10.0.0.0/8,pods"), `TS_CLUSTER_RANGES is "pods"|such as 100.64.0.0/13`},
-		{"range of another form", oauth(envRanges, "10.0.0.1/8"), `TS_CLUSTER_RANGES is "10.0.0.1/8"|write 10.0.0.0/8`},
-		{"range of all", oauth(envRanges, "0.0.0.0/0"), `TS_CLUSTER_RANGES is "0.0.0.0/0"|every address`},
-		{"mapped range", oauth(envRanges, "::ffff:10.0.0.0/104"), `TS_CLUSTER_RANGES is|such as`},
-		{"log format", oauth(envLogFormat, "xml"), `LOG_FORMAT is "xml"|text, json`},
+		{"both ways", oauth(settings.AuthKey, secret), "two ways|TS_AUTHKEY|unset"},
+		{"ID alone", []string{settings.OAuthID, "id"}, "neither TS_OAUTH_CLIENT_SECRET nor TS_ID_TOKEN_FILE|in the environment"},
+		{"token file alone", []string{settings.IDTokenFile, "/token"}, "TS_ID_TOKEN_FILE is set but TS_OAUTH_CLIENT_ID is not"},
+		{"secret and token file", oauth(settings.IDTokenFile, "/token"), "TS_OAUTH_CLIENT_SECRET and TS_ID_TOKEN_FILE|unset"},
+		{"key and token file", []string{settings.IDTokenFile, "/token", settings.AuthKey, secret}, "two ways|TS_ID_TOKEN_FILE as well as TS_AUTHKEY"},
+		{"no token", []string{settings.OAuthID, "id", settings.IDTokenFile, "/nowhere/token"}, "TS_ID_TOKEN_FILE|/nowhere/token|serviceAccountToken"},
+		{"a device for a token", []string{settings.OAuthID, "id", settings.IDTokenFile, "/dev/null"}, "TS_ID_TOKEN_FILE|/dev/null, which is no regular file|serviceAccountToken"},
+		{"relative token", []string{settings.OAuthID, "id", settings.IDTokenFile, "token"}, `TS_ID_TOKEN_FILE is "token"|absolute`},
+		{"secret alone", []string{settings.OAuthSecret, secret}, "TS_OAUTH_CLIENT_ID is not"},
+		{"key as secret", []string{settings.OAuthID, "id", settings.OAuthSecret, "tskey-auth-" + secret}, "TS_OAUTH_CLIENT_SECRET holds an auth key|TS_AUTHKEY"},
+		{"secret as key", []string{settings.AuthKey, "tskey-client-" + secret}, "TS_AUTHKEY holds the secret|TS_OAUTH_CLIENT_SECRET"},
+		{"login server", oauth(settings.LoginServer, "hs.example.com"), "TS_LOGIN_SERVER|https://host"},
+		{"API URL with password", oauth(settings.APIURL, "https://u:"+secret+"@host"), "TS_API_URL|without user"},
+		{"API URL that is none", oauth(settings.APIURL, "https://"+secret+"%zz"), "TS_API_URL|https://host"},
+		{"sweeps too soon", oauth(settings.SweepAfter, "5m"), `TS_SWEEP_AFTER is "5m"|1h0m0s at least|0 to keep all`},
+		{"no duration", oauth(settings.AuthKeyTTL, "5"), `AUTH_KEY_TTL is "5"|such as 5m`},
+		{"short duration", oauth(settings.AuthKeyTTL, "1s"), `AUTH_KEY_TTL is "1s"|from 10s`},
+		{"long duration", oauth(settings.AuthKeyTTL, "2161h"), `AUTH_KEY_TTL is "2161h"|2160h`},
+		{"cluster", oauth(settings.ClusterName, "My Cluster"), `CLUSTER_NAME is "My Cluster"|dashes`},
+		{"long cluster", oauth(settings.ClusterName, strings.Repeat("a", 33)), "CLUSTER_NAME|shorten it to 32"},
+		{"tags", oauth(settings.Tags, "k8s"), `TS_TAGS is "k8s"|tag:name`},
+		{"relative path", oauth(settings.StateDir, "state"), `TS_STATE_DIR is "state"|absolute`},
+		{"log level", oauth(settings.LogLevel, "loud"), `LOG_LEVEL is "loud"|trace, debug, info`},
+		{"proxy that is a path", oauth(settings.HTTPSProxy, "/"+secret), "HTTPS_PROXY|http://user:password@host:port"},
+		{"proxy of another kind", oauth(settings.HTTPProxy, "ftp://u:"+secret+"@host"), "HTTP_PROXY|http://host:port"},
+		{"proxy with a password that breaks it", oauth(settings.HTTPSProxy, "http://u:"+secret+"%zz@host"), "HTTPS_PROXY|%XX"},
+		{"runtime handlers", oauth(settings.RuntimeHandlers, "runc,Kata"), `TS_RUNTIME_HANDLERS is "runc,Kata"|"Kata" is not the name`},
+		{"local delivery", oauth(settings.LocalDelivery, "yes"), `TS_LOCAL_DELIVERY is "yes"|true, false`},
+		{"range that is none", oauth(settings.ClusterRanges, "10.0.0.0/8,pods"), `TS_CLUSTER_RANGES is "pods"|such as 100.64.0.0/13`},
+		{"range of another form", oauth(settings.ClusterRanges, "10.0.0.1/8"), `TS_CLUSTER_RANGES is "10.0.0.1/8"|write 10.0.0.0/8`},
+		{"range of all", oauth(settings.ClusterRanges, "0.0.0.0/0"), `TS_CLUSTER_RANGES is "0.0.0.0/0"|every address`},
+		{"mapped range", oauth(settings.ClusterRanges, "::ffff:10.0.0.0/104"), `TS_CLUSTER_RANGES is|such as`},
+		{"log format", oauth(settings.LogFormat, "xml"), `LOG_FORMAT is "xml"|text, json`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := readConfig(environment(pairs(tt.vars)))
@@ -146,7 +148,7 @@ func TestTokenFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{"token": "", "empty": "which is empty", "pipe": "no regular file", "none": "no such file"} {
-		_, err := readConfig(environment(pairs([]string{envOAuthID, "id", envIDTokenFile, filepath.Join(dir, name)})))
+		_, err := readConfig(environment(pairs([]string{settings.OAuthID, "id", settings.IDTokenFile, filepath.Join(dir, name)})))
 		if want == "" && err != nil || want != "" && !errContains(err, want) {
 			t.Errorf("%s: got %v, want %q", name, err, want)
 		}
@@ -154,7 +156,7 @@ func TestTokenFile(t *testing.T) {
 }
 
 func TestReadConfigNamesEachBadValue(t *testing.T) {
-	_, err := readConfig(environment(pairs([]string{envAuthKeyTTL, "x", envTags, "y", envStateDir, "z"})))
+	_, err := readConfig(environment(pairs([]string{settings.AuthKeyTTL, "x", settings.Tags, "y", settings.StateDir, "z"})))
 	if err == nil || strings.Count(err.Error(), "\n") != 3 {
 		t.Errorf("want four lines, one each: %v", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // values are the variables that are set, trimmed, by name: white space is cut,
@@ -29,13 +30,13 @@ func gather(getenv func(string) string) (values, error) {
 		files values
 		err   error
 	)
-	if dir := set(getenv, envConfigDir); dir != "" {
+	if dir := set(getenv, settings.ConfigDir); dir != "" {
 		files, err = readConfigDir(dir)
 	}
 	v := make(values)
-	for _, s := range settings() {
-		if is := cmp.Or(set(getenv, s.key), lowerCase(getenv, s.key), files[s.key]); is != "" {
-			v[s.key] = is
+	for _, s := range settings.All() {
+		if is := cmp.Or(set(getenv, s.Key), lowerCase(getenv, s.Key), files[s.Key]); is != "" {
+			v[s.Key] = is
 		}
 	}
 	for key, is := range files {
@@ -49,15 +50,8 @@ func gather(getenv func(string) string) (values, error) {
 // set is a variable of the environment, trimmed.
 func set(getenv func(string) string, key string) string { return strings.TrimSpace(getenv(key)) }
 
-// isEnvOnly reports whether the environment alone sets a variable. These are the
-// paths that the process shares with what is not told of a change: the mounts of
-// its pod, and the probes, which would end a process that they do not find.
-func isEnvOnly(key string) bool {
-	return slices.Contains([]string{envConfigDir, envStateDir, envStatusSocket, envNRISocket, envPodUID, envNodeName}, key)
-}
-
 // errNoConfigDir is the error of which all others are but a consequence.
-var errNoConfigDir = errors.New("mount the ConfigMap or the Secret there, or unset " + envConfigDir)
+var errNoConfigDir = errors.New("mount the ConfigMap or the Secret there, or unset " + settings.ConfigDir)
 
 // readConfigDir reads a directory with a file for each variable, as the kubelet
 // mounts a ConfigMap or a Secret. The kubelet changes all its files at once, by
@@ -79,7 +73,7 @@ func readConfigDir(dir string) (values, error) {
 func readFiles(dir, root string) (values, error) {
 	entries, err := os.ReadDir(root)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w: %w", envConfigDir, err, errNoConfigDir)
+		return nil, fmt.Errorf("reading %s: %w: %w", settings.ConfigDir, err, errNoConfigDir)
 	}
 	v := make(values)
 	var errs []error
@@ -88,7 +82,7 @@ func readFiles(dir, root string) (values, error) {
 		switch {
 		case strings.HasPrefix(key, "."), key == policyKey:
 			// The kubelet's own, and no variable: see checkPolicyKey.
-		case isEnvOnly(key) || !isSetting(key) && !isProfileVar(key):
+		case settings.IsEnvOnly(key) || !isSetting(key) && !isProfileVar(key):
 			errs = append(errs, wrongKey(key, dir))
 		default:
 			text, err := os.ReadFile(filepath.Join(root, key))
@@ -114,15 +108,15 @@ func checkPolicyKey(c Config) error {
 	if _, err := os.Stat(lies); err != nil || c.PolicyFile == lies {
 		return nil
 	}
-	return fmt.Errorf("%s is there and %s is %q: set it to %s, or remove the key %s", lies, envPolicyFile, c.PolicyFile, lies, policyKey)
+	return fmt.Errorf("%s is there and %s is %q: set it to %s, or remove the key %s", lies, settings.PolicyFile, c.PolicyFile, lies, policyKey)
 }
 
 func isSetting(key string) bool {
-	return slices.ContainsFunc(settings(), func(s setting) bool { return s.key == key })
+	return slices.ContainsFunc(settings.All(), func(s settings.Setting) bool { return s.Key == key })
 }
 
 func wrongKey(key, dir string) error {
-	if isEnvOnly(key) {
+	if settings.IsEnvOnly(key) {
 		return fmt.Errorf("key %q in %s: the environment alone sets it, remove it there", key, dir)
 	}
 	remedy := "tailscale-nri -help lists them all"

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // mount writes the files as the kubelet does: into a directory of their own, to
@@ -42,18 +44,18 @@ func mount(t *testing.T, dir string, files ...string) {
 
 // withDir is an environment with a directory of variables.
 func withDir(dir string, more ...string) func(string) string {
-	return environment(pairs(append(more, envConfigDir, dir)))
+	return environment(pairs(append(more, settings.ConfigDir, dir)))
 }
 
 func TestConfigDir(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, envAuthKey, " "+secret+"\n", envCluster, "of-the-file\n", envLogLevel, "debug")
-	cfg, err := readConfig(withDir(dir, envCluster, "of-the-env"))
+	mount(t, dir, settings.AuthKey, " "+secret+"\n", settings.ClusterName, "of-the-file\n", settings.LogLevel, "debug")
+	cfg, err := readConfig(withDir(dir, settings.ClusterName, "of-the-env"))
 	if err != nil || cfg.AuthKey != secret || cfg.Cluster != "of-the-env" || cfg.LogLevel != slog.LevelDebug || cfg.Dir != dir {
 		t.Errorf("got %+v, %v", cfg, err)
 	}
 	plain := t.TempDir() // as somebody without a kubelet has it
-	for key, text := range map[string]string{envAuthKey: secret, ".swp": "x"} {
+	for key, text := range map[string]string{settings.AuthKey: secret, ".swp": "x"} {
 		if err := os.WriteFile(filepath.Join(plain, key), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -70,18 +72,18 @@ func TestConfigDirRefuses(t *testing.T) {
 		want  []string // one for each line of the error
 	}{
 		{"nothing", nil, []string{"no credentials: set TS_OAUTH_CLIENT_ID|in the environment, or as keys of the Secret or the ConfigMap mounted at "}},
-		{"bad value", []string{envAuthKey, secret, envLogLevel, "loud"}, []string{`LOG_LEVEL is "loud"`}},
-		{"misspelt", []string{envAuthKey, secret, "TS_TAG", secret}, []string{`unknown key "TS_TAG" in |did you mean TS_TAGS?`}},
-		{"another program's", []string{envAuthKey, secret, "client_secret", secret}, []string{`unknown key "client_secret"|did you mean TS_OAUTH_CLIENT_SECRET?`}},
-		{"unlike any", []string{envAuthKey, secret, "colour", secret}, []string{`unknown key "colour"|-help`}},
-		{"like one of the environment's", []string{envAuthKey, secret, "CONFIG_DIR", "/x", "TS_STATE_DIRS", "/x"}, []string{
+		{"bad value", []string{settings.AuthKey, secret, settings.LogLevel, "loud"}, []string{`LOG_LEVEL is "loud"`}},
+		{"misspelt", []string{settings.AuthKey, secret, "TS_TAG", secret}, []string{`unknown key "TS_TAG" in |did you mean TS_TAGS?`}},
+		{"another program's", []string{settings.AuthKey, secret, "client_secret", secret}, []string{`unknown key "client_secret"|did you mean TS_OAUTH_CLIENT_SECRET?`}},
+		{"unlike any", []string{settings.AuthKey, secret, "colour", secret}, []string{`unknown key "colour"|-help`}},
+		{"like one of the environment's", []string{settings.AuthKey, secret, "CONFIG_DIR", "/x", "TS_STATE_DIRS", "/x"}, []string{
 			`unknown key "CONFIG_DIR" in |: tailscale-nri -help`, `unknown key "TS_STATE_DIRS" in |: tailscale-nri -help`,
 		}},
-		{"itself", []string{envAuthKey, secret, envConfigDir, "/x"}, []string{`key "TS_CONFIG_DIR" in |environment`}},
-		{"of a mount", []string{envAuthKey, secret, envStateDir, "/x", envNRISocket, "x"}, []string{
+		{"itself", []string{settings.AuthKey, secret, settings.ConfigDir, "/x"}, []string{`key "TS_CONFIG_DIR" in |environment`}},
+		{"of a mount", []string{settings.AuthKey, secret, settings.StateDir, "/x", settings.NRISocket, "x"}, []string{
 			`key "NRI_SOCKET" in |environment`, `key "TS_STATE_DIR" in |environment`,
 		}},
-		{"several", []string{"CLUSTER", "x", "TS_AUTH_KEY", secret, envAuthKeyTTL, "5"}, []string{
+		{"several", []string{"CLUSTER", "x", "TS_AUTH_KEY", secret, settings.AuthKeyTTL, "5"}, []string{
 			"did you mean CLUSTER_NAME?", "did you mean TS_AUTHKEY?", `AUTH_KEY_TTL is "5"`, "no credentials",
 		}},
 	} {
@@ -116,26 +118,26 @@ func TestConfigDirUnreadable(t *testing.T) {
 		t.Errorf("a missing directory: %v", err)
 	}
 	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, envTags), 0o700); err != nil {
+	if err := os.Mkdir(filepath.Join(dir, settings.Tags), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readConfig(withDir(dir, envAuthKey, secret)); !errContains(err, "reading "+envTags+": ") || !errContains(err, filepath.Join(dir, envTags)) {
+	if _, err := readConfig(withDir(dir, settings.AuthKey, secret)); !errContains(err, "reading "+settings.Tags+": ") || !errContains(err, filepath.Join(dir, settings.Tags)) {
 		t.Errorf("a directory for a file: %v", err)
 	}
 }
 
 func TestStatusSocketOfABadConfiguration(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, envStatusSocket, "relative", envLogLevel, "loud", "bogus", "x")
-	if got, err := statusSocket(withDir(dir, envStatusSocket, "/of/the/env\n")); got != "/of/the/env" || err != nil {
+	mount(t, dir, settings.StatusSocket, "relative", settings.LogLevel, "loud", "bogus", "x")
+	if got, err := statusSocket(withDir(dir, settings.StatusSocket, "/of/the/env\n")); got != "/of/the/env" || err != nil {
 		t.Errorf("got %q, %v", got, err)
 	}
 }
 
 func TestChanged(t *testing.T) {
-	before := values{envTags: "tag:a", envCluster: "a", envAuthKey: "x"}
-	after := values{envTags: "tag:b", envCluster: "a", envOAuthID: "x"}
-	if got, want := changed(before, after), []string{envAuthKey, envOAuthID, envTags}; !slices.Equal(got, want) {
+	before := values{settings.Tags: "tag:a", settings.ClusterName: "a", settings.AuthKey: "x"}
+	after := values{settings.Tags: "tag:b", settings.ClusterName: "a", settings.OAuthID: "x"}
+	if got, want := changed(before, after), []string{settings.AuthKey, settings.OAuthID, settings.Tags}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := changed(before, before); got != nil {
@@ -162,9 +164,9 @@ func watched(t *testing.T, dir string) (*configWatch, *logBook) {
 // wrong. It is ready all the same.
 func TestBadChange(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, envAuthKey, secret)
+	mount(t, dir, settings.AuthKey, secret)
 	w, book := watched(t, dir)
-	mount(t, dir, envAuthKey, secret, envLogLevel, "loud", envTags, "x")
+	mount(t, dir, settings.AuthKey, secret, settings.LogLevel, "loud", settings.Tags, "x")
 	for range 3 {
 		if w.look() {
 			t.Fatal("it begins anew with a bad configuration")
@@ -176,14 +178,14 @@ func TestBadChange(t *testing.T) {
 	if n := book.count("going on with the old one"); n != 2 {
 		t.Errorf("the log says so %d times, want one for each value:\n%s", n, book)
 	}
-	mount(t, dir, envAuthKey, secret)
+	mount(t, dir, settings.AuthKey, secret)
 	if w.look() {
 		t.Error("it begins anew with what it has")
 	}
 	if ok, text := w.health.ready(); !ok || text != readyText {
 		t.Errorf("ready %v, %q", ok, text)
 	}
-	mount(t, dir, envAuthKey, secret+"2", envCluster, "new")
+	mount(t, dir, settings.AuthKey, secret+"2", settings.ClusterName, "new")
 	if !w.look() {
 		t.Error("it does not begin anew")
 	}
@@ -197,7 +199,7 @@ func TestBadChange(t *testing.T) {
 func TestTokenGoes(t *testing.T) {
 	dir := t.TempDir()
 	token := written(t, t.TempDir(), "token", []byte(secret))
-	mount(t, dir, envOAuthID, "id", envIDTokenFile, token)
+	mount(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
 	w, book := watched(t, dir)
 	if err := os.Remove(token); err != nil {
 		t.Fatal(err)
@@ -209,12 +211,12 @@ func TestTokenGoes(t *testing.T) {
 	if book.count("could not be used at another start") != 1 || book.count("changed") != 0 {
 		t.Errorf("the log says\n%s", book)
 	}
-	mount(t, dir, envOAuthID, "id", envIDTokenFile, token, envCluster, "other")
+	mount(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token, settings.ClusterName, "other")
 	w.look()
 	if _, text := w.health.ready(); !strings.Contains(text, "a changed configuration is not used: ") || book.count("going on with the old one") != 1 {
 		t.Errorf("ready says %q, the log\n%s", text, book)
 	}
-	mount(t, dir, envOAuthID, "id", envIDTokenFile, token)
+	mount(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
 	written(t, filepath.Dir(token), "token", []byte(secret))
 	if _, text := w.health.ready(); w.look() {
 		t.Errorf("it begins anew with what it has, %q", text)
@@ -228,7 +230,7 @@ func TestTokenGoes(t *testing.T) {
 func TestTokenComes(t *testing.T) {
 	dir := t.TempDir()
 	token := filepath.Join(t.TempDir(), "token")
-	mount(t, dir, envOAuthID, "id", envIDTokenFile, token)
+	mount(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
 	w, book := watched(t, dir)
 	written(t, filepath.Dir(token), "token", []byte(secret))
 	if !w.look() || book.count("waiting until it is mended") != 1 || book.count("can be used now") != 1 || book.count("has changed") != 0 {
@@ -252,7 +254,7 @@ func TestNoPrivileges(t *testing.T) {
 // TestMended: one that waits begins anew once there is something to begin with.
 func TestMended(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, envLogLevel, "loud")
+	mount(t, dir, settings.LogLevel, "loud")
 	w, book := watched(t, dir)
 	for range 3 {
 		w.look()
@@ -265,7 +267,7 @@ func TestMended(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(t.Context()) }()
-	mount(t, dir, envAuthKey, secret)
+	mount(t, dir, settings.AuthKey, secret)
 	if err := receive(t, ended, "the end of the wait"); !errors.Is(err, errRestart) {
 		t.Errorf("ended with %v", err)
 	}
@@ -275,7 +277,7 @@ func TestMended(t *testing.T) {
 func TestTornReading(t *testing.T) {
 	dir := t.TempDir()
 	swap := func(i int) {
-		mount(t, dir, envCluster, fmt.Sprint("c", i), envTags, fmt.Sprint("tag:c", i))
+		mount(t, dir, settings.ClusterName, fmt.Sprint("c", i), settings.Tags, fmt.Sprint("tag:c", i))
 		old, _ := filepath.Glob(filepath.Join(dir, "..2026_*"))
 		now, _ := os.Readlink(filepath.Join(dir, "..data"))
 		for _, o := range old {
@@ -299,7 +301,7 @@ func TestTornReading(t *testing.T) {
 		default:
 		}
 		v, err := readConfigDir(dir)
-		if err != nil || "tag:"+v[envCluster] != v[envTags] {
+		if err != nil || "tag:"+v[settings.ClusterName] != v[settings.Tags] {
 			t.Fatalf("%q, %v", v, err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"tailscale.com/tstime"
 
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // errRestart ends a process that is to be started again at once, with the
@@ -97,7 +98,7 @@ func (w *configWatch) look() bool {
 // the process has begun with. It reports whether the policy needs another start.
 func (w *configWatch) adopt(now values, cfg Config) (again bool) {
 	was := w.policies.load()
-	if w.waits || was == nil || cfg.Policy == nil || now[envPolicyFile] != w.began[envPolicyFile] {
+	if w.waits || was == nil || cfg.Policy == nil || now[settings.PolicyFile] != w.began[settings.PolicyFile] {
 		return false
 	}
 	// A file that is written in place is empty for a moment, and an empty one is the

@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 	"tailscale.com/tstime"
+
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // connection is the plugin on one connection to the runtime.
@@ -80,7 +82,7 @@ type otherRuntime struct {
 func (e otherRuntime) Error() string {
 	return fmt.Sprintf("%s answers on the NRI socket %s, but does not run this pod: "+
 		"another runtime has taken the kubelet's socket; disable NRI there, restart the kubelet's runtime, or give each a socket of its own (%s)",
-		cmp.Or(e.name, "a runtime")+" "+cmp.Or(e.version, "of unknown version"), e.socket, envNRISocket)
+		cmp.Or(e.name, "a runtime")+" "+cmp.Or(e.version, "of unknown version"), e.socket, settings.NRISocket)
 }
 
 // checkRuntime wants the pod that this process is in among the runtime's

@@ -10,25 +10,26 @@ import (
 	"strings"
 
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-const oauthVars = envOAuthID + " and " + envOAuthSecret
+const oauthVars = settings.OAuthID + " and " + settings.OAuthSecret
 
 // checkCredentials wants exactly one way into the tailnet.
 func checkCredentials(c Config) error {
 	oauth := c.OAuthID != "" || c.OAuthSecret != "" || c.IDTokenFile != ""
 	switch {
 	case oauth && c.AuthKey != "":
-		return fmt.Errorf("two ways into the tailnet are set, %s as well as %s: keep one and unset the other", oauthSet(c), envAuthKey)
+		return fmt.Errorf("two ways into the tailnet are set, %s as well as %s: keep one and unset the other", oauthSet(c), settings.AuthKey)
 	case !oauth && c.AuthKey == "":
 		return fmt.Errorf("no credentials: set %s (or %s in place of the secret), or %s (with %s for a control server of your own), %s",
-			oauthVars, envIDTokenFile, envAuthKey, envLoginServer, c.places())
+			oauthVars, settings.IDTokenFile, settings.AuthKey, settings.LoginServer, c.places())
 	case oauth && c.OAuthID == "":
-		return fmt.Errorf("%s is set but %s is not: set both, %s", oauthSet(c), envOAuthID, c.places())
+		return fmt.Errorf("%s is set but %s is not: set both, %s", oauthSet(c), settings.OAuthID, c.places())
 	case oauth && c.OAuthSecret == "" && c.IDTokenFile == "":
-		return fmt.Errorf("%s is set but neither %s nor %s: set one of the two, %s", envOAuthID, envOAuthSecret, envIDTokenFile, c.places())
+		return fmt.Errorf("%s is set but neither %s nor %s: set one of the two, %s", settings.OAuthID, settings.OAuthSecret, settings.IDTokenFile, c.places())
 	case c.OAuthSecret != "" && c.IDTokenFile != "":
-		return fmt.Errorf("%s and %s are both set: keep one and unset the other", envOAuthSecret, envIDTokenFile)
+		return fmt.Errorf("%s and %s are both set: keep one and unset the other", settings.OAuthSecret, settings.IDTokenFile)
 	}
 	return errors.Join(checkKinds(c), checkTokenFile(c.IDTokenFile))
 }
@@ -37,9 +38,9 @@ func checkCredentials(c Config) error {
 func checkKinds(c Config) error {
 	switch {
 	case strings.HasPrefix(c.OAuthSecret, "tskey-auth-"):
-		return fmt.Errorf("%s holds an auth key: put it into %s, or take the secret of an OAuth client", envOAuthSecret, envAuthKey)
+		return fmt.Errorf("%s holds an auth key: put it into %s, or take the secret of an OAuth client", settings.OAuthSecret, settings.AuthKey)
 	case strings.HasPrefix(c.AuthKey, "tskey-client-"):
-		return fmt.Errorf("%s holds the secret of an OAuth client: put it into %s and its ID into %s", envAuthKey, envOAuthSecret, envOAuthID)
+		return fmt.Errorf("%s holds the secret of an OAuth client: put it into %s and its ID into %s", settings.AuthKey, settings.OAuthSecret, settings.OAuthID)
 	}
 	return nil
 }
@@ -48,7 +49,7 @@ func checkKinds(c Config) error {
 func oauthSet(c Config) string {
 	var set []string
 	for _, v := range []struct{ key, value string }{
-		{envOAuthID, c.OAuthID}, {envOAuthSecret, c.OAuthSecret}, {envIDTokenFile, c.IDTokenFile},
+		{settings.OAuthID, c.OAuthID}, {settings.OAuthSecret, c.OAuthSecret}, {settings.IDTokenFile, c.IDTokenFile},
 	} {
 		if v.value != "" {
 			set = append(set, v.key)
@@ -76,16 +77,16 @@ func checkTokenFile(path string) error {
 		return nil
 	}
 	if !filepath.IsAbs(path) {
-		return fmt.Errorf("%s is %q: write an absolute path, and %w", envIDTokenFile, errtext.Clip(path), errNoToken)
+		return fmt.Errorf("%s is %q: write an absolute path, and %w", settings.IDTokenFile, errtext.Clip(path), errNoToken)
 	}
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
-		return fmt.Errorf("looking for the file that %s names: %w: %w", envIDTokenFile, err, errNoToken)
+		return fmt.Errorf("looking for the file that %s names: %w: %w", settings.IDTokenFile, err, errNoToken)
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s names %s, which is no regular file: %w", envIDTokenFile, errtext.Clip(path), errNoToken)
+		return fmt.Errorf("%s names %s, which is no regular file: %w", settings.IDTokenFile, errtext.Clip(path), errNoToken)
 	case info.Size() == 0:
-		return fmt.Errorf("%s names %s, which is empty: %w", envIDTokenFile, errtext.Clip(path), errNoToken)
+		return fmt.Errorf("%s names %s, which is empty: %w", settings.IDTokenFile, errtext.Clip(path), errNoToken)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // TestDoctorInterrupted: a doctor that is ended while a key is made has it deleted
@@ -53,7 +54,7 @@ func TestDoctorIsEnded(t *testing.T) {
 	}))
 	t.Cleanup(api.Close)
 	t.Cleanup(func() { close(release) })
-	cmd := process(t, append(planeVars(s), envAPIURL+"="+api.URL, envStateDir+"="+t.TempDir())...)
+	cmd := process(t, append(planeVars(s), settings.APIURL+"="+api.URL, settings.StateDir+"="+t.TempDir())...)
 	cmd.Args = append(cmd.Args, "doctor")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -85,7 +86,7 @@ func TestDoctorOfProfiles(t *testing.T) {
 	}
 	t.Cleanup(other.Close)
 	m := withPlane(t, s)
-	withProfile(t, m, other, envTags+"=tag:other")
+	withProfile(t, m, other, settings.Tags+"=tag:other")
 	writeRecord(t, m.cfg.StateDir, "uid-other", "vetht0123456789", `"tags": ["tag:other"], "features": {"profile": "other"}`)
 	got := look(t, m, checkMinting)
 	expect(t, got, resultOK, "a key for tag:k8s-pod was minted", "")
@@ -98,7 +99,7 @@ func TestDoctorOfProfiles(t *testing.T) {
 
 	withProfile(t, m, other) // with the tags of the default
 	expect(t, look(t, m, checkMinting), resultFail, "profile other: ", remedyCredentials)
-	withProfile(t, m, other, envLoginServer+"=http://127.0.0.1:1", envTags+"=tag:other")
+	withProfile(t, m, other, settings.LoginServer+"=http://127.0.0.1:1", settings.Tags+"=tag:other")
 	expect(t, look(t, m, checkControl), resultFail, "profile other: http://127.0.0.1:1 cannot be reached", remedyUnreachable)
 	expect(t, look(t, m, checkClock), resultUnknown, "http://127.0.0.1:1 has not told the time", "")
 }
@@ -123,7 +124,7 @@ func TestNoEcho(t *testing.T) {
 		w.Write([]byte(password))
 	}))
 	t.Cleanup(echo.Close)
-	m := withPlane(t, startControl(t), envAPIURL+"="+echo.URL)
+	m := withPlane(t, startControl(t), settings.APIURL+"="+echo.URL)
 	expect(t, look(t, m, checkMinting), resultFail, "does not work (HTTP 503)", remedyUnreachable)
 }
 
@@ -167,7 +168,7 @@ func TestWithoutSTUN(t *testing.T) {
 // doctor says so in time.
 func TestDoctorInTheDark(t *testing.T) {
 	t.Parallel()
-	cmd := process(t, envOAuthID+"=client", envOAuthSecret+"="+secret, envStateDir+"="+t.TempDir())
+	cmd := process(t, settings.OAuthID+"=client", settings.OAuthSecret+"="+secret, settings.StateDir+"="+t.TempDir())
 	var findings []finding
 	var code int
 	var took time.Duration

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // inNetns runs f on a thread in a network namespace of its own, which ends with it.
@@ -117,9 +118,9 @@ func TestCheckRanges(t *testing.T) {
 		for _, seen := range []string{"100.64.0.2/16 (address on join0)", "fd7a:115c:a1e0::2/64 (address on join0)", "100.80.0.7/32 (route by cni0)"} {
 			expect(t, got, resultWarn, seen, remedyRanges)
 		}
-		named := testMachine(t, envRanges+"=100.64.0.0/16,100.80.0.0/12,fd7a:115c:a1e0::/64")
+		named := testMachine(t, settings.ClusterRanges+"=100.64.0.0/16,100.80.0.0/12,fd7a:115c:a1e0::/64")
 		expect(t, look(t, named, checkRanges), resultOK, "no address or route", "")
-		expect(t, look(t, testMachine(t, envRanges+"=100.64.0.0/10"), checkRanges), resultWarn, "100.64.0.0/10", remedyRangesWhole)
+		expect(t, look(t, testMachine(t, settings.ClusterRanges+"=100.64.0.0/10"), checkRanges), resultWarn, "100.64.0.0/10", remedyRangesWhole)
 	})
 }
 

@@ -15,12 +15,13 @@ import (
 	"github.com/containerd/nri/pkg/adaptation"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
 func TestCheckConfiguration(t *testing.T) {
 	expect(t, look(t, testMachine(t), checkConfiguration), resultOK, "an auth key", "")
-	m := newMachine(command{getenv: environment(map[string]string{envCluster: "-", envAuthKey: secret})})
+	m := newMachine(command{getenv: environment(map[string]string{settings.ClusterName: "-", settings.AuthKey: secret})})
 	expect(t, look(t, m, checkConfiguration), resultFail, `CLUSTER_NAME is "-"`, remedyConfiguration)
 }
 

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // writeRecord writes a pod's record, as the engine does, of a sandbox whose namespace
@@ -79,7 +80,7 @@ func TestCheckState(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, look(t, file, checkState), resultFail, "is no directory", remedyStateRead)
-	below := testMachine(t, envStateDir+"="+filepath.Join(file.cfg.StateDir, "below"))
+	below := testMachine(t, settings.StateDir+"="+filepath.Join(file.cfg.StateDir, "below"))
 	expect(t, look(t, below, checkState), resultFail, "not a directory", remedyStateRead)
 }
 

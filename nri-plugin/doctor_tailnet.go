@@ -14,6 +14,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -93,7 +94,7 @@ func judgeAuthKey(ctx context.Context, m *machine, w way) finding {
 		case n.Profile != w.profile:
 		case n.State == status.Running:
 			running++ // what else it says is of its own key
-		case strings.Contains(n.Reason, envAuthKey):
+		case strings.Contains(n.Reason, settings.AuthKey):
 			return fail(n.Namespace+"/"+n.Pod+": "+n.Reason, remedyAuthKey)
 		}
 	}

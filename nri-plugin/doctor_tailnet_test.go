@@ -24,6 +24,7 @@ import (
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
 	"tailscale-nri/k3d/lab/headscale"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // recorder notes what is asked of a server, and may answer in its place.
@@ -81,9 +82,9 @@ func TestCheckMinting(t *testing.T) {
 		t.Errorf("%d keys were made and %d deleted: %q", made, deleted, rec.calls)
 	}
 
-	expect(t, look(t, withPlane(t, s, envTags+"=tag:other"), checkMinting), resultFail, "tag:other", remedyCredentials)
-	expect(t, look(t, withPlane(t, s, envOAuthSecret+"=wrong"), checkMinting), resultFail, "refuses the OAuth client", remedyCredentials)
-	expect(t, look(t, withPlane(t, s, envAPIURL+"=http://127.0.0.1:1"), checkMinting), resultFail, "connection refused", remedyUnreachable)
+	expect(t, look(t, withPlane(t, s, settings.Tags+"=tag:other"), checkMinting), resultFail, "tag:other", remedyCredentials)
+	expect(t, look(t, withPlane(t, s, settings.OAuthSecret+"=wrong"), checkMinting), resultFail, "refuses the OAuth client", remedyCredentials)
+	expect(t, look(t, withPlane(t, s, settings.APIURL+"=http://127.0.0.1:1"), checkMinting), resultFail, "connection refused", remedyUnreachable)
 
 	s.AddFault(control.Fault{Path: keysPath, Status: http.StatusForbidden, Message: "not allowed"})
 	expect(t, look(t, withPlane(t, s), checkMinting), resultFail, "may not do this (not allowed)", remedyCredentials)
@@ -101,8 +102,8 @@ func TestCheckMinting(t *testing.T) {
 func TestCheckAuthKey(t *testing.T) {
 	m := testMachine(t)
 	expect(t, look(t, m, checkMinting), resultUnknown, "would make a device", "")
-	expect(t, look(t, testMachine(t, envAuthKey+"=hskey-auth-"+secret), checkMinting), resultFail, "does not begin with tskey-auth-", remedyAuthKey)
-	own := testMachine(t, envAuthKey+"=hskey-auth-"+secret, envLoginServer+"=http://headscale.example.com")
+	expect(t, look(t, testMachine(t, settings.AuthKey+"=hskey-auth-"+secret), checkMinting), resultFail, "does not begin with tskey-auth-", remedyAuthKey)
+	own := testMachine(t, settings.AuthKey+"=hskey-auth-"+secret, settings.LoginServer+"=http://headscale.example.com")
 	expect(t, look(t, own, checkMinting), resultUnknown, "would make a device", "")
 	expect(t, look(t, own, checkDevices), resultUnknown, "nobody can list devices", "")
 
@@ -116,8 +117,8 @@ func TestCheckAuthKey(t *testing.T) {
 func TestCheckControl(t *testing.T) {
 	s := startControl(t)
 	expect(t, look(t, withPlane(t, s), checkControl), resultOK, s.ControlURL()+" answers, and takes the upgrade", "")
-	expect(t, look(t, withPlane(t, s, envLoginServer+"="+s.APIURL()), checkControl), resultFail, "no control server's key", remedyNotControl)
-	expect(t, look(t, withPlane(t, s, envLoginServer+"=http://127.0.0.1:1"), checkControl), resultFail, "connection refused", remedyUnreachable)
+	expect(t, look(t, withPlane(t, s, settings.LoginServer+"="+s.APIURL()), checkControl), resultFail, "no control server's key", remedyNotControl)
+	expect(t, look(t, withPlane(t, s, settings.LoginServer+"=http://127.0.0.1:1"), checkControl), resultFail, "connection refused", remedyUnreachable)
 
 	// Behind a reverse proxy that passes on what it knows: no header Upgrade.
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -131,19 +132,19 @@ func TestCheckControl(t *testing.T) {
 		io.Copy(w, res.Body)
 	}))
 	t.Cleanup(front.Close)
-	half := withPlane(t, s, envLoginServer+"="+front.URL)
+	half := withPlane(t, s, settings.LoginServer+"="+front.URL)
 	half.patience = time.Second
 	expect(t, look(t, half, checkControl), resultFail, "does not take the upgrade", remedyUpgrade)
 
 	at, _ := connectProxy(t, "user", "password", "127.0.0.1:1")
-	behind := withPlane(t, s, envLoginServer+"=https://control.example.com", envHTTPSProxy+"=http://user:"+secret+"@"+at)
+	behind := withPlane(t, s, settings.LoginServer+"=https://control.example.com", settings.HTTPSProxy+"=http://user:"+secret+"@"+at)
 	expect(t, look(t, behind, checkControl), resultFail, "Proxy Authentication Required", remedyProxy)
 	expect(t, look(t, behind, checkProxy), resultOK, "takes connections", "")
 
 	// A certificate that is not valid yet, by the clock of this machine.
 	tls := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(tls.Close)
-	past := withPlane(t, s, envLoginServer+"="+tls.URL)
+	past := withPlane(t, s, settings.LoginServer+"="+tls.URL)
 	tr := tls.Client().Transport.(*http.Transport).Clone()
 	tr.TLSClientConfig.Time = func() time.Time { return time.Unix(-1e9, 0) }
 	past.transport = tr
@@ -165,7 +166,7 @@ func TestCheckHeadscale(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { hs.Close() })
-	m := testMachine(t, envLoginServer+"="+hs.URL())
+	m := testMachine(t, settings.LoginServer+"="+hs.URL())
 	expect(t, look(t, m, checkControl), resultOK, "takes the upgrade", "")
 	for _, f := range look(t, m, checkClock) {
 		if f.Result != resultOK && !strings.Contains(f.Seen, "without a Date") {
@@ -197,7 +198,7 @@ func TestCheckClock(t *testing.T) {
 		w.Header()["Date"] = []string{date}
 	}))
 	t.Cleanup(server.Close)
-	m := testMachine(t, envLoginServer+"="+server.URL)
+	m := testMachine(t, settings.LoginServer+"="+server.URL)
 	for off, want := range map[time.Duration]finding{
 		0:                 fine("as that of " + server.URL),
 		10 * time.Second:  fine("behind that of"),
@@ -216,7 +217,7 @@ func TestCheckClock(t *testing.T) {
 
 func TestCheckProxy(t *testing.T) {
 	expect(t, look(t, testMachine(t), checkProxy), resultOK, "none is set", "")
-	closed := testMachine(t, envHTTPSProxy+"=http://user:"+secret+"@127.0.0.1:1", envNoProxy+"=10.0.0.0/8")
+	closed := testMachine(t, settings.HTTPSProxy+"=http://user:"+secret+"@127.0.0.1:1", settings.NoProxy+"=10.0.0.0/8")
 	expect(t, look(t, closed, checkProxy), resultFail, "127.0.0.1:1 cannot be reached", remedyProxy)
 	for host, want := range map[string]string{"proxy:3128": "proxy:3128", "proxy": "proxy:80", "[fd00::1]": "[fd00::1]:80", "secure": "secure:443"} {
 		if got := withPort(host, "https://secure"); got != want {
@@ -307,5 +308,5 @@ func TestCheckDevices(t *testing.T) {
 	s.AddFault(control.Fault{Path: "/api/v2/tailnet/-/devices", Status: http.StatusForbidden, Message: "no"})
 	expect(t, look(t, withPlane(t, s), checkDevices), resultFail, "may not do this", remedyCredentials)
 	s.ClearFaults()
-	expect(t, look(t, withPlane(t, s, envAPIURL+"=http://127.0.0.1:1"), checkDevices), resultUnknown, "not counted", "")
+	expect(t, look(t, withPlane(t, s, settings.APIURL+"=http://127.0.0.1:1"), checkDevices), resultUnknown, "not counted", "")
 }

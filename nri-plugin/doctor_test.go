@@ -21,6 +21,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // testMachine is this one, with a configuration of its own, a root without files, and
@@ -29,8 +30,8 @@ func testMachine(t *testing.T, vars ...string) *machine {
 	t.Helper()
 	dir := t.TempDir()
 	m := newMachine(command{getenv: environment(assigned(append([]string{
-		envStateDir + "=" + filepath.Join(dir, "state"), envStatusSocket + "=" + filepath.Join(dir, "status.sock"),
-		envNRISocket + "=" + filepath.Join(dir, "nri.sock"), envAuthKey + "=tskey-auth-" + secret,
+		settings.StateDir + "=" + filepath.Join(dir, "state"), settings.StatusSocket + "=" + filepath.Join(dir, "status.sock"),
+		settings.NRISocket + "=" + filepath.Join(dir, "nri.sock"), settings.AuthKey + "=tskey-auth-" + secret,
 	}, vars...)))})
 	if m.cfgErr != nil {
 		t.Fatal(m.cfgErr)
@@ -144,8 +145,8 @@ func of(findings []finding, name string) []finding {
 func TestDoctorBesideThePlugin(t *testing.T) {
 	dir := t.TempDir()
 	plane := startControl(t)
-	vars := append(planeVars(plane), envAuthKey+"=", envPodUID+"=uid-own",
-		envStateDir+"="+filepath.Join(dir, "state"), envStatusSocket+"="+filepath.Join(dir, "status.sock"), envNRISocket+"="+filepath.Join(dir, "nri.sock"))
+	vars := append(planeVars(plane), settings.AuthKey+"=", settings.PodUID+"=uid-own",
+		settings.StateDir+"="+filepath.Join(dir, "state"), settings.StatusSocket+"="+filepath.Join(dir, "status.sock"), settings.NRISocket+"="+filepath.Join(dir, "nri.sock"))
 	own := sandbox("own")
 	own.Uid = "uid-own"
 	r := startRuntime(t, dir, own)
@@ -223,7 +224,7 @@ func withManifestsCaps(t *testing.T, f func()) {
 
 // TestDoctorWithoutPrivileges: a process that may do nothing can say so.
 func TestDoctorWithoutPrivileges(t *testing.T) {
-	cmd := process(t, envConfigDir+"=/nowhere")
+	cmd := process(t, settings.ConfigDir+"=/nowhere")
 	cmd.Path = "/proc/self/exe" // its directory is root's
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	findings, code := examined(t, cmd)
@@ -248,7 +249,7 @@ func TestDoctorThatCannotLook(t *testing.T) {
 		}
 	}
 	var broken brokenWriter
-	if err := doctor(t.Context(), testMachine(t, envLoginServer+"=http://127.0.0.1:1"), false, broken); err == nil || !errors.As(err, new(cannotAsk)) {
+	if err := doctor(t.Context(), testMachine(t, settings.LoginServer+"=http://127.0.0.1:1"), false, broken); err == nil || !errors.As(err, new(cannotAsk)) {
 		t.Errorf("a table that nobody reads: %v", err)
 	}
 }
@@ -279,11 +280,11 @@ func startControl(t *testing.T) *control.Server {
 
 // planeVars are the settings for its OAuth client.
 func planeVars(s *control.Server) []string {
-	return []string{envLoginServer + "=" + s.ControlURL(), envAPIURL + "=" + s.APIURL(), envOAuthID + "=lab-client", envOAuthSecret + "=" + secret}
+	return []string{settings.LoginServer + "=" + s.ControlURL(), settings.APIURL + "=" + s.APIURL(), settings.OAuthID + "=lab-client", settings.OAuthSecret + "=" + secret}
 }
 
 // withPlane is a machine that comes in over OAuth.
 func withPlane(t *testing.T, s *control.Server, more ...string) *machine {
 	t.Helper()
-	return testMachine(t, append(append(planeVars(s), envAuthKey+"="), more...)...)
+	return testMachine(t, append(append(planeVars(s), settings.AuthKey+"="), more...)...)
 }

@@ -9,16 +9,17 @@ import (
 	"testing"
 
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // TestNewTailnet: what readConfig accepts, the tailnet accepts too.
 func TestNewTailnet(t *testing.T) {
 	const server = "http://127.0.0.1:1"
 	for _, vars := range [][]string{
-		{envAuthKey, secret, envLoginServer, server},
-		{envOAuthID, "id", envOAuthSecret, secret, envLoginServer, server},
-		{envOAuthID, "id", envOAuthSecret, secret, envLoginServer, server, envAuthKeyTTL, minKeyTTL.String()},
-		{envOAuthID, "id", envOAuthSecret, secret, envLoginServer, server, envAuthKeyTTL, maxKeyTTL.String()},
+		{settings.AuthKey, secret, settings.LoginServer, server},
+		{settings.OAuthID, "id", settings.OAuthSecret, secret, settings.LoginServer, server},
+		{settings.OAuthID, "id", settings.OAuthSecret, secret, settings.LoginServer, server, settings.AuthKeyTTL, minKeyTTL.String()},
+		{settings.OAuthID, "id", settings.OAuthSecret, secret, settings.LoginServer, server, settings.AuthKeyTTL, maxKeyTTL.String()},
 	} {
 		cfg, err := readConfig(environment(pairs(vars)))
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // anyHandler in the list of runtime handlers stands for all of them.
@@ -30,7 +31,7 @@ func checkHandler(sb *api.PodSandbox, known []string) error {
 	}
 	return fmt.Errorf("annotation %s is \"true\", but the pod's runtimeClassName chooses the runtime handler %q, which is not in %s: "+
 		"under gVisor or Kata no packet of the tailnet would reach the pod; remove one of the two, or add the handler there if it runs pods in the host's kernel",
-		annotationEnabled, errtext.Clip(handler), envHandlers)
+		annotationEnabled, errtext.Clip(handler), settings.RuntimeHandlers)
 }
 
 // parseHandlers reads a comma-separated list of runtime handlers.

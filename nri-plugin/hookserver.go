@@ -23,6 +23,7 @@ import (
 	"tailscale.com/tstime"
 
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 const (
@@ -250,7 +251,7 @@ func checkExec(dir string) error {
 		return nil
 	}
 	return fmt.Errorf("nothing can be run from %s, which is mounted noexec, and the pod needs it: mount it without noexec, give %s a directory elsewhere (in the DaemonSet's hostPath too), or remove the annotation %s from the pod",
-		filepath.Dir(dir), envStateDir, annotationWait)
+		filepath.Dir(dir), settings.StateDir, annotationWait)
 }
 
 func hashOf(path string) (string, error) {

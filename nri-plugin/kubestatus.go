@@ -13,6 +13,7 @@ import (
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/kubeapi"
 	"tailscale-nri/nri-plugin/internal/kubestatus"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // kubeStatus shows in Kubernetes what becomes of the pods' nodes. A nil one does not.
@@ -30,7 +31,7 @@ func newKubeStatus(cfg Config, log *slog.Logger) *kubeStatus {
 		client, err = kubeapi.New(in)
 	}
 	if err != nil {
-		log.Error("Kubernetes shows nothing of the pods' nodes", "setting", envKubeStatus, "err", err)
+		log.Error("Kubernetes shows nothing of the pods' nodes", "setting", settings.KubeStatus, "err", err)
 		return nil
 	}
 	return &kubeStatus{kubestatus.New(kubestatus.Config{API: client, Host: hostName(cfg), Logger: log, Rates: kubestatus.UsualRates()})}

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // A process that is not to show anything in Kubernetes, or cannot, serves all the same.
@@ -19,7 +21,7 @@ func TestKubeStatusIsOff(t *testing.T) {
 	}
 	t.Setenv(envServiceHost, "10.96.0.1")
 	k := newKubeStatus(Config{KubeStatus: true}, logger)
-	if k != nil || k.tell() != nil || !strings.Contains(log.String(), "deploy/components/kubernetes-status") || !strings.Contains(log.String(), envKubeStatus) {
+	if k != nil || k.tell() != nil || !strings.Contains(log.String(), "deploy/components/kubernetes-status") || !strings.Contains(log.String(), settings.KubeStatus) {
 		t.Errorf("without a token: %v, the log is %s", k, &log)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

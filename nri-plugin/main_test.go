@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 func TestRunAll(t *testing.T) {
@@ -83,9 +85,9 @@ func TestHelpFitsAScreen(t *testing.T) {
 	if len(lines) > 40 {
 		t.Errorf("%d lines", len(lines))
 	}
-	for _, s := range settings() {
-		if !strings.Contains(out.String(), s.key) {
-			t.Errorf("%s is not explained", s.key)
+	for _, s := range settings.All() {
+		if !strings.Contains(out.String(), s.Key) {
+			t.Errorf("%s is not explained", s.Key)
 		}
 	}
 }
@@ -126,7 +128,7 @@ func TestBadArguments(t *testing.T) {
 }
 
 func TestFlagsOverrideTheEnvironment(t *testing.T) {
-	env := environment(map[string]string{envStateDir: "/env", envNRISocket: "/env", envAuthKey: secret})
+	env := environment(map[string]string{settings.StateDir: "/env", settings.NRISocket: "/env", settings.AuthKey: secret})
 	c, err := parseArgs([]string{"-state-dir", "/flag"}, env, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +153,7 @@ func TestNoCredentials(t *testing.T) {
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("ended with %v, want exit status 1", err)
 	}
-	if text := string(out); strings.Count(text, "\n") != 1 || !strings.Contains(text, envOAuthID) || !strings.Contains(text, envAuthKey) {
+	if text := string(out); strings.Count(text, "\n") != 1 || !strings.Contains(text, settings.OAuthID) || !strings.Contains(text, settings.AuthKey) {
 		t.Errorf("it said %q", text)
 	}
 }
@@ -160,9 +162,9 @@ func TestNoCredentials(t *testing.T) {
 // how it ended.
 func startProcess(t *testing.T, dir string, set ...func(*exec.Cmd)) (cmd *exec.Cmd, book *logBook, ended chan error) {
 	t.Helper()
-	cmd = process(t, envAuthKey+"=tskey-auth-"+secret, envLoginServer+"=http://127.0.0.1:1",
-		envStateDir+"="+filepath.Join(dir, "state"), envStatusSocket+"="+filepath.Join(dir, "status.sock"),
-		envNRISocket+"="+filepath.Join(dir, "nri.sock"))
+	cmd = process(t, settings.AuthKey+"=tskey-auth-"+secret, settings.LoginServer+"=http://127.0.0.1:1",
+		settings.StateDir+"="+filepath.Join(dir, "state"), settings.StatusSocket+"="+filepath.Join(dir, "status.sock"),
+		settings.NRISocket+"="+filepath.Join(dir, "nri.sock"))
 	book, ended = newLogBook(), make(chan error, 1)
 	cmd.Stderr = book
 	for _, f := range set {

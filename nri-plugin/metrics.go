@@ -24,6 +24,7 @@ import (
 	"tailscale-nri/engine/exporter"
 	"tailscale-nri/engine/measure"
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // meters are what this process measures of itself. What it costs where nobody
@@ -165,7 +166,7 @@ type metricsServer struct {
 func (s *metricsServer) Run(ctx context.Context) error {
 	if everywhere(s.addr) {
 		s.log.Warn("metrics are served on all addresses of this host, to whoever reaches them: names of pods and tailnet regions, no secrets",
-			"setting", envMetricsAddr, "addr", s.addr)
+			"setting", settings.MetricsAddr, "addr", s.addr)
 	}
 	said := ""
 	for ctx.Err() == nil {

@@ -24,6 +24,7 @@ import (
 	"tailscale-nri/engine/exporter"
 	"tailscale-nri/engine/measure"
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -261,11 +262,11 @@ func TestMetricsAddr(t *testing.T) {
 		{value: "localhost:9464", bad: true},
 		{value: "127.0.0.1:99999", bad: true},
 	} {
-		c, err := readConfig(environment(map[string]string{envAuthKey: "k", envMetricsAddr: tt.value}))
+		c, err := readConfig(environment(map[string]string{settings.AuthKey: "k", settings.MetricsAddr: tt.value}))
 		if bad := err != nil; bad != tt.bad || c.MetricsAddr != tt.addr {
 			t.Errorf("%q: %q, %v", tt.value, c.MetricsAddr, err)
 		}
-		if tt.bad && !errContains(err, envMetricsAddr+` is "`+tt.value+`": write an address`) {
+		if tt.bad && !errContains(err, settings.MetricsAddr+` is "`+tt.value+`": write an address`) {
 			t.Errorf("%q: %v", tt.value, err)
 		}
 		if everywhere(tt.value) != tt.all {
@@ -276,7 +277,7 @@ func TestMetricsAddr(t *testing.T) {
 
 // Metrics that nobody asked for are not there.
 func TestNoMetricsUnlessAsked(t *testing.T) {
-	c, err := readConfig(environment(map[string]string{envAuthKey: "k"}))
+	c, err := readConfig(environment(map[string]string{settings.AuthKey: "k"}))
 	if err != nil || c.MetricsAddr != "" {
 		t.Errorf("%q, %v", c.MetricsAddr, err)
 	}
@@ -315,7 +316,7 @@ func (p *program) awaitMetrics(t *testing.T, addr string, want ...string) {
 // waits for the port and for nothing else.
 func TestMetricsOfTheProgram(t *testing.T) {
 	dir, addr := t.TempDir(), freePort(t)
-	metered := func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, envMetricsAddr+"="+addr) }
+	metered := func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, settings.MetricsAddr+"="+addr) }
 	first := serving(t, dir, metered)
 	first.awaitMetrics(t, addr, "registered 0", "standing_by 0", "configuration_valid 1", `nodes{state="Running"} 0`, "supervisor_restarts_total 0")
 	startRuntimeProcess(t, dir)
@@ -339,9 +340,9 @@ func TestMetricsOfTheProgram(t *testing.T) {
 func TestMetricsWithoutConfiguration(t *testing.T) {
 	dir, config, addr := t.TempDir(), t.TempDir(), freePort(t)
 	_, port, _ := net.SplitHostPort(addr)
-	p := begin(t, dir, configured(config), func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, envMetricsAddr+"=:"+port) })
+	p := begin(t, dir, configured(config), func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, settings.MetricsAddr+"=:"+port) })
 	p.awaitMetrics(t, addr, "registered 0", "configuration_valid 0")
 	p.await(t, "metrics are served on all addresses of this host", 1)
-	mount(t, config, envAuthKey, "tskey-auth-"+secret)
+	mount(t, config, settings.AuthKey, "tskey-auth-"+secret)
 	p.awaitMetrics(t, addr, "configuration_valid 1", `nodes{state="Pending"} 0`)
 }

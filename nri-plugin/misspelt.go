@@ -2,7 +2,11 @@
 
 package main
 
-import "strings"
+import (
+	"strings"
+
+	"tailscale-nri/nri-plugin/internal/settings"
+)
 
 // misspelt returns the key of ours that key was probably meant to be. Only
 // keys under our prefix are looked at, in any case.
@@ -34,14 +38,14 @@ func closestSetting(key string) (like string, ok bool) {
 	const shortest = 4 // letters that mean something
 	key = strings.NewReplacer("-", "_", ".", "_").Replace(strings.ToUpper(key))
 	least := 0
-	for _, s := range settings() {
-		if isEnvOnly(s.key) {
+	for _, s := range settings.All() {
+		if settings.IsEnvOnly(s.Key) {
 			continue // it would be refused there
 		}
-		d := editDistance(key, s.key)
-		near := d*4 <= len(s.key) || len(key) >= shortest && strings.Contains(s.key, key)
+		d := editDistance(key, s.Key)
+		near := d*4 <= len(s.Key) || len(key) >= shortest && strings.Contains(s.Key, key)
 		if near && (!ok || d < least) {
-			like, least, ok = s.key, d, true
+			like, least, ok = s.Key, d, true
 		}
 	}
 	return like, ok

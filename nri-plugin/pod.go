@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // podDefaults is what a pod gets that does not ask for anything else, and what it
@@ -91,7 +92,7 @@ func podFrom(sb *api.PodSandbox, d podDefaults) (engine.Pod, bool, error) {
 }
 
 // keyDecides is why nobody can ask for an ephemeral node where there is a key.
-const keyDecides = "with " + envAuthKey + " the key decides that: make it an ephemeral one, or take the annotation, or the policy's default, out"
+const keyDecides = "with " + settings.AuthKey + " the key decides that: make it an ephemeral one, or take the annotation, or the policy's default, out"
 
 // profileOf is the name of the pod's tailnet, "" for the one without a name.
 func profileOf(sb *api.PodSandbox, d podDefaults, g *grant) (string, error) {
@@ -119,7 +120,7 @@ func noProfile(name string, known map[string]podDefaults) string {
 	if len(known) > 0 {
 		have = "there is " + strings.Join(slices.Sorted(maps.Keys(known)), ", ")
 	}
-	return fmt.Sprintf("%s: write one of those, or make it by the files %s.%s, … in %s", have, name, envOAuthID, envConfigDir)
+	return fmt.Sprintf("%s: write one of those, or make it by the files %s.%s, … in %s", have, name, settings.OAuthID, settings.ConfigDir)
 }
 
 // netnsOf returns the path of the sandbox's network namespace. A sandbox that

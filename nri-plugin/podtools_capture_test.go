@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // captured is what a file has, as a reader that goes by the format's draft finds it.
@@ -225,7 +226,7 @@ func TestCapture(t *testing.T) {
 		terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 		must(t, err)
 		defer terminal.Close()
-		err = run(t.Context(), environment(map[string]string{envStatusSocket: r.socket}), []string{"capture", "a"}, terminal, io.Discard)
+		err = run(t.Context(), environment(map[string]string{settings.StatusSocket: r.socket}), []string{"capture", "a"}, terminal, io.Discard)
 		if !errors.As(err, new(cannotAsk)) || !errContains(err, "standard output is a terminal") {
 			t.Errorf("to a terminal: %v", err)
 		}

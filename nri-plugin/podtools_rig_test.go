@@ -26,6 +26,7 @@ import (
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // machineVar marks a process whose netns is a test's own.
@@ -218,7 +219,7 @@ func (p *rigPod) send(to netip.Addr, data []byte) {
 func (r *rig) call(args ...string) (code int, stdout, stderr string) {
 	r.t.Helper()
 	var out, errs strings.Builder
-	err := run(r.t.Context(), environment(map[string]string{envStatusSocket: r.socket}), args, &out, &errs)
+	err := run(r.t.Context(), environment(map[string]string{settings.StatusSocket: r.socket}), args, &out, &errs)
 	if err != nil {
 		fmt.Fprintln(&errs, err)
 	}
@@ -233,7 +234,7 @@ func (r *rig) call(args ...string) (code int, stdout, stderr string) {
 
 // process is the program with these arguments.
 func (r *rig) process(args ...string) *exec.Cmd {
-	cmd := process(r.t, envStatusSocket+"="+r.socket)
+	cmd := process(r.t, settings.StatusSocket+"="+r.socket)
 	cmd.Args = append(cmd.Args, args...)
 	return cmd
 }

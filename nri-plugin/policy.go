@@ -12,6 +12,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // policy says which pods get a node and what they may ask for. The first of its
@@ -83,7 +84,7 @@ type grant struct {
 func (p *policy) grantOf(namespace string, labels map[string]string) grant {
 	g := grant{
 		by:     "the default policy",
-		remedy: "have a rule allow it (%s in the file that " + envPolicyFile + " names)",
+		remedy: "have a rule allow it (%s in the file that " + settings.PolicyFile + " names)",
 	}
 	if p == nil {
 		return g

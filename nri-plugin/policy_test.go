@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 const testPolicyFile = "/etc/tailscale-nri/policy.yaml"
@@ -61,8 +62,8 @@ func TestDefaultPolicy(t *testing.T) {
 			{[]string{annotationTags, "tag:extra,tag:k8s-pod"}, ""},
 			{[]string{annotationHostname, "anything"}, ""},
 			{[]string{annotationShieldsUp, "true", annotationEphemeral, "true"}, ""},
-			{[]string{annotationTags, "tag:extra,tag:db"}, `tailscale.com/tags is "tag:extra,tag:db": the default policy|does not allow tag:db, only tag:k8s-pod, tag:extra|allow.tags|` + envPolicyFile},
-			{[]string{annotationProfile, "prod"}, `tailscale.com/profile is "prod": the default policy|allow.profiles|` + envPolicyFile},
+			{[]string{annotationTags, "tag:extra,tag:db"}, `tailscale.com/tags is "tag:extra,tag:db": the default policy|does not allow tag:db, only tag:k8s-pod, tag:extra|allow.tags|` + settings.PolicyFile},
+			{[]string{annotationProfile, "prod"}, `tailscale.com/profile is "prod": the default policy|allow.profiles|` + settings.PolicyFile},
 			{[]string{annotationProfile, "none"}, `tailscale.com/profile is "none": the default policy`},
 			{[]string{annotationProfile, "No Label"}, `tailscale.com/profile is "No Label"|DNS label`},
 		} {
@@ -82,7 +83,7 @@ func TestDefaultPolicy(t *testing.T) {
 			if name == "profile" {
 				check = g.checkProfile("x")
 			}
-			expectError(t, name, check, annotationPrefix+name+"|the default policy|"+envPolicyFile)
+			expectError(t, name, check, annotationPrefix+name+"|the default policy|"+settings.PolicyFile)
 		}
 	}
 }
@@ -104,7 +105,7 @@ func TestKeyWithoutTags(t *testing.T) {
 	_, _, err := podFrom(sandbox("web", annotationEnabled, "true", annotationTags, "tag:a"), d)
 	expectError(t, "tags", err, `tailscale.com/tags is "tag:a"|does not allow tag:a, and no other tag either`)
 	_, _, err = podFrom(sandbox("web", annotationEnabled, "true", annotationEphemeral, "true"), d)
-	expectError(t, "ephemeral", err, "tailscale.com/ephemeral|"+envAuthKey)
+	expectError(t, "ephemeral", err, "tailscale.com/ephemeral|"+settings.AuthKey)
 	d.policy = mustPolicy(t, "rules: [{allow: {tags: ['tag:a']}}]")
 	if pod, _, err := podFrom(sandbox("web", annotationEnabled, "true", annotationTags, "tag:a"), d); err != nil || !slices.Equal(pod.Tags, []string{"tag:a"}) {
 		t.Errorf("allowed by a rule: %v, %v", pod.Tags, err)

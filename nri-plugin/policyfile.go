@@ -18,6 +18,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // maxPolicy is what a ConfigMap can hold.
@@ -47,7 +48,7 @@ func readPolicy(path string) (*policy, error) {
 		}
 	}
 	if err != nil {
-		return nil, policyError{fmt.Errorf("reading the file that %s names: %w: put it there, an empty one is the default policy, or unset the variable", envPolicyFile, err)}
+		return nil, policyError{fmt.Errorf("reading the file that %s names: %w: put it there, an empty one is the default policy, or unset the variable", settings.PolicyFile, err)}
 	}
 	return parsePolicy(path, data)
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"tailscale.com/util/dnsname"
+
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // TestParsePolicyRefuses: each mistake is one line of the error, with the file, the
@@ -99,20 +101,20 @@ func TestParsePolicy(t *testing.T) {
 func TestPolicyFile(t *testing.T) {
 	dir := t.TempDir()
 	lies := filepath.Join(dir, policyKey)
-	mount(t, dir, envAuthKey, secret, envRanges, "10.0.0.0/8", envPolicyFile, lies, policyKey, "clusterRanges: [fd00::/64]\nrules: [{optIn: true}]")
+	mount(t, dir, settings.AuthKey, secret, settings.ClusterRanges, "10.0.0.0/8", settings.PolicyFile, lies, policyKey, "clusterRanges: [fd00::/64]\nrules: [{optIn: true}]")
 	cfg, err := readConfig(withDir(dir))
 	if err != nil || cfg.Policy == nil || len(cfg.Policy.rules) != 1 || fmt.Sprint(cfg.Ranges) != "[10.0.0.0/8 fd00::/64]" {
 		t.Errorf("got %+v, %v, %v", cfg.Policy, cfg.Ranges, err)
 	}
-	mount(t, dir, envAuthKey, secret, policyKey, "rules: [{optIn: true}]")
+	mount(t, dir, settings.AuthKey, secret, policyKey, "rules: [{optIn: true}]")
 	if _, err := readConfig(withDir(dir)); !errContains(err, lies) || !errContains(err, "set it to") {
 		t.Errorf("one that is not used: %v", err)
 	}
-	mount(t, dir, envAuthKey, secret, envPolicyFile, lies)
-	if _, err := readConfig(withDir(dir)); !errContains(err, "reading the file that "+envPolicyFile+" names") || !errContains(err, lies) {
+	mount(t, dir, settings.AuthKey, secret, settings.PolicyFile, lies)
+	if _, err := readConfig(withDir(dir)); !errContains(err, "reading the file that "+settings.PolicyFile+" names") || !errContains(err, lies) {
 		t.Errorf("a missing one: %v", err)
 	}
-	if _, err := readConfig(environment(map[string]string{envAuthKey: secret, envPolicyFile: "policy.yaml"})); !errContains(err, `TS_POLICY_FILE is "policy.yaml": write an absolute path`) {
+	if _, err := readConfig(environment(map[string]string{settings.AuthKey: secret, settings.PolicyFile: "policy.yaml"})); !errContains(err, `TS_POLICY_FILE is "policy.yaml": write an absolute path`) {
 		t.Errorf("a relative path: %v", err)
 	}
 }
@@ -123,7 +125,7 @@ func watchedPolicy(t *testing.T, text string) (dir string, change func(string, .
 	dir = t.TempDir()
 	change = func(text string, more ...string) {
 		t.Helper()
-		mount(t, dir, append(more, envAuthKey, secret, envPolicyFile, filepath.Join(dir, policyKey), policyKey, text)...)
+		mount(t, dir, append(more, settings.AuthKey, secret, settings.PolicyFile, filepath.Join(dir, policyKey), policyKey, text)...)
 	}
 	change(text)
 	w, book = watched(t, dir)
@@ -176,7 +178,7 @@ func TestPolicyChanges(t *testing.T) {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	// Other variables that are bad do not keep a good policy from counting.
-	change("rules: [{name: fourth}]", envLogLevel, "loud")
+	change("rules: [{name: fourth}]", settings.LogLevel, "loud")
 	expect("fourth")
 	change("rules: [{name: fourth}]")
 	expect("fourth")
@@ -220,11 +222,11 @@ func TestBrokenPolicyAtStart(t *testing.T) {
 // has all the variables; anything else that is bad there ends the process.
 func TestPolicyWithoutDirectory(t *testing.T) {
 	file := written(t, t.TempDir(), "p.yaml", []byte("rulse: []"))
-	_, _, err := loadConfig(environment(map[string]string{envAuthKey: secret, envPolicyFile: file}))
+	_, _, err := loadConfig(environment(map[string]string{settings.AuthKey: secret, settings.PolicyFile: file}))
 	if err == nil || !isPolicyAlone(err) {
 		t.Errorf("it is not waited for: %v", err)
 	}
-	_, _, err = loadConfig(environment(map[string]string{envAuthKey: secret, envPolicyFile: file, envLogLevel: "loud"}))
+	_, _, err = loadConfig(environment(map[string]string{settings.AuthKey: secret, settings.PolicyFile: file, settings.LogLevel: "loud"}))
 	if err == nil || isPolicyAlone(err) {
 		t.Errorf("it is waited for: %v", err)
 	}

@@ -15,12 +15,14 @@ import (
 
 	"golang.org/x/net/http/httpproxy"
 	"tailscale.com/feature"
+
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // lowerCase is a proxy's variable under its other name, which many programs know
 // as well.
 func lowerCase(getenv func(string) string, key string) string {
-	if !slices.Contains([]string{envHTTPSProxy, envHTTPProxy, envNoProxy}, key) {
+	if !slices.Contains([]string{settings.HTTPSProxy, settings.HTTPProxy, settings.NoProxy}, key) {
 		return ""
 	}
 	return set(getenv, strings.ToLower(key))
@@ -28,7 +30,7 @@ func lowerCase(getenv func(string) string, key string) string {
 
 // proxies reads the three variables. A URL may hold a password, so it is not shown.
 func (r *reader) proxies() httpproxy.Config {
-	return httpproxy.Config{HTTPSProxy: r.proxy(envHTTPSProxy), HTTPProxy: r.proxy(envHTTPProxy), NoProxy: r.noProxy(envNoProxy)}
+	return httpproxy.Config{HTTPSProxy: r.proxy(settings.HTTPSProxy), HTTPProxy: r.proxy(settings.HTTPProxy), NoProxy: r.noProxy(settings.NoProxy)}
 }
 
 // noProxy refuses what curl takes and Go does not: a list with nothing but spaces
@@ -147,7 +149,7 @@ func (p proxied) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := p.base.RoundTrip(req)
 	if err == nil && res.StatusCode == http.StatusProxyAuthRequired {
 		res.Body.Close()
-		return nil, fmt.Errorf("%s: check user and password in %s", http.StatusText(res.StatusCode), envHTTPProxy)
+		return nil, fmt.Errorf("%s: check user and password in %s", http.StatusText(res.StatusCode), settings.HTTPProxy)
 	}
 	return res, err
 }

@@ -20,6 +20,8 @@ import (
 
 	"golang.org/x/net/http/httpproxy"
 	"tailscale.com/feature"
+
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // connectProxy is an HTTP proxy that takes CONNECT with that user and password,
@@ -152,7 +154,7 @@ func TestProxyRefuses(t *testing.T) {
 	at, _ := connectProxy(t, "nri", secret, "")
 	c := httpproxy.Config{HTTPSProxy: "http://" + at, HTTPProxy: "http://nri:" + secret + "x@" + at}
 	for target, want := range map[string]string{
-		"https://api.example.com": "Proxy Authentication Required", "http://api.example.com": "check user and password in " + envHTTPProxy,
+		"https://api.example.com": "Proxy Authentication Required", "http://api.example.com": "check user and password in " + settings.HTTPProxy,
 	} {
 		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, target, nil)
 		if err != nil {
@@ -171,8 +173,8 @@ func TestProxyRefuses(t *testing.T) {
 // directory sets it as the environment does.
 func TestProxyInTheLog(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, envAuthKey, secret, envHTTPSProxy, "http://u:"+secret+"@proxy:3128\n", envNoProxy, ".svc")
-	cfg, err := readConfig(withDir(dir, envHTTPProxy, "other:80"))
+	mount(t, dir, settings.AuthKey, secret, settings.HTTPSProxy, "http://u:"+secret+"@proxy:3128\n", settings.NoProxy, ".svc")
+	cfg, err := readConfig(withDir(dir, settings.HTTPProxy, "other:80"))
 	if err != nil || proxyHosts(cfg.Proxy) != "proxy:3128,other:80" || cfg.Proxy.NoProxy != ".svc" {
 		t.Errorf("%v, proxies %q", err, proxyHosts(cfg.Proxy))
 	}
@@ -187,11 +189,11 @@ func TestProxyInTheLog(t *testing.T) {
 func TestNoProxy(t *testing.T) {
 	const spaces = "localhost 10.0.0.0/8"
 	for value, ok := range map[string]bool{"": true, "localhost, .svc,10.0.0.0/8,": true, "*": true, spaces: false, ".svc," + spaces: false} {
-		_, err := readConfig(environment(map[string]string{envAuthKey: "k", envNoProxy: value}))
+		_, err := readConfig(environment(map[string]string{settings.AuthKey: "k", settings.NoProxy: value}))
 		if (err == nil) != ok {
 			t.Errorf("%q: %v", value, err)
 		}
-		if !ok && !errContains(err, envNoProxy+` is "`+spaces+`": write commas`) {
+		if !ok && !errContains(err, settings.NoProxy+` is "`+spaces+`": write commas`) {
 			t.Errorf("%q: %v", value, err)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"tailscale.com/net/tsaddr"
+
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // envServiceHost is set by the kubelet in every container: the address of the
@@ -71,7 +73,7 @@ func clusterRanges(ranges []netip.Prefix, serviceHost string, log *slog.Logger) 
 		return ranges
 	}
 	if tsaddr.CGNATRange().Contains(host) || tsaddr.TailscaleULARange().Contains(host) {
-		log.Warn("the cluster's Services have addresses of Tailscale's range, and a peer may have the same: name their range in "+envRanges,
+		log.Warn("the cluster's Services have addresses of Tailscale's range, and a peer may have the same: name their range in "+settings.ClusterRanges,
 			envServiceHost, serviceHost)
 	}
 	return append(slices.Clone(ranges), netip.PrefixFrom(host, host.BitLen()))

@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
+
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 func TestRefusals(t *testing.T) {
@@ -118,7 +120,7 @@ func TestHandlers(t *testing.T) {
 		if in != ok || (err == nil) != ok || pod.SandboxID != "id-web" {
 			t.Errorf("%q: %v, %v", handler, in, err)
 		}
-		for _, want := range []string{annotationEnabled, "runtimeClassName", `"` + handler + `"`, envHandlers} {
+		for _, want := range []string{annotationEnabled, "runtimeClassName", `"` + handler + `"`, settings.RuntimeHandlers} {
 			if !ok && !strings.Contains(err.Error(), want) {
 				t.Errorf("%q does not say %q", err, want)
 			}

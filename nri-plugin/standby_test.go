@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -47,7 +48,7 @@ func (p *program) awaitReady(t *testing.T, code int, text string) {
 // twice makes a second program serve the first one's pods, in a pod of its own.
 func twice(dir string) func(*exec.Cmd) {
 	return func(cmd *exec.Cmd) {
-		cmd.Env = append(cmd.Env, envStatusSocket+"="+filepath.Join(dir, "second.sock"))
+		cmd.Env = append(cmd.Env, settings.StatusSocket+"="+filepath.Join(dir, "second.sock"))
 	}
 }
 
@@ -122,7 +123,7 @@ func TestStandByEnds(t *testing.T) {
 // the credentials in its environment.
 func configured(config string) func(*exec.Cmd) {
 	return func(cmd *exec.Cmd) {
-		cmd.Env = append(cmd.Env, envAuthKey+"=", envConfigDir+"="+config)
+		cmd.Env = append(cmd.Env, settings.AuthKey+"=", settings.ConfigDir+"="+config)
 	}
 }
 
@@ -138,14 +139,14 @@ func TestConfigurationIsMended(t *testing.T) {
 	if text, code := p.asked(t, cmdLive); code != 0 {
 		t.Errorf("live says %q", text)
 	}
-	mount(t, config, envAuthKey, "tskey-auth-"+secret)
+	mount(t, config, settings.AuthKey, "tskey-auth-"+secret)
 	p.await(t, servesLine, 1)
 	p.awaitReady(t, 1, servesLine)
 
-	mount(t, config, envAuthKey, "tskey-auth-"+secret, envLogFormat, "xml")
+	mount(t, config, settings.AuthKey, "tskey-auth-"+secret, settings.LogFormat, "xml")
 	p.await(t, "going on with the old one", 1)
 	p.awaitReady(t, 1, `a changed configuration is not used: LOG_FORMAT is "xml"`)
-	mount(t, config, envAuthKey, "tskey-auth-"+secret, envCluster, "other")
+	mount(t, config, settings.AuthKey, "tskey-auth-"+secret, settings.ClusterName, "other")
 	p.await(t, "starting again with it\" changed=CLUSTER_NAME", 1)
 	p.await(t, servesLine, 2)
 	if code := p.end(t, syscall.SIGTERM); code != 0 || p.book.count(secret) != 0 {
@@ -161,11 +162,11 @@ func TestConfigurationIsMended(t *testing.T) {
 func TestChangeDuringARoll(t *testing.T) {
 	dir, config := t.TempDir(), t.TempDir()
 	leaveSocket(t, dir)
-	mount(t, config, envAuthKey, "tskey-auth-"+secret)
+	mount(t, config, settings.AuthKey, "tskey-auth-"+secret)
 	first := serving(t, dir, configured(config))
 	second := begin(t, dir, configured(config), twice(dir))
 	second.await(t, "standing by", 1)
-	mount(t, config, envAuthKey, "tskey-auth-"+secret, envCluster, "other")
+	mount(t, config, settings.AuthKey, "tskey-auth-"+secret, settings.ClusterName, "other")
 	for _, p := range []*program{first, second} {
 		p.await(t, "starting again with it\" changed=CLUSTER_NAME", 1)
 	}
@@ -198,10 +199,10 @@ func TestReadyOnceRegistered(t *testing.T) {
 // down.
 func TestMountsAreNotOfTheDirectory(t *testing.T) {
 	dir, config := t.TempDir(), t.TempDir()
-	mount(t, config, envAuthKey, "tskey-auth-"+secret)
+	mount(t, config, settings.AuthKey, "tskey-auth-"+secret)
 	p := serving(t, dir, configured(config))
-	for i, bad := range []string{envStateDir, envStatusSocket, envNRISocket} {
-		mount(t, config, envAuthKey, "tskey-auth-"+secret, bad, "/proc/nowhere/it")
+	for i, bad := range []string{settings.StateDir, settings.StatusSocket, settings.NRISocket} {
+		mount(t, config, settings.AuthKey, "tskey-auth-"+secret, bad, "/proc/nowhere/it")
 		p.await(t, "going on with the old one", i+1)
 		p.awaitReady(t, 1, bad)
 		if text, code := p.asked(t, cmdLive); code != 0 {

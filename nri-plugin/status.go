@@ -20,6 +20,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -46,7 +47,7 @@ type statusServer struct {
 // that a second process would serve the same pods, so that is an error.
 func listenStatus(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("creating the directory of %s: %w", envStatusSocket, err)
+		return nil, fmt.Errorf("creating the directory of %s: %w", settings.StatusSocket, err)
 	}
 	if err := removeDeadSocket(ctx, path); err != nil {
 		return nil, err
@@ -74,7 +75,7 @@ func removeDeadSocket(ctx context.Context, path string) error {
 	case err != nil:
 		return fmt.Errorf("looking at the status socket: %w", err)
 	case fi.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("%s is %q: that is no socket but something else: give it a path of its own", envStatusSocket, path)
+		return fmt.Errorf("%s is %q: that is no socket but something else: give it a path of its own", settings.StatusSocket, path)
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusPatience)
 	defer cancel()
@@ -169,7 +170,7 @@ func fetch(ctx context.Context, socket, what string) (code int, body []byte, err
 	code, body, err = ask(ctx, socket, what)
 	switch {
 	case absent(err):
-		err = fmt.Errorf("no process answers on %s: start one, or set %s to its socket", socket, envStatusSocket)
+		err = fmt.Errorf("no process answers on %s: start one, or set %s to its socket", socket, settings.StatusSocket)
 	case err != nil:
 		err = fmt.Errorf("asking for /%s on %s: %w", what, socket, err)
 	}

@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -426,7 +427,7 @@ func TestStatusEnds(t *testing.T) {
 func TestStatusOfNobody(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "status.sock")
 	err := showStatus(context.Background(), socket, command{}, nil)
-	if !errors.As(err, new(cannotAsk)) || !errContains(err, "no process answers on "+socket) || !strings.Contains(err.Error(), envStatusSocket) {
+	if !errors.As(err, new(cannotAsk)) || !errContains(err, "no process answers on "+socket) || !strings.Contains(err.Error(), settings.StatusSocket) {
 		t.Errorf("got %v", err)
 	}
 }

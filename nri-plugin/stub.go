@@ -22,6 +22,7 @@ import (
 	"tailscale.com/tstime"
 
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // The plugin as the runtime knows it. A validator that requires it asks for
@@ -195,7 +196,7 @@ const enableNRI = "containerd is not running, its NRI is off, or the socket's di
 	"containerd 2 (k3s from v1.31.6+k3s1 and v1.32.2+k3s1 on) has NRI on unless told otherwise; on an older k3s write " +
 	"the lines `{{ template \"base\" . }}`, `[plugins.\"io.containerd.nri.v1.nri\"]` and `disable = false` to " +
 	"/var/lib/rancher/k3s/agent/etc/containerd/config.toml.tmpl and restart k3s or k3s-agent; " +
-	"a socket elsewhere goes into " + envNRISocket
+	"a socket elsewhere goes into " + settings.NRISocket
 
 // absent reports whether err means that no runtime offers NRI.
 func absent(err error) bool {

@@ -11,6 +11,7 @@ import (
 
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // A profile is a further way into a tailnet, beside the one without a name. Its
@@ -21,7 +22,7 @@ import (
 
 // profileVars are the variables that a profile has of its own.
 func profileVars() []string {
-	return []string{envOAuthID, envOAuthSecret, envIDTokenFile, envAuthKey, envLoginServer, envAPIURL, envAuthKeyTTL, envTags}
+	return []string{settings.OAuthID, settings.OAuthSecret, settings.IDTokenFile, settings.AuthKey, settings.LoginServer, settings.APIURL, settings.AuthKeyTTL, settings.Tags}
 }
 
 // profileKey splits a file's name. ok is false for one that is no profile's.
@@ -82,15 +83,15 @@ func parseProfiles(v values, c Config) (profiles map[string]Config, errs []error
 // tailnet reads the way into a tailnet. It returns what is wrong with it as a
 // whole.
 func (r *reader) tailnet(c *Config) error {
-	c.OAuthID = r.text(envOAuthID)
-	c.OAuthSecret = r.text(envOAuthSecret)
-	c.IDTokenFile = r.text(envIDTokenFile)
-	c.AuthKey = r.text(envAuthKey)
-	c.LoginServer = r.url(envLoginServer)
-	c.APIURL = r.url(envAPIURL)
-	c.AuthKeyTTL = r.keyTTL(envAuthKeyTTL)
-	c.Tags = r.tags(envTags)
-	if c.AuthKey != "" && r.raw(envTags) == "" {
+	c.OAuthID = r.text(settings.OAuthID)
+	c.OAuthSecret = r.text(settings.OAuthSecret)
+	c.IDTokenFile = r.text(settings.IDTokenFile)
+	c.AuthKey = r.text(settings.AuthKey)
+	c.LoginServer = r.url(settings.LoginServer)
+	c.APIURL = r.url(settings.APIURL)
+	c.AuthKeyTTL = r.keyTTL(settings.AuthKeyTTL)
+	c.Tags = r.tags(settings.Tags)
+	if c.AuthKey != "" && r.raw(settings.Tags) == "" {
 		// The key's own tags decide; asking for others would be refused.
 		c.Tags = nil
 	}

@@ -9,13 +9,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 func TestProfiles(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, envAuthKey, secret, envTags, "tag:a", envHTTPSProxy, "http://proxy.example.com:3128", envCluster, "mine",
-		"prod."+envOAuthID, "id", "prod."+envOAuthSecret, secret+"\n", "prod."+envTags, "tag:prod,tag:web", "prod."+envAuthKeyTTL, "1h",
-		"eu-1."+envAuthKey, secret, "eu-1."+envLoginServer, "https://headscale.example.com/", "empty."+envAuthKey, "")
+	mount(t, dir, settings.AuthKey, secret, settings.Tags, "tag:a", settings.HTTPSProxy, "http://proxy.example.com:3128", settings.ClusterName, "mine",
+		"prod."+settings.OAuthID, "id", "prod."+settings.OAuthSecret, secret+"\n", "prod."+settings.Tags, "tag:prod,tag:web", "prod."+settings.AuthKeyTTL, "1h",
+		"eu-1."+settings.AuthKey, secret, "eu-1."+settings.LoginServer, "https://headscale.example.com/", "empty."+settings.AuthKey, "")
 	cfg, err := readConfig(withDir(dir))
 	if err != nil || len(cfg.Profiles) != 2 {
 		t.Fatalf("got %+v, %v", cfg.Profiles, err)
@@ -41,7 +43,7 @@ func TestProfiles(t *testing.T) {
 	if strings.Count(log.String(), "profile=eu-1") != 1 || strings.Contains(log.String(), "profile=prod") || strings.Contains(log.String(), secret) {
 		t.Errorf("the log says %s", &log)
 	}
-	if cfg, err := readConfig(environment(map[string]string{envAuthKey: secret})); err != nil || cfg.Profiles != nil {
+	if cfg, err := readConfig(environment(map[string]string{settings.AuthKey: secret})); err != nil || cfg.Profiles != nil {
 		t.Errorf("without any: %+v, %v", cfg.Profiles, err)
 	}
 }
@@ -52,22 +54,22 @@ func TestProfilesRefuse(t *testing.T) {
 		files []string
 		want  []string // one for each line of the error
 	}{
-		{"half a client", []string{"prod." + envOAuthID, "id"}, []string{"profile prod (prod.TS_…): TS_OAUTH_CLIENT_ID is set but neither TS_OAUTH_CLIENT_SECRET"}},
-		{"two ways", []string{"prod." + envOAuthID, "id", "prod." + envAuthKey, secret}, []string{"profile prod (prod.TS_…): two ways into the tailnet"}},
-		{"no way", []string{"prod." + envLoginServer, "https://h.example.com"}, []string{"profile prod (prod.TS_…): no credentials: set "}},
-		{"no token", []string{"prod." + envOAuthID, "id", "prod." + envIDTokenFile, "/nowhere/token"}, []string{"profile prod (prod.TS_…): looking for the file that TS_ID_TOKEN_FILE names"}},
-		{"values", []string{"prod." + envAuthKey, secret, "prod." + envTags, "x", "prod." + envAuthKeyTTL, "1", "b." + envAuthKey, secret, "b." + envLoginServer, "ftp://x"}, []string{
+		{"half a client", []string{"prod." + settings.OAuthID, "id"}, []string{"profile prod (prod.TS_…): TS_OAUTH_CLIENT_ID is set but neither TS_OAUTH_CLIENT_SECRET"}},
+		{"two ways", []string{"prod." + settings.OAuthID, "id", "prod." + settings.AuthKey, secret}, []string{"profile prod (prod.TS_…): two ways into the tailnet"}},
+		{"no way", []string{"prod." + settings.LoginServer, "https://h.example.com"}, []string{"profile prod (prod.TS_…): no credentials: set "}},
+		{"no token", []string{"prod." + settings.OAuthID, "id", "prod." + settings.IDTokenFile, "/nowhere/token"}, []string{"profile prod (prod.TS_…): looking for the file that TS_ID_TOKEN_FILE names"}},
+		{"values", []string{"prod." + settings.AuthKey, secret, "prod." + settings.Tags, "x", "prod." + settings.AuthKeyTTL, "1", "b." + settings.AuthKey, secret, "b." + settings.LoginServer, "ftp://x"}, []string{
 			"b.TS_LOGIN_SERVER is not a plain URL", `prod.AUTH_KEY_TTL is "1"`, `prod.TS_TAGS is "x": "x" is no tag`,
 		}},
 		{"misspelt", []string{"prod.TS_AUTH_KEY", secret}, []string{`unknown key "prod.TS_AUTH_KEY" in |did you mean prod.TS_AUTHKEY?`}},
-		{"not a profile's", []string{"prod." + envStateDir, "/x", "prod.CLUSTER_NAME", "x"}, []string{
+		{"not a profile's", []string{"prod." + settings.StateDir, "/x", "prod.CLUSTER_NAME", "x"}, []string{
 			`unknown key "prod.CLUSTER_NAME"|a profile has TS_OAUTH_CLIENT_ID, `, `unknown key "prod.TS_STATE_DIR"|a profile has TS_OAUTH_CLIENT_ID, `,
 		}},
-		{"no label", []string{"Prod." + envAuthKey, secret}, []string{`unknown key "Prod.TS_AUTHKEY"`}},
+		{"no label", []string{"Prod." + settings.AuthKey, secret}, []string{`unknown key "Prod.TS_AUTHKEY"`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
-			mount(t, dir, append(tt.files, envAuthKey, secret)...)
+			mount(t, dir, append(tt.files, settings.AuthKey, secret)...)
 			_, err := readConfig(withDir(dir))
 			if err == nil {
 				t.Fatal("no error")
@@ -94,9 +96,9 @@ func TestProfilesRefuse(t *testing.T) {
 // without one that is gone.
 func TestProfileComesAndGoes(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, envAuthKey, secret)
+	mount(t, dir, settings.AuthKey, secret)
 	w, book := watched(t, dir)
-	mount(t, dir, envAuthKey, secret, "prod."+envAuthKey, secret)
+	mount(t, dir, settings.AuthKey, secret, "prod."+settings.AuthKey, secret)
 	if !w.look() || book.count("changed=prod.TS_AUTHKEY") != 1 || book.count(secret) != 0 {
 		t.Errorf("the log says\n%s", book)
 	}

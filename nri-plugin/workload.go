@@ -12,6 +12,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/kubeapi"
+	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/kubestate"
 )
 
@@ -44,7 +45,7 @@ func checkWorkload(sb *api.PodSandbox, f engine.Features, kept bool) error {
 	case sb.GetLabels()[labelOrdinal] != sb.GetName():
 		remedy = "it is for the pods of a StatefulSet, which come back under their names: make it one, or leave the annotation out"
 	case !kept:
-		remedy = "this cluster keeps no identities: have its administrator add deploy/components/workload-state to the overlay, or set workloadState of the chart (" + envStateSecrets + "=true and the rights for it)"
+		remedy = "this cluster keeps no identities: have its administrator add deploy/components/workload-state to the overlay, or set workloadState of the chart (" + settings.StateSecrets + "=true and the rights for it)"
 	default:
 		return nil
 	}
@@ -59,7 +60,7 @@ func identityStore(cfg Config, log *slog.Logger) engine.IdentityStore {
 	}
 	in, err := kubeapi.InCluster(os.Getenv, kubeapi.MountDir, "workload-state")
 	if cfg.NodeName == "" { // no two nodes of a cluster have the same name; two hosts may
-		err = errors.New(envNodeName + ` is "", and ` + envStateSecrets + "=true: have the manifest set it to spec.nodeName, as deploy/components/workload-state and the chart do")
+		err = errors.New(settings.NodeName + ` is "", and ` + settings.StateSecrets + "=true: have the manifest set it to spec.nodeName, as deploy/components/workload-state and the chart do")
 	}
 	if err == nil {
 		var store *kubestate.Store

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 func TestWorkloadAnnotation(t *testing.T) {
@@ -66,7 +67,7 @@ func TestNoIdentityStore(t *testing.T) {
 		t.Errorf("a store that nobody asked for: %v", s)
 	}
 	t.Setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
-	if _, err := identityStore(Config{StateSecrets: true}, log).List(t.Context()); err == nil || !strings.Contains(err.Error(), envNodeName) {
+	if _, err := identityStore(Config{StateSecrets: true}, log).List(t.Context()); err == nil || !strings.Contains(err.Error(), settings.NodeName) {
 		t.Errorf("without the node's name: %v", err)
 	}
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
