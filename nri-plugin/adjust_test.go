@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -17,6 +16,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 	validator "github.com/containerd/nri/plugins/default-validator/builtin"
 
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -45,25 +45,17 @@ func resolvMount(sb *api.PodSandbox, options ...string) *api.Mount {
 	}
 }
 
-// adjusted asks for the adjustment of a container as the runtime does.
-func (r *testRuntime) adjusted(sb *api.PodSandbox, mounts ...*api.Mount) (*api.ContainerAdjustment, error) {
-	res, err := r.CreateContainer(context.Background(), &adaptation.CreateContainerRequest{
-		Pod: sb, Container: &api.Container{Id: "main", PodSandboxId: sb.Id, Name: "main", Mounts: mounts},
-	})
-	return res.GetAdjust(), err
-}
-
 // startAdjusting is startPlugin with all that adjust needs, in a directory of its own.
-func startAdjusting(t *testing.T, r resolver, options ...adaptation.Option) (*testRuntime, *fakePods, string) {
+func startAdjusting(t *testing.T, r resolver, options ...adaptation.Option) (*plugintest.Runtime, *fakePods, string) {
 	t.Helper()
 	dir, pods := t.TempDir(), newFakePods()
-	rt := startRuntimeWith(t, dir, options)
+	rt := plugintest.StartRuntimeWith(t, dir, options)
 	startPlugin(t, dir, pods, func(reg *registration) {
 		reg.plugin.resolver = r
 		reg.plugin.hooks = newHookServer(dir, pods, r, reg.log)
 		t.Cleanup(reg.plugin.hooks.close)
 	})
-	rt.waitSynced(t)
+	rt.WaitSynced(t)
 	return rt, pods, dir
 }
 
@@ -72,7 +64,7 @@ func TestAdjust(t *testing.T) {
 	names := fakeResolver{"uid-dns": "/state/uid-dns/resolv.conf", "uid-all": "/state/uid-all/resolv.conf"}
 	r, _, _ := startAdjusting(t, names)
 	const in = annotationEnabled
-	userNS := sandbox("dns", in, "true", annotationDNS, "true")
+	userNS := plugintest.Sandbox("dns", in, "true", annotationDNS, "true")
 	userNS.Linux.Namespaces = append(userNS.Linux.Namespaces, &api.LinuxNamespace{Type: "user", Path: "/proc/4711/ns/user"})
 	own := &api.Mount{Destination: resolvConf, Source: "/var/lib/kubelet/pods/x/volumes/own/resolv.conf", Type: "bind"}
 	for _, tt := range []struct {
@@ -82,35 +74,35 @@ func TestAdjust(t *testing.T) {
 		want   string // the mounts
 		hook   string // what its argument has
 	}{
-		{"out", sandbox("out", annotationSocket, "true"), nil, "", ""},
-		{"plain", sandbox("plain", in, "true"), nil, "", ""},
-		{"off", sandbox("off", in, "true", annotationSocket, "false"), nil, "", ""},
-		{"socket", sandbox("socket", in, "true", annotationSocket, "true"), nil,
+		{"out", plugintest.Sandbox("out", annotationSocket, "true"), nil, "", ""},
+		{"plain", plugintest.Sandbox("plain", in, "true"), nil, "", ""},
+		{"off", plugintest.Sandbox("off", in, "true", annotationSocket, "false"), nil, "", ""},
+		{"socket", plugintest.Sandbox("socket", in, "true", annotationSocket, "true"), nil,
 			"/state/uid-socket/socket /var/run/tailscale rbind,rprivate,ro,nosuid,nodev,noexec", ""},
-		{"own socket", sandbox("socket", in, "true", annotationSocket, "true"),
+		{"own socket", plugintest.Sandbox("socket", in, "true", annotationSocket, "true"),
 			[]*api.Mount{{Destination: "/run/tailscale/", Source: "/srv", Type: "bind"}}, "", ""},
-		{"own socket below", sandbox("socket", in, "true", annotationSocket, "true"),
+		{"own socket below", plugintest.Sandbox("socket", in, "true", annotationSocket, "true"),
 			[]*api.Mount{{Destination: "/var/run/tailscale/tailscaled.sock", Source: "/srv/its.sock", Type: "bind"}}, "", ""},
-		{"beside the socket", sandbox("socket", in, "true", annotationSocket, "true"),
+		{"beside the socket", plugintest.Sandbox("socket", in, "true", annotationSocket, "true"),
 			[]*api.Mount{{Destination: "/var/run/tailscale2", Source: "/srv", Type: "bind"}},
 			"/state/uid-socket/socket /var/run/tailscale rbind,rprivate,ro,nosuid,nodev,noexec", ""},
-		{"wait", sandbox("wait", in, "true", annotationWait, "30s"), nil, "", `"wait":30000000000,"value":"30s","fails":true}`},
-		{"start", sandbox("wait", in, "true", annotationWait, "30s", annotationWaitPolicy, "start"), nil, "", `"value":"30s"}`},
-		{"no names", sandbox("none", in, "true", annotationDNS, "true"), []*api.Mount{resolvMount(sandbox("none"))}, "", ""},
-		{"names", sandbox("dns", in, "true", annotationDNS, "true"), []*api.Mount{resolvMount(sandbox("dns"), "ro")},
+		{"wait", plugintest.Sandbox("wait", in, "true", annotationWait, "30s"), nil, "", `"wait":30000000000,"value":"30s","fails":true}`},
+		{"start", plugintest.Sandbox("wait", in, "true", annotationWait, "30s", annotationWaitPolicy, "start"), nil, "", `"value":"30s"}`},
+		{"no names", plugintest.Sandbox("none", in, "true", annotationDNS, "true"), []*api.Mount{resolvMount(plugintest.Sandbox("none"))}, "", ""},
+		{"names", plugintest.Sandbox("dns", in, "true", annotationDNS, "true"), []*api.Mount{resolvMount(plugintest.Sandbox("dns"), "ro")},
 			"/state/uid-dns/resolv.conf /etc/resolv.conf rbind,rprivate,ro", `/sandboxes/id-dns/resolv.conf","resolvTo":"/state/uid-dns/resolv.conf"`},
 		{"names under a user namespace", userNS, []*api.Mount{resolvMount(userNS, "rw")},
 			"/state/uid-dns/resolv.conf /etc/resolv.conf rbind,rprivate,ro,idmap", `"resolvTo"`},
-		{"own names", sandbox("dns", in, "true", annotationDNS, "true"), []*api.Mount{own}, "", ""},
-		{"all", sandbox("all", in, "true", annotationWait, "9s", annotationSocket, "true", annotationDNS, "true"),
-			[]*api.Mount{resolvMount(sandbox("all"), "rw")},
+		{"own names", plugintest.Sandbox("dns", in, "true", annotationDNS, "true"), []*api.Mount{own}, "", ""},
+		{"all", plugintest.Sandbox("all", in, "true", annotationWait, "9s", annotationSocket, "true", annotationDNS, "true"),
+			[]*api.Mount{resolvMount(plugintest.Sandbox("all"), "rw")},
 			"/state/uid-all/socket /var/run/tailscale rbind,rprivate,ro,nosuid,nodev,noexec " +
 				"/state/uid-all/resolv.conf /etc/resolv.conf rbind,rprivate,ro", `"wait":9000000000`},
 	} {
-		if err := r.run(tt.sb); err != nil {
+		if err := r.RunPod(tt.sb); err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 		}
-		got, err := r.adjusted(tt.sb, tt.mounts...)
+		got, err := r.Adjusted(tt.sb, tt.mounts...)
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 		}
@@ -138,11 +130,11 @@ func TestAdjust(t *testing.T) {
 // TestAdjustFails: what cannot be had is the container's error, with the pod's name.
 func TestAdjustFails(t *testing.T) {
 	r, _, _ := startAdjusting(t, fakeResolver{"uid-a": "error"})
-	sb := sandbox("a", annotationEnabled, "true", annotationDNS, "true")
-	if err := r.run(sb); err != nil {
+	sb := plugintest.Sandbox("a", annotationEnabled, "true", annotationDNS, "true")
+	if err := r.RunPod(sb); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.adjusted(sb, resolvMount(sb)); !errContains(err, "tailscale-nri: pod default/a: no space left") {
+	if _, err := r.Adjusted(sb, resolvMount(sb)); !plugintest.ErrContains(err, "tailscale-nri: pod default/a: no space left") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -156,12 +148,12 @@ func TestHookForbidden(t *testing.T) {
 		{"wait", annotationWait, "30s", "attempted restricted OCI hook injection"},
 		{"socket", annotationSocket, "true", ""},
 	} {
-		sb := sandbox(tt.name, annotationEnabled, "true", tt.key, tt.value)
-		if err := r.run(sb); err != nil {
+		sb := plugintest.Sandbox(tt.name, annotationEnabled, "true", tt.key, tt.value)
+		if err := r.RunPod(sb); err != nil {
 			t.Fatal(err)
 		}
-		_, err := r.adjusted(sb)
-		if tt.says == "" && err != nil || tt.says != "" && !errContains(err, tt.says) {
+		_, err := r.Adjusted(sb)
+		if tt.says == "" && err != nil || tt.says != "" && !plugintest.ErrContains(err, tt.says) {
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.says)
 		}
 	}
@@ -174,14 +166,14 @@ func TestHookForbidden(t *testing.T) {
 // TestAdjustRefused: a pod that is refused for something else is refused before that.
 func TestAdjustRefused(t *testing.T) {
 	r, _, dir := startAdjusting(t, nil)
-	kata := sandbox("kata", annotationEnabled, "true", annotationWait, "30s")
+	kata := plugintest.Sandbox("kata", annotationEnabled, "true", annotationWait, "30s")
 	kata.RuntimeHandler = "kata"
-	host := hostNetwork(sandbox("host", annotationEnabled, "true", annotationSocket, "true"))
+	host := plugintest.HostNetwork(plugintest.Sandbox("host", annotationEnabled, "true", annotationSocket, "true"))
 	for sb, text := range map[*api.PodSandbox]string{kata: settings.RuntimeHandlers, host: "hostNetwork"} {
-		if err := r.run(sb); !errContains(err, text) {
+		if err := r.RunPod(sb); !plugintest.ErrContains(err, text) {
 			t.Errorf("%s: the sandbox: %v", sb.Name, err)
 		}
-		if _, err := r.adjusted(sb); !errContains(err, text) {
+		if _, err := r.Adjusted(sb); !plugintest.ErrContains(err, text) {
 			t.Errorf("%s: the container: %v", sb.Name, err)
 		}
 	}
@@ -191,12 +183,12 @@ func TestAdjustRefused(t *testing.T) {
 }
 
 // hookOf is the hook that the runtime would run for a container of the sandbox.
-func hookOf(t *testing.T, r *testRuntime, sb *api.PodSandbox, mounts ...*api.Mount) *api.Hook {
+func hookOf(t *testing.T, r *plugintest.Runtime, sb *api.PodSandbox, mounts ...*api.Mount) *api.Hook {
 	t.Helper()
-	if err := r.run(sb); err != nil {
+	if err := r.RunPod(sb); err != nil {
 		t.Fatal(err)
 	}
-	a, err := r.adjusted(sb, mounts...)
+	a, err := r.Adjusted(sb, mounts...)
 	if err != nil || len(a.GetHooks().GetCreateRuntime()) != 1 {
 		t.Fatalf("got %v, %v", a, err)
 	}
@@ -222,7 +214,7 @@ func TestHookProgram(t *testing.T) {
 	if err := os.Chtimes(old, time.Time{}, time.Now().Add(-2*hookAge)); err != nil {
 		t.Fatal(err)
 	}
-	hook := hookOf(t, r, sandbox("a", annotationEnabled, "true", annotationWait, "5s"))
+	hook := hookOf(t, r, plugintest.Sandbox("a", annotationEnabled, "true", annotationWait, "5s"))
 	if ours, _ := hashOf(self); !strings.HasSuffix(hook.Path, hookProgram+ours[:16]) {
 		t.Errorf("the program is %s, its hash %s", hook.Path, ours)
 	}

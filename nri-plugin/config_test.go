@@ -14,19 +14,13 @@ import (
 	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/sys/unix"
 
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// secret stands wherever one may be given; no error may repeat it.
-const secret = "kQx7secretZ"
-
-func environment(vars map[string]string) func(string) string {
-	return func(key string) string { return vars[key] }
-}
-
 func TestReadConfig(t *testing.T) {
 	standard := Config{
-		OAuthID: "id", OAuthSecret: secret,
+		OAuthID: "id", OAuthSecret: plugintest.Secret,
 		APIURL: "https://api.tailscale.com", AuthKeyTTL: 5 * time.Minute, SweepAfter: 168 * time.Hour,
 		Cluster: "k8s", Tags: []string{"tag:k8s-pod"},
 		StateDir: "/var/lib/tailscale-nri", StatusSocket: "/run/tailscale-nri/status.sock",
@@ -38,7 +32,7 @@ func TestReadConfig(t *testing.T) {
 		change(&c)
 		return c
 	}
-	oauth := map[string]string{settings.OAuthID: "id", settings.OAuthSecret: secret + "\n"}
+	oauth := map[string]string{settings.OAuthID: "id", settings.OAuthSecret: plugintest.Secret + "\n"}
 	for _, tt := range []struct {
 		name string
 		base map[string]string
@@ -53,21 +47,23 @@ func TestReadConfig(t *testing.T) {
 			settings.LogLevel: "DEBUG", settings.LogFormat: "json", settings.LocalDelivery: "false",
 			settings.RuntimeHandlers: "runc, mine", settings.PodUID: "u", "https_proxy": "p:3128", settings.HTTPProxy: "http://u:p@q/", settings.NoProxy: "a,b",
 		}, Config{
-			OAuthID: "id", OAuthSecret: secret, LoginServer: "https://hs.example.com", APIURL: "http://127.0.0.1:1/api",
+			OAuthID: "id", OAuthSecret: plugintest.Secret, LoginServer: "https://hs.example.com", APIURL: "http://127.0.0.1:1/api",
 			AuthKeyTTL: 90 * time.Second, Cluster: "prod-eu", Tags: []string{"tag:a", "tag:b"},
 			StateDir: "/s", StatusSocket: "/t", NRISocket: "/n", LogLevel: slog.LevelDebug, LogJSON: true, NoLocal: true,
 			Handlers: []string{"runc", "mine"}, PodUID: "u",
 			Proxy: httpproxy.Config{HTTPSProxy: "http://p:3128", HTTPProxy: "http://u:p@q/", NoProxy: "a,b"},
 		}},
-		{"auth key brings its tags", map[string]string{settings.AuthKey: secret}, nil,
-			with(func(c *Config) { c.OAuthID, c.OAuthSecret, c.AuthKey, c.Tags = "", "", secret, nil })},
-		{"auth key with tags", map[string]string{settings.AuthKey: secret, settings.Tags: "tag:a"}, nil,
-			with(func(c *Config) { c.OAuthID, c.OAuthSecret, c.AuthKey, c.Tags = "", "", secret, []string{"tag:a"} })},
+		{"auth key brings its tags", map[string]string{settings.AuthKey: plugintest.Secret}, nil,
+			with(func(c *Config) { c.OAuthID, c.OAuthSecret, c.AuthKey, c.Tags = "", "", plugintest.Secret, nil })},
+		{"auth key with tags", map[string]string{settings.AuthKey: plugintest.Secret, settings.Tags: "tag:a"}, nil,
+			with(func(c *Config) {
+				c.OAuthID, c.OAuthSecret, c.AuthKey, c.Tags = "", "", plugintest.Secret, []string{"tag:a"}
+			})},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			vars := maps.Clone(tt.base)
 			maps.Copy(vars, tt.vars)
-			got, err := readConfig(environment(vars))
+			got, err := readConfig(plugintest.Environment(vars))
 			if err != nil || !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got %+v, %v\nwant %+v", got, err, tt.want)
 			}
@@ -77,7 +73,7 @@ func TestReadConfig(t *testing.T) {
 
 func TestReadConfigRefuses(t *testing.T) {
 	oauth := func(more ...string) []string {
-		return append([]string{settings.OAuthID, "id", settings.OAuthSecret, secret}, more...)
+		return append([]string{settings.OAuthID, "id", settings.OAuthSecret, plugintest.Secret}, more...)
 	}
 	for _, tt := range []struct {
 		name string
@@ -85,20 +81,20 @@ func TestReadConfigRefuses(t *testing.T) {
 		want string // each word group between | is in the error's one line
 	}{
 		{"no credentials", nil, "TS_OAUTH_CLIENT_ID and TS_OAUTH_CLIENT_SECRET|TS_ID_TOKEN_FILE|TS_AUTHKEY|set|in the environment"},
-		{"both ways", oauth(settings.AuthKey, secret), "two ways|TS_AUTHKEY|unset"},
+		{"both ways", oauth(settings.AuthKey, plugintest.Secret), "two ways|TS_AUTHKEY|unset"},
 		{"ID alone", []string{settings.OAuthID, "id"}, "neither TS_OAUTH_CLIENT_SECRET nor TS_ID_TOKEN_FILE|in the environment"},
 		{"token file alone", []string{settings.IDTokenFile, "/token"}, "TS_ID_TOKEN_FILE is set but TS_OAUTH_CLIENT_ID is not"},
 		{"secret and token file", oauth(settings.IDTokenFile, "/token"), "TS_OAUTH_CLIENT_SECRET and TS_ID_TOKEN_FILE|unset"},
-		{"key and token file", []string{settings.IDTokenFile, "/token", settings.AuthKey, secret}, "two ways|TS_ID_TOKEN_FILE as well as TS_AUTHKEY"},
+		{"key and token file", []string{settings.IDTokenFile, "/token", settings.AuthKey, plugintest.Secret}, "two ways|TS_ID_TOKEN_FILE as well as TS_AUTHKEY"},
 		{"no token", []string{settings.OAuthID, "id", settings.IDTokenFile, "/nowhere/token"}, "TS_ID_TOKEN_FILE|/nowhere/token|serviceAccountToken"},
 		{"a device for a token", []string{settings.OAuthID, "id", settings.IDTokenFile, "/dev/null"}, "TS_ID_TOKEN_FILE|/dev/null, which is no regular file|serviceAccountToken"},
 		{"relative token", []string{settings.OAuthID, "id", settings.IDTokenFile, "token"}, `TS_ID_TOKEN_FILE is "token"|absolute`},
-		{"secret alone", []string{settings.OAuthSecret, secret}, "TS_OAUTH_CLIENT_ID is not"},
-		{"key as secret", []string{settings.OAuthID, "id", settings.OAuthSecret, "tskey-auth-" + secret}, "TS_OAUTH_CLIENT_SECRET holds an auth key|TS_AUTHKEY"},
-		{"secret as key", []string{settings.AuthKey, "tskey-client-" + secret}, "TS_AUTHKEY holds the secret|TS_OAUTH_CLIENT_SECRET"},
+		{"secret alone", []string{settings.OAuthSecret, plugintest.Secret}, "TS_OAUTH_CLIENT_ID is not"},
+		{"key as secret", []string{settings.OAuthID, "id", settings.OAuthSecret, "tskey-auth-" + plugintest.Secret}, "TS_OAUTH_CLIENT_SECRET holds an auth key|TS_AUTHKEY"},
+		{"secret as key", []string{settings.AuthKey, "tskey-client-" + plugintest.Secret}, "TS_AUTHKEY holds the secret|TS_OAUTH_CLIENT_SECRET"},
 		{"login server", oauth(settings.LoginServer, "hs.example.com"), "TS_LOGIN_SERVER|https://host"},
-		{"API URL with password", oauth(settings.APIURL, "https://u:"+secret+"@host"), "TS_API_URL|without user"},
-		{"API URL that is none", oauth(settings.APIURL, "https://"+secret+"%zz"), "TS_API_URL|https://host"},
+		{"API URL with password", oauth(settings.APIURL, "https://u:"+plugintest.Secret+"@host"), "TS_API_URL|without user"},
+		{"API URL that is none", oauth(settings.APIURL, "https://"+plugintest.Secret+"%zz"), "TS_API_URL|https://host"},
 		{"sweeps too soon", oauth(settings.SweepAfter, "5m"), `TS_SWEEP_AFTER is "5m"|1h0m0s at least|0 to keep all`},
 		{"no duration", oauth(settings.AuthKeyTTL, "5"), `AUTH_KEY_TTL is "5"|such as 5m`},
 		{"short duration", oauth(settings.AuthKeyTTL, "1s"), `AUTH_KEY_TTL is "1s"|from 10s`},
@@ -108,9 +104,9 @@ func TestReadConfigRefuses(t *testing.T) {
 		{"tags", oauth(settings.Tags, "k8s"), `TS_TAGS is "k8s"|tag:name`},
 		{"relative path", oauth(settings.StateDir, "state"), `TS_STATE_DIR is "state"|absolute`},
 		{"log level", oauth(settings.LogLevel, "loud"), `LOG_LEVEL is "loud"|trace, debug, info`},
-		{"proxy that is a path", oauth(settings.HTTPSProxy, "/"+secret), "HTTPS_PROXY|http://user:password@host:port"},
-		{"proxy of another kind", oauth(settings.HTTPProxy, "ftp://u:"+secret+"@host"), "HTTP_PROXY|http://host:port"},
-		{"proxy with a password that breaks it", oauth(settings.HTTPSProxy, "http://u:"+secret+"%zz@host"), "HTTPS_PROXY|%XX"},
+		{"proxy that is a path", oauth(settings.HTTPSProxy, "/"+plugintest.Secret), "HTTPS_PROXY|http://user:password@host:port"},
+		{"proxy of another kind", oauth(settings.HTTPProxy, "ftp://u:"+plugintest.Secret+"@host"), "HTTP_PROXY|http://host:port"},
+		{"proxy with a password that breaks it", oauth(settings.HTTPSProxy, "http://u:"+plugintest.Secret+"%zz@host"), "HTTPS_PROXY|%XX"},
 		{"runtime handlers", oauth(settings.RuntimeHandlers, "runc,Kata"), `TS_RUNTIME_HANDLERS is "runc,Kata"|"Kata" is not the name`},
 		{"local delivery", oauth(settings.LocalDelivery, "yes"), `TS_LOCAL_DELIVERY is "yes"|true, false`},
 		{"range that is none", oauth(settings.ClusterRanges, "10.0.0.0/8,pods"), `TS_CLUSTER_RANGES is "pods"|such as 100.64.0.0/13`},
@@ -120,7 +116,7 @@ func TestReadConfigRefuses(t *testing.T) {
 		{"log format", oauth(settings.LogFormat, "xml"), `LOG_FORMAT is "xml"|text, json`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := readConfig(environment(pairs(tt.vars)))
+			_, err := readConfig(plugintest.Environment(plugintest.Pairs(tt.vars)))
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -132,7 +128,7 @@ func TestReadConfigRefuses(t *testing.T) {
 			if strings.Contains(err.Error(), "\n") {
 				t.Errorf("more than a line: %q", err)
 			}
-			if strings.Contains(err.Error(), secret) {
+			if strings.Contains(err.Error(), plugintest.Secret) {
 				t.Errorf("the error shows the secret")
 			}
 		})
@@ -142,21 +138,21 @@ func TestReadConfigRefuses(t *testing.T) {
 // TestTokenFile: the kubelet's links are followed, and nothing is waited for.
 func TestTokenFile(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, "token", secret, "empty", "")
+	plugintest.MountConfig(t, dir, "token", plugintest.Secret, "empty", "")
 	pipe := filepath.Join(dir, "pipe")
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{"token": "", "empty": "which is empty", "pipe": "no regular file", "none": "no such file"} {
-		_, err := readConfig(environment(pairs([]string{settings.OAuthID, "id", settings.IDTokenFile, filepath.Join(dir, name)})))
-		if want == "" && err != nil || want != "" && !errContains(err, want) {
+		_, err := readConfig(plugintest.Environment(plugintest.Pairs([]string{settings.OAuthID, "id", settings.IDTokenFile, filepath.Join(dir, name)})))
+		if want == "" && err != nil || want != "" && !plugintest.ErrContains(err, want) {
 			t.Errorf("%s: got %v, want %q", name, err, want)
 		}
 	}
 }
 
 func TestReadConfigNamesEachBadValue(t *testing.T) {
-	_, err := readConfig(environment(pairs([]string{settings.AuthKeyTTL, "x", settings.Tags, "y", settings.StateDir, "z"})))
+	_, err := readConfig(plugintest.Environment(plugintest.Pairs([]string{settings.AuthKeyTTL, "x", settings.Tags, "y", settings.StateDir, "z"})))
 	if err == nil || strings.Count(err.Error(), "\n") != 3 {
 		t.Errorf("want four lines, one each: %v", err)
 	}
@@ -175,17 +171,8 @@ func TestMissingCaps(t *testing.T) {
 		{"no line", "Name:\tx\n", nil, "no CapEff"},
 	} {
 		got, err := missingCaps(tt.status)
-		if !reflect.DeepEqual(got, tt.want) || !errContains(err, tt.err) {
+		if !reflect.DeepEqual(got, tt.want) || !plugintest.ErrContains(err, tt.err) {
 			t.Errorf("%s: got %v, %v, want %v, %q", tt.name, got, err, tt.want, tt.err)
 		}
 	}
-}
-
-// pairs makes a map of alternating keys and values.
-func pairs(list []string) map[string]string {
-	m := make(map[string]string)
-	for i := 0; i+1 < len(list); i += 2 {
-		m[list[i]] = list[i+1]
-	}
-	return m
 }

@@ -13,54 +13,24 @@ import (
 	"testing"
 	"time"
 
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// mount writes the files as the kubelet does: into a directory of their own, to
-// which a link leads that is replaced at once.
-func mount(t *testing.T, dir string, files ...string) {
-	t.Helper()
-	home, err := os.MkdirTemp(dir, "..2026_")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for key, text := range pairs(files) {
-		if err := os.WriteFile(filepath.Join(home, key), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		// The links of earlier files stay, as the kubelet's do for a while.
-		if err := os.Symlink(filepath.Join("..data", key), filepath.Join(dir, key)); err != nil && !os.IsExist(err) {
-			t.Fatal(err)
-		}
-	}
-	next := filepath.Join(dir, "..data_tmp")
-	if err := os.Symlink(filepath.Base(home), next); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(next, filepath.Join(dir, "..data")); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// withDir is an environment with a directory of variables.
-func withDir(dir string, more ...string) func(string) string {
-	return environment(pairs(append(more, settings.ConfigDir, dir)))
-}
-
 func TestConfigDir(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, settings.AuthKey, " "+secret+"\n", settings.ClusterName, "of-the-file\n", settings.LogLevel, "debug")
-	cfg, err := readConfig(withDir(dir, settings.ClusterName, "of-the-env"))
-	if err != nil || cfg.AuthKey != secret || cfg.Cluster != "of-the-env" || cfg.LogLevel != slog.LevelDebug || cfg.Dir != dir {
+	plugintest.MountConfig(t, dir, settings.AuthKey, " "+plugintest.Secret+"\n", settings.ClusterName, "of-the-file\n", settings.LogLevel, "debug")
+	cfg, err := readConfig(plugintest.WithDir(dir, settings.ClusterName, "of-the-env"))
+	if err != nil || cfg.AuthKey != plugintest.Secret || cfg.Cluster != "of-the-env" || cfg.LogLevel != slog.LevelDebug || cfg.Dir != dir {
 		t.Errorf("got %+v, %v", cfg, err)
 	}
 	plain := t.TempDir() // as somebody without a kubelet has it
-	for key, text := range map[string]string{settings.AuthKey: secret, ".swp": "x"} {
+	for key, text := range map[string]string{settings.AuthKey: plugintest.Secret, ".swp": "x"} {
 		if err := os.WriteFile(filepath.Join(plain, key), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if cfg, err := readConfig(withDir(plain)); err != nil || cfg.AuthKey != secret {
+	if cfg, err := readConfig(plugintest.WithDir(plain)); err != nil || cfg.AuthKey != plugintest.Secret {
 		t.Errorf("a plain directory: got %+v, %v", cfg, err)
 	}
 }
@@ -72,25 +42,25 @@ func TestConfigDirRefuses(t *testing.T) {
 		want  []string // one for each line of the error
 	}{
 		{"nothing", nil, []string{"no credentials: set TS_OAUTH_CLIENT_ID|in the environment, or as keys of the Secret or the ConfigMap mounted at "}},
-		{"bad value", []string{settings.AuthKey, secret, settings.LogLevel, "loud"}, []string{`LOG_LEVEL is "loud"`}},
-		{"misspelt", []string{settings.AuthKey, secret, "TS_TAG", secret}, []string{`unknown key "TS_TAG" in |did you mean TS_TAGS?`}},
-		{"another program's", []string{settings.AuthKey, secret, "client_secret", secret}, []string{`unknown key "client_secret"|did you mean TS_OAUTH_CLIENT_SECRET?`}},
-		{"unlike any", []string{settings.AuthKey, secret, "colour", secret}, []string{`unknown key "colour"|-help`}},
-		{"like one of the environment's", []string{settings.AuthKey, secret, "CONFIG_DIR", "/x", "TS_STATE_DIRS", "/x"}, []string{
+		{"bad value", []string{settings.AuthKey, plugintest.Secret, settings.LogLevel, "loud"}, []string{`LOG_LEVEL is "loud"`}},
+		{"misspelt", []string{settings.AuthKey, plugintest.Secret, "TS_TAG", plugintest.Secret}, []string{`unknown key "TS_TAG" in |did you mean TS_TAGS?`}},
+		{"another program's", []string{settings.AuthKey, plugintest.Secret, "client_secret", plugintest.Secret}, []string{`unknown key "client_secret"|did you mean TS_OAUTH_CLIENT_SECRET?`}},
+		{"unlike any", []string{settings.AuthKey, plugintest.Secret, "colour", plugintest.Secret}, []string{`unknown key "colour"|-help`}},
+		{"like one of the environment's", []string{settings.AuthKey, plugintest.Secret, "CONFIG_DIR", "/x", "TS_STATE_DIRS", "/x"}, []string{
 			`unknown key "CONFIG_DIR" in |: tailscale-nri -help`, `unknown key "TS_STATE_DIRS" in |: tailscale-nri -help`,
 		}},
-		{"itself", []string{settings.AuthKey, secret, settings.ConfigDir, "/x"}, []string{`key "TS_CONFIG_DIR" in |environment`}},
-		{"of a mount", []string{settings.AuthKey, secret, settings.StateDir, "/x", settings.NRISocket, "x"}, []string{
+		{"itself", []string{settings.AuthKey, plugintest.Secret, settings.ConfigDir, "/x"}, []string{`key "TS_CONFIG_DIR" in |environment`}},
+		{"of a mount", []string{settings.AuthKey, plugintest.Secret, settings.StateDir, "/x", settings.NRISocket, "x"}, []string{
 			`key "NRI_SOCKET" in |environment`, `key "TS_STATE_DIR" in |environment`,
 		}},
-		{"several", []string{"CLUSTER", "x", "TS_AUTH_KEY", secret, settings.AuthKeyTTL, "5"}, []string{
+		{"several", []string{"CLUSTER", "x", "TS_AUTH_KEY", plugintest.Secret, settings.AuthKeyTTL, "5"}, []string{
 			"did you mean CLUSTER_NAME?", "did you mean TS_AUTHKEY?", `AUTH_KEY_TTL is "5"`, "no credentials",
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
-			mount(t, dir, tt.files...)
-			_, err := readConfig(withDir(dir))
+			plugintest.MountConfig(t, dir, tt.files...)
+			_, err := readConfig(plugintest.WithDir(dir))
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -105,7 +75,7 @@ func TestConfigDirRefuses(t *testing.T) {
 					}
 				}
 			}
-			if strings.Contains(err.Error(), secret) {
+			if strings.Contains(err.Error(), plugintest.Secret) {
 				t.Error("the error shows the secret")
 			}
 		})
@@ -114,22 +84,22 @@ func TestConfigDirRefuses(t *testing.T) {
 
 func TestConfigDirUnreadable(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
-	if _, err := readConfig(withDir(missing)); !errContains(err, missing) || !errContains(err, "mount") || strings.Contains(err.Error(), "\n") {
+	if _, err := readConfig(plugintest.WithDir(missing)); !plugintest.ErrContains(err, missing) || !plugintest.ErrContains(err, "mount") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("a missing directory: %v", err)
 	}
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, settings.Tags), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readConfig(withDir(dir, settings.AuthKey, secret)); !errContains(err, "reading "+settings.Tags+": ") || !errContains(err, filepath.Join(dir, settings.Tags)) {
+	if _, err := readConfig(plugintest.WithDir(dir, settings.AuthKey, plugintest.Secret)); !plugintest.ErrContains(err, "reading "+settings.Tags+": ") || !plugintest.ErrContains(err, filepath.Join(dir, settings.Tags)) {
 		t.Errorf("a directory for a file: %v", err)
 	}
 }
 
 func TestStatusSocketOfABadConfiguration(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, settings.StatusSocket, "relative", settings.LogLevel, "loud", "bogus", "x")
-	if got, err := statusSocket(withDir(dir, settings.StatusSocket, "/of/the/env\n")); got != "/of/the/env" || err != nil {
+	plugintest.MountConfig(t, dir, settings.StatusSocket, "relative", settings.LogLevel, "loud", "bogus", "x")
+	if got, err := statusSocket(plugintest.WithDir(dir, settings.StatusSocket, "/of/the/env\n")); got != "/of/the/env" || err != nil {
 		t.Errorf("got %q, %v", got, err)
 	}
 }
@@ -146,10 +116,10 @@ func TestChanged(t *testing.T) {
 }
 
 // watched is a watch of dir whose process has begun with what is there.
-func watched(t *testing.T, dir string) (*configWatch, *logBook) {
+func watched(t *testing.T, dir string) (*configWatch, *plugintest.LogBook) {
 	t.Helper()
-	book := newLogBook()
-	w := &configWatch{getenv: withDir(dir), health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), every: time.Millisecond}
+	book := plugintest.NewLogBook()
+	w := &configWatch{getenv: plugintest.WithDir(dir), health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), every: time.Millisecond}
 	began, _, err := loadConfig(w.getenv)
 	if w.began = began; err != nil {
 		w.waits = true
@@ -164,9 +134,9 @@ func watched(t *testing.T, dir string) (*configWatch, *logBook) {
 // wrong. It is ready all the same.
 func TestBadChange(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, settings.AuthKey, secret)
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret)
 	w, book := watched(t, dir)
-	mount(t, dir, settings.AuthKey, secret, settings.LogLevel, "loud", settings.Tags, "x")
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, settings.LogLevel, "loud", settings.Tags, "x")
 	for range 3 {
 		if w.look() {
 			t.Fatal("it begins anew with a bad configuration")
@@ -175,21 +145,21 @@ func TestBadChange(t *testing.T) {
 	if ok, text := w.health.ready(); !ok || !strings.Contains(text, `LOG_LEVEL is "loud"`) || strings.Contains(text, "\n") {
 		t.Errorf("ready %v, %q", ok, text)
 	}
-	if n := book.count("going on with the old one"); n != 2 {
+	if n := book.Count("going on with the old one"); n != 2 {
 		t.Errorf("the log says so %d times, want one for each value:\n%s", n, book)
 	}
-	mount(t, dir, settings.AuthKey, secret)
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret)
 	if w.look() {
 		t.Error("it begins anew with what it has")
 	}
 	if ok, text := w.health.ready(); !ok || text != readyText {
 		t.Errorf("ready %v, %q", ok, text)
 	}
-	mount(t, dir, settings.AuthKey, secret+"2", settings.ClusterName, "new")
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret+"2", settings.ClusterName, "new")
 	if !w.look() {
 		t.Error("it does not begin anew")
 	}
-	if book.count("changed=\"CLUSTER_NAME TS_AUTHKEY\"") != 1 || book.count(secret) != 0 {
+	if book.Count("changed=\"CLUSTER_NAME TS_AUTHKEY\"") != 1 || book.Count(plugintest.Secret) != 0 {
 		t.Errorf("the log says\n%s", book)
 	}
 }
@@ -198,8 +168,8 @@ func TestBadChange(t *testing.T) {
 // names, and none that it comes back.
 func TestTokenGoes(t *testing.T) {
 	dir := t.TempDir()
-	token := written(t, t.TempDir(), "token", []byte(secret))
-	mount(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
+	token := plugintest.WriteFile(t, t.TempDir(), "token", []byte(plugintest.Secret))
+	plugintest.MountConfig(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
 	w, book := watched(t, dir)
 	if err := os.Remove(token); err != nil {
 		t.Fatal(err)
@@ -208,16 +178,16 @@ func TestTokenGoes(t *testing.T) {
 	if ok, text := w.health.ready(); !ok || !strings.HasPrefix(text, readyText+"; another start would fail: ") || !strings.Contains(text, token) {
 		t.Errorf("ready %v, %q", ok, text)
 	}
-	if book.count("could not be used at another start") != 1 || book.count("changed") != 0 {
+	if book.Count("could not be used at another start") != 1 || book.Count("changed") != 0 {
 		t.Errorf("the log says\n%s", book)
 	}
-	mount(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token, settings.ClusterName, "other")
+	plugintest.MountConfig(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token, settings.ClusterName, "other")
 	w.look()
-	if _, text := w.health.ready(); !strings.Contains(text, "a changed configuration is not used: ") || book.count("going on with the old one") != 1 {
+	if _, text := w.health.ready(); !strings.Contains(text, "a changed configuration is not used: ") || book.Count("going on with the old one") != 1 {
 		t.Errorf("ready says %q, the log\n%s", text, book)
 	}
-	mount(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
-	written(t, filepath.Dir(token), "token", []byte(secret))
+	plugintest.MountConfig(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
+	plugintest.WriteFile(t, filepath.Dir(token), "token", []byte(plugintest.Secret))
 	if _, text := w.health.ready(); w.look() {
 		t.Errorf("it begins anew with what it has, %q", text)
 	}
@@ -230,23 +200,23 @@ func TestTokenGoes(t *testing.T) {
 func TestTokenComes(t *testing.T) {
 	dir := t.TempDir()
 	token := filepath.Join(t.TempDir(), "token")
-	mount(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
+	plugintest.MountConfig(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
 	w, book := watched(t, dir)
-	written(t, filepath.Dir(token), "token", []byte(secret))
-	if !w.look() || book.count("waiting until it is mended") != 1 || book.count("can be used now") != 1 || book.count("has changed") != 0 {
+	plugintest.WriteFile(t, filepath.Dir(token), "token", []byte(plugintest.Secret))
+	if !w.look() || book.Count("waiting until it is mended") != 1 || book.Count("can be used now") != 1 || book.Count("has changed") != 0 {
 		t.Errorf("the log says\n%s", book)
 	}
 }
 
 // TestNoPrivileges: no file mends that, and nothing says so.
 func TestNoPrivileges(t *testing.T) {
-	book := newLogBook()
+	book := plugintest.NewLogBook()
 	w := &configWatch{health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), waits: true}
 	w.complain(privilegeError{errors.New("missing capabilities NET_RAW")}, false)
 	if ok, text := w.health.ready(); ok || text != "not ready: missing capabilities NET_RAW" {
 		t.Errorf("ready %v, %q", ok, text)
 	}
-	if book.count("waiting to be replaced") != 1 || book.count("configuration") != 0 {
+	if book.Count("waiting to be replaced") != 1 || book.Count("configuration") != 0 {
 		t.Errorf("the log says\n%s", book)
 	}
 }
@@ -254,7 +224,7 @@ func TestNoPrivileges(t *testing.T) {
 // TestMended: one that waits begins anew once there is something to begin with.
 func TestMended(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, settings.LogLevel, "loud")
+	plugintest.MountConfig(t, dir, settings.LogLevel, "loud")
 	w, book := watched(t, dir)
 	for range 3 {
 		w.look()
@@ -262,13 +232,13 @@ func TestMended(t *testing.T) {
 	if ok, text := w.health.ready(); ok || !strings.HasPrefix(text, `not ready: LOG_LEVEL is "loud"`) || !strings.Contains(text, "; no credentials") {
 		t.Errorf("ready %v, %q", ok, text)
 	}
-	if n := book.count("waiting until it is mended"); n != 2 {
+	if n := book.Count("waiting until it is mended"); n != 2 {
 		t.Errorf("the log says so %d times:\n%s", n, book)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(t.Context()) }()
-	mount(t, dir, settings.AuthKey, secret)
-	if err := receive(t, ended, "the end of the wait"); !errors.Is(err, errRestart) {
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret)
+	if err := plugintest.Receive(t, ended, "the end of the wait"); !errors.Is(err, errRestart) {
 		t.Errorf("ended with %v", err)
 	}
 }
@@ -277,7 +247,7 @@ func TestMended(t *testing.T) {
 func TestTornReading(t *testing.T) {
 	dir := t.TempDir()
 	swap := func(i int) {
-		mount(t, dir, settings.ClusterName, fmt.Sprint("c", i), settings.Tags, fmt.Sprint("tag:c", i))
+		plugintest.MountConfig(t, dir, settings.ClusterName, fmt.Sprint("c", i), settings.Tags, fmt.Sprint("tag:c", i))
 		old, _ := filepath.Glob(filepath.Join(dir, "..2026_*"))
 		now, _ := os.Readlink(filepath.Join(dir, "..data"))
 		for _, o := range old {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/containerd/nri/pkg/api"
+
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 // TestOtherRuntime: another runtime has the socket. Its list never reaches the
@@ -15,26 +17,26 @@ import (
 // and it is back when the right one has made its socket anew.
 func TestOtherRuntime(t *testing.T) {
 	dir, pods := t.TempDir(), newFakePods()
-	own := hostNetwork(sandbox("agent"))
-	other := startRuntime(t, dir, sandbox("somebody", annotationEnabled, "true"))
+	own := plugintest.HostNetwork(plugintest.Sandbox("agent"))
+	other := plugintest.StartRuntime(t, dir, plugintest.Sandbox("somebody", annotationEnabled, "true"))
 	var h *health
 	book := startPlugin(t, dir, pods, func(r *registration) {
 		r.plugin.ownUID, r.otherWait, h = own.Uid, time.Hour, r.health
 	})
-	if err := receive(t, other.synced, "Synchronize"); !errContains(err, "containerd v2.4.2 answers on the NRI socket "+filepath.Join(dir, "nri.sock")) {
+	if err := plugintest.Receive(t, other.Synced, "Synchronize"); !plugintest.ErrContains(err, "containerd v2.4.2 answers on the NRI socket "+filepath.Join(dir, "nri.sock")) {
 		t.Errorf("the runtime got %v", err)
 	}
-	book.wait(t, "another runtime has taken the kubelet's socket", 1)
-	if ok, text := h.ready(); ok || !errContains(otherRuntime{}, "does not run this pod") || len(text) > 350 {
+	book.Wait(t, "another runtime has taken the kubelet's socket", 1)
+	if ok, text := h.ready(); ok || !plugintest.ErrContains(otherRuntime{}, "does not run this pod") || len(text) > 350 {
 		t.Errorf("ready is %v, %q", ok, text)
 	}
 	other.Stop()
-	r := startRuntime(t, dir, own, sandbox("web", annotationEnabled, "true"))
-	r.waitSynced(t)
-	if live := receive(t, pods.synced, "Sync"); len(live) != 1 || live[0].Name != "web" || len(pods.synced) != 0 {
+	r := plugintest.StartRuntime(t, dir, own, plugintest.Sandbox("web", annotationEnabled, "true"))
+	r.WaitSynced(t)
+	if live := plugintest.Receive(t, pods.synced, "Sync"); len(live) != 1 || live[0].Name != "web" || len(pods.synced) != 0 {
 		t.Errorf("live is %+v", live)
 	}
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(plugintest.Patience); ; {
 		ok, text := h.ready()
 		if ok {
 			break
@@ -43,10 +45,10 @@ func TestOtherRuntime(t *testing.T) {
 			t.Fatal(text)
 		}
 	}
-	if n := book.count("not registered with"); n != 1 {
+	if n := book.Count("not registered with"); n != 1 {
 		t.Errorf("the log says %d times that the plugin is not registered:\n%s", n, book)
 	}
-	if n := book.count("msg=\"registered with"); n != 1 {
+	if n := book.Count("msg=\"registered with"); n != 1 {
 		t.Errorf("registered %d times:\n%s", n, book)
 	}
 }
@@ -55,20 +57,20 @@ func TestOtherRuntime(t *testing.T) {
 // have been missing for another reason.
 func TestOtherRuntimeIsAskedAgain(t *testing.T) {
 	dir, pods := t.TempDir(), newFakePods()
-	r := startRuntime(t, dir)
+	r := plugintest.StartRuntime(t, dir)
 	book := startPlugin(t, dir, pods, func(r *registration) {
 		r.plugin.ownUID, r.otherWait = "uid-agent", 10*time.Millisecond
 	})
 	for range 3 {
-		if err := receive(t, r.synced, "Synchronize"); err == nil {
+		if err := plugintest.Receive(t, r.Synced, "Synchronize"); err == nil {
 			t.Error("it was taken")
 		}
 	}
-	r.mu.Lock()
-	r.sandboxes = []*api.PodSandbox{sandbox("agent")}
-	r.mu.Unlock()
-	receive(t, pods.synced, "Sync")
-	if n := book.count("level=WARN"); n != 1 {
+	r.Mu.Lock()
+	r.Sandboxes = []*api.PodSandbox{plugintest.Sandbox("agent")}
+	r.Mu.Unlock()
+	plugintest.Receive(t, pods.synced, "Sync")
+	if n := book.Count("level=WARN"); n != 1 {
 		t.Errorf("%d warnings:\n%s", n, book)
 	}
 }

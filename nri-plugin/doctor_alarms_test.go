@@ -18,6 +18,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -80,7 +81,7 @@ func withProfile(t *testing.T, m *machine, s *control.Server, vars ...string) {
 // pods, and each control server is asked.
 func TestDoctorOfProfiles(t *testing.T) {
 	s := startControl(t)
-	other, err := control.Start(control.Config{Tags: []string{"tag:other"}, OAuthClientSecret: secret})
+	other, err := control.Start(control.Config{Tags: []string{"tag:other"}, OAuthClientSecret: plugintest.Secret})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +169,7 @@ func TestWithoutSTUN(t *testing.T) {
 // doctor says so in time.
 func TestDoctorInTheDark(t *testing.T) {
 	t.Parallel()
-	cmd := process(t, settings.OAuthID+"=client", settings.OAuthSecret+"="+secret, settings.StateDir+"="+t.TempDir())
+	cmd := process(t, settings.OAuthID+"=client", settings.OAuthSecret+"="+plugintest.Secret, settings.StateDir+"="+t.TempDir())
 	var findings []finding
 	var code int
 	var took time.Duration

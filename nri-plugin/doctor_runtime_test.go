@@ -15,13 +15,14 @@ import (
 	"github.com/containerd/nri/pkg/adaptation"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
 func TestCheckConfiguration(t *testing.T) {
 	expect(t, look(t, testMachine(t), checkConfiguration), resultOK, "an auth key", "")
-	m := newMachine(command{getenv: environment(map[string]string{settings.ClusterName: "-", settings.AuthKey: secret})})
+	m := newMachine(command{getenv: plugintest.Environment(map[string]string{settings.ClusterName: "-", settings.AuthKey: plugintest.Secret})})
 	expect(t, look(t, m, checkConfiguration), resultFail, `CLUSTER_NAME is "-"`, remedyConfiguration)
 }
 
@@ -37,7 +38,7 @@ func serveHealth(t *testing.T, m *machine, h *health) {
 	go func() { done <- (&statusServer{health: h, ln: ln}).Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		receive(t, done, "the end of Run")
+		plugintest.Receive(t, done, "the end of Run")
 	})
 }
 
@@ -96,14 +97,14 @@ func TestCheckNRI(t *testing.T) {
 			adaptation.SetPluginRequestTimeout(tt.timeout)
 			t.Cleanup(func() { adaptation.SetPluginRequestTimeout(adaptation.DefaultPluginRequestTimeout) })
 			m := testMachine(t)
-			own := sandbox("own")
+			own := plugintest.Sandbox("own")
 			own.Uid = "uid-own"
-			r := startRuntime(t, filepath.Dir(m.cfg.NRISocket), own)
+			r := plugintest.StartRuntime(t, filepath.Dir(m.cfg.NRISocket), own)
 			h := &health{}
 			serveHealth(t, m, h)
 			startPlugin(t, filepath.Dir(m.cfg.NRISocket), newFakePods(), func(reg *registration) { reg.health, reg.plugin.ownUID = h, tt.uid })
-			r.waitSynced(t)
-			for deadline := time.Now().Add(patience); h.registeredWith().Name == ""; time.Sleep(time.Millisecond) {
+			r.WaitSynced(t)
+			for deadline := time.Now().Add(plugintest.Patience); h.registeredWith().Name == ""; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatal("the plugin does not know its runtime")
 				}
@@ -119,11 +120,11 @@ func TestKnock(t *testing.T) {
 	m := testMachine(t)
 	m.root = "/"
 	expect(t, look(t, m, checkNRI), resultFail, "nothing listens", remedyNoNRI)
-	r := startRuntime(t, filepath.Dir(m.cfg.NRISocket))
+	r := plugintest.StartRuntime(t, filepath.Dir(m.cfg.NRISocket))
 	expect(t, look(t, m, checkNRI), resultUnknown, filepath.Base(os.Args[0])[:5], "")
 	startPlugin(t, filepath.Dir(m.cfg.NRISocket), newFakePods())
-	r.waitSynced(t)
-	if err := r.run(sandbox("plain")); err != nil {
+	r.WaitSynced(t)
+	if err := r.RunPod(plugintest.Sandbox("plain")); err != nil {
 		t.Error(err)
 	}
 }
@@ -141,7 +142,7 @@ func TestKnockAtDocker(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(docker, m.cfg.NRISocket)
-	cmd.Env = append(os.Environ(), roleVar+"=runtime")
+	cmd.Env = append(os.Environ(), plugintest.RoleVar+"=runtime")
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ import (
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
 	"tailscale-nri/k3d/lab/headscale"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -102,8 +103,8 @@ func TestCheckMinting(t *testing.T) {
 func TestCheckAuthKey(t *testing.T) {
 	m := testMachine(t)
 	expect(t, look(t, m, checkMinting), resultUnknown, "would make a device", "")
-	expect(t, look(t, testMachine(t, settings.AuthKey+"=hskey-auth-"+secret), checkMinting), resultFail, "does not begin with tskey-auth-", remedyAuthKey)
-	own := testMachine(t, settings.AuthKey+"=hskey-auth-"+secret, settings.LoginServer+"=http://headscale.example.com")
+	expect(t, look(t, testMachine(t, settings.AuthKey+"=hskey-auth-"+plugintest.Secret), checkMinting), resultFail, "does not begin with tskey-auth-", remedyAuthKey)
+	own := testMachine(t, settings.AuthKey+"=hskey-auth-"+plugintest.Secret, settings.LoginServer+"=http://headscale.example.com")
 	expect(t, look(t, own, checkMinting), resultUnknown, "would make a device", "")
 	expect(t, look(t, own, checkDevices), resultUnknown, "nobody can list devices", "")
 
@@ -136,8 +137,8 @@ func TestCheckControl(t *testing.T) {
 	half.patience = time.Second
 	expect(t, look(t, half, checkControl), resultFail, "does not take the upgrade", remedyUpgrade)
 
-	at, _ := connectProxy(t, "user", "password", "127.0.0.1:1")
-	behind := withPlane(t, s, settings.LoginServer+"=https://control.example.com", settings.HTTPSProxy+"=http://user:"+secret+"@"+at)
+	at, _ := plugintest.ConnectProxy(t, "user", "password", "127.0.0.1:1")
+	behind := withPlane(t, s, settings.LoginServer+"=https://control.example.com", settings.HTTPSProxy+"=http://user:"+plugintest.Secret+"@"+at)
 	expect(t, look(t, behind, checkControl), resultFail, "Proxy Authentication Required", remedyProxy)
 	expect(t, look(t, behind, checkProxy), resultOK, "takes connections", "")
 
@@ -182,7 +183,7 @@ func TestCheckHeadscale(t *testing.T) {
 
 // TestCheckInHeadscalesManner: its API makes and deletes keys as well.
 func TestCheckInHeadscalesManner(t *testing.T) {
-	s, err := control.Start(control.Config{OAuthClientSecret: secret, Headscale: true})
+	s, err := control.Start(control.Config{OAuthClientSecret: plugintest.Secret, Headscale: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +218,7 @@ func TestCheckClock(t *testing.T) {
 
 func TestCheckProxy(t *testing.T) {
 	expect(t, look(t, testMachine(t), checkProxy), resultOK, "none is set", "")
-	closed := testMachine(t, settings.HTTPSProxy+"=http://user:"+secret+"@127.0.0.1:1", settings.NoProxy+"=10.0.0.0/8")
+	closed := testMachine(t, settings.HTTPSProxy+"=http://user:"+plugintest.Secret+"@127.0.0.1:1", settings.NoProxy+"=10.0.0.0/8")
 	expect(t, look(t, closed, checkProxy), resultFail, "127.0.0.1:1 cannot be reached", remedyProxy)
 	for host, want := range map[string]string{"proxy:3128": "proxy:3128", "proxy": "proxy:80", "[fd00::1]": "[fd00::1]:80", "secure": "secure:443"} {
 		if got := withPort(host, "https://secure"); got != want {

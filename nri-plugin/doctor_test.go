@@ -21,6 +21,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -29,15 +30,15 @@ import (
 func testMachine(t *testing.T, vars ...string) *machine {
 	t.Helper()
 	dir := t.TempDir()
-	m := newMachine(command{getenv: environment(assigned(append([]string{
+	m := newMachine(command{getenv: plugintest.Environment(assigned(append([]string{
 		settings.StateDir + "=" + filepath.Join(dir, "state"), settings.StatusSocket + "=" + filepath.Join(dir, "status.sock"),
-		settings.NRISocket + "=" + filepath.Join(dir, "nri.sock"), settings.AuthKey + "=tskey-auth-" + secret,
+		settings.NRISocket + "=" + filepath.Join(dir, "nri.sock"), settings.AuthKey + "=tskey-auth-" + plugintest.Secret,
 	}, vars...)))})
 	if m.cfgErr != nil {
 		t.Fatal(m.cfgErr)
 	}
 	t.Cleanup(func() { useProxy(httpproxy.Config{}) }) // which is the process's
-	m.root, m.patience, m.secondLook = t.TempDir(), patience, 0
+	m.root, m.patience, m.secondLook = t.TempDir(), plugintest.Patience, 0
 	return m
 }
 
@@ -68,7 +69,7 @@ func (m *machine) put(t *testing.T, path, text string) {
 func expect(t *testing.T, findings []finding, result, seen, remedy string) {
 	t.Helper()
 	for _, f := range findings {
-		if strings.Contains(f.Seen+f.Remedy, secret) {
+		if strings.Contains(f.Seen+f.Remedy, plugintest.Secret) {
 			t.Errorf("a secret is shown: %+v", f)
 		}
 	}
@@ -82,7 +83,7 @@ func expect(t *testing.T, findings []finding, result, seen, remedy string) {
 // look runs one check.
 func look(t *testing.T, m *machine, c func(context.Context, *machine) []finding) []finding {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), plugintest.Patience)
 	defer cancel()
 	return c(ctx, m)
 }
@@ -129,7 +130,7 @@ func examined(t *testing.T, cmd *exec.Cmd) (findings []finding, code int) {
 	if err := json.Unmarshal(out, &findings); err != nil {
 		t.Fatalf("%v\n%s%s", err, out, &errs)
 	}
-	if strings.Contains(string(out)+errs.String(), secret) || errs.Len() > 0 {
+	if strings.Contains(string(out)+errs.String(), plugintest.Secret) || errs.Len() > 0 {
 		t.Errorf("it says %q, and shows %s", &errs, out)
 	}
 	return findings, cmd.ProcessState.ExitCode()
@@ -147,11 +148,11 @@ func TestDoctorBesideThePlugin(t *testing.T) {
 	plane := startControl(t)
 	vars := append(planeVars(plane), settings.AuthKey+"=", settings.PodUID+"=uid-own",
 		settings.StateDir+"="+filepath.Join(dir, "state"), settings.StatusSocket+"="+filepath.Join(dir, "status.sock"), settings.NRISocket+"="+filepath.Join(dir, "nri.sock"))
-	own := sandbox("own")
+	own := plugintest.Sandbox("own")
 	own.Uid = "uid-own"
-	r := startRuntime(t, dir, own)
+	r := plugintest.StartRuntime(t, dir, own)
 	begin(t, dir, func(c *exec.Cmd) { c.Env = append(c.Env, vars...) })
-	r.waitSynced(t)
+	r.WaitSynced(t)
 
 	minted := plane.Counters().KeysMinted
 	var findings []finding
@@ -270,7 +271,7 @@ func TestPrintFindings(t *testing.T) {
 // startControl is a tailnet whose API gives tag:k8s-pod and tag:web.
 func startControl(t *testing.T) *control.Server {
 	t.Helper()
-	s, err := control.Start(control.Config{Tags: []string{"tag:k8s-pod", "tag:web"}, OAuthClientSecret: secret})
+	s, err := control.Start(control.Config{Tags: []string{"tag:k8s-pod", "tag:web"}, OAuthClientSecret: plugintest.Secret})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +281,7 @@ func startControl(t *testing.T) *control.Server {
 
 // planeVars are the settings for its OAuth client.
 func planeVars(s *control.Server) []string {
-	return []string{settings.LoginServer + "=" + s.ControlURL(), settings.APIURL + "=" + s.APIURL(), settings.OAuthID + "=lab-client", settings.OAuthSecret + "=" + secret}
+	return []string{settings.LoginServer + "=" + s.ControlURL(), settings.APIURL + "=" + s.APIURL(), settings.OAuthID + "=lab-client", settings.OAuthSecret + "=" + plugintest.Secret}
 }
 
 // withPlane is a machine that comes in over OAuth.

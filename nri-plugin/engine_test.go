@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -16,12 +17,12 @@ import (
 func TestNewTailnet(t *testing.T) {
 	const server = "http://127.0.0.1:1"
 	for _, vars := range [][]string{
-		{settings.AuthKey, secret, settings.LoginServer, server},
-		{settings.OAuthID, "id", settings.OAuthSecret, secret, settings.LoginServer, server},
-		{settings.OAuthID, "id", settings.OAuthSecret, secret, settings.LoginServer, server, settings.AuthKeyTTL, minKeyTTL.String()},
-		{settings.OAuthID, "id", settings.OAuthSecret, secret, settings.LoginServer, server, settings.AuthKeyTTL, maxKeyTTL.String()},
+		{settings.AuthKey, plugintest.Secret, settings.LoginServer, server},
+		{settings.OAuthID, "id", settings.OAuthSecret, plugintest.Secret, settings.LoginServer, server},
+		{settings.OAuthID, "id", settings.OAuthSecret, plugintest.Secret, settings.LoginServer, server, settings.AuthKeyTTL, minKeyTTL.String()},
+		{settings.OAuthID, "id", settings.OAuthSecret, plugintest.Secret, settings.LoginServer, server, settings.AuthKeyTTL, maxKeyTTL.String()},
 	} {
-		cfg, err := readConfig(environment(pairs(vars)))
+		cfg, err := readConfig(plugintest.Environment(plugintest.Pairs(vars)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,7 +36,7 @@ func TestNewTailnet(t *testing.T) {
 		}
 		// What a key leaves behind is said at start, once and without the key.
 		said := strings.Count(log.String(), "no device can be deleted")
-		if want := len(cfg.AuthKey) / max(len(cfg.AuthKey), 1); said != want || strings.Contains(log.String(), secret) {
+		if want := len(cfg.AuthKey) / max(len(cfg.AuthKey), 1); said != want || strings.Contains(log.String(), plugintest.Secret) {
 			t.Errorf("%v: the log is %q", vars, log.String())
 		}
 	}

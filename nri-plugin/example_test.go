@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 // TestExamplePolicy holds the policy of the documentation against the program.
@@ -39,7 +41,7 @@ func TestExamplePolicy(t *testing.T) {
 		{"any", map[string]string{annotationEnabled: "true"}, nil, "k8s-any-web [tag:k8s-pod] shields"},
 		{kubeSystem, map[string]string{annotationEnabled: "true"}, nil, ""},
 	} {
-		pod, ok, err := podFrom(in(tt.namespace, tt.labels, tt.notes...), d)
+		pod, ok, err := podFrom(plugintest.SandboxIn(tt.namespace, tt.labels, tt.notes...), d)
 		if got := summary(pod, ok); got != tt.want || err != nil {
 			t.Errorf("%s %v %q: got %q, %v, want %q", tt.namespace, tt.labels, tt.notes, got, err, tt.want)
 		}
@@ -47,7 +49,7 @@ func TestExamplePolicy(t *testing.T) {
 	// The refusal that the page shows is the one that a pod gets.
 	for line := range strings.Lines(after) {
 		if strings.HasPrefix(line, "annotation ") {
-			_, _, err := podFrom(in("shop", web, annotationTags, "tag:db"), d)
+			_, _, err := podFrom(plugintest.SandboxIn("shop", web, annotationTags, "tag:db"), d)
 			if err == nil || err.Error() != strings.TrimSpace(line) {
 				t.Errorf("deploy/FEATURES.md says\n%s\nthe program\n%v", line, err)
 			}

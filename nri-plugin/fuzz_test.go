@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"tailscale.com/util/dnsname"
+
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 // FuzzPod holds that whatever a pod is called and asks for, it is refused with
@@ -30,7 +32,7 @@ func FuzzPod(f *testing.F) {
 		f.Add(s[0], s[1], s[2], s[3], s[4])
 	}
 	f.Fuzz(func(t *testing.T, namespace, name, key, value, hostname string) {
-		sb := sandbox(name, annotationEnabled, "true", annotationHostname, hostname, key, value)
+		sb := plugintest.Sandbox(name, annotationEnabled, "true", annotationHostname, hostname, key, value)
 		sb.Namespace = namespace
 		pod, in, err := podFrom(sb, testDefaults)
 		if err != nil {

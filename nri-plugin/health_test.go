@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 // TestHealth: what a probe is told at each turn of a process's life.
@@ -68,7 +69,7 @@ func TestLive(t *testing.T) {
 			t.Error("it is live and hangs")
 		}
 	}
-	receive(t, asked, "the question")
+	plugintest.Receive(t, asked, "the question")
 	if len(asked) != 0 {
 		t.Error("it was asked again and again")
 	}
@@ -89,7 +90,7 @@ func TestProbes(t *testing.T) {
 	socket := startStatus(t, nil)
 	ask := func(what string) (string, error) {
 		var out strings.Builder
-		err := run(context.Background(), environment(nil), []string{what, "-status-socket", socket}, &out, nil)
+		err := run(context.Background(), plugintest.Environment(nil), []string{what, "-status-socket", socket}, &out, nil)
 		return out.String(), err
 	}
 	if out, err := ask("ready"); err != nil || out != "ready\n" {
@@ -100,7 +101,7 @@ func TestProbes(t *testing.T) {
 	}
 	socket += "x"
 	for _, what := range []string{"ready", "live"} {
-		if out, err := ask(what); out != "" || !errContains(err, "no process answers on "+socket) {
+		if out, err := ask(what); out != "" || !plugintest.ErrContains(err, "no process answers on "+socket) {
 			t.Errorf("%s of nobody: %q, %v", what, out, err)
 		}
 	}

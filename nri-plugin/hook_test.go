@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 // inDir keeps the working directory of the test, which hooks change.
@@ -27,7 +28,7 @@ func inDir(t *testing.T) {
 func TestHookWaits(t *testing.T) {
 	inDir(t)
 	r, pods, _ := startAdjusting(t, nil)
-	hook := hookOf(t, r, sandbox("a", annotationEnabled, "true", annotationWait, "20s"))
+	hook := hookOf(t, r, plugintest.Sandbox("a", annotationEnabled, "true", annotationWait, "20s"))
 	if err := call(hook); err != nil {
 		t.Errorf("of a node that is up: %v", err)
 	}
@@ -40,16 +41,16 @@ func TestHookWaits(t *testing.T) {
 	case <-time.After(100 * time.Millisecond):
 	}
 	pods.serves.Store("uid-a id-a", true)
-	if err := receive(t, done, "the hook"); err != nil {
+	if err := plugintest.Receive(t, done, "the hook"); err != nil {
 		t.Error(err)
 	}
 
-	fails := hookOf(t, r, sandbox("b", annotationEnabled, "true", annotationWait, "1s"))
-	starts := hookOf(t, r, sandbox("b", annotationEnabled, "true", annotationWait, "1s", annotationWaitPolicy, "start"))
+	fails := hookOf(t, r, plugintest.Sandbox("b", annotationEnabled, "true", annotationWait, "1s"))
+	starts := hookOf(t, r, plugintest.Sandbox("b", annotationEnabled, "true", annotationWait, "1s", annotationWaitPolicy, "start"))
 	pods.serves.Clear()
 	err := call(fails)
 	for _, text := range []string{"pod default/b", annotationWait, `"1s"`, "waits for approval in the admin console", annotationWaitPolicy + `: "start"`} {
-		if !errContains(err, text) {
+		if !plugintest.ErrContains(err, text) {
 			t.Errorf("want %q in the error, got %v", text, err)
 		}
 	}
@@ -75,7 +76,7 @@ func TestHookOutlivesPlugin(t *testing.T) {
 	go func() { done <- runHook(args(20*time.Second), strings.NewReader("{}")) }()
 	time.Sleep(100 * time.Millisecond)
 	first.close()
-	if err := runHook(args(time.Second), strings.NewReader("{}")); !errContains(err, "does not answer on this host") {
+	if err := runHook(args(time.Second), strings.NewReader("{}")); !plugintest.ErrContains(err, "does not answer on this host") {
 		t.Errorf("without a plugin: %v", err)
 	}
 	second := newHookServer(dir, pods, nil, log)
@@ -83,11 +84,11 @@ func TestHookOutlivesPlugin(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- second.Run(ctx) }()
 	pods.serves.Store("uid-a id-a", true)
-	if err := receive(t, done, "the hook"); err != nil {
+	if err := plugintest.Receive(t, done, "the hook"); err != nil {
 		t.Error(err)
 	}
 	stop()
-	if err := receive(t, ended, "the end of Run"); err != nil {
+	if err := plugintest.Receive(t, ended, "the end of Run"); err != nil {
 		t.Error(err)
 	}
 	if _, err := second.prepare(); err == nil {
@@ -116,7 +117,7 @@ func TestHookEndsWithContainer(t *testing.T) {
 	}()
 	container.Process.Kill()
 	container.Wait()
-	if err := receive(t, done, "the hook"); err == nil {
+	if err := plugintest.Receive(t, done, "the hook"); err == nil {
 		t.Error("the container may start")
 	}
 }
@@ -128,7 +129,7 @@ func TestHookResolvConf(t *testing.T) {
 	made := filepath.Join(t.TempDir(), "made")
 	names := fakeResolver{"uid-a": made}
 	r, _, _ := startAdjusting(t, names)
-	sb := sandbox("a", annotationEnabled, "true", annotationDNS, "true")
+	sb := plugintest.Sandbox("a", annotationEnabled, "true", annotationDNS, "true")
 	hook := hookOf(t, r, sb, resolvMount(sb))
 	var arg hookCall
 	if err := json.Unmarshal([]byte(hook.Args[2]), &arg); err != nil {
@@ -168,7 +169,7 @@ func TestHookResolvConf(t *testing.T) {
 	has("kept\n")
 
 	write(original, strings.Repeat("#", maxResolvConf+1))
-	if err := call(hook); !errContains(err, "is larger than") {
+	if err := call(hook); !plugintest.ErrContains(err, "is larger than") {
 		t.Errorf("a large file: %v", err)
 	}
 }
@@ -176,12 +177,12 @@ func TestHookResolvConf(t *testing.T) {
 // TestFeaturesOfContainers: what a pod asks for its containers is read once, here
 // and by the engine alike.
 func TestFeaturesOfContainers(t *testing.T) {
-	pod, in, err := podFrom(sandbox("a", annotationEnabled, "true", annotationSocket, "true", annotationWait, "5s"), testDefaults)
+	pod, in, err := podFrom(plugintest.Sandbox("a", annotationEnabled, "true", annotationSocket, "true", annotationWait, "5s"), testDefaults)
 	if want := (engine.Features{Socket: true, Wait: 5 * time.Second, WaitFails: true}); err != nil || !in || pod.Features.Socket != want.Socket || pod.Features.Wait != want.Wait {
 		t.Errorf("got %+v, %v, %v", pod.Features, in, err)
 	}
 	for _, key := range []string{"sockets", "wiat", "wait-polcy"} {
-		if _, _, err := podFrom(sandbox("a", annotationEnabled, "true", annotationPrefix+key, "1s"), testDefaults); !errContains(err, "unknown key, write "+annotationPrefix) {
+		if _, _, err := podFrom(plugintest.Sandbox("a", annotationEnabled, "true", annotationPrefix+key, "1s"), testDefaults); !plugintest.ErrContains(err, "unknown key, write "+annotationPrefix) {
 			t.Errorf("%s: %v", key, err)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"tailscale.com/util/dnsname"
+
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 func TestDefaultHostname(t *testing.T) {
@@ -73,7 +75,7 @@ func TestGivenHostname(t *testing.T) {
 		{"a-", "", "dash"},
 	} {
 		got, err := givenHostname(tt.in)
-		if got != tt.want || !errContains(err, tt.err) {
+		if got != tt.want || !plugintest.ErrContains(err, tt.err) {
 			t.Errorf("givenHostname(%q) = %q, %v, want %q, %q", tt.in, got, err, tt.want, tt.err)
 		}
 	}
@@ -97,12 +99,4 @@ func FuzzDefaultHostname(f *testing.F) {
 			t.Errorf("%q, %q is named %s and %q, %q is named %s", ns1, pod1, a, ns2, pod2, b)
 		}
 	})
-}
-
-// errContains reports whether err's text holds want; "" wants no error.
-func errContains(err error, want string) bool {
-	if want == "" || err == nil {
-		return want == "" && err == nil
-	}
-	return strings.Contains(err.Error(), want)
 }

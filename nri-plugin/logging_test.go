@@ -16,6 +16,7 @@ import (
 	"tailscale.com/types/key"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -88,7 +89,7 @@ func TestLogFormat(t *testing.T) {
 			t.Fatalf("%q: %v", line, err)
 		}
 		levels = append(levels, strings.Join([]string{got.Level, got.Msg, got.From, got.Err}, " "))
-		if _, err := readConfig(environment(map[string]string{settings.AuthKey: secret, settings.LogLevel: got.Level})); err != nil {
+		if _, err := readConfig(plugintest.Environment(map[string]string{settings.AuthKey: plugintest.Secret, settings.LogLevel: got.Level})); err != nil {
 			t.Errorf("%s is taken for %v", got.Level, err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -50,7 +51,7 @@ func TestEngineEndsLast(t *testing.T) {
 	}()
 	cancel()
 	close(release)
-	if err := receive(t, ended, "the end"); err != nil || strings.Join(order, " ") != "registration engine" {
+	if err := plugintest.Receive(t, ended, "the end"); err != nil || strings.Join(order, " ") != "registration engine" {
 		t.Errorf("ended with %v, first to last %q", err, order)
 	}
 }
@@ -65,7 +66,7 @@ func TestHangingEngine(t *testing.T) {
 		err := runEngine(ctx,
 			func(context.Context) error { <-release; return nil },
 			func(ctx context.Context) error { <-ctx.Done(); return nil })
-		if took := time.Since(start); !errContains(err, "have not ended") || took != endPatience {
+		if took := time.Since(start); !plugintest.ErrContains(err, "have not ended") || took != endPatience {
 			t.Errorf("ended after %v with %v", took, err)
 		}
 	})
@@ -73,7 +74,7 @@ func TestHangingEngine(t *testing.T) {
 
 func TestHelpFitsAScreen(t *testing.T) {
 	var out strings.Builder
-	if err := run(context.Background(), environment(nil), []string{"-h"}, &out, nil); err != nil {
+	if err := run(context.Background(), plugintest.Environment(nil), []string{"-h"}, &out, nil); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(out.String(), "\n")
@@ -94,7 +95,7 @@ func TestHelpFitsAScreen(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	var out strings.Builder
-	if err := run(context.Background(), environment(nil), []string{"-version"}, &out, nil); err != nil {
+	if err := run(context.Background(), plugintest.Environment(nil), []string{"-version"}, &out, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"tailscale-nri ", "tailscale.com v1.", "NRI v0.", "go1."} {
@@ -121,14 +122,14 @@ func TestBadArguments(t *testing.T) {
 		{[]string{"status", "-device-limit", "5"}, "belongs to the command doctor"},
 		{[]string{"status", "-status-socket", "rel"}, `TS_STATUS_SOCKET is "rel"`},
 	} {
-		if err := run(context.Background(), environment(nil), tt.args, nil, nil); !errContains(err, tt.want) {
+		if err := run(context.Background(), plugintest.Environment(nil), tt.args, nil, nil); !plugintest.ErrContains(err, tt.want) {
 			t.Errorf("%q: got %v, want %q", tt.args, err, tt.want)
 		}
 	}
 }
 
 func TestFlagsOverrideTheEnvironment(t *testing.T) {
-	env := environment(map[string]string{settings.StateDir: "/env", settings.NRISocket: "/env", settings.AuthKey: secret})
+	env := plugintest.Environment(map[string]string{settings.StateDir: "/env", settings.NRISocket: "/env", settings.AuthKey: plugintest.Secret})
 	c, err := parseArgs([]string{"-state-dir", "/flag"}, env, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +144,7 @@ func TestFlagsOverrideTheEnvironment(t *testing.T) {
 func process(t *testing.T, vars ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append([]string{roleVar + "=main", "GOCOVERDIR=" + t.TempDir()}, vars...)
+	cmd.Env = append([]string{plugintest.RoleVar + "=main", "GOCOVERDIR=" + t.TempDir()}, vars...)
 	return cmd
 }
 
@@ -160,12 +161,12 @@ func TestNoCredentials(t *testing.T) {
 
 // startProcess starts the program with all its files in dir. The channel has
 // how it ended.
-func startProcess(t *testing.T, dir string, set ...func(*exec.Cmd)) (cmd *exec.Cmd, book *logBook, ended chan error) {
+func startProcess(t *testing.T, dir string, set ...func(*exec.Cmd)) (cmd *exec.Cmd, book *plugintest.LogBook, ended chan error) {
 	t.Helper()
-	cmd = process(t, settings.AuthKey+"=tskey-auth-"+secret, settings.LoginServer+"=http://127.0.0.1:1",
+	cmd = process(t, settings.AuthKey+"=tskey-auth-"+plugintest.Secret, settings.LoginServer+"=http://127.0.0.1:1",
 		settings.StateDir+"="+filepath.Join(dir, "state"), settings.StatusSocket+"="+filepath.Join(dir, "status.sock"),
 		settings.NRISocket+"="+filepath.Join(dir, "nri.sock"))
-	book, ended = newLogBook(), make(chan error, 1)
+	book, ended = plugintest.NewLogBook(), make(chan error, 1)
 	cmd.Stderr = book
 	for _, f := range set {
 		f(cmd)
@@ -188,15 +189,15 @@ func TestProcess(t *testing.T) {
 	if err := showStatus(context.Background(), filepath.Join(dir, "status.sock"), command{}, &out); !errors.Is(err, errNotRunning) || !strings.HasPrefix(out.String(), "POD") {
 		t.Errorf("status %q, %v", out.String(), err)
 	}
-	r := startRuntime(t, dir, sandbox("plain"))
-	r.waitSynced(t)
-	if err := r.run(sandbox("typo", annotationPrefix+"enable", "true")); !errContains(err, "write "+annotationEnabled) {
+	r := plugintest.StartRuntime(t, dir, plugintest.Sandbox("plain"))
+	r.WaitSynced(t)
+	if err := r.RunPod(plugintest.Sandbox("typo", annotationPrefix+"enable", "true")); !plugintest.ErrContains(err, "write "+annotationEnabled) {
 		t.Errorf("the runtime got %v", err)
 	}
 	if code := p.end(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d\n%s", code, p.book)
 	}
-	if p.book.count(secret) != 0 {
+	if p.book.Count(plugintest.Secret) != 0 {
 		t.Error("the log shows the secret")
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"tailscale-nri/engine/exporter"
 	"tailscale-nri/engine/measure"
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
 )
@@ -38,11 +39,11 @@ func startMetrics(t *testing.T, addr string, read func() exporter.Process) (at s
 	go func() { done <- s.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := receive(t, done, "the end of Run"); err != nil {
+		if err := plugintest.Receive(t, done, "the end of Run"); err != nil {
 			t.Error(err)
 		}
 	})
-	return receive(t, listens, "metrics")
+	return plugintest.Receive(t, listens, "metrics")
 }
 
 // get asks the address and returns what it answers.
@@ -186,7 +187,7 @@ func TestScrapesAreBounded(t *testing.T) {
 				res.Body.Close()
 			}
 		}()
-		receive(t, asked, "a scrape")
+		plugintest.Receive(t, asked, "a scrape")
 	}
 	if code, body := get(t, "GET", "http://"+at+"/metrics"); code != 503 || !strings.Contains(body, "Limit") {
 		t.Errorf("%d: %s", code, body)
@@ -223,7 +224,7 @@ func TestMetricsWhileTheEngineHangs(t *testing.T) {
 		t.Errorf("the engine was asked %d times, want once", n)
 	}
 	close(release)
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(plugintest.Patience); ; {
 		if p := m.read(); p.Engine != nil && p.Engine.SweepDue == 7 && !p.Hangs {
 			break
 		}
@@ -262,11 +263,11 @@ func TestMetricsAddr(t *testing.T) {
 		{value: "localhost:9464", bad: true},
 		{value: "127.0.0.1:99999", bad: true},
 	} {
-		c, err := readConfig(environment(map[string]string{settings.AuthKey: "k", settings.MetricsAddr: tt.value}))
+		c, err := readConfig(plugintest.Environment(map[string]string{settings.AuthKey: "k", settings.MetricsAddr: tt.value}))
 		if bad := err != nil; bad != tt.bad || c.MetricsAddr != tt.addr {
 			t.Errorf("%q: %q, %v", tt.value, c.MetricsAddr, err)
 		}
-		if tt.bad && !errContains(err, settings.MetricsAddr+` is "`+tt.value+`": write an address`) {
+		if tt.bad && !plugintest.ErrContains(err, settings.MetricsAddr+` is "`+tt.value+`": write an address`) {
 			t.Errorf("%q: %v", tt.value, err)
 		}
 		if everywhere(tt.value) != tt.all {
@@ -277,7 +278,7 @@ func TestMetricsAddr(t *testing.T) {
 
 // Metrics that nobody asked for are not there.
 func TestNoMetricsUnlessAsked(t *testing.T) {
-	c, err := readConfig(environment(map[string]string{settings.AuthKey: "k"}))
+	c, err := readConfig(plugintest.Environment(map[string]string{settings.AuthKey: "k"}))
 	if err != nil || c.MetricsAddr != "" {
 		t.Errorf("%q, %v", c.MetricsAddr, err)
 	}
@@ -298,7 +299,7 @@ func freePort(t *testing.T) string {
 func (p *program) awaitMetrics(t *testing.T, addr string, want ...string) {
 	t.Helper()
 	var body string
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(plugintest.Patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if res, err := http.Get("http://" + addr + "/metrics"); err == nil {
 			text, _ := io.ReadAll(res.Body)
 			res.Body.Close()
@@ -319,7 +320,7 @@ func TestMetricsOfTheProgram(t *testing.T) {
 	metered := func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, settings.MetricsAddr+"="+addr) }
 	first := serving(t, dir, metered)
 	first.awaitMetrics(t, addr, "registered 0", "standing_by 0", "configuration_valid 1", `nodes{state="Running"} 0`, "supervisor_restarts_total 0")
-	startRuntimeProcess(t, dir)
+	plugintest.StartRuntimeProcess(t, dir)
 	first.awaitMetrics(t, addr, "registered 1", `hook_duration_seconds_count{event="Synchronize",result="ok"} 1`)
 	first.signal(t, first.only(t), syscall.SIGKILL)
 	first.awaitMetrics(t, addr, "registered 1", "supervisor_restarts_total 1")
@@ -330,7 +331,7 @@ func TestMetricsOfTheProgram(t *testing.T) {
 	second.awaitReady(t, 0, "standing by")
 	first.end(t, syscall.SIGTERM)
 	second.awaitMetrics(t, addr, "registered 1", "standing_by 0", "supervisor_restarts_total 0")
-	if second.book.count("level=ERROR") != 0 || second.book.count("metrics cannot be served") != 1 {
+	if second.book.Count("level=ERROR") != 0 || second.book.Count("metrics cannot be served") != 1 {
 		t.Errorf("the log\n%s", second.book)
 	}
 }
@@ -343,6 +344,6 @@ func TestMetricsWithoutConfiguration(t *testing.T) {
 	p := begin(t, dir, configured(config), func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, settings.MetricsAddr+"=:"+port) })
 	p.awaitMetrics(t, addr, "registered 0", "configuration_valid 0")
 	p.await(t, "metrics are served on all addresses of this host", 1)
-	mount(t, config, settings.AuthKey, "tskey-auth-"+secret)
+	plugintest.MountConfig(t, config, settings.AuthKey, "tskey-auth-"+plugintest.Secret)
 	p.awaitMetrics(t, addr, "configuration_valid 1", `nodes{state="Pending"} 0`)
 }

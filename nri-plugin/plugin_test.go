@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
+
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 // TestSynchronize: the runtime lists sandboxes of every kind, and drops the
@@ -25,21 +27,21 @@ func TestSynchronize(t *testing.T) {
 		}
 		return nil
 	}
-	r := startRuntime(t, dir,
-		sandbox("a", annotationEnabled, "true"),
-		sandbox("plain"),
-		stopped(sandbox("old", annotationEnabled, "true")),
-		hostNetwork(sandbox("host", annotationEnabled, "true")),
-		sandbox("invalid", annotationEnabled, "yes please"),
-		sandbox("b", annotationEnabled, "true", annotationHostname, "bee"),
+	r := plugintest.StartRuntime(t, dir,
+		plugintest.Sandbox("a", annotationEnabled, "true"),
+		plugintest.Sandbox("plain"),
+		plugintest.Stopped(plugintest.Sandbox("old", annotationEnabled, "true")),
+		plugintest.HostNetwork(plugintest.Sandbox("host", annotationEnabled, "true")),
+		plugintest.Sandbox("invalid", annotationEnabled, "yes please"),
+		plugintest.Sandbox("b", annotationEnabled, "true", annotationHostname, "bee"),
 	)
 	book := startPlugin(t, dir, pods)
-	if err := receive(t, r.synced, "Synchronize"); !errContains(err, "disk full") {
+	if err := plugintest.Receive(t, r.Synced, "Synchronize"); !plugintest.ErrContains(err, "disk full") {
 		t.Errorf("the runtime got %v", err)
 	}
-	r.waitSynced(t)
+	r.WaitSynced(t)
 	for range 2 {
-		live := receive(t, pods.synced, "Sync")
+		live := plugintest.Receive(t, pods.synced, "Sync")
 		if len(live) != 2 || live[0].SandboxID != "id-a" || live[1].Hostname != "bee" {
 			t.Errorf("live is %+v", live)
 		}
@@ -47,10 +49,10 @@ func TestSynchronize(t *testing.T) {
 	if ended := *pods.syncedEnded.Load(); len(ended) != 1 || ended[0] != "id-old" {
 		t.Errorf("ended is %q", ended)
 	}
-	if err := r.run(sandbox("c", annotationEnabled, "true")); err != nil {
+	if err := r.RunPod(plugintest.Sandbox("c", annotationEnabled, "true")); err != nil {
 		t.Error(err)
 	}
-	receive(t, pods.attached, "Attach")
+	plugintest.Receive(t, pods.attached, "Attach")
 	for text, n := range map[string]int{
 		"pod=default/invalid uid=uid-invalid sandbox=id-invalid": 1,
 		"pod=default/host":                  1,
@@ -59,7 +61,7 @@ func TestSynchronize(t *testing.T) {
 		"runtime=containerd version=v2.4.2": 2,
 		"disk full":                         1,
 	} {
-		if got := book.count(text); got != n {
+		if got := book.Count(text); got != n {
 			t.Errorf("the log says %q %d times, want %d", text, got, n)
 		}
 	}
@@ -68,16 +70,16 @@ func TestSynchronize(t *testing.T) {
 // TestHooks: a pod's events over a real socket.
 func TestHooks(t *testing.T) {
 	dir, pods := t.TempDir(), newFakePods()
-	r := startRuntime(t, dir)
+	r := plugintest.StartRuntime(t, dir)
 	book := startPlugin(t, dir, pods)
-	r.waitSynced(t)
+	r.WaitSynced(t)
 	ctx := context.Background()
 
-	web := sandbox("web", annotationEnabled, "true", annotationTags, "tag:web")
-	if err := r.run(web); err != nil {
+	web := plugintest.Sandbox("web", annotationEnabled, "true", annotationTags, "tag:web")
+	if err := r.RunPod(web); err != nil {
 		t.Fatal(err)
 	}
-	if pod := receive(t, pods.attached, "Attach"); pod.SandboxID != "id-web" || pod.Tags[0] != "tag:web" ||
+	if pod := plugintest.Receive(t, pods.attached, "Attach"); pod.SandboxID != "id-web" || pod.Tags[0] != "tag:web" ||
 		pod.NetNS != "/var/run/netns/cni-web" || pod.PID != 4711 || pod.Hostname != "k8s-default-web" {
 		t.Errorf("attached %+v", pod)
 	}
@@ -89,32 +91,32 @@ func TestHooks(t *testing.T) {
 			t.Error(err)
 		}
 		for _, want := range []string{"detach id-web", "forget id-web"} {
-			if got := receive(t, pods.ended, want); got != want {
+			if got := plugintest.Receive(t, pods.ended, want); got != want {
 				t.Errorf("got %s, want %s", got, want)
 			}
 		}
 	}
-	if err := r.run(sandbox("plain", annotationHostname, "my_host")); err != nil {
+	if err := r.RunPod(plugintest.Sandbox("plain", annotationHostname, "my_host")); err != nil {
 		t.Error(err)
 	}
 	for _, sb := range []*api.PodSandbox{
-		sandbox("bad", annotationEnabled, "yes please"),
-		sandbox("typo", annotationPrefix+"enable", "true"),
-		hostNetwork(sandbox("host", annotationEnabled, "true")),
+		plugintest.Sandbox("bad", annotationEnabled, "yes please"),
+		plugintest.Sandbox("typo", annotationPrefix+"enable", "true"),
+		plugintest.HostNetwork(plugintest.Sandbox("host", annotationEnabled, "true")),
 	} {
-		err := r.run(sb)
-		if !errContains(err, "tailscale-nri: pod default/"+sb.Name+": ") || !strings.Contains(err.Error(), annotationPrefix+"enable") {
+		err := r.RunPod(sb)
+		if !plugintest.ErrContains(err, "tailscale-nri: pod default/"+sb.Name+": ") || !strings.Contains(err.Error(), annotationPrefix+"enable") {
 			t.Errorf("%s: the runtime got %v", sb.Name, err)
 		}
 	}
 	pods.answer(func(context.Context) error { return errors.New("creating ts0: no buffer space") })
-	if err := r.run(web); !errContains(err, "pod default/web: creating ts0: no buffer space") {
+	if err := r.RunPod(web); !plugintest.ErrContains(err, "pod default/web: creating ts0: no buffer space") {
 		t.Errorf("the runtime got %v", err)
 	}
 	if n := len(pods.attached); n != 1 {
 		t.Errorf("%d calls of Attach for the last pod and all that asked for nothing", n)
 	}
-	if got := book.count("registered with"); got != 1 {
+	if got := book.Count("registered with"); got != 1 {
 		t.Errorf("registered %d times", got)
 	}
 }
@@ -123,42 +125,42 @@ func TestHooks(t *testing.T) {
 // container is to be created, or that container is refused.
 func TestSecondGate(t *testing.T) {
 	dir, pods := t.TempDir(), newFakePods()
-	r := startRuntime(t, dir)
+	r := plugintest.StartRuntime(t, dir)
 	book := startPlugin(t, dir, pods)
-	r.waitSynced(t)
-	missed := sandbox("missed", annotationEnabled, "true", annotationHostname, "late")
+	r.WaitSynced(t)
+	missed := plugintest.Sandbox("missed", annotationEnabled, "true", annotationHostname, "late")
 	failing := errors.New("the state directory has no free space")
 	pods.answer(func(context.Context) error { return failing })
-	if err := r.create(missed, "init"); !errContains(err, "tailscale-nri: pod default/missed: "+failing.Error()) {
+	if err := r.Create(missed, "init"); !plugintest.ErrContains(err, "tailscale-nri: pod default/missed: "+failing.Error()) {
 		t.Errorf("the runtime got %v", err)
 	}
 	pods.answer(nil)
 	for _, name := range []string{"init", "init", "main", "sidecar"} { // some come twice
-		if err := r.create(missed, name); err != nil {
+		if err := r.Create(missed, name); err != nil {
 			t.Error(err)
 		}
 	}
 	if n := len(pods.attached); n != 2 {
 		t.Errorf("%d calls of Attach, want the one that failed and the one that did not", n)
 	}
-	if pod := receive(t, pods.attached, "Attach"); pod.SandboxID != "id-missed" || pod.Hostname != "late" {
+	if pod := plugintest.Receive(t, pods.attached, "Attach"); pod.SandboxID != "id-missed" || pod.Hostname != "late" {
 		t.Errorf("attached %+v", pod)
 	}
-	receive(t, pods.attached, "the second Attach")
+	plugintest.Receive(t, pods.attached, "the second Attach")
 
-	met := sandbox("met", annotationEnabled, "true")
-	if err := errors.Join(r.run(met), r.create(met, "main"), r.create(sandbox("plain"), "main")); err != nil {
+	met := plugintest.Sandbox("met", annotationEnabled, "true")
+	if err := errors.Join(r.RunPod(met), r.Create(met, "main"), r.Create(plugintest.Sandbox("plain"), "main")); err != nil {
 		t.Error(err)
 	}
-	if receive(t, pods.attached, "Attach"); len(pods.attached) != 0 {
+	if plugintest.Receive(t, pods.attached, "Attach"); len(pods.attached) != 0 {
 		t.Error("attached what was attached, or never asked to be")
 	}
 	for _, sb := range []*api.PodSandbox{
-		sandbox("bad", annotationEnabled, "yes please"),
-		sandbox("typo", annotationPrefix+"enable", "true"),
-		hostNetwork(sandbox("host", annotationEnabled, "true")),
+		plugintest.Sandbox("bad", annotationEnabled, "yes please"),
+		plugintest.Sandbox("typo", annotationPrefix+"enable", "true"),
+		plugintest.HostNetwork(plugintest.Sandbox("host", annotationEnabled, "true")),
 	} {
-		if err := r.create(sb, "main"); !errContains(err, "tailscale-nri: pod default/"+sb.Name+": ") {
+		if err := r.Create(sb, "main"); !plugintest.ErrContains(err, "tailscale-nri: pod default/"+sb.Name+": ") {
 			t.Errorf("%s: the runtime got %v", sb.Name, err)
 		}
 	}
@@ -166,11 +168,11 @@ func TestSecondGate(t *testing.T) {
 		pods.serves.Store("uid-raced id-raced", true)
 		return nil
 	})
-	if err := r.create(sandbox("raced", annotationEnabled, "true"), "main"); err != nil {
+	if err := r.Create(plugintest.Sandbox("raced", annotationEnabled, "true"), "main"); err != nil {
 		t.Error(err)
 	}
-	receive(t, pods.attached, "Attach of the one that Sync was faster for")
-	if n := book.count("attached when a container was to be created"); n != 1 {
+	plugintest.Receive(t, pods.attached, "Attach of the one that Sync was faster for")
+	if n := book.Count("attached when a container was to be created"); n != 1 {
 		t.Errorf("the log says %d times that a pod was attached late", n)
 	}
 }
@@ -178,12 +180,12 @@ func TestSecondGate(t *testing.T) {
 // TestGateKnowsWhatItServes, however its annotations would be read today.
 func TestGateKnowsWhatItServes(t *testing.T) {
 	dir, pods := t.TempDir(), newFakePods()
-	r := startRuntime(t, dir)
+	r := plugintest.StartRuntime(t, dir)
 	startPlugin(t, dir, pods)
-	r.waitSynced(t)
-	sb := sandbox("a", annotationEnabled, "yes please")
+	r.WaitSynced(t)
+	sb := plugintest.Sandbox("a", annotationEnabled, "yes please")
 	pods.serves.Store("uid-a id-a", true)
-	if err := r.create(sb, "main"); err != nil {
+	if err := r.Create(sb, "main"); err != nil {
 		t.Error(err)
 	}
 }
@@ -196,22 +198,22 @@ func TestSlowAttach(t *testing.T) {
 		<-ctx.Done()
 		return ctx.Err()
 	})
-	r := startRuntime(t, dir)
+	r := plugintest.StartRuntime(t, dir)
 	book := startPlugin(t, dir, pods)
-	r.waitSynced(t)
-	if err := r.run(sandbox("slow", annotationEnabled, "true")); !errContains(err, "pod default/slow: ") || !errContains(err, "context deadline exceeded") {
+	r.WaitSynced(t)
+	if err := r.RunPod(plugintest.Sandbox("slow", annotationEnabled, "true")); !plugintest.ErrContains(err, "pod default/slow: ") || !plugintest.ErrContains(err, "context deadline exceeded") {
 		t.Errorf("the runtime got %v", err)
 	}
-	receive(t, pods.attached, "Attach")
+	plugintest.Receive(t, pods.attached, "Attach")
 	pods.answer(nil)
-	if err := r.run(sandbox("next", annotationEnabled, "true")); err != nil {
+	if err := r.RunPod(plugintest.Sandbox("next", annotationEnabled, "true")); err != nil {
 		t.Error(err)
 	}
-	if pod := receive(t, pods.attached, "Attach"); pod.Name != "next" {
+	if pod := plugintest.Receive(t, pods.attached, "Attach"); pod.Name != "next" {
 		t.Errorf("attached %s", pod.Name)
 	}
-	if book.count("registered with") != 1 || book.count("hook done") != 1 || book.count("refused, the kubelet") != 1 || book.count("level=WARN") != 2 {
-		t.Errorf("want one registration, and one warning each of a slow hook and of the refusal:\n%s", book.text.String())
+	if book.Count("registered with") != 1 || book.Count("hook done") != 1 || book.Count("refused, the kubelet") != 1 || book.Count("level=WARN") != 2 {
+		t.Errorf("want one registration, and one warning each of a slow hook and of the refusal:\n%s", book.String())
 	}
 }
 
@@ -228,16 +230,16 @@ func TestStuckAttach(t *testing.T) {
 		<-release
 		return nil
 	})
-	r := startRuntime(t, dir)
+	r := plugintest.StartRuntime(t, dir)
 	startPlugin(t, dir, pods)
-	r.waitSynced(t)
-	if err := r.run(sandbox("stuck", annotationEnabled, "true")); !errContains(err, "pod default/stuck: not done within") {
+	r.WaitSynced(t)
+	if err := r.RunPod(plugintest.Sandbox("stuck", annotationEnabled, "true")); !plugintest.ErrContains(err, "pod default/stuck: not done within") {
 		t.Errorf("the runtime got %v", err)
 	}
-	if err := r.StopPodSandbox(context.Background(), &adaptation.StopPodSandboxRequest{Pod: sandbox("other")}); err != nil {
+	if err := r.StopPodSandbox(context.Background(), &adaptation.StopPodSandboxRequest{Pod: plugintest.Sandbox("other")}); err != nil {
 		t.Error(err)
 	}
-	if got := receive(t, pods.ended, "Detach"); got != "detach id-other" {
+	if got := plugintest.Receive(t, pods.ended, "Detach"); got != "detach id-other" {
 		t.Error(got)
 	}
 }
@@ -252,16 +254,16 @@ func TestStuckGate(t *testing.T) {
 		<-release
 		return nil
 	})
-	r := startRuntime(t, dir)
+	r := plugintest.StartRuntime(t, dir)
 	book := startPlugin(t, dir, pods)
-	r.waitSynced(t)
-	stuck := sandbox("stuck", annotationEnabled, "true")
-	for event, err := range map[string]error{"RunPodSandbox": r.run(stuck), "CreateContainer": r.create(stuck, "main")} {
-		if !errContains(err, "tailscale-nri: pod default/stuck: ") || !errContains(err, hookBudget.String()) {
+	r.WaitSynced(t)
+	stuck := plugintest.Sandbox("stuck", annotationEnabled, "true")
+	for event, err := range map[string]error{"RunPodSandbox": r.RunPod(stuck), "CreateContainer": r.Create(stuck, "main")} {
+		if !plugintest.ErrContains(err, "tailscale-nri: pod default/stuck: ") || !plugintest.ErrContains(err, hookBudget.String()) {
 			t.Errorf("%s: the runtime got %v", event, err)
 		}
 	}
-	if n := book.count("registered with"); n != 1 {
+	if n := book.Count("registered with"); n != 1 {
 		t.Errorf("registered %d times", n)
 	}
 }
@@ -275,7 +277,7 @@ func TestConfigure(t *testing.T) {
 	if got := *c.runtime.Load(); got != (runtimeName{"containerd", "v2.4.2"}) {
 		t.Errorf("the runtime is %v", got)
 	}
-	if _, err := c.Configure(context.Background(), "tags: [tag:a]", "containerd", "v2.4.2"); !errContains(err, "environment") {
+	if _, err := c.Configure(context.Background(), "tags: [tag:a]", "containerd", "v2.4.2"); !plugintest.ErrContains(err, "environment") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 
@@ -15,44 +14,13 @@ import (
 	"tailscale.com/util/dnsname"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 // testDefaults let a pod ask for anything.
 var testDefaults = podDefaults{cluster: "k8s", tags: []string{"tag:k8s-pod"}, policy: &policy{rules: []policyRule{
 	{allow: allowance{tags: []string{"tag:*"}, profiles: []string{"*"}, features: []string{"*"}}},
 }}}
-
-// sandbox makes one as containerd describes it; notes are keys and values.
-func sandbox(name string, notes ...string) *api.PodSandbox {
-	sb := &api.PodSandbox{
-		Id:          "id-" + name,
-		Name:        name,
-		Uid:         "uid-" + name,
-		Namespace:   "default",
-		Pid:         4711,
-		Annotations: make(map[string]string),
-		Linux: &api.LinuxPodSandbox{Namespaces: []*api.LinuxNamespace{
-			{Type: "ipc", Path: "/proc/4711/ns/ipc"},
-			{Type: "network", Path: "/var/run/netns/cni-" + name},
-		}},
-	}
-	for pair := range slices.Chunk(notes, 2) {
-		sb.Annotations[pair[0]] = pair[1]
-	}
-	return sb
-}
-
-// stopped takes from a sandbox what containerd no longer lists once it ended.
-func stopped(sb *api.PodSandbox) *api.PodSandbox {
-	sb.Pid, sb.Linux = 0, nil
-	return sb
-}
-
-// hostNetwork makes a sandbox share the node's network.
-func hostNetwork(sb *api.PodSandbox) *api.PodSandbox {
-	sb.Linux.Namespaces = sb.Linux.Namespaces[:1]
-	return sb
-}
 
 func TestPodFrom(t *testing.T) {
 	want := engine.Pod{
@@ -87,7 +55,7 @@ func TestPodFrom(t *testing.T) {
 		{"other keys", []string{"example.com/enable", "x", "tailscale.com/expose", "true", "Tailscale.org/tags", "x"}, want},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, in, err := podFrom(sandbox("web", append(tt.notes, annotationEnabled, "true")...), testDefaults)
+			got, in, err := podFrom(plugintest.Sandbox("web", append(tt.notes, annotationEnabled, "true")...), testDefaults)
 			if err != nil || !in || !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got %+v, %v, %v, want %+v", got, in, err, tt.want)
 			}
@@ -107,7 +75,7 @@ func TestOperatorKeys(t *testing.T) {
 		owner-references magic-dnsname trigger-reconcile accept-routes`) {
 		notes = append(notes, annotationPrefix+key, "true")
 	}
-	if _, in, err := podFrom(sandbox("web", notes...), testDefaults); !in || err != nil {
+	if _, in, err := podFrom(plugintest.Sandbox("web", notes...), testDefaults); !in || err != nil {
 		t.Errorf("opted in %v, %v", in, err)
 	}
 }
@@ -161,7 +129,7 @@ func TestPodFromRefuses(t *testing.T) {
 		{"enbaled beside empty", []string{in, "", key + "enbaled", "true"}, []string{"write " + in}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, in, err := podFrom(sandbox("web", tt.notes...), testDefaults)
+			_, in, err := podFrom(plugintest.Sandbox("web", tt.notes...), testDefaults)
 			if in || err == nil {
 				t.Fatalf("opted in %v, %v", in, err)
 			}
@@ -175,7 +143,7 @@ func TestPodFromRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, in, err := podFrom(hostNetwork(sandbox("web", in, "true")), testDefaults); in || !errContains(err, "hostNetwork") {
+	if _, in, err := podFrom(plugintest.HostNetwork(plugintest.Sandbox("web", in, "true")), testDefaults); in || !plugintest.ErrContains(err, "hostNetwork") {
 		t.Errorf("a pod in the node's network: %v, %v", in, err)
 	}
 }
@@ -191,31 +159,31 @@ func TestPlainPods(t *testing.T) {
 		{annotationEnabled, "false", annotationPrefix + "enable", "true"},
 		{annotationPrefix + "expose", "true"},
 	} {
-		if pod, in, err := podFrom(sandbox("web", notes...), testDefaults); in || err != nil {
+		if pod, in, err := podFrom(plugintest.Sandbox("web", notes...), testDefaults); in || err != nil {
 			t.Errorf("%q: %+v, %v, %v", notes, pod, in, err)
 		}
 	}
-	if _, in, err := podFrom(hostNetwork(sandbox("web")), testDefaults); in || err != nil {
+	if _, in, err := podFrom(plugintest.HostNetwork(plugintest.Sandbox("web")), testDefaults); in || err != nil {
 		t.Errorf("plain, in the node's network: %v, %v", in, err)
 	}
 }
 
 func TestGone(t *testing.T) {
-	noPath := sandbox("web")
+	noPath := plugintest.Sandbox("web")
 	noPath.Pid = 0
 	noPath.Linux.Namespaces[1].Path = ""
-	pathOnly := sandbox("web")
+	pathOnly := plugintest.Sandbox("web")
 	pathOnly.Pid = 0
 	for _, tt := range []struct {
 		name string
 		sb   *api.PodSandbox
 		want bool
 	}{
-		{"running", sandbox("web"), false},
-		{"stopped", stopped(sandbox("web")), true},
+		{"running", plugintest.Sandbox("web"), false},
+		{"stopped", plugintest.Stopped(plugintest.Sandbox("web")), true},
 		{"stopped, entry without path", noPath, true},
 		{"runtime that tells no PID", pathOnly, false},
-		{"in the node's network", hostNetwork(sandbox("web")), false},
+		{"in the node's network", plugintest.HostNetwork(plugintest.Sandbox("web")), false},
 	} {
 		if got := gone(tt.sb); got != tt.want {
 			t.Errorf("%s: %v", tt.name, got)
@@ -246,7 +214,7 @@ func FuzzAnnotations(f *testing.F) {
 	f.Add("x", "", "-a-", ",")
 	f.Add("tailscale.com/", "\xff", strings.Repeat("\xe2", 90), "tag:\x00")
 	f.Fuzz(func(t *testing.T, key, value, hostname, tags string) {
-		pod, in, err := podFrom(sandbox("web", annotationEnabled, "true",
+		pod, in, err := podFrom(plugintest.Sandbox("web", annotationEnabled, "true",
 			annotationHostname, hostname, annotationTags, tags, key, value), testDefaults)
 		if err != nil {
 			if in || len(err.Error()) > 2000+len(key) {

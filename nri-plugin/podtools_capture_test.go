@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -115,13 +116,13 @@ func (c captured) payload(outgoing bool) (all []byte) {
 }
 
 // listening waits until a capture listens.
-func listening(t *testing.T, cmd *exec.Cmd) (ended chan error, book *logBook) {
+func listening(t *testing.T, cmd *exec.Cmd) (ended chan error, book *plugintest.LogBook) {
 	t.Helper()
-	book, ended = newLogBook(), make(chan error, 1)
+	book, ended = plugintest.NewLogBook(), make(chan error, 1)
 	cmd.Stderr = book
 	must(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill() })
-	book.wait(t, "listening on ts0 of default/a", 1)
+	book.Wait(t, "listening on ts0 of default/a", 1)
 	go func() { ended <- cmd.Wait() }()
 	return ended, book
 }
@@ -147,7 +148,7 @@ func TestCapture(t *testing.T) {
 		a.send(nodeB.Addresses[0], data)
 		b.send(nodeA.Addresses[0], data[:160_000])
 		must(t, cmd.Process.Signal(syscall.SIGINT))
-		if err := receive(t, ended, "the end"); err != nil {
+		if err := plugintest.Receive(t, ended, "the end"); err != nil {
 			t.Errorf("%v\n%s", err, book)
 		}
 		fi, err := os.Stat(file)
@@ -162,7 +163,7 @@ func TestCapture(t *testing.T) {
 		if !bytes.Equal(c.payload(true), data) || !bytes.Equal(c.payload(false), data[:160_000]) {
 			t.Errorf("it has %d bytes out and %d in, was to have %d and %d", len(c.payload(true)), len(c.payload(false)), len(data), 160_000)
 		}
-		if want := fmt.Sprintf("%d packets captured, 0 dropped by the kernel; ", len(c.packets)); book.count(want) != 1 || c.had < uint64(len(c.packets)) {
+		if want := fmt.Sprintf("%d packets captured, 0 dropped by the kernel; ", len(c.packets)); book.Count(want) != 1 || c.had < uint64(len(c.packets)) {
 			t.Errorf("it does not say %q:\n%s", want, book)
 		}
 		if to := os.Getenv("TSNRI_TEST_CAPTURE"); to != "" { // for another reader
@@ -182,7 +183,7 @@ func TestCapture(t *testing.T) {
 			t.Error(err) // it writes while it captures
 		}
 		must(t, out.Close())
-		if err := receive(t, ended, "the end"); err == nil { // though nothing passes any more
+		if err := plugintest.Receive(t, ended, "the end"); err == nil { // though nothing passes any more
 			t.Error("it has ended with 0")
 		}
 	})
@@ -193,7 +194,7 @@ func TestCapture(t *testing.T) {
 		ended, _ := listening(t, cmd)
 		must(t, out.Close())
 		a.send(nodeB.Addresses[0], data)
-		if err := receive(t, ended, "the end"); err == nil { // of SIGPIPE, most often
+		if err := plugintest.Receive(t, ended, "the end"); err == nil { // of SIGPIPE, most often
 			t.Error("it has ended with 0")
 		}
 	})
@@ -226,8 +227,8 @@ func TestCapture(t *testing.T) {
 		terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 		must(t, err)
 		defer terminal.Close()
-		err = run(t.Context(), environment(map[string]string{settings.StatusSocket: r.socket}), []string{"capture", "a"}, terminal, io.Discard)
-		if !errors.As(err, new(cannotAsk)) || !errContains(err, "standard output is a terminal") {
+		err = run(t.Context(), plugintest.Environment(map[string]string{settings.StatusSocket: r.socket}), []string{"capture", "a"}, terminal, io.Discard)
+		if !errors.As(err, new(cannotAsk)) || !plugintest.ErrContains(err, "standard output is a terminal") {
 			t.Errorf("to a terminal: %v", err)
 		}
 		if code, _, stderr := r.call("capture", "a", "-w", "/nowhere/file"); code != 2 || !strings.Contains(stderr, "opening -w") {
@@ -249,7 +250,7 @@ func TestCapture(t *testing.T) {
 		for c.since.Load() == 0 || c.packets.Load() < 3 { // the pipe takes 64 kB
 			a.send(nodeB.Addresses[0], data)
 		}
-		if err := receive(t, ended, "the end"); !errors.As(err, new(noAnswer)) || !errContains(err, "nobody has read what is written for 500ms") {
+		if err := plugintest.Receive(t, ended, "the end"); !errors.As(err, new(noAnswer)) || !plugintest.ErrContains(err, "nobody has read what is written for 500ms") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -257,11 +258,11 @@ func TestCapture(t *testing.T) {
 		cmd := r.process("capture", "a")
 		out, err := cmd.StdoutPipe()
 		must(t, err)
-		book := newLogBook()
+		book := plugintest.NewLogBook()
 		cmd.Stderr = book
 		must(t, cmd.Start())
 		t.Cleanup(func() { cmd.Process.Kill() })
-		book.wait(t, "listening on ts0 of default/a", 1)
+		book.Wait(t, "listening on ts0 of default/a", 1)
 		a.send(nodeB.Addresses[0], data) // more than the pipe takes: it waits in the kernel
 		must(t, r.engine.Detach(t.Context(), a.spec.SandboxID))
 		r.await("a", engine.Stopped)
@@ -272,7 +273,7 @@ func TestCapture(t *testing.T) {
 		if got := c.payload(true); !bytes.Equal(got, data) {
 			t.Errorf("it has %d bytes out, was to have %d", len(got), len(data))
 		}
-		if err := cmd.Wait(); err != nil || book.count("; the pod has ended") != 1 {
+		if err := cmd.Wait(); err != nil || book.Count("; the pod has ended") != 1 {
 			t.Errorf("%v\n%s", err, book)
 		}
 		if code, _, stderr := r.call("capture", "a"); code != 2 || !strings.Contains(stderr, "it is Stopped") {

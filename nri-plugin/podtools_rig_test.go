@@ -26,6 +26,7 @@ import (
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -86,14 +87,14 @@ func newRig(t *testing.T) *rig {
 	must(t, err)
 	must(t, netlink.LinkSetUp(peer))
 	r := &rig{t: t, dir: t.TempDir()}
-	r.control, err = control.Start(control.Config{Addr: rigAddr, OAuthClientSecret: secret})
+	r.control, err = control.Start(control.Config{Addr: rigAddr, OAuthClientSecret: plugintest.Secret})
 	must(t, err)
 	t.Cleanup(r.control.Close)
 	door, err := tailnet.NewOAuth(tailnet.OAuthConfig{
-		ClientID: "lab-client", ClientSecret: secret, BaseURL: r.control.APIURL(), ControlURL: r.control.ControlURL(),
+		ClientID: "lab-client", ClientSecret: plugintest.Secret, BaseURL: r.control.APIURL(), ControlURL: r.control.ControlURL(),
 	})
 	must(t, err)
-	cfg := Config{StateDir: filepath.Join(r.dir, "state"), OAuthSecret: secret}
+	cfg := Config{StateDir: filepath.Join(r.dir, "state"), OAuthSecret: plugintest.Secret}
 	useProxy(cfg.Proxy) // before the engine, as serve has it: a command is another process elsewhere
 	r.engine, err = newEngine(cfg, tailnets{main: door}, nil, nil, nil, slog.New(slog.DiscardHandler))
 	must(t, err)
@@ -111,7 +112,7 @@ func newRig(t *testing.T) *rig {
 	t.Cleanup(func() {
 		stop()
 		for range 2 {
-			if err := receive(t, ended, "the end"); err != nil {
+			if err := plugintest.Receive(t, ended, "the end"); err != nil {
 				t.Error(err)
 			}
 		}
@@ -150,7 +151,7 @@ func (r *rig) attach(name string) *rigPod {
 // await waits until the pod's node is in the state.
 func (r *rig) await(name string, want engine.State) engine.NodeStatus {
 	r.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(plugintest.Patience); ; time.Sleep(5 * time.Millisecond) {
 		for _, s := range r.engine.Status() {
 			if s.Pod == name && s.State == want {
 				return s
@@ -204,7 +205,7 @@ func (p *rigPod) swallow() {
 func (p *rigPod) send(to netip.Addr, data []byte) {
 	var c net.Conn
 	p.do(func() (err error) {
-		c, err = net.DialTimeout("tcp", netip.AddrPortFrom(to, 7).String(), patience)
+		c, err = net.DialTimeout("tcp", netip.AddrPortFrom(to, 7).String(), plugintest.Patience)
 		return err
 	})
 	defer c.Close()
@@ -219,7 +220,7 @@ func (p *rigPod) send(to netip.Addr, data []byte) {
 func (r *rig) call(args ...string) (code int, stdout, stderr string) {
 	r.t.Helper()
 	var out, errs strings.Builder
-	err := run(r.t.Context(), environment(map[string]string{settings.StatusSocket: r.socket}), args, &out, &errs)
+	err := run(r.t.Context(), plugintest.Environment(map[string]string{settings.StatusSocket: r.socket}), args, &out, &errs)
 	if err != nil {
 		fmt.Fprintln(&errs, err)
 	}

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/containerd/nri/pkg/api"
+
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 // TestPolicyOverNRI: a policy decides over a real connection, a changed one at once,
@@ -21,7 +23,7 @@ rules:
   allow: {tags: ["tag:shop-*"], features: [ephemeral]}
 `))
 	labelled := func(name string, notes ...string) *api.PodSandbox {
-		sb := in("shop-eu", map[string]string{"app": "web"}, notes...)
+		sb := plugintest.SandboxIn("shop-eu", map[string]string{"app": "web"}, notes...)
 		sb.Name, sb.Id, sb.Uid = name, "id-"+name, "uid-"+name
 		return sb
 	}
@@ -33,40 +35,40 @@ rules:
 	pods.known.Store("uid-left id-left", true)
 	other := labelled("other", annotationEnabled, "true", annotationEphemeral, "as another version took it")
 	pods.known.Store("uid-other id-other", true)
-	r := startRuntime(t, dir, was, left, other, labelled("missed"), labelled("refused", annotationEnabled, "true", annotationTags, "tag:x"),
-		hostNetwork(labelled("host")), sandbox("plain"))
+	r := plugintest.StartRuntime(t, dir, was, left, other, labelled("missed"), labelled("refused", annotationEnabled, "true", annotationTags, "tag:x"),
+		plugintest.HostNetwork(labelled("host")), plugintest.Sandbox("plain"))
 	book := startPlugin(t, dir, pods, func(r *registration) {
 		r.plugin.policies, r.plugin.ownUID, r.plugin.handlers = held, "", []string{"runc"}
 	})
-	r.waitSynced(t)
-	live := receive(t, pods.synced, "Sync")
+	r.WaitSynced(t)
+	live := plugintest.Receive(t, pods.synced, "Sync")
 	if len(live) != 4 || live[0].Name != "was" || live[0].Tags[0] != "tag:forbidden" || live[1].Name != "left" || live[2].Name != "other" || live[3].Name != "missed" {
 		t.Errorf("live is %+v", live)
 	}
-	if book.count("pod=shop-eu/refused") != 1 || book.count("rule 1 (shop)") != 1 || book.count("shop-eu/host") != 0 || book.count("shop-eu/other") != 0 {
-		t.Errorf("the log says\n%s", book.text.String())
+	if book.Count("pod=shop-eu/refused") != 1 || book.Count("rule 1 (shop)") != 1 || book.Count("shop-eu/host") != 0 || book.Count("shop-eu/other") != 0 {
+		t.Errorf("the log says\n%s", book.String())
 	}
 
-	if err := r.run(labelled("a", annotationTags, "tag:shop-a")); err != nil {
+	if err := r.RunPod(labelled("a", annotationTags, "tag:shop-a")); err != nil {
 		t.Error(err)
 	}
-	if pod := receive(t, pods.attached, "Attach"); pod.Name != "a" || pod.Tags[0] != "tag:shop-a" {
+	if pod := plugintest.Receive(t, pods.attached, "Attach"); pod.Name != "a" || pod.Tags[0] != "tag:shop-a" {
 		t.Errorf("attached %+v", pod)
 	}
 	kata := labelled("kata")
 	kata.RuntimeHandler = "kata"
-	for _, sb := range []*api.PodSandbox{labelled("out", annotationEnabled, "false"), hostNetwork(labelled("host")), kata, sandbox("plain")} {
-		if err := r.run(sb); err != nil {
+	for _, sb := range []*api.PodSandbox{labelled("out", annotationEnabled, "false"), plugintest.HostNetwork(labelled("host")), kata, plugintest.Sandbox("plain")} {
+		if err := r.RunPod(sb); err != nil {
 			t.Errorf("%s is refused: %v", sb.Name, err)
 		}
-		if err := r.create(sb, "main"); err != nil {
+		if err := r.Create(sb, "main"); err != nil {
 			t.Errorf("a container of %s is refused: %v", sb.Name, err)
 		}
 	}
 	kata.Annotations[annotationEnabled] = "true"
-	expectError(t, "one that asks", r.run(kata), `runtime handler "kata"`)
+	expectError(t, "one that asks", r.RunPod(kata), `runtime handler "kata"`)
 	bad := labelled("bad", annotationTags, "tag:db")
-	for what, err := range map[string]error{"RunPodSandbox": r.run(bad), "CreateContainer": r.create(bad, "main")} {
+	for what, err := range map[string]error{"RunPodSandbox": r.RunPod(bad), "CreateContainer": r.Create(bad, "main")} {
 		expectError(t, what, err, `tailscale-nri: pod shop-eu/bad: annotation tailscale.com/tags is "tag:db": rule 1 (shop) of `+testPolicyFile+`|allow.tags`)
 	}
 	if n := len(pods.attached); n != 0 {
@@ -76,16 +78,16 @@ rules:
 	// Narrower: what has its node goes on, what comes is refused or left out.
 	held.now.Store(mustPolicy(t, ""))
 	for _, sb := range []*api.PodSandbox{was, other} {
-		if err := r.create(sb, "main"); err != nil {
+		if err := r.Create(sb, "main"); err != nil {
 			t.Errorf("a container of %s, which has its node: %v", sb.Name, err)
 		}
-		receive(t, pods.attached, "Attach")
+		plugintest.Receive(t, pods.attached, "Attach")
 	}
-	if err := r.create(labelled("a", annotationTags, "tag:shop-a"), "sidecar"); err != nil {
+	if err := r.Create(labelled("a", annotationTags, "tag:shop-a"), "sidecar"); err != nil {
 		t.Errorf("a container of a pod that is served: %v", err)
 	}
-	expectError(t, "the same annotation now", r.run(labelled("b", annotationEnabled, "true", annotationTags, "tag:shop-a")), "the default policy")
-	if err := r.run(labelled("c")); err != nil || len(pods.attached) != 0 {
+	expectError(t, "the same annotation now", r.RunPod(labelled("b", annotationEnabled, "true", annotationTags, "tag:shop-a")), "the default policy")
+	if err := r.RunPod(labelled("c")); err != nil || len(pods.attached) != 0 {
 		t.Errorf("a pod of no rule: %v, %d attached", err, len(pods.attached))
 	}
 }
@@ -95,10 +97,10 @@ func TestOwnPod(t *testing.T) {
 	held := &policies{}
 	held.now.Store(mustPolicy(t, "rules: [{optIn: true}]"))
 	p := &plugin{pods: newFakePods(), defaults: strict(), policies: held, ownUID: "uid-own", handlers: []string{"runc"}}
-	if _, got, err := p.podOf(sandbox("own")); got || err != nil {
+	if _, got, err := p.podOf(plugintest.Sandbox("own")); got || err != nil {
 		t.Errorf("its own pod: %v, %v", got, err)
 	}
-	if _, got, err := p.podOf(sandbox("other")); !got || err != nil {
+	if _, got, err := p.podOf(plugintest.Sandbox("other")); !got || err != nil {
 		t.Errorf("another pod: %v, %v", got, err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -24,13 +25,6 @@ func mustPolicy(t testing.TB, text string) *policy {
 		t.Fatal(err)
 	}
 	return p
-}
-
-// in is a sandbox in a namespace, which is not opted in.
-func in(namespace string, labels map[string]string, notes ...string) *api.PodSandbox {
-	sb := sandbox("web", notes...)
-	sb.Namespace, sb.Labels = namespace, labels
-	return sb
 }
 
 // strict are defaults as a cluster has them that says nothing.
@@ -67,14 +61,14 @@ func TestDefaultPolicy(t *testing.T) {
 			{[]string{annotationProfile, "none"}, `tailscale.com/profile is "none": the default policy`},
 			{[]string{annotationProfile, "No Label"}, `tailscale.com/profile is "No Label"|DNS label`},
 		} {
-			sb := in("default", nil, append(tt.notes, annotationEnabled, "true")...)
+			sb := plugintest.SandboxIn("default", nil, append(tt.notes, annotationEnabled, "true")...)
 			_, got, err := podFrom(sb, d)
 			expectError(t, fmt.Sprint(p != nil, tt.notes), err, tt.want)
 			if got != (tt.want == "") {
 				t.Errorf("%q: opted in %v", tt.notes, got)
 			}
 		}
-		if _, got, err := podFrom(in("default", nil), d); got || err != nil {
+		if _, got, err := podFrom(plugintest.SandboxIn("default", nil), d); got || err != nil {
 			t.Errorf("a pod that asks for nothing: %v, %v", got, err)
 		}
 		g := p.grantOf("default", nil)
@@ -102,12 +96,12 @@ func TestFeaturesAreClassified(t *testing.T) {
 // TestKeyWithoutTags: where an auth key brings the tags, a pod chooses none.
 func TestKeyWithoutTags(t *testing.T) {
 	d := podDefaults{cluster: "k8s", static: true}
-	_, _, err := podFrom(sandbox("web", annotationEnabled, "true", annotationTags, "tag:a"), d)
+	_, _, err := podFrom(plugintest.Sandbox("web", annotationEnabled, "true", annotationTags, "tag:a"), d)
 	expectError(t, "tags", err, `tailscale.com/tags is "tag:a"|does not allow tag:a, and no other tag either`)
-	_, _, err = podFrom(sandbox("web", annotationEnabled, "true", annotationEphemeral, "true"), d)
+	_, _, err = podFrom(plugintest.Sandbox("web", annotationEnabled, "true", annotationEphemeral, "true"), d)
 	expectError(t, "ephemeral", err, "tailscale.com/ephemeral|"+settings.AuthKey)
 	d.policy = mustPolicy(t, "rules: [{allow: {tags: ['tag:a']}}]")
-	if pod, _, err := podFrom(sandbox("web", annotationEnabled, "true", annotationTags, "tag:a"), d); err != nil || !slices.Equal(pod.Tags, []string{"tag:a"}) {
+	if pod, _, err := podFrom(plugintest.Sandbox("web", annotationEnabled, "true", annotationTags, "tag:a"), d); err != nil || !slices.Equal(pod.Tags, []string{"tag:a"}) {
 		t.Errorf("allowed by a rule: %v, %v", pod.Tags, err)
 	}
 }
@@ -147,37 +141,37 @@ func TestRules(t *testing.T) {
 		want string // hostname, tags, features; "" stays out
 		err  string
 	}{
-		{"opted in by the first rule", in("shop", web), "shop-web [tag:shop] ephemeral shields", ""},
-		{"glob", in("shop-eu", web), "shop-eu-web-#hash [tag:shop] ephemeral shields", ""},
-		{"stays out", in("shop", web, annotationEnabled, "false"), "", ""},
-		{"in the host's network", hostNetwork(in("shop", web)), "", ""},
-		{"asks, in the host's network", hostNetwork(in("shop", web, annotationEnabled, "true")), "", "hostNetwork"},
-		{"label that is missing", in("shop-eu", map[string]string{"app": "web"}), "", ""},
-		{"label with another value", in("shop-eu", map[string]string{"app": "db", "team": "a"}), "", ""},
-		{"the second rule", in("shop", nil), "shop-web [tag:prod] shields profile=prod", ""},
-		{"no rule", in("other", web), "", ""},
-		{"no rule, asks", in("other", web, annotationEnabled, "true"), "other-web [tag:k8s-pod tag:extra] shields", ""},
-		{"turns a default off that is allowed", in("shop", web, annotationEphemeral, "false"), "shop-web [tag:shop] shields", ""},
-		{"turns a default off that is not", in("shop", web, annotationShieldsUp, "false"), "", `tailscale.com/shields-up is "false": rule 1 (shop)|allow.features`},
-		{"turns a default off where nothing is allowed", in("closed", nil, annotationEnabled, "true", annotationShieldsUp, "false"), "", "rule 3 (closed)|shields-up"},
-		{"turns a default off by the default policy", in("other", web, annotationEnabled, "true", annotationShieldsUp, "false"), "other-web [tag:k8s-pod tag:extra]", ""},
-		{"leaves off what it has not", in("closed", nil, annotationEnabled, "true", annotationEphemeral, "false"), "closed-web [tag:k8s-pod tag:extra] shields", ""},
-		{"asks for what it has", in("shop", web, annotationShieldsUp, "true"), "shop-web [tag:shop] ephemeral shields", ""},
-		{"tag", in("shop", web, annotationTags, "tag:shop-db,tag:shop"), "shop-web [tag:shop-db tag:shop] ephemeral shields", ""},
-		{"hostname", in("shop", web, annotationHostname, "Shop-front"), "shop-front [tag:shop] ephemeral shields chosen", ""},
-		{"profile", in("shop", web, annotationProfile, "prod"), "shop-web [tag:prod] ephemeral shields profile=prod", ""},
-		{"profile that is the default", in("shop", nil, annotationProfile, "prod"), "shop-web [tag:prod] shields profile=prod", ""},
+		{"opted in by the first rule", plugintest.SandboxIn("shop", web), "shop-web [tag:shop] ephemeral shields", ""},
+		{"glob", plugintest.SandboxIn("shop-eu", web), "shop-eu-web-#hash [tag:shop] ephemeral shields", ""},
+		{"stays out", plugintest.SandboxIn("shop", web, annotationEnabled, "false"), "", ""},
+		{"in the host's network", plugintest.HostNetwork(plugintest.SandboxIn("shop", web)), "", ""},
+		{"asks, in the host's network", plugintest.HostNetwork(plugintest.SandboxIn("shop", web, annotationEnabled, "true")), "", "hostNetwork"},
+		{"label that is missing", plugintest.SandboxIn("shop-eu", map[string]string{"app": "web"}), "", ""},
+		{"label with another value", plugintest.SandboxIn("shop-eu", map[string]string{"app": "db", "team": "a"}), "", ""},
+		{"the second rule", plugintest.SandboxIn("shop", nil), "shop-web [tag:prod] shields profile=prod", ""},
+		{"no rule", plugintest.SandboxIn("other", web), "", ""},
+		{"no rule, asks", plugintest.SandboxIn("other", web, annotationEnabled, "true"), "other-web [tag:k8s-pod tag:extra] shields", ""},
+		{"turns a default off that is allowed", plugintest.SandboxIn("shop", web, annotationEphemeral, "false"), "shop-web [tag:shop] shields", ""},
+		{"turns a default off that is not", plugintest.SandboxIn("shop", web, annotationShieldsUp, "false"), "", `tailscale.com/shields-up is "false": rule 1 (shop)|allow.features`},
+		{"turns a default off where nothing is allowed", plugintest.SandboxIn("closed", nil, annotationEnabled, "true", annotationShieldsUp, "false"), "", "rule 3 (closed)|shields-up"},
+		{"turns a default off by the default policy", plugintest.SandboxIn("other", web, annotationEnabled, "true", annotationShieldsUp, "false"), "other-web [tag:k8s-pod tag:extra]", ""},
+		{"leaves off what it has not", plugintest.SandboxIn("closed", nil, annotationEnabled, "true", annotationEphemeral, "false"), "closed-web [tag:k8s-pod tag:extra] shields", ""},
+		{"asks for what it has", plugintest.SandboxIn("shop", web, annotationShieldsUp, "true"), "shop-web [tag:shop] ephemeral shields", ""},
+		{"tag", plugintest.SandboxIn("shop", web, annotationTags, "tag:shop-db,tag:shop"), "shop-web [tag:shop-db tag:shop] ephemeral shields", ""},
+		{"hostname", plugintest.SandboxIn("shop", web, annotationHostname, "Shop-front"), "shop-front [tag:shop] ephemeral shields chosen", ""},
+		{"profile", plugintest.SandboxIn("shop", web, annotationProfile, "prod"), "shop-web [tag:prod] ephemeral shields profile=prod", ""},
+		{"profile that is the default", plugintest.SandboxIn("shop", nil, annotationProfile, "prod"), "shop-web [tag:prod] shields profile=prod", ""},
 
-		{"tag of the default policy", in("shop", web, annotationTags, "tag:k8s-pod"), "", `tailscale.com/tags is "tag:k8s-pod": rule 1 (shop) of ` + testPolicyFile + ` does not allow tag:k8s-pod, only tag:shop, tag:shop-*|add it to allow.tags of that rule`},
-		{"hostname that is not allowed", in("shop", web, annotationHostname, "bank"), "", `tailscale.com/hostname is "bank": rule 1 (shop)|only shop-*|allow.hostnames`},
-		{"profile that is not allowed", in("shop", web, annotationProfile, "us-1"), "", `tailscale.com/profile is "us-1": rule 1 (shop)|allow.profiles`},
-		{"profile that is not there", in("shop", web, annotationProfile, "eu-1"), "", `tailscale.com/profile is "eu-1": there is lab, prod|eu-1.TS_OAUTH_CLIENT_ID`},
-		{"rule without a name", in("shop", nil, annotationTags, "tag:x"), "", `rule 2 of ` + testPolicyFile + ` does not allow tag:x, only tag:prod`},
-		{"nothing is allowed", in("closed", nil, annotationEnabled, "true", annotationHostname, "a"), "", "rule 3 (closed)|and no other hostname either"},
-		{"nothing is allowed but the defaults", in("closed", nil, annotationEnabled, "true"), "closed-web [tag:k8s-pod tag:extra] shields", ""},
-		{"a feature of its own", in("closed", nil, annotationEnabled, "true", annotationEphemeral, "true"), "", "rule 3 (closed)|ephemeral"},
-		{"a bad value of one that a rule opts in", in("shop", web, annotationHostname, "a_b"), "", annotationHostname},
-		{"a misspelt key of one that a rule opts in", in("shop", web, annotationPrefix+"tag", "tag:x"), "", "write " + annotationTags},
+		{"tag of the default policy", plugintest.SandboxIn("shop", web, annotationTags, "tag:k8s-pod"), "", `tailscale.com/tags is "tag:k8s-pod": rule 1 (shop) of ` + testPolicyFile + ` does not allow tag:k8s-pod, only tag:shop, tag:shop-*|add it to allow.tags of that rule`},
+		{"hostname that is not allowed", plugintest.SandboxIn("shop", web, annotationHostname, "bank"), "", `tailscale.com/hostname is "bank": rule 1 (shop)|only shop-*|allow.hostnames`},
+		{"profile that is not allowed", plugintest.SandboxIn("shop", web, annotationProfile, "us-1"), "", `tailscale.com/profile is "us-1": rule 1 (shop)|allow.profiles`},
+		{"profile that is not there", plugintest.SandboxIn("shop", web, annotationProfile, "eu-1"), "", `tailscale.com/profile is "eu-1": there is lab, prod|eu-1.TS_OAUTH_CLIENT_ID`},
+		{"rule without a name", plugintest.SandboxIn("shop", nil, annotationTags, "tag:x"), "", `rule 2 of ` + testPolicyFile + ` does not allow tag:x, only tag:prod`},
+		{"nothing is allowed", plugintest.SandboxIn("closed", nil, annotationEnabled, "true", annotationHostname, "a"), "", "rule 3 (closed)|and no other hostname either"},
+		{"nothing is allowed but the defaults", plugintest.SandboxIn("closed", nil, annotationEnabled, "true"), "closed-web [tag:k8s-pod tag:extra] shields", ""},
+		{"a feature of its own", plugintest.SandboxIn("closed", nil, annotationEnabled, "true", annotationEphemeral, "true"), "", "rule 3 (closed)|ephemeral"},
+		{"a bad value of one that a rule opts in", plugintest.SandboxIn("shop", web, annotationHostname, "a_b"), "", annotationHostname},
+		{"a misspelt key of one that a rule opts in", plugintest.SandboxIn("shop", web, annotationPrefix+"tag", "tag:x"), "", "write " + annotationTags},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			pod, ok, err := podFrom(tt.sb, d)
@@ -245,10 +239,10 @@ func TestKubeSystem(t *testing.T) {
 		"rules: [{namespaces: ['kube-*', kube-system], optIn: true}]": true,
 	} {
 		d.policy = mustPolicy(t, text)
-		if _, got, err := podFrom(in(kubeSystem, nil), d); got != want || err != nil {
+		if _, got, err := podFrom(plugintest.SandboxIn(kubeSystem, nil), d); got != want || err != nil {
 			t.Errorf("%s: %v, %v", text, got, err)
 		}
-		if _, got, err := podFrom(in(kubeSystem, nil, annotationEnabled, "true"), d); !got || err != nil {
+		if _, got, err := podFrom(plugintest.SandboxIn(kubeSystem, nil, annotationEnabled, "true"), d); !got || err != nil {
 			t.Errorf("%s, asks: %v, %v", text, got, err)
 		}
 	}
@@ -258,12 +252,12 @@ func TestKubeSystem(t *testing.T) {
 func TestServedPod(t *testing.T) {
 	d := strict()
 	d.policy, d.served = mustPolicy(t, "rules: [{allow: {tags: [], hostnames: [], features: [], profiles: []}}]"), true
-	sb := in("shop", nil, annotationTags, "tag:x", annotationHostname, "x", annotationProfile, "gone", annotationEphemeral, "true")
+	sb := plugintest.SandboxIn("shop", nil, annotationTags, "tag:x", annotationHostname, "x", annotationProfile, "gone", annotationEphemeral, "true")
 	pod, ok, err := podFrom(sb, d)
 	if got := summary(pod, ok); err != nil || got != "x [tag:x] ephemeral profile=gone chosen" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	router := in("shop", nil, annotationEnabled, "true", annotationAdvertiseExitNode, "true")
+	router := plugintest.SandboxIn("shop", nil, annotationEnabled, "true", annotationAdvertiseExitNode, "true")
 	d.policy = mustPolicy(t, "defaults: {features: {shields-up: true, exit-node: gate}}")
 	if _, ok, err := podFrom(router, d); !ok || err != nil {
 		t.Errorf("a later default that excludes what it has: %v, %v", ok, err)

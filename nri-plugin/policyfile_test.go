@@ -13,6 +13,7 @@ import (
 
 	"tailscale.com/util/dnsname"
 
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -101,31 +102,31 @@ func TestParsePolicy(t *testing.T) {
 func TestPolicyFile(t *testing.T) {
 	dir := t.TempDir()
 	lies := filepath.Join(dir, policyKey)
-	mount(t, dir, settings.AuthKey, secret, settings.ClusterRanges, "10.0.0.0/8", settings.PolicyFile, lies, policyKey, "clusterRanges: [fd00::/64]\nrules: [{optIn: true}]")
-	cfg, err := readConfig(withDir(dir))
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, settings.ClusterRanges, "10.0.0.0/8", settings.PolicyFile, lies, policyKey, "clusterRanges: [fd00::/64]\nrules: [{optIn: true}]")
+	cfg, err := readConfig(plugintest.WithDir(dir))
 	if err != nil || cfg.Policy == nil || len(cfg.Policy.rules) != 1 || fmt.Sprint(cfg.Ranges) != "[10.0.0.0/8 fd00::/64]" {
 		t.Errorf("got %+v, %v, %v", cfg.Policy, cfg.Ranges, err)
 	}
-	mount(t, dir, settings.AuthKey, secret, policyKey, "rules: [{optIn: true}]")
-	if _, err := readConfig(withDir(dir)); !errContains(err, lies) || !errContains(err, "set it to") {
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, policyKey, "rules: [{optIn: true}]")
+	if _, err := readConfig(plugintest.WithDir(dir)); !plugintest.ErrContains(err, lies) || !plugintest.ErrContains(err, "set it to") {
 		t.Errorf("one that is not used: %v", err)
 	}
-	mount(t, dir, settings.AuthKey, secret, settings.PolicyFile, lies)
-	if _, err := readConfig(withDir(dir)); !errContains(err, "reading the file that "+settings.PolicyFile+" names") || !errContains(err, lies) {
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, settings.PolicyFile, lies)
+	if _, err := readConfig(plugintest.WithDir(dir)); !plugintest.ErrContains(err, "reading the file that "+settings.PolicyFile+" names") || !plugintest.ErrContains(err, lies) {
 		t.Errorf("a missing one: %v", err)
 	}
-	if _, err := readConfig(environment(map[string]string{settings.AuthKey: secret, settings.PolicyFile: "policy.yaml"})); !errContains(err, `TS_POLICY_FILE is "policy.yaml": write an absolute path`) {
+	if _, err := readConfig(plugintest.Environment(map[string]string{settings.AuthKey: plugintest.Secret, settings.PolicyFile: "policy.yaml"})); !plugintest.ErrContains(err, `TS_POLICY_FILE is "policy.yaml": write an absolute path`) {
 		t.Errorf("a relative path: %v", err)
 	}
 }
 
 // watchedPolicy is a watch of a directory that holds a policy.
-func watchedPolicy(t *testing.T, text string) (dir string, change func(string, ...string), w *configWatch, book *logBook) {
+func watchedPolicy(t *testing.T, text string) (dir string, change func(string, ...string), w *configWatch, book *plugintest.LogBook) {
 	t.Helper()
 	dir = t.TempDir()
 	change = func(text string, more ...string) {
 		t.Helper()
-		mount(t, dir, append(more, settings.AuthKey, secret, settings.PolicyFile, filepath.Join(dir, policyKey), policyKey, text)...)
+		plugintest.MountConfig(t, dir, append(more, settings.AuthKey, plugintest.Secret, settings.PolicyFile, filepath.Join(dir, policyKey), policyKey, text)...)
 	}
 	change(text)
 	w, book = watched(t, dir)
@@ -156,7 +157,7 @@ func TestPolicyChanges(t *testing.T) {
 	expect("first")
 	change("rules: [{name: second}, {name: third}]")
 	expect("second", "third")
-	if book.count("the policy has changed") != 1 || book.count("rules=2") != 1 {
+	if book.Count("the policy has changed") != 1 || book.Count("rules=2") != 1 {
 		t.Errorf("the log says\n%s", book)
 	}
 	for _, bad := range []string{"rules: [{name: A B}]", "rules:\n- nam: x", "\t"} {
@@ -167,7 +168,7 @@ func TestPolicyChanges(t *testing.T) {
 			t.Errorf("ready %v, %q", ok, text)
 		}
 	}
-	if n := book.count("going on with the old one"); n != 3 {
+	if n := book.Count("going on with the old one"); n != 3 {
 		t.Errorf("the log says so %d times, want once for each:\n%s", n, book)
 	}
 	if err := os.Remove(filepath.Join(dir, "..data", policyKey)); err != nil { // it is gone altogether
@@ -197,7 +198,7 @@ func TestPolicyChanges(t *testing.T) {
 	expect("fourth")
 	// The engine is told its ranges at its start.
 	change("clusterRanges: [10.0.0.0/8]\nrules: [{name: fifth}]")
-	if !w.look() || book.count("clusterRanges have changed") != 1 {
+	if !w.look() || book.Count("clusterRanges have changed") != 1 {
 		t.Errorf("it does not begin anew:\n%s", book)
 	}
 }
@@ -213,7 +214,7 @@ func TestBrokenPolicyAtStart(t *testing.T) {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	change("rules: [{name: x}]")
-	if !w.look() || book.count("can be used now") != 1 && book.count("has changed") != 1 {
+	if !w.look() || book.Count("can be used now") != 1 && book.Count("has changed") != 1 {
 		t.Errorf("it does not begin:\n%s", book)
 	}
 }
@@ -221,12 +222,12 @@ func TestBrokenPolicyAtStart(t *testing.T) {
 // TestPolicyWithoutDirectory: a bad policy is waited for also where the environment
 // has all the variables; anything else that is bad there ends the process.
 func TestPolicyWithoutDirectory(t *testing.T) {
-	file := written(t, t.TempDir(), "p.yaml", []byte("rulse: []"))
-	_, _, err := loadConfig(environment(map[string]string{settings.AuthKey: secret, settings.PolicyFile: file}))
+	file := plugintest.WriteFile(t, t.TempDir(), "p.yaml", []byte("rulse: []"))
+	_, _, err := loadConfig(plugintest.Environment(map[string]string{settings.AuthKey: plugintest.Secret, settings.PolicyFile: file}))
 	if err == nil || !isPolicyAlone(err) {
 		t.Errorf("it is not waited for: %v", err)
 	}
-	_, _, err = loadConfig(environment(map[string]string{settings.AuthKey: secret, settings.PolicyFile: file, settings.LogLevel: "loud"}))
+	_, _, err = loadConfig(plugintest.Environment(map[string]string{settings.AuthKey: plugintest.Secret, settings.PolicyFile: file, settings.LogLevel: "loud"}))
 	if err == nil || isPolicyAlone(err) {
 		t.Errorf("it is waited for: %v", err)
 	}
@@ -251,7 +252,7 @@ func FuzzPolicy(f *testing.F) {
 		d := strict()
 		d.policy = p
 		for _, ns := range []string{"shop", "kube-system"} {
-			pod, in, err := podFrom(in(ns, map[string]string{"app": "web", "team": "a"}), d)
+			pod, in, err := podFrom(plugintest.SandboxIn(ns, map[string]string{"app": "web", "team": "a"}), d)
 			if !in || err != nil {
 				continue
 			}
@@ -264,10 +265,10 @@ func FuzzPolicy(f *testing.F) {
 
 // TestStartNamesPolicy: the log says at the start which policy counts.
 func TestStartNamesPolicy(t *testing.T) {
-	book := newLogBook()
+	book := plugintest.NewLogBook()
 	d := &daemon{cfg: Config{PolicyFile: "/p.yaml", Policy: mustPolicy(t, "rules: [{}, {}]")}, log: slog.New(slog.NewTextHandler(book, nil))}
 	d.logStart()
-	if book.count("policy=/p.yaml rules=2") != 1 {
+	if book.Count("policy=/p.yaml rules=2") != 1 {
 		t.Errorf("the log says\n%s", book)
 	}
 }

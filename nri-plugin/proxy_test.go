@@ -10,7 +10,6 @@ import (
 	"io"
 	"log"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -21,55 +20,18 @@ import (
 	"golang.org/x/net/http/httpproxy"
 	"tailscale.com/feature"
 
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
-
-// connectProxy is an HTTP proxy that takes CONNECT with that user and password,
-// and always leads to the same address.
-func connectProxy(t *testing.T, user, password, to string) (at string, asked func() []string) {
-	t.Helper()
-	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
-	var mu sync.Mutex
-	var hosts []string
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodConnect || r.Header.Get("Proxy-Authorization") != want {
-			w.WriteHeader(http.StatusProxyAuthRequired)
-			return
-		}
-		mu.Lock()
-		hosts = append(hosts, r.Host)
-		mu.Unlock()
-		there, err := net.Dial("tcp", to)
-		if err != nil {
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		defer there.Close()
-		here, buf, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			return
-		}
-		defer here.Close()
-		fmt.Fprint(here, "HTTP/1.1 200 OK\r\n\r\n")
-		go io.Copy(there, buf)
-		io.Copy(here, there)
-	}))
-	t.Cleanup(srv.Close)
-	return srv.Listener.Addr().String(), func() []string {
-		mu.Lock()
-		defer mu.Unlock()
-		return hosts
-	}
-}
 
 // TestProxyHooks: what tailscale.com is handed for its control connection and for
 // DERP reaches an https server through a proxy that wants a password, and nothing
 // of that password can be printed on the way.
 func TestProxyHooks(t *testing.T) {
-	const user, password = "nri", secret + "%"
+	const user, password = "nri", plugintest.Secret + "%"
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
 	t.Cleanup(server.Close)
-	at, asked := connectProxy(t, user, password, server.Listener.Addr().String())
+	at, asked := plugintest.ConnectProxy(t, user, password, server.Listener.Addr().String())
 	printed := &lockedBuffer{}
 	log.SetOutput(printed)
 	t.Cleanup(func() { log.SetOutput(io.Discard) })
@@ -125,7 +87,7 @@ func TestProxyHooks(t *testing.T) {
 	if got := asked(); len(got) != 2 {
 		t.Errorf("the proxy was asked for %q", got)
 	}
-	if text := printed.String(); strings.Contains(text, secret) || strings.Contains(text, "Basic") {
+	if text := printed.String(); strings.Contains(text, plugintest.Secret) || strings.Contains(text, "Basic") {
 		t.Errorf("printed: %s", text)
 	}
 }
@@ -151,8 +113,8 @@ func (l *lockedBuffer) String() string {
 // TestProxyRefuses: a proxy's no is not taken for the API's, and names the
 // variable.
 func TestProxyRefuses(t *testing.T) {
-	at, _ := connectProxy(t, "nri", secret, "")
-	c := httpproxy.Config{HTTPSProxy: "http://" + at, HTTPProxy: "http://nri:" + secret + "x@" + at}
+	at, _ := plugintest.ConnectProxy(t, "nri", plugintest.Secret, "")
+	c := httpproxy.Config{HTTPSProxy: "http://" + at, HTTPProxy: "http://nri:" + plugintest.Secret + "x@" + at}
 	for target, want := range map[string]string{
 		"https://api.example.com": "Proxy Authentication Required", "http://api.example.com": "check user and password in " + settings.HTTPProxy,
 	} {
@@ -163,7 +125,7 @@ func TestProxyRefuses(t *testing.T) {
 		if res, err := apiTransport(c).RoundTrip(req); err == nil {
 			res.Body.Close()
 			t.Errorf("%s: %d", target, res.StatusCode)
-		} else if !errContains(err, want) || strings.Contains(err.Error(), secret) {
+		} else if !plugintest.ErrContains(err, want) || strings.Contains(err.Error(), plugintest.Secret) {
 			t.Errorf("%s: %v, want %q", target, err, want)
 		}
 	}
@@ -173,15 +135,15 @@ func TestProxyRefuses(t *testing.T) {
 // directory sets it as the environment does.
 func TestProxyInTheLog(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, settings.AuthKey, secret, settings.HTTPSProxy, "http://u:"+secret+"@proxy:3128\n", settings.NoProxy, ".svc")
-	cfg, err := readConfig(withDir(dir, settings.HTTPProxy, "other:80"))
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, settings.HTTPSProxy, "http://u:"+plugintest.Secret+"@proxy:3128\n", settings.NoProxy, ".svc")
+	cfg, err := readConfig(plugintest.WithDir(dir, settings.HTTPProxy, "other:80"))
 	if err != nil || proxyHosts(cfg.Proxy) != "proxy:3128,other:80" || cfg.Proxy.NoProxy != ".svc" {
 		t.Errorf("%v, proxies %q", err, proxyHosts(cfg.Proxy))
 	}
-	book := newLogBook()
-	d := &daemon{cfg: cfg, health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), ownPace: true, up: findParent(environment(nil))}
+	book := plugintest.NewLogBook()
+	d := &daemon{cfg: cfg, health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), ownPace: true, up: findParent(plugintest.Environment(nil))}
 	d.logStart()
-	if book.count(`proxy="proxy:3128,other:80"`)+book.count("proxy=proxy:3128,other:80") != 1 || book.count(secret) != 0 {
+	if book.Count(`proxy="proxy:3128,other:80"`)+book.Count("proxy=proxy:3128,other:80") != 1 || book.Count(plugintest.Secret) != 0 {
 		t.Errorf("the log says %s", book)
 	}
 }
@@ -189,11 +151,11 @@ func TestProxyInTheLog(t *testing.T) {
 func TestNoProxy(t *testing.T) {
 	const spaces = "localhost 10.0.0.0/8"
 	for value, ok := range map[string]bool{"": true, "localhost, .svc,10.0.0.0/8,": true, "*": true, spaces: false, ".svc," + spaces: false} {
-		_, err := readConfig(environment(map[string]string{settings.AuthKey: "k", settings.NoProxy: value}))
+		_, err := readConfig(plugintest.Environment(map[string]string{settings.AuthKey: "k", settings.NoProxy: value}))
 		if (err == nil) != ok {
 			t.Errorf("%q: %v", value, err)
 		}
-		if !ok && !errContains(err, settings.NoProxy+` is "`+spaces+`": write commas`) {
+		if !ok && !plugintest.ErrContains(err, settings.NoProxy+` is "`+spaces+`": write commas`) {
 			t.Errorf("%q: %v", value, err)
 		}
 	}

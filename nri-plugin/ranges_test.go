@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -27,7 +28,7 @@ func TestClusterRanges(t *testing.T) {
 		{"IPv6", "10.0.0.0/8", "fd7a:115c:a1e0:1::1", "10.0.0.0/8 fd7a:115c:a1e0:1::1/128", true},
 	} {
 		var log bytes.Buffer
-		c, err := parseConfig(values{settings.AuthKey: secret, settings.ClusterRanges: tt.ranges})
+		c, err := parseConfig(values{settings.AuthKey: plugintest.Secret, settings.ClusterRanges: tt.ranges})
 		if err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
@@ -43,7 +44,7 @@ func TestClusterRanges(t *testing.T) {
 			t.Errorf("%s: warned is %v, want %v: %s", tt.name, warned, tt.warns, log.String())
 		}
 	}
-	r := newReader(environment(map[string]string{settings.ClusterRanges: " 10.0.0.0/8,, 192.0.2.1 , fd00::/8"}))
+	r := newReader(plugintest.Environment(map[string]string{settings.ClusterRanges: " 10.0.0.0/8,, 192.0.2.1 , fd00::/8"}))
 	want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("fd00::/8")}
 	if got := r.ranges(settings.ClusterRanges); !slices.Equal(got, want) || r.errs != nil {
 		t.Errorf("got %v, %v, want %v", got, r.errs, want)

@@ -11,12 +11,13 @@ import (
 	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
 
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 func TestRefusals(t *testing.T) {
 	var refused refusals
-	a, bad := sandbox("a"), errors.New("bad")
+	a, bad := plugintest.Sandbox("a"), errors.New("bad")
 	if refused.ran(a, nil) || !refused.note(a, bad, false) {
 		t.Error("the first is no news, or has run")
 	}
@@ -24,8 +25,8 @@ func TestRefusals(t *testing.T) {
 		t.Error("the same reason is news, or another is not")
 	}
 	refused.note(a, bad, false)
-	refused.note(sandbox("b"), bad, false)
-	if !refused.ran(a, nil) || refused.ran(sandbox("b"), nil) {
+	refused.note(plugintest.Sandbox("b"), bad, false)
+	if !refused.ran(a, nil) || refused.ran(plugintest.Sandbox("b"), nil) {
 		t.Error("one that ran is no longer known to have, or another is")
 	}
 	want := []string{"default/a runs without a tailnet node: bad", "default/b gets no tailnet node: bad"}
@@ -51,42 +52,42 @@ func TestRefusals(t *testing.T) {
 // goes on and gets its next container, whatever the runtime still lists of it. A
 // new sandbox of the same pod is refused.
 func TestRanBefore(t *testing.T) {
-	ingress := hostNetwork(sandbox("ingress", annotationEnabled, "true"))
-	typo := sandbox("typo", annotationPrefix+"enable", "true")
-	kata := sandbox("kata", annotationEnabled, "true")
+	ingress := plugintest.HostNetwork(plugintest.Sandbox("ingress", annotationEnabled, "true"))
+	typo := plugintest.Sandbox("typo", annotationPrefix+"enable", "true")
+	kata := plugintest.Sandbox("kata", annotationEnabled, "true")
 	kata.RuntimeHandler = "kata"
-	waits := sandbox("waits", annotationEnabled, "yes please")
+	waits := plugintest.Sandbox("waits", annotationEnabled, "yes please")
 	for _, tt := range []struct {
 		name       string
 		containers []*api.Container
-		create     func(*testRuntime, *api.PodSandbox) error
+		create     func(*plugintest.Runtime, *api.PodSandbox) error
 	}{
 		{"one of them runs", []*api.Container{
 			{Id: "1", PodSandboxId: ingress.Id}, {Id: "2", PodSandboxId: typo.Id}, {Id: "3", PodSandboxId: kata.Id},
-		}, func(r *testRuntime, sb *api.PodSandbox) error { return r.create(sb, "second") }},
-		{"the only one has exited", nil, func(r *testRuntime, sb *api.PodSandbox) error { return r.restart(sb, "main") }},
+		}, func(r *plugintest.Runtime, sb *api.PodSandbox) error { return r.Create(sb, "second") }},
+		{"the only one has exited", nil, func(r *plugintest.Runtime, sb *api.PodSandbox) error { return r.Restart(sb, "main") }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir, pods := t.TempDir(), newFakePods()
-			r := startRuntime(t, dir, ingress, typo, kata, waits)
-			r.containers = tt.containers
+			r := plugintest.StartRuntime(t, dir, ingress, typo, kata, waits)
+			r.Containers = tt.containers
 			p := make(chan *plugin, 1)
 			book := startPlugin(t, dir, pods, func(r *registration) { p <- r.plugin })
-			r.waitSynced(t)
+			r.WaitSynced(t)
 			for _, sb := range []*api.PodSandbox{ingress, typo, kata} {
 				for range 2 {
 					if err := tt.create(r, sb); err != nil {
 						t.Errorf("%s: the runtime got %v", sb.Name, err)
 					}
 				}
-				if err := r.run(sb); !errContains(err, "tailscale-nri: pod default/"+sb.Name+": ") {
+				if err := r.RunPod(sb); !plugintest.ErrContains(err, "tailscale-nri: pod default/"+sb.Name+": ") {
 					t.Errorf("%s, a new sandbox: the runtime got %v", sb.Name, err)
 				}
 			}
-			if err := r.create(waits, "main"); !errContains(err, "yes please") {
+			if err := r.Create(waits, "main"); !plugintest.ErrContains(err, "yes please") {
 				t.Errorf("one that never ran: the runtime got %v", err)
 			}
-			if n := book.count("sandbox=id-ingress") - book.count("hook done"); n > 2 {
+			if n := book.Count("sandbox=id-ingress") - book.Count("hook done"); n > 2 {
 				t.Errorf("the log has %d lines of one pod:\n%s", n, book)
 			}
 			lines := strings.Join(warningLines((<-p).refused.nodes()), "\n")
@@ -113,7 +114,7 @@ func TestHandlers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for handler, ok := range map[string]bool{"": true, "runc": true, "nvidia": true, "runsc": false, "kata-qemu": false, "nvidia-2": false} {
-		sb := sandbox("web", annotationEnabled, "true")
+		sb := plugintest.Sandbox("web", annotationEnabled, "true")
 		sb.RuntimeHandler = handler
 		p := &plugin{pods: newFakePods(), defaults: testDefaults, handlers: known}
 		pod, in, err := p.podOf(sb)
@@ -140,23 +141,23 @@ func TestHandlers(t *testing.T) {
 		}
 	}
 	pods := newFakePods()
-	served, stranger, onDisk := sandbox("served", annotationEnabled, "true"), sandbox("stranger", annotationEnabled, "true"), sandbox("disk", annotationEnabled, "true")
+	served, stranger, onDisk := plugintest.Sandbox("served", annotationEnabled, "true"), plugintest.Sandbox("stranger", annotationEnabled, "true"), plugintest.Sandbox("disk", annotationEnabled, "true")
 	served.RuntimeHandler, stranger.RuntimeHandler, onDisk.RuntimeHandler = "mine", "mine", "mine"
 	pods.serves.Store("uid-served id-served", true)
 	pods.known.Store("uid-disk id-disk", true) // and not served yet, as after a restart of the plugin
 	dir := t.TempDir()
-	r := startRuntime(t, dir, served, stranger)
+	r := plugintest.StartRuntime(t, dir, served, stranger)
 	startPlugin(t, dir, pods)
-	r.waitSynced(t)
-	if live := receive(t, pods.synced, "Sync"); len(live) != 1 || live[0].Name != "served" {
+	r.WaitSynced(t)
+	if live := plugintest.Receive(t, pods.synced, "Sync"); len(live) != 1 || live[0].Name != "served" {
 		t.Errorf("live is %+v", live)
 	}
 	for _, sb := range []*api.PodSandbox{served, onDisk} {
-		if err := r.create(sb, "main"); err != nil {
+		if err := r.Create(sb, "main"); err != nil {
 			t.Error(err)
 		}
 	}
-	if pod := receive(t, pods.attached, "Attach"); pod.Name != "disk" {
+	if pod := plugintest.Receive(t, pods.attached, "Attach"); pod.Name != "disk" {
 		t.Errorf("attached %+v", pod)
 	}
 }

@@ -6,11 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
 	nrilog "github.com/containerd/nri/pkg/log"
 	"github.com/containerd/nri/pkg/net/multiplex"
@@ -26,19 +23,13 @@ import (
 	"tailscale.com/feature/buildfeatures"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
-// patience is how long a test waits for what must happen. It bounds a hang and
-// is no expectation.
-const patience = 30 * time.Second
-
-// roleVar makes the test binary another program.
-const roleVar = "TAILSCALE_NRI_TEST_ROLE"
-
 func TestMain(m *testing.M) {
-	switch os.Getenv(roleVar) {
+	switch os.Getenv(plugintest.RoleVar) {
 	case "runtime":
-		runtimeProcess(os.Args[1])
+		plugintest.RuntimeProcess(os.Args[1])
 	case "main":
 		go endOnSignal()
 		main()
@@ -62,122 +53,6 @@ func TestMain(m *testing.M) {
 		nrilog.Set(quietLogger{slog.New(slog.DiscardHandler)})
 		os.Exit(m.Run())
 	}
-}
-
-// runtimeProcess offers NRI on socket until its standard input ends.
-func runtimeProcess(socket string) {
-	r, err := newRuntime(socket, filepath.Dir(socket))
-	if err == nil {
-		err = r.Start()
-	}
-	fmt.Println(err)
-	io.Copy(io.Discard, os.Stdin)
-}
-
-// testRuntime is the runtime's side of NRI, as containerd has it.
-type testRuntime struct {
-	*adaptation.Adaptation
-	mu         sync.Mutex
-	sandboxes  []*api.PodSandbox
-	containers []*api.Container
-	synced     chan error // the outcome of each Synchronize
-}
-
-func newRuntime(socket, dir string, options ...adaptation.Option) (*testRuntime, error) {
-	r := &testRuntime{synced: make(chan error, 100)}
-	sync := func(ctx context.Context, cb adaptation.SyncCB) error {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		_, err := cb(ctx, r.sandboxes, r.containers)
-		r.synced <- err
-		return err
-	}
-	update := func(context.Context, []*api.ContainerUpdate) ([]*api.ContainerUpdate, error) { return nil, nil }
-	var err error
-	options = append(options, adaptation.WithSocketPath(socket),
-		adaptation.WithPluginPath(filepath.Join(dir, "plugins")), adaptation.WithPluginConfigPath(dir))
-	r.Adaptation, err = adaptation.New("containerd", "v2.4.2", sync, update, options...)
-	return r, err
-}
-
-// startRuntime opens NRI in dir until the test ends.
-func startRuntime(t *testing.T, dir string, sandboxes ...*api.PodSandbox) *testRuntime {
-	t.Helper()
-	return startRuntimeWith(t, dir, nil, sandboxes...)
-}
-
-func startRuntimeWith(t *testing.T, dir string, options []adaptation.Option, sandboxes ...*api.PodSandbox) *testRuntime {
-	t.Helper()
-	r, err := newRuntime(filepath.Join(dir, "nri.sock"), dir, options...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.sandboxes = sandboxes
-	if err := r.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(r.Stop)
-	<-r.synced // of the plugins that the runtime starts itself: none
-	return r
-}
-
-// waitSynced waits until a plugin is synchronized and gets events.
-func (r *testRuntime) waitSynced(t *testing.T) {
-	t.Helper()
-	if err := receive(t, r.synced, "Synchronize"); err != nil {
-		t.Fatal(err)
-	}
-	r.BlockPluginSync().Unblock()
-}
-
-// create asks whether a container of the sandbox may be created.
-func (r *testRuntime) create(sb *api.PodSandbox, name string) error {
-	_, err := r.CreateContainer(context.Background(), &adaptation.CreateContainerRequest{
-		Pod: sb, Container: &api.Container{Id: name, PodSandboxId: sb.Id, Name: name},
-	})
-	return err
-}
-
-// restart is create for a container that has run before, as the kubelet marks it.
-func (r *testRuntime) restart(sb *api.PodSandbox, name string) error {
-	_, err := r.CreateContainer(context.Background(), &adaptation.CreateContainerRequest{Pod: sb, Container: &api.Container{
-		Id: name, PodSandboxId: sb.Id, Name: name, Annotations: map[string]string{annotationRestarts: "1"},
-	}})
-	return err
-}
-
-func (r *testRuntime) run(sb *api.PodSandbox) error {
-	return r.RunPodSandbox(context.Background(), &adaptation.RunPodSandboxRequest{Pod: sb})
-}
-
-// startRuntimeProcess is startRuntime in a process of its own, whose end, by
-// the function returned, closes its connections as containerd's end does.
-func startRuntimeProcess(t *testing.T, dir string) (kill func()) {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], filepath.Join(dir, "nri.sock"))
-	cmd.Env = append(os.Environ(), roleVar+"=runtime")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	kill = sync.OnceFunc(func() {
-		in.Close()
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	t.Cleanup(kill)
-	var said string
-	if _, err := fmt.Fscan(out, &said); err != nil || said != "<nil>" {
-		t.Fatalf("the runtime's process says %q, %v", said, err)
-	}
-	return kill
 }
 
 // serveAndHangUp is a runtime that takes one connection, serves it, and dies.
@@ -221,7 +96,7 @@ func registerOnce(conn net.Conn) error {
 	for range 2 {
 		select {
 		case <-written:
-		case <-time.After(patience):
+		case <-time.After(plugintest.Patience):
 			return errors.New("no registration came")
 		}
 	}
@@ -360,9 +235,9 @@ func (f *fakePods) SocketDir(podUID string) (string, error) {
 func (f *fakePods) Suspect(id string) { f.suspected <- id }
 
 // startPlugin keeps a plugin registered on dir's NRI socket until the test ends.
-func startPlugin(t *testing.T, dir string, pods podSet, change ...func(*registration)) *logBook {
+func startPlugin(t *testing.T, dir string, pods podSet, change ...func(*registration)) *plugintest.LogBook {
 	t.Helper()
-	book := newLogBook()
+	book := plugintest.NewLogBook()
 	log := slog.New(slog.NewTextHandler(book, nil))
 	r := &registration{
 		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: testDefaults, log: log}, health: &health{}, log: log,
@@ -376,60 +251,9 @@ func startPlugin(t *testing.T, dir string, pods podSet, change ...func(*registra
 	go func() { done <- r.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := receive(t, done, "the end of Run"); err != nil {
+		if err := plugintest.Receive(t, done, "the end of Run"); err != nil {
 			t.Error(err)
 		}
 	})
 	return book
-}
-
-// receive waits for a value.
-func receive[T any](t *testing.T, c <-chan T, what string) (v T) {
-	t.Helper()
-	select {
-	case v = <-c:
-	case <-time.After(patience):
-		t.Fatalf("waiting for %s: nothing after %v", what, patience)
-	}
-	return v
-}
-
-// logBook is a log that can be waited for.
-type logBook struct {
-	mu    sync.Mutex
-	text  strings.Builder
-	grown chan struct{}
-}
-
-func newLogBook() *logBook { return &logBook{grown: make(chan struct{}, 1)} }
-
-func (b *logBook) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	select {
-	case b.grown <- struct{}{}:
-	default:
-	}
-	return b.text.Write(p)
-}
-
-// count says how often the log has said s.
-func (b *logBook) count(s string) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.Count(b.text.String(), s)
-}
-
-func (b *logBook) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
-// wait waits until the log has said s for the nth time.
-func (b *logBook) wait(t *testing.T, s string, n int) {
-	t.Helper()
-	for b.count(s) < n {
-		receive(t, b.grown, fmt.Sprintf("the log to say %q %d times", s, n))
-	}
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 func testShelf(t *testing.T) shelf {
@@ -91,7 +93,7 @@ func TestSocketStore(t *testing.T) {
 
 // settles waits for what is done later.
 func settles(is func() bool, want bool) bool {
-	for deadline := time.Now().Add(patience); is() != want && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(plugintest.Patience); is() != want && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
 	}
 	return is()
@@ -159,7 +161,7 @@ const manySockets = 50
 // next, long before the kernel could have closed them.
 func TestSocketsOutliveTheChild(t *testing.T) {
 	p := begin(t, t.TempDir(), func(cmd *exec.Cmd) {
-		cmd.Env = append(cmd.Env, roleVar+"=sockets")
+		cmd.Env = append(cmd.Env, plugintest.RoleVar+"=sockets")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	})
 	p.await(t, "found 0 sockets", 1)

@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
 )
@@ -72,7 +73,7 @@ func serveSocket(t *testing.T, h *health) (socket string) {
 	go func() { done <- s.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := receive(t, done, "the end of Run"); err != nil {
+		if err := plugintest.Receive(t, done, "the end of Run"); err != nil {
 			t.Error(err)
 		}
 		if _, err := os.Stat(socket); !os.IsNotExist(err) {
@@ -86,7 +87,7 @@ func serveSocket(t *testing.T, h *health) (socket string) {
 func showing(t *testing.T, socket string, args ...string) (string, error) {
 	t.Helper()
 	var out strings.Builder
-	err := run(t.Context(), environment(nil), append([]string{"status", "-status-socket", socket}, args...), &out, nil)
+	err := run(t.Context(), plugintest.Environment(nil), append([]string{"status", "-status-socket", socket}, args...), &out, nil)
 	return out.String(), err
 }
 
@@ -139,7 +140,7 @@ func TestStatusOfPods(t *testing.T) {
 		t.Errorf("both: %v\n%s", err, out)
 	}
 	_, err = showing(t, socket, "web", "api")
-	if !errContains(err, "default/api") || !errContains(err, "not on host n1") || errors.As(err, new(cannotAsk)) {
+	if !plugintest.ErrContains(err, "default/api") || !plugintest.ErrContains(err, "not on host n1") || errors.As(err, new(cannotAsk)) {
 		t.Errorf("one that is elsewhere: %v", err)
 	}
 }
@@ -160,7 +161,7 @@ func TestStatusSaysTheHost(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	refused := &refusals{}
-	refused.note(sandbox("old", annotationEnabled, "true"), errors.New("bad tag"), true)
+	refused.note(plugintest.Sandbox("old", annotationEnabled, "true"), errors.New("bad tag"), true)
 	h.warns(refused.nodes)
 	out, err = showing(t, socket, "old")
 	if !errors.Is(err, errNotRunning) || !strings.Contains(out, "NoNode") || !strings.Contains(out, "runs without a tailnet node: bad tag\n") {
@@ -310,7 +311,7 @@ func TestStatusOfOtherVersions(t *testing.T) {
 			}
 			io.WriteString(w, answer)
 		})
-		if _, err := showing(t, socket); !errContains(err, want) || !errors.As(err, new(cannotAsk)) {
+		if _, err := showing(t, socket); !plugintest.ErrContains(err, want) || !errors.As(err, new(cannotAsk)) {
 			t.Errorf("%q: got %v, want %q", answer, err, want)
 		}
 	}
@@ -344,29 +345,29 @@ func TestStatusWatch(t *testing.T) {
 		default:
 		}
 	})
-	out := newLogBook()
+	out := plugintest.NewLogBook()
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	s := statusWatch{socket: socket, every: time.Millisecond, w: out}
 	go func() { ended <- s.run(ctx) }()
 	change := func(f func()) {
 		for range 2 { // one that may have been under way, and one after it
-			receive(t, asked, "a question")
+			plugintest.Receive(t, asked, "a question")
 		}
 		mu.Lock()
 		defer mu.Unlock()
 		f()
 	}
-	out.wait(t, "Pending", 1)
+	out.Wait(t, "Pending", 1)
 	change(func() { r.Nodes[0].BytesIn = 10 })
 	change(func() { r.Nodes[0].State = status.Running })
-	out.wait(t, "Running", 1)
+	out.Wait(t, "Running", 1)
 	change(func() { r.Ready = false })
-	out.wait(t, "earlier version", 1)
+	out.Wait(t, "earlier version", 1)
 	change(func() { r.Ready = true })
 	change(func() {})
 	stop()
-	if err := receive(t, ended, "the end"); err != nil {
+	if err := plugintest.Receive(t, ended, "the end"); err != nil {
 		t.Errorf("it ended with %v", err)
 	}
 	if n, tables := strings.Count(out.String(), "POD"), strings.Split(out.String(), "\n\nPOD"); n != 4 || len(tables) != 4 {
@@ -413,12 +414,12 @@ func TestStatusEnds(t *testing.T) {
 	}
 	cmd := process(t)
 	cmd.Args = append(cmd.Args, "status", "-watch", "-status-socket", bad)
-	out := newLogBook()
+	out := plugintest.NewLogBook()
 	cmd.Stdout = out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	out.wait(t, "default/api", 1)
+	out.Wait(t, "default/api", 1)
 	if err := errors.Join(cmd.Process.Signal(syscall.SIGINT), cmd.Wait()); err != nil {
 		t.Errorf("it ended with %v", err)
 	}
@@ -427,7 +428,7 @@ func TestStatusEnds(t *testing.T) {
 func TestStatusOfNobody(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "status.sock")
 	err := showStatus(context.Background(), socket, command{}, nil)
-	if !errors.As(err, new(cannotAsk)) || !errContains(err, "no process answers on "+socket) || !strings.Contains(err.Error(), settings.StatusSocket) {
+	if !errors.As(err, new(cannotAsk)) || !plugintest.ErrContains(err, "no process answers on "+socket) || !strings.Contains(err.Error(), settings.StatusSocket) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -442,13 +443,13 @@ func TestStatusSocket(t *testing.T) {
 	if err := os.WriteFile(file, []byte("data"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listenStatus(t.Context(), file); !errContains(err, "no socket") {
+	if _, err := listenStatus(t.Context(), file); !plugintest.ErrContains(err, "no socket") {
 		t.Errorf("a file: %v", err)
 	}
 	if data, err := os.ReadFile(file); err != nil || string(data) != "data" {
 		t.Errorf("the file is %q now (%v)", data, err)
 	}
-	if _, err := listenStatus(t.Context(), socket); !errContains(err, "another tailscale-nri answers") {
+	if _, err := listenStatus(t.Context(), socket); !plugintest.ErrContains(err, "another tailscale-nri answers") {
 		t.Errorf("a second process got %v", err)
 	}
 
@@ -489,7 +490,7 @@ func TestStatusSocketOfTheDying(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	if err := receive(t, asked, "the question"); err != nil {
+	if err := plugintest.Receive(t, asked, "the question"); err != nil {
 		t.Error(err)
 	}
 }

@@ -12,26 +12,28 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 // TestRuntimeRestarts: the plugin registers with each runtime that comes up on
 // the socket, and says so once for each.
 func TestRuntimeRestarts(t *testing.T) {
 	dir, pods := t.TempDir(), newFakePods()
-	var book *logBook
+	var book *plugintest.LogBook
 	for i := range 3 {
-		kill := startRuntimeProcess(t, dir)
+		kill := plugintest.StartRuntimeProcess(t, dir)
 		if i == 0 {
 			book = startPlugin(t, dir, pods)
 		}
-		receive(t, pods.synced, "Sync")
-		if got := book.count("registered with the container runtime"); got < i+1 {
+		plugintest.Receive(t, pods.synced, "Sync")
+		if got := book.Count("registered with the container runtime"); got < i+1 {
 			t.Errorf("%d registrations in the log, want %d", got, i+1)
 		}
 		kill()
-		book.wait(t, "nothing listens on the NRI socket", i+1)
+		book.Wait(t, "nothing listens on the NRI socket", i+1)
 	}
-	if got := book.count("runtime=containerd version=v2.4.2"); got != 3 {
+	if got := book.Count("runtime=containerd version=v2.4.2"); got != 3 {
 		t.Errorf("%d registrations, want 3", got)
 	}
 }
@@ -40,16 +42,16 @@ func TestRuntimeRestarts(t *testing.T) {
 func TestSocketAbsent(t *testing.T) {
 	dir, pods := t.TempDir(), newFakePods()
 	book := startPlugin(t, dir, pods)
-	book.wait(t, "not registered", 1)
+	book.Wait(t, "not registered", 1)
 	// The plugin has tried again once it takes the next socket.
-	startRuntime(t, dir).waitSynced(t)
-	receive(t, pods.synced, "Sync")
+	plugintest.StartRuntime(t, dir).WaitSynced(t)
+	plugintest.Receive(t, pods.synced, "Sync")
 	for _, text := range []string{
 		"nothing listens on the NRI socket " + filepath.Join(dir, "nri.sock"),
 		"config.toml.tmpl", "NRI_SOCKET",
 		"not registered",
 	} {
-		if got := book.count(text); got != 1 {
+		if got := book.Count(text); got != 1 {
 			t.Errorf("the log says %q %d times", text, got)
 		}
 	}
@@ -58,11 +60,11 @@ func TestSocketAbsent(t *testing.T) {
 // TestStaleSocket: a file that nobody listens on is as good as none.
 func TestStaleSocket(t *testing.T) {
 	dir := t.TempDir()
-	startRuntimeProcess(t, dir)()
+	plugintest.StartRuntimeProcess(t, dir)()
 	if _, err := os.Stat(filepath.Join(dir, "nri.sock")); err != nil {
 		t.Fatalf("the killed runtime left no socket: %v", err)
 	}
-	startPlugin(t, dir, newFakePods()).wait(t, "nothing listens on the NRI socket", 1)
+	startPlugin(t, dir, newFakePods()).Wait(t, "nothing listens on the NRI socket", 1)
 }
 
 // TestRuntimeDies at once, or between the registration and the configuration,
@@ -78,14 +80,14 @@ func TestRuntimeDies(t *testing.T) {
 			socket := filepath.Join(dir, "nri.sock")
 			book := startPlugin(t, dir, pods)
 			for range 10 {
-				if err := receive(t, serveAndHangUp(t, socket, serve), "a connection"); err != nil {
+				if err := plugintest.Receive(t, serveAndHangUp(t, socket, serve), "a connection"); err != nil {
 					t.Fatal(err)
 				}
 			}
-			startRuntime(t, dir).waitSynced(t)
-			receive(t, pods.synced, "Sync")
-			if book.count("registering on "+socket) == 0 {
-				t.Errorf("the log has no word of it:\n%s", book.text.String())
+			plugintest.StartRuntime(t, dir).WaitSynced(t)
+			plugintest.Receive(t, pods.synced, "Sync")
+			if book.Count("registering on "+socket) == 0 {
+				t.Errorf("the log has no word of it:\n%s", book.String())
 			}
 		})
 	}
@@ -105,7 +107,7 @@ func TestRunEndsWithContext(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
 	cancel()
-	if err := receive(t, done, "the end while waiting for a socket"); err != nil {
+	if err := plugintest.Receive(t, done, "the end while waiting for a socket"); err != nil {
 		t.Error(err)
 	}
 	if err := r.Run(ctx); err != nil {
@@ -127,16 +129,16 @@ func TestSessionsLeaveNothing(t *testing.T) {
 			}
 			return nil
 		}
-		r := startRuntime(t, dir)
+		r := plugintest.StartRuntime(t, dir)
 		startPlugin(t, dir, pods)
 		for range kicks {
-			if err := receive(t, r.synced, "Synchronize"); err == nil {
+			if err := plugintest.Receive(t, r.Synced, "Synchronize"); err == nil {
 				t.Error("synchronized too early")
 			}
 		}
-		r.waitSynced(t)
+		r.WaitSynced(t)
 	})
-	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; {
+	for deadline := time.Now().Add(plugintest.Patience); runtime.NumGoroutine() > before; {
 		if time.Now().After(deadline) {
 			buf := make([]byte, 1<<20)
 			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])

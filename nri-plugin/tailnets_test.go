@@ -10,24 +10,25 @@ import (
 	"testing"
 	"time"
 
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 func TestProfiles(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, settings.AuthKey, secret, settings.Tags, "tag:a", settings.HTTPSProxy, "http://proxy.example.com:3128", settings.ClusterName, "mine",
-		"prod."+settings.OAuthID, "id", "prod."+settings.OAuthSecret, secret+"\n", "prod."+settings.Tags, "tag:prod,tag:web", "prod."+settings.AuthKeyTTL, "1h",
-		"eu-1."+settings.AuthKey, secret, "eu-1."+settings.LoginServer, "https://headscale.example.com/", "empty."+settings.AuthKey, "")
-	cfg, err := readConfig(withDir(dir))
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, settings.Tags, "tag:a", settings.HTTPSProxy, "http://proxy.example.com:3128", settings.ClusterName, "mine",
+		"prod."+settings.OAuthID, "id", "prod."+settings.OAuthSecret, plugintest.Secret+"\n", "prod."+settings.Tags, "tag:prod,tag:web", "prod."+settings.AuthKeyTTL, "1h",
+		"eu-1."+settings.AuthKey, plugintest.Secret, "eu-1."+settings.LoginServer, "https://headscale.example.com/", "empty."+settings.AuthKey, "")
+	cfg, err := readConfig(plugintest.WithDir(dir))
 	if err != nil || len(cfg.Profiles) != 2 {
 		t.Fatalf("got %+v, %v", cfg.Profiles, err)
 	}
 	prod, eu := cfg.Profiles["prod"], cfg.Profiles["eu-1"]
-	if prod.OAuthSecret != secret || prod.APIURL != "https://api.tailscale.com" || prod.AuthKeyTTL != time.Hour || prod.AuthKey != "" ||
+	if prod.OAuthSecret != plugintest.Secret || prod.APIURL != "https://api.tailscale.com" || prod.AuthKeyTTL != time.Hour || prod.AuthKey != "" ||
 		prod.Cluster != "mine" || prod.Proxy != cfg.Proxy || !slices.Equal(prod.Tags, []string{"tag:prod", "tag:web"}) {
 		t.Errorf("prod is %+v", prod)
 	}
-	if eu.AuthKey != secret || eu.LoginServer != "https://headscale.example.com" || eu.Tags != nil || eu.AuthKeyTTL != 5*time.Minute {
+	if eu.AuthKey != plugintest.Secret || eu.LoginServer != "https://headscale.example.com" || eu.Tags != nil || eu.AuthKeyTTL != 5*time.Minute {
 		t.Errorf("eu-1 is %+v", eu)
 	}
 	d := defaultsOf(cfg)
@@ -40,10 +41,10 @@ func TestProfiles(t *testing.T) {
 	if err != nil || len(tn.profiles) != 2 || tn.profiles["eu-1"].ControlURL() != "https://headscale.example.com" || tn.main.ControlURL() != "" {
 		t.Errorf("tailnets %v, %v", tn, err)
 	}
-	if strings.Count(log.String(), "profile=eu-1") != 1 || strings.Contains(log.String(), "profile=prod") || strings.Contains(log.String(), secret) {
+	if strings.Count(log.String(), "profile=eu-1") != 1 || strings.Contains(log.String(), "profile=prod") || strings.Contains(log.String(), plugintest.Secret) {
 		t.Errorf("the log says %s", &log)
 	}
-	if cfg, err := readConfig(environment(map[string]string{settings.AuthKey: secret})); err != nil || cfg.Profiles != nil {
+	if cfg, err := readConfig(plugintest.Environment(map[string]string{settings.AuthKey: plugintest.Secret})); err != nil || cfg.Profiles != nil {
 		t.Errorf("without any: %+v, %v", cfg.Profiles, err)
 	}
 }
@@ -55,22 +56,22 @@ func TestProfilesRefuse(t *testing.T) {
 		want  []string // one for each line of the error
 	}{
 		{"half a client", []string{"prod." + settings.OAuthID, "id"}, []string{"profile prod (prod.TS_…): TS_OAUTH_CLIENT_ID is set but neither TS_OAUTH_CLIENT_SECRET"}},
-		{"two ways", []string{"prod." + settings.OAuthID, "id", "prod." + settings.AuthKey, secret}, []string{"profile prod (prod.TS_…): two ways into the tailnet"}},
+		{"two ways", []string{"prod." + settings.OAuthID, "id", "prod." + settings.AuthKey, plugintest.Secret}, []string{"profile prod (prod.TS_…): two ways into the tailnet"}},
 		{"no way", []string{"prod." + settings.LoginServer, "https://h.example.com"}, []string{"profile prod (prod.TS_…): no credentials: set "}},
 		{"no token", []string{"prod." + settings.OAuthID, "id", "prod." + settings.IDTokenFile, "/nowhere/token"}, []string{"profile prod (prod.TS_…): looking for the file that TS_ID_TOKEN_FILE names"}},
-		{"values", []string{"prod." + settings.AuthKey, secret, "prod." + settings.Tags, "x", "prod." + settings.AuthKeyTTL, "1", "b." + settings.AuthKey, secret, "b." + settings.LoginServer, "ftp://x"}, []string{
+		{"values", []string{"prod." + settings.AuthKey, plugintest.Secret, "prod." + settings.Tags, "x", "prod." + settings.AuthKeyTTL, "1", "b." + settings.AuthKey, plugintest.Secret, "b." + settings.LoginServer, "ftp://x"}, []string{
 			"b.TS_LOGIN_SERVER is not a plain URL", `prod.AUTH_KEY_TTL is "1"`, `prod.TS_TAGS is "x": "x" is no tag`,
 		}},
-		{"misspelt", []string{"prod.TS_AUTH_KEY", secret}, []string{`unknown key "prod.TS_AUTH_KEY" in |did you mean prod.TS_AUTHKEY?`}},
+		{"misspelt", []string{"prod.TS_AUTH_KEY", plugintest.Secret}, []string{`unknown key "prod.TS_AUTH_KEY" in |did you mean prod.TS_AUTHKEY?`}},
 		{"not a profile's", []string{"prod." + settings.StateDir, "/x", "prod.CLUSTER_NAME", "x"}, []string{
 			`unknown key "prod.CLUSTER_NAME"|a profile has TS_OAUTH_CLIENT_ID, `, `unknown key "prod.TS_STATE_DIR"|a profile has TS_OAUTH_CLIENT_ID, `,
 		}},
-		{"no label", []string{"Prod." + settings.AuthKey, secret}, []string{`unknown key "Prod.TS_AUTHKEY"`}},
+		{"no label", []string{"Prod." + settings.AuthKey, plugintest.Secret}, []string{`unknown key "Prod.TS_AUTHKEY"`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
-			mount(t, dir, append(tt.files, settings.AuthKey, secret)...)
-			_, err := readConfig(withDir(dir))
+			plugintest.MountConfig(t, dir, append(tt.files, settings.AuthKey, plugintest.Secret)...)
+			_, err := readConfig(plugintest.WithDir(dir))
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -85,7 +86,7 @@ func TestProfilesRefuse(t *testing.T) {
 					}
 				}
 			}
-			if strings.Contains(err.Error(), secret) {
+			if strings.Contains(err.Error(), plugintest.Secret) {
 				t.Error("the error shows the secret")
 			}
 		})
@@ -96,10 +97,10 @@ func TestProfilesRefuse(t *testing.T) {
 // without one that is gone.
 func TestProfileComesAndGoes(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, settings.AuthKey, secret)
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret)
 	w, book := watched(t, dir)
-	mount(t, dir, settings.AuthKey, secret, "prod."+settings.AuthKey, secret)
-	if !w.look() || book.count("changed=prod.TS_AUTHKEY") != 1 || book.count(secret) != 0 {
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, "prod."+settings.AuthKey, plugintest.Secret)
+	if !w.look() || book.Count("changed=prod.TS_AUTHKEY") != 1 || book.Count(plugintest.Secret) != 0 {
 		t.Errorf("the log says\n%s", book)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 func TestWait(t *testing.T) {
@@ -30,7 +31,7 @@ func TestWait(t *testing.T) {
 		{"91s", "", engine.Features{}, []string{annotationWait, `"91s"`, "two minutes"}},
 		{"-30s", "", engine.Features{}, []string{annotationWait, `"-30s"`}},
 	} {
-		pod, _, err := podFrom(sandbox("a", annotationEnabled, "true", annotationWait, tt.wait, annotationWaitPolicy, tt.policy), testDefaults)
+		pod, _, err := podFrom(plugintest.Sandbox("a", annotationEnabled, "true", annotationWait, tt.wait, annotationWaitPolicy, tt.policy), testDefaults)
 		got := pod.Features
 		if tt.errs == nil && (err != nil || got.Wait != tt.want.Wait || got.WaitFails != tt.want.WaitFails) {
 			t.Errorf("%q, %q: got %+v, %v", tt.wait, tt.policy, got, err)

@@ -11,12 +11,13 @@ import (
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 func TestWorkloadAnnotation(t *testing.T) {
 	ordinal := func(notes ...string) *api.PodSandbox {
-		sb := sandbox("db-0", append([]string{annotationEnabled, "true"}, notes...)...)
+		sb := plugintest.Sandbox("db-0", append([]string{annotationEnabled, "true"}, notes...)...)
 		sb.Labels = map[string]string{labelOrdinal: "db-0"}
 		return sb
 	}
@@ -35,7 +36,7 @@ func TestWorkloadAnnotation(t *testing.T) {
 		{"bad", ordinal(annotationIdentity, "true"), kept, false, []string{annotationIdentity, `"true"`, `say "workload"`}},
 		{"not kept", ordinal(annotationIdentity, "workload"), testDefaults, false, []string{annotationIdentity, "workloadState", "TS_STATE_SECRETS=true"}},
 		{"pod, not kept", ordinal(annotationIdentity, "pod"), testDefaults, false, nil},
-		{"no ordinal", sandbox("db-0", annotationEnabled, "true", annotationIdentity, "workload"), kept, false, []string{annotationIdentity, "StatefulSet"}},
+		{"no ordinal", plugintest.Sandbox("db-0", annotationEnabled, "true", annotationIdentity, "workload"), kept, false, []string{annotationIdentity, "StatefulSet"}},
 		{"another's label", func() *api.PodSandbox {
 			sb := ordinal(annotationIdentity, "workload")
 			sb.Labels[labelOrdinal] = "db-1"
