@@ -12,9 +12,8 @@ import (
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/podspec"
 )
-
-const annotationSocket = annotationPrefix + "socket"
 
 const (
 	// resolvConf is where every libc looks.
@@ -48,7 +47,7 @@ func (p *plugin) adjust(sb *api.PodSandbox, c *api.Container) (*api.ContainerAdj
 	var err error
 	a := &adjustment{sb: sb, c: c, out: &api.ContainerAdjustment{}, hook: hookCall{
 		PodUID: sb.GetUid(), Pod: sb.GetNamespace() + "/" + sb.GetName(),
-		Wait: asked.Wait, Fails: asked.WaitFails, Value: cmp.Or(sb.GetAnnotations()[annotationWait], asked.Wait.String()),
+		Wait: asked.Wait, Fails: asked.WaitFails, Value: cmp.Or(sb.GetAnnotations()[podspec.AnnotationWait], asked.Wait.String()),
 	}}
 	if asked.Socket {
 		err = errors.Join(err, a.mountSocket(p.pods))

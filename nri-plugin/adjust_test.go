@@ -17,6 +17,7 @@ import (
 	validator "github.com/containerd/nri/plugins/default-validator/builtin"
 
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -63,8 +64,8 @@ func startAdjusting(t *testing.T, r resolver, options ...adaptation.Option) (*pl
 func TestAdjust(t *testing.T) {
 	names := fakeResolver{"uid-dns": "/state/uid-dns/resolv.conf", "uid-all": "/state/uid-all/resolv.conf"}
 	r, _, _ := startAdjusting(t, names)
-	const in = annotationEnabled
-	userNS := plugintest.Sandbox("dns", in, "true", annotationDNS, "true")
+	const in = podspec.AnnotationEnabled
+	userNS := plugintest.Sandbox("dns", in, "true", podspec.AnnotationDNS, "true")
 	userNS.Linux.Namespaces = append(userNS.Linux.Namespaces, &api.LinuxNamespace{Type: "user", Path: "/proc/4711/ns/user"})
 	own := &api.Mount{Destination: resolvConf, Source: "/var/lib/kubelet/pods/x/volumes/own/resolv.conf", Type: "bind"}
 	for _, tt := range []struct {
@@ -74,27 +75,27 @@ func TestAdjust(t *testing.T) {
 		want   string // the mounts
 		hook   string // what its argument has
 	}{
-		{"out", plugintest.Sandbox("out", annotationSocket, "true"), nil, "", ""},
+		{"out", plugintest.Sandbox("out", podspec.AnnotationSocket, "true"), nil, "", ""},
 		{"plain", plugintest.Sandbox("plain", in, "true"), nil, "", ""},
-		{"off", plugintest.Sandbox("off", in, "true", annotationSocket, "false"), nil, "", ""},
-		{"socket", plugintest.Sandbox("socket", in, "true", annotationSocket, "true"), nil,
+		{"off", plugintest.Sandbox("off", in, "true", podspec.AnnotationSocket, "false"), nil, "", ""},
+		{"socket", plugintest.Sandbox("socket", in, "true", podspec.AnnotationSocket, "true"), nil,
 			"/state/uid-socket/socket /var/run/tailscale rbind,rprivate,ro,nosuid,nodev,noexec", ""},
-		{"own socket", plugintest.Sandbox("socket", in, "true", annotationSocket, "true"),
+		{"own socket", plugintest.Sandbox("socket", in, "true", podspec.AnnotationSocket, "true"),
 			[]*api.Mount{{Destination: "/run/tailscale/", Source: "/srv", Type: "bind"}}, "", ""},
-		{"own socket below", plugintest.Sandbox("socket", in, "true", annotationSocket, "true"),
+		{"own socket below", plugintest.Sandbox("socket", in, "true", podspec.AnnotationSocket, "true"),
 			[]*api.Mount{{Destination: "/var/run/tailscale/tailscaled.sock", Source: "/srv/its.sock", Type: "bind"}}, "", ""},
-		{"beside the socket", plugintest.Sandbox("socket", in, "true", annotationSocket, "true"),
+		{"beside the socket", plugintest.Sandbox("socket", in, "true", podspec.AnnotationSocket, "true"),
 			[]*api.Mount{{Destination: "/var/run/tailscale2", Source: "/srv", Type: "bind"}},
 			"/state/uid-socket/socket /var/run/tailscale rbind,rprivate,ro,nosuid,nodev,noexec", ""},
-		{"wait", plugintest.Sandbox("wait", in, "true", annotationWait, "30s"), nil, "", `"wait":30000000000,"value":"30s","fails":true}`},
-		{"start", plugintest.Sandbox("wait", in, "true", annotationWait, "30s", annotationWaitPolicy, "start"), nil, "", `"value":"30s"}`},
-		{"no names", plugintest.Sandbox("none", in, "true", annotationDNS, "true"), []*api.Mount{resolvMount(plugintest.Sandbox("none"))}, "", ""},
-		{"names", plugintest.Sandbox("dns", in, "true", annotationDNS, "true"), []*api.Mount{resolvMount(plugintest.Sandbox("dns"), "ro")},
+		{"wait", plugintest.Sandbox("wait", in, "true", podspec.AnnotationWait, "30s"), nil, "", `"wait":30000000000,"value":"30s","fails":true}`},
+		{"start", plugintest.Sandbox("wait", in, "true", podspec.AnnotationWait, "30s", podspec.AnnotationWaitPolicy, "start"), nil, "", `"value":"30s"}`},
+		{"no names", plugintest.Sandbox("none", in, "true", podspec.AnnotationDNS, "true"), []*api.Mount{resolvMount(plugintest.Sandbox("none"))}, "", ""},
+		{"names", plugintest.Sandbox("dns", in, "true", podspec.AnnotationDNS, "true"), []*api.Mount{resolvMount(plugintest.Sandbox("dns"), "ro")},
 			"/state/uid-dns/resolv.conf /etc/resolv.conf rbind,rprivate,ro", `/sandboxes/id-dns/resolv.conf","resolvTo":"/state/uid-dns/resolv.conf"`},
 		{"names under a user namespace", userNS, []*api.Mount{resolvMount(userNS, "rw")},
 			"/state/uid-dns/resolv.conf /etc/resolv.conf rbind,rprivate,ro,idmap", `"resolvTo"`},
-		{"own names", plugintest.Sandbox("dns", in, "true", annotationDNS, "true"), []*api.Mount{own}, "", ""},
-		{"all", plugintest.Sandbox("all", in, "true", annotationWait, "9s", annotationSocket, "true", annotationDNS, "true"),
+		{"own names", plugintest.Sandbox("dns", in, "true", podspec.AnnotationDNS, "true"), []*api.Mount{own}, "", ""},
+		{"all", plugintest.Sandbox("all", in, "true", podspec.AnnotationWait, "9s", podspec.AnnotationSocket, "true", podspec.AnnotationDNS, "true"),
 			[]*api.Mount{resolvMount(plugintest.Sandbox("all"), "rw")},
 			"/state/uid-all/socket /var/run/tailscale rbind,rprivate,ro,nosuid,nodev,noexec " +
 				"/state/uid-all/resolv.conf /etc/resolv.conf rbind,rprivate,ro", `"wait":9000000000`},
@@ -130,7 +131,7 @@ func TestAdjust(t *testing.T) {
 // TestAdjustFails: what cannot be had is the container's error, with the pod's name.
 func TestAdjustFails(t *testing.T) {
 	r, _, _ := startAdjusting(t, fakeResolver{"uid-a": "error"})
-	sb := plugintest.Sandbox("a", annotationEnabled, "true", annotationDNS, "true")
+	sb := plugintest.Sandbox("a", podspec.AnnotationEnabled, "true", podspec.AnnotationDNS, "true")
 	if err := r.RunPod(sb); err != nil {
 		t.Fatal(err)
 	}
@@ -145,10 +146,10 @@ func TestHookForbidden(t *testing.T) {
 	r, _, _ := startAdjusting(t, nil, adaptation.WithDefaultValidator(
 		&validator.DefaultValidatorConfig{Enable: true, RejectOCIHookAdjustment: true}))
 	for _, tt := range []struct{ name, key, value, says string }{
-		{"wait", annotationWait, "30s", "attempted restricted OCI hook injection"},
-		{"socket", annotationSocket, "true", ""},
+		{"wait", podspec.AnnotationWait, "30s", "attempted restricted OCI hook injection"},
+		{"socket", podspec.AnnotationSocket, "true", ""},
 	} {
-		sb := plugintest.Sandbox(tt.name, annotationEnabled, "true", tt.key, tt.value)
+		sb := plugintest.Sandbox(tt.name, podspec.AnnotationEnabled, "true", tt.key, tt.value)
 		if err := r.RunPod(sb); err != nil {
 			t.Fatal(err)
 		}
@@ -166,9 +167,9 @@ func TestHookForbidden(t *testing.T) {
 // TestAdjustRefused: a pod that is refused for something else is refused before that.
 func TestAdjustRefused(t *testing.T) {
 	r, _, dir := startAdjusting(t, nil)
-	kata := plugintest.Sandbox("kata", annotationEnabled, "true", annotationWait, "30s")
+	kata := plugintest.Sandbox("kata", podspec.AnnotationEnabled, "true", podspec.AnnotationWait, "30s")
 	kata.RuntimeHandler = "kata"
-	host := plugintest.HostNetwork(plugintest.Sandbox("host", annotationEnabled, "true", annotationSocket, "true"))
+	host := plugintest.HostNetwork(plugintest.Sandbox("host", podspec.AnnotationEnabled, "true", podspec.AnnotationSocket, "true"))
 	for sb, text := range map[*api.PodSandbox]string{kata: settings.RuntimeHandlers, host: "hostNetwork"} {
 		if err := r.RunPod(sb); !plugintest.ErrContains(err, text) {
 			t.Errorf("%s: the sandbox: %v", sb.Name, err)
@@ -214,7 +215,7 @@ func TestHookProgram(t *testing.T) {
 	if err := os.Chtimes(old, time.Time{}, time.Now().Add(-2*hookAge)); err != nil {
 		t.Fatal(err)
 	}
-	hook := hookOf(t, r, plugintest.Sandbox("a", annotationEnabled, "true", annotationWait, "5s"))
+	hook := hookOf(t, r, plugintest.Sandbox("a", podspec.AnnotationEnabled, "true", podspec.AnnotationWait, "5s"))
 	if ours, _ := hashOf(self); !strings.HasSuffix(hook.Path, hookProgram+ours[:16]) {
 		t.Errorf("the program is %s, its hash %s", hook.Path, ours)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -32,22 +33,22 @@ type Config struct {
 	AuthKeyTTL   time.Duration
 	Profiles     map[string]Config // further ways into a tailnet, by name: the fields above, Tags and Cluster
 	Proxy        httpproxy.Config
-	Cluster      string         // a DNS label of at most maxCluster characters
-	Tags         []string       // "tag:…"; empty with AuthKey unless TS_TAGS is set
-	SweepAfter   time.Duration  // 0 never
-	NoLocal      bool           // see engine.Config.NoLocalDelivery
-	Ranges       []netip.Prefix // see engine.Config.ClusterRanges; the policy's are among them
-	Handlers     []string       // known runtime handlers
-	PolicyFile   string         // absolute, "" is none
-	Policy       *policy        // that the file holds; nil is none, or one that cannot be used
-	StateSecrets bool           // see engine.Config.Identities
-	KubeStatus   bool           // see kubeStatus
-	StateDir     string         // absolute
-	StatusSocket string         // absolute
-	MetricsAddr  string         // host:port, "" serves none
-	NRISocket    string         // absolute
-	PodUID       string         // "" is not checked
-	NodeName     string         // of the Kubernetes node; "" is not known
+	Cluster      string          // a DNS label of at most maxCluster characters
+	Tags         []string        // "tag:…"; empty with AuthKey unless TS_TAGS is set
+	SweepAfter   time.Duration   // 0 never
+	NoLocal      bool            // see engine.Config.NoLocalDelivery
+	Ranges       []netip.Prefix  // see engine.Config.ClusterRanges; the policy's are among them
+	Handlers     []string        // known runtime handlers
+	PolicyFile   string          // absolute, "" is none
+	Policy       *podspec.Policy // that the file holds; nil is none, or one that cannot be used
+	StateSecrets bool            // see engine.Config.Identities
+	KubeStatus   bool            // see kubeStatus
+	StateDir     string          // absolute
+	StatusSocket string          // absolute
+	MetricsAddr  string          // host:port, "" serves none
+	NRISocket    string          // absolute
+	PodUID       string          // "" is not checked
+	NodeName     string          // of the Kubernetes node; "" is not known
 	LogLevel     slog.Level
 	LogJSON      bool
 	Dir          string // that variables are also read from, "" is none
@@ -81,8 +82,8 @@ func loadConfig(getenv func(string) string) (values, Config, error) {
 		return v, c, dirErr
 	}
 	var policyErr error
-	if c.Policy, policyErr = readPolicy(c.PolicyFile); c.Policy != nil {
-		c.Ranges = slices.Concat(c.Ranges, c.Policy.ranges)
+	if c.Policy, policyErr = podspec.ReadPolicy(c.PolicyFile); c.Policy != nil {
+		c.Ranges = slices.Concat(c.Ranges, c.Policy.Ranges)
 	}
 	return v, c, errors.Join(dirErr, err, checkPolicyKey(c), policyErr)
 }
@@ -196,7 +197,7 @@ func (r *reader) cluster(key string) string {
 
 func (r *reader) tags(key string) []string {
 	v := r.text(key)
-	tags, err := parseTags(v)
+	tags, err := podspec.ParseTags(v)
 	if err != nil {
 		r.bad(key, v, err.Error())
 	}
@@ -205,7 +206,7 @@ func (r *reader) tags(key string) []string {
 
 func (r *reader) handlers(key string) []string {
 	v := r.text(key)
-	handlers, err := parseHandlers(v)
+	handlers, err := podspec.ParseHandlers(v)
 	if err != nil {
 		r.bad(key, v, err.Error())
 	}
@@ -252,5 +253,5 @@ func checkCluster(s string) error {
 	if len(s) > maxCluster {
 		return fmt.Errorf("it has %d characters, shorten it to %d", len(s), maxCluster)
 	}
-	return checkLabel(s)
+	return podspec.CheckLabel(s)
 }

@@ -14,6 +14,7 @@ import (
 	"tailscale.com/tstime"
 
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -37,9 +38,9 @@ const lookEvery = 2 * time.Second
 // without another start, unless its clusterRanges are others.
 type configWatch struct {
 	getenv   func(string) string
-	began    values         // what the process has begun with
-	ranges   []netip.Prefix // of the policy at that time
-	policies *policies      // nil where there is no policy
+	began    values            // what the process has begun with
+	ranges   []netip.Prefix    // of the policy at that time
+	policies *podspec.Policies // nil where there is no policy
 	health   *health
 	log      *slog.Logger
 	every    time.Duration // 0 is lookEvery
@@ -97,22 +98,22 @@ func (w *configWatch) look() bool {
 // adopt has the policy count that was read, if it can be used and is of the file that
 // the process has begun with. It reports whether the policy needs another start.
 func (w *configWatch) adopt(now values, cfg Config) (again bool) {
-	was := w.policies.load()
+	was := w.policies.Load()
 	if w.waits || was == nil || cfg.Policy == nil || now[settings.PolicyFile] != w.began[settings.PolicyFile] {
 		return false
 	}
 	// A file that is written in place is empty for a moment, and an empty one is the
 	// default policy.
-	first := cfg.Policy.text == "" && !w.emptied
-	w.emptied = cfg.Policy.text == ""
-	if first && was.text != "" {
+	first := cfg.Policy.Text == "" && !w.emptied
+	w.emptied = cfg.Policy.Text == ""
+	if first && was.Text != "" {
 		return false
 	}
-	if was.text != cfg.Policy.text {
-		w.policies.now.Store(cfg.Policy)
-		w.log.Info("the policy has changed: it counts for pods that start from now on", "file", cfg.PolicyFile, "rules", len(cfg.Policy.rules))
+	if was.Text != cfg.Policy.Text {
+		w.policies.Set(cfg.Policy)
+		w.log.Info("the policy has changed: it counts for pods that start from now on", "file", cfg.PolicyFile, "rules", len(cfg.Policy.RuleNames()))
 	}
-	return !slices.Equal(cfg.Policy.ranges, w.ranges)
+	return !slices.Equal(cfg.Policy.Ranges, w.ranges)
 }
 
 // complain says what is wrong, in the log once and with a line for each value.

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/podspec"
 )
 
 // TestOtherRuntime: another runtime has the socket. Its list never reaches the
@@ -18,7 +19,7 @@ import (
 func TestOtherRuntime(t *testing.T) {
 	dir, pods := t.TempDir(), newFakePods()
 	own := plugintest.HostNetwork(plugintest.Sandbox("agent"))
-	other := plugintest.StartRuntime(t, dir, plugintest.Sandbox("somebody", annotationEnabled, "true"))
+	other := plugintest.StartRuntime(t, dir, plugintest.Sandbox("somebody", podspec.AnnotationEnabled, "true"))
 	var h *health
 	book := startPlugin(t, dir, pods, func(r *registration) {
 		r.plugin.ownUID, r.otherWait, h = own.Uid, time.Hour, r.health
@@ -31,7 +32,7 @@ func TestOtherRuntime(t *testing.T) {
 		t.Errorf("ready is %v, %q", ok, text)
 	}
 	other.Stop()
-	r := plugintest.StartRuntime(t, dir, own, plugintest.Sandbox("web", annotationEnabled, "true"))
+	r := plugintest.StartRuntime(t, dir, own, plugintest.Sandbox("web", podspec.AnnotationEnabled, "true"))
 	r.WaitSynced(t)
 	if live := plugintest.Receive(t, pods.synced, "Sync"); len(live) != 1 || live[0].Name != "web" || len(pods.synced) != 0 {
 		t.Errorf("live is %+v", live)

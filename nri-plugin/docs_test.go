@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -37,7 +38,7 @@ func TestDocumentedNames(t *testing.T) {
 		page, heading string
 		code          []string
 	}{
-		{readmePage, "Annotations", annotationKeys()},
+		{readmePage, "Annotations", podspec.Keys()},
 		{settingsPage, "Configuration", vars},
 	} {
 		documented := firstColumn(page(t, tt.page), tt.heading)

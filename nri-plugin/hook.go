@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/podspec"
 )
 
 // hookCommand is the first argument of this program where the runtime runs it as
@@ -40,7 +41,7 @@ type hookCall struct {
 	PodUID     string        `json:"podUID"`
 	Pod        string        `json:"pod"`             // namespace/name
 	Wait       time.Duration `json:"wait,omitempty"`  // 0 is not at all
-	Value      string        `json:"value,omitempty"` // of annotationWait
+	Value      string        `json:"value,omitempty"` // of podspec.AnnotationWait
 	Fails      bool          `json:"fails,omitempty"` // after Wait
 	ResolvFrom string        `json:"resolvFrom,omitempty"`
 	ResolvTo   string        `json:"resolvTo,omitempty"`
@@ -142,7 +143,7 @@ func (c hookCall) run(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("pod %s: annotation %s is %q: the pod's node is not up after that (%s): mend what is in the way, wait longer (at most %.0fs), or have the container start all the same with %s: %q",
-		c.Pod, annotationWait, errtext.Clip(c.Value), answer.Down, maxWait.Seconds(), annotationWaitPolicy, "start")
+		c.Pod, podspec.AnnotationWait, errtext.Clip(c.Value), answer.Down, podspec.MaxWait.Seconds(), podspec.AnnotationWaitPolicy, "start")
 }
 
 // ask asks until the plugin has answered: one that is restarted meanwhile is asked

@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/podspec"
 )
 
 // inDir keeps the working directory of the test, which hooks change.
@@ -28,7 +28,7 @@ func inDir(t *testing.T) {
 func TestHookWaits(t *testing.T) {
 	inDir(t)
 	r, pods, _ := startAdjusting(t, nil)
-	hook := hookOf(t, r, plugintest.Sandbox("a", annotationEnabled, "true", annotationWait, "20s"))
+	hook := hookOf(t, r, plugintest.Sandbox("a", podspec.AnnotationEnabled, "true", podspec.AnnotationWait, "20s"))
 	if err := call(hook); err != nil {
 		t.Errorf("of a node that is up: %v", err)
 	}
@@ -45,11 +45,11 @@ func TestHookWaits(t *testing.T) {
 		t.Error(err)
 	}
 
-	fails := hookOf(t, r, plugintest.Sandbox("b", annotationEnabled, "true", annotationWait, "1s"))
-	starts := hookOf(t, r, plugintest.Sandbox("b", annotationEnabled, "true", annotationWait, "1s", annotationWaitPolicy, "start"))
+	fails := hookOf(t, r, plugintest.Sandbox("b", podspec.AnnotationEnabled, "true", podspec.AnnotationWait, "1s"))
+	starts := hookOf(t, r, plugintest.Sandbox("b", podspec.AnnotationEnabled, "true", podspec.AnnotationWait, "1s", podspec.AnnotationWaitPolicy, "start"))
 	pods.serves.Clear()
 	err := call(fails)
-	for _, text := range []string{"pod default/b", annotationWait, `"1s"`, "waits for approval in the admin console", annotationWaitPolicy + `: "start"`} {
+	for _, text := range []string{"pod default/b", podspec.AnnotationWait, `"1s"`, "waits for approval in the admin console", podspec.AnnotationWaitPolicy + `: "start"`} {
 		if !plugintest.ErrContains(err, text) {
 			t.Errorf("want %q in the error, got %v", text, err)
 		}
@@ -129,7 +129,7 @@ func TestHookResolvConf(t *testing.T) {
 	made := filepath.Join(t.TempDir(), "made")
 	names := fakeResolver{"uid-a": made}
 	r, _, _ := startAdjusting(t, names)
-	sb := plugintest.Sandbox("a", annotationEnabled, "true", annotationDNS, "true")
+	sb := plugintest.Sandbox("a", podspec.AnnotationEnabled, "true", podspec.AnnotationDNS, "true")
 	hook := hookOf(t, r, sb, resolvMount(sb))
 	var arg hookCall
 	if err := json.Unmarshal([]byte(hook.Args[2]), &arg); err != nil {
@@ -171,19 +171,5 @@ func TestHookResolvConf(t *testing.T) {
 	write(original, strings.Repeat("#", maxResolvConf+1))
 	if err := call(hook); !plugintest.ErrContains(err, "is larger than") {
 		t.Errorf("a large file: %v", err)
-	}
-}
-
-// TestFeaturesOfContainers: what a pod asks for its containers is read once, here
-// and by the engine alike.
-func TestFeaturesOfContainers(t *testing.T) {
-	pod, in, err := podFrom(plugintest.Sandbox("a", annotationEnabled, "true", annotationSocket, "true", annotationWait, "5s"), testDefaults)
-	if want := (engine.Features{Socket: true, Wait: 5 * time.Second, WaitFails: true}); err != nil || !in || pod.Features.Socket != want.Socket || pod.Features.Wait != want.Wait {
-		t.Errorf("got %+v, %v, %v", pod.Features, in, err)
-	}
-	for _, key := range []string{"sockets", "wiat", "wait-polcy"} {
-		if _, _, err := podFrom(plugintest.Sandbox("a", annotationEnabled, "true", annotationPrefix+key, "1s"), testDefaults); !plugintest.ErrContains(err, "unknown key, write "+annotationPrefix) {
-			t.Errorf("%s: %v", key, err)
-		}
 	}
 }

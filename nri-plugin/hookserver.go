@@ -23,6 +23,7 @@ import (
 	"tailscale.com/tstime"
 
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -170,7 +171,7 @@ func (h *hookServer) accept(ln *net.UnixListener) {
 // answer answers one hook, if that still wants to know.
 func (h *hookServer) answer(conn net.Conn) {
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(h.ctx, maxWait+hookPatience)
+	ctx, cancel := context.WithTimeout(h.ctx, podspec.MaxWait+hookPatience)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	var req hookRequest
@@ -251,7 +252,7 @@ func checkExec(dir string) error {
 		return nil
 	}
 	return fmt.Errorf("nothing can be run from %s, which is mounted noexec, and the pod needs it: mount it without noexec, give %s a directory elsewhere (in the DaemonSet's hostPath too), or remove the annotation %s from the pod",
-		filepath.Dir(dir), settings.StateDir, annotationWait)
+		filepath.Dir(dir), settings.StateDir, podspec.AnnotationWait)
 }
 
 func hashOf(path string) (string, error) {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -191,7 +192,7 @@ func TestProcess(t *testing.T) {
 	}
 	r := plugintest.StartRuntime(t, dir, plugintest.Sandbox("plain"))
 	r.WaitSynced(t)
-	if err := r.RunPod(plugintest.Sandbox("typo", annotationPrefix+"enable", "true")); !plugintest.ErrContains(err, "write "+annotationEnabled) {
+	if err := r.RunPod(plugintest.Sandbox("typo", podspec.AnnotationPrefix+"enable", "true")); !plugintest.ErrContains(err, "write "+podspec.AnnotationEnabled) {
 		t.Errorf("the runtime got %v", err)
 	}
 	if code := p.end(t, syscall.SIGTERM); code != 0 {

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/nri/pkg/stub"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/podspec"
 )
 
 // The stub finds hooks by type assertion: without these lines a wrong
@@ -56,11 +57,11 @@ const (
 // plugin translates the runtime's events into calls of the engine.
 type plugin struct {
 	pods     podSet
-	defaults podDefaults
-	policies *policies // over the defaults'
-	handlers []string  // known runtime handlers, see checkHandler
-	ownUID   string    // of the pod that this process runs in, "" is not checked
-	resolver resolver  // nil makes no resolv.conf
+	defaults podspec.Defaults
+	policies *podspec.Policies // over the defaults'
+	handlers []string          // known runtime handlers, see podspec.CheckHandler
+	ownUID   string            // of the pod that this process runs in, "" is not checked
+	resolver resolver          // nil makes no resolv.conf
 	hooks    *hookServer
 	log      *slog.Logger
 	meters   *meters // nil counts nothing
@@ -226,23 +227,23 @@ func (p *plugin) RemoveContainer(_ context.Context, sb *api.PodSandbox, _ *api.C
 	return nil
 }
 
-// podOf is podFrom with what else has a pod refused, or left out where a rule
+// podOf is podspec.From with what else has a pod refused, or left out where a rule
 // alone would have it opt in. One that has its node keeps it, though its runtime
 // handler is no longer known and the policy another.
 func (p *plugin) podOf(sb *api.PodSandbox) (engine.Pod, bool, error) {
 	d := p.defaults
-	d.policy, d.served = cmp.Or(p.policies.load(), d.policy), p.pods.Knows(sb.GetUid(), sb.GetId())
-	pod, in, err := podFrom(sb, d)
-	if d.served && err != nil {
+	d.Policy, d.Served = cmp.Or(p.policies.Load(), d.Policy), p.pods.Knows(sb.GetUid(), sb.GetId())
+	pod, in, err := podspec.From(sb, d)
+	if d.Served && err != nil {
 		// The engine goes by its record. What the pod asks for was good when it was
 		// first attached, by another policy or to another version of this program.
 		return p.recordedPod(sb), true, nil
 	}
-	if !in || d.served {
+	if !in || d.Served {
 		return pod, in, err
 	}
-	err = checkHandler(sb, p.handlers)
-	if byRule(sb) && (err != nil || p.ownUID != "" && sb.GetUid() == p.ownUID) {
+	err = podspec.CheckHandler(sb, p.handlers)
+	if podspec.ByRule(sb) && (err != nil || p.ownUID != "" && sb.GetUid() == p.ownUID) {
 		return engine.Pod{}, false, nil
 	}
 	return pod, err == nil, err
@@ -251,10 +252,10 @@ func (p *plugin) podOf(sb *api.PodSandbox) (engine.Pod, bool, error) {
 // recordedPod is the pod of a sandbox that has its node, with no more than what is to
 // be had without reading its annotations.
 func (p *plugin) recordedPod(sb *api.PodSandbox) engine.Pod {
-	netns, _ := netnsOf(sb) // "" leads to no netns, and the error says so
+	netns, _ := podspec.NetNSOf(sb) // "" leads to no netns, and the error says so
 	return engine.Pod{
 		SandboxID: sb.GetId(), UID: sb.GetUid(), Namespace: sb.GetNamespace(), Name: sb.GetName(),
-		NetNS: netns, PID: sb.GetPid(), Hostname: defaultHostname(p.defaults.cluster, sb.GetNamespace(), sb.GetName()),
+		NetNS: netns, PID: sb.GetPid(), Hostname: podspec.DefaultHostname(p.defaults.Cluster, sb.GetNamespace(), sb.GetName()),
 	}
 }
 
@@ -274,7 +275,7 @@ func (p *plugin) sort(sandboxes []*api.PodSandbox, containers []*api.Container) 
 		ran[c.GetPodSandboxId()] = true
 	}
 	for _, sb := range sandboxes {
-		if gone(sb) {
+		if podspec.Gone(sb) {
 			ended = append(ended, sb.GetId())
 			continue
 		}

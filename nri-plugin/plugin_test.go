@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/podspec"
 )
 
 // TestSynchronize: the runtime lists sandboxes of every kind, and drops the
@@ -28,12 +29,12 @@ func TestSynchronize(t *testing.T) {
 		return nil
 	}
 	r := plugintest.StartRuntime(t, dir,
-		plugintest.Sandbox("a", annotationEnabled, "true"),
+		plugintest.Sandbox("a", podspec.AnnotationEnabled, "true"),
 		plugintest.Sandbox("plain"),
-		plugintest.Stopped(plugintest.Sandbox("old", annotationEnabled, "true")),
-		plugintest.HostNetwork(plugintest.Sandbox("host", annotationEnabled, "true")),
-		plugintest.Sandbox("invalid", annotationEnabled, "yes please"),
-		plugintest.Sandbox("b", annotationEnabled, "true", annotationHostname, "bee"),
+		plugintest.Stopped(plugintest.Sandbox("old", podspec.AnnotationEnabled, "true")),
+		plugintest.HostNetwork(plugintest.Sandbox("host", podspec.AnnotationEnabled, "true")),
+		plugintest.Sandbox("invalid", podspec.AnnotationEnabled, "yes please"),
+		plugintest.Sandbox("b", podspec.AnnotationEnabled, "true", podspec.AnnotationHostname, "bee"),
 	)
 	book := startPlugin(t, dir, pods)
 	if err := plugintest.Receive(t, r.Synced, "Synchronize"); !plugintest.ErrContains(err, "disk full") {
@@ -49,7 +50,7 @@ func TestSynchronize(t *testing.T) {
 	if ended := *pods.syncedEnded.Load(); len(ended) != 1 || ended[0] != "id-old" {
 		t.Errorf("ended is %q", ended)
 	}
-	if err := r.RunPod(plugintest.Sandbox("c", annotationEnabled, "true")); err != nil {
+	if err := r.RunPod(plugintest.Sandbox("c", podspec.AnnotationEnabled, "true")); err != nil {
 		t.Error(err)
 	}
 	plugintest.Receive(t, pods.attached, "Attach")
@@ -75,7 +76,7 @@ func TestHooks(t *testing.T) {
 	r.WaitSynced(t)
 	ctx := context.Background()
 
-	web := plugintest.Sandbox("web", annotationEnabled, "true", annotationTags, "tag:web")
+	web := plugintest.Sandbox("web", podspec.AnnotationEnabled, "true", podspec.AnnotationTags, "tag:web")
 	if err := r.RunPod(web); err != nil {
 		t.Fatal(err)
 	}
@@ -96,16 +97,16 @@ func TestHooks(t *testing.T) {
 			}
 		}
 	}
-	if err := r.RunPod(plugintest.Sandbox("plain", annotationHostname, "my_host")); err != nil {
+	if err := r.RunPod(plugintest.Sandbox("plain", podspec.AnnotationHostname, "my_host")); err != nil {
 		t.Error(err)
 	}
 	for _, sb := range []*api.PodSandbox{
-		plugintest.Sandbox("bad", annotationEnabled, "yes please"),
-		plugintest.Sandbox("typo", annotationPrefix+"enable", "true"),
-		plugintest.HostNetwork(plugintest.Sandbox("host", annotationEnabled, "true")),
+		plugintest.Sandbox("bad", podspec.AnnotationEnabled, "yes please"),
+		plugintest.Sandbox("typo", podspec.AnnotationPrefix+"enable", "true"),
+		plugintest.HostNetwork(plugintest.Sandbox("host", podspec.AnnotationEnabled, "true")),
 	} {
 		err := r.RunPod(sb)
-		if !plugintest.ErrContains(err, "tailscale-nri: pod default/"+sb.Name+": ") || !strings.Contains(err.Error(), annotationPrefix+"enable") {
+		if !plugintest.ErrContains(err, "tailscale-nri: pod default/"+sb.Name+": ") || !strings.Contains(err.Error(), podspec.AnnotationPrefix+"enable") {
 			t.Errorf("%s: the runtime got %v", sb.Name, err)
 		}
 	}
@@ -128,7 +129,7 @@ func TestSecondGate(t *testing.T) {
 	r := plugintest.StartRuntime(t, dir)
 	book := startPlugin(t, dir, pods)
 	r.WaitSynced(t)
-	missed := plugintest.Sandbox("missed", annotationEnabled, "true", annotationHostname, "late")
+	missed := plugintest.Sandbox("missed", podspec.AnnotationEnabled, "true", podspec.AnnotationHostname, "late")
 	failing := errors.New("the state directory has no free space")
 	pods.answer(func(context.Context) error { return failing })
 	if err := r.Create(missed, "init"); !plugintest.ErrContains(err, "tailscale-nri: pod default/missed: "+failing.Error()) {
@@ -148,7 +149,7 @@ func TestSecondGate(t *testing.T) {
 	}
 	plugintest.Receive(t, pods.attached, "the second Attach")
 
-	met := plugintest.Sandbox("met", annotationEnabled, "true")
+	met := plugintest.Sandbox("met", podspec.AnnotationEnabled, "true")
 	if err := errors.Join(r.RunPod(met), r.Create(met, "main"), r.Create(plugintest.Sandbox("plain"), "main")); err != nil {
 		t.Error(err)
 	}
@@ -156,9 +157,9 @@ func TestSecondGate(t *testing.T) {
 		t.Error("attached what was attached, or never asked to be")
 	}
 	for _, sb := range []*api.PodSandbox{
-		plugintest.Sandbox("bad", annotationEnabled, "yes please"),
-		plugintest.Sandbox("typo", annotationPrefix+"enable", "true"),
-		plugintest.HostNetwork(plugintest.Sandbox("host", annotationEnabled, "true")),
+		plugintest.Sandbox("bad", podspec.AnnotationEnabled, "yes please"),
+		plugintest.Sandbox("typo", podspec.AnnotationPrefix+"enable", "true"),
+		plugintest.HostNetwork(plugintest.Sandbox("host", podspec.AnnotationEnabled, "true")),
 	} {
 		if err := r.Create(sb, "main"); !plugintest.ErrContains(err, "tailscale-nri: pod default/"+sb.Name+": ") {
 			t.Errorf("%s: the runtime got %v", sb.Name, err)
@@ -168,7 +169,7 @@ func TestSecondGate(t *testing.T) {
 		pods.serves.Store("uid-raced id-raced", true)
 		return nil
 	})
-	if err := r.Create(plugintest.Sandbox("raced", annotationEnabled, "true"), "main"); err != nil {
+	if err := r.Create(plugintest.Sandbox("raced", podspec.AnnotationEnabled, "true"), "main"); err != nil {
 		t.Error(err)
 	}
 	plugintest.Receive(t, pods.attached, "Attach of the one that Sync was faster for")
@@ -183,7 +184,7 @@ func TestGateKnowsWhatItServes(t *testing.T) {
 	r := plugintest.StartRuntime(t, dir)
 	startPlugin(t, dir, pods)
 	r.WaitSynced(t)
-	sb := plugintest.Sandbox("a", annotationEnabled, "yes please")
+	sb := plugintest.Sandbox("a", podspec.AnnotationEnabled, "yes please")
 	pods.serves.Store("uid-a id-a", true)
 	if err := r.Create(sb, "main"); err != nil {
 		t.Error(err)
@@ -201,12 +202,12 @@ func TestSlowAttach(t *testing.T) {
 	r := plugintest.StartRuntime(t, dir)
 	book := startPlugin(t, dir, pods)
 	r.WaitSynced(t)
-	if err := r.RunPod(plugintest.Sandbox("slow", annotationEnabled, "true")); !plugintest.ErrContains(err, "pod default/slow: ") || !plugintest.ErrContains(err, "context deadline exceeded") {
+	if err := r.RunPod(plugintest.Sandbox("slow", podspec.AnnotationEnabled, "true")); !plugintest.ErrContains(err, "pod default/slow: ") || !plugintest.ErrContains(err, "context deadline exceeded") {
 		t.Errorf("the runtime got %v", err)
 	}
 	plugintest.Receive(t, pods.attached, "Attach")
 	pods.answer(nil)
-	if err := r.RunPod(plugintest.Sandbox("next", annotationEnabled, "true")); err != nil {
+	if err := r.RunPod(plugintest.Sandbox("next", podspec.AnnotationEnabled, "true")); err != nil {
 		t.Error(err)
 	}
 	if pod := plugintest.Receive(t, pods.attached, "Attach"); pod.Name != "next" {
@@ -233,7 +234,7 @@ func TestStuckAttach(t *testing.T) {
 	r := plugintest.StartRuntime(t, dir)
 	startPlugin(t, dir, pods)
 	r.WaitSynced(t)
-	if err := r.RunPod(plugintest.Sandbox("stuck", annotationEnabled, "true")); !plugintest.ErrContains(err, "pod default/stuck: not done within") {
+	if err := r.RunPod(plugintest.Sandbox("stuck", podspec.AnnotationEnabled, "true")); !plugintest.ErrContains(err, "pod default/stuck: not done within") {
 		t.Errorf("the runtime got %v", err)
 	}
 	if err := r.StopPodSandbox(context.Background(), &adaptation.StopPodSandboxRequest{Pod: plugintest.Sandbox("other")}); err != nil {
@@ -257,7 +258,7 @@ func TestStuckGate(t *testing.T) {
 	r := plugintest.StartRuntime(t, dir)
 	book := startPlugin(t, dir, pods)
 	r.WaitSynced(t)
-	stuck := plugintest.Sandbox("stuck", annotationEnabled, "true")
+	stuck := plugintest.Sandbox("stuck", podspec.AnnotationEnabled, "true")
 	for event, err := range map[string]error{"RunPodSandbox": r.RunPod(stuck), "CreateContainer": r.Create(stuck, "main")} {
 		if !plugintest.ErrContains(err, "tailscale-nri: pod default/stuck: ") || !plugintest.ErrContains(err, hookBudget.String()) {
 			t.Errorf("%s: the runtime got %v", event, err)

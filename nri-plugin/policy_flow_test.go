@@ -8,13 +8,35 @@ import (
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/podspec"
 )
+
+// policyOf is the policy of a file named policy.yaml.
+func policyOf(t *testing.T, text string) *podspec.Policy {
+	t.Helper()
+	p, err := podspec.ParsePolicy("policy.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// openDefaults let a pod ask for anything.
+var openDefaults = podspec.Defaults{Cluster: "k8s", Tags: []string{"tag:k8s-pod"}, Policy: openPolicy()}
+
+func openPolicy() *podspec.Policy {
+	p, err := podspec.ParsePolicy("policy.yaml", []byte(`rules: [{allow: {tags: ["tag:*"], profiles: ["*"], features: ["*"]}}]`))
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
 
 // TestPolicyOverNRI: a policy decides over a real connection, a changed one at once,
 // and what has its node is not asked again.
 func TestPolicyOverNRI(t *testing.T) {
-	dir, pods, held := t.TempDir(), newFakePods(), &policies{}
-	held.now.Store(mustPolicy(t, `
+	dir, pods, held := t.TempDir(), newFakePods(), &podspec.Policies{}
+	held.Set(policyOf(t, `
 rules:
 - name: shop
   namespaces: ["shop-*"]
@@ -28,14 +50,14 @@ rules:
 		return sb
 	}
 	// One that was attached under another policy, before the plugin was started.
-	was := labelled("was", annotationEnabled, "true", annotationTags, "tag:forbidden")
+	was := labelled("was", podspec.AnnotationEnabled, "true", podspec.AnnotationTags, "tag:forbidden")
 	pods.known.Store("uid-was id-was", true)
 	left := labelled("left") // one that a rule had opt in which is no more
 	left.Namespace = "gone"
 	pods.known.Store("uid-left id-left", true)
-	other := labelled("other", annotationEnabled, "true", annotationEphemeral, "as another version took it")
+	other := labelled("other", podspec.AnnotationEnabled, "true", podspec.AnnotationEphemeral, "as another version took it")
 	pods.known.Store("uid-other id-other", true)
-	r := plugintest.StartRuntime(t, dir, was, left, other, labelled("missed"), labelled("refused", annotationEnabled, "true", annotationTags, "tag:x"),
+	r := plugintest.StartRuntime(t, dir, was, left, other, labelled("missed"), labelled("refused", podspec.AnnotationEnabled, "true", podspec.AnnotationTags, "tag:x"),
 		plugintest.HostNetwork(labelled("host")), plugintest.Sandbox("plain"))
 	book := startPlugin(t, dir, pods, func(r *registration) {
 		r.plugin.policies, r.plugin.ownUID, r.plugin.handlers = held, "", []string{"runc"}
@@ -49,7 +71,7 @@ rules:
 		t.Errorf("the log says\n%s", book.String())
 	}
 
-	if err := r.RunPod(labelled("a", annotationTags, "tag:shop-a")); err != nil {
+	if err := r.RunPod(labelled("a", podspec.AnnotationTags, "tag:shop-a")); err != nil {
 		t.Error(err)
 	}
 	if pod := plugintest.Receive(t, pods.attached, "Attach"); pod.Name != "a" || pod.Tags[0] != "tag:shop-a" {
@@ -57,7 +79,7 @@ rules:
 	}
 	kata := labelled("kata")
 	kata.RuntimeHandler = "kata"
-	for _, sb := range []*api.PodSandbox{labelled("out", annotationEnabled, "false"), plugintest.HostNetwork(labelled("host")), kata, plugintest.Sandbox("plain")} {
+	for _, sb := range []*api.PodSandbox{labelled("out", podspec.AnnotationEnabled, "false"), plugintest.HostNetwork(labelled("host")), kata, plugintest.Sandbox("plain")} {
 		if err := r.RunPod(sb); err != nil {
 			t.Errorf("%s is refused: %v", sb.Name, err)
 		}
@@ -65,28 +87,28 @@ rules:
 			t.Errorf("a container of %s is refused: %v", sb.Name, err)
 		}
 	}
-	kata.Annotations[annotationEnabled] = "true"
-	expectError(t, "one that asks", r.RunPod(kata), `runtime handler "kata"`)
-	bad := labelled("bad", annotationTags, "tag:db")
+	kata.Annotations[podspec.AnnotationEnabled] = "true"
+	plugintest.ExpectError(t, "one that asks", r.RunPod(kata), `runtime handler "kata"`)
+	bad := labelled("bad", podspec.AnnotationTags, "tag:db")
 	for what, err := range map[string]error{"RunPodSandbox": r.RunPod(bad), "CreateContainer": r.Create(bad, "main")} {
-		expectError(t, what, err, `tailscale-nri: pod shop-eu/bad: annotation tailscale.com/tags is "tag:db": rule 1 (shop) of `+testPolicyFile+`|allow.tags`)
+		plugintest.ExpectError(t, what, err, `tailscale-nri: pod shop-eu/bad: annotation tailscale.com/tags is "tag:db": rule 1 (shop) of policy.yaml|allow.tags`)
 	}
 	if n := len(pods.attached); n != 0 {
 		t.Errorf("%d pods were attached that are not to be", n)
 	}
 
 	// Narrower: what has its node goes on, what comes is refused or left out.
-	held.now.Store(mustPolicy(t, ""))
+	held.Set(policyOf(t, ""))
 	for _, sb := range []*api.PodSandbox{was, other} {
 		if err := r.Create(sb, "main"); err != nil {
 			t.Errorf("a container of %s, which has its node: %v", sb.Name, err)
 		}
 		plugintest.Receive(t, pods.attached, "Attach")
 	}
-	if err := r.Create(labelled("a", annotationTags, "tag:shop-a"), "sidecar"); err != nil {
+	if err := r.Create(labelled("a", podspec.AnnotationTags, "tag:shop-a"), "sidecar"); err != nil {
 		t.Errorf("a container of a pod that is served: %v", err)
 	}
-	expectError(t, "the same annotation now", r.RunPod(labelled("b", annotationEnabled, "true", annotationTags, "tag:shop-a")), "the default policy")
+	plugintest.ExpectError(t, "the same annotation now", r.RunPod(labelled("b", podspec.AnnotationEnabled, "true", podspec.AnnotationTags, "tag:shop-a")), "the default policy")
 	if err := r.RunPod(labelled("c")); err != nil || len(pods.attached) != 0 {
 		t.Errorf("a pod of no rule: %v, %d attached", err, len(pods.attached))
 	}
@@ -94,9 +116,9 @@ rules:
 
 // TestOwnPod: no rule gives this very pod a node.
 func TestOwnPod(t *testing.T) {
-	held := &policies{}
-	held.now.Store(mustPolicy(t, "rules: [{optIn: true}]"))
-	p := &plugin{pods: newFakePods(), defaults: strict(), policies: held, ownUID: "uid-own", handlers: []string{"runc"}}
+	held := &podspec.Policies{}
+	held.Set(policyOf(t, "rules: [{optIn: true}]"))
+	p := &plugin{pods: newFakePods(), defaults: openDefaults, policies: held, ownUID: "uid-own", handlers: []string{"runc"}}
 	if _, got, err := p.podOf(plugintest.Sandbox("own")); got || err != nil {
 		t.Errorf("its own pod: %v, %v", got, err)
 	}

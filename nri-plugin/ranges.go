@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -11,6 +10,7 @@ import (
 
 	"tailscale.com/net/tsaddr"
 
+	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -26,7 +26,7 @@ func (r *reader) ranges(key string) []netip.Prefix {
 		if field == "" {
 			continue
 		}
-		p, err := parseRange(field)
+		p, err := podspec.ParseRange(field)
 		if err != nil {
 			r.bad(key, field, err.Error())
 			continue
@@ -34,22 +34,6 @@ func (r *reader) ranges(key string) []netip.Prefix {
 		ranges = append(ranges, p)
 	}
 	return ranges
-}
-
-func parseRange(s string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" && !addr.Is4In6() {
-		return netip.PrefixFrom(addr, addr.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	switch {
-	case err != nil || p.Addr().Is4In6():
-		return p, fmt.Errorf("write prefixes such as 100.64.0.0/13 or fd00:1::/112, separated by commas")
-	case p != p.Masked():
-		return p, fmt.Errorf("it has bits set beyond its length, write %v", p.Masked())
-	case p.Bits() == 0:
-		return p, fmt.Errorf("it is every address, so that no peer could be reached: name the ranges of nodes, pods and services")
-	}
-	return p, nil
 }
 
 // servicesNear returns addresses that are of the cluster's Services for certain, or

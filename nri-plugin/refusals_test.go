@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -52,11 +53,11 @@ func TestRefusals(t *testing.T) {
 // goes on and gets its next container, whatever the runtime still lists of it. A
 // new sandbox of the same pod is refused.
 func TestRanBefore(t *testing.T) {
-	ingress := plugintest.HostNetwork(plugintest.Sandbox("ingress", annotationEnabled, "true"))
-	typo := plugintest.Sandbox("typo", annotationPrefix+"enable", "true")
-	kata := plugintest.Sandbox("kata", annotationEnabled, "true")
+	ingress := plugintest.HostNetwork(plugintest.Sandbox("ingress", podspec.AnnotationEnabled, "true"))
+	typo := plugintest.Sandbox("typo", podspec.AnnotationPrefix+"enable", "true")
+	kata := plugintest.Sandbox("kata", podspec.AnnotationEnabled, "true")
 	kata.RuntimeHandler = "kata"
-	waits := plugintest.Sandbox("waits", annotationEnabled, "yes please")
+	waits := plugintest.Sandbox("waits", podspec.AnnotationEnabled, "yes please")
 	for _, tt := range []struct {
 		name       string
 		containers []*api.Container
@@ -109,39 +110,39 @@ func TestRanBefore(t *testing.T) {
 // TestHandlers: a pod is refused whose runtime handler is not known to share the
 // host's kernel, and one that has its node keeps it.
 func TestHandlers(t *testing.T) {
-	known, err := parseHandlers("runc, nvidia,crun")
+	known, err := podspec.ParseHandlers("runc, nvidia,crun")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for handler, ok := range map[string]bool{"": true, "runc": true, "nvidia": true, "runsc": false, "kata-qemu": false, "nvidia-2": false} {
-		sb := plugintest.Sandbox("web", annotationEnabled, "true")
+		sb := plugintest.Sandbox("web", podspec.AnnotationEnabled, "true")
 		sb.RuntimeHandler = handler
-		p := &plugin{pods: newFakePods(), defaults: testDefaults, handlers: known}
+		p := &plugin{pods: newFakePods(), defaults: openDefaults, handlers: known}
 		pod, in, err := p.podOf(sb)
 		if in != ok || (err == nil) != ok || pod.SandboxID != "id-web" {
 			t.Errorf("%q: %v, %v", handler, in, err)
 		}
-		for _, want := range []string{annotationEnabled, "runtimeClassName", `"` + handler + `"`, settings.RuntimeHandlers} {
+		for _, want := range []string{podspec.AnnotationEnabled, "runtimeClassName", `"` + handler + `"`, settings.RuntimeHandlers} {
 			if !ok && !strings.Contains(err.Error(), want) {
 				t.Errorf("%q does not say %q", err, want)
 			}
 		}
-		p.handlers = []string{anyHandler}
+		p.handlers = []string{"*"}
 		if _, in, err := p.podOf(sb); !in || err != nil {
 			t.Errorf("%q, and any is known: %v", handler, err)
 		}
-		delete(sb.Annotations, annotationEnabled)
+		delete(sb.Annotations, podspec.AnnotationEnabled)
 		if _, in, err := p.podOf(sb); in || err != nil {
 			t.Errorf("%q, not opted in: %v, %v", handler, in, err)
 		}
 	}
 	for _, bad := range []string{"runc,,crun", "io.containerd.runc.v2", "Runc", "runc crun"} {
-		if _, err := parseHandlers(bad); err == nil {
+		if _, err := podspec.ParseHandlers(bad); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
 	}
 	pods := newFakePods()
-	served, stranger, onDisk := plugintest.Sandbox("served", annotationEnabled, "true"), plugintest.Sandbox("stranger", annotationEnabled, "true"), plugintest.Sandbox("disk", annotationEnabled, "true")
+	served, stranger, onDisk := plugintest.Sandbox("served", podspec.AnnotationEnabled, "true"), plugintest.Sandbox("stranger", podspec.AnnotationEnabled, "true"), plugintest.Sandbox("disk", podspec.AnnotationEnabled, "true")
 	served.RuntimeHandler, stranger.RuntimeHandler, onDisk.RuntimeHandler = "mine", "mine", "mine"
 	pods.serves.Store("uid-served id-served", true)
 	pods.known.Store("uid-disk id-disk", true) // and not served yet, as after a restart of the plugin

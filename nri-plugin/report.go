@@ -6,14 +6,13 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/measure"
+	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -76,7 +75,7 @@ func nodeOf(d *engine.Detail) status.Node {
 		Namespace: d.Namespace, Pod: d.Pod, UID: d.UID, SandboxID: d.SandboxID,
 		State: string(d.State), Reason: d.Reason,
 		Hostname: d.Hostname, DNSName: d.DNSName, Addresses: d.Addresses, Tags: d.Tags, NodeID: d.NodeID,
-		LoginServer: d.LoginServer, Profile: d.Features.Profile, Features: featuresFor(d.Features),
+		LoginServer: d.LoginServer, Profile: d.Features.Profile, Features: podspec.Values(d.Features),
 		Since: d.Since, AttachedAt: d.AttachedAt, ReadyIn: d.ReadyIn.Seconds(),
 		ControlConnected: d.Measured.Control, KeyExpiry: d.Measured.KeyExpiry,
 		DERP: d.Measured.HomeDERP, PathDERP: d.PathDERP, LastHandshake: d.Measured.Newest,
@@ -106,37 +105,4 @@ func nodeOf(d *engine.Detail) status.Node {
 
 var pathNames = [measure.Paths]string{
 	measure.Direct: status.Direct, measure.DERP: status.DERP, measure.PeerRelay: status.PeerRelay, measure.Local: status.Local,
-}
-
-// featuresFor are what a pod asks for, as annotations say it: values by keys without
-// the prefix. The profile is not among them, which is no feature to a user.
-func featuresFor(f engine.Features) map[string]string {
-	var routes []string
-	for _, p := range f.AdvertiseRoutes {
-		routes = append(routes, p.String())
-	}
-	values := map[string]string{annotationExitNode: f.ExitNode, annotationAdvertiseRoutes: strings.Join(routes, ",")}
-	for key, on := range map[string]bool{
-		annotationDNS: f.DNS, annotationShieldsUp: f.ShieldsUp, annotationSocket: f.Socket, annotationEphemeral: f.Ephemeral,
-		annotationAcceptRoutes: f.AcceptRoutes, annotationAdvertiseExitNode: f.AdvertiseExitNode,
-	} {
-		if on {
-			values[key] = strconv.FormatBool(on)
-		}
-	}
-	if f.Workload {
-		values[annotationIdentity] = "workload"
-	}
-	if f.Wait > 0 {
-		values[annotationWait], values[annotationWaitPolicy] = f.Wait.String(), "start"
-		if f.WaitFails {
-			values[annotationWaitPolicy] = "fail"
-		}
-	}
-	maps.DeleteFunc(values, func(_, v string) bool { return v == "" })
-	short := make(map[string]string, len(values))
-	for key, v := range values {
-		short[strings.TrimPrefix(key, annotationPrefix)] = v
-	}
-	return short
 }

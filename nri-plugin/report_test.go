@@ -17,38 +17,6 @@ import (
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
-// TestFeaturesFor: what the status says of a pod's features is what its annotations
-// could say. No field of engine.Features is missing.
-func TestFeaturesFor(t *testing.T) {
-	all := engine.Features{
-		DNS: true, AcceptRoutes: true, ExitNode: "gate", AdvertiseRoutes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.0/24")},
-		AdvertiseExitNode: true, Socket: true, Wait: 30 * time.Second, WaitFails: true, Ephemeral: true, Workload: true, ShieldsUp: true,
-	}
-	for v := range slices.Values(reflect.VisibleFields(reflect.TypeFor[engine.Features]())) {
-		if reflect.ValueOf(all).FieldByIndex(v.Index).IsZero() != (v.Name == "Profile") { // which has a column of its own
-			t.Errorf("%s is not tried", v.Name)
-		}
-	}
-	starts := all
-	starts.WaitFails = false
-	for _, want := range []engine.Features{all, starts, {}, {DNS: true}} {
-		values := featuresFor(want)
-		var got engine.Features
-		for _, f := range features() {
-			key := strings.TrimPrefix(f.key, annotationPrefix)
-			if v, ok := values[key]; ok {
-				if err := f.set(&got, v); err != nil {
-					t.Errorf("%s is %q: %v", key, v, err)
-				}
-				delete(values, key)
-			}
-		}
-		if !reflect.DeepEqual(got, want) || len(values) != 0 {
-			t.Errorf("got %+v and %v, want %+v", got, values, want)
-		}
-	}
-}
-
 // TestNodeOf: nothing that the engine knows is lost, or another thing's.
 func TestNodeOf(t *testing.T) {
 	at := func(n int64) time.Time { return time.Unix(n, 0) }

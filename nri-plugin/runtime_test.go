@@ -240,7 +240,7 @@ func startPlugin(t *testing.T, dir string, pods podSet, change ...func(*registra
 	book := plugintest.NewLogBook()
 	log := slog.New(slog.NewTextHandler(book, nil))
 	r := &registration{
-		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: testDefaults, log: log}, health: &health{}, log: log,
+		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: openDefaults, log: log}, health: &health{}, log: log,
 		minWait: 10 * time.Millisecond, maxWait: 100 * time.Millisecond,
 	}
 	for _, f := range change {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/podspec"
 )
 
 // gcPercent is what GOGC is set to, unless the environment sets it. A node holds
@@ -41,7 +42,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 	if bad == nil {
 		bad = checkPrivileges()
 	}
-	if bad != nil && cfg.Dir == "" && !isPolicyAlone(bad) {
+	if bad != nil && cfg.Dir == "" && !podspec.IsPolicyAlone(bad) {
 		return bad
 	}
 	log, h := newLogger(cfg, stderr), &health{}
@@ -56,15 +57,15 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 		defer ln.Close()
 		parts = append(parts, (&statusServer{health: h, host: hostName(cfg), ln: ln}).Run)
 	}
-	held := &policies{}
-	held.now.Store(cfg.Policy)
+	held := &podspec.Policies{}
+	held.Set(cfg.Policy)
 	if cfg.MetricsAddr != "" {
 		parts = append(parts, (&metricsServer{addr: cfg.MetricsAddr, read: m.read, log: log}).Run)
 	}
 	if cfg.Dir != "" || cfg.PolicyFile != "" {
 		w := &configWatch{getenv: getenv, began: began, policies: held, health: h, log: log, waits: bad != nil}
 		if cfg.Policy != nil {
-			w.ranges = cfg.Policy.ranges
+			w.ranges = cfg.Policy.Ranges
 		}
 		if bad != nil {
 			w.complain(bad, false)
@@ -79,16 +80,10 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 	return runAll(ctx, parts...)
 }
 
-// isPolicyAlone reports whether nothing but the policy is bad.
-func isPolicyAlone(bad error) bool {
-	var p policyError
-	return errors.As(bad, &p) && bad.Error() == p.Error()
-}
-
 // daemon serves the pods of this machine.
 type daemon struct {
 	cfg      Config
-	policies *policies
+	policies *podspec.Policies
 	up       parent
 	health   *health
 	meters   *meters
@@ -182,7 +177,7 @@ func (d *daemon) logStart() {
 		attrs = append(attrs, "proxy", via)
 	}
 	if d.cfg.Policy != nil {
-		attrs = append(attrs, "policy", d.cfg.PolicyFile, "rules", len(d.cfg.Policy.rules))
+		attrs = append(attrs, "policy", d.cfg.PolicyFile, "rules", len(d.cfg.Policy.RuleNames()))
 	}
 	if len(d.cfg.Profiles) > 0 {
 		attrs = append(attrs, "profiles", slices.Sorted(maps.Keys(d.cfg.Profiles)))

@@ -13,6 +13,7 @@ import (
 
 	"tailscale.com/tstime"
 
+	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -37,7 +38,7 @@ func showStatus(ctx context.Context, socket string, cmd command, w io.Writer) er
 	}
 	switch {
 	case len(missing) > 0:
-		return fmt.Errorf("not on host %s, or without the annotation %s: %s", r.Host, annotationEnabled, strings.Join(missing, ", "))
+		return fmt.Errorf("not on host %s, or without the annotation %s: %s", r.Host, podspec.AnnotationEnabled, strings.Join(missing, ", "))
 	case status.ExitCode(shown, cmd.pods...) != status.ExitOK:
 		return errNotRunning
 	}

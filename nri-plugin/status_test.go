@@ -24,6 +24,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
 )
@@ -161,7 +162,7 @@ func TestStatusSaysTheHost(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	refused := &refusals{}
-	refused.note(plugintest.Sandbox("old", annotationEnabled, "true"), errors.New("bad tag"), true)
+	refused.note(plugintest.Sandbox("old", podspec.AnnotationEnabled, "true"), errors.New("bad tag"), true)
 	h.warns(refused.nodes)
 	out, err = showing(t, socket, "old")
 	if !errors.Is(err, errNotRunning) || !strings.Contains(out, "NoNode") || !strings.Contains(out, "runs without a tailnet node: bad tag\n") {

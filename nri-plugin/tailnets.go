@@ -11,6 +11,7 @@ import (
 
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -28,7 +29,7 @@ func profileVars() []string {
 // profileKey splits a file's name. ok is false for one that is no profile's.
 func profileKey(file string) (profile, key string, ok bool) {
 	profile, key, ok = strings.Cut(file, ".")
-	return profile, key, ok && checkLabel(profile) == nil
+	return profile, key, ok && podspec.CheckLabel(profile) == nil
 }
 
 // isProfileVar reports whether a file holds a variable of a profile.
@@ -137,10 +138,10 @@ func newTailnets(cfg Config, log *slog.Logger) (t tailnets, err error) {
 }
 
 // defaultsOf are the defaults of pods.
-func defaultsOf(cfg Config) podDefaults {
-	d := podDefaults{cluster: cfg.Cluster, tags: cfg.Tags, static: cfg.AuthKey != "", kept: cfg.StateSecrets, profiles: map[string]podDefaults{}}
+func defaultsOf(cfg Config) podspec.Defaults {
+	d := podspec.Defaults{Cluster: cfg.Cluster, Tags: cfg.Tags, Static: cfg.AuthKey != "", Kept: cfg.StateSecrets, Profiles: map[string]podspec.Defaults{}}
 	for name, p := range cfg.Profiles {
-		d.profiles[name] = podDefaults{tags: p.Tags, static: p.AuthKey != ""}
+		d.Profiles[name] = podspec.Defaults{Tags: p.Tags, Static: p.AuthKey != ""}
 	}
 	return d
 }

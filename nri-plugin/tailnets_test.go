@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -32,8 +33,8 @@ func TestProfiles(t *testing.T) {
 		t.Errorf("eu-1 is %+v", eu)
 	}
 	d := defaultsOf(cfg)
-	want := map[string]podDefaults{"prod": {tags: []string{"tag:prod", "tag:web"}}, "eu-1": {static: true}}
-	if !reflect.DeepEqual(d.profiles, want) || !d.static {
+	want := map[string]podspec.Defaults{"prod": {Tags: []string{"tag:prod", "tag:web"}}, "eu-1": {Static: true}}
+	if !reflect.DeepEqual(d.Profiles, want) || !d.Static {
 		t.Errorf("defaults are %+v", d)
 	}
 	var log strings.Builder

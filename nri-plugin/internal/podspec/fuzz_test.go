@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podspec
 
 import (
 	"strings"
@@ -20,27 +20,27 @@ func FuzzPod(f *testing.F) {
 	for _, s := range [][5]string{
 		// namespace, name, annotation, value, hostname
 		{"default", "web", "", "", ""},
-		{"default", "web", annotationHostname, "a.b", "web"},
+		{"default", "web", AnnotationHostname, "a.b", "web"},
 		{"kube-system", "web-7d4b9c6f5-x2x9q", "tailscale.com/hostnam", "web", "WEB"},
-		{long, long, annotationTags, long, long[:64]},
+		{long, long, AnnotationTags, long, long[:64]},
 		{"", "", "Tailscale.com/Enabled", "yes", "-"},
-		{"\x00", "\xff", annotationTags, "tag:a,,tag:b", "ä"},
-		{"a", "b", annotationEnabled, "TRUE", ""},
-		{"a", "b", annotationTags, "\n", "a\x00b"},
+		{"\x00", "\xff", AnnotationTags, "tag:a,,tag:b", "ä"},
+		{"a", "b", AnnotationEnabled, "TRUE", ""},
+		{"a", "b", AnnotationTags, "\n", "a\x00b"},
 		{"a-b", "c", "tailscale.com/" + long, "x", "0"},
 	} {
 		f.Add(s[0], s[1], s[2], s[3], s[4])
 	}
 	f.Fuzz(func(t *testing.T, namespace, name, key, value, hostname string) {
-		sb := plugintest.Sandbox(name, annotationEnabled, "true", annotationHostname, hostname, key, value)
+		sb := plugintest.Sandbox(name, AnnotationEnabled, "true", AnnotationHostname, hostname, key, value)
 		sb.Namespace = namespace
-		pod, in, err := podFrom(sb, testDefaults)
+		pod, in, err := From(sb, testDefaults)
 		if err != nil {
 			expectNamed(t, err, in, key)
 			return
 		}
 		if !in {
-			if key != annotationEnabled {
+			if key != AnnotationEnabled {
 				t.Error("it asked, and is left out")
 			}
 			return
@@ -48,7 +48,7 @@ func FuzzPod(f *testing.F) {
 		if err := dnsname.ValidLabel(pod.Hostname); err != nil || len(pod.Hostname) > maxLabel || pod.Hostname != strings.ToLower(pod.Hostname) {
 			t.Errorf("hostname %q: %v", pod.Hostname, err)
 		}
-		if given := sb.Annotations[annotationHostname]; given != "" && !strings.EqualFold(given, pod.Hostname) {
+		if given := sb.Annotations[AnnotationHostname]; given != "" && !strings.EqualFold(given, pod.Hostname) {
 			t.Errorf("asked for %q, got %q", given, pod.Hostname)
 		}
 		if pod.Namespace != namespace || pod.Name != name {
@@ -62,8 +62,8 @@ func FuzzPod(f *testing.F) {
 func expectNamed(t *testing.T, err error, in bool, key string) {
 	t.Helper()
 	text := err.Error()
-	named := strings.Contains(text, annotationHostname) || strings.Contains(text, annotationTags) ||
-		strings.Contains(text, annotationEnabled) || strings.Contains(text, key)
+	named := strings.Contains(text, AnnotationHostname) || strings.Contains(text, AnnotationTags) ||
+		strings.Contains(text, AnnotationEnabled) || strings.Contains(text, key)
 	if in || !named {
 		t.Errorf("opted in %v, with the error %q", in, text)
 	}

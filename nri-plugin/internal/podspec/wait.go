@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podspec
 
 import (
 	"errors"
@@ -11,20 +11,20 @@ import (
 )
 
 const (
-	annotationWait       = annotationPrefix + "wait"
-	annotationWaitPolicy = annotationPrefix + "wait-policy"
+	AnnotationWait       = AnnotationPrefix + "wait"
+	AnnotationWaitPolicy = AnnotationPrefix + "wait-policy"
 )
 
 // The kubelet gives a container's start up after two minutes
 // (runtimeRequestTimeout), and shows no reason then.
-const minWait, maxWait = time.Second, 90 * time.Second
+const minWait, MaxWait = time.Second, 90 * time.Second
 
 // setWait has a container fail that has waited in vain, unless setWaitPolicy says
 // otherwise.
 func setWait(f *engine.Features, value string) error {
 	d, err := time.ParseDuration(value)
-	if err != nil || d < minWait || d > maxWait {
-		return fmt.Errorf("write a duration such as 30s, from %v to %.0fs: the kubelet gives a container two minutes to start", minWait, maxWait.Seconds())
+	if err != nil || d < minWait || d > MaxWait {
+		return fmt.Errorf("write a duration such as 30s, from %v to %.0fs: the kubelet gives a container two minutes to start", minWait, MaxWait.Seconds())
 	}
 	f.Wait, f.WaitFails = d, true
 	return nil
@@ -36,7 +36,7 @@ func setWaitPolicy(f *engine.Features, value string) error {
 		return errors.New(`write "fail" to have a container fail that has waited in vain, which is the default, or "start" to have it start all the same`)
 	}
 	if f.Wait == 0 {
-		return errors.New("it says what comes after a wait, and there is none: add " + annotationWait + `: "30s", or remove it`)
+		return errors.New("it says what comes after a wait, and there is none: add " + AnnotationWait + `: "30s", or remove it`)
 	}
 	f.WaitFails = value == "fail"
 	return nil

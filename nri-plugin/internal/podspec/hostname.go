@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podspec
 
 import (
 	"crypto/sha256"
@@ -57,8 +57,8 @@ func (t nameTemplate) name(cluster, namespace, pod string) string {
 	return strings.TrimLeft(strings.TrimRight(head, "-")+"-"+hash, "-")
 }
 
-// defaultHostname is {cluster}-{namespace}-{pod}.
-func defaultHostname(cluster, namespace, pod string) string {
+// DefaultHostname is {cluster}-{namespace}-{pod}.
+func DefaultHostname(cluster, namespace, pod string) string {
 	return nameTemplate{}.name(cluster, namespace, pod)
 }
 
@@ -101,14 +101,14 @@ func toLabel(s string) string {
 // a pod gets the name it asks for or a clear refusal.
 func givenHostname(s string) (string, error) {
 	label := strings.ToLower(s)
-	if err := checkLabel(label); err != nil {
+	if err := CheckLabel(label); err != nil {
 		return "", err
 	}
 	return label, nil
 }
 
-// checkLabel reports why s is not a lower-case DNS label.
-func checkLabel(s string) error {
+// CheckLabel reports why s is not a lower-case DNS label.
+func CheckLabel(s string) error {
 	if s == "" {
 		return fmt.Errorf("it is empty")
 	}

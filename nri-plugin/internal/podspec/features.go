@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podspec
 
 import (
 	"errors"
+	"maps"
 	"reflect"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/nri/pkg/api"
@@ -13,13 +15,13 @@ import (
 )
 
 const (
-	annotationDNS               = annotationPrefix + "dns"
-	annotationEphemeral         = annotationPrefix + "ephemeral"
-	annotationShieldsUp         = annotationPrefix + "shields-up"
-	annotationAcceptRoutes      = annotationPrefix + "accept-routes"
-	annotationExitNode          = annotationPrefix + "exit-node"
-	annotationAdvertiseRoutes   = annotationPrefix + "advertise-routes"
-	annotationAdvertiseExitNode = annotationPrefix + "advertise-exit-node"
+	AnnotationDNS               = AnnotationPrefix + "dns"
+	AnnotationEphemeral         = AnnotationPrefix + "ephemeral"
+	annotationShieldsUp         = AnnotationPrefix + "shields-up"
+	annotationAcceptRoutes      = AnnotationPrefix + "accept-routes"
+	annotationExitNode          = AnnotationPrefix + "exit-node"
+	annotationAdvertiseRoutes   = AnnotationPrefix + "advertise-routes"
+	annotationAdvertiseExitNode = AnnotationPrefix + "advertise-exit-node"
 )
 
 // featureAnnotation is an annotation that asks for something beyond an address. Its value
@@ -33,13 +35,13 @@ type featureAnnotation struct {
 // features are all of them, in the order in which they are read.
 func features() []featureAnnotation {
 	return []featureAnnotation{
-		{annotationDNS, on(func(f *engine.Features) *bool { return &f.DNS })},
+		{AnnotationDNS, on(func(f *engine.Features) *bool { return &f.DNS })},
 		{annotationIdentity, setIdentity},
 		{annotationShieldsUp, on(func(f *engine.Features) *bool { return &f.ShieldsUp })},
-		{annotationSocket, on(func(f *engine.Features) *bool { return &f.Socket })},
-		{annotationWait, setWait},
-		{annotationWaitPolicy, setWaitPolicy},
-		{annotationEphemeral, on(func(f *engine.Features) *bool { return &f.Ephemeral })},
+		{AnnotationSocket, on(func(f *engine.Features) *bool { return &f.Socket })},
+		{AnnotationWait, setWait},
+		{AnnotationWaitPolicy, setWaitPolicy},
+		{AnnotationEphemeral, on(func(f *engine.Features) *bool { return &f.Ephemeral })},
 		{annotationAcceptRoutes, on(func(f *engine.Features) *bool { return &f.AcceptRoutes })},
 		{annotationExitNode, setExitNode},
 		{annotationAdvertiseRoutes, setAdvertiseRoutes},
@@ -54,7 +56,7 @@ func features() []featureAnnotation {
 func featuresOf(sb *api.PodSandbox, g *grant) (asked engine.Features, err error) {
 	for _, feature := range features() {
 		value := sb.GetAnnotations()[feature.key]
-		standard := g.gifts.features[strings.TrimPrefix(feature.key, annotationPrefix)]
+		standard := g.gifts.features[strings.TrimPrefix(feature.key, AnnotationPrefix)]
 		without, byDefault := asked, asked
 		if standard != "" {
 			if err := feature.set(&byDefault, standard); err != nil {
@@ -91,4 +93,39 @@ func on(field func(*engine.Features) *bool) func(*engine.Features, string) error
 		}
 		return nil
 	}
+}
+
+const AnnotationSocket = AnnotationPrefix + "socket"
+
+// Values are what a pod asks for, as annotations say it: values by keys without
+// the prefix. The profile is not among them, which is no feature to a user.
+func Values(f engine.Features) map[string]string {
+	var routes []string
+	for _, p := range f.AdvertiseRoutes {
+		routes = append(routes, p.String())
+	}
+	values := map[string]string{annotationExitNode: f.ExitNode, annotationAdvertiseRoutes: strings.Join(routes, ",")}
+	for key, on := range map[string]bool{
+		AnnotationDNS: f.DNS, annotationShieldsUp: f.ShieldsUp, AnnotationSocket: f.Socket, AnnotationEphemeral: f.Ephemeral,
+		annotationAcceptRoutes: f.AcceptRoutes, annotationAdvertiseExitNode: f.AdvertiseExitNode,
+	} {
+		if on {
+			values[key] = strconv.FormatBool(on)
+		}
+	}
+	if f.Workload {
+		values[annotationIdentity] = "workload"
+	}
+	if f.Wait > 0 {
+		values[AnnotationWait], values[AnnotationWaitPolicy] = f.Wait.String(), "start"
+		if f.WaitFails {
+			values[AnnotationWaitPolicy] = "fail"
+		}
+	}
+	maps.DeleteFunc(values, func(_, v string) bool { return v == "" })
+	short := make(map[string]string, len(values))
+	for key, v := range values {
+		short[strings.TrimPrefix(key, AnnotationPrefix)] = v
+	}
+	return short
 }

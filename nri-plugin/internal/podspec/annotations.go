@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podspec
 
 import (
 	"fmt"
@@ -16,17 +16,17 @@ import (
 // What a pod may say. Tailscale's Kubernetes operator has annotations of its
 // own under the same prefix; they are none of our business and never an error.
 const (
-	annotationPrefix = "tailscale.com/"
+	AnnotationPrefix = "tailscale.com/"
 
-	annotationEnabled  = annotationPrefix + "enabled"
-	annotationHostname = annotationPrefix + "hostname"
-	annotationTags     = annotationPrefix + "tags"
-	annotationProfile  = annotationPrefix + "profile"
+	AnnotationEnabled  = AnnotationPrefix + "enabled"
+	AnnotationHostname = AnnotationPrefix + "hostname"
+	AnnotationTags     = AnnotationPrefix + "tags"
+	annotationProfile  = AnnotationPrefix + "profile"
 )
 
-// annotationKeys are all the annotations that are read.
-func annotationKeys() []string {
-	keys := []string{annotationEnabled, annotationHostname, annotationTags, annotationProfile}
+// Keys are all the annotations that are read.
+func Keys() []string {
+	keys := []string{AnnotationEnabled, AnnotationHostname, AnnotationTags, annotationProfile}
 	for _, f := range features() {
 		keys = append(keys, f.key)
 	}
@@ -40,15 +40,15 @@ func annotationKeys() []string {
 // exception: where the key that opts in is misspelt, the pod would run without
 // a node and nobody would be told, so that is an error.
 func optedIn(annotations map[string]string, byRule bool) (bool, error) {
-	switch v := annotations[annotationEnabled]; {
+	switch v := annotations[AnnotationEnabled]; {
 	case v == "true", v == "" && byRule:
-		return true, checkKeys(annotations, annotationKeys())
+		return true, checkKeys(annotations, Keys())
 	case v == "false":
 		return false, nil
 	case v == "":
-		return false, checkKeys(annotations, []string{annotationEnabled})
+		return false, checkKeys(annotations, []string{AnnotationEnabled})
 	default:
-		return false, badAnnotation(annotationEnabled, v, `say "true" to opt in, "false" or nothing to stay out`)
+		return false, badAnnotation(AnnotationEnabled, v, `say "true" to opt in, "false" or nothing to stay out`)
 	}
 }
 
@@ -58,7 +58,7 @@ func optedIn(annotations map[string]string, byRule bool) (bool, error) {
 func checkKeys(annotations map[string]string, ours []string) error {
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
 		value := annotations[key]
-		if value == "" || value == "false" || slices.Contains(annotationKeys(), key) {
+		if value == "" || value == "false" || slices.Contains(Keys(), key) {
 			continue
 		}
 		if like, ok := misspelt(key, ours); ok {
@@ -68,8 +68,8 @@ func checkKeys(annotations map[string]string, ours []string) error {
 	return nil
 }
 
-// parseTags reads a comma-separated list of tags; repeated ones count once.
-func parseTags(s string) ([]string, error) {
+// ParseTags reads a comma-separated list of tags; repeated ones count once.
+func ParseTags(s string) ([]string, error) {
 	var tags []string
 	for tag := range strings.SplitSeq(s, ",") {
 		tag = strings.TrimSpace(tag)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podspec
 
 import (
 	"cmp"
@@ -15,16 +15,24 @@ import (
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// policy says which pods get a node and what they may ask for. The first of its
+// Policy says which pods get a node and what they may ask for. The first of its
 // rules that matches a pod decides, alone; a pod that none matches has the default
 // policy. The nil policy is that for all pods.
-type policy struct {
+type Policy struct {
 	file     string // absolute
-	text     string // what the file holds
+	Text     string // what the file holds
 	hostname nameTemplate
 	defaults podGifts // of all pods, where a rule's say nothing
-	ranges   []netip.Prefix
+	Ranges   []netip.Prefix
 	rules    []policyRule
+}
+
+// RuleNames are the names of its rules in their order, "" of one without.
+func (p *Policy) RuleNames() (names []string) {
+	for _, r := range p.rules {
+		names = append(names, r.name)
+	}
+	return names
 }
 
 // policyRule is one rule.
@@ -59,10 +67,14 @@ const (
 	kubeSystem = "kube-system"
 )
 
-// policies hold the policy that counts now. Nil ones hold none.
-type policies struct{ now atomic.Pointer[policy] }
+// Policies hold the policy that counts now. Nil ones hold none.
+type Policies struct{ now atomic.Pointer[Policy] }
 
-func (h *policies) load() *policy {
+// Set has p count from now on.
+func (h *Policies) Set(p *Policy) { h.now.Store(p) }
+
+// Load is the policy that counts now, nil for none.
+func (h *Policies) Load() *Policy {
 	if h == nil {
 		return nil
 	}
@@ -81,7 +93,7 @@ type grant struct {
 }
 
 // grantOf is what the policy has for a pod.
-func (p *policy) grantOf(namespace string, labels map[string]string) grant {
+func (p *Policy) grantOf(namespace string, labels map[string]string) grant {
 	g := grant{
 		by:     "the default policy",
 		remedy: "have a rule allow it (%s in the file that " + settings.PolicyFile + " names)",
@@ -156,7 +168,7 @@ func (g *grant) checkTags(given string, tags, standard []string) error {
 		if may := slices.Concat(standard, g.allow.tags); len(may) > 0 {
 			allowed = ", only " + errtext.Clip(strings.Join(may, ", "))
 		}
-		return g.refuse(annotationTags, given, errtext.Clip(tag), allowed, "tags")
+		return g.refuse(AnnotationTags, given, errtext.Clip(tag), allowed, "tags")
 	}
 	return nil
 }
@@ -170,7 +182,7 @@ func (g *grant) checkHostname(given, label string) error {
 	if len(g.allow.hostnames) > 0 {
 		allowed = ", only " + errtext.Clip(strings.Join(g.allow.hostnames, ", "))
 	}
-	return g.refuse(annotationHostname, given, label, allowed, "hostnames")
+	return g.refuse(AnnotationHostname, given, label, allowed, "hostnames")
 }
 
 // checkProfile wants a profile to be allowed that the pod asks for.
@@ -183,7 +195,7 @@ func (g *grant) checkProfile(name string) error {
 
 // checkFeature wants a feature to be allowed that the pod asks for.
 func (g *grant) checkFeature(key, value string) error {
-	name := strings.TrimPrefix(key, annotationPrefix)
+	name := strings.TrimPrefix(key, AnnotationPrefix)
 	if g.all || g.allow.features == nil && !slices.Contains(notByDefault, name) || matchAny(g.allow.features, name) {
 		return nil
 	}
@@ -193,7 +205,7 @@ func (g *grant) checkFeature(key, value string) error {
 // featureNames are the annotations of features, without the prefix.
 func featureNames() (names []string) {
 	for _, f := range features() {
-		names = append(names, strings.TrimPrefix(f.key, annotationPrefix))
+		names = append(names, strings.TrimPrefix(f.key, AnnotationPrefix))
 	}
 	return names
 }
@@ -202,7 +214,7 @@ func featureNames() (names []string) {
 // served: its own are in its record, and these may be defaults of a later policy.
 func checkTogether(f engine.Features) error {
 	if f.Ephemeral && f.Workload {
-		return badAnnotation(annotationEphemeral, "true",
+		return badAnnotation(AnnotationEphemeral, "true",
 			"a device that the tailnet deletes when it is offline cannot outlive its pod, as identity: workload has it: remove one of the two annotations")
 	}
 	if f.Workload && f.Profile != "" {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podspec
 
 import (
 	"fmt"
@@ -18,7 +18,7 @@ import (
 )
 
 // testDefaults let a pod ask for anything.
-var testDefaults = podDefaults{cluster: "k8s", tags: []string{"tag:k8s-pod"}, policy: &policy{rules: []policyRule{
+var testDefaults = Defaults{Cluster: "k8s", Tags: []string{"tag:k8s-pod"}, Policy: &Policy{rules: []policyRule{
 	{allow: allowance{tags: []string{"tag:*"}, profiles: []string{"*"}, features: []string{"*"}}},
 }}}
 
@@ -39,11 +39,11 @@ func TestPodFrom(t *testing.T) {
 		want  engine.Pod
 	}{
 		{"defaults", nil, want},
-		{"empty values are none", []string{annotationHostname, "", annotationTags, ""}, want},
-		{"hostname", []string{annotationHostname, "Shop"}, with(func(p *engine.Pod) { p.Hostname, p.ChosenName = "shop", true })},
-		{"tags", []string{annotationTags, "tag:a, tag:B-2,tag:a"}, with(func(p *engine.Pod) { p.Tags = []string{"tag:a", "tag:B-2"} })},
+		{"empty values are none", []string{AnnotationHostname, "", AnnotationTags, ""}, want},
+		{"hostname", []string{AnnotationHostname, "Shop"}, with(func(p *engine.Pod) { p.Hostname, p.ChosenName = "shop", true })},
+		{"tags", []string{AnnotationTags, "tag:a, tag:B-2,tag:a"}, with(func(p *engine.Pod) { p.Tags = []string{"tag:a", "tag:B-2"} })},
 		{"shields up", []string{annotationShieldsUp, "true"}, with(func(p *engine.Pod) { p.Features.ShieldsUp = true })},
-		{"ephemeral", []string{annotationEphemeral, "true"}, with(func(p *engine.Pod) { p.Features.Ephemeral = true })},
+		{"ephemeral", []string{AnnotationEphemeral, "true"}, with(func(p *engine.Pod) { p.Features.Ephemeral = true })},
 		{"shields down", []string{annotationShieldsUp, "false"}, want},
 		{"accepted routes", []string{annotationAcceptRoutes, "true"}, with(func(p *engine.Pod) { p.Features.AcceptRoutes = true })},
 		{"exit node", []string{annotationExitNode, "Gate.example.ts.net."}, with(func(p *engine.Pod) { p.Features.ExitNode = "gate.example.ts.net" })},
@@ -55,7 +55,7 @@ func TestPodFrom(t *testing.T) {
 		{"other keys", []string{"example.com/enable", "x", "tailscale.com/expose", "true", "Tailscale.org/tags", "x"}, want},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, in, err := podFrom(plugintest.Sandbox("web", append(tt.notes, annotationEnabled, "true")...), testDefaults)
+			got, in, err := From(plugintest.Sandbox("web", append(tt.notes, AnnotationEnabled, "true")...), testDefaults)
 			if err != nil || !in || !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got %+v, %v, %v, want %+v", got, in, err, tt.want)
 			}
@@ -66,16 +66,16 @@ func TestPodFrom(t *testing.T) {
 // TestOperatorKeys: the annotations and labels of Tailscale's Kubernetes
 // operator, as of its version 1.102, are never taken for misspelt ones of ours.
 func TestOperatorKeys(t *testing.T) {
-	notes := []string{annotationEnabled, "true"}
+	notes := []string{AnnotationEnabled, "true"}
 	for key := range strings.FieldsSeq(`expose proxy-group proxy-class tailnet-ip tailnet-fqdn
 		ts-tailnet-target-ip ts-tailnet-target-fqdn experimental-forward-cluster-traffic-via-ingress
 		funnel http-redirect http-endpoint managed parent-resource parent-resource-ns
 		parent-resource-type finalizer domain svc-type secret-type metrics-target proxygroup
 		hostinfo egress-services operator-last-set-cluster-ip operator-last-set-hostname
 		owner-references magic-dnsname trigger-reconcile accept-routes`) {
-		notes = append(notes, annotationPrefix+key, "true")
+		notes = append(notes, AnnotationPrefix+key, "true")
 	}
-	if _, in, err := podFrom(plugintest.Sandbox("web", notes...), testDefaults); !in || err != nil {
+	if _, in, err := From(plugintest.Sandbox("web", notes...), testDefaults); !in || err != nil {
 		t.Errorf("opted in %v, %v", in, err)
 	}
 }
@@ -90,7 +90,7 @@ func manyRoutes(n int) string {
 }
 
 func TestPodFromRefuses(t *testing.T) {
-	const key, in = annotationPrefix, annotationEnabled
+	const key, in = AnnotationPrefix, AnnotationEnabled
 	for _, tt := range []struct {
 		name  string
 		notes []string
@@ -99,11 +99,11 @@ func TestPodFromRefuses(t *testing.T) {
 		{"neither true nor false", []string{in, "yes please"}, []string{in, `"yes please"`, `"true"`}},
 		{"upper case", []string{in, "True"}, []string{in, `"True"`}},
 		{"white space", []string{in, " true"}, []string{in, `" true"`}},
-		{"hostname", []string{in, "true", annotationHostname, "my_host"}, []string{annotationHostname, `"my_host"`, "letters, digits and dashes"}},
-		{"long hostname", []string{in, "true", annotationHostname, strings.Repeat("a", 300)}, []string{"300 characters", "…"}},
-		{"no tag:", []string{in, "true", annotationTags, "tag:a,web"}, []string{annotationTags, `"tag:a,web"`, `"web"`, "tag:name"}},
-		{"empty tag", []string{in, "true", annotationTags, "tag:a,"}, []string{annotationTags, `"tag:a,"`, `"" is no tag`}},
-		{"tag with a digit first", []string{in, "true", annotationTags, "tag:1"}, []string{"tag:1"}},
+		{"hostname", []string{in, "true", AnnotationHostname, "my_host"}, []string{AnnotationHostname, `"my_host"`, "letters, digits and dashes"}},
+		{"long hostname", []string{in, "true", AnnotationHostname, strings.Repeat("a", 300)}, []string{"300 characters", "…"}},
+		{"no tag:", []string{in, "true", AnnotationTags, "tag:a,web"}, []string{AnnotationTags, `"tag:a,web"`, `"web"`, "tag:name"}},
+		{"empty tag", []string{in, "true", AnnotationTags, "tag:a,"}, []string{AnnotationTags, `"tag:a,"`, `"" is no tag`}},
+		{"tag with a digit first", []string{in, "true", AnnotationTags, "tag:1"}, []string{"tag:1"}},
 		{"shields", []string{in, "true", annotationShieldsUp, "yes"}, []string{annotationShieldsUp, `"yes"`, `"true"`}},
 		{"exit node of no name", []string{in, "true", annotationExitNode, "my gate"}, []string{annotationExitNode, `"my gate"`, "name of a device"}},
 		{"any exit node", []string{in, "true", annotationExitNode, "auto:any"}, []string{annotationExitNode, "name of a device"}},
@@ -119,17 +119,17 @@ func TestPodFromRefuses(t *testing.T) {
 		{"around the tailnet's own", []string{in, "true", annotationAdvertiseRoutes, "100.0.0.0/8"}, []string{"100.64.0.0/10"}},
 		{"metadata", []string{in, "true", annotationAdvertiseRoutes, "169.254.169.254/32"}, []string{"169.254.0.0/16"}},
 		{"too many", []string{in, "true", annotationAdvertiseRoutes, manyRoutes(65)}, []string{"65 prefixes", "64 at most"}},
-		{"hostnam", []string{in, "true", key + "hostnam", "x"}, []string{key + "hostnam", `"x"`, "write " + annotationHostname}},
-		{"host-name", []string{in, "true", key + "host-name", "x"}, []string{"write " + annotationHostname}},
-		{"tag", []string{in, "true", key + "tag", "tag:x"}, []string{"write " + annotationTags}},
-		{"swapped", []string{in, "true", key + "tasg", "tag:x"}, []string{"write " + annotationTags}},
-		{"upper-case key", []string{in, "true", key + "Tags", "tag:x"}, []string{key + "Tags", "write " + annotationTags}},
+		{"hostnam", []string{in, "true", key + "hostnam", "x"}, []string{key + "hostnam", `"x"`, "write " + AnnotationHostname}},
+		{"host-name", []string{in, "true", key + "host-name", "x"}, []string{"write " + AnnotationHostname}},
+		{"tag", []string{in, "true", key + "tag", "tag:x"}, []string{"write " + AnnotationTags}},
+		{"swapped", []string{in, "true", key + "tasg", "tag:x"}, []string{"write " + AnnotationTags}},
+		{"upper-case key", []string{in, "true", key + "Tags", "tag:x"}, []string{key + "Tags", "write " + AnnotationTags}},
 		{"enable", []string{key + "enable", "true"}, []string{key + "enable", "write " + in}},
 		{"Enabled", []string{key + "Enabled", "true"}, []string{key + "Enabled", "write " + in}},
 		{"enbaled beside empty", []string{in, "", key + "enbaled", "true"}, []string{"write " + in}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, in, err := podFrom(plugintest.Sandbox("web", tt.notes...), testDefaults)
+			_, in, err := From(plugintest.Sandbox("web", tt.notes...), testDefaults)
 			if in || err == nil {
 				t.Fatalf("opted in %v, %v", in, err)
 			}
@@ -143,7 +143,7 @@ func TestPodFromRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, in, err := podFrom(plugintest.HostNetwork(plugintest.Sandbox("web", in, "true")), testDefaults); in || !plugintest.ErrContains(err, "hostNetwork") {
+	if _, in, err := From(plugintest.HostNetwork(plugintest.Sandbox("web", in, "true")), testDefaults); in || !plugintest.ErrContains(err, "hostNetwork") {
 		t.Errorf("a pod in the node's network: %v, %v", in, err)
 	}
 }
@@ -151,19 +151,19 @@ func TestPodFromRefuses(t *testing.T) {
 func TestPlainPods(t *testing.T) {
 	for _, notes := range [][]string{
 		nil,
-		{annotationEnabled, "false"},
-		{annotationEnabled, ""},
-		{annotationHostname, "not a label", annotationTags, "nor tags"},
-		{annotationPrefix + "tag", "x", annotationPrefix + "hostnam", "x"},
-		{annotationPrefix + "enable", "false"},
-		{annotationEnabled, "false", annotationPrefix + "enable", "true"},
-		{annotationPrefix + "expose", "true"},
+		{AnnotationEnabled, "false"},
+		{AnnotationEnabled, ""},
+		{AnnotationHostname, "not a label", AnnotationTags, "nor tags"},
+		{AnnotationPrefix + "tag", "x", AnnotationPrefix + "hostnam", "x"},
+		{AnnotationPrefix + "enable", "false"},
+		{AnnotationEnabled, "false", AnnotationPrefix + "enable", "true"},
+		{AnnotationPrefix + "expose", "true"},
 	} {
-		if pod, in, err := podFrom(plugintest.Sandbox("web", notes...), testDefaults); in || err != nil {
+		if pod, in, err := From(plugintest.Sandbox("web", notes...), testDefaults); in || err != nil {
 			t.Errorf("%q: %+v, %v, %v", notes, pod, in, err)
 		}
 	}
-	if _, in, err := podFrom(plugintest.HostNetwork(plugintest.Sandbox("web")), testDefaults); in || err != nil {
+	if _, in, err := From(plugintest.HostNetwork(plugintest.Sandbox("web")), testDefaults); in || err != nil {
 		t.Errorf("plain, in the node's network: %v, %v", in, err)
 	}
 }
@@ -185,7 +185,7 @@ func TestGone(t *testing.T) {
 		{"runtime that tells no PID", pathOnly, false},
 		{"in the node's network", plugintest.HostNetwork(plugintest.Sandbox("web")), false},
 	} {
-		if got := gone(tt.sb); got != tt.want {
+		if got := Gone(tt.sb); got != tt.want {
 			t.Errorf("%s: %v", tt.name, got)
 		}
 	}
@@ -199,7 +199,7 @@ func TestEditDistance(t *testing.T) {
 		{"", "", 0}, {"a", "", 1}, {"", "ab", 2}, {"tags", "tags", 0}, {"tag", "tags", 1},
 		{"tasg", "tags", 1}, {"enbaled", "enabled", 1}, {"kitten", "sitting", 3}, {"ca", "abc", 3},
 	} {
-		if got := editDistance(tt.a, tt.b); got != tt.want {
+		if got := EditDistance(tt.a, tt.b); got != tt.want {
 			t.Errorf("editDistance(%q, %q) = %d, want %d", tt.a, tt.b, got, tt.want)
 		}
 	}
@@ -214,8 +214,8 @@ func FuzzAnnotations(f *testing.F) {
 	f.Add("x", "", "-a-", ",")
 	f.Add("tailscale.com/", "\xff", strings.Repeat("\xe2", 90), "tag:\x00")
 	f.Fuzz(func(t *testing.T, key, value, hostname, tags string) {
-		pod, in, err := podFrom(plugintest.Sandbox("web", annotationEnabled, "true",
-			annotationHostname, hostname, annotationTags, tags, key, value), testDefaults)
+		pod, in, err := From(plugintest.Sandbox("web", AnnotationEnabled, "true",
+			AnnotationHostname, hostname, AnnotationTags, tags, key, value), testDefaults)
 		if err != nil {
 			if in || len(err.Error()) > 2000+len(key) {
 				t.Errorf("opted in %v, %d bytes of error", in, len(err.Error()))

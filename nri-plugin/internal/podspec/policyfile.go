@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podspec
 
 import (
 	"bytes"
@@ -31,8 +31,8 @@ func (e policyError) Error() string { return e.err.Error() }
 
 func (e policyError) Unwrap() error { return e.err }
 
-// readPolicy reads the policy that lies at path. There is none where that is "".
-func readPolicy(path string) (*policy, error) {
+// ReadPolicy reads the policy that lies at path. There is none where that is "".
+func ReadPolicy(path string) (*Policy, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -50,21 +50,21 @@ func readPolicy(path string) (*policy, error) {
 	if err != nil {
 		return nil, policyError{fmt.Errorf("reading the file that %s names: %w: put it there, an empty one is the default policy, or unset the variable", settings.PolicyFile, err)}
 	}
-	return parsePolicy(path, data)
+	return ParsePolicy(path, data)
 }
 
-// parsePolicy reads a policy. Its error names the file, and the line of each
+// ParsePolicy reads a policy. Its error names the file, and the line of each
 // mistake.
-func parsePolicy(file string, data []byte) (*policy, error) {
+func ParsePolicy(file string, data []byte) (*Policy, error) {
 	if len(data) > maxPolicy {
 		return nil, policyError{fmt.Errorf("%s: it has %d bytes, shorten it to %d", file, len(data), maxPolicy)}
 	}
-	p := &policy{file: file, text: string(data)}
+	p := &Policy{file: file, Text: string(data)}
 	r := &policyReader{file: file}
 	if root := r.document(data); root != nil {
 		r.fields(root, map[string]func(*yaml.Node){
 			"hostname":      func(n *yaml.Node) { p.hostname = r.template(n) },
-			"clusterRanges": func(n *yaml.Node) { p.ranges = list(r, n, r.prefix) },
+			"clusterRanges": func(n *yaml.Node) { p.Ranges = list(r, n, r.prefix) },
 			"defaults":      func(n *yaml.Node) { p.defaults = r.gifts(n) },
 			"rules":         func(n *yaml.Node) { p.rules = list(r, n, r.rule) },
 		})
@@ -210,7 +210,7 @@ func (r *policyReader) prefix(n *yaml.Node) (p netip.Prefix, ok bool) {
 	if !ok {
 		return p, false
 	}
-	p, err := parseRange(s)
+	p, err := ParseRange(s)
 	if err != nil {
 		r.bad(n, "clusterRanges has %q: %v", errtext.Clip(s), err)
 	}
@@ -238,7 +238,7 @@ func (r *policyReader) name(n *yaml.Node) string {
 	if !ok {
 		return ""
 	}
-	if err := checkLabel(s); err != nil {
+	if err := CheckLabel(s); err != nil {
 		r.bad(n, "name is %q: %v", errtext.Clip(s), err)
 	}
 	if slices.Contains(r.names, s) {
@@ -301,7 +301,7 @@ func (r *policyReader) profile(n *yaml.Node) string {
 	if !ok {
 		return ""
 	}
-	if err := checkLabel(s); err != nil {
+	if err := CheckLabel(s); err != nil {
 		r.bad(n, "profile is %q: %v", errtext.Clip(s), err)
 	}
 	return s
@@ -375,4 +375,10 @@ func checkGlob(s, of string) error {
 		return errors.New("use small letters, digits and dashes, and * for any text")
 	}
 	return nil
+}
+
+// IsPolicyAlone reports whether nothing but the policy is bad.
+func IsPolicyAlone(bad error) bool {
+	var p policyError
+	return errors.As(bad, &p) && bad.Error() == p.Error()
 }

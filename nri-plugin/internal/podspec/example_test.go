@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podspec
 
 import (
 	"os"
@@ -12,7 +12,7 @@ import (
 
 // TestExamplePolicy holds the policy of the documentation against the program.
 func TestExamplePolicy(t *testing.T) {
-	page, err := os.ReadFile("../deploy/FEATURES.md")
+	page, err := os.ReadFile("../../../deploy/FEATURES.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,9 +23,9 @@ func TestExamplePolicy(t *testing.T) {
 		t.Fatal("deploy/FEATURES.md: no block of YAML below Policy")
 	}
 	d := strict()
-	d.policy = mustPolicy(t, text)
-	if len(d.policy.rules) != 3 || len(d.policy.ranges) != 1 || d.policy.hostname.text != standardName {
-		t.Errorf("got %+v", d.policy)
+	d.Policy = mustPolicy(t, text)
+	if len(d.Policy.rules) != 3 || len(d.Policy.Ranges) != 1 || d.Policy.hostname.text != standardName {
+		t.Errorf("got %+v", d.Policy)
 	}
 	web := map[string]string{"app": "web", "team": "a"}
 	for _, tt := range []struct {
@@ -36,12 +36,12 @@ func TestExamplePolicy(t *testing.T) {
 	}{
 		{"shop", web, nil, "k8s-shop-web [tag:shop]"},
 		{"shop", nil, nil, ""},
-		{"shop", nil, []string{annotationEnabled, "true"}, "k8s-shop-web [tag:k8s-pod] shields"},
-		{"network", nil, []string{annotationEnabled, "true", annotationProfile, "prod"}, "k8s-network-web [tag:prod] profile=prod"},
-		{"any", map[string]string{annotationEnabled: "true"}, nil, "k8s-any-web [tag:k8s-pod] shields"},
-		{kubeSystem, map[string]string{annotationEnabled: "true"}, nil, ""},
+		{"shop", nil, []string{AnnotationEnabled, "true"}, "k8s-shop-web [tag:k8s-pod] shields"},
+		{"network", nil, []string{AnnotationEnabled, "true", annotationProfile, "prod"}, "k8s-network-web [tag:prod] profile=prod"},
+		{"any", map[string]string{AnnotationEnabled: "true"}, nil, "k8s-any-web [tag:k8s-pod] shields"},
+		{kubeSystem, map[string]string{AnnotationEnabled: "true"}, nil, ""},
 	} {
-		pod, ok, err := podFrom(plugintest.SandboxIn(tt.namespace, tt.labels, tt.notes...), d)
+		pod, ok, err := From(plugintest.SandboxIn(tt.namespace, tt.labels, tt.notes...), d)
 		if got := summary(pod, ok); got != tt.want || err != nil {
 			t.Errorf("%s %v %q: got %q, %v, want %q", tt.namespace, tt.labels, tt.notes, got, err, tt.want)
 		}
@@ -49,7 +49,7 @@ func TestExamplePolicy(t *testing.T) {
 	// The refusal that the page shows is the one that a pod gets.
 	for line := range strings.Lines(after) {
 		if strings.HasPrefix(line, "annotation ") {
-			_, _, err := podFrom(plugintest.SandboxIn("shop", web, annotationTags, "tag:db"), d)
+			_, _, err := From(plugintest.SandboxIn("shop", web, AnnotationTags, "tag:db"), d)
 			if err == nil || err.Error() != strings.TrimSpace(line) {
 				t.Errorf("deploy/FEATURES.md says\n%s\nthe program\n%v", line, err)
 			}

@@ -1,59 +1,35 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podspec
 
-import (
-	"strings"
-
-	"tailscale-nri/nri-plugin/internal/settings"
-)
+import "strings"
 
 // misspelt returns the key of ours that key was probably meant to be. Only
 // keys under our prefix are looked at, in any case.
 func misspelt(key string, ours []string) (string, bool) {
 	lower := strings.ToLower(key)
-	name, ok := strings.CutPrefix(lower, annotationPrefix)
+	name, ok := strings.CutPrefix(lower, AnnotationPrefix)
 	if !ok {
 		return "", false
 	}
 	for _, our := range ours {
-		want := strings.TrimPrefix(our, annotationPrefix)
+		want := strings.TrimPrefix(our, AnnotationPrefix)
 		// Two slips of the finger in a word of seven letters still show what was
 		// meant; in one of four they make another word.
 		most := 2
 		if len(want) < 6 {
 			most = 1
 		}
-		if editDistance(name, want) <= most {
+		if EditDistance(name, want) <= most {
 			return our, true
 		}
 	}
 	return "", false
 }
 
-// closestSetting returns the variable of the directory that key was probably
-// meant to be: the one that takes the fewest slips, if they are few for its length
-// or key is a part of its name, as in Secrets that were made for another program.
-func closestSetting(key string) (like string, ok bool) {
-	const shortest = 4 // letters that mean something
-	key = strings.NewReplacer("-", "_", ".", "_").Replace(strings.ToUpper(key))
-	least := 0
-	for _, s := range settings.All() {
-		if settings.IsEnvOnly(s.Key) {
-			continue // it would be refused there
-		}
-		d := editDistance(key, s.Key)
-		near := d*4 <= len(s.Key) || len(key) >= shortest && strings.Contains(s.Key, key)
-		if near && (!ok || d < least) {
-			like, least, ok = s.Key, d, true
-		}
-	}
-	return like, ok
-}
-
-// editDistance counts the insertions, deletions, replacements and swaps of
+// EditDistance counts the insertions, deletions, replacements and swaps of
 // neighbours that turn a into b (optimal string alignment distance).
-func editDistance(a, b string) int {
+func EditDistance(a, b string) int {
 	// The table's last three rows: [i-2], [i-1] and the one being filled.
 	before, above, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {

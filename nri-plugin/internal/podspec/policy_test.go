@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podspec
 
 import (
 	"errors"
@@ -18,9 +18,9 @@ import (
 
 const testPolicyFile = "/etc/tailscale-nri/policy.yaml"
 
-func mustPolicy(t testing.TB, text string) *policy {
+func mustPolicy(t testing.TB, text string) *Policy {
 	t.Helper()
-	p, err := parsePolicy(testPolicyFile, []byte(text))
+	p, err := ParsePolicy(testPolicyFile, []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,10 +28,10 @@ func mustPolicy(t testing.TB, text string) *policy {
 }
 
 // strict are defaults as a cluster has them that says nothing.
-func strict() podDefaults {
-	return podDefaults{
-		cluster: "k8s", tags: []string{"tag:k8s-pod", "tag:extra"},
-		profiles: map[string]podDefaults{"prod": {tags: []string{"tag:prod"}}, "lab": {static: true}},
+func strict() Defaults {
+	return Defaults{
+		Cluster: "k8s", Tags: []string{"tag:k8s-pod", "tag:extra"},
+		Profiles: map[string]Defaults{"prod": {Tags: []string{"tag:prod"}}, "lab": {Static: true}},
 	}
 }
 
@@ -44,40 +44,40 @@ func restricted() []string {
 // ask for any subset of the default tags and for what concerns itself alone.
 func TestDefaultPolicy(t *testing.T) {
 	unmatched := mustPolicy(t, "rules: [{name: other, namespaces: [other], optIn: true, allow: {tags: ['tag:*'], features: ['*'], profiles: ['*']}}]")
-	for _, p := range []*policy{nil, mustPolicy(t, ""), unmatched} {
+	for _, p := range []*Policy{nil, mustPolicy(t, ""), unmatched} {
 		d := strict()
-		d.policy = p
+		d.Policy = p
 		for _, tt := range []struct {
 			notes []string
 			want  string // in the error, "" is none
 		}{
 			{nil, ""},
-			{[]string{annotationTags, "tag:extra"}, ""},
-			{[]string{annotationTags, "tag:extra,tag:k8s-pod"}, ""},
-			{[]string{annotationHostname, "anything"}, ""},
-			{[]string{annotationShieldsUp, "true", annotationEphemeral, "true"}, ""},
-			{[]string{annotationTags, "tag:extra,tag:db"}, `tailscale.com/tags is "tag:extra,tag:db": the default policy|does not allow tag:db, only tag:k8s-pod, tag:extra|allow.tags|` + settings.PolicyFile},
+			{[]string{AnnotationTags, "tag:extra"}, ""},
+			{[]string{AnnotationTags, "tag:extra,tag:k8s-pod"}, ""},
+			{[]string{AnnotationHostname, "anything"}, ""},
+			{[]string{annotationShieldsUp, "true", AnnotationEphemeral, "true"}, ""},
+			{[]string{AnnotationTags, "tag:extra,tag:db"}, `tailscale.com/tags is "tag:extra,tag:db": the default policy|does not allow tag:db, only tag:k8s-pod, tag:extra|allow.tags|` + settings.PolicyFile},
 			{[]string{annotationProfile, "prod"}, `tailscale.com/profile is "prod": the default policy|allow.profiles|` + settings.PolicyFile},
 			{[]string{annotationProfile, "none"}, `tailscale.com/profile is "none": the default policy`},
 			{[]string{annotationProfile, "No Label"}, `tailscale.com/profile is "No Label"|DNS label`},
 		} {
-			sb := plugintest.SandboxIn("default", nil, append(tt.notes, annotationEnabled, "true")...)
-			_, got, err := podFrom(sb, d)
-			expectError(t, fmt.Sprint(p != nil, tt.notes), err, tt.want)
+			sb := plugintest.SandboxIn("default", nil, append(tt.notes, AnnotationEnabled, "true")...)
+			_, got, err := From(sb, d)
+			plugintest.ExpectError(t, fmt.Sprint(p != nil, tt.notes), err, tt.want)
 			if got != (tt.want == "") {
 				t.Errorf("%q: opted in %v", tt.notes, got)
 			}
 		}
-		if _, got, err := podFrom(plugintest.SandboxIn("default", nil), d); got || err != nil {
+		if _, got, err := From(plugintest.SandboxIn("default", nil), d); got || err != nil {
 			t.Errorf("a pod that asks for nothing: %v, %v", got, err)
 		}
 		g := p.grantOf("default", nil)
 		for _, name := range restricted() {
-			check := g.checkFeature(annotationPrefix+name, "true")
+			check := g.checkFeature(AnnotationPrefix+name, "true")
 			if name == "profile" {
 				check = g.checkProfile("x")
 			}
-			expectError(t, name, check, annotationPrefix+name+"|the default policy|"+settings.PolicyFile)
+			plugintest.ExpectError(t, name, check, AnnotationPrefix+name+"|the default policy|"+settings.PolicyFile)
 		}
 	}
 }
@@ -95,13 +95,13 @@ func TestFeaturesAreClassified(t *testing.T) {
 
 // TestKeyWithoutTags: where an auth key brings the tags, a pod chooses none.
 func TestKeyWithoutTags(t *testing.T) {
-	d := podDefaults{cluster: "k8s", static: true}
-	_, _, err := podFrom(plugintest.Sandbox("web", annotationEnabled, "true", annotationTags, "tag:a"), d)
-	expectError(t, "tags", err, `tailscale.com/tags is "tag:a"|does not allow tag:a, and no other tag either`)
-	_, _, err = podFrom(plugintest.Sandbox("web", annotationEnabled, "true", annotationEphemeral, "true"), d)
-	expectError(t, "ephemeral", err, "tailscale.com/ephemeral|"+settings.AuthKey)
-	d.policy = mustPolicy(t, "rules: [{allow: {tags: ['tag:a']}}]")
-	if pod, _, err := podFrom(plugintest.Sandbox("web", annotationEnabled, "true", annotationTags, "tag:a"), d); err != nil || !slices.Equal(pod.Tags, []string{"tag:a"}) {
+	d := Defaults{Cluster: "k8s", Static: true}
+	_, _, err := From(plugintest.Sandbox("web", AnnotationEnabled, "true", AnnotationTags, "tag:a"), d)
+	plugintest.ExpectError(t, "tags", err, `tailscale.com/tags is "tag:a"|does not allow tag:a, and no other tag either`)
+	_, _, err = From(plugintest.Sandbox("web", AnnotationEnabled, "true", AnnotationEphemeral, "true"), d)
+	plugintest.ExpectError(t, "ephemeral", err, "tailscale.com/ephemeral|"+settings.AuthKey)
+	d.Policy = mustPolicy(t, "rules: [{allow: {tags: ['tag:a']}}]")
+	if pod, _, err := From(plugintest.Sandbox("web", AnnotationEnabled, "true", AnnotationTags, "tag:a"), d); err != nil || !slices.Equal(pod.Tags, []string{"tag:a"}) {
 		t.Errorf("allowed by a rule: %v, %v", pod.Tags, err)
 	}
 }
@@ -133,7 +133,7 @@ rules:
 
 func TestRules(t *testing.T) {
 	d := strict()
-	d.policy = mustPolicy(t, shopPolicy)
+	d.Policy = mustPolicy(t, shopPolicy)
 	web := map[string]string{"app": "web", "team": "a", "other": "x"}
 	for _, tt := range []struct {
 		name string
@@ -143,39 +143,39 @@ func TestRules(t *testing.T) {
 	}{
 		{"opted in by the first rule", plugintest.SandboxIn("shop", web), "shop-web [tag:shop] ephemeral shields", ""},
 		{"glob", plugintest.SandboxIn("shop-eu", web), "shop-eu-web-#hash [tag:shop] ephemeral shields", ""},
-		{"stays out", plugintest.SandboxIn("shop", web, annotationEnabled, "false"), "", ""},
+		{"stays out", plugintest.SandboxIn("shop", web, AnnotationEnabled, "false"), "", ""},
 		{"in the host's network", plugintest.HostNetwork(plugintest.SandboxIn("shop", web)), "", ""},
-		{"asks, in the host's network", plugintest.HostNetwork(plugintest.SandboxIn("shop", web, annotationEnabled, "true")), "", "hostNetwork"},
+		{"asks, in the host's network", plugintest.HostNetwork(plugintest.SandboxIn("shop", web, AnnotationEnabled, "true")), "", "hostNetwork"},
 		{"label that is missing", plugintest.SandboxIn("shop-eu", map[string]string{"app": "web"}), "", ""},
 		{"label with another value", plugintest.SandboxIn("shop-eu", map[string]string{"app": "db", "team": "a"}), "", ""},
 		{"the second rule", plugintest.SandboxIn("shop", nil), "shop-web [tag:prod] shields profile=prod", ""},
 		{"no rule", plugintest.SandboxIn("other", web), "", ""},
-		{"no rule, asks", plugintest.SandboxIn("other", web, annotationEnabled, "true"), "other-web [tag:k8s-pod tag:extra] shields", ""},
-		{"turns a default off that is allowed", plugintest.SandboxIn("shop", web, annotationEphemeral, "false"), "shop-web [tag:shop] shields", ""},
+		{"no rule, asks", plugintest.SandboxIn("other", web, AnnotationEnabled, "true"), "other-web [tag:k8s-pod tag:extra] shields", ""},
+		{"turns a default off that is allowed", plugintest.SandboxIn("shop", web, AnnotationEphemeral, "false"), "shop-web [tag:shop] shields", ""},
 		{"turns a default off that is not", plugintest.SandboxIn("shop", web, annotationShieldsUp, "false"), "", `tailscale.com/shields-up is "false": rule 1 (shop)|allow.features`},
-		{"turns a default off where nothing is allowed", plugintest.SandboxIn("closed", nil, annotationEnabled, "true", annotationShieldsUp, "false"), "", "rule 3 (closed)|shields-up"},
-		{"turns a default off by the default policy", plugintest.SandboxIn("other", web, annotationEnabled, "true", annotationShieldsUp, "false"), "other-web [tag:k8s-pod tag:extra]", ""},
-		{"leaves off what it has not", plugintest.SandboxIn("closed", nil, annotationEnabled, "true", annotationEphemeral, "false"), "closed-web [tag:k8s-pod tag:extra] shields", ""},
+		{"turns a default off where nothing is allowed", plugintest.SandboxIn("closed", nil, AnnotationEnabled, "true", annotationShieldsUp, "false"), "", "rule 3 (closed)|shields-up"},
+		{"turns a default off by the default policy", plugintest.SandboxIn("other", web, AnnotationEnabled, "true", annotationShieldsUp, "false"), "other-web [tag:k8s-pod tag:extra]", ""},
+		{"leaves off what it has not", plugintest.SandboxIn("closed", nil, AnnotationEnabled, "true", AnnotationEphemeral, "false"), "closed-web [tag:k8s-pod tag:extra] shields", ""},
 		{"asks for what it has", plugintest.SandboxIn("shop", web, annotationShieldsUp, "true"), "shop-web [tag:shop] ephemeral shields", ""},
-		{"tag", plugintest.SandboxIn("shop", web, annotationTags, "tag:shop-db,tag:shop"), "shop-web [tag:shop-db tag:shop] ephemeral shields", ""},
-		{"hostname", plugintest.SandboxIn("shop", web, annotationHostname, "Shop-front"), "shop-front [tag:shop] ephemeral shields chosen", ""},
+		{"tag", plugintest.SandboxIn("shop", web, AnnotationTags, "tag:shop-db,tag:shop"), "shop-web [tag:shop-db tag:shop] ephemeral shields", ""},
+		{"hostname", plugintest.SandboxIn("shop", web, AnnotationHostname, "Shop-front"), "shop-front [tag:shop] ephemeral shields chosen", ""},
 		{"profile", plugintest.SandboxIn("shop", web, annotationProfile, "prod"), "shop-web [tag:prod] ephemeral shields profile=prod", ""},
 		{"profile that is the default", plugintest.SandboxIn("shop", nil, annotationProfile, "prod"), "shop-web [tag:prod] shields profile=prod", ""},
 
-		{"tag of the default policy", plugintest.SandboxIn("shop", web, annotationTags, "tag:k8s-pod"), "", `tailscale.com/tags is "tag:k8s-pod": rule 1 (shop) of ` + testPolicyFile + ` does not allow tag:k8s-pod, only tag:shop, tag:shop-*|add it to allow.tags of that rule`},
-		{"hostname that is not allowed", plugintest.SandboxIn("shop", web, annotationHostname, "bank"), "", `tailscale.com/hostname is "bank": rule 1 (shop)|only shop-*|allow.hostnames`},
+		{"tag of the default policy", plugintest.SandboxIn("shop", web, AnnotationTags, "tag:k8s-pod"), "", `tailscale.com/tags is "tag:k8s-pod": rule 1 (shop) of ` + testPolicyFile + ` does not allow tag:k8s-pod, only tag:shop, tag:shop-*|add it to allow.tags of that rule`},
+		{"hostname that is not allowed", plugintest.SandboxIn("shop", web, AnnotationHostname, "bank"), "", `tailscale.com/hostname is "bank": rule 1 (shop)|only shop-*|allow.hostnames`},
 		{"profile that is not allowed", plugintest.SandboxIn("shop", web, annotationProfile, "us-1"), "", `tailscale.com/profile is "us-1": rule 1 (shop)|allow.profiles`},
 		{"profile that is not there", plugintest.SandboxIn("shop", web, annotationProfile, "eu-1"), "", `tailscale.com/profile is "eu-1": there is lab, prod|eu-1.TS_OAUTH_CLIENT_ID`},
-		{"rule without a name", plugintest.SandboxIn("shop", nil, annotationTags, "tag:x"), "", `rule 2 of ` + testPolicyFile + ` does not allow tag:x, only tag:prod`},
-		{"nothing is allowed", plugintest.SandboxIn("closed", nil, annotationEnabled, "true", annotationHostname, "a"), "", "rule 3 (closed)|and no other hostname either"},
-		{"nothing is allowed but the defaults", plugintest.SandboxIn("closed", nil, annotationEnabled, "true"), "closed-web [tag:k8s-pod tag:extra] shields", ""},
-		{"a feature of its own", plugintest.SandboxIn("closed", nil, annotationEnabled, "true", annotationEphemeral, "true"), "", "rule 3 (closed)|ephemeral"},
-		{"a bad value of one that a rule opts in", plugintest.SandboxIn("shop", web, annotationHostname, "a_b"), "", annotationHostname},
-		{"a misspelt key of one that a rule opts in", plugintest.SandboxIn("shop", web, annotationPrefix+"tag", "tag:x"), "", "write " + annotationTags},
+		{"rule without a name", plugintest.SandboxIn("shop", nil, AnnotationTags, "tag:x"), "", `rule 2 of ` + testPolicyFile + ` does not allow tag:x, only tag:prod`},
+		{"nothing is allowed", plugintest.SandboxIn("closed", nil, AnnotationEnabled, "true", AnnotationHostname, "a"), "", "rule 3 (closed)|and no other hostname either"},
+		{"nothing is allowed but the defaults", plugintest.SandboxIn("closed", nil, AnnotationEnabled, "true"), "closed-web [tag:k8s-pod tag:extra] shields", ""},
+		{"a feature of its own", plugintest.SandboxIn("closed", nil, AnnotationEnabled, "true", AnnotationEphemeral, "true"), "", "rule 3 (closed)|ephemeral"},
+		{"a bad value of one that a rule opts in", plugintest.SandboxIn("shop", web, AnnotationHostname, "a_b"), "", AnnotationHostname},
+		{"a misspelt key of one that a rule opts in", plugintest.SandboxIn("shop", web, AnnotationPrefix+"tag", "tag:x"), "", "write " + AnnotationTags},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			pod, ok, err := podFrom(tt.sb, d)
-			expectError(t, tt.name, err, tt.err)
+			pod, ok, err := From(tt.sb, d)
+			plugintest.ExpectError(t, tt.name, err, tt.err)
 			if got := summary(pod, ok && err == nil); got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
@@ -207,26 +207,6 @@ func summary(pod engine.Pod, in bool) string {
 	return out
 }
 
-// expectError checks an error by the texts in want, which | separates; "" is none.
-func expectError(t *testing.T, what string, err error, want string) {
-	t.Helper()
-	switch {
-	case want == "" && err != nil:
-		t.Errorf("%s: %v", what, err)
-	case want != "" && err == nil:
-		t.Errorf("%s: no error, want %q", what, want)
-	case want != "":
-		for part := range strings.SplitSeq(want, "|") {
-			if !strings.Contains(err.Error(), part) {
-				t.Errorf("%s: %q does not say %q", what, err, part)
-			}
-		}
-		if len(err.Error()) > 500 {
-			t.Errorf("%s: the error has %d bytes", what, len(err.Error()))
-		}
-	}
-}
-
 // TestKubeSystem: a rule for all namespaces is not meant for what the cluster itself
 // runs, unless it says so.
 func TestKubeSystem(t *testing.T) {
@@ -238,11 +218,11 @@ func TestKubeSystem(t *testing.T) {
 		"rules: [{namespaces: ['a', 'kube-system'], optIn: true}]":    true,
 		"rules: [{namespaces: ['kube-*', kube-system], optIn: true}]": true,
 	} {
-		d.policy = mustPolicy(t, text)
-		if _, got, err := podFrom(plugintest.SandboxIn(kubeSystem, nil), d); got != want || err != nil {
+		d.Policy = mustPolicy(t, text)
+		if _, got, err := From(plugintest.SandboxIn(kubeSystem, nil), d); got != want || err != nil {
 			t.Errorf("%s: %v, %v", text, got, err)
 		}
-		if _, got, err := podFrom(plugintest.SandboxIn(kubeSystem, nil, annotationEnabled, "true"), d); !got || err != nil {
+		if _, got, err := From(plugintest.SandboxIn(kubeSystem, nil, AnnotationEnabled, "true"), d); !got || err != nil {
 			t.Errorf("%s, asks: %v, %v", text, got, err)
 		}
 	}
@@ -251,20 +231,20 @@ func TestKubeSystem(t *testing.T) {
 // TestServedPod: a pod that has its node keeps it, whatever the policy has become.
 func TestServedPod(t *testing.T) {
 	d := strict()
-	d.policy, d.served = mustPolicy(t, "rules: [{allow: {tags: [], hostnames: [], features: [], profiles: []}}]"), true
-	sb := plugintest.SandboxIn("shop", nil, annotationTags, "tag:x", annotationHostname, "x", annotationProfile, "gone", annotationEphemeral, "true")
-	pod, ok, err := podFrom(sb, d)
+	d.Policy, d.Served = mustPolicy(t, "rules: [{allow: {tags: [], hostnames: [], features: [], profiles: []}}]"), true
+	sb := plugintest.SandboxIn("shop", nil, AnnotationTags, "tag:x", AnnotationHostname, "x", annotationProfile, "gone", AnnotationEphemeral, "true")
+	pod, ok, err := From(sb, d)
 	if got := summary(pod, ok); err != nil || got != "x [tag:x] ephemeral profile=gone chosen" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	router := plugintest.SandboxIn("shop", nil, annotationEnabled, "true", annotationAdvertiseExitNode, "true")
-	d.policy = mustPolicy(t, "defaults: {features: {shields-up: true, exit-node: gate}}")
-	if _, ok, err := podFrom(router, d); !ok || err != nil {
+	router := plugintest.SandboxIn("shop", nil, AnnotationEnabled, "true", annotationAdvertiseExitNode, "true")
+	d.Policy = mustPolicy(t, "defaults: {features: {shields-up: true, exit-node: gate}}")
+	if _, ok, err := From(router, d); !ok || err != nil {
 		t.Errorf("a later default that excludes what it has: %v, %v", ok, err)
 	}
-	d.served, d.policy = false, mustPolicy(t, "{defaults: {features: {shields-up: true}}, rules: [{allow: {features: ['*']}}]}")
-	_, _, err = podFrom(router, d)
-	expectError(t, "router by a default with shields up", err, `tailscale.com/shields-up is "true"|write "false"`)
+	d.Served, d.Policy = false, mustPolicy(t, "{defaults: {features: {shields-up: true}}, rules: [{allow: {features: ['*']}}]}")
+	_, _, err = From(router, d)
+	plugintest.ExpectError(t, "router by a default with shields up", err, `tailscale.com/shields-up is "true"|write "false"`)
 }
 
 // TestExclusive: what a tailnet deletes by itself cannot outlive its pod.
@@ -272,8 +252,8 @@ func TestExclusive(t *testing.T) {
 	if err := checkTogether(engine.Features{Ephemeral: true}); err != nil {
 		t.Error(err)
 	}
-	expectError(t, "profile", checkTogether(engine.Features{Profile: "prod", Workload: true}), `tailscale.com/profile is "prod"|identity`)
-	expectError(t, "both", checkTogether(engine.Features{Ephemeral: true, Workload: true}), annotationEphemeral+"|identity")
+	plugintest.ExpectError(t, "profile", checkTogether(engine.Features{Profile: "prod", Workload: true}), `tailscale.com/profile is "prod"|identity`)
+	plugintest.ExpectError(t, "both", checkTogether(engine.Features{Ephemeral: true, Workload: true}), AnnotationEphemeral+"|identity")
 }
 
 // TestTemplates: two pods never share a name, whatever the template.
@@ -303,7 +283,7 @@ func TestTemplates(t *testing.T) {
 			if got, _, _ := strings.Cut(summary(engine.Pod{Hostname: name}, true), " "); got != want {
 				t.Errorf("%s of %v: %s, want %s", text, pod, got, want)
 			}
-			if seen[name] || checkLabel(name) != nil {
+			if seen[name] || CheckLabel(name) != nil {
 				t.Errorf("%s: %s is no label, or another pod's", text, name)
 			}
 			seen[name] = true
@@ -318,13 +298,13 @@ func FuzzTemplate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text, ns1, pod1, ns2, pod2 string) {
 		tmpl, err := parseTemplate(text)
 		for _, s := range []string{ns1, pod1, ns2, pod2} {
-			err = errors.Join(err, checkLabel(s)) // as Kubernetes has namespaces and, in short, pods
+			err = errors.Join(err, CheckLabel(s)) // as Kubernetes has namespaces and, in short, pods
 		}
 		if err != nil || ns1 == ns2 && pod1 == pod2 {
 			return
 		}
 		a, b := tmpl.name("k8s", ns1, pod1), tmpl.name("k8s", ns2, pod2)
-		if a == b || checkLabel(a) != nil || checkLabel(b) != nil {
+		if a == b || CheckLabel(a) != nil || CheckLabel(b) != nil {
 			t.Errorf("%s: %s/%s is %s, %s/%s is %s", text, ns1, pod1, a, ns2, pod2, b)
 		}
 	})

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podspec
 
 import (
 	"strings"
@@ -27,7 +27,7 @@ func TestDefaultHostname(t *testing.T) {
 		{"k8s", "default", long, "k8s-default-" + strings.Repeat("x", 40) + "-*"},
 		{"", "", "", "*"},
 	} {
-		got := defaultHostname(tt.cluster, tt.namespace, tt.pod)
+		got := DefaultHostname(tt.cluster, tt.namespace, tt.pod)
 		if head, hashed := strings.CutSuffix(tt.want, "*"); hashed {
 			if len(got) != len(head)+hashLen || !strings.HasPrefix(got, head) || !endsInHash(got) {
 				t.Errorf("defaultHostname(%q, %q, %q) = %q, want %q", tt.cluster, tt.namespace, tt.pod, got, tt.want)
@@ -46,13 +46,13 @@ func TestDefaultHostnamesDiffer(t *testing.T) {
 		{"a", "b.c"}, {"a", "b_c"}, {"a", "b/c"}, {"a", "B-c"}, {"a.b", "c"},
 		{"a", long + "1"}, {"a", long + "2"}, {"a", long}, {long, "a"},
 	} {
-		name := defaultHostname("k8s", in[0], in[1])
+		name := DefaultHostname("k8s", in[0], in[1])
 		if other, ok := seen[name]; ok {
 			t.Errorf("%q and %q are both named %s", in, other, name)
 		}
 		seen[name] = in
 		// A pod may call itself what another pod's hashed name is.
-		forged := defaultHostname("k8s", "a", strings.TrimPrefix(name, "k8s-a-"))
+		forged := DefaultHostname("k8s", "a", strings.TrimPrefix(name, "k8s-a-"))
 		if forged == name && endsInHash(name) {
 			t.Errorf("the name %s of %q can be forged", name, in)
 		}
@@ -91,7 +91,7 @@ func FuzzDefaultHostname(f *testing.F) {
 	f.Add("a", strings.Repeat("y", 80), "a", strings.Repeat("y", 81))
 	f.Add("a", "x-0123456789", "a", "X-0123456789")
 	f.Fuzz(func(t *testing.T, ns1, pod1, ns2, pod2 string) {
-		a, b := defaultHostname("k8s", ns1, pod1), defaultHostname("k8s", ns2, pod2)
+		a, b := DefaultHostname("k8s", ns1, pod1), DefaultHostname("k8s", ns2, pod2)
 		if err := dnsname.ValidLabel(a); err != nil || a != strings.ToLower(a) {
 			t.Errorf("%q of %q, %q: %v", a, ns1, pod1, err)
 		}
