@@ -202,12 +202,7 @@ func withManifestsCaps(t *testing.T, f func()) {
 		runtime.LockOSThread() // never unlocked: the thread has lost capabilities, and ends here
 		var err error
 		for c := range uint(unix.CAP_LAST_CAP + 1) {
-			if !slices.ContainsFunc(needed, func(n struct {
-				bit  uint
-				name string
-			}) bool {
-				return n.bit == c
-			}) {
+			if !slices.ContainsFunc(needed, func(n capability) bool { return n.bit == c }) {
 				err = errors.Join(err, unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0))
 			}
 		}

@@ -19,7 +19,7 @@ import (
 // newLogger writes to w what the configuration asks for, and no secret.
 func newLogger(cfg Config, w io.Writer) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: cfg.LogLevel, ReplaceAttr: nameTrace}
-	w = &redactor{w: w, known: cfg.secrets()}
+	w = &redactor{w: w, known: secretsOf(cfg)}
 	if cfg.LogJSON {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
@@ -51,9 +51,9 @@ func nameTrace(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// secrets are those of the configuration, as a log may have them: as they are, and
+// secretsOf are those of the configuration, as a log may have them: as they are, and
 // quoted. One that is too short to be one is left out.
-func (c Config) secrets() (known [][]byte) {
+func secretsOf(c Config) (known [][]byte) {
 	add := func(s string) {
 		for _, form := range []string{s, strings.Trim(fmt.Sprintf("%q", s), `"`)} {
 			if len(form) >= 6 && !slices.ContainsFunc(known, func(k []byte) bool { return string(k) == form }) {
@@ -83,7 +83,7 @@ const redacted = "[redacted]"
 
 // redactText returns what takes secrets out of a text, as a log's writer does.
 func redactText(cfg Config) func(string) string {
-	r := &redactor{known: cfg.secrets()}
+	r := &redactor{known: secretsOf(cfg)}
 	return func(text string) string { return string(r.redact([]byte(text))) }
 }
 

@@ -25,6 +25,8 @@ import (
 	"os/signal"
 	"slices"
 	"syscall"
+
+	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
 func main() {
@@ -35,15 +37,15 @@ func main() {
 		}
 		return
 	}
-	up := findParent(os.Getenv)
-	if !up.supervises && serves(os.Args[1:]) {
-		code, err := supervise(mainLogger)
+	up := supervisor.FindParent(os.Getenv)
+	if !up.Supervises && serves(os.Args[1:]) {
+		code, err := supervisor.Run(mainLogger)
 		if err != nil {
 			logError(mainLogger(), "cannot serve", err)
 		}
 		os.Exit(code)
 	}
-	up.adopt()
+	up.Adopt()
 	report := func(err error) { fmt.Fprintln(os.Stderr, "tailscale-nri:", err) }
 	if serves(os.Args[1:]) {
 		log := mainLogger()
@@ -55,13 +57,13 @@ func main() {
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	err := run(ctx, os.Getenv, os.Args[1:], os.Stdout, os.Stderr)
 	if errors.Is(err, errRestart) {
-		up.mark(markRestart)
+		up.Mark(supervisor.MarkRestart)
 		return
 	}
 	if err != nil && !errors.Is(err, errFindings) && !errors.Is(err, errNotRunning) {
 		report(err)
 	}
-	up.mark(markExit)
+	up.Mark(supervisor.MarkExit)
 	switch {
 	case errors.As(err, new(cannotAsk)):
 		os.Exit(2)
@@ -112,7 +114,7 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 	case cmdDoctor:
 		return doctor(ctx, newMachine(cmd), cmd.json, stdout)
 	}
-	return serve(ctx, cmd.getenv, findParent(getenv), stderr)
+	return serve(ctx, cmd.getenv, supervisor.FindParent(getenv), stderr)
 }
 
 // askServing asks the process that serves.

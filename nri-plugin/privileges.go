@@ -12,13 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// capability is one as the kernel counts it and as a manifest names it.
+type capability struct {
+	bit  uint
+	name string
+}
+
 // needed are the capabilities without which no pod can be served: to make and
 // program interfaces, to hear of changes in the pods' netns, to open packet sockets,
 // to enter a pod's netns.
-var needed = []struct {
-	bit  uint
-	name string
-}{
+var needed = []capability{
 	{unix.CAP_NET_ADMIN, "NET_ADMIN"},
 	{unix.CAP_NET_BROADCAST, "NET_BROADCAST"},
 	{unix.CAP_NET_RAW, "NET_RAW"},

@@ -24,6 +24,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
 func TestMain(m *testing.M) {
@@ -34,12 +35,12 @@ func TestMain(m *testing.M) {
 		go endOnSignal()
 		main()
 	case "crash":
-		if os.Getenv(restartsVar) != "" {
+		if supervisor.FindParent(os.Getenv).Supervises {
 			os.Exit(crashCode)
 		}
 		main()
 	case "sockets":
-		if os.Getenv(restartsVar) != "" {
+		if supervisor.FindParent(os.Getenv).Supervises {
 			keepPacketSockets()
 		}
 		main()

@@ -16,6 +16,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/podspec"
+	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
 // gcPercent is what GOGC is set to, unless the environment sets it. A node holds
@@ -37,7 +38,7 @@ const startTime = 10 * time.Second
 // that cannot be had, or a state directory that cannot be made, claimed or read,
 // ends the process with either. In a DaemonSet that is CrashLoopBackOff, with the
 // reason in the log and, as deploy has it, in the termination message.
-func serve(ctx context.Context, getenv func(string) string, up parent, stderr io.Writer) error {
+func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent, stderr io.Writer) error {
 	began, cfg, bad := loadConfig(getenv)
 	if bad == nil {
 		bad = checkPrivileges()
@@ -46,7 +47,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 		return bad
 	}
 	log, h := newLogger(cfg, stderr), &health{}
-	m := newMeters(h, up.restarts)
+	m := newMeters(h, up.Restarts)
 	checkRoots(getenv, log)
 	var parts []func(context.Context) error
 	if socket, err := statusSocket(began.get); err == nil {
@@ -69,7 +70,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 		}
 		if bad != nil {
 			w.complain(bad, false)
-			up.mark(markServes)
+			up.Mark(supervisor.MarkServes)
 		}
 		parts = append(parts, w.Run)
 	}
@@ -84,7 +85,7 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 type daemon struct {
 	cfg      Config
 	policies *podspec.Policies
-	up       parent
+	up       supervisor.Parent
 	health   *health
 	meters   *meters
 	log      *slog.Logger
@@ -95,7 +96,7 @@ type daemon struct {
 // can be done before is done by then, and nothing else, so that the pods are
 // without a process for as short as possible.
 func (d *daemon) Run(ctx context.Context) error {
-	place, err := d.up.shelf()
+	place, err := d.up.FDStore()
 	if err != nil {
 		return err
 	}
@@ -111,11 +112,11 @@ func (d *daemon) Run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	sockets := openStore(place)
+	sockets := supervisor.OpenSockets(place)
 	defer func() {
 		// Whoever is started again finds them.
 		if !errors.Is(context.Cause(ctx), errRestart) {
-			sockets.clear()
+			sockets.Clear()
 		}
 	}()
 	kube := newKubeStatus(d.cfg, d.log)
@@ -138,16 +139,16 @@ func (d *daemon) Run(ctx context.Context) error {
 }
 
 // standBy says that another process serves. What an earlier child of this one's
-// supervisor has left on the shelf is out of date by then: its sockets hold
+// supervisor has left in the store is out of date by then: its sockets hold
 // packets that the other process has had as well.
-func (d *daemon) standBy(place shelf) {
+func (d *daemon) standBy(place supervisor.FDStore) {
 	d.health.standBy(func() string { return lacksRuntime(d.cfg.NRISocket) })
-	d.up.mark(markServes)
+	d.up.Mark(supervisor.MarkServes)
 	d.log.Info("another process serves this node's pods, standing by", "version", ourVersion(), "state", d.cfg.StateDir)
 	if why := lacksRuntime(d.cfg.NRISocket); why != "" {
 		d.log.Warn("this process could not serve", "reason", why)
 	}
-	openStore(place).clear()
+	supervisor.OpenSockets(place).Clear()
 }
 
 // lacksRuntime says why there is no runtime to register with, as far as that can
@@ -163,7 +164,7 @@ func lacksRuntime(socket string) string {
 func (d *daemon) begin(eng *engine.Engine) {
 	d.health.serves(eng)
 	d.health.podAPI.serves(eng.PodAPI())
-	d.up.mark(markServes)
+	d.up.Mark(supervisor.MarkServes)
 	if !d.ownPace {
 		time.AfterFunc(startTime, func() { debug.SetGCPercent(gcPercent) })
 	}
@@ -182,8 +183,8 @@ func (d *daemon) logStart() {
 	if len(d.cfg.Profiles) > 0 {
 		attrs = append(attrs, "profiles", slices.Sorted(maps.Keys(d.cfg.Profiles)))
 	}
-	if d.up.restarts > 0 {
-		attrs = append(attrs, "restarts", d.up.restarts)
+	if d.up.Restarts > 0 {
+		attrs = append(attrs, "restarts", d.up.Restarts)
 	}
 	d.log.Info("starting", attrs...)
 }

@@ -14,6 +14,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
+	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
 // asked is what one of the commands ready, live and status says, run as a
@@ -106,11 +107,11 @@ func TestStandByEnds(t *testing.T) {
 	dir := t.TempDir()
 	serving(t, dir)
 	second := begin(t, dir, twice(dir))
-	for i := range maxUnserved + 1 {
+	for i := range supervisor.MaxUnserved + 1 {
 		second.await(t, "standing by", i+1)
 		second.signal(t, second.only(t), syscall.SIGKILL)
 	}
-	second.await(t, "standing by", maxUnserved+2)
+	second.await(t, "standing by", supervisor.MaxUnserved+2)
 	start := time.Now()
 	if code := second.end(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d\n%s", code, second.book)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
 // crashCode is what a child of the role "crash" ends with.
@@ -218,7 +219,7 @@ func TestGivesUp(t *testing.T) {
 	if !errors.As(err, &exit) || exit.ExitCode() != crashCode {
 		t.Errorf("ended with %v, want exit code %d", err, crashCode)
 	}
-	if text := string(out); strings.Count(text, "starting it again") != maxUnserved-1 || strings.Count(text, "giving up") != 1 {
+	if text := string(out); strings.Count(text, "starting it again") != supervisor.MaxUnserved-1 || strings.Count(text, "giving up") != 1 {
 		t.Errorf("it said\n%s", text)
 	}
 }
@@ -247,32 +248,5 @@ func TestTakesOrphans(t *testing.T) {
 	}
 	if code := p.end(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d\n%s", code, p.book)
-	}
-}
-
-// TestPauses between children, in a row that none of the ends is meant in.
-func TestPauses(t *testing.T) {
-	short, long := ending{served: true, lived: time.Second}, ending{served: true, lived: longLife}
-	var s supervisor
-	for i, tt := range []struct {
-		end   ending
-		pause time.Duration
-	}{
-		{short, 0},
-		{short, minPause},
-		{short, 2 * minPause},
-		{short, 4 * minPause},
-		{long, 0},
-		{short, 0},
-		{short, minPause},
-	} {
-		if pause, again := s.next(tt.end); pause != tt.pause || !again {
-			t.Errorf("%d: pause %v, again %v, want %v", i, pause, again, tt.pause)
-		}
-	}
-	for range 100 {
-		if pause, again := s.next(short); pause > maxPause || pause <= 0 || !again {
-			t.Fatalf("pause %v, again %v", pause, again)
-		}
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package supervisor
 
 import (
 	"fmt"
@@ -14,37 +14,37 @@ import (
 	"tailscale-nri/engine"
 )
 
-// shelf is a pair of connected sockets that the supervisor opens and each
+// FDStore is a pair of connected sockets that the supervisor opens and each
 // child inherits, both ends. What a child sends into one end lies there, the
 // descriptors with it, until it is received from the other; nobody else has to
 // do a thing for it to outlive the child.
-type shelf struct {
+type FDStore struct {
 	in, out int // descriptors
 }
 
-// Messages on the shelf: a name, and a descriptor with it.
+// Messages in the store: a name, and a descriptor with it.
 const (
 	maxSocketName = 64
-	shelfSize     = 8 << 20 // bytes; a message takes up less than 2 KiB
+	storeSize     = 8 << 20 // bytes; a message takes up less than 2 KiB
 )
 
-func newShelf() (shelf, error) {
+func newFDStore() (FDStore, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return shelf{}, fmt.Errorf("making a place for sockets that outlive the serving process: %w", err)
+		return FDStore{}, fmt.Errorf("making a place for sockets that outlive the serving process: %w", err)
 	}
 	// Without CAP_NET_ADMIN it holds fewer.
-	_ = unix.SetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, shelfSize)
-	return shelf{in: pair[0], out: pair[1]}, nil
+	_ = unix.SetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, storeSize)
+	return FDStore{in: pair[0], out: pair[1]}, nil
 }
 
-func (s shelf) put(name string, fd int) error {
+func (s FDStore) put(name string, fd int) error {
 	return unix.Sendmsg(s.in, []byte(name), unix.UnixRights(fd), nil, 0)
 }
 
 // get takes the message that has lain there for longest. It returns false if
 // there is none.
-func (s shelf) get() (name string, fd int, ok bool) {
+func (s FDStore) get() (name string, fd int, ok bool) {
 	text, rights := make([]byte, maxSocketName), make([]byte, unix.CmsgSpace(4))
 	n, rightsLen, _, _, err := unix.Recvmsg(s.out, text, rights, unix.MSG_CMSG_CLOEXEC)
 	if err != nil || n == 0 {
@@ -59,20 +59,20 @@ func (s shelf) get() (name string, fd int, ok bool) {
 	return string(text[:n]), fd, true
 }
 
-// socketStore keeps the links' sockets on the supervisor's shelf. What cannot
+// SocketStore keeps the links' sockets in the supervisor's descriptor store. What cannot
 // be kept is opened anew by the next process.
-type socketStore struct {
+type SocketStore struct {
 	mu    sync.Mutex
-	shelf shelf
-	names []string       // on the shelf
+	place FDStore
+	names []string       // in the store
 	found map[string]int // descriptors that an earlier child put there, not yet taken
 }
 
-var _ engine.SocketStore = (*socketStore)(nil)
+var _ engine.SocketStore = (*SocketStore)(nil)
 
-// openStore finds what is on the shelf. All of it stays there.
-func openStore(s shelf) *socketStore {
-	st := &socketStore{shelf: s, found: map[string]int{}}
+// OpenSockets finds what is in the store. All of it stays there.
+func OpenSockets(s FDStore) *SocketStore {
+	st := &SocketStore{place: s, found: map[string]int{}}
 	// Turned over as drop does it, with a message of our own for the end. Where
 	// there is no room for that one, there is none for any.
 	end := fmt.Sprintf("end of round %d", time.Now().UnixNano())
@@ -96,27 +96,27 @@ func openStore(s shelf) *socketStore {
 }
 
 // put needs the lock.
-func (st *socketStore) put(name string, fd int) {
-	if st.shelf.put(name, fd) == nil {
+func (st *SocketStore) put(name string, fd int) {
+	if st.place.put(name, fd) == nil {
 		st.names = append(st.names, name)
 	}
 }
 
 // Take implements [engine.SocketStore].
-func (st *socketStore) Take(name string) (fd int, ok bool) {
+func (st *SocketStore) Take(name string) (fd int, ok bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	return st.take(name)
 }
 
-func (st *socketStore) take(name string) (fd int, ok bool) {
+func (st *SocketStore) take(name string) (fd int, ok bool) {
 	fd, ok = st.found[name]
 	delete(st.found, name)
 	return fd, ok
 }
 
 // Keep implements [engine.SocketStore].
-func (st *socketStore) Keep(name string, fd int) {
+func (st *SocketStore) Keep(name string, fd int) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.drop(name)
@@ -124,14 +124,14 @@ func (st *socketStore) Keep(name string, fd int) {
 }
 
 // Drop implements [engine.SocketStore].
-func (st *socketStore) Drop(name string) {
+func (st *SocketStore) Drop(name string) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.drop(name)
 }
 
 // Retain implements [engine.SocketStore].
-func (st *socketStore) Retain(names []string) {
+func (st *SocketStore) Retain(names []string) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for _, name := range slices.Clone(st.names) {
@@ -141,9 +141,9 @@ func (st *socketStore) Retain(names []string) {
 	}
 }
 
-// drop turns the whole shelf over, one message at a time: a child that dies
+// drop turns the whole store over, one message at a time: a child that dies
 // over it loses one socket at most. It needs the lock.
-func (st *socketStore) drop(name string) {
+func (st *SocketStore) drop(name string) {
 	if fd, ok := st.take(name); ok {
 		closeLater(fd)
 	}
@@ -153,7 +153,7 @@ func (st *socketStore) drop(name string) {
 	kept := st.names
 	st.names = nil
 	for range kept {
-		is, fd, ok := st.shelf.get()
+		is, fd, ok := st.place.get()
 		if !ok {
 			return
 		}
@@ -166,9 +166,9 @@ func (st *socketStore) drop(name string) {
 	}
 }
 
-// clear empties the shelf, at a planned end: this program is not started again,
+// Clear empties the store, at a planned end: this program is not started again,
 // and the supervisor would close one socket after the other.
-func (st *socketStore) clear() {
+func (st *SocketStore) Clear() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	var closing sync.WaitGroup
@@ -176,7 +176,7 @@ func (st *socketStore) clear() {
 		closing.Go(func() { syscall.Close(fd) })
 	}
 	for {
-		_, fd, ok := st.shelf.get()
+		_, fd, ok := st.place.get()
 		if !ok {
 			break
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package supervisor
 
 import (
 	"errors"
@@ -24,10 +24,10 @@ const (
 	// Bounds of the pause between children that do not live long. The first of
 	// them is followed at once.
 	minPause, maxPause = 100 * time.Millisecond, 5 * time.Second
-	// maxUnserved is how many children in a row may end before they serve. No
+	// MaxUnserved is how many children in a row may end before they serve. No
 	// pod is worse off without the next one, and whoever started this process
 	// is to see that it fails.
-	maxUnserved = 5
+	MaxUnserved = 5
 )
 
 // supervisor starts this program again as its child, which does all the work,
@@ -36,31 +36,31 @@ const (
 // "exit" (tailscale.com, controlclient, Debug.Exit), ends them all, and whoever
 // started this process may take his time before he starts it again.
 //
-// It also holds the shelf, on which a child leaves its links' sockets for the
+// It also holds the descriptor store, in which a child leaves its links' sockets for the
 // next one, and does nothing else. All of it is one goroutine, so that no signal goes to
 // a child that has been reaped, whose number may be another's by then.
 type supervisor struct {
 	log   *slog.Logger
 	ends  chan os.Signal // to be passed on; the child's end is wanted then
 	died  chan os.Signal // SIGCHLD: some child has ended
-	shelf shelf          // each child's, in turn
+	place FDStore        // each child's, in turn
 	ended bool           // one of ends has come
 
 	short    int // children in a row that did not live long
 	unserved int // children in a row that did not come to serve
 }
 
-// supervise returns the exit code that is left to say, or the error for which
+// Run returns the exit code that is left to say, or the error for which
 // no child could be started time and again.
 // newLog makes a logger as the configuration has it at the time.
-func supervise(newLog func() *slog.Logger) (code int, err error) {
+func Run(newLog func() *slog.Logger) (code int, err error) {
 	// The kernel kills the child at the end of the thread that started it.
 	runtime.LockOSThread()
-	place, err := newShelf()
+	place, err := newFDStore()
 	if err != nil {
 		return 1, err
 	}
-	s := &supervisor{log: newLog(), ends: make(chan os.Signal, 8), died: make(chan os.Signal, 1), shelf: place}
+	s := &supervisor{log: newLog(), ends: make(chan os.Signal, 8), died: make(chan os.Signal, 1), place: place}
 	signal.Notify(s.died, syscall.SIGCHLD)
 	signal.Notify(s.ends, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
 	for restarts := 0; ; restarts++ {
@@ -129,7 +129,7 @@ func (s *supervisor) next(end ending) (pause time.Duration, again bool) {
 	if s.short > 1 {
 		pause = min(minPause<<min(s.short-2, 10), maxPause)
 	}
-	return pause, s.unserved < maxUnserved
+	return pause, s.unserved < MaxUnserved
 }
 
 // await passes signals on to the child until it has ended.
@@ -202,7 +202,7 @@ func (s *supervisor) start(restarts int) (child, error) {
 	var err error
 	c.pid, err = syscall.ForkExec("/proc/self/exe", os.Args, &syscall.ProcAttr{
 		Env:   append(os.Environ(), restartsVar+"="+strconv.Itoa(restarts)),
-		Files: []uintptr{0, 1, 2, marksFD: uintptr(pipe[1]), shelfInFD: uintptr(s.shelf.in), shelfOutFD: uintptr(s.shelf.out)},
+		Files: []uintptr{0, 1, 2, marksFD: uintptr(pipe[1]), storeInFD: uintptr(s.place.in), storeOutFD: uintptr(s.place.out)},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
@@ -222,9 +222,9 @@ func (c child) ending(status syscall.WaitStatus) ending {
 	return ending{
 		status: status,
 		lived:  time.Since(c.since),
-		served: slices.Contains(said, markServes),
-		meant:  slices.Contains(said, markExit),
-		again:  slices.Contains(said, markRestart),
+		served: slices.Contains(said, MarkServes),
+		meant:  slices.Contains(said, MarkExit),
+		again:  slices.Contains(said, MarkRestart),
 	}
 }
 
