@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/privileges"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -212,7 +213,7 @@ func TestTokenComes(t *testing.T) {
 func TestNoPrivileges(t *testing.T) {
 	book := plugintest.NewLogBook()
 	w := &configWatch{health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), waits: true}
-	w.complain(privilegeError{errors.New("missing capabilities NET_RAW")}, false)
+	w.complain(privileges.Error{Err: errors.New("missing capabilities NET_RAW")}, false)
 	if ok, text := w.health.ready(); ok || text != "not ready: missing capabilities NET_RAW" {
 		t.Errorf("ready %v, %q", ok, text)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"tailscale-nri/nri-plugin/internal/errtext"
 	"tailscale-nri/nri-plugin/internal/podspec"
+	"tailscale-nri/nri-plugin/internal/privileges"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -72,7 +73,7 @@ func (w *configWatch) look() bool {
 	now, cfg, err := loadConfig(w.getenv)
 	again := w.adopt(now, cfg)
 	if err == nil && w.waits {
-		err = checkPrivileges()
+		err = privileges.Check()
 	}
 	keys := changed(w.began, now)
 	if err != nil {
@@ -135,7 +136,7 @@ func (w *configWatch) complain(err error, change bool) {
 // serves, for a probe.
 func (w *configWatch) trouble(err error, change bool) (what, remark string) {
 	switch {
-	case w.waits && errors.As(err, new(privilegeError)):
+	case w.waits && errors.As(err, new(privileges.Error)):
 		return "this process cannot serve: waiting to be replaced", ""
 	case w.waits:
 		return "the configuration cannot be used: waiting until it is mended", ""

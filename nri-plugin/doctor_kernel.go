@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/privileges"
 )
 
 // checkKernel looks at the release.
@@ -91,7 +92,7 @@ func checkCapabilities(_ context.Context, m *machine) []finding {
 	if err != nil {
 		return []finding{unknown(err.Error())}
 	}
-	missing, err := missingCaps(status)
+	missing, err := privileges.Missing(status)
 	switch {
 	case err != nil:
 		return []finding{unknown(err.Error())}
@@ -99,8 +100,8 @@ func checkCapabilities(_ context.Context, m *machine) []finding {
 		return []finding{fail("missing capabilities "+strings.Join(missing, ", "), remedyCapabilities)}
 	}
 	var have []string
-	for _, c := range needed {
-		have = append(have, c.name)
+	for _, c := range privileges.Needed {
+		have = append(have, c.Name)
 	}
 	return []finding{fine(strings.Join(have, ", "))}
 }

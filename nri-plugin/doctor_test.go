@@ -22,6 +22,7 @@ import (
 	"tailscale-nri/engine"
 	"tailscale-nri/k3d/lab/control"
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/privileges"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -202,7 +203,7 @@ func withManifestsCaps(t *testing.T, f func()) {
 		runtime.LockOSThread() // never unlocked: the thread has lost capabilities, and ends here
 		var err error
 		for c := range uint(unix.CAP_LAST_CAP + 1) {
-			if !slices.ContainsFunc(needed, func(n capability) bool { return n.bit == c }) {
+			if !slices.ContainsFunc(privileges.Needed, func(n privileges.Capability) bool { return n.Bit == c }) {
 				err = errors.Join(err, unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0))
 			}
 		}

@@ -16,6 +16,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/podspec"
+	"tailscale-nri/nri-plugin/internal/privileges"
 	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
@@ -41,7 +42,7 @@ const startTime = 10 * time.Second
 func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent, stderr io.Writer) error {
 	began, cfg, bad := loadConfig(getenv)
 	if bad == nil {
-		bad = checkPrivileges()
+		bad = privileges.Check()
 	}
 	if bad != nil && cfg.Dir == "" && !podspec.IsPolicyAlone(bad) {
 		return bad

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+// Package privileges says which of the capabilities that the program needs this
+// process lacks.
+//
+// It neither takes nor drops any: a process keeps what it was started with.
+package privileges
 
 import (
 	"fmt"
@@ -12,16 +16,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// capability is one as the kernel counts it and as a manifest names it.
-type capability struct {
-	bit  uint
-	name string
+// Capability is one as the kernel counts it and as a manifest names it.
+type Capability struct {
+	Bit  uint
+	Name string
 }
 
-// needed are the capabilities without which no pod can be served: to make and
+// Needed are the capabilities without which no pod can be served: to make and
 // program interfaces, to hear of changes in the pods' netns, to open packet sockets,
 // to enter a pod's netns.
-var needed = []capability{
+var Needed = []Capability{
 	{unix.CAP_NET_ADMIN, "NET_ADMIN"},
 	{unix.CAP_NET_BROADCAST, "NET_BROADCAST"},
 	{unix.CAP_NET_RAW, "NET_RAW"},
@@ -30,17 +34,21 @@ var needed = []capability{
 
 var capEff = regexp.MustCompile(`(?m)^CapEff:\s*([0-9a-f]+)$`)
 
-// privilegeError is one that no configuration mends: the process keeps the
+// Error is one that no configuration mends: the process keeps the
 // capabilities that it was started with.
-type privilegeError struct{ error }
+type Error struct{ Err error }
 
-func (e privilegeError) Unwrap() error { return e.error }
+// Error implements error.
+func (e Error) Error() string { return e.Err.Error() }
 
-// checkPrivileges reports which capabilities this process lacks. Its error is a
-// privilegeError.
-func checkPrivileges() error {
+// Unwrap is the reason.
+func (e Error) Unwrap() error { return e.Err }
+
+// Check reports which capabilities this process lacks. Its error is a
+// [Error].
+func Check() error {
 	if err := needCaps(); err != nil {
-		return privilegeError{err}
+		return Error{err}
 	}
 	return nil
 }
@@ -50,7 +58,7 @@ func needCaps() error {
 	if err != nil {
 		return fmt.Errorf("reading the capabilities of this process: %w", err)
 	}
-	missing, err := missingCaps(string(status))
+	missing, err := Missing(string(status))
 	if err != nil || len(missing) == 0 {
 		return err
 	}
@@ -58,8 +66,8 @@ func needCaps() error {
 		strings.Join(missing, ", "), os.Geteuid())
 }
 
-// missingCaps names what the effective set in a /proc/PID/status lacks.
-func missingCaps(status string) ([]string, error) {
+// Missing names what the effective set in a /proc/PID/status lacks.
+func Missing(status string) ([]string, error) {
 	m := capEff.FindStringSubmatch(status)
 	if m == nil {
 		return nil, fmt.Errorf("reading /proc/self/status: it has no CapEff line")
@@ -69,9 +77,9 @@ func missingCaps(status string) ([]string, error) {
 		return nil, fmt.Errorf("reading CapEff of /proc/self/status: %w", err)
 	}
 	var missing []string
-	for _, c := range needed {
-		if set&(1<<c.bit) == 0 {
-			missing = append(missing, c.name)
+	for _, c := range Needed {
+		if set&(1<<c.Bit) == 0 {
+			missing = append(missing, c.Name)
 		}
 	}
 	return missing, nil
