@@ -26,10 +26,15 @@ import (
 	"slices"
 	"syscall"
 
+	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
+// version is set by the linker (-X main.version=…, see the Makefile).
+var version string
+
 func main() {
+	buildinfo.SetVersion(version)
 	if isHook(os.Args) {
 		if err := runHook(os.Args, os.Stdin); err != nil {
 			fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
@@ -108,7 +113,7 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 	}
 	switch cmd.name {
 	case cmdVersion:
-		return printVersion(stdout)
+		return buildinfo.Print(stdout)
 	case cmdStatus, cmdReady, cmdLive:
 		return askServing(ctx, cmd, stdout)
 	case cmdDoctor:

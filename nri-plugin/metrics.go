@@ -24,6 +24,7 @@ import (
 	"tailscale-nri/engine/exporter"
 	"tailscale-nri/engine/measure"
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -81,7 +82,7 @@ func (m *meters) ask() (e *measure.Engine, hangs bool) {
 
 func newMeters(h *health, restarts int) *meters {
 	return &meters{health: h, itself: exporter.Process{
-		Version: ourVersion(), TailscaleVersion: moduleVersion("tailscale.com"), GoVersion: runtime.Version(),
+		Version: buildinfo.Version(), TailscaleVersion: buildinfo.ModuleVersion("tailscale.com"), GoVersion: runtime.Version(),
 		Restarts: restarts,
 	}}
 }

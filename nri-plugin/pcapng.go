@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/buildinfo"
 )
 
 // A capture is written in the format pcapng (draft-ietf-opsawg-pcapng), since that
@@ -49,7 +50,7 @@ func newPcapng(w io.Writer, link string, limit int) *pcapng {
 	body = binary.NativeEndian.AppendUint16(body, 1) // version 1.0
 	body = binary.NativeEndian.AppendUint16(body, 0)
 	body = binary.NativeEndian.AppendUint64(body, 1<<64-1) // length not known
-	body = option(body, pcapngUserAppl, []byte("tailscale-nri "+ourVersion()))
+	body = option(body, pcapngUserAppl, []byte("tailscale-nri "+buildinfo.Version()))
 	p.block(pcapngSection, endOptions(body))
 
 	body = binary.NativeEndian.AppendUint16(nil, linkTypeEN10MB)

@@ -20,6 +20,7 @@ import (
 	"tailscale.com/ipn/ipnstate"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/buildinfo"
 )
 
 const usageBugreport = `tailscale-nri bugreport [flags] [NAMESPACE/]POD
@@ -67,7 +68,7 @@ type bugReport struct {
 }
 
 func (r *bugReport) versions(ctx context.Context, w io.Writer) error {
-	if err := printVersion(w); err != nil {
+	if err := buildinfo.Print(w); err != nil {
 		return err
 	}
 	host, _ := os.Hostname()

@@ -12,6 +12,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/measure"
+	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/status"
 )
@@ -22,7 +23,7 @@ const detailsPatience = 3 * time.Second
 
 // report is what the process says of its host, until ctx ends.
 func (s *statusServer) report(ctx context.Context) status.Report {
-	r := status.Report{APIVersion: status.APIVersion, Host: s.host, Version: ourVersion(), Nodes: []status.Node{}}
+	r := status.Report{APIVersion: status.APIVersion, Host: s.host, Version: buildinfo.Version(), Nodes: []status.Node{}}
 	ready, text, remark := s.health.readiness()
 	r.Ready, r.Role = ready, s.health.role()
 	if text != readyText {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/privileges"
 	"tailscale-nri/nri-plugin/internal/supervisor"
@@ -145,7 +146,7 @@ func (d *daemon) Run(ctx context.Context) error {
 func (d *daemon) standBy(place supervisor.FDStore) {
 	d.health.standBy(func() string { return lacksRuntime(d.cfg.NRISocket) })
 	d.up.Mark(supervisor.MarkServes)
-	d.log.Info("another process serves this node's pods, standing by", "version", ourVersion(), "state", d.cfg.StateDir)
+	d.log.Info("another process serves this node's pods, standing by", "version", buildinfo.Version(), "state", d.cfg.StateDir)
 	if why := lacksRuntime(d.cfg.NRISocket); why != "" {
 		d.log.Warn("this process could not serve", "reason", why)
 	}
@@ -174,7 +175,7 @@ func (d *daemon) begin(eng *engine.Engine) {
 
 // logStart says what is started, and how it reaches the tailnet.
 func (d *daemon) logStart() {
-	attrs := []any{"version", ourVersion(), "state", d.cfg.StateDir, "nri", d.cfg.NRISocket}
+	attrs := []any{"version", buildinfo.Version(), "state", d.cfg.StateDir, "nri", d.cfg.NRISocket}
 	if via := proxyHosts(d.cfg.Proxy); via != "" {
 		attrs = append(attrs, "proxy", via)
 	}

@@ -19,6 +19,7 @@ import (
 	"tailscale.com/tstime"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/errtext"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
@@ -156,7 +157,7 @@ func askReport(ctx context.Context, socket string) (status.Report, error) {
 		return status.Report{}, err
 	case code == http.StatusNotFound:
 		return status.Report{}, fmt.Errorf("the process on %s is of an earlier version than this command (%s), and has no /%s: "+
-			"use the command of its own version, in its pod, or ask again once it has been replaced", socket, ourVersion(), askStatus)
+			"use the command of its own version, in its pod, or ask again once it has been replaced", socket, buildinfo.Version(), askStatus)
 	case code != http.StatusOK:
 		return status.Report{}, fmt.Errorf("asking for /%s on %s: it answered %d: %s", askStatus, socket, code, body)
 	}

@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
@@ -118,7 +119,7 @@ func TestStatusFormats(t *testing.T) {
 			t.Fatalf("%s: %v, %v", tt.args, err, uerr)
 		}
 		if len(got.Nodes) != 2 || got.Nodes[1].Pod != "web" || got.Nodes[1].Addresses[1] != testNodes()[0].Addresses[1] ||
-			got.Nodes[0].Reason == "" || !got.Ready || got.Message != "" || got.Host != "n1" || got.Version != ourVersion() {
+			got.Nodes[0].Reason == "" || !got.Ready || got.Message != "" || got.Host != "n1" || got.Version != buildinfo.Version() {
 			t.Errorf("%s: got %+v", tt.args, got)
 		}
 		if older, _ := showing(t, socket, tt.older...); older != out {

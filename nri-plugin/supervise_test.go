@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/supervisor"
 )
@@ -154,9 +155,9 @@ func TestChildIsStartedAgain(t *testing.T) {
 		for text, n := range map[string]int{
 			"level=ERROR": i + 1,
 			"standing by": 0, // an end is over before the next one begins
-			fmt.Sprintf("starting it again\" ended=%q", tt.ended): 1,
-			fmt.Sprintf("msg=starting version=%s", ourVersion()):  i + 2,
-			fmt.Sprintf(" restarts=%d\n", i+1):                    1,
+			fmt.Sprintf("starting it again\" ended=%q", tt.ended):       1,
+			fmt.Sprintf("msg=starting version=%s", buildinfo.Version()): i + 2,
+			fmt.Sprintf(" restarts=%d\n", i+1):                          1,
 		} {
 			if got := p.book.Count(text); got != n {
 				t.Errorf("after %v the log says %q %d times, want %d\n%s", tt.sig, text, got, n, p.book)
