@@ -13,6 +13,7 @@ import (
 
 	"tailscale.com/tstime"
 
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/errtext"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/privileges"
@@ -36,10 +37,10 @@ const lookEvery = 2 * time.Second
 // does not use, says so, and remains ready: a slip in a ConfigMap, which comes to
 // all nodes at once, must not take them down. So it does where its own is good no
 // more, since a file that it names has gone. A changed policy alone counts at once,
-// without another start, unless its clusterRanges are others.
+// without another start, unless its config.ClusterRanges are others.
 type configWatch struct {
 	getenv   func(string) string
-	began    values            // what the process has begun with
+	began    config.Values     // what the process has begun with
 	ranges   []netip.Prefix    // of the policy at that time
 	policies *podspec.Policies // nil where there is no policy
 	health   *health
@@ -70,14 +71,14 @@ func (w *configWatch) Run(ctx context.Context) error {
 
 // look reports whether the configuration is worth another start.
 func (w *configWatch) look() bool {
-	now, cfg, err := loadConfig(w.getenv)
+	now, cfg, err := config.Load(w.getenv)
 	again := w.adopt(now, cfg)
 	if err == nil && w.waits {
 		err = privileges.Check()
 	}
-	keys := changed(w.began, now)
+	keys := config.Changed(w.began, now)
 	if err != nil {
-		w.complain(err, len(keys) > 0 || !errors.Is(err, errNoToken))
+		w.complain(err, len(keys) > 0 || !errors.Is(err, config.ErrNoToken))
 		return false
 	}
 	if !w.waits && len(keys) == 0 && !again {
@@ -98,7 +99,7 @@ func (w *configWatch) look() bool {
 
 // adopt has the policy count that was read, if it can be used and is of the file that
 // the process has begun with. It reports whether the policy needs another start.
-func (w *configWatch) adopt(now values, cfg Config) (again bool) {
+func (w *configWatch) adopt(now config.Values, cfg config.Config) (again bool) {
 	was := w.policies.Load()
 	if w.waits || was == nil || cfg.Policy == nil || now[settings.PolicyFile] != w.began[settings.PolicyFile] {
 		return false

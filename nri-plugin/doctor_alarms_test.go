@@ -18,6 +18,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
@@ -74,7 +75,7 @@ func TestDoctorIsEnded(t *testing.T) {
 // withProfile gives a machine another tailnet, called other.
 func withProfile(t *testing.T, m *machine, s *control.Server, vars ...string) {
 	t.Helper()
-	m.cfg.Profiles = map[string]Config{"other": withPlane(t, s, vars...).cfg}
+	m.cfg.Profiles = map[string]config.Config{"other": withPlane(t, s, vars...).cfg}
 }
 
 // TestDoctorOfProfiles: each tailnet's credentials are tried, for the tags of its own

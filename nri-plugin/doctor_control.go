@@ -21,6 +21,8 @@ import (
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
 	"tailscale.com/util/eventbus"
+
+	"tailscale-nri/nri-plugin/internal/config"
 )
 
 // checkControl asks each control server for its key, as each node does first.
@@ -109,7 +111,7 @@ func checkClock(ctx context.Context, m *machine) []finding {
 	var servers []way
 	add := func(url string) {
 		if url != "" && !slices.ContainsFunc(servers, func(w way) bool { return w.cfg.LoginServer == url }) {
-			servers = append(servers, way{cfg: Config{LoginServer: url}})
+			servers = append(servers, way{cfg: config.Config{LoginServer: url}})
 		}
 	}
 	for _, w := range m.ways() {
@@ -154,7 +156,7 @@ func (m *machine) compareClock(ctx context.Context, server string) finding {
 
 // checkProxy connects to the proxies that are set.
 func checkProxy(ctx context.Context, m *machine) []finding {
-	hosts := proxyHosts(m.cfg.Proxy)
+	hosts := config.ProxyHosts(m.cfg.Proxy)
 	if hosts == "" {
 		return []finding{fine("none is set")}
 	}

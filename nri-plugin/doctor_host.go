@@ -16,6 +16,7 @@ import (
 	"tailscale.com/net/tsaddr"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/config"
 )
 
 // What a WireGuard packet with a full packet of ts0 in it takes, bytes: 1280, 32 of
@@ -105,11 +106,11 @@ func checkRanges(_ context.Context, m *machine) []finding {
 	if p, ok := wholeRange(m.cfg.Ranges); ok {
 		return []finding{warn(fmt.Sprintf("TS_CLUSTER_RANGES has %v, which is all of one of Tailscale's ranges", p), remedyRangesWhole)}
 	}
-	seen := overlaps(v, m.cfg.Ranges, m.getenv(envServiceHost))
+	seen := overlaps(v, m.cfg.Ranges, m.getenv(config.EnvServiceHost))
 	if len(seen) == 0 {
 		text := "the host has no address or route in 100.64.0.0/10 or fd7a:115c:a1e0::/48 that is not in TS_CLUSTER_RANGES"
-		if m.getenv(envServiceHost) == "" {
-			text += "; addresses of Services are not seen without " + envServiceHost
+		if m.getenv(config.EnvServiceHost) == "" {
+			text += "; addresses of Services are not seen without " + config.EnvServiceHost
 		}
 		return []finding{fine(text)}
 	}
@@ -162,7 +163,7 @@ func overlaps(v engine.HostView, named []netip.Prefix, serviceHost string) (seen
 		}
 	}
 	if host, err := netip.ParseAddr(serviceHost); err == nil {
-		note(netip.PrefixFrom(host, host.BitLen()), envServiceHost)
+		note(netip.PrefixFrom(host, host.BitLen()), config.EnvServiceHost)
 	}
 	return seen
 }

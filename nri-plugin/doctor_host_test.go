@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -105,12 +106,12 @@ func TestCheckRanges(t *testing.T) {
 		addLink(t, "tailscale0", 1280, "100.100.1.1/32")
 		index := addLink(t, "cni0", 1500, "10.42.0.1/24")
 		expect(t, look(t, testMachine(t), checkRanges), resultOK, "not in TS_CLUSTER_RANGES; addresses of Services are not seen", "")
-		inPod := look(t, testMachine(t, envServiceHost+"=10.43.0.1"), checkRanges)
+		inPod := look(t, testMachine(t, config.EnvServiceHost+"=10.43.0.1"), checkRanges)
 		expect(t, inPod, resultOK, "no address or route", "")
 		if strings.Contains(inPod[0].Seen, "Services") {
 			t.Errorf("got %+v", inPod)
 		}
-		expect(t, look(t, testMachine(t, envServiceHost+"=100.70.0.1"), checkRanges), resultWarn, "100.70.0.1/32 (KUBERNETES_SERVICE_HOST)", remedyRanges)
+		expect(t, look(t, testMachine(t, config.EnvServiceHost+"=100.70.0.1"), checkRanges), resultWarn, "100.70.0.1/32 (KUBERNETES_SERVICE_HOST)", remedyRanges)
 
 		addLink(t, "join0", 1500, "100.64.0.2/16", "fd7a:115c:a1e0::2/64")
 		addRoute(t, index, unix.RT_TABLE_MAIN, "100.80.0.7/32") // a pod's

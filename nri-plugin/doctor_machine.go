@@ -19,6 +19,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -28,7 +29,7 @@ const examination = 16 * time.Second
 // machine is what the doctor looks at.
 type machine struct {
 	getenv   func(string) string
-	cfg      Config // as far as it can be used
+	cfg      config.Config // as far as it can be used
 	cfgErr   error
 	root     string // of the file system that /proc and /run are read from
 	patience time.Duration
@@ -44,13 +45,13 @@ type machine struct {
 
 // newMachine is the one that this process runs on.
 func newMachine(cmd command) *machine {
-	cfg, err := readConfig(cmd.getenv)
-	useProxy(cfg.Proxy)
+	cfg, err := config.Read(cmd.getenv)
+	config.UseProxy(cfg.Proxy)
 	netns.SetEnabled(false) // as the engine has it: no mark on sockets that leads them past the host's routes
 	return &machine{
 		getenv: cmd.getenv, cfg: cfg, cfgErr: err, root: "/", patience: examination, limit: cmd.limit,
 		release: kernelRelease, inspect: engine.InspectHost, tryKernel: engine.TryKernel,
-		transport: apiTransport(cfg.Proxy), derpMapAt: ipn.DefaultControlURL + "/derpmap/default",
+		transport: config.APITransport(cfg.Proxy), derpMapAt: ipn.DefaultControlURL + "/derpmap/default",
 		secondLook: 2 * time.Second,
 	}
 }
@@ -76,7 +77,7 @@ func (m *machine) path(elems ...string) string {
 // way is a way into a tailnet.
 type way struct {
 	profile string // "" is the default
-	cfg     Config
+	cfg     config.Config
 }
 
 // ways are all, the default first.
@@ -120,7 +121,7 @@ func (m *machine) controlServers() (ways []way) {
 
 // oauth is the OAuth client of a way into a tailnet, nil where there is none. What it
 // mints is short-lived, and it does not try for long.
-func (m *machine) oauth(c Config) *tailnet.OAuth {
+func (m *machine) oauth(c config.Config) *tailnet.OAuth {
 	if m.cfgErr != nil || c.AuthKey != "" {
 		return nil
 	}
@@ -130,7 +131,7 @@ func (m *machine) oauth(c Config) *tailnet.OAuth {
 		Calls: tailnet.CallLimits{Attempts: 2, CallTimeout: m.patience / 2},
 	})
 	if err != nil {
-		return nil // readConfig has checked all of it
+		return nil // config.Read has checked all of it
 	}
 	return o
 }

@@ -21,6 +21,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/privileges"
 	"tailscale-nri/nri-plugin/internal/settings"
@@ -38,7 +39,7 @@ func testMachine(t *testing.T, vars ...string) *machine {
 	if m.cfgErr != nil {
 		t.Fatal(m.cfgErr)
 	}
-	t.Cleanup(func() { useProxy(httpproxy.Config{}) }) // which is the process's
+	t.Cleanup(func() { config.UseProxy(httpproxy.Config{}) }) // which is the process's
 	m.root, m.patience, m.secondLook = t.TempDir(), plugintest.Patience, 0
 	return m
 }

@@ -9,20 +9,21 @@ import (
 	"testing"
 
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// TestNewTailnet: what readConfig accepts, the tailnet accepts too.
+// TestNewTailnet: what config.Read accepts, the tailnet accepts too.
 func TestNewTailnet(t *testing.T) {
 	const server = "http://127.0.0.1:1"
 	for _, vars := range [][]string{
 		{settings.AuthKey, plugintest.Secret, settings.LoginServer, server},
 		{settings.OAuthID, "id", settings.OAuthSecret, plugintest.Secret, settings.LoginServer, server},
-		{settings.OAuthID, "id", settings.OAuthSecret, plugintest.Secret, settings.LoginServer, server, settings.AuthKeyTTL, minKeyTTL.String()},
-		{settings.OAuthID, "id", settings.OAuthSecret, plugintest.Secret, settings.LoginServer, server, settings.AuthKeyTTL, maxKeyTTL.String()},
+		{settings.OAuthID, "id", settings.OAuthSecret, plugintest.Secret, settings.LoginServer, server, settings.AuthKeyTTL, config.MinKeyTTL.String()},
+		{settings.OAuthID, "id", settings.OAuthSecret, plugintest.Secret, settings.LoginServer, server, settings.AuthKeyTTL, config.MaxKeyTTL.String()},
 	} {
-		cfg, err := readConfig(plugintest.Environment(plugintest.Pairs(vars)))
+		cfg, err := config.Read(plugintest.Environment(plugintest.Pairs(vars)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/kubeapi"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/kubestate"
@@ -16,7 +17,7 @@ import (
 
 // identityStore is where workloads' devices are kept, nil if they are not. One that
 // cannot be had is no reason to leave all other pods without a node.
-func identityStore(cfg Config, log *slog.Logger) engine.IdentityStore {
+func identityStore(cfg config.Config, log *slog.Logger) engine.IdentityStore {
 	if !cfg.StateSecrets {
 		return nil
 	}

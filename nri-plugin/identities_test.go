@@ -9,21 +9,22 @@ import (
 	"testing"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // Where nothing is mounted, pods that need no store are served all the same.
 func TestNoIdentityStore(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	if s := identityStore(Config{}, log); s != nil {
+	if s := identityStore(config.Config{}, log); s != nil {
 		t.Errorf("a store that nobody asked for: %v", s)
 	}
 	t.Setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
-	if _, err := identityStore(Config{StateSecrets: true}, log).List(t.Context()); err == nil || !strings.Contains(err.Error(), settings.NodeName) {
+	if _, err := identityStore(config.Config{StateSecrets: true}, log).List(t.Context()); err == nil || !strings.Contains(err.Error(), settings.NodeName) {
 		t.Errorf("without the node's name: %v", err)
 	}
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
-	s := identityStore(Config{StateSecrets: true, NodeName: "n1"}, log)
+	s := identityStore(config.Config{StateSecrets: true, NodeName: "n1"}, log)
 	if s == nil {
 		t.Fatal("no store")
 	}

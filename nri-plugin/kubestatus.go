@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/kubeapi"
 	"tailscale-nri/nri-plugin/internal/kubestatus"
 	"tailscale-nri/nri-plugin/internal/settings"
@@ -21,7 +22,7 @@ type kubeStatus struct{ *kubestatus.Publisher }
 
 // newKubeStatus returns nil where that is not wanted, or cannot be: no reason to leave the
 // pods without their nodes.
-func newKubeStatus(cfg Config, log *slog.Logger) *kubeStatus {
+func newKubeStatus(cfg config.Config, log *slog.Logger) *kubeStatus {
 	if !cfg.KubeStatus {
 		return nil
 	}
@@ -38,7 +39,7 @@ func newKubeStatus(cfg Config, log *slog.Logger) *kubeStatus {
 }
 
 // hostName is the Kubernetes node's name, or the machine's.
-func hostName(cfg Config) string {
+func hostName(cfg config.Config) string {
 	name, _ := os.Hostname() // "" says nothing wrong
 	return cmp.Or(cfg.NodeName, name)
 }

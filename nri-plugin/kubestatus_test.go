@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
@@ -16,11 +17,11 @@ import (
 func TestKubeStatusIsOff(t *testing.T) {
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
-	if k := newKubeStatus(Config{}, logger); k != nil || k.tell() != nil || log.Len() > 0 {
+	if k := newKubeStatus(config.Config{}, logger); k != nil || k.tell() != nil || log.Len() > 0 {
 		t.Errorf("without the setting: %v, the log is %s", k, &log)
 	}
-	t.Setenv(envServiceHost, "10.96.0.1")
-	k := newKubeStatus(Config{KubeStatus: true}, logger)
+	t.Setenv(config.EnvServiceHost, "10.96.0.1")
+	k := newKubeStatus(config.Config{KubeStatus: true}, logger)
 	if k != nil || k.tell() != nil || !strings.Contains(log.String(), "deploy/components/kubernetes-status") || !strings.Contains(log.String(), settings.KubeStatus) {
 		t.Errorf("without a token: %v, the log is %s", k, &log)
 	}

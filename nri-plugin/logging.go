@@ -14,10 +14,11 @@ import (
 	"strings"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/config"
 )
 
 // newLogger writes to w what the configuration asks for, and no secret.
-func newLogger(cfg Config, w io.Writer) *slog.Logger {
+func newLogger(cfg config.Config, w io.Writer) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: cfg.LogLevel, ReplaceAttr: nameTrace}
 	w = &redactor{w: w, known: secretsOf(cfg)}
 	if cfg.LogJSON {
@@ -53,7 +54,7 @@ func nameTrace(groups []string, a slog.Attr) slog.Attr {
 
 // secretsOf are those of the configuration, as a log may have them: as they are, and
 // quoted. One that is too short to be one is left out.
-func secretsOf(c Config) (known [][]byte) {
+func secretsOf(c config.Config) (known [][]byte) {
 	add := func(s string) {
 		for _, form := range []string{s, strings.Trim(fmt.Sprintf("%q", s), `"`)} {
 			if len(form) >= 6 && !slices.ContainsFunc(known, func(k []byte) bool { return string(k) == form }) {
@@ -61,7 +62,7 @@ func secretsOf(c Config) (known [][]byte) {
 			}
 		}
 	}
-	for _, each := range append([]Config{c}, slices.Collect(maps.Values(c.Profiles))...) {
+	for _, each := range append([]config.Config{c}, slices.Collect(maps.Values(c.Profiles))...) {
 		add(each.OAuthSecret)
 		add(each.AuthKey)
 	}
@@ -82,7 +83,7 @@ type redactor struct {
 const redacted = "[redacted]"
 
 // redactText returns what takes secrets out of a text, as a log's writer does.
-func redactText(cfg Config) func(string) string {
+func redactText(cfg config.Config) func(string) string {
 	r := &redactor{known: secretsOf(cfg)}
 	return func(text string) string { return string(r.redact([]byte(text))) }
 }

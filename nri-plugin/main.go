@@ -27,6 +27,7 @@ import (
 	"syscall"
 
 	"tailscale-nri/nri-plugin/internal/buildinfo"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
@@ -79,7 +80,7 @@ func main() {
 
 // mainLogger is the log of a process that serves, or that supervises one.
 func mainLogger() *slog.Logger {
-	cfg, _ := readConfig(os.Getenv) // what is wrong with it is said by serve
+	cfg, _ := config.Read(os.Getenv) // what is wrong with it is said by serve
 	return newLogger(cfg, os.Stderr)
 }
 
@@ -124,7 +125,7 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 
 // askServing asks the process that serves.
 func askServing(ctx context.Context, cmd command, stdout io.Writer) error {
-	socket, err := statusSocket(cmd.getenv)
+	socket, err := config.StatusSocket(cmd.getenv)
 	switch {
 	case err != nil && cmd.name == cmdStatus:
 		return cannotAsk{err}

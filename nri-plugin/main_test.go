@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
@@ -135,7 +136,7 @@ func TestFlagsOverrideTheEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := readConfig(c.getenv)
+	cfg, err := config.Read(c.getenv)
 	if err != nil || cfg.StateDir != "/flag" || cfg.NRISocket != "/env" {
 		t.Errorf("got %+v, %v", cfg, err)
 	}

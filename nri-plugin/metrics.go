@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -224,24 +223,4 @@ func everywhere(addr string) bool {
 	}
 	ip, err := netip.ParseAddr(host)
 	return host == "" || err == nil && ip.Unmap().IsUnspecified()
-}
-
-// hostPort reads an address to listen on, "" for none.
-func (r *reader) hostPort(key string) string {
-	v := r.text(key)
-	if v == "" {
-		return ""
-	}
-	host, port, err := net.SplitHostPort(v)
-	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 || !isAddr(host) {
-		r.bad(key, v, "write an address of this host and a port, 127.0.0.1:9464; :9464 is all of its addresses")
-		return ""
-	}
-	return v
-}
-
-// isAddr reports whether it is an IP address, or none.
-func isAddr(host string) bool {
-	_, err := netip.ParseAddr(host)
-	return host == "" || err == nil
 }

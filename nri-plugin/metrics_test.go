@@ -24,6 +24,7 @@ import (
 	"tailscale-nri/engine/exporter"
 	"tailscale-nri/engine/measure"
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
@@ -263,7 +264,7 @@ func TestMetricsAddr(t *testing.T) {
 		{value: "localhost:9464", bad: true},
 		{value: "127.0.0.1:99999", bad: true},
 	} {
-		c, err := readConfig(plugintest.Environment(map[string]string{settings.AuthKey: "k", settings.MetricsAddr: tt.value}))
+		c, err := config.Read(plugintest.Environment(map[string]string{settings.AuthKey: "k", settings.MetricsAddr: tt.value}))
 		if bad := err != nil; bad != tt.bad || c.MetricsAddr != tt.addr {
 			t.Errorf("%q: %q, %v", tt.value, c.MetricsAddr, err)
 		}
@@ -278,7 +279,7 @@ func TestMetricsAddr(t *testing.T) {
 
 // Metrics that nobody asked for are not there.
 func TestNoMetricsUnlessAsked(t *testing.T) {
-	c, err := readConfig(plugintest.Environment(map[string]string{settings.AuthKey: "k"}))
+	c, err := config.Read(plugintest.Environment(map[string]string{settings.AuthKey: "k"}))
 	if err != nil || c.MetricsAddr != "" {
 		t.Errorf("%q, %v", c.MetricsAddr, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"tailscale.com/client/local"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/config"
 )
 
 // The commands that look into one pod's node run beside the process that serves it,
@@ -95,7 +96,7 @@ func runPodTool(ctx context.Context, cmd command, stdout, stderr io.Writer) erro
 		return cannotAsk{fmt.Errorf("%s takes %d arguments and got %d: %s", cmd.name, 1+tool.args, len(args), first)}
 	}
 	if *socket == "" {
-		if *socket, err = statusSocket(cmd.getenv); err != nil {
+		if *socket, err = config.StatusSocket(cmd.getenv); err != nil {
 			return cannotAsk{err}
 		}
 	}

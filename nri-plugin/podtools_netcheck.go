@@ -21,6 +21,7 @@ import (
 	"tailscale.com/tailcfg"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/config"
 )
 
 const usageNetcheck = `tailscale-nri netcheck [flags] [NAMESPACE/]POD
@@ -61,8 +62,8 @@ func netcheckFlags(fs *flag.FlagSet) func(context.Context, *podClient, toolIO) e
 		if r.Node, err = c.netcheck(ctx); err != nil {
 			return err
 		}
-		cfg, _ := readConfig(out.getenv) // what is wrong with it is the serving process's to say
-		useProxy(cfg.Proxy)
+		cfg, _ := config.Read(out.getenv) // what is wrong with it is the serving process's to say
+		config.UseProxy(cfg.Proxy)
 		netns.SetEnabled(false) // as the engine has it
 		ctx, cancel := context.WithTimeout(ctx, netcheckTime)
 		defer cancel()

@@ -26,6 +26,7 @@ import (
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
@@ -94,8 +95,8 @@ func newRig(t *testing.T) *rig {
 		ClientID: "lab-client", ClientSecret: plugintest.Secret, BaseURL: r.control.APIURL(), ControlURL: r.control.ControlURL(),
 	})
 	must(t, err)
-	cfg := Config{StateDir: filepath.Join(r.dir, "state"), OAuthSecret: plugintest.Secret}
-	useProxy(cfg.Proxy) // before the engine, as serve has it: a command is another process elsewhere
+	cfg := config.Config{StateDir: filepath.Join(r.dir, "state"), OAuthSecret: plugintest.Secret}
+	config.UseProxy(cfg.Proxy) // before the engine, as serve has it: a command is another process elsewhere
 	r.engine, err = newEngine(cfg, tailnets{main: door}, nil, nil, nil, slog.New(slog.DiscardHandler))
 	must(t, err)
 	h := &health{}

@@ -14,6 +14,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/measure"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -71,7 +72,7 @@ func TestHostName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a, b := hostName(Config{}), hostName(Config{NodeName: "n1"}); a != own || b != "n1" {
+	if a, b := hostName(config.Config{}), hostName(config.Config{NodeName: "n1"}); a != own || b != "n1" {
 		t.Errorf("%q and %q", a, b)
 	}
 }

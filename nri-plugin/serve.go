@@ -16,6 +16,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/buildinfo"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/privileges"
 	"tailscale-nri/nri-plugin/internal/supervisor"
@@ -41,7 +42,7 @@ const startTime = 10 * time.Second
 // ends the process with either. In a DaemonSet that is CrashLoopBackOff, with the
 // reason in the log and, as deploy has it, in the termination message.
 func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent, stderr io.Writer) error {
-	began, cfg, bad := loadConfig(getenv)
+	began, cfg, bad := config.Load(getenv)
 	if bad == nil {
 		bad = privileges.Check()
 	}
@@ -52,7 +53,7 @@ func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent
 	m := newMeters(h, up.Restarts)
 	checkRoots(getenv, log)
 	var parts []func(context.Context) error
-	if socket, err := statusSocket(began.get); err == nil {
+	if socket, err := config.StatusSocket(began.Get); err == nil {
 		ln, err := listenStatus(ctx, socket)
 		if err != nil {
 			return err
@@ -85,7 +86,7 @@ func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent
 
 // daemon serves the pods of this machine.
 type daemon struct {
-	cfg      Config
+	cfg      config.Config
 	policies *podspec.Policies
 	up       supervisor.Parent
 	health   *health
@@ -102,7 +103,7 @@ func (d *daemon) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	useProxy(d.cfg.Proxy)
+	config.UseProxy(d.cfg.Proxy)
 	tn, err := newTailnets(d.cfg, d.log)
 	if err != nil {
 		return err
@@ -176,7 +177,7 @@ func (d *daemon) begin(eng *engine.Engine) {
 // logStart says what is started, and how it reaches the tailnet.
 func (d *daemon) logStart() {
 	attrs := []any{"version", buildinfo.Version(), "state", d.cfg.StateDir, "nri", d.cfg.NRISocket}
-	if via := proxyHosts(d.cfg.Proxy); via != "" {
+	if via := config.ProxyHosts(d.cfg.Proxy); via != "" {
 		attrs = append(attrs, "proxy", via)
 	}
 	if d.cfg.Policy != nil {

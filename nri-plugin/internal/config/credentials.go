@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package config
 
 import (
 	"errors"
@@ -66,8 +66,8 @@ func (c Config) places() string {
 	return "in the environment, or as keys of the Secret or the ConfigMap mounted at " + c.Dir
 }
 
-// errNoToken is the one error that comes without a change of the configuration.
-var errNoToken = errors.New("mount the pod's projected serviceAccountToken volume there")
+// ErrNoToken is the one error that comes without a change of the configuration.
+var ErrNoToken = errors.New("mount the pod's projected serviceAccountToken volume there")
 
 // checkTokenFile looks whether the kubelet has put a token there. It is looked at
 // time and again, so it is not read: what it holds is the engine's to say, and
@@ -77,16 +77,16 @@ func checkTokenFile(path string) error {
 		return nil
 	}
 	if !filepath.IsAbs(path) {
-		return fmt.Errorf("%s is %q: write an absolute path, and %w", settings.IDTokenFile, errtext.Clip(path), errNoToken)
+		return fmt.Errorf("%s is %q: write an absolute path, and %w", settings.IDTokenFile, errtext.Clip(path), ErrNoToken)
 	}
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
-		return fmt.Errorf("looking for the file that %s names: %w: %w", settings.IDTokenFile, err, errNoToken)
+		return fmt.Errorf("looking for the file that %s names: %w: %w", settings.IDTokenFile, err, ErrNoToken)
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s names %s, which is no regular file: %w", settings.IDTokenFile, errtext.Clip(path), errNoToken)
+		return fmt.Errorf("%s names %s, which is no regular file: %w", settings.IDTokenFile, errtext.Clip(path), ErrNoToken)
 	case info.Size() == 0:
-		return fmt.Errorf("%s names %s, which is empty: %w", settings.IDTokenFile, errtext.Clip(path), errNoToken)
+		return fmt.Errorf("%s names %s, which is empty: %w", settings.IDTokenFile, errtext.Clip(path), ErrNoToken)
 	}
 	return nil
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package config
 
 import (
 	"bytes"
@@ -28,11 +28,11 @@ func TestClusterRanges(t *testing.T) {
 		{"IPv6", "10.0.0.0/8", "fd7a:115c:a1e0:1::1", "10.0.0.0/8 fd7a:115c:a1e0:1::1/128", true},
 	} {
 		var log bytes.Buffer
-		c, err := parseConfig(values{settings.AuthKey: plugintest.Secret, settings.ClusterRanges: tt.ranges})
+		c, err := parseConfig(Values{settings.AuthKey: plugintest.Secret, settings.ClusterRanges: tt.ranges})
 		if err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
-		got := clusterRanges(c.Ranges, tt.host, slog.New(slog.NewTextHandler(&log, nil)))
+		got := ClusterRanges(c.Ranges, tt.host, slog.New(slog.NewTextHandler(&log, nil)))
 		var text []string
 		for _, p := range got {
 			text = append(text, p.String())
@@ -57,7 +57,7 @@ func TestServicesNear(t *testing.T) {
 		"": "invalid Prefix", "10.43.0.1": "10.43.0.0/16", "10.96.0.1": "10.96.0.0/16", "172.20.0.1": "invalid Prefix",
 		"fd98::1": "fd98::/112", "100.64.0.1": "invalid Prefix", "fd7a:115c:a1e0:1::1": "invalid Prefix",
 	} {
-		if got := servicesNear([]netip.Prefix{netip.MustParsePrefix("172.20.0.0/16")}, host); got.String() != want {
+		if got := ServicesNear([]netip.Prefix{netip.MustParsePrefix("172.20.0.0/16")}, host); got.String() != want {
 			t.Errorf("near %q: %v, want %s", host, got, want)
 		}
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package config
 
 import (
 	"log/slog"
@@ -14,9 +14,9 @@ import (
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// envServiceHost is set by the kubelet in every container: the address of the
+// EnvServiceHost is set by the kubelet in every container: the address of the
 // Service of the cluster's API server, the first of the range of Services.
-const envServiceHost = "KUBERNETES_SERVICE_HOST"
+const EnvServiceHost = "KUBERNETES_SERVICE_HOST"
 
 // ranges reads prefixes. One address is a prefix too.
 func (r *reader) ranges(key string) []netip.Prefix {
@@ -36,10 +36,10 @@ func (r *reader) ranges(key string) []netip.Prefix {
 	return ranges
 }
 
-// servicesNear returns addresses that are of the cluster's Services for certain, or
+// ServicesNear returns addresses that are of the cluster's Services for certain, or
 // nearly so, if the ranges do not name them: those near the API server's, which is the
 // first of all, 65,536 at most. The zero Prefix is none, as where peers may have them.
-func servicesNear(ranges []netip.Prefix, serviceHost string) netip.Prefix {
+func ServicesNear(ranges []netip.Prefix, serviceHost string) netip.Prefix {
 	host, err := netip.ParseAddr(serviceHost)
 	named := func(p netip.Prefix) bool { return p.Contains(host) }
 	if err != nil || slices.ContainsFunc(ranges, named) || tsaddr.CGNATRange().Contains(host) || tsaddr.TailscaleULARange().Contains(host) {
@@ -48,17 +48,17 @@ func servicesNear(ranges []netip.Prefix, serviceHost string) netip.Prefix {
 	return netip.PrefixFrom(host, host.BitLen()-16).Masked()
 }
 
-// clusterRanges returns what stays on the pods' eth0: the ranges, and the API
+// ClusterRanges returns what stays on the pods' eth0: the ranges, and the API
 // server's address, which every pod is told. If that is in a range of
 // Tailscale's, the other Services are as well, and nobody has said how many.
-func clusterRanges(ranges []netip.Prefix, serviceHost string, log *slog.Logger) []netip.Prefix {
+func ClusterRanges(ranges []netip.Prefix, serviceHost string, log *slog.Logger) []netip.Prefix {
 	host, err := netip.ParseAddr(serviceHost)
 	if err != nil || slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(host) }) {
 		return ranges
 	}
 	if tsaddr.CGNATRange().Contains(host) || tsaddr.TailscaleULARange().Contains(host) {
 		log.Warn("the cluster's Services have addresses of Tailscale's range, and a peer may have the same: name their range in "+settings.ClusterRanges,
-			envServiceHost, serviceHost)
+			EnvServiceHost, serviceHost)
 	}
 	return append(slices.Clone(ranges), netip.PrefixFrom(host, host.BitLen()))
 }

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,32 +10,11 @@ import (
 	"strings"
 	"testing"
 
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
-
-// TestPolicyFile: the file is part of the configuration.
-func TestPolicyFile(t *testing.T) {
-	dir := t.TempDir()
-	lies := filepath.Join(dir, policyKey)
-	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, settings.ClusterRanges, "10.0.0.0/8", settings.PolicyFile, lies, policyKey, "clusterRanges: [fd00::/64]\nrules: [{optIn: true}]")
-	cfg, err := readConfig(plugintest.WithDir(dir))
-	if err != nil || cfg.Policy == nil || len(cfg.Policy.RuleNames()) != 1 || fmt.Sprint(cfg.Ranges) != "[10.0.0.0/8 fd00::/64]" {
-		t.Errorf("got %+v, %v, %v", cfg.Policy, cfg.Ranges, err)
-	}
-	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, policyKey, "rules: [{optIn: true}]")
-	if _, err := readConfig(plugintest.WithDir(dir)); !plugintest.ErrContains(err, lies) || !plugintest.ErrContains(err, "set it to") {
-		t.Errorf("one that is not used: %v", err)
-	}
-	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, settings.PolicyFile, lies)
-	if _, err := readConfig(plugintest.WithDir(dir)); !plugintest.ErrContains(err, "reading the file that "+settings.PolicyFile+" names") || !plugintest.ErrContains(err, lies) {
-		t.Errorf("a missing one: %v", err)
-	}
-	if _, err := readConfig(plugintest.Environment(map[string]string{settings.AuthKey: plugintest.Secret, settings.PolicyFile: "policy.yaml"})); !plugintest.ErrContains(err, `TS_POLICY_FILE is "policy.yaml": write an absolute path`) {
-		t.Errorf("a relative path: %v", err)
-	}
-}
 
 // watchedPolicy is a watch of a directory that holds a policy.
 func watchedPolicy(t *testing.T, text string) (dir string, change func(string, ...string), w *configWatch, book *plugintest.LogBook) {
@@ -44,11 +22,11 @@ func watchedPolicy(t *testing.T, text string) (dir string, change func(string, .
 	dir = t.TempDir()
 	change = func(text string, more ...string) {
 		t.Helper()
-		plugintest.MountConfig(t, dir, append(more, settings.AuthKey, plugintest.Secret, settings.PolicyFile, filepath.Join(dir, policyKey), policyKey, text)...)
+		plugintest.MountConfig(t, dir, append(more, settings.AuthKey, plugintest.Secret, settings.PolicyFile, filepath.Join(dir, config.PolicyKey), config.PolicyKey, text)...)
 	}
 	change(text)
 	w, book = watched(t, dir)
-	cfg, err := readConfig(w.getenv)
+	cfg, err := config.Read(w.getenv)
 	if err == nil {
 		w.policies, w.ranges = &podspec.Policies{}, cfg.Policy.Ranges
 		w.policies.Set(cfg.Policy)
@@ -77,14 +55,14 @@ func TestPolicyChanges(t *testing.T) {
 		change(bad)
 		expect("second", "third")
 		expect("second", "third")
-		if ok, text := w.health.ready(); !ok || !strings.Contains(text, "a changed configuration is not used: "+filepath.Join(dir, policyKey)) {
+		if ok, text := w.health.ready(); !ok || !strings.Contains(text, "a changed configuration is not used: "+filepath.Join(dir, config.PolicyKey)) {
 			t.Errorf("ready %v, %q", ok, text)
 		}
 	}
 	if n := book.Count("going on with the old one"); n != 3 {
 		t.Errorf("the log says so %d times, want once for each:\n%s", n, book)
 	}
-	if err := os.Remove(filepath.Join(dir, "..data", policyKey)); err != nil { // it is gone altogether
+	if err := os.Remove(filepath.Join(dir, "..data", config.PolicyKey)); err != nil { // it is gone altogether
 		t.Fatal(err)
 	}
 	expect("second", "third")
@@ -136,11 +114,11 @@ func TestBrokenPolicyAtStart(t *testing.T) {
 // has all the variables; anything else that is bad there ends the process.
 func TestPolicyWithoutDirectory(t *testing.T) {
 	file := plugintest.WriteFile(t, t.TempDir(), "p.yaml", []byte("rulse: []"))
-	_, _, err := loadConfig(plugintest.Environment(map[string]string{settings.AuthKey: plugintest.Secret, settings.PolicyFile: file}))
+	_, _, err := config.Load(plugintest.Environment(map[string]string{settings.AuthKey: plugintest.Secret, settings.PolicyFile: file}))
 	if err == nil || !podspec.IsPolicyAlone(err) {
 		t.Errorf("it is not waited for: %v", err)
 	}
-	_, _, err = loadConfig(plugintest.Environment(map[string]string{settings.AuthKey: plugintest.Secret, settings.PolicyFile: file, settings.LogLevel: "loud"}))
+	_, _, err = config.Load(plugintest.Environment(map[string]string{settings.AuthKey: plugintest.Secret, settings.PolicyFile: file, settings.LogLevel: "loud"}))
 	if err == nil || podspec.IsPolicyAlone(err) {
 		t.Errorf("it is waited for: %v", err)
 	}
@@ -149,7 +127,7 @@ func TestPolicyWithoutDirectory(t *testing.T) {
 // TestStartNamesPolicy: the log says at the start which policy counts.
 func TestStartNamesPolicy(t *testing.T) {
 	book := plugintest.NewLogBook()
-	d := &daemon{cfg: Config{PolicyFile: "/p.yaml", Policy: policyOf(t, "rules: [{}, {}]")}, log: slog.New(slog.NewTextHandler(book, nil))}
+	d := &daemon{cfg: config.Config{PolicyFile: "/p.yaml", Policy: policyOf(t, "rules: [{}, {}]")}, log: slog.New(slog.NewTextHandler(book, nil))}
 	d.logStart()
 	if book.Count("policy=/p.yaml rules=2") != 1 {
 		t.Errorf("the log says\n%s", book)

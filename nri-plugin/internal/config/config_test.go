@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package config
 
 import (
 	"log/slog"
@@ -63,7 +63,7 @@ func TestReadConfig(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			vars := maps.Clone(tt.base)
 			maps.Copy(vars, tt.vars)
-			got, err := readConfig(plugintest.Environment(vars))
+			got, err := Read(plugintest.Environment(vars))
 			if err != nil || !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got %+v, %v\nwant %+v", got, err, tt.want)
 			}
@@ -116,7 +116,7 @@ func TestReadConfigRefuses(t *testing.T) {
 		{"log format", oauth(settings.LogFormat, "xml"), `LOG_FORMAT is "xml"|text, json`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := readConfig(plugintest.Environment(plugintest.Pairs(tt.vars)))
+			_, err := Read(plugintest.Environment(plugintest.Pairs(tt.vars)))
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -144,7 +144,7 @@ func TestTokenFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{"token": "", "empty": "which is empty", "pipe": "no regular file", "none": "no such file"} {
-		_, err := readConfig(plugintest.Environment(plugintest.Pairs([]string{settings.OAuthID, "id", settings.IDTokenFile, filepath.Join(dir, name)})))
+		_, err := Read(plugintest.Environment(plugintest.Pairs([]string{settings.OAuthID, "id", settings.IDTokenFile, filepath.Join(dir, name)})))
 		if want == "" && err != nil || want != "" && !plugintest.ErrContains(err, want) {
 			t.Errorf("%s: got %v, want %q", name, err, want)
 		}
@@ -152,7 +152,7 @@ func TestTokenFile(t *testing.T) {
 }
 
 func TestReadConfigNamesEachBadValue(t *testing.T) {
-	_, err := readConfig(plugintest.Environment(plugintest.Pairs([]string{settings.AuthKeyTTL, "x", settings.Tags, "y", settings.StateDir, "z"})))
+	_, err := Read(plugintest.Environment(plugintest.Pairs([]string{settings.AuthKeyTTL, "x", settings.Tags, "y", settings.StateDir, "z"})))
 	if err == nil || strings.Count(err.Error(), "\n") != 3 {
 		t.Errorf("want four lines, one each: %v", err)
 	}

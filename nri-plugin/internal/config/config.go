@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package config
 
 import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -59,23 +61,23 @@ const (
 	maxCluster = 32
 	// The API takes keys of up to 90 days; one of a few seconds may expire
 	// before the node has used it.
-	minKeyTTL, maxKeyTTL = 10 * time.Second, 90 * 24 * time.Hour
+	MinKeyTTL, MaxKeyTTL = 10 * time.Second, 90 * 24 * time.Hour
 	// A machine that is away for less comes back with its pods.
 	minSweepAfter = time.Hour
 )
 
-// readConfig reads and checks the environment, and the directory that it names.
+// Read reads and checks the environment, and the directory that it names.
 // Its error has one line for each bad value, with key, value and remedy; values
 // that may be secret are left out.
-func readConfig(getenv func(string) string) (Config, error) {
-	_, c, err := loadConfig(getenv)
+func Read(getenv func(string) string) (Config, error) {
+	_, c, err := Load(getenv)
 	return c, err
 }
 
-// loadConfig is readConfig, with what was read. The directory may change at any
+// Load is Read, with what was read. The directory may change at any
 // time, so that both are of one reading. The policy is a file of its own, and read
 // however bad the variables are.
-func loadConfig(getenv func(string) string) (values, Config, error) {
+func Load(getenv func(string) string) (Values, Config, error) {
 	v, dirErr := gather(getenv)
 	c, err := parseConfig(v)
 	if errors.Is(dirErr, errNoConfigDir) {
@@ -89,8 +91,8 @@ func loadConfig(getenv func(string) string) (values, Config, error) {
 }
 
 // parseConfig checks the values.
-func parseConfig(v values) (Config, error) {
-	r := newReader(v.get)
+func parseConfig(v Values) (Config, error) {
+	r := newReader(v.Get)
 	c := Config{
 		Proxy:        r.proxies(),
 		Cluster:      r.cluster(settings.ClusterName),
@@ -133,9 +135,9 @@ func newReader(getenv func(string) string) *reader {
 	return r
 }
 
-// statusSocket is the one value that those need who ask a process, and that a
+// StatusSocket is the one value that those need who ask a process, and that a
 // process needs to be asked, however bad the others are.
-func statusSocket(getenv func(string) string) (string, error) {
+func StatusSocket(getenv func(string) string) (string, error) {
 	r := newReader(func(key string) string { return set(getenv, key) })
 	return r.path(settings.StatusSocket), errors.Join(r.errs...)
 }
@@ -172,8 +174,8 @@ func (r *reader) url(key string) string {
 func (r *reader) keyTTL(key string) time.Duration {
 	v := r.text(key)
 	d, err := time.ParseDuration(v)
-	if err != nil || d < minKeyTTL || d > maxKeyTTL {
-		r.bad(key, v, fmt.Sprintf("write a duration such as 5m, from %v to %.0fh", minKeyTTL, maxKeyTTL.Hours()))
+	if err != nil || d < MinKeyTTL || d > MaxKeyTTL {
+		r.bad(key, v, fmt.Sprintf("write a duration such as 5m, from %v to %.0fh", MinKeyTTL, MaxKeyTTL.Hours()))
 	}
 	return d
 }
@@ -254,4 +256,24 @@ func checkCluster(s string) error {
 		return fmt.Errorf("it has %d characters, shorten it to %d", len(s), maxCluster)
 	}
 	return podspec.CheckLabel(s)
+}
+
+// hostPort reads an address to listen on, "" for none.
+func (r *reader) hostPort(key string) string {
+	v := r.text(key)
+	if v == "" {
+		return ""
+	}
+	host, port, err := net.SplitHostPort(v)
+	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 || !isAddr(host) {
+		r.bad(key, v, "write an address of this host and a port, 127.0.0.1:9464; :9464 is all of its addresses")
+		return ""
+	}
+	return v
+}
+
+// isAddr reports whether it is an IP address, or none.
+func isAddr(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return host == "" || err == nil
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package config
 
 import (
 	"context"
@@ -62,8 +62,8 @@ func (r *reader) proxy(key string) string {
 	return v
 }
 
-// proxyHosts are the proxies without their users and passwords, for the log.
-func proxyHosts(c httpproxy.Config) string {
+// ProxyHosts are the proxies without their users and passwords, for the log.
+func ProxyHosts(c httpproxy.Config) string {
 	var hosts []string
 	for _, text := range []string{c.HTTPSProxy, c.HTTPProxy} {
 		if u, err := url.Parse(text); err == nil && u.Host != "" && !slices.Contains(hosts, u.Host) {
@@ -77,13 +77,13 @@ func proxyHosts(c httpproxy.Config) string {
 // be set once.
 var processProxy atomic.Pointer[httpproxy.Config]
 
-// useProxy has tailscale.com use the proxies for the control connection and DERP.
+// UseProxy has tailscale.com use the proxies for the control connection and DERP.
 //
 // Its own implementation (feature/useproxy, v1.104.5) is not linked in: it writes
 // the proxy's URL, password and all, to the standard log, and to every node's
 // log at each change of the machine's interfaces. What is handed to it here has
 // no password where it might be printed; that goes by the header.
-func useProxy(c httpproxy.Config) {
+func UseProxy(c httpproxy.Config) {
 	if processProxy.Swap(&c) != nil {
 		return
 	}
@@ -133,8 +133,8 @@ func proxyAuth(proxy *url.URL) string {
 	return ""
 }
 
-// apiTransport is for Tailscale's API. net/http does not print the proxy's URL.
-func apiTransport(c httpproxy.Config) http.RoundTripper {
+// APITransport is for Tailscale's API. net/http does not print the proxy's URL.
+func APITransport(c httpproxy.Config) http.RoundTripper {
 	tr := http.DefaultTransport.(*http.Transport).Clone()
 	proxy := c.ProxyFunc()
 	tr.Proxy = func(req *http.Request) (*url.URL, error) { return proxy(req.URL) }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package config
 
 import (
 	"cmp"
@@ -15,25 +15,25 @@ import (
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// values are the variables that are set, trimmed, by name: white space is cut,
+// Values are the variables that are set, trimmed, by name: white space is cut,
 // since a Secret made from a file often ends in a newline.
-type values map[string]string
+type Values map[string]string
 
-// get is values in the shape of the environment.
-func (v values) get(key string) string { return v[key] }
+// Get is values in the shape of the environment.
+func (v Values) Get(key string) string { return v[key] }
 
 // gather reads the variables from the environment and, for those that are not
 // set there, from the directory that TS_CONFIG_DIR names. What it can use it
 // returns, whatever its error is, which has one line for each bad file.
-func gather(getenv func(string) string) (values, error) {
+func gather(getenv func(string) string) (Values, error) {
 	var (
-		files values
+		files Values
 		err   error
 	)
 	if dir := set(getenv, settings.ConfigDir); dir != "" {
 		files, err = readConfigDir(dir)
 	}
-	v := make(values)
+	v := make(Values)
 	for _, s := range settings.All() {
 		if is := cmp.Or(set(getenv, s.Key), lowerCase(getenv, s.Key), files[s.Key]); is != "" {
 			v[s.Key] = is
@@ -57,7 +57,7 @@ var errNoConfigDir = errors.New("mount the ConfigMap or the Secret there, or uns
 // mounts a ConfigMap or a Secret. The kubelet changes all its files at once, by
 // a link to another directory: what is read on both sides of such a change is
 // read again.
-func readConfigDir(dir string) (values, error) {
+func readConfigDir(dir string) (Values, error) {
 	const data = "..data"
 	for tries := 0; ; tries++ {
 		before, _ := os.Readlink(filepath.Join(dir, data))
@@ -70,17 +70,17 @@ func readConfigDir(dir string) (values, error) {
 }
 
 // readFiles reads the files of what is known as dir and lies at root.
-func readFiles(dir, root string) (values, error) {
+func readFiles(dir, root string) (Values, error) {
 	entries, err := os.ReadDir(root)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w: %w", settings.ConfigDir, err, errNoConfigDir)
 	}
-	v := make(values)
+	v := make(Values)
 	var errs []error
 	for _, e := range entries {
 		key := e.Name()
 		switch {
-		case strings.HasPrefix(key, "."), key == policyKey:
+		case strings.HasPrefix(key, "."), key == PolicyKey:
 			// The kubelet's own, and no variable: see checkPolicyKey.
 		case settings.IsEnvOnly(key) || !isSetting(key) && !isProfileVar(key):
 			errs = append(errs, wrongKey(key, dir))
@@ -95,8 +95,8 @@ func readFiles(dir, root string) (values, error) {
 	return v, errors.Join(errs...)
 }
 
-// policyKey is what the policy is called where it lies beside the variables.
-const policyKey = "policy.yaml"
+// PolicyKey is what the policy is called where it lies beside the variables.
+const PolicyKey = "policy.yaml"
 
 // checkPolicyKey wants a policy that lies beside the variables to be used: one that
 // is not would let pods have what it forbids.
@@ -104,11 +104,11 @@ func checkPolicyKey(c Config) error {
 	if c.Dir == "" {
 		return nil
 	}
-	lies := filepath.Join(c.Dir, policyKey)
+	lies := filepath.Join(c.Dir, PolicyKey)
 	if _, err := os.Stat(lies); err != nil || c.PolicyFile == lies {
 		return nil
 	}
-	return fmt.Errorf("%s is there and %s is %q: set it to %s, or remove the key %s", lies, settings.PolicyFile, c.PolicyFile, lies, policyKey)
+	return fmt.Errorf("%s is there and %s is %q: set it to %s, or remove the key %s", lies, settings.PolicyFile, c.PolicyFile, lies, PolicyKey)
 }
 
 func isSetting(key string) bool {
@@ -128,8 +128,8 @@ func wrongKey(key, dir string) error {
 	return fmt.Errorf("unknown key %q in %s: %s", errtext.Clip(key), dir, remedy)
 }
 
-// changed names the variables that differ.
-func changed(before, after values) []string {
+// Changed names the variables that differ.
+func Changed(before, after Values) []string {
 	var keys []string
 	for key := range before {
 		if after[key] != before[key] {
