@@ -18,6 +18,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/privileges"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // errRestart ends a process that is to be started again at once, with the
@@ -43,7 +44,7 @@ type configWatch struct {
 	began    config.Values     // what the process has begun with
 	ranges   []netip.Prefix    // of the policy at that time
 	policies *podspec.Policies // nil where there is no policy
-	health   *health
+	health   *statussocket.Health
 	log      *slog.Logger
 	every    time.Duration // 0 is lookEvery
 
@@ -83,7 +84,7 @@ func (w *configWatch) look() bool {
 	}
 	if !w.waits && len(keys) == 0 && !again {
 		w.said = ""
-		w.health.note("")
+		w.health.Note("")
 		return false
 	}
 	what := "the configuration has changed: starting again with it"
@@ -123,9 +124,9 @@ func (w *configWatch) adopt(now config.Values, cfg config.Config) (again bool) {
 func (w *configWatch) complain(err error, change bool) {
 	what, remark := w.trouble(err, change)
 	if w.waits {
-		w.health.become(misconfigured, errtext.OneLine(err))
+		w.health.Become(statussocket.Misconfigured, errtext.OneLine(err))
 	} else {
-		w.health.note(remark + ": " + errtext.OneLine(err))
+		w.health.Note(remark + ": " + errtext.OneLine(err))
 	}
 	if text := what + err.Error(); w.said != text {
 		w.said = text

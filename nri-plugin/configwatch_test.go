@@ -15,19 +15,20 @@ import (
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/privileges"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // watched is a watch of dir whose process has begun with what is there.
 func watched(t *testing.T, dir string) (*configWatch, *plugintest.LogBook) {
 	t.Helper()
 	book := plugintest.NewLogBook()
-	w := &configWatch{getenv: plugintest.WithDir(dir), health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), every: time.Millisecond}
+	w := &configWatch{getenv: plugintest.WithDir(dir), health: &statussocket.Health{}, log: slog.New(slog.NewTextHandler(book, nil)), every: time.Millisecond}
 	began, _, err := config.Load(w.getenv)
 	if w.began = began; err != nil {
 		w.waits = true
 		w.complain(err, false)
 	} else {
-		w.health.connect()(nil)
+		w.health.Connect()(nil)
 	}
 	return w, book
 }
@@ -44,7 +45,7 @@ func TestBadChange(t *testing.T) {
 			t.Fatal("it begins anew with a bad configuration")
 		}
 	}
-	if ok, text := w.health.ready(); !ok || !strings.Contains(text, `LOG_LEVEL is "loud"`) || strings.Contains(text, "\n") {
+	if ok, text := w.health.Ready(); !ok || !strings.Contains(text, `LOG_LEVEL is "loud"`) || strings.Contains(text, "\n") {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	if n := book.Count("going on with the old one"); n != 2 {
@@ -54,7 +55,7 @@ func TestBadChange(t *testing.T) {
 	if w.look() {
 		t.Error("it begins anew with what it has")
 	}
-	if ok, text := w.health.ready(); !ok || text != readyText {
+	if ok, text := w.health.Ready(); !ok || text != statussocket.ReadyText {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret+"2", settings.ClusterName, "new")
@@ -77,7 +78,7 @@ func TestTokenGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.look()
-	if ok, text := w.health.ready(); !ok || !strings.HasPrefix(text, readyText+"; another start would fail: ") || !strings.Contains(text, token) {
+	if ok, text := w.health.Ready(); !ok || !strings.HasPrefix(text, statussocket.ReadyText+"; another start would fail: ") || !strings.Contains(text, token) {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	if book.Count("could not be used at another start") != 1 || book.Count("changed") != 0 {
@@ -85,15 +86,15 @@ func TestTokenGoes(t *testing.T) {
 	}
 	plugintest.MountConfig(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token, settings.ClusterName, "other")
 	w.look()
-	if _, text := w.health.ready(); !strings.Contains(text, "a changed configuration is not used: ") || book.Count("going on with the old one") != 1 {
+	if _, text := w.health.Ready(); !strings.Contains(text, "a changed configuration is not used: ") || book.Count("going on with the old one") != 1 {
 		t.Errorf("ready says %q, the log\n%s", text, book)
 	}
 	plugintest.MountConfig(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
 	plugintest.WriteFile(t, filepath.Dir(token), "token", []byte(plugintest.Secret))
-	if _, text := w.health.ready(); w.look() {
+	if _, text := w.health.Ready(); w.look() {
 		t.Errorf("it begins anew with what it has, %q", text)
 	}
-	if ok, text := w.health.ready(); !ok || text != readyText {
+	if ok, text := w.health.Ready(); !ok || text != statussocket.ReadyText {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 }
@@ -113,9 +114,9 @@ func TestTokenComes(t *testing.T) {
 // TestNoPrivileges: no file mends that, and nothing says so.
 func TestNoPrivileges(t *testing.T) {
 	book := plugintest.NewLogBook()
-	w := &configWatch{health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), waits: true}
+	w := &configWatch{health: &statussocket.Health{}, log: slog.New(slog.NewTextHandler(book, nil)), waits: true}
 	w.complain(privileges.Error{Err: errors.New("missing capabilities NET_RAW")}, false)
-	if ok, text := w.health.ready(); ok || text != "not ready: missing capabilities NET_RAW" {
+	if ok, text := w.health.Ready(); ok || text != "not ready: missing capabilities NET_RAW" {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	if book.Count("waiting to be replaced") != 1 || book.Count("configuration") != 0 {
@@ -131,7 +132,7 @@ func TestMended(t *testing.T) {
 	for range 3 {
 		w.look()
 	}
-	if ok, text := w.health.ready(); ok || !strings.HasPrefix(text, `not ready: LOG_LEVEL is "loud"`) || !strings.Contains(text, "; no credentials") {
+	if ok, text := w.health.Ready(); ok || !strings.HasPrefix(text, `not ready: LOG_LEVEL is "loud"`) || !strings.Contains(text, "; no credentials") {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	if n := book.Count("waiting until it is mended"); n != 2 {

@@ -11,6 +11,7 @@ import (
 
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/podspec"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // TestOtherRuntime: another runtime has the socket. Its list never reaches the
@@ -20,7 +21,7 @@ func TestOtherRuntime(t *testing.T) {
 	dir, pods := t.TempDir(), newFakePods()
 	own := plugintest.HostNetwork(plugintest.Sandbox("agent"))
 	other := plugintest.StartRuntime(t, dir, plugintest.Sandbox("somebody", podspec.AnnotationEnabled, "true"))
-	var h *health
+	var h *statussocket.Health
 	book := startPlugin(t, dir, pods, func(r *registration) {
 		r.plugin.ownUID, r.otherWait, h = own.Uid, time.Hour, r.health
 	})
@@ -28,7 +29,7 @@ func TestOtherRuntime(t *testing.T) {
 		t.Errorf("the runtime got %v", err)
 	}
 	book.Wait(t, "another runtime has taken the kubelet's socket", 1)
-	if ok, text := h.ready(); ok || !plugintest.ErrContains(otherRuntime{}, "does not run this pod") || len(text) > 350 {
+	if ok, text := h.Ready(); ok || !plugintest.ErrContains(otherRuntime{}, "does not run this pod") || len(text) > 350 {
 		t.Errorf("ready is %v, %q", ok, text)
 	}
 	other.Stop()
@@ -38,7 +39,7 @@ func TestOtherRuntime(t *testing.T) {
 		t.Errorf("live is %+v", live)
 	}
 	for deadline := time.Now().Add(plugintest.Patience); ; {
-		ok, text := h.ready()
+		ok, text := h.Ready()
 		if ok {
 			break
 		}

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // What a check comes to.
@@ -80,11 +82,11 @@ func checks() []check {
 var errFindings = errors.New("something fails")
 
 // doctor runs all checks and prints what they have seen. Its error is errFindings
-// or a cannotAsk.
+// or a statussocket.CannotAsk.
 func doctor(ctx context.Context, m *machine, asJSON bool, w io.Writer) error {
 	findings := examine(ctx, m, checks())
 	if err := ctx.Err(); err != nil {
-		return cannotAsk{err}
+		return statussocket.CannotAsk{Err: err}
 	}
 	show := printFindings
 	if asJSON {
@@ -95,7 +97,7 @@ func doctor(ctx context.Context, m *machine, asJSON bool, w io.Writer) error {
 		}
 	}
 	if err := show(w, findings); err != nil {
-		return cannotAsk{fmt.Errorf("printing the findings: %w", err)}
+		return statussocket.CannotAsk{Err: fmt.Errorf("printing the findings: %w", err)}
 	}
 	if slices.ContainsFunc(findings, func(f finding) bool { return f.Result == resultFail }) {
 		return errFindings

@@ -21,6 +21,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statustest"
 )
 
 // TestDoctorInterrupted: a doctor that is ended while a key is made has it deleted
@@ -110,7 +111,7 @@ func TestDoctorOfProfiles(t *testing.T) {
 // the auth key, nor does one of another tailnet.
 func TestGoodAuthKey(t *testing.T) {
 	m := testMachine(t)
-	m.cfg.StatusSocket = startStatus(t, []engine.NodeStatus{
+	m.cfg.StatusSocket = statustest.Start(t, []engine.NodeStatus{
 		{Namespace: "default", Pod: "soon", State: engine.Running, Reason: "its key expires at …: the node then logs in again with the auth key in TS_AUTHKEY"},
 		{Namespace: "default", Pod: "other", State: engine.Pending, Reason: "the control plane refused the auth key in TS_AUTHKEY", Features: engine.Features{Profile: "other"}},
 	})
@@ -133,7 +134,7 @@ func TestNoEcho(t *testing.T) {
 // TestPodThatStarts: a pod that has come this moment is no finding.
 func TestPodThatStarts(t *testing.T) {
 	m := testMachine(t)
-	m.cfg.StatusSocket = startStatus(t, []engine.NodeStatus{
+	m.cfg.StatusSocket = statustest.Start(t, []engine.NodeStatus{
 		{Namespace: "default", Pod: "new", State: engine.Pending, Reason: "starting", Since: time.Now()},
 		{Namespace: "default", Pod: "late", State: engine.Pending, Reason: "starting", Since: time.Now().Add(-time.Minute)},
 	})

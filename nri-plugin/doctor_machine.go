@@ -21,6 +21,7 @@ import (
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/status"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // examination is for how long a check may take. All run at the same time.
@@ -43,13 +44,14 @@ type machine struct {
 	secondLook time.Duration     // what is found once may be about to go
 }
 
-// newMachine is the one that this process runs on.
-func newMachine(cmd command) *machine {
-	cfg, err := config.Read(cmd.getenv)
+// newMachine is the one that this process runs on. deviceLimit is how many devices the
+// cluster may have, 0 for any number.
+func newMachine(getenv func(string) string, deviceLimit int) *machine {
+	cfg, err := config.Read(getenv)
 	config.UseProxy(cfg.Proxy)
 	netns.SetEnabled(false) // as the engine has it: no mark on sockets that leads them past the host's routes
 	return &machine{
-		getenv: cmd.getenv, cfg: cfg, cfgErr: err, root: "/", patience: examination, limit: cmd.limit,
+		getenv: getenv, cfg: cfg, cfgErr: err, root: "/", patience: examination, limit: deviceLimit,
 		release: kernelRelease, inspect: engine.InspectHost, tryKernel: engine.TryKernel,
 		transport: config.APITransport(cfg.Proxy), derpMapAt: ipn.DefaultControlURL + "/derpmap/default",
 		secondLook: 2 * time.Second,
@@ -147,7 +149,7 @@ func (w way) controlURL() string {
 // nodes are those that the running plugin serves, and the pods that should have one;
 // ok is false if none answers.
 func (m *machine) nodes(ctx context.Context) (nodes []status.Node, ok bool) {
-	r, err := askReport(ctx, m.cfg.StatusSocket)
+	r, err := statussocket.AskReport(ctx, m.cfg.StatusSocket)
 	return r.Nodes, err == nil
 }
 

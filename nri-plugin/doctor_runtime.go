@@ -17,6 +17,7 @@ import (
 
 	"tailscale-nri/nri-plugin/internal/errtext"
 	"tailscale-nri/nri-plugin/internal/status"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // checkConfiguration says whether the process could be started like this.
@@ -36,10 +37,10 @@ func checkConfiguration(_ context.Context, m *machine) []finding {
 
 // checkPlugin asks the process that serves this host.
 func checkPlugin(ctx context.Context, m *machine) []finding {
-	code, text, err := ask(ctx, m.cfg.StatusSocket, cmdReady)
+	code, text, err := statussocket.Ask(ctx, m.cfg.StatusSocket, statussocket.AskReady)
 	said := string(text)
 	switch {
-	case absent(err):
+	case statussocket.NobodyListens(err):
 		return []finding{fail("no process answers on "+m.cfg.StatusSocket, remedyNoPlugin)}
 	case err != nil:
 		return []finding{fail("asking on "+m.cfg.StatusSocket+": "+err.Error(), remedyNoPlugin)}
@@ -47,7 +48,7 @@ func checkPlugin(ctx context.Context, m *machine) []finding {
 		return []finding{fail(said, remedyNotReady)}
 	case strings.HasPrefix(said, "standing by"):
 		return []finding{warn(said, remedyTwoPlugins)}
-	case said != readyText:
+	case said != statussocket.ReadyText:
 		return []finding{warn(said, remedyNotReady)}
 	}
 	return append([]finding{fine(said)}, m.pods(ctx)...)
@@ -85,15 +86,15 @@ const mostReasons = 10
 // all pods of the host. A runtime takes plugins one at a time and logs one that hangs
 // up as an error (NRI 0.12, pkg/adaptation, acceptPluginConnections).
 func checkNRI(ctx context.Context, m *machine) []finding {
-	var info runtimeInfo
-	code, body, err := ask(ctx, m.cfg.StatusSocket, askRuntime)
+	var info statussocket.RuntimeInfo
+	code, body, err := statussocket.Ask(ctx, m.cfg.StatusSocket, statussocket.AskRuntime)
 	if err == nil && code == http.StatusOK && json.Unmarshal(body, &info) == nil && info.Name != "" {
 		return []finding{judgeRuntime(info)}
 	}
 	return []finding{knock(ctx, m)}
 }
 
-func judgeRuntime(info runtimeInfo) finding {
+func judgeRuntime(info statussocket.RuntimeInfo) finding {
 	seen := fmt.Sprintf("registered with %s %s, timeouts %v for the registration and %v for a request",
 		info.Name, info.Version, info.RegistrationTimeout, info.RequestTimeout)
 	if info.RunsThisPod {

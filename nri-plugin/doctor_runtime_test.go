@@ -18,24 +18,26 @@ import (
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
+	"tailscale-nri/nri-plugin/internal/statussocket"
+	"tailscale-nri/nri-plugin/internal/statustest"
 )
 
 func TestCheckConfiguration(t *testing.T) {
 	expect(t, look(t, testMachine(t), checkConfiguration), resultOK, "an auth key", "")
-	m := newMachine(command{getenv: plugintest.Environment(map[string]string{settings.ClusterName: "-", settings.AuthKey: plugintest.Secret})})
+	m := newMachine(plugintest.Environment(map[string]string{settings.ClusterName: "-", settings.AuthKey: plugintest.Secret}), 0)
 	expect(t, look(t, m, checkConfiguration), resultFail, `CLUSTER_NAME is "-"`, remedyConfiguration)
 }
 
 // serveHealth answers for a plugin of that health on the machine's status socket.
-func serveHealth(t *testing.T, m *machine, h *health) {
+func serveHealth(t *testing.T, m *machine, h *statussocket.Health) {
 	t.Helper()
-	ln, err := listenStatus(t.Context(), m.cfg.StatusSocket)
+	ln, err := statussocket.Listen(t.Context(), m.cfg.StatusSocket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- (&statusServer{health: h, ln: ln}).Run(ctx) }()
+	go func() { done <- (&statussocket.Server{Health: h, Listener: ln}).Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		plugintest.Receive(t, done, "the end of Run")
@@ -45,24 +47,24 @@ func serveHealth(t *testing.T, m *machine, h *health) {
 func TestCheckPlugin(t *testing.T) {
 	m := testMachine(t)
 	expect(t, look(t, m, checkPlugin), resultFail, "no process answers", remedyNoPlugin)
-	h := &health{}
+	h := &statussocket.Health{}
 	serveHealth(t, m, h)
 	expect(t, look(t, m, checkPlugin), resultFail, "not ready: starting", remedyNotReady)
-	h.connect()(nil)
-	expect(t, look(t, m, checkPlugin), resultOK, readyText, "")
-	h.note("a remark")
+	h.Connect()(nil)
+	expect(t, look(t, m, checkPlugin), resultOK, statussocket.ReadyText, "")
+	h.Note("a remark")
 	expect(t, look(t, m, checkPlugin), resultWarn, "a remark", remedyNotReady)
-	h.disconnected(errClosed, otherRuntime{socket: "s"}.Error())
+	h.Disconnected(otherRuntime{socket: "s"}.Error(), true)
 	expect(t, look(t, m, checkPlugin), resultFail, "another runtime has taken the kubelet's socket", remedyNotReady)
-	h.standBy(func() string { return "" })
+	h.StandBy(func() string { return "" })
 	expect(t, look(t, m, checkPlugin), resultWarn, "standing by", remedyTwoPlugins)
 }
 
 // TestCheckPods: how the plugin's pods are is among what is said of it.
 func TestCheckPods(t *testing.T) {
 	m := testMachine(t)
-	nodes := append(testNodes(), engine.NodeStatus{Namespace: "default", Pod: "ended", State: engine.Stopped, Reason: "its sandbox has ended"})
-	m.cfg.StatusSocket = startStatus(t, nodes)
+	nodes := append(plugintest.TwoNodes(), engine.NodeStatus{Namespace: "default", Pod: "ended", State: engine.Stopped, Reason: "its sandbox has ended"})
+	m.cfg.StatusSocket = statustest.Start(t, nodes)
 	got := look(t, m, checkPlugin)
 	expect(t, got, resultOK, "3 pods, 1 of them Running", "")
 	expect(t, got, resultWarn, "default/api is Pending: the OAuth secret was refused", remedyPods)
@@ -71,9 +73,9 @@ func TestCheckPods(t *testing.T) {
 	}
 
 	m = testMachine(t)
-	h := &health{}
-	h.connect()(nil)
-	h.warns(func() []status.Node {
+	h := &statussocket.Health{}
+	h.Connect()(nil)
+	h.Warns(func() []status.Node {
 		return []status.Node{{Namespace: "default", Pod: "old", State: status.NoNode, Reason: "gets no tailnet node"}}
 	})
 	serveHealth(t, m, h)
@@ -100,11 +102,11 @@ func TestCheckNRI(t *testing.T) {
 			own := plugintest.Sandbox("own")
 			own.Uid = "uid-own"
 			r := plugintest.StartRuntime(t, filepath.Dir(m.cfg.NRISocket), own)
-			h := &health{}
+			h := &statussocket.Health{}
 			serveHealth(t, m, h)
 			startPlugin(t, filepath.Dir(m.cfg.NRISocket), newFakePods(), func(reg *registration) { reg.health, reg.plugin.ownUID = h, tt.uid })
 			r.WaitSynced(t)
-			for deadline := time.Now().Add(plugintest.Patience); h.registeredWith().Name == ""; time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(plugintest.Patience); h.RegisteredWith().Name == ""; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatal("the plugin does not know its runtime")
 				}

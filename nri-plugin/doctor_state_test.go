@@ -13,6 +13,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statustest"
 )
 
 // writeRecord writes a pod's record, as the engine does, of a sandbox whose namespace
@@ -157,7 +158,7 @@ func TestCheckLeftovers(t *testing.T) {
 			t.Errorf("got %+v", got)
 		}
 		// The pod's next sandbox gets the node: the plugin serves it.
-		m.cfg.StatusSocket = startStatus(t, []engine.NodeStatus{{UID: "uid-left", State: engine.Stopped}})
+		m.cfg.StatusSocket = statustest.Start(t, []engine.NodeStatus{{UID: "uid-left", State: engine.Stopped}})
 		expect(t, look(t, m, checkLeftovers), resultOK, "1 links, 1 records", "")
 	})
 }
@@ -189,7 +190,7 @@ func TestCheckFiles(t *testing.T) {
 		expect(t, look(t, m, checkFiles), want.Result, want.Seen, want.Remedy)
 	}
 	// The running plugin is asked who it is: here, this process.
-	m.root, m.cfg.StatusSocket = "/", startStatus(t, nil)
+	m.root, m.cfg.StatusSocket = "/", statustest.Start(t, nil)
 	expect(t, look(t, m, checkFiles), resultOK, "the plugin has", "")
 }
 

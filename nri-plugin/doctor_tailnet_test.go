@@ -26,6 +26,7 @@ import (
 	"tailscale-nri/k3d/lab/headscale"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statustest"
 )
 
 // recorder notes what is asked of a server, and may answer in its place.
@@ -108,10 +109,10 @@ func TestCheckAuthKey(t *testing.T) {
 	expect(t, look(t, own, checkMinting), resultUnknown, "would make a device", "")
 	expect(t, look(t, own, checkDevices), resultUnknown, "nobody can list devices", "")
 
-	m.cfg.StatusSocket = startStatus(t, testNodes())
+	m.cfg.StatusSocket = statustest.Start(t, plugintest.TwoNodes())
 	expect(t, look(t, m, checkMinting), resultOK, "1 pods here came in", "")
 	refusal := (&tailnet.Static{}).Refusal("authkey expired").Error()
-	m.cfg.StatusSocket = startStatus(t, append(testNodes(), engine.NodeStatus{Namespace: "default", Pod: "late", State: engine.Pending, Reason: refusal}))
+	m.cfg.StatusSocket = statustest.Start(t, append(plugintest.TwoNodes(), engine.NodeStatus{Namespace: "default", Pod: "late", State: engine.Pending, Reason: refusal}))
 	expect(t, look(t, m, checkMinting), resultFail, "default/late", remedyAuthKey)
 }
 

@@ -25,6 +25,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/privileges"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // testMachine is this one, with a configuration of its own, a root without files, and
@@ -32,10 +33,10 @@ import (
 func testMachine(t *testing.T, vars ...string) *machine {
 	t.Helper()
 	dir := t.TempDir()
-	m := newMachine(command{getenv: plugintest.Environment(assigned(append([]string{
+	m := newMachine(plugintest.Environment(assigned(append([]string{
 		settings.StateDir + "=" + filepath.Join(dir, "state"), settings.StatusSocket + "=" + filepath.Join(dir, "status.sock"),
 		settings.NRISocket + "=" + filepath.Join(dir, "nri.sock"), settings.AuthKey + "=tskey-auth-" + plugintest.Secret,
-	}, vars...)))})
+	}, vars...))), 0)
 	if m.cfgErr != nil {
 		t.Fatal(m.cfgErr)
 	}
@@ -161,7 +162,7 @@ func TestDoctorBesideThePlugin(t *testing.T) {
 	var code int
 	withManifestsCaps(t, func() { findings, code = examined(t, process(t, vars...)) })
 	expect(t, of(findings, "configuration"), resultOK, "an OAuth client", "")
-	expect(t, of(findings, "plugin"), resultOK, readyText, "")
+	expect(t, of(findings, "plugin"), resultOK, statussocket.ReadyText, "")
 	expect(t, of(findings, "NRI"), resultOK, "registered with containerd v2.4.2, timeouts 5s for the registration and 2s for a request; it runs the plugin's pod", "")
 	expect(t, of(findings, "kernel features"), resultOK, engine.TrialLink, "")
 	expect(t, of(findings, "capabilities"), resultOK, "NET_BROADCAST", "")
@@ -247,7 +248,7 @@ func TestDoctorThatCannotLook(t *testing.T) {
 		}
 	}
 	var broken brokenWriter
-	if err := doctor(t.Context(), testMachine(t, settings.LoginServer+"=http://127.0.0.1:1"), false, broken); err == nil || !errors.As(err, new(cannotAsk)) {
+	if err := doctor(t.Context(), testMachine(t, settings.LoginServer+"=http://127.0.0.1:1"), false, broken); err == nil || !errors.As(err, new(statussocket.CannotAsk)) {
 		t.Errorf("a table that nobody reads: %v", err)
 	}
 }

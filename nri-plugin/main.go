@@ -28,6 +28,7 @@ import (
 
 	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
@@ -66,12 +67,12 @@ func main() {
 		up.Mark(supervisor.MarkRestart)
 		return
 	}
-	if err != nil && !errors.Is(err, errFindings) && !errors.Is(err, errNotRunning) {
+	if err != nil && !errors.Is(err, errFindings) && !errors.Is(err, statussocket.ErrNotRunning) {
 		report(err)
 	}
 	up.Mark(supervisor.MarkExit)
 	switch {
-	case errors.As(err, new(cannotAsk)):
+	case errors.As(err, new(statussocket.CannotAsk)):
 		os.Exit(2)
 	case err != nil:
 		os.Exit(1)
@@ -93,7 +94,7 @@ func serves(args []string) bool {
 // misused is the error of a bad command line, which for some commands ends with 2.
 func misused(args []string, err error) error {
 	if slices.Contains(args, cmdDoctor) || slices.Contains(args, cmdStatus) || slices.ContainsFunc(args, isPodTool) {
-		return cannotAsk{err}
+		return statussocket.CannotAsk{Err: err}
 	}
 	return err
 }
@@ -110,7 +111,7 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 		return nil
 	}
 	if isPodTool(cmd.name) {
-		return runPodTool(ctx, cmd, stdout, stderr)
+		return runPodTool(ctx, cmd.name, cmd.rest, cmd.getenv, stdout, stderr)
 	}
 	switch cmd.name {
 	case cmdVersion:
@@ -118,7 +119,7 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 	case cmdStatus, cmdReady, cmdLive:
 		return askServing(ctx, cmd, stdout)
 	case cmdDoctor:
-		return doctor(ctx, newMachine(cmd), cmd.json, stdout)
+		return doctor(ctx, newMachine(cmd.getenv, cmd.limit), cmd.json, stdout)
 	}
 	return serve(ctx, cmd.getenv, supervisor.FindParent(getenv), stderr)
 }
@@ -128,11 +129,11 @@ func askServing(ctx context.Context, cmd command, stdout io.Writer) error {
 	socket, err := config.StatusSocket(cmd.getenv)
 	switch {
 	case err != nil && cmd.name == cmdStatus:
-		return cannotAsk{err}
+		return statussocket.CannotAsk{Err: err}
 	case err != nil:
 		return err
 	case cmd.name == cmdStatus:
-		return showStatus(ctx, socket, cmd, stdout)
+		return statussocket.Show(ctx, socket, statussocket.View{Format: cmd.output, Pods: cmd.pods, Watch: cmd.watch}, stdout)
 	}
-	return probe(ctx, socket, cmd.name, stdout)
+	return statussocket.Probe(ctx, socket, cmd.name, stdout)
 }

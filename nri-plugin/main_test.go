@@ -18,6 +18,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 func TestRunAll(t *testing.T) {
@@ -188,7 +189,7 @@ func TestProcess(t *testing.T) {
 	dir := t.TempDir()
 	p := serving(t, dir)
 	var out strings.Builder
-	if err := showStatus(context.Background(), filepath.Join(dir, "status.sock"), command{}, &out); !errors.Is(err, errNotRunning) || !strings.HasPrefix(out.String(), "POD") {
+	if err := statussocket.Show(context.Background(), filepath.Join(dir, "status.sock"), statussocket.View{}, &out); !errors.Is(err, statussocket.ErrNotRunning) || !strings.HasPrefix(out.String(), "POD") {
 		t.Errorf("status %q, %v", out.String(), err)
 	}
 	r := plugintest.StartRuntime(t, dir, plugintest.Sandbox("plain"))

@@ -25,12 +25,13 @@ import (
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // meters are what this process measures of itself. What it costs where nobody
 // scrapes is an addition for each hook.
 type meters struct {
-	health         *health
+	health         *statussocket.Health
 	itself         exporter.Process // what does not change
 	hooks          measure.Set[exporter.Hook, measure.Histogram]
 	lateContainers atomic.Uint64 // pods that were attached when a container was created
@@ -79,7 +80,7 @@ func (m *meters) ask() (e *measure.Engine, hangs bool) {
 	}
 }
 
-func newMeters(h *health, restarts int) *meters {
+func newMeters(h *statussocket.Health, restarts int) *meters {
 	return &meters{health: h, itself: exporter.Process{
 		Version: buildinfo.Version(), TailscaleVersion: buildinfo.ModuleVersion("tailscale.com"), GoVersion: runtime.Version(),
 		Restarts: restarts,
@@ -123,8 +124,8 @@ func hookResult(err error) string {
 func (m *meters) read() exporter.Process {
 	p := m.itself
 	p.LateContainers, p.Hooks = m.lateContainers.Load(), map[exporter.Hook]measure.Buckets{}
-	p.Registered, p.StandingBy, p.Configured = m.health.measures()
-	p.WithoutNode = len(m.health.withoutNode())
+	p.Registered, p.StandingBy, p.Configured = m.health.Measures()
+	p.WithoutNode = len(m.health.WithoutNode())
 	m.hooks.Each(func(hook exporter.Hook, times *measure.Histogram) { p.Hooks[hook] = times.Buckets() })
 	p.Engine, p.Hangs = m.ask()
 	m.mu.Lock()

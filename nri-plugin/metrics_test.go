@@ -28,6 +28,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // startMetrics serves metrics until the test ends and returns the address.
@@ -69,7 +70,7 @@ func get(t *testing.T, method, url string) (code int, body string) {
 
 // /metrics is served, and nothing else is, by no other method.
 func TestMetricsServer(t *testing.T) {
-	h := &health{}
+	h := &statussocket.Health{}
 	m := newMeters(h, 3)
 	at := startMetrics(t, "127.0.0.1:0", m.read)
 	for _, tt := range []struct {
@@ -96,7 +97,7 @@ func TestMetricsServer(t *testing.T) {
 
 // What the process says of itself is what its health says.
 func TestMetricsOfHealth(t *testing.T) {
-	h := &health{}
+	h := &statussocket.Health{}
 	m := newMeters(h, 0)
 	expect := func(when string, registered, standingBy, configured bool) {
 		t.Helper()
@@ -106,17 +107,17 @@ func TestMetricsOfHealth(t *testing.T) {
 		}
 	}
 	expect("at first", false, false, true)
-	h.become(misconfigured, "no credentials")
+	h.Become(statussocket.Misconfigured, "no credentials")
 	expect("misconfigured", false, false, false)
-	h.standBy(func() string { return "" })
+	h.StandBy(func() string { return "" })
 	expect("standing by", false, true, true)
-	h.connect()(nil)
+	h.Connect()(nil)
 	expect("registered", true, false, true)
-	h.note("a changed configuration is not used")
+	h.Note("a changed configuration is not used")
 	expect("a bad change", true, false, false)
-	h.disconnected(errClosed, "gone")
+	h.Disconnected("gone", true)
 	expect("disconnected", false, false, false)
-	h.warns(func() []status.Node { return make([]status.Node, 2) })
+	h.Warns(func() []status.Node { return make([]status.Node, 2) })
 	if n := m.read().WithoutNode; n != 2 {
 		t.Errorf("%d pods without a node, want 2", n)
 	}
@@ -135,7 +136,7 @@ func TestMetricsOfHealth(t *testing.T) {
 
 // Each event counts once, under its result; one that hangs is a timeout.
 func TestMetricsOfHooks(t *testing.T) {
-	h := &health{}
+	h := &statussocket.Health{}
 	p := &plugin{log: slog.New(slog.DiscardHandler), meters: newMeters(h, 0)}
 	sb := &api.PodSandbox{Id: "s", Name: "web", Namespace: "default"}
 	for _, end := range []func(context.Context) error{
@@ -166,7 +167,7 @@ func TestMetricsPortIsTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.AfterFunc(100*time.Millisecond, func() { first.Close() })
-	at := startMetrics(t, first.Addr().String(), newMeters(&health{}, 0).read)
+	at := startMetrics(t, first.Addr().String(), newMeters(&statussocket.Health{}, 0).read)
 	if code, _ := get(t, "GET", "http://"+at+"/metrics"); code != 200 {
 		t.Errorf("%d", code)
 	}
@@ -198,8 +199,8 @@ func TestScrapesAreBounded(t *testing.T) {
 // A scrape of an engine that hangs has all that the process knows by itself, and
 // says that it hangs. However many scrapes there are, it is asked once.
 func TestMetricsWhileTheEngineHangs(t *testing.T) {
-	h := &health{}
-	h.connect()(nil)
+	h := &statussocket.Health{}
+	h.Connect()(nil)
 	m := newMeters(h, 0)
 	var asked atomic.Int64
 	release := make(chan struct{})

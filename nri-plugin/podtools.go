@@ -13,13 +13,13 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"tailscale.com/client/local"
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // The commands that look into one pod's node run beside the process that serves it,
@@ -72,45 +72,39 @@ type noAnswer struct{ error }
 
 func (e noAnswer) Unwrap() error { return e.error }
 
-// cannotAsk is the error of a command that could not ask, and of a doctor that could
-// not look: it ends with 2.
-type cannotAsk struct{ error }
-
-func (e cannotAsk) Unwrap() error { return e.error }
-
-// runPodTool runs the command of that name. Its error is a noAnswer or a cannotAsk.
-func runPodTool(ctx context.Context, cmd command, stdout, stderr io.Writer) error {
-	tool := podTools()[cmd.name]
+// runPodTool runs the command of that name with the rest of the command line. Its error is a noAnswer or a statussocket.CannotAsk.
+func runPodTool(ctx context.Context, name string, rest []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	tool := podTools()[name]
 	fs := newFlagSet()
 	socket := fs.String("status-socket", "", "")
 	act := tool.flags(fs)
-	args, err := parseMixed(fs, cmd.rest)
+	args, err := parseMixed(fs, rest)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		_, err := fmt.Fprint(stdout, tool.usage)
 		return err
 	case err != nil:
-		return cannotAsk{fmt.Errorf("%w (%s -help shows what there is)", err, cmd.name)}
+		return statussocket.CannotAsk{Err: fmt.Errorf("%w (%s -help shows what there is)", err, name)}
 	case len(args) != 1+tool.args:
 		first, _, _ := strings.Cut(tool.usage, "\n")
-		return cannotAsk{fmt.Errorf("%s takes %d arguments and got %d: %s", cmd.name, 1+tool.args, len(args), first)}
+		return statussocket.CannotAsk{Err: fmt.Errorf("%s takes %d arguments and got %d: %s", name, 1+tool.args, len(args), first)}
 	}
 	if *socket == "" {
-		if *socket, err = config.StatusSocket(cmd.getenv); err != nil {
-			return cannotAsk{err}
+		if *socket, err = config.StatusSocket(getenv); err != nil {
+			return statussocket.CannotAsk{Err: err}
 		}
 	}
 	c, err := newPodClient(*socket, args[0])
 	if err == nil {
-		if cmd.name != cmdCapture { // which has -d, and an eye on its reader
+		if name != cmdCapture { // which has -d, and an eye on its reader
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, toolTime)
 			defer cancel()
 		}
-		err = attended(ctx, toolLast, func() error { return act(ctx, c, toolIO{args[1:], stdout, stderr, cmd.getenv}) })
+		err = attended(ctx, toolLast, func() error { return act(ctx, c, toolIO{args[1:], stdout, stderr, getenv}) })
 	}
 	if err != nil && !errors.As(err, new(noAnswer)) {
-		return cannotAsk{err}
+		return statussocket.CannotAsk{Err: err}
 	}
 	return err
 }
@@ -240,7 +234,7 @@ func (c *podClient) running(ctx context.Context) (engine.PodView, error) {
 
 // get asks for what is below the pod's path.
 func (c *podClient) get(ctx context.Context, below string, into any) error {
-	code, body, err := fetch(ctx, c.socket, c.path+below)
+	code, body, err := statussocket.Fetch(ctx, c.socket, c.path+below)
 	switch {
 	case err != nil:
 		return err
@@ -253,25 +247,6 @@ func (c *podClient) get(ctx context.Context, below string, into any) error {
 		return fmt.Errorf("reading the answer about %s: %w", c.name, err)
 	}
 	return nil
-}
-
-// podServer is the serving process's side. It is the zero value until there is an
-// engine.
-type podServer struct{ handler atomic.Pointer[http.Handler] }
-
-// serves notes that there is an engine.
-func (s *podServer) serves(api http.Handler) { s.handler.Store(&api) }
-
-// register has the mux answer about pods. ready says why there is nobody to ask.
-func (s *podServer) register(mux *http.ServeMux, ready func() (bool, string)) {
-	mux.HandleFunc(engine.PodAPIPrefix, func(w http.ResponseWriter, r *http.Request) {
-		if h := s.handler.Load(); h != nil {
-			(*h).ServeHTTP(w, r)
-			return
-		}
-		_, why := ready()
-		http.Error(w, "this process serves no pods: "+why, http.StatusServiceUnavailable)
-	})
 }
 
 // printJSON writes a value for machines.

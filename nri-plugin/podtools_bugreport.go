@@ -21,6 +21,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/buildinfo"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 const usageBugreport = `tailscale-nri bugreport [flags] [NAMESPACE/]POD
@@ -73,19 +74,19 @@ func (r *bugReport) versions(ctx context.Context, w io.Writer) error {
 	}
 	host, _ := os.Hostname()
 	fmt.Fprintf(w, "kernel %s\nhost %s\n", kernelRelease(), host)
-	code, body, err := fetch(ctx, r.c.socket, askRuntime)
+	code, body, err := statussocket.Fetch(ctx, r.c.socket, statussocket.AskRuntime)
 	if err != nil {
 		return err
 	}
 	if code != http.StatusOK {
 		return fmt.Errorf("asking for the container runtime: %d", code)
 	}
-	var is runtimeInfo
+	var is statussocket.RuntimeInfo
 	if err := json.Unmarshal(body, &is); err != nil {
 		return fmt.Errorf("reading what the container runtime is: %w", err)
 	}
 	fmt.Fprintf(w, "container runtime %s\n", cmp.Or(strings.TrimSpace(is.Name+" "+is.Version), "none: not registered"))
-	if _, text, err := fetch(ctx, r.c.socket, cmdReady); err == nil {
+	if _, text, err := statussocket.Fetch(ctx, r.c.socket, statussocket.AskReady); err == nil {
 		fmt.Fprintf(w, "serving process: %s\n", text)
 	}
 	return nil

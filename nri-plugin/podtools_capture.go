@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 const usageCapture = `tailscale-nri capture [flags] [NAMESPACE/]POD
@@ -122,7 +123,7 @@ func (c *capturing) countDrops() (had, dropped uint64, err error) {
 
 // checkOutput keeps packets off a terminal.
 func (c *capturing) checkOutput(stdout io.Writer) error {
-	if c.file == "-" && isTerminal(stdout) {
+	if c.file == "-" && statussocket.IsTerminal(stdout) {
 		return errors.New("standard output is a terminal, and packets are no text: write -w FILE, or lead it into a file or a program (kubectl exec without -t)")
 	}
 	return nil
@@ -138,21 +139,6 @@ func (c *capturing) open(stdout io.Writer) (w io.Writer, finish func() error, er
 		return nil, nil, fmt.Errorf("opening -w: %w", err)
 	}
 	return f, f.Close, nil
-}
-
-// isTerminal reports whether what is written to w is shown to somebody.
-func isTerminal(w io.Writer) (is bool) {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	if conn, err := f.SyscallConn(); err == nil {
-		_ = conn.Control(func(fd uintptr) {
-			_, err := unix.IoctlGetTermios(int(fd), unix.TCGETS)
-			is = err == nil
-		})
-	}
-	return is
 }
 
 // isUnread reports whether w is a pipe or a socket whose other end is closed.

@@ -22,6 +22,7 @@ import (
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // captured is what a file has, as a reader that goes by the format's draft finds it.
@@ -228,7 +229,7 @@ func TestCapture(t *testing.T) {
 		must(t, err)
 		defer terminal.Close()
 		err = run(t.Context(), plugintest.Environment(map[string]string{settings.StatusSocket: r.socket}), []string{"capture", "a"}, terminal, io.Discard)
-		if !errors.As(err, new(cannotAsk)) || !plugintest.ErrContains(err, "standard output is a terminal") {
+		if !errors.As(err, new(statussocket.CannotAsk)) || !plugintest.ErrContains(err, "standard output is a terminal") {
 			t.Errorf("to a terminal: %v", err)
 		}
 		if code, _, stderr := r.call("capture", "a", "-w", "/nowhere/file"); code != 2 || !strings.Contains(stderr, "opening -w") {

@@ -29,6 +29,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // machineVar marks a process whose netns is a test's own.
@@ -99,17 +100,17 @@ func newRig(t *testing.T) *rig {
 	config.UseProxy(cfg.Proxy) // before the engine, as serve has it: a command is another process elsewhere
 	r.engine, err = newEngine(cfg, tailnets{main: door}, nil, nil, nil, slog.New(slog.DiscardHandler))
 	must(t, err)
-	h := &health{}
-	h.serves(r.engine)
-	h.podAPI.serves(r.engine.PodAPI())
-	h.connect()(nil)
+	h := &statussocket.Health{}
+	h.Serves(r.engine)
+	h.PodAPI.Serves(r.engine.PodAPI())
+	h.Connect()(nil)
 	r.socket = filepath.Join(r.dir, "status.sock")
-	ln, err := listenStatus(t.Context(), r.socket)
+	ln, err := statussocket.Listen(t.Context(), r.socket)
 	must(t, err)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	go func() { ended <- r.engine.Run(ctx) }()
-	go func() { ended <- (&statusServer{health: h, ln: ln}).Run(ctx) }()
+	go func() { ended <- (&statussocket.Server{Health: h, Listener: ln}).Run(ctx) }()
 	t.Cleanup(func() {
 		stop()
 		for range 2 {
@@ -226,7 +227,7 @@ func (r *rig) call(args ...string) (code int, stdout, stderr string) {
 		fmt.Fprintln(&errs, err)
 	}
 	switch {
-	case errors.As(err, new(cannotAsk)):
+	case errors.As(err, new(statussocket.CannotAsk)):
 		code = 2
 	case err != nil:
 		code = 1

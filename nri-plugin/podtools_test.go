@@ -26,6 +26,7 @@ import (
 	"tailscale-nri/engine"
 	"tailscale-nri/k3d/lab/control"
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // TestPodTools: what is known from tailscale works for a pod's node.
@@ -139,12 +140,12 @@ func TestNoSecretInAnswers(t *testing.T) {
 
 // TestPodToolsStandingBy: a process that serves nobody says so.
 func TestPodToolsStandingBy(t *testing.T) {
-	h := &health{}
-	h.standBy(func() string { return "" })
+	h := &statussocket.Health{}
+	h.StandBy(func() string { return "" })
 	m := testMachine(t)
 	serveHealth(t, m, h)
 	err := run(t.Context(), m.getenv, []string{"whois", "a", "100.64.0.1"}, &strings.Builder{}, &strings.Builder{})
-	if !errors.As(err, new(cannotAsk)) || !plugintest.ErrContains(err, "this process serves no pods: standing by") {
+	if !errors.As(err, new(statussocket.CannotAsk)) || !plugintest.ErrContains(err, "this process serves no pods: standing by") {
 		t.Errorf("got %v", err)
 	}
 }

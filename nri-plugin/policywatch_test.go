@@ -14,6 +14,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // watchedPolicy is a watch of a directory that holds a policy.
@@ -55,7 +56,7 @@ func TestPolicyChanges(t *testing.T) {
 		change(bad)
 		expect("second", "third")
 		expect("second", "third")
-		if ok, text := w.health.ready(); !ok || !strings.Contains(text, "a changed configuration is not used: "+filepath.Join(dir, config.PolicyKey)) {
+		if ok, text := w.health.Ready(); !ok || !strings.Contains(text, "a changed configuration is not used: "+filepath.Join(dir, config.PolicyKey)) {
 			t.Errorf("ready %v, %q", ok, text)
 		}
 	}
@@ -66,7 +67,7 @@ func TestPolicyChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("second", "third")
-	if ok, text := w.health.ready(); !ok || !strings.Contains(text, "no such file") {
+	if ok, text := w.health.Ready(); !ok || !strings.Contains(text, "no such file") {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	// Other variables that are bad do not keep a good policy from counting.
@@ -74,7 +75,7 @@ func TestPolicyChanges(t *testing.T) {
 	expect("fourth")
 	change("rules: [{name: fourth}]")
 	expect("fourth")
-	if ok, text := w.health.ready(); !ok || text != readyText {
+	if ok, text := w.health.Ready(); !ok || text != statussocket.ReadyText {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	// One that is written in place is empty before it is whole.
@@ -101,7 +102,7 @@ func TestBrokenPolicyAtStart(t *testing.T) {
 	if w.look() || w.policies.Load() != nil {
 		t.Error("it serves")
 	}
-	if ok, text := w.health.ready(); ok || !strings.Contains(text, `line 1: unknown key "nam"`) {
+	if ok, text := w.health.Ready(); ok || !strings.Contains(text, `line 1: unknown key "nam"`) {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	change("rules: [{name: x}]")

@@ -9,6 +9,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
@@ -22,7 +23,7 @@ func TestProxyInTheLog(t *testing.T) {
 		t.Errorf("%v, proxies %q", err, config.ProxyHosts(cfg.Proxy))
 	}
 	book := plugintest.NewLogBook()
-	d := &daemon{cfg: cfg, health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), ownPace: true, up: supervisor.FindParent(plugintest.Environment(nil))}
+	d := &daemon{cfg: cfg, health: &statussocket.Health{}, log: slog.New(slog.NewTextHandler(book, nil)), ownPace: true, up: supervisor.FindParent(plugintest.Environment(nil))}
 	d.logStart()
 	if book.Count(`proxy="proxy:3128,other:80"`)+book.Count("proxy=proxy:3128,other:80") != 1 || book.Count(plugintest.Secret) != 0 {
 		t.Errorf("the log says %s", book)

@@ -140,11 +140,3 @@ func (r *refusals) nodes() (out []status.Node) {
 	})
 	return out
 }
-
-// warningLines has a line for each of the pods.
-func warningLines(nodes []status.Node) (lines []string) {
-	for _, n := range nodes {
-		lines = append(lines, n.Namespace+"/"+n.Pod+" "+n.Reason)
-	}
-	return lines
-}

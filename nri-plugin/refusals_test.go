@@ -14,6 +14,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 func TestRefusals(t *testing.T) {
@@ -31,7 +32,7 @@ func TestRefusals(t *testing.T) {
 		t.Error("one that ran is no longer known to have, or another is")
 	}
 	want := []string{"default/a runs without a tailnet node: bad", "default/b gets no tailnet node: bad"}
-	if got := warningLines(refused.nodes()); !slices.Equal(got, want) {
+	if got := statussocket.WarningLines(refused.nodes()); !slices.Equal(got, want) {
 		t.Errorf("lines %q, want %q", got, want)
 	}
 	refused.keep(map[string]bool{"id-b": true})
@@ -39,7 +40,7 @@ func TestRefusals(t *testing.T) {
 		t.Error("a sandbox that is gone is remembered")
 	}
 	refused.drop("id-a")
-	if got := warningLines(refused.nodes()); len(got) != 1 {
+	if got := statussocket.WarningLines(refused.nodes()); len(got) != 1 {
 		t.Errorf("lines %q", got)
 	}
 	restarted := &api.Container{Annotations: map[string]string{annotationRestarts: "3"}}
@@ -91,7 +92,7 @@ func TestRanBefore(t *testing.T) {
 			if n := book.Count("sandbox=id-ingress") - book.Count("hook done"); n > 2 {
 				t.Errorf("the log has %d lines of one pod:\n%s", n, book)
 			}
-			lines := strings.Join(warningLines((<-p).refused.nodes()), "\n")
+			lines := strings.Join(statussocket.WarningLines((<-p).refused.nodes()), "\n")
 			for _, want := range []string{"default/ingress runs without", "default/kata runs without", "default/typo runs without", "default/waits gets no"} {
 				if !strings.Contains(lines, want) {
 					t.Errorf("the status does not say %q:\n%s", want, lines)

@@ -24,6 +24,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
@@ -241,7 +242,7 @@ func startPlugin(t *testing.T, dir string, pods podSet, change ...func(*registra
 	book := plugintest.NewLogBook()
 	log := slog.New(slog.NewTextHandler(book, nil))
 	r := &registration{
-		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: openDefaults, log: log}, health: &health{}, log: log,
+		socket: filepath.Join(dir, "nri.sock"), plugin: &plugin{pods: pods, defaults: openDefaults, log: log}, health: &statussocket.Health{}, log: log,
 		minWait: 10 * time.Millisecond, maxWait: 100 * time.Millisecond,
 	}
 	for _, f := range change {

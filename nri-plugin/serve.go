@@ -19,6 +19,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/privileges"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
@@ -49,17 +50,17 @@ func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent
 	if bad != nil && cfg.Dir == "" && !podspec.IsPolicyAlone(bad) {
 		return bad
 	}
-	log, h := newLogger(cfg, stderr), &health{}
+	log, h := newLogger(cfg, stderr), &statussocket.Health{}
 	m := newMeters(h, up.Restarts)
 	checkRoots(getenv, log)
 	var parts []func(context.Context) error
 	if socket, err := config.StatusSocket(began.Get); err == nil {
-		ln, err := listenStatus(ctx, socket)
+		ln, err := statussocket.Listen(ctx, socket)
 		if err != nil {
 			return err
 		}
 		defer ln.Close()
-		parts = append(parts, (&statusServer{health: h, host: hostName(cfg), ln: ln}).Run)
+		parts = append(parts, (&statussocket.Server{Health: h, Host: hostName(cfg), Listener: ln}).Run)
 	}
 	held := &podspec.Policies{}
 	held.Set(cfg.Policy)
@@ -89,7 +90,7 @@ type daemon struct {
 	cfg      config.Config
 	policies *podspec.Policies
 	up       supervisor.Parent
-	health   *health
+	health   *statussocket.Health
 	meters   *meters
 	log      *slog.Logger
 	ownPace  bool // of Go's collector
@@ -134,7 +135,7 @@ func (d *daemon) Run(ctx context.Context) error {
 		pods: eng, defaults: defaultsOf(d.cfg), policies: d.policies, resolver: hooks.resolver, hooks: hooks,
 		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log, meters: d.meters,
 	}
-	d.health.warns(p.refused.nodes)
+	d.health.Warns(p.refused.nodes)
 	reg := &registration{socket: d.cfg.NRISocket, plugin: p, health: d.health, log: d.log}
 	return runAll(ctx, kube.Run, func(ctx context.Context) error {
 		return runEngine(ctx, eng.Run, func(ctx context.Context) error { return runAll(ctx, reg.Run, hooks.Run) })
@@ -145,7 +146,7 @@ func (d *daemon) Run(ctx context.Context) error {
 // supervisor has left in the store is out of date by then: its sockets hold
 // packets that the other process has had as well.
 func (d *daemon) standBy(place supervisor.FDStore) {
-	d.health.standBy(func() string { return lacksRuntime(d.cfg.NRISocket) })
+	d.health.StandBy(func() string { return lacksRuntime(d.cfg.NRISocket) })
 	d.up.Mark(supervisor.MarkServes)
 	d.log.Info("another process serves this node's pods, standing by", "version", buildinfo.Version(), "state", d.cfg.StateDir)
 	if why := lacksRuntime(d.cfg.NRISocket); why != "" {
@@ -165,8 +166,8 @@ func lacksRuntime(socket string) string {
 
 // begin says that this process serves.
 func (d *daemon) begin(eng *engine.Engine) {
-	d.health.serves(eng)
-	d.health.podAPI.serves(eng.PodAPI())
+	d.health.Serves(eng)
+	d.health.PodAPI.Serves(eng.PodAPI())
 	d.up.Mark(supervisor.MarkServes)
 	if !d.ownPace {
 		time.AfterFunc(startTime, func() { debug.SetGCPercent(gcPercent) })

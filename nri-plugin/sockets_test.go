@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
@@ -81,7 +82,7 @@ func TestStandByEmptiesTheStore(t *testing.T) {
 	}
 	defer unix.Close(fd)
 	supervisor.OpenSockets(place).Keep("ts1", fd)
-	(&daemon{health: &health{}, log: slog.New(slog.DiscardHandler)}).standBy(place)
+	(&daemon{health: &statussocket.Health{}, log: slog.New(slog.DiscardHandler)}).standBy(place)
 	if _, ok := supervisor.OpenSockets(place).Take("ts1"); ok {
 		t.Error("the store still has the socket")
 	}

@@ -7,13 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/containerd/nri/pkg/api"
@@ -23,6 +21,7 @@ import (
 
 	"tailscale-nri/nri-plugin/internal/errtext"
 	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // The plugin as the runtime knows it. A validator that requires it asks for
@@ -36,7 +35,7 @@ const (
 type registration struct {
 	socket string // path of the runtime's NRI socket
 	plugin *plugin
-	health *health
+	health *statussocket.Health
 	log    *slog.Logger
 
 	// Bounds of the wait between two tries; zero is 200 ms and 5 s. A pod that
@@ -88,7 +87,7 @@ func (r *registration) session(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	ses := newSession(r.socket, r.health.connect())
+	ses := newSession(r.socket, r.health.Connect())
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	answered := make(chan struct{})
 	s, err := stub.New(connection{r.plugin, ses},
@@ -121,7 +120,7 @@ func (r *registration) session(ctx context.Context) error {
 	case <-ses.accepted:
 	}
 	r.reported = ""
-	r.health.registeredAs(infoOf(ses, s, r.plugin.ownUID != ""))
+	r.health.RegisteredAs(infoOf(ses, s, r.plugin.ownUID != ""))
 	<-conn.lost
 	return errClosed
 }
@@ -173,11 +172,11 @@ func start(ctx context.Context, s stub.Stub, lost, answered <-chan struct{}) err
 // log once for each new reason.
 func (r *registration) report(err error) {
 	text, short := err.Error(), errtext.OneLine(err)
-	if absent(err) {
+	if statussocket.NobodyListens(err) {
 		text = "nothing listens on the NRI socket " + r.socket + ": " + enableNRI
 		short = noRuntime(r.socket)
 	}
-	r.health.disconnected(err, short)
+	r.health.Disconnected(short, errors.Is(err, errClosed))
 	if text == r.reported {
 		return
 	}
@@ -197,11 +196,6 @@ const enableNRI = "containerd is not running, its NRI is off, or the socket's di
 	"the lines `{{ template \"base\" . }}`, `[plugins.\"io.containerd.nri.v1.nri\"]` and `disable = false` to " +
 	"/var/lib/rancher/k3s/agent/etc/containerd/config.toml.tmpl and restart k3s or k3s-agent; " +
 	"a socket elsewhere goes into " + settings.NRISocket
-
-// absent reports whether err means that no runtime offers NRI.
-func absent(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
-}
 
 // nriConn is a connection that tells when it ended.
 type nriConn struct {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // TestRuntimeRestarts: the plugin registers with each runtime that comes up on
@@ -100,7 +101,7 @@ func TestRunEndsWithContext(t *testing.T) {
 	r := &registration{
 		socket: filepath.Join(dir, "nri.sock"), log: log,
 		plugin:  &plugin{pods: newFakePods(), log: log},
-		health:  &health{},
+		health:  &statussocket.Health{},
 		minWait: time.Hour, maxWait: time.Hour,
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package statussocket
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -14,25 +13,25 @@ import (
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
-// phase is what the process has come to.
-type phase int
+// Phase is what the process has come to.
+type Phase int
 
 const (
-	starting      phase = iota
-	misconfigured       // it cannot serve with what it was given, and waits
+	starting      Phase = iota
+	Misconfigured       // it cannot serve with what it was given, and waits
 	standingBy          // another process serves
 	connecting          // the runtime is asked to register the plugin
 	unregistered        // it could not be, or is no more
 	registered          // and it has caught up with the runtime's pods
 )
 
-// health is the one place that holds what this process says of itself. It is
+// Health is the one place that holds what this process says of itself. It is
 // ready when it is registered, or stands by and could be: a DaemonSet's roll waits
 // for that before it ends the process that serves. An outage of the runtime makes it
 // unready, which starts nothing again.
-type health struct {
+type Health struct {
 	mu    sync.Mutex
-	phase phase
+	phase Phase
 	why   string // one line, "" where the phase says it all
 	// session counts connections and their ends. News of a connection that is not
 	// the present one is not heard.
@@ -41,7 +40,7 @@ type health struct {
 	// configuration that cannot be used while an earlier one serves would
 	// otherwise take every node of the cluster down at once.
 	remark  string
-	runtime runtimeInfo          // of the last registration
+	runtime RuntimeInfo          // of the last registration
 	without func() []status.Node // pods that should have a node and have none, nil until there is a plugin
 	lacks   func() string        // what it would fail for if it had to serve, "" if nothing; of one that stands by
 	pods    podStatus            // nil until there is an engine
@@ -49,7 +48,7 @@ type health struct {
 	asked   *inquiry[engine.NodeStatus]
 	details *inquiry[engine.Detail]
 
-	podAPI podServer
+	PodAPI podServer
 }
 
 // podStatus is what an engine says of its nodes.
@@ -58,12 +57,12 @@ type podStatus interface {
 	Details() []engine.Detail // which takes longer
 }
 
-// readyText is what a process says that has nothing else to say.
-const readyText = "ready"
+// ReadyText is what a process says that has nothing else to say.
+const ReadyText = "ready"
 
-// ready reports whether the process does its work, and in one line why not, or
+// Ready reports whether the process does its work, and in one line why not, or
 // what is to be known all the same.
-func (h *health) ready() (ok bool, text string) {
+func (h *Health) Ready() (ok bool, text string) {
 	ok, text, remark := h.readiness()
 	if remark != "" {
 		text += "; " + remark
@@ -72,13 +71,13 @@ func (h *health) ready() (ok bool, text string) {
 }
 
 // readiness is ready with the remark apart.
-func (h *health) readiness() (ok bool, text, remark string) {
+func (h *Health) readiness() (ok bool, text, remark string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch h.phase {
 	case starting:
 		text = "not ready: starting"
-	case misconfigured, unregistered:
+	case Misconfigured, unregistered:
 		text = "not ready: " + h.why
 	case connecting:
 		text = "not ready: waiting for the container runtime to register this plugin"
@@ -88,13 +87,13 @@ func (h *health) readiness() (ok bool, text, remark string) {
 			ok, text = false, "not ready to take over: "+why
 		}
 	case registered:
-		ok, text = true, readyText
+		ok, text = true, ReadyText
 	}
 	return ok, text, h.remark
 }
 
 // role is one of package status's.
-func (h *health) role() string {
+func (h *Health) role() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
@@ -106,12 +105,12 @@ func (h *health) role() string {
 	return ""
 }
 
-// measures are what is counted of the process's state. Its configuration is valid
+// Measures are what is counted of the process's state. Its configuration is valid
 // unless it waits for another, or has refused a changed one.
-func (h *health) measures() (isRegistered, standsBy, configured bool) {
+func (h *Health) Measures() (isRegistered, standsBy, configured bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.phase == registered, h.phase == standingBy, h.phase != misconfigured && h.remark == ""
+	return h.phase == registered, h.phase == standingBy, h.phase != Misconfigured && h.remark == ""
 }
 
 // livePatience is far above what the engine needs to say how its nodes are.
@@ -119,7 +118,7 @@ const livePatience = 3 * time.Second
 
 // live reports whether the engine answers. It is no concern of the engine's
 // whether a runtime or a tailnet does.
-func (h *health) live(ctx context.Context) error {
+func (h *Health) live(ctx context.Context) error {
 	answered, cancel := context.WithTimeout(ctx, livePatience)
 	defer cancel()
 	_, err := askEngine(h, &h.asked, podStatus.Status).wait(answered)
@@ -140,7 +139,7 @@ type inquiry[T any] struct {
 
 // askEngine asks the engine, and notes in place that it is asked: one that hangs is
 // asked by one goroutine, however many wait for it. It is nil while there is none.
-func askEngine[T any](h *health, place **inquiry[T], what func(podStatus) []T) *inquiry[T] {
+func askEngine[T any](h *Health, place **inquiry[T], what func(podStatus) []T) *inquiry[T] {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if *place != nil || h.pods == nil {
@@ -172,40 +171,40 @@ func (q *inquiry[T]) wait(ctx context.Context) ([]T, error) {
 }
 
 // nodes is what the engine says of its nodes, none while there is no engine.
-func (h *health) nodes(ctx context.Context) ([]engine.NodeStatus, error) {
+func (h *Health) nodes(ctx context.Context) ([]engine.NodeStatus, error) {
 	return askEngine(h, &h.asked, podStatus.Status).wait(ctx)
 }
 
 // allDetails is all that the engine knows of its nodes.
-func (h *health) allDetails(ctx context.Context) ([]engine.Detail, error) {
+func (h *Health) allDetails(ctx context.Context) ([]engine.Detail, error) {
 	return askEngine(h, &h.details, podStatus.Details).wait(ctx)
 }
 
-// standBy notes that another process serves. A roll ends that one as soon as this
+// StandBy notes that another process serves. A roll ends that one as soon as this
 // one is ready, on one machine after the other and whatever comes of it, so one
 // that lacks what it takes to serve must not be.
-func (h *health) standBy(lacks func() string) {
+func (h *Health) StandBy(lacks func() string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.phase, h.lacks = standingBy, lacks
 }
 
-// serves notes that there is an engine.
-func (h *health) serves(pods podStatus) {
+// Serves notes that there is an engine.
+func (h *Health) Serves(pods podStatus) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.phase, h.pods = connecting, pods
 }
 
-// warns notes who knows of pods that should have a node and have none.
-func (h *health) warns(without func() []status.Node) {
+// Warns notes who knows of pods that should have a node and have none.
+func (h *Health) Warns(without func() []status.Node) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.without = without
 }
 
-// withoutNode are the pods that should have a node and have none.
-func (h *health) withoutNode() []status.Node {
+// WithoutNode are the pods that should have a node and have none.
+func (h *Health) WithoutNode() []status.Node {
 	h.mu.Lock()
 	without := h.without
 	h.mu.Unlock()
@@ -215,16 +214,17 @@ func (h *health) withoutNode() []status.Node {
 	return without()
 }
 
-func (h *health) become(p phase, why string) {
+// Become notes what the process has come to, and why in one line.
+func (h *Health) Become(p Phase, why string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.phase, h.why = p, why
 }
 
-// connect notes a connection to the runtime. What it returns notes how catching up
+// Connect notes a connection to the runtime. What it returns notes how catching up
 // with the runtime's pods went, as long as that connection lasts: a call of a lost
 // one may end at any time.
-func (h *health) connect() (synchronized func(error)) {
+func (h *Health) Connect() (synchronized func(error)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.session++
@@ -243,21 +243,39 @@ func (h *health) connect() (synchronized func(error)) {
 	}
 }
 
-// disconnected notes why the plugin is not registered. That the runtime closed
-// the connection is news only if there is no better reason: it does so where
+// Disconnected notes why the plugin is not registered. That the runtime closed
+// the connection (closed) is news only if there is no better reason: it does so where
 // the plugin could not catch up.
-func (h *health) disconnected(err error, why string) {
+func (h *Health) Disconnected(why string, closed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.session++
-	if h.phase == unregistered && errors.Is(err, errClosed) {
+	if h.phase == unregistered && closed {
 		return
 	}
 	h.phase, h.why = unregistered, why
 }
 
-func (h *health) note(remark string) {
+// Note notes what else is to be known, "" for nothing.
+func (h *Health) Note(remark string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.remark = remark
+}
+
+// RegisteredAs notes with which runtime the plugin is registered.
+func (h *Health) RegisteredAs(info RuntimeInfo) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.runtime = info
+}
+
+// RegisteredWith is the zero value unless the plugin is registered.
+func (h *Health) RegisteredWith() RuntimeInfo {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.phase != registered {
+		return RuntimeInfo{}
+	}
+	return h.runtime
 }

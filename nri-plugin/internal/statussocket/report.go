@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package statussocket
 
 import (
 	"cmp"
@@ -18,22 +18,22 @@ import (
 )
 
 // detailsPatience is above what the engine waits for a backend that hangs. Twice that is
-// below statusPatience.
+// below patience.
 const detailsPatience = 3 * time.Second
 
 // report is what the process says of its host, until ctx ends.
-func (s *statusServer) report(ctx context.Context) status.Report {
-	r := status.Report{APIVersion: status.APIVersion, Host: s.host, Version: buildinfo.Version(), Nodes: []status.Node{}}
-	ready, text, remark := s.health.readiness()
-	r.Ready, r.Role = ready, s.health.role()
-	if text != readyText {
+func (s *Server) report(ctx context.Context) status.Report {
+	r := status.Report{APIVersion: status.APIVersion, Host: s.Host, Version: buildinfo.Version(), Nodes: []status.Node{}}
+	ready, text, remark := s.Health.readiness()
+	r.Ready, r.Role = ready, s.Health.role()
+	if text != ReadyText {
 		r.Message = text
 	}
 	if remark != "" {
 		r.Warnings = []string{remark}
 	}
 	s.addNodes(ctx, &r)
-	r.Nodes = append(r.Nodes, s.health.withoutNode()...)
+	r.Nodes = append(r.Nodes, s.Health.WithoutNode()...)
 	slices.SortStableFunc(r.Nodes, func(a, b status.Node) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Pod, b.Pod))
 	})
@@ -41,14 +41,14 @@ func (s *statusServer) report(ctx context.Context) status.Report {
 }
 
 // addNodes writes what the engine knows of its nodes, or that it does not answer.
-func (s *statusServer) addNodes(ctx context.Context, r *status.Report) {
+func (s *Server) addNodes(ctx context.Context, r *status.Report) {
 	patience, cancel := context.WithTimeout(ctx, detailsPatience)
 	defer cancel()
-	all, err := s.health.allDetails(patience)
+	all, err := s.Health.allDetails(patience)
 	if err != nil {
 		patience, cancel := context.WithTimeout(ctx, detailsPatience)
 		defer cancel()
-		nodes, err := s.health.nodes(patience)
+		nodes, err := s.Health.nodes(patience)
 		if err != nil {
 			r.Ready, r.Message = false, fmt.Sprintf("the engine has not answered for %v: its nodes are missing here", 2*detailsPatience)
 			return

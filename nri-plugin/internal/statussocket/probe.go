@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package statussocket
 
 import (
 	"context"
@@ -19,10 +19,10 @@ func answerProbe(w http.ResponseWriter, ok bool, text string) {
 	fmt.Fprint(w, text)
 }
 
-// probe asks the process on this node whether it is ready, or live, and prints
+// Probe asks the process on this node whether it is ready, or live, and prints
 // its answer. One that is not is an error with that answer.
-func probe(ctx context.Context, socket, what string, w io.Writer) error {
-	code, body, err := fetch(ctx, socket, what)
+func Probe(ctx context.Context, socket, what string, w io.Writer) error {
+	code, body, err := Fetch(ctx, socket, what)
 	switch {
 	case err != nil:
 		return err
