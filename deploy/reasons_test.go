@@ -154,7 +154,7 @@ var notOnThePage = map[string]string{
 	"../nri-plugin/internal/settings/settings.go": "what each setting is, which -help prints",
 	"../engine/steps.go":                          "names of steps that tests interrupt",
 	"../engine/internal/nstest":                   "for tests",
-	"../nri-plugin/internal/statustest": "for tests",
+	"../nri-plugin/internal/statustest":           "for tests",
 	"../nri-plugin/internal/plugintest":           "for tests",
 	"../nri-plugin/internal/statustest":           "for tests",
 	"../nri-plugin/internal/kubeapi/apitest":      "for tests",

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/ocihook"
 	"tailscale-nri/nri-plugin/internal/podspec"
 )
 
@@ -22,16 +23,6 @@ const (
 	// tailscaled.sock on Linux.
 	apiDir = "/var/run/tailscale"
 )
-
-// resolver makes the resolv.conf of pods that ask for the tailnet's names.
-type resolver interface {
-	// ResolvConf returns the path of the file that the pod's containers are to
-	// mount, "" for a pod that does not ask for one. The file exists afterwards,
-	// and is the same file for as long as the pod.
-	ResolvConf(podUID string) (path string, err error)
-	// SetResolvConf hands over what the pod's own resolv.conf says.
-	SetResolvConf(podUID string, original []byte) error
-}
 
 // asksForContainers reports whether a pod asks for something that its containers
 // get: where it does not, a container costs a look-up.
@@ -45,7 +36,7 @@ func (p *plugin) adjust(sb *api.PodSandbox, c *api.Container) (*api.ContainerAdj
 		return nil, nil
 	}
 	var err error
-	a := &adjustment{sb: sb, c: c, out: &api.ContainerAdjustment{}, hook: hookCall{
+	a := &adjustment{sb: sb, c: c, out: &api.ContainerAdjustment{}, hook: ocihook.Call{
 		PodUID: sb.GetUid(), Pod: sb.GetNamespace() + "/" + sb.GetName(),
 		Wait: asked.Wait, Fails: asked.WaitFails, Value: cmp.Or(sb.GetAnnotations()[podspec.AnnotationWait], asked.Wait.String()),
 	}}
@@ -55,7 +46,7 @@ func (p *plugin) adjust(sb *api.PodSandbox, c *api.Container) (*api.ContainerAdj
 	if p.resolver != nil && asked.DNS {
 		err = errors.Join(err, a.replaceResolvConf(p.resolver))
 	}
-	if a.hook.needed() {
+	if a.hook.Needed() {
 		err = errors.Join(err, a.addHook(p.hooks))
 	}
 	if err != nil || !a.changed {
@@ -69,7 +60,7 @@ type adjustment struct {
 	sb      *api.PodSandbox
 	c       *api.Container
 	out     *api.ContainerAdjustment
-	hook    hookCall
+	hook    ocihook.Call
 	changed bool
 }
 
@@ -95,7 +86,7 @@ func (a *adjustment) mountSocket(pods podSet) error {
 // runtime has made for the sandbox. A container that has another keeps it. It is
 // read-only where the runtime's is not: the engine writes the file and reads what it
 // has written, and lies on a disk that all pods need.
-func (a *adjustment) replaceResolvConf(r resolver) error {
+func (a *adjustment) replaceResolvConf(r ocihook.Resolver) error {
 	was := a.mountAt(resolvConf)
 	if was == nil || !isSandboxFile(was.GetSource(), a.sb.GetId()) {
 		return nil
@@ -157,15 +148,15 @@ func hasUserNamespace(sb *api.PodSandbox) bool {
 // it creates one (cmd/containerd-shim-runc-v2/task/service.go, Create). With no
 // environment of its own it would have all of containerd's. Its timeout is a last
 // resort: runc kills the hook, and fails the start, without saying why.
-func (a *adjustment) addHook(h *hookServer) error {
-	program, err := h.prepare()
+func (a *adjustment) addHook(h *ocihook.Server) error {
+	program, err := h.Prepare()
 	if err != nil {
 		return err
 	}
 	a.changed = true
 	a.out.AddHooks(&api.Hooks{CreateRuntime: []*api.Hook{{
-		Path: program, Args: []string{program, hookCommand, a.hook.encode()}, Env: []string{"GOMAXPROCS=1"},
-		Timeout: api.Int(int((a.hook.Wait + resolvPatience + hookPatience).Seconds())),
+		Path: program, Args: []string{program, ocihook.Command, a.hook.Encode()}, Env: []string{"GOMAXPROCS=1"},
+		Timeout: api.Int(int((a.hook.Wait + ocihook.ResolvPatience + ocihook.Patience).Seconds())),
 	}}})
 	return nil
 }

@@ -4,39 +4,21 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
 	validator "github.com/containerd/nri/plugins/default-validator/builtin"
 
+	"tailscale-nri/nri-plugin/internal/ocihook"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
 )
-
-// fakeResolver makes a resolv.conf for each pod named in it.
-type fakeResolver map[string]string
-
-func (f fakeResolver) ResolvConf(uid string) (string, error) {
-	if f[uid] == "error" {
-		return "", errors.New("no space left on device")
-	}
-	return f[uid], nil
-}
-
-func (f fakeResolver) SetResolvConf(uid string, original []byte) error {
-	if f[uid] == "" {
-		return errors.New("no such pod")
-	}
-	return os.WriteFile(f[uid], append([]byte("search ts.net\n"), original...), 0o644)
-}
 
 // resolvMount is the sandbox's, as containerd has it.
 func resolvMount(sb *api.PodSandbox, options ...string) *api.Mount {
@@ -47,14 +29,14 @@ func resolvMount(sb *api.PodSandbox, options ...string) *api.Mount {
 }
 
 // startAdjusting is startPlugin with all that adjust needs, in a directory of its own.
-func startAdjusting(t *testing.T, r resolver, options ...adaptation.Option) (*plugintest.Runtime, *fakePods, string) {
+func startAdjusting(t *testing.T, r ocihook.Resolver, options ...adaptation.Option) (*plugintest.Runtime, *plugintest.FakePods, string) {
 	t.Helper()
-	dir, pods := t.TempDir(), newFakePods()
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	rt := plugintest.StartRuntimeWith(t, dir, options)
 	startPlugin(t, dir, pods, func(reg *registration) {
 		reg.plugin.resolver = r
-		reg.plugin.hooks = newHookServer(dir, pods, r, reg.log)
-		t.Cleanup(reg.plugin.hooks.close)
+		reg.plugin.hooks = ocihook.NewServer(dir, pods, r, reg.log)
+		t.Cleanup(reg.plugin.hooks.Close)
 	})
 	rt.WaitSynced(t)
 	return rt, pods, dir
@@ -62,7 +44,7 @@ func startAdjusting(t *testing.T, r resolver, options ...adaptation.Option) (*pl
 
 // TestAdjust: a container gets what its pod asks for, and no other gets anything.
 func TestAdjust(t *testing.T) {
-	names := fakeResolver{"uid-dns": "/state/uid-dns/resolv.conf", "uid-all": "/state/uid-all/resolv.conf"}
+	names := plugintest.FakeResolver{"uid-dns": "/state/uid-dns/resolv.conf", "uid-all": "/state/uid-all/resolv.conf"}
 	r, _, _ := startAdjusting(t, names)
 	const in = podspec.AnnotationEnabled
 	userNS := plugintest.Sandbox("dns", in, "true", podspec.AnnotationDNS, "true")
@@ -130,7 +112,7 @@ func TestAdjust(t *testing.T) {
 
 // TestAdjustFails: what cannot be had is the container's error, with the pod's name.
 func TestAdjustFails(t *testing.T) {
-	r, _, _ := startAdjusting(t, fakeResolver{"uid-a": "error"})
+	r, _, _ := startAdjusting(t, plugintest.FakeResolver{"uid-a": "error"})
 	sb := plugintest.Sandbox("a", podspec.AnnotationEnabled, "true", podspec.AnnotationDNS, "true")
 	if err := r.RunPod(sb); err != nil {
 		t.Fatal(err)
@@ -178,7 +160,7 @@ func TestAdjustRefused(t *testing.T) {
 			t.Errorf("%s: the container: %v", sb.Name, err)
 		}
 	}
-	if _, err := os.Stat(filepath.Join(dir, hookDir)); err == nil {
+	if _, err := os.Stat(filepath.Join(dir, ".hook")); err == nil {
 		t.Error("a hook was made for nobody")
 	}
 }
@@ -193,54 +175,15 @@ func hookOf(t *testing.T, r *plugintest.Runtime, sb *api.PodSandbox, mounts ...*
 	if err != nil || len(a.GetHooks().GetCreateRuntime()) != 1 {
 		t.Fatalf("got %v, %v", a, err)
 	}
-	return a.Hooks.CreateRuntime[0]
-}
-
-// TestHookProgram: the program is a copy of this one, whose name says which, that
-// is created again where it is damaged; old ones go.
-func TestHookProgram(t *testing.T) {
-	r, _, dir := startAdjusting(t, nil)
-	if _, err := os.Stat(filepath.Join(dir, hookDir)); err == nil {
-		t.Fatal("there is a directory that nobody has asked for")
+	hook := a.Hooks.CreateRuntime[0]
+	if len(hook.Env) == 0 {
+		t.Error("the hook has no environment of its own, and so all of the runtime's")
 	}
-	old, recent, half := filepath.Join(dir, hookDir, hookProgram+"old"), filepath.Join(dir, hookDir, hookProgram+"recent"), filepath.Join(dir, hookDir, hookNew+"1")
-	if err := os.Mkdir(filepath.Join(dir, hookDir), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{old, recent, half} {
-		if err := os.WriteFile(path, nil, 0o500); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Chtimes(old, time.Time{}, time.Now().Add(-2*hookAge)); err != nil {
-		t.Fatal(err)
-	}
-	hook := hookOf(t, r, plugintest.Sandbox("a", podspec.AnnotationEnabled, "true", podspec.AnnotationWait, "5s"))
-	if ours, _ := hashOf(self); !strings.HasSuffix(hook.Path, hookProgram+ours[:16]) {
-		t.Errorf("the program is %s, its hash %s", hook.Path, ours)
-	}
-	info, err := os.Stat(hook.Path)
-	if err != nil || info.Mode().Perm() != 0o500 || len(hook.Env) == 0 {
-		t.Errorf("the program is %v, %v, environment %q", info, err, hook.Env)
-	}
-	for path, want := range map[string]bool{old: false, recent: true, half: false} {
-		if _, err := os.Stat(path); (err == nil) != want {
-			t.Errorf("%s: %v", path, err)
-		}
-	}
-	if err := os.Truncate(hook.Path, 100); err != nil {
-		t.Fatal(err)
-	}
-	if path, err := installHook(filepath.Dir(hook.Path)); err != nil || path != hook.Path {
-		t.Errorf("installed %s, %v", path, err)
-	}
-	if again, _ := hashOf(hook.Path); !strings.HasPrefix(again, hook.Path[len(hook.Path)-16:]) {
-		t.Error("a program that was cut off is still there")
-	}
+	return hook
 }
 
 // call runs the hook in this process.
 func call(hook *api.Hook) error {
 	state, _ := json.Marshal(map[string]any{"pid": os.Getpid()})
-	return runHook(hook.Args, strings.NewReader(string(state)))
+	return ocihook.Run(hook.Args, strings.NewReader(string(state)))
 }

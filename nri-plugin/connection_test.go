@@ -18,7 +18,7 @@ import (
 // engine, which would end all nodes, the plugin is not ready and says who answers,
 // and it is back when the right one has made its socket anew.
 func TestOtherRuntime(t *testing.T) {
-	dir, pods := t.TempDir(), newFakePods()
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	own := plugintest.HostNetwork(plugintest.Sandbox("agent"))
 	other := plugintest.StartRuntime(t, dir, plugintest.Sandbox("somebody", podspec.AnnotationEnabled, "true"))
 	var h *statussocket.Health
@@ -35,7 +35,7 @@ func TestOtherRuntime(t *testing.T) {
 	other.Stop()
 	r := plugintest.StartRuntime(t, dir, own, plugintest.Sandbox("web", podspec.AnnotationEnabled, "true"))
 	r.WaitSynced(t)
-	if live := plugintest.Receive(t, pods.synced, "Sync"); len(live) != 1 || live[0].Name != "web" || len(pods.synced) != 0 {
+	if live := plugintest.Receive(t, pods.Synced, "Sync"); len(live) != 1 || live[0].Name != "web" || len(pods.Synced) != 0 {
 		t.Errorf("live is %+v", live)
 	}
 	for deadline := time.Now().Add(plugintest.Patience); ; {
@@ -58,7 +58,7 @@ func TestOtherRuntime(t *testing.T) {
 // TestOtherRuntimeIsAskedAgain, though its socket stays: the pod's sandbox may
 // have been missing for another reason.
 func TestOtherRuntimeIsAskedAgain(t *testing.T) {
-	dir, pods := t.TempDir(), newFakePods()
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	r := plugintest.StartRuntime(t, dir)
 	book := startPlugin(t, dir, pods, func(r *registration) {
 		r.plugin.ownUID, r.otherWait = "uid-agent", 10*time.Millisecond
@@ -71,7 +71,7 @@ func TestOtherRuntimeIsAskedAgain(t *testing.T) {
 	r.Mu.Lock()
 	r.Sandboxes = []*api.PodSandbox{plugintest.Sandbox("agent")}
 	r.Mu.Unlock()
-	plugintest.Receive(t, pods.synced, "Sync")
+	plugintest.Receive(t, pods.Synced, "Sync")
 	if n := book.Count("level=WARN"); n != 1 {
 		t.Errorf("%d warnings:\n%s", n, book)
 	}

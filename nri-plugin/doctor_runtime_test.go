@@ -104,7 +104,7 @@ func TestCheckNRI(t *testing.T) {
 			r := plugintest.StartRuntime(t, filepath.Dir(m.cfg.NRISocket), own)
 			h := &statussocket.Health{}
 			serveHealth(t, m, h)
-			startPlugin(t, filepath.Dir(m.cfg.NRISocket), newFakePods(), func(reg *registration) { reg.health, reg.plugin.ownUID = h, tt.uid })
+			startPlugin(t, filepath.Dir(m.cfg.NRISocket), plugintest.NewFakePods(), func(reg *registration) { reg.health, reg.plugin.ownUID = h, tt.uid })
 			r.WaitSynced(t)
 			for deadline := time.Now().Add(plugintest.Patience); h.RegisteredWith().Name == ""; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
@@ -124,7 +124,7 @@ func TestKnock(t *testing.T) {
 	expect(t, look(t, m, checkNRI), resultFail, "nothing listens", remedyNoNRI)
 	r := plugintest.StartRuntime(t, filepath.Dir(m.cfg.NRISocket))
 	expect(t, look(t, m, checkNRI), resultUnknown, filepath.Base(os.Args[0])[:5], "")
-	startPlugin(t, filepath.Dir(m.cfg.NRISocket), newFakePods())
+	startPlugin(t, filepath.Dir(m.cfg.NRISocket), plugintest.NewFakePods())
 	r.WaitSynced(t)
 	if err := r.RunPod(plugintest.Sandbox("plain")); err != nil {
 		t.Error(err)

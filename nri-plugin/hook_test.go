@@ -3,36 +3,27 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
-	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"tailscale-nri/nri-plugin/internal/ocihook"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/podspec"
 )
 
-// inDir keeps the working directory of the test, which hooks change.
-func inDir(t *testing.T) {
-	t.Helper()
-	t.Chdir(".")
-}
-
 // TestHookWaits until the node is up, and says why it is not.
 func TestHookWaits(t *testing.T) {
-	inDir(t)
+	t.Chdir(".") // which is put back: hooks change it
 	r, pods, _ := startAdjusting(t, nil)
 	hook := hookOf(t, r, plugintest.Sandbox("a", podspec.AnnotationEnabled, "true", podspec.AnnotationWait, "20s"))
 	if err := call(hook); err != nil {
 		t.Errorf("of a node that is up: %v", err)
 	}
-	pods.serves.Clear()
+	pods.Serving.Clear()
 	done := make(chan error, 1)
 	go func() { done <- call(hook) }()
 	select {
@@ -40,14 +31,14 @@ func TestHookWaits(t *testing.T) {
 		t.Errorf("it did not wait: %v", err)
 	case <-time.After(100 * time.Millisecond):
 	}
-	pods.serves.Store("uid-a id-a", true)
+	pods.Serving.Store("uid-a id-a", true)
 	if err := plugintest.Receive(t, done, "the hook"); err != nil {
 		t.Error(err)
 	}
 
 	fails := hookOf(t, r, plugintest.Sandbox("b", podspec.AnnotationEnabled, "true", podspec.AnnotationWait, "1s"))
 	starts := hookOf(t, r, plugintest.Sandbox("b", podspec.AnnotationEnabled, "true", podspec.AnnotationWait, "1s", podspec.AnnotationWaitPolicy, "start"))
-	pods.serves.Clear()
+	pods.Serving.Clear()
 	err := call(fails)
 	for _, text := range []string{"pod default/b", podspec.AnnotationWait, `"1s"`, "waits for approval in the admin console", podspec.AnnotationWaitPolicy + `: "start"`} {
 		if !plugintest.ErrContains(err, text) {
@@ -59,79 +50,16 @@ func TestHookWaits(t *testing.T) {
 	}
 }
 
-// TestHookOutlivesPlugin: a hook goes on waiting while the plugin is restarted, and
-// says so if it does not come back.
-func TestHookOutlivesPlugin(t *testing.T) {
-	inDir(t)
-	dir, pods, log := t.TempDir(), newFakePods(), slog.New(slog.DiscardHandler)
-	first := newHookServer(dir, pods, nil, log)
-	program, err := first.prepare()
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	args := func(wait time.Duration) []string {
-		return []string{program, hookCommand, hookCall{PodUID: "uid-a", Pod: "default/a", Wait: wait, Value: wait.String(), Fails: true}.encode()}
-	}
-	go func() { done <- runHook(args(20*time.Second), strings.NewReader("{}")) }()
-	time.Sleep(100 * time.Millisecond)
-	first.close()
-	if err := runHook(args(time.Second), strings.NewReader("{}")); !plugintest.ErrContains(err, "does not answer on this host") {
-		t.Errorf("without a plugin: %v", err)
-	}
-	second := newHookServer(dir, pods, nil, log)
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- second.Run(ctx) }()
-	pods.serves.Store("uid-a id-a", true)
-	if err := plugintest.Receive(t, done, "the hook"); err != nil {
-		t.Error(err)
-	}
-	stop()
-	if err := plugintest.Receive(t, ended, "the end of Run"); err != nil {
-		t.Error(err)
-	}
-	if _, err := second.prepare(); err == nil {
-		t.Error("a server that has ended hands out hooks")
-	}
-}
-
-// TestHookEndsWithContainer: nobody waits for a container that is gone.
-func TestHookEndsWithContainer(t *testing.T) {
-	inDir(t)
-	pods := newFakePods()
-	h := newHookServer(t.TempDir(), pods, nil, slog.New(slog.DiscardHandler))
-	defer h.close()
-	program, err := h.prepare()
-	if err != nil {
-		t.Fatal(err)
-	}
-	container := exec.Command("sleep", "1000")
-	if err := container.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	arg := hookCall{PodUID: "uid-a", Wait: time.Hour, Fails: true}.encode()
-	go func() {
-		done <- runHook([]string{program, hookCommand, arg}, strings.NewReader(fmt.Sprintf(`{"pid":%d}`, container.Process.Pid)))
-	}()
-	container.Process.Kill()
-	container.Wait()
-	if err := plugintest.Receive(t, done, "the hook"); err == nil {
-		t.Error("the container may start")
-	}
-}
-
 // TestHookResolvConf: the engine has the pod's own resolv.conf before the container
 // starts; where nobody is there to take it, it is what the container has.
 func TestHookResolvConf(t *testing.T) {
-	inDir(t)
+	t.Chdir(".") // which is put back: hooks change it
 	made := filepath.Join(t.TempDir(), "made")
-	names := fakeResolver{"uid-a": made}
+	names := plugintest.FakeResolver{"uid-a": made}
 	r, _, _ := startAdjusting(t, names)
 	sb := plugintest.Sandbox("a", podspec.AnnotationEnabled, "true", podspec.AnnotationDNS, "true")
 	hook := hookOf(t, r, sb, resolvMount(sb))
-	var arg hookCall
+	var arg ocihook.Call
 	if err := json.Unmarshal([]byte(hook.Args[2]), &arg); err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +72,7 @@ func TestHookResolvConf(t *testing.T) {
 	}
 	write(original, own)
 	arg.ResolvFrom = original
-	hook.Args[2] = arg.encode()
+	hook.Args[2] = arg.Encode()
 	has := func(want string) {
 		t.Helper()
 		if got, err := os.ReadFile(made); err != nil || string(got) != want {
@@ -168,7 +96,7 @@ func TestHookResolvConf(t *testing.T) {
 	}
 	has("kept\n")
 
-	write(original, strings.Repeat("#", maxResolvConf+1))
+	write(original, strings.Repeat("#", ocihook.MaxResolvConf+1))
 	if err := call(hook); !plugintest.ErrContains(err, "is larger than") {
 		t.Errorf("a large file: %v", err)
 	}

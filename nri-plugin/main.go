@@ -28,6 +28,7 @@ import (
 
 	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/ocihook"
 	"tailscale-nri/nri-plugin/internal/statussocket"
 	"tailscale-nri/nri-plugin/internal/supervisor"
 )
@@ -37,8 +38,8 @@ var version string
 
 func main() {
 	buildinfo.SetVersion(version)
-	if isHook(os.Args) {
-		if err := runHook(os.Args, os.Stdin); err != nil {
+	if ocihook.Is(os.Args) {
+		if err := ocihook.Run(os.Args, os.Stdin); err != nil {
 			fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
 			os.Exit(1)
 		}

@@ -15,6 +15,8 @@ import (
 	"github.com/containerd/nri/pkg/stub"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/metrics"
+	"tailscale-nri/nri-plugin/internal/ocihook"
 	"tailscale-nri/nri-plugin/internal/podspec"
 )
 
@@ -61,10 +63,10 @@ type plugin struct {
 	policies *podspec.Policies // over the defaults'
 	handlers []string          // known runtime handlers, see podspec.CheckHandler
 	ownUID   string            // of the pod that this process runs in, "" is not checked
-	resolver resolver          // nil makes no resolv.conf
-	hooks    *hookServer
+	resolver ocihook.Resolver  // nil makes no resolv.conf
+	hooks    *ocihook.Server
 	log      *slog.Logger
-	meters   *meters // nil counts nothing
+	meters   *metrics.Meters // nil counts nothing
 
 	refused refusals
 }
@@ -178,7 +180,7 @@ func (p *plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error
 func (p *plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
 	if start := time.Now(); p.pods.Serves(sb.GetUid(), sb.GetId()) {
 		if f, ok := p.pods.FeaturesOf(sb.GetUid(), sb.GetId()); ok && !asksForContainers(f) {
-			p.meters.hook("CreateContainer", hookResult(nil), time.Since(start))
+			p.meters.Hook("CreateContainer", metrics.HookResult(nil), time.Since(start))
 			return nil, nil, nil
 		}
 	}
@@ -213,7 +215,7 @@ func (p *plugin) pass(ctx context.Context, sb *api.PodSandbox, c *api.Container)
 	}
 	anew, err := p.pods.Attach(ctx, pod)
 	if anew {
-		p.meters.late()
+		p.meters.Late()
 		podLogger(p.log, sb).Info("attached when a container was to be created: the pod had started without its node")
 	}
 	return err == nil, err
@@ -339,7 +341,7 @@ func (p *plugin) timed(ctx context.Context, log *slog.Logger, event string, do f
 	if took > slowHook {
 		level = slog.LevelWarn
 	}
-	p.meters.hook(event, hookResult(err), took)
+	p.meters.Hook(event, metrics.HookResult(err), took)
 	log.Log(ctx, level, "hook done", "event", event, "took", took, "ok", err == nil)
 	return err
 }

@@ -20,9 +20,9 @@ import (
 // TestSynchronize: the runtime lists sandboxes of every kind, and drops the
 // plugin when it cannot catch up the first time.
 func TestSynchronize(t *testing.T) {
-	dir, pods := t.TempDir(), newFakePods()
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	tries := 0
-	pods.sync = func() error {
+	pods.AnswerSync = func() error {
 		if tries++; tries == 1 {
 			return errors.New("disk full")
 		}
@@ -42,18 +42,18 @@ func TestSynchronize(t *testing.T) {
 	}
 	r.WaitSynced(t)
 	for range 2 {
-		live := plugintest.Receive(t, pods.synced, "Sync")
+		live := plugintest.Receive(t, pods.Synced, "Sync")
 		if len(live) != 2 || live[0].SandboxID != "id-a" || live[1].Hostname != "bee" {
 			t.Errorf("live is %+v", live)
 		}
 	}
-	if ended := *pods.syncedEnded.Load(); len(ended) != 1 || ended[0] != "id-old" {
+	if ended := *pods.SyncedEnded.Load(); len(ended) != 1 || ended[0] != "id-old" {
 		t.Errorf("ended is %q", ended)
 	}
 	if err := r.RunPod(plugintest.Sandbox("c", podspec.AnnotationEnabled, "true")); err != nil {
 		t.Error(err)
 	}
-	plugintest.Receive(t, pods.attached, "Attach")
+	plugintest.Receive(t, pods.Attached, "Attach")
 	for text, n := range map[string]int{
 		"pod=default/invalid uid=uid-invalid sandbox=id-invalid": 1,
 		"pod=default/host":                  1,
@@ -70,7 +70,7 @@ func TestSynchronize(t *testing.T) {
 
 // TestHooks: a pod's events over a real socket.
 func TestHooks(t *testing.T) {
-	dir, pods := t.TempDir(), newFakePods()
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	r := plugintest.StartRuntime(t, dir)
 	book := startPlugin(t, dir, pods)
 	r.WaitSynced(t)
@@ -80,7 +80,7 @@ func TestHooks(t *testing.T) {
 	if err := r.RunPod(web); err != nil {
 		t.Fatal(err)
 	}
-	if pod := plugintest.Receive(t, pods.attached, "Attach"); pod.SandboxID != "id-web" || pod.Tags[0] != "tag:web" ||
+	if pod := plugintest.Receive(t, pods.Attached, "Attach"); pod.SandboxID != "id-web" || pod.Tags[0] != "tag:web" ||
 		pod.NetNS != "/var/run/netns/cni-web" || pod.PID != 4711 || pod.Hostname != "k8s-default-web" {
 		t.Errorf("attached %+v", pod)
 	}
@@ -92,7 +92,7 @@ func TestHooks(t *testing.T) {
 			t.Error(err)
 		}
 		for _, want := range []string{"detach id-web", "forget id-web"} {
-			if got := plugintest.Receive(t, pods.ended, want); got != want {
+			if got := plugintest.Receive(t, pods.Ended, want); got != want {
 				t.Errorf("got %s, want %s", got, want)
 			}
 		}
@@ -110,11 +110,11 @@ func TestHooks(t *testing.T) {
 			t.Errorf("%s: the runtime got %v", sb.Name, err)
 		}
 	}
-	pods.answer(func(context.Context) error { return errors.New("creating ts0: no buffer space") })
+	pods.Answer(func(context.Context) error { return errors.New("creating ts0: no buffer space") })
 	if err := r.RunPod(web); !plugintest.ErrContains(err, "pod default/web: creating ts0: no buffer space") {
 		t.Errorf("the runtime got %v", err)
 	}
-	if n := len(pods.attached); n != 1 {
+	if n := len(pods.Attached); n != 1 {
 		t.Errorf("%d calls of Attach for the last pod and all that asked for nothing", n)
 	}
 	if got := book.Count("registered with"); got != 1 {
@@ -125,35 +125,35 @@ func TestHooks(t *testing.T) {
 // TestSecondGate: a pod that has started without us is attached when its first
 // container is to be created, or that container is refused.
 func TestSecondGate(t *testing.T) {
-	dir, pods := t.TempDir(), newFakePods()
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	r := plugintest.StartRuntime(t, dir)
 	book := startPlugin(t, dir, pods)
 	r.WaitSynced(t)
 	missed := plugintest.Sandbox("missed", podspec.AnnotationEnabled, "true", podspec.AnnotationHostname, "late")
 	failing := errors.New("the state directory has no free space")
-	pods.answer(func(context.Context) error { return failing })
+	pods.Answer(func(context.Context) error { return failing })
 	if err := r.Create(missed, "init"); !plugintest.ErrContains(err, "tailscale-nri: pod default/missed: "+failing.Error()) {
 		t.Errorf("the runtime got %v", err)
 	}
-	pods.answer(nil)
+	pods.Answer(nil)
 	for _, name := range []string{"init", "init", "main", "sidecar"} { // some come twice
 		if err := r.Create(missed, name); err != nil {
 			t.Error(err)
 		}
 	}
-	if n := len(pods.attached); n != 2 {
+	if n := len(pods.Attached); n != 2 {
 		t.Errorf("%d calls of Attach, want the one that failed and the one that did not", n)
 	}
-	if pod := plugintest.Receive(t, pods.attached, "Attach"); pod.SandboxID != "id-missed" || pod.Hostname != "late" {
+	if pod := plugintest.Receive(t, pods.Attached, "Attach"); pod.SandboxID != "id-missed" || pod.Hostname != "late" {
 		t.Errorf("attached %+v", pod)
 	}
-	plugintest.Receive(t, pods.attached, "the second Attach")
+	plugintest.Receive(t, pods.Attached, "the second Attach")
 
 	met := plugintest.Sandbox("met", podspec.AnnotationEnabled, "true")
 	if err := errors.Join(r.RunPod(met), r.Create(met, "main"), r.Create(plugintest.Sandbox("plain"), "main")); err != nil {
 		t.Error(err)
 	}
-	if plugintest.Receive(t, pods.attached, "Attach"); len(pods.attached) != 0 {
+	if plugintest.Receive(t, pods.Attached, "Attach"); len(pods.Attached) != 0 {
 		t.Error("attached what was attached, or never asked to be")
 	}
 	for _, sb := range []*api.PodSandbox{
@@ -165,14 +165,14 @@ func TestSecondGate(t *testing.T) {
 			t.Errorf("%s: the runtime got %v", sb.Name, err)
 		}
 	}
-	pods.answer(func(context.Context) error { // it waits for its turn, and Sync had the one before
-		pods.serves.Store("uid-raced id-raced", true)
+	pods.Answer(func(context.Context) error { // it waits for its turn, and Sync had the one before
+		pods.Serving.Store("uid-raced id-raced", true)
 		return nil
 	})
 	if err := r.Create(plugintest.Sandbox("raced", podspec.AnnotationEnabled, "true"), "main"); err != nil {
 		t.Error(err)
 	}
-	plugintest.Receive(t, pods.attached, "Attach of the one that Sync was faster for")
+	plugintest.Receive(t, pods.Attached, "Attach of the one that Sync was faster for")
 	if n := book.Count("attached when a container was to be created"); n != 1 {
 		t.Errorf("the log says %d times that a pod was attached late", n)
 	}
@@ -180,12 +180,12 @@ func TestSecondGate(t *testing.T) {
 
 // TestGateKnowsWhatItServes, however its annotations would be read today.
 func TestGateKnowsWhatItServes(t *testing.T) {
-	dir, pods := t.TempDir(), newFakePods()
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	r := plugintest.StartRuntime(t, dir)
 	startPlugin(t, dir, pods)
 	r.WaitSynced(t)
 	sb := plugintest.Sandbox("a", podspec.AnnotationEnabled, "yes please")
-	pods.serves.Store("uid-a id-a", true)
+	pods.Serving.Store("uid-a id-a", true)
 	if err := r.Create(sb, "main"); err != nil {
 		t.Error(err)
 	}
@@ -194,8 +194,8 @@ func TestGateKnowsWhatItServes(t *testing.T) {
 // TestSlowAttach: what does not answer costs the pod a clear error within the
 // runtime's 2 s, and costs the next pod nothing.
 func TestSlowAttach(t *testing.T) {
-	dir, pods := t.TempDir(), newFakePods()
-	pods.answer(func(ctx context.Context) error {
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
+	pods.Answer(func(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	})
@@ -205,12 +205,12 @@ func TestSlowAttach(t *testing.T) {
 	if err := r.RunPod(plugintest.Sandbox("slow", podspec.AnnotationEnabled, "true")); !plugintest.ErrContains(err, "pod default/slow: ") || !plugintest.ErrContains(err, "context deadline exceeded") {
 		t.Errorf("the runtime got %v", err)
 	}
-	plugintest.Receive(t, pods.attached, "Attach")
-	pods.answer(nil)
+	plugintest.Receive(t, pods.Attached, "Attach")
+	pods.Answer(nil)
 	if err := r.RunPod(plugintest.Sandbox("next", podspec.AnnotationEnabled, "true")); err != nil {
 		t.Error(err)
 	}
-	if pod := plugintest.Receive(t, pods.attached, "Attach"); pod.Name != "next" {
+	if pod := plugintest.Receive(t, pods.Attached, "Attach"); pod.Name != "next" {
 		t.Errorf("attached %s", pod.Name)
 	}
 	if book.Count("registered with") != 1 || book.Count("hook done") != 1 || book.Count("refused, the kubelet") != 1 || book.Count("level=WARN") != 2 {
@@ -224,10 +224,10 @@ func TestSlowAttach(t *testing.T) {
 func TestStuckAttach(t *testing.T) {
 	adaptation.SetPluginRequestTimeout(300 * time.Millisecond)
 	t.Cleanup(func() { adaptation.SetPluginRequestTimeout(adaptation.DefaultPluginRequestTimeout) })
-	dir, pods := t.TempDir(), newFakePods()
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
-	pods.answer(func(context.Context) error {
+	pods.Answer(func(context.Context) error {
 		<-release
 		return nil
 	})
@@ -240,7 +240,7 @@ func TestStuckAttach(t *testing.T) {
 	if err := r.StopPodSandbox(context.Background(), &adaptation.StopPodSandboxRequest{Pod: plugintest.Sandbox("other")}); err != nil {
 		t.Error(err)
 	}
-	if got := plugintest.Receive(t, pods.ended, "Detach"); got != "detach id-other" {
+	if got := plugintest.Receive(t, pods.Ended, "Detach"); got != "detach id-other" {
 		t.Error(got)
 	}
 }
@@ -248,10 +248,10 @@ func TestStuckAttach(t *testing.T) {
 // TestStuckGate: nothing that hangs lets a container pass that is to wait for its
 // pod's node: the runtime takes a late answer for a good one.
 func TestStuckGate(t *testing.T) {
-	dir, pods := t.TempDir(), newFakePods()
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
-	pods.answer(func(context.Context) error {
+	pods.Answer(func(context.Context) error {
 		<-release
 		return nil
 	})

@@ -35,7 +35,7 @@ func openPolicy() *podspec.Policy {
 // TestPolicyOverNRI: a policy decides over a real connection, a changed one at once,
 // and what has its node is not asked again.
 func TestPolicyOverNRI(t *testing.T) {
-	dir, pods, held := t.TempDir(), newFakePods(), &podspec.Policies{}
+	dir, pods, held := t.TempDir(), plugintest.NewFakePods(), &podspec.Policies{}
 	held.Set(policyOf(t, `
 rules:
 - name: shop
@@ -51,19 +51,19 @@ rules:
 	}
 	// One that was attached under another policy, before the plugin was started.
 	was := labelled("was", podspec.AnnotationEnabled, "true", podspec.AnnotationTags, "tag:forbidden")
-	pods.known.Store("uid-was id-was", true)
+	pods.Known.Store("uid-was id-was", true)
 	left := labelled("left") // one that a rule had opt in which is no more
 	left.Namespace = "gone"
-	pods.known.Store("uid-left id-left", true)
+	pods.Known.Store("uid-left id-left", true)
 	other := labelled("other", podspec.AnnotationEnabled, "true", podspec.AnnotationEphemeral, "as another version took it")
-	pods.known.Store("uid-other id-other", true)
+	pods.Known.Store("uid-other id-other", true)
 	r := plugintest.StartRuntime(t, dir, was, left, other, labelled("missed"), labelled("refused", podspec.AnnotationEnabled, "true", podspec.AnnotationTags, "tag:x"),
 		plugintest.HostNetwork(labelled("host")), plugintest.Sandbox("plain"))
 	book := startPlugin(t, dir, pods, func(r *registration) {
 		r.plugin.policies, r.plugin.ownUID, r.plugin.handlers = held, "", []string{"runc"}
 	})
 	r.WaitSynced(t)
-	live := plugintest.Receive(t, pods.synced, "Sync")
+	live := plugintest.Receive(t, pods.Synced, "Sync")
 	if len(live) != 4 || live[0].Name != "was" || live[0].Tags[0] != "tag:forbidden" || live[1].Name != "left" || live[2].Name != "other" || live[3].Name != "missed" {
 		t.Errorf("live is %+v", live)
 	}
@@ -74,7 +74,7 @@ rules:
 	if err := r.RunPod(labelled("a", podspec.AnnotationTags, "tag:shop-a")); err != nil {
 		t.Error(err)
 	}
-	if pod := plugintest.Receive(t, pods.attached, "Attach"); pod.Name != "a" || pod.Tags[0] != "tag:shop-a" {
+	if pod := plugintest.Receive(t, pods.Attached, "Attach"); pod.Name != "a" || pod.Tags[0] != "tag:shop-a" {
 		t.Errorf("attached %+v", pod)
 	}
 	kata := labelled("kata")
@@ -93,7 +93,7 @@ rules:
 	for what, err := range map[string]error{"RunPodSandbox": r.RunPod(bad), "CreateContainer": r.Create(bad, "main")} {
 		plugintest.ExpectError(t, what, err, `tailscale-nri: pod shop-eu/bad: annotation tailscale.com/tags is "tag:db": rule 1 (shop) of policy.yaml|allow.tags`)
 	}
-	if n := len(pods.attached); n != 0 {
+	if n := len(pods.Attached); n != 0 {
 		t.Errorf("%d pods were attached that are not to be", n)
 	}
 
@@ -103,14 +103,14 @@ rules:
 		if err := r.Create(sb, "main"); err != nil {
 			t.Errorf("a container of %s, which has its node: %v", sb.Name, err)
 		}
-		plugintest.Receive(t, pods.attached, "Attach")
+		plugintest.Receive(t, pods.Attached, "Attach")
 	}
 	if err := r.Create(labelled("a", podspec.AnnotationTags, "tag:shop-a"), "sidecar"); err != nil {
 		t.Errorf("a container of a pod that is served: %v", err)
 	}
 	plugintest.ExpectError(t, "the same annotation now", r.RunPod(labelled("b", podspec.AnnotationEnabled, "true", podspec.AnnotationTags, "tag:shop-a")), "the default policy")
-	if err := r.RunPod(labelled("c")); err != nil || len(pods.attached) != 0 {
-		t.Errorf("a pod of no rule: %v, %d attached", err, len(pods.attached))
+	if err := r.RunPod(labelled("c")); err != nil || len(pods.Attached) != 0 {
+		t.Errorf("a pod of no rule: %v, %d attached", err, len(pods.Attached))
 	}
 }
 
@@ -118,7 +118,7 @@ rules:
 func TestOwnPod(t *testing.T) {
 	held := &podspec.Policies{}
 	held.Set(policyOf(t, "rules: [{optIn: true}]"))
-	p := &plugin{pods: newFakePods(), defaults: openDefaults, policies: held, ownUID: "uid-own", handlers: []string{"runc"}}
+	p := &plugin{pods: plugintest.NewFakePods(), defaults: openDefaults, policies: held, ownUID: "uid-own", handlers: []string{"runc"}}
 	if _, got, err := p.podOf(plugintest.Sandbox("own")); got || err != nil {
 		t.Errorf("its own pod: %v, %v", got, err)
 	}

@@ -70,7 +70,7 @@ func TestRanBefore(t *testing.T) {
 		{"the only one has exited", nil, func(r *plugintest.Runtime, sb *api.PodSandbox) error { return r.Restart(sb, "main") }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			dir, pods := t.TempDir(), newFakePods()
+			dir, pods := t.TempDir(), plugintest.NewFakePods()
 			r := plugintest.StartRuntime(t, dir, ingress, typo, kata, waits)
 			r.Containers = tt.containers
 			p := make(chan *plugin, 1)
@@ -98,7 +98,7 @@ func TestRanBefore(t *testing.T) {
 					t.Errorf("the status does not say %q:\n%s", want, lines)
 				}
 			}
-			if len(pods.attached) != 0 {
+			if len(pods.Attached) != 0 {
 				t.Error("one of them was attached")
 			}
 			if err := r.StopPodSandbox(t.Context(), &adaptation.StopPodSandboxRequest{Pod: ingress}); err != nil {
@@ -118,7 +118,7 @@ func TestHandlers(t *testing.T) {
 	for handler, ok := range map[string]bool{"": true, "runc": true, "nvidia": true, "runsc": false, "kata-qemu": false, "nvidia-2": false} {
 		sb := plugintest.Sandbox("web", podspec.AnnotationEnabled, "true")
 		sb.RuntimeHandler = handler
-		p := &plugin{pods: newFakePods(), defaults: openDefaults, handlers: known}
+		p := &plugin{pods: plugintest.NewFakePods(), defaults: openDefaults, handlers: known}
 		pod, in, err := p.podOf(sb)
 		if in != ok || (err == nil) != ok || pod.SandboxID != "id-web" {
 			t.Errorf("%q: %v, %v", handler, in, err)
@@ -142,16 +142,16 @@ func TestHandlers(t *testing.T) {
 			t.Errorf("%q was taken", bad)
 		}
 	}
-	pods := newFakePods()
+	pods := plugintest.NewFakePods()
 	served, stranger, onDisk := plugintest.Sandbox("served", podspec.AnnotationEnabled, "true"), plugintest.Sandbox("stranger", podspec.AnnotationEnabled, "true"), plugintest.Sandbox("disk", podspec.AnnotationEnabled, "true")
 	served.RuntimeHandler, stranger.RuntimeHandler, onDisk.RuntimeHandler = "mine", "mine", "mine"
-	pods.serves.Store("uid-served id-served", true)
-	pods.known.Store("uid-disk id-disk", true) // and not served yet, as after a restart of the plugin
+	pods.Serving.Store("uid-served id-served", true)
+	pods.Known.Store("uid-disk id-disk", true) // and not served yet, as after a restart of the plugin
 	dir := t.TempDir()
 	r := plugintest.StartRuntime(t, dir, served, stranger)
 	startPlugin(t, dir, pods)
 	r.WaitSynced(t)
-	if live := plugintest.Receive(t, pods.synced, "Sync"); len(live) != 1 || live[0].Name != "served" {
+	if live := plugintest.Receive(t, pods.Synced, "Sync"); len(live) != 1 || live[0].Name != "served" {
 		t.Errorf("live is %+v", live)
 	}
 	for _, sb := range []*api.PodSandbox{served, onDisk} {
@@ -159,7 +159,7 @@ func TestHandlers(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if pod := plugintest.Receive(t, pods.attached, "Attach"); pod.Name != "disk" {
+	if pod := plugintest.Receive(t, pods.Attached, "Attach"); pod.Name != "disk" {
 		t.Errorf("attached %+v", pod)
 	}
 }

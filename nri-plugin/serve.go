@@ -17,6 +17,8 @@ import (
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/metrics"
+	"tailscale-nri/nri-plugin/internal/ocihook"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/privileges"
 	"tailscale-nri/nri-plugin/internal/statussocket"
@@ -51,7 +53,7 @@ func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent
 		return bad
 	}
 	log, h := newLogger(cfg, stderr), &statussocket.Health{}
-	m := newMeters(h, up.Restarts)
+	m := metrics.New(h, up.Restarts)
 	checkRoots(getenv, log)
 	var parts []func(context.Context) error
 	if socket, err := config.StatusSocket(began.Get); err == nil {
@@ -65,7 +67,7 @@ func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent
 	held := &podspec.Policies{}
 	held.Set(cfg.Policy)
 	if cfg.MetricsAddr != "" {
-		parts = append(parts, (&metricsServer{addr: cfg.MetricsAddr, read: m.read, log: log}).Run)
+		parts = append(parts, (&metrics.Server{Addr: cfg.MetricsAddr, Read: m.Read, Log: log}).Run)
 	}
 	if cfg.Dir != "" || cfg.PolicyFile != "" {
 		w := &configWatch{getenv: getenv, began: began, policies: held, health: h, log: log, waits: bad != nil}
@@ -91,7 +93,7 @@ type daemon struct {
 	policies *podspec.Policies
 	up       supervisor.Parent
 	health   *statussocket.Health
-	meters   *meters
+	meters   *metrics.Meters
 	log      *slog.Logger
 	ownPace  bool // of Go's collector
 }
@@ -129,10 +131,10 @@ func (d *daemon) Run(ctx context.Context) error {
 		return err
 	}
 	d.begin(eng)
-	d.meters.serves(eng.Measures, tn.calls)
-	hooks := newHookServer(d.cfg.StateDir, eng, eng, d.log)
+	d.meters.Serves(eng.Measures, tn.calls)
+	hooks := ocihook.NewServer(d.cfg.StateDir, eng, eng, d.log)
 	p := &plugin{
-		pods: eng, defaults: defaultsOf(d.cfg), policies: d.policies, resolver: hooks.resolver, hooks: hooks,
+		pods: eng, defaults: defaultsOf(d.cfg), policies: d.policies, resolver: hooks.Resolver, hooks: hooks,
 		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log, meters: d.meters,
 	}
 	d.health.Warns(p.refused.nodes)

@@ -20,14 +20,14 @@ import (
 // TestRuntimeRestarts: the plugin registers with each runtime that comes up on
 // the socket, and says so once for each.
 func TestRuntimeRestarts(t *testing.T) {
-	dir, pods := t.TempDir(), newFakePods()
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	var book *plugintest.LogBook
 	for i := range 3 {
 		kill := plugintest.StartRuntimeProcess(t, dir)
 		if i == 0 {
 			book = startPlugin(t, dir, pods)
 		}
-		plugintest.Receive(t, pods.synced, "Sync")
+		plugintest.Receive(t, pods.Synced, "Sync")
 		if got := book.Count("registered with the container runtime"); got < i+1 {
 			t.Errorf("%d registrations in the log, want %d", got, i+1)
 		}
@@ -41,12 +41,12 @@ func TestRuntimeRestarts(t *testing.T) {
 
 // TestSocketAbsent: one line says what to do, however many tries there are.
 func TestSocketAbsent(t *testing.T) {
-	dir, pods := t.TempDir(), newFakePods()
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	book := startPlugin(t, dir, pods)
 	book.Wait(t, "not registered", 1)
 	// The plugin has tried again once it takes the next socket.
 	plugintest.StartRuntime(t, dir).WaitSynced(t)
-	plugintest.Receive(t, pods.synced, "Sync")
+	plugintest.Receive(t, pods.Synced, "Sync")
 	for _, text := range []string{
 		"nothing listens on the NRI socket " + filepath.Join(dir, "nri.sock"),
 		"config.toml.tmpl", "NRI_SOCKET",
@@ -65,7 +65,7 @@ func TestStaleSocket(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "nri.sock")); err != nil {
 		t.Fatalf("the killed runtime left no socket: %v", err)
 	}
-	startPlugin(t, dir, newFakePods()).Wait(t, "nothing listens on the NRI socket", 1)
+	startPlugin(t, dir, plugintest.NewFakePods()).Wait(t, "nothing listens on the NRI socket", 1)
 }
 
 // TestRuntimeDies at once, or between the registration and the configuration,
@@ -77,7 +77,7 @@ func TestRuntimeDies(t *testing.T) {
 		"after registration": registerOnce,
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir, pods := t.TempDir(), newFakePods()
+			dir, pods := t.TempDir(), plugintest.NewFakePods()
 			socket := filepath.Join(dir, "nri.sock")
 			book := startPlugin(t, dir, pods)
 			for range 10 {
@@ -86,7 +86,7 @@ func TestRuntimeDies(t *testing.T) {
 				}
 			}
 			plugintest.StartRuntime(t, dir).WaitSynced(t)
-			plugintest.Receive(t, pods.synced, "Sync")
+			plugintest.Receive(t, pods.Synced, "Sync")
 			if book.Count("registering on "+socket) == 0 {
 				t.Errorf("the log has no word of it:\n%s", book.String())
 			}
@@ -100,7 +100,7 @@ func TestRunEndsWithContext(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	r := &registration{
 		socket: filepath.Join(dir, "nri.sock"), log: log,
-		plugin:  &plugin{pods: newFakePods(), log: log},
+		plugin:  &plugin{pods: plugintest.NewFakePods(), log: log},
 		health:  &statussocket.Health{},
 		minWait: time.Hour, maxWait: time.Hour,
 	}
@@ -122,9 +122,9 @@ func TestSessionsLeaveNothing(t *testing.T) {
 	const kicks = 20
 	before := runtime.NumGoroutine()
 	t.Run("kicked", func(t *testing.T) {
-		dir, pods := t.TempDir(), newFakePods()
+		dir, pods := t.TempDir(), plugintest.NewFakePods()
 		tries := 0
-		pods.sync = func() error {
+		pods.AnswerSync = func() error {
 			if tries++; tries <= kicks {
 				return errors.New("not yet")
 			}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package ocihook
 
 import (
 	"context"
@@ -28,24 +28,30 @@ import (
 )
 
 const (
-	// hookDir is the directory below the state directory, which has the same path on
+	// dirName is the directory below the state directory, which has the same path on
 	// the host and here, that holds the hook's program and the plugin's socket. No
 	// pod's UID begins with a dot.
-	hookDir     = ".hook"
-	hookSocket  = "plugin.sock"
-	hookProgram = "tailscale-nri-" // and a part of its hash
-	hookNew     = ".new-"          // and anything: one that is being written
-	// hookAge is how long a program is kept that no process has handed out: far
+	dirName       = ".hook"
+	socketName    = "plugin.sock"
+	programPrefix = "tailscale-nri-" // and a part of its hash
+	newPrefix     = ".new-"          // and anything: one that is being written
+	// keepFor is how long a program is kept that no process has handed out: far
 	// longer than containerd takes from the creation of a container to its start.
-	hookAge = 24 * time.Hour
+	keepFor = 24 * time.Hour
 )
 
-// hookServer answers the hooks, see addHook. There is nothing of it on a machine no
+// waiter is what the server needs of the engine.
+type waiter interface {
+	// Await waits until the pod's node is up. Its error says why it is not.
+	Await(ctx context.Context, podUID string) error
+}
+
+// Server answers the hooks, see addHook. There is nothing of it on a machine no
 // pod of which has needed one.
-type hookServer struct {
+type Server struct {
 	dir  string // absolute
-	pods podSet
-	resolver
+	pods waiter
+	Resolver
 	log *slog.Logger
 
 	ctx  context.Context
@@ -59,15 +65,16 @@ type hookServer struct {
 	touched time.Time         // when that was last told to the others
 }
 
-func newHookServer(stateDir string, pods podSet, r resolver, log *slog.Logger) *hookServer {
-	h := &hookServer{dir: filepath.Join(stateDir, hookDir), pods: pods, resolver: r, log: log}
+// NewServer serves hooks from below the state directory. A nil r sets no resolv.conf.
+func NewServer(stateDir string, pods waiter, r Resolver, log *slog.Logger) *Server {
+	h := &Server{dir: filepath.Join(stateDir, dirName), pods: pods, Resolver: r, log: log}
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	return h
 }
 
 // Run serves the hooks of earlier processes' containers, and those of this one's,
 // until ctx is done.
-func (h *hookServer) Run(ctx context.Context) error {
+func (h *Server) Run(ctx context.Context) error {
 	if _, err := os.Stat(h.dir); err == nil {
 		h.mu.Lock()
 		err := h.listen()
@@ -77,12 +84,12 @@ func (h *hookServer) Run(ctx context.Context) error {
 		}
 	}
 	<-ctx.Done()
-	h.close()
+	h.Close()
 	return nil
 }
 
-// close ends all connections: the hooks ask the next process.
-func (h *hookServer) close() {
+// Close ends all connections: the hooks ask the next process.
+func (h *Server) Close() {
 	h.stop()
 	h.mu.Lock()
 	h.ended = true
@@ -93,9 +100,9 @@ func (h *hookServer) close() {
 	h.wg.Wait()
 }
 
-// prepare returns the path of the hook's program, which is there when it returns,
+// Prepare returns the path of the hook's program, which is there when it returns,
 // as is the socket that the program asks.
-func (h *hookServer) prepare() (program string, err error) {
+func (h *Server) Prepare() (program string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.listen(); err != nil {
@@ -121,7 +128,7 @@ func (h *hookServer) prepare() (program string, err error) {
 
 // listen opens the socket, for root alone. h.mu is held. This process has claimed
 // the state directory, so that whatever is there is of one that has ended.
-func (h *hookServer) listen() error {
+func (h *Server) listen() error {
 	if h.ended {
 		return errors.New("tailscale-nri is ending")
 	}
@@ -136,7 +143,7 @@ func (h *hookServer) listen() error {
 		return fmt.Errorf("opening the hook's directory: %w", err)
 	}
 	defer at.Close()
-	path := fmt.Sprintf("/proc/self/fd/%d/%s", at.Fd(), hookSocket)
+	path := fmt.Sprintf("/proc/self/fd/%d/%s", at.Fd(), socketName)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("replacing the hook's socket: %w", err)
 	}
@@ -154,7 +161,7 @@ func (h *hookServer) listen() error {
 	return nil
 }
 
-func (h *hookServer) accept(ln *net.UnixListener) {
+func (h *Server) accept(ln *net.UnixListener) {
 	for {
 		conn, err := ln.Accept()
 		if err != nil && h.ctx.Err() != nil {
@@ -168,14 +175,14 @@ func (h *hookServer) accept(ln *net.UnixListener) {
 	}
 }
 
-// answer answers one hook, if that still wants to know.
-func (h *hookServer) answer(conn net.Conn) {
+// answer replys one hook, if that still wants to know.
+func (h *Server) answer(conn net.Conn) {
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(h.ctx, podspec.MaxWait+hookPatience)
+	ctx, cancel := context.WithTimeout(h.ctx, podspec.MaxWait+Patience)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	var req hookRequest
-	dec := json.NewDecoder(io.LimitReader(conn, 2*maxResolvConf))
+	var req request
+	dec := json.NewDecoder(io.LimitReader(conn, 2*MaxResolvConf))
 	if err := dec.Decode(&req); err != nil {
 		return
 	}
@@ -183,7 +190,7 @@ func (h *hookServer) answer(conn net.Conn) {
 		_, _ = conn.Read(make([]byte, 1)) // it sends no more: it is gone
 		cancel()
 	}()
-	var answer hookAnswer
+	var answer reply
 	if req.ResolvConf != nil {
 		answer.ResolvConf = h.setResolvConf(req)
 	}
@@ -204,8 +211,8 @@ func (h *hookServer) answer(conn net.Conn) {
 }
 
 // setResolvConf returns why the engine does not have it.
-func (h *hookServer) setResolvConf(req hookRequest) string {
-	if h.resolver == nil {
+func (h *Server) setResolvConf(req request) string {
+	if h.Resolver == nil {
 		return "this version of tailscale-nri makes no resolv.conf"
 	}
 	if err := h.SetResolvConf(req.PodUID, req.ResolvConf); err != nil {
@@ -229,7 +236,7 @@ func installHook(dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading this program: %w", err)
 	}
-	path := filepath.Join(dir, hookProgram+sum[:16])
+	path := filepath.Join(dir, programPrefix+sum[:16])
 	// One that a loss of power has cut off is created again.
 	if there, err := hashOf(path); err == nil && there == sum {
 		return path, nil
@@ -275,7 +282,7 @@ func copyProgram(path string) (err error) {
 		return err
 	}
 	defer from.Close()
-	to, err := os.CreateTemp(filepath.Dir(path), hookNew)
+	to, err := os.CreateTemp(filepath.Dir(path), newPrefix)
 	if err != nil {
 		return err
 	}
@@ -299,12 +306,22 @@ func removeOldHooks(dir, current string) {
 		return
 	}
 	for _, entry := range entries {
-		path, ours := filepath.Join(dir, entry.Name()), strings.HasPrefix(entry.Name(), hookProgram)
-		if path == current || !ours && !strings.HasPrefix(entry.Name(), hookNew) {
+		path, ours := filepath.Join(dir, entry.Name()), strings.HasPrefix(entry.Name(), programPrefix)
+		if path == current || !ours && !strings.HasPrefix(entry.Name(), newPrefix) {
 			continue
 		}
-		if info, err := entry.Info(); err == nil && (!ours || time.Since(info.ModTime()) > hookAge) {
+		if info, err := entry.Info(); err == nil && (!ours || time.Since(info.ModTime()) > keepFor) {
 			_ = os.Remove(path) // the next one's
 		}
 	}
+}
+
+// Resolver makes the resolv.conf of pods that ask for the tailnet's names.
+type Resolver interface {
+	// ResolvConf returns the path of the file that the pod's containers are to
+	// mount, "" for a pod that does not ask for one. The file exists afterwards,
+	// and is the same file for as long as the pod.
+	ResolvConf(podUID string) (path string, err error)
+	// SetResolvConf hands over what the pod's own resolv.conf says.
+	SetResolvConf(podUID string, original []byte) error
 }

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+// Package metrics counts what this process does and serves that, with what the engine
+// measures, to Prometheus.
+//
+// It pushes nothing, keeps no history, and names no metric: package exporter does.
+package metrics
 
 import (
 	"cmp"
@@ -28,9 +32,9 @@ import (
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// meters are what this process measures of itself. What it costs where nobody
+// Meters are what this process measures of itself. What it costs where nobody
 // scrapes is an addition for each hook.
-type meters struct {
+type Meters struct {
 	health         *statussocket.Health
 	itself         exporter.Process // what does not change
 	hooks          measure.Set[exporter.Hook, measure.Histogram]
@@ -54,7 +58,7 @@ const askPatience = 5 * time.Second
 // ask asks the engine for what it measures, and returns nil if there is none or it
 // has not answered in time. One that hangs is asked once, however many scrapes
 // there are.
-func (m *meters) ask() (e *measure.Engine, hangs bool) {
+func (m *Meters) ask() (e *measure.Engine, hangs bool) {
 	m.mu.Lock()
 	q, engine := m.asked, m.engine
 	if q == nil && engine != nil {
@@ -80,37 +84,38 @@ func (m *meters) ask() (e *measure.Engine, hangs bool) {
 	}
 }
 
-func newMeters(h *statussocket.Health, restarts int) *meters {
-	return &meters{health: h, itself: exporter.Process{
+// New measures a process that was started again this often.
+func New(h *statussocket.Health, restarts int) *Meters {
+	return &Meters{health: h, itself: exporter.Process{
 		Version: buildinfo.Version(), TailscaleVersion: buildinfo.ModuleVersion("tailscale.com"), GoVersion: runtime.Version(),
 		Restarts: restarts,
 	}}
 }
 
-// serves notes that there is an engine, and how many calls its tailnets' APIs have had.
-func (m *meters) serves(engine func() measure.Engine, calls func() map[tailnet.Call]uint64) {
+// Serves notes that there is an engine, and how many calls its tailnets' APIs have had.
+func (m *Meters) Serves(engine func() measure.Engine, calls func() map[tailnet.Call]uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.engine, m.calls = engine, calls
 }
 
-// hook counts an event of the runtime. A nil m counts none.
-func (m *meters) hook(event, result string, took time.Duration) {
+// Hook counts an event of the runtime. A nil m counts none.
+func (m *Meters) Hook(event, result string, took time.Duration) {
 	if m == nil {
 		return
 	}
 	m.hooks.Of(exporter.Hook{Event: event, Result: result}, func(h *measure.Histogram) { h.Bounds = measure.HookBounds }).Observe(took)
 }
 
-// late counts a pod that had started without its node. A nil m counts none.
-func (m *meters) late() {
+// Late counts a pod that had started without its node. A nil m counts none.
+func (m *Meters) Late() {
 	if m != nil {
 		m.lateContainers.Add(1)
 	}
 }
 
-// hookResult is the result of an event that ended with err.
-func hookResult(err error) string {
+// HookResult is the result of an event that ended with err.
+func HookResult(err error) string {
 	switch {
 	case err == nil:
 		return exporter.OK
@@ -120,8 +125,8 @@ func hookResult(err error) string {
 	return exporter.Failed
 }
 
-// read is all that is measured now.
-func (m *meters) read() exporter.Process {
+// Read is all that is measured now.
+func (m *Meters) Read() exporter.Process {
 	p := m.itself
 	p.LateContainers, p.Hooks = m.lateContainers.Load(), map[exporter.Hook]measure.Buckets{}
 	p.Registered, p.StandingBy, p.Configured = m.health.Measures()
@@ -150,12 +155,12 @@ const (
 // metricsRetry is the pause between two tries to listen.
 const metricsRetry = 2 * time.Second
 
-// metricsServer answers GET /metrics. It has no encryption and asks nobody who he
+// Server answers GET /metrics. It has no encryption and asks nobody who he
 // is, and so listens where it is told to and nowhere else.
-type metricsServer struct {
-	addr string // host:port
-	read func() exporter.Process
-	log  *slog.Logger
+type Server struct {
+	Addr string // host:port
+	Read func() exporter.Process
+	Log  *slog.Logger
 
 	retry  time.Duration // 0 is metricsRetry
 	listen chan<- string // is told the address once it listens, nil is nobody
@@ -164,38 +169,38 @@ type metricsServer struct {
 // Run serves until ctx is done and returns nil. Where it cannot listen it tries
 // again: in a roll the process that ends has the port for as long as both are
 // there. No pod is to be without its node for that.
-func (s *metricsServer) Run(ctx context.Context) error {
-	if everywhere(s.addr) {
-		s.log.Warn("metrics are served on all addresses of this host, to whoever reaches them: names of pods and tailnet regions, no secrets",
-			"setting", settings.MetricsAddr, "addr", s.addr)
+func (s *Server) Run(ctx context.Context) error {
+	if everywhere(s.Addr) {
+		s.Log.Warn("metrics are served on all addresses of this host, to whoever reaches them: names of pods and tailnet regions, no secrets",
+			"setting", settings.MetricsAddr, "addr", s.Addr)
 	}
 	said := ""
 	for ctx.Err() == nil {
-		ln, err := net.Listen("tcp", s.addr)
+		ln, err := net.Listen("tcp", s.Addr)
 		if err == nil {
 			err = s.serve(ctx, ln)
 			said = ""
 		}
 		if ctx.Err() == nil && err.Error() != said {
 			said = err.Error()
-			s.log.Warn("metrics cannot be served, trying again; in a roll the other process still has the port", "err", err)
+			s.Log.Warn("metrics cannot be served, trying again; in a roll the other process still has the port", "err", err)
 		}
 		tstime.Sleep(ctx, cmp.Or(s.retry, metricsRetry))
 	}
 	return nil
 }
 
-func (s *metricsServer) serve(ctx context.Context, ln net.Listener) error {
-	s.log.Info("serving metrics", "addr", ln.Addr().String())
+func (s *Server) serve(ctx context.Context, ln net.Listener) error {
+	s.Log.Info("serving metrics", "addr", ln.Addr().String())
 	if s.listen != nil {
 		s.listen <- ln.Addr().String()
 	}
 	srv := &http.Server{
-		Handler:           metricsHandler(s.read, s.log),
+		Handler:           metricsHandler(s.Read, s.Log),
 		ReadHeaderTimeout: scrapeReadTime, ReadTimeout: scrapeReadTime,
 		WriteTimeout: scrapeTimeout + scrapeReadTime, IdleTimeout: scrapeIdle,
 		MaxHeaderBytes: scrapeHeaderSize,
-		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ErrorLog:       slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 	}
 	defer context.AfterFunc(ctx, func() { srv.Close() })()
 	if err := srv.Serve(netutil.LimitListener(ln, scrapeConns)); ctx.Err() == nil {

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+// Package ocihook is what the runtime runs before a container of a pod that waits for
+// its node or has the tailnet's names. [Run] is this program as that hook, in a process
+// of its own; [Server] is the plugin's side, which installs the program and answers it.
+//
+// It adds no hook to a container, which package nri does, and decides for no pod
+// whether it waits.
+package ocihook
 
 import (
 	"context"
@@ -19,25 +25,25 @@ import (
 	"tailscale-nri/nri-plugin/internal/podspec"
 )
 
-// hookCommand is the first argument of this program where the runtime runs it as
+// Command is the first argument of this program where the runtime runs it as
 // the OCI hook createRuntime of a container. It is for nobody's fingers.
-const hookCommand = "oci-hook"
+const Command = "oci-hook"
 
 const (
-	// hookPatience is how long a hook may take beyond what it waits for.
-	hookPatience = 10 * time.Second
-	// resolvPatience is how long a container waits for its resolv.conf while this
+	// Patience is how long a hook may take beyond what it waits for.
+	Patience = 10 * time.Second
+	// ResolvPatience is how long a container waits for its resolv.conf while this
 	// plugin is away: a restart takes less.
-	resolvPatience = 5 * time.Second
-	// hookRetry is how often to look for a plugin that is away.
-	hookRetry = 50 * time.Millisecond
-	// maxResolvConf is far above what any resolver reads.
-	maxResolvConf = 64 << 10
+	ResolvPatience = 5 * time.Second
+	// retryEvery is how often to look for a plugin that is away.
+	retryEvery = 50 * time.Millisecond
+	// MaxResolvConf is far above what any resolver reads.
+	MaxResolvConf = 64 << 10
 )
 
-// hookCall says what a hook is to do. It is the hook's second argument, as JSON:
+// Call says what a hook is to do. It is the hook's second argument, as JSON:
 // whoever reads it on the host learns nothing secret.
-type hookCall struct {
+type Call struct {
 	PodUID     string        `json:"podUID"`
 	Pod        string        `json:"pod"`             // namespace/name
 	Wait       time.Duration `json:"wait,omitempty"`  // 0 is not at all
@@ -47,33 +53,35 @@ type hookCall struct {
 	ResolvTo   string        `json:"resolvTo,omitempty"`
 }
 
-func (c hookCall) needed() bool { return c.Wait > 0 || c.ResolvTo != "" }
+// Needed reports whether there is anything to do.
+func (c Call) Needed() bool { return c.Wait > 0 || c.ResolvTo != "" }
 
-func (c hookCall) encode() string {
+// Encode is the hook's second argument.
+func (c Call) Encode() string {
 	text, _ := json.Marshal(c) // of strings and numbers: it has no errors
 	return string(text)
 }
 
-// hookRequest is what a hook asks the plugin, and hookAnswer what it gets: one JSON
+// request is what a hook asks the plugin, and reply what it gets: one JSON
 // value each.
-type hookRequest struct {
+type request struct {
 	PodUID     string        `json:"podUID"`
 	Wait       time.Duration `json:"wait,omitempty"`
 	ResolvConf []byte        `json:"resolvConf,omitempty"`
 }
 
-type hookAnswer struct {
+type reply struct {
 	ResolvConf string `json:"resolvConf,omitempty"` // why it could not be set
 	Down       string `json:"down,omitempty"`       // why the node is not up
 }
 
-// isHook reports whether the runtime has called this program as a hook.
-func isHook(args []string) bool { return len(args) == 3 && args[1] == hookCommand }
+// Is reports whether the runtime has called this program as a hook.
+func Is(args []string) bool { return len(args) == 3 && args[1] == Command }
 
-// runHook is the whole program in a hook. What it writes to stderr is what kubectl
+// Run is the whole program in a hook. What it writes to stderr is what kubectl
 // describe shows if it returns an error.
-func runHook(args []string, stdin io.Reader) error {
-	var call hookCall
+func Run(args []string, stdin io.Reader) error {
+	var call Call
 	if err := json.Unmarshal([]byte(args[2]), &call); err != nil {
 		return fmt.Errorf("reading the hook's argument: %w", err)
 	}
@@ -84,7 +92,7 @@ func runHook(args []string, stdin io.Reader) error {
 	}
 	most := call.Wait
 	if call.ResolvTo != "" {
-		most = max(most, resolvPatience)
+		most = max(most, ResolvPatience)
 	}
 	ctx, stop := context.WithTimeout(context.Background(), most)
 	defer stop()
@@ -122,17 +130,17 @@ func endWithContainer(stdin io.Reader, end func()) {
 }
 
 // run does what the call says, until ctx is done.
-func (c hookCall) run(ctx context.Context) error {
-	req := hookRequest{PodUID: c.PodUID}
+func (c Call) run(ctx context.Context) error {
+	req := request{PodUID: c.PodUID}
 	if c.ResolvTo != "" {
 		var err error
-		if req.ResolvConf, err = readAtMost(c.ResolvFrom, maxResolvConf); err != nil {
+		if req.ResolvConf, err = readAtMost(c.ResolvFrom, MaxResolvConf); err != nil {
 			return fmt.Errorf("reading the pod's resolv.conf: %w", err)
 		}
 	}
 	answer, err := c.ask(ctx, req)
 	if err != nil {
-		answer = hookAnswer{ResolvConf: err.Error(), Down: "tailscale-nri does not answer on this host: " + err.Error()}
+		answer = reply{ResolvConf: err.Error(), Down: "tailscale-nri does not answer on this host: " + err.Error()}
 	}
 	if c.ResolvTo != "" && answer.ResolvConf != "" {
 		if err := fillEmpty(c.ResolvTo, req.ResolvConf); err != nil {
@@ -148,7 +156,7 @@ func (c hookCall) run(ctx context.Context) error {
 
 // ask asks until the plugin has answered: one that is restarted meanwhile is asked
 // again.
-func (c hookCall) ask(ctx context.Context, req hookRequest) (hookAnswer, error) {
+func (c Call) ask(ctx context.Context, req request) (reply, error) {
 	for until := time.Now().Add(c.Wait); ; {
 		if c.Wait > 0 {
 			req.Wait = max(time.Until(until), time.Millisecond)
@@ -158,9 +166,9 @@ func (c hookCall) ask(ctx context.Context, req hookRequest) (hookAnswer, error) 
 			return answer, nil
 		}
 		select {
-		case <-time.After(hookRetry):
+		case <-time.After(retryEvery):
 		case <-ctx.Done():
-			return hookAnswer{}, err
+			return reply{}, err
 		}
 	}
 }
@@ -169,8 +177,8 @@ func (c hookCall) ask(ctx context.Context, req hookRequest) (hookAnswer, error) 
 // vain.
 const answerTime = time.Second
 
-func askOnce(ctx context.Context, req hookRequest) (answer hookAnswer, err error) {
-	conn, err := net.Dial("unix", hookSocket)
+func askOnce(ctx context.Context, req request) (answer reply, err error) {
+	conn, err := net.Dial("unix", socketName)
 	if err != nil {
 		return answer, err
 	}
