@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/nri"
 	"tailscale-nri/nri-plugin/internal/status"
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
@@ -102,7 +103,7 @@ func judgeRuntime(info statussocket.RuntimeInfo) finding {
 	} else {
 		seen += "; POD_UID is not set, so nobody has looked whether it is the kubelet's"
 	}
-	if info.RequestTimeout != 0 && info.RequestTimeout < hookBudget+100*time.Millisecond {
+	if info.RequestTimeout != 0 && info.RequestTimeout < nri.HookBudget+100*time.Millisecond {
 		return warn(seen, remedyTimeouts)
 	}
 	if !info.RunsThisPod {

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"github.com/containerd/nri/pkg/adaptation"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/nri"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
@@ -44,6 +46,25 @@ func serveHealth(t *testing.T, m *machine, h *statussocket.Health) {
 	})
 }
 
+// register keeps a plugin without pods registered until the test ends.
+func register(t *testing.T, socket string, h *statussocket.Health, ownUID string) {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	r := &nri.Registration{
+		Socket: socket, Health: h, Log: log,
+		Plugin: &nri.Plugin{Pods: plugintest.NewFakePods(), OwnUID: ownUID, Log: log},
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := plugintest.Receive(t, done, "the end of Run"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestCheckPlugin(t *testing.T) {
 	m := testMachine(t)
 	expect(t, look(t, m, checkPlugin), resultFail, "no process answers", remedyNoPlugin)
@@ -54,7 +75,7 @@ func TestCheckPlugin(t *testing.T) {
 	expect(t, look(t, m, checkPlugin), resultOK, statussocket.ReadyText, "")
 	h.Note("a remark")
 	expect(t, look(t, m, checkPlugin), resultWarn, "a remark", remedyNotReady)
-	h.Disconnected(otherRuntime{socket: "s"}.Error(), true)
+	h.Disconnected("another runtime has taken the kubelet's socket", true)
 	expect(t, look(t, m, checkPlugin), resultFail, "another runtime has taken the kubelet's socket", remedyNotReady)
 	h.StandBy(func() string { return "" })
 	expect(t, look(t, m, checkPlugin), resultWarn, "standing by", remedyTwoPlugins)
@@ -104,7 +125,7 @@ func TestCheckNRI(t *testing.T) {
 			r := plugintest.StartRuntime(t, filepath.Dir(m.cfg.NRISocket), own)
 			h := &statussocket.Health{}
 			serveHealth(t, m, h)
-			startPlugin(t, filepath.Dir(m.cfg.NRISocket), plugintest.NewFakePods(), func(reg *registration) { reg.health, reg.plugin.ownUID = h, tt.uid })
+			register(t, m.cfg.NRISocket, h, tt.uid)
 			r.WaitSynced(t)
 			for deadline := time.Now().Add(plugintest.Patience); h.RegisteredWith().Name == ""; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
@@ -124,7 +145,7 @@ func TestKnock(t *testing.T) {
 	expect(t, look(t, m, checkNRI), resultFail, "nothing listens", remedyNoNRI)
 	r := plugintest.StartRuntime(t, filepath.Dir(m.cfg.NRISocket))
 	expect(t, look(t, m, checkNRI), resultUnknown, filepath.Base(os.Args[0])[:5], "")
-	startPlugin(t, filepath.Dir(m.cfg.NRISocket), plugintest.NewFakePods())
+	register(t, m.cfg.NRISocket, &statussocket.Health{}, "")
 	r.WaitSynced(t)
 	if err := r.RunPod(plugintest.Sandbox("plain")); err != nil {
 		t.Error(err)

@@ -3,11 +3,7 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os/exec"
@@ -16,8 +12,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/containerd/nri/pkg/api"
 
 	"tailscale-nri/engine/measure"
 	"tailscale-nri/engine/tailnet"
@@ -64,31 +58,6 @@ func TestMetricsOfHealth(t *testing.T) {
 	m.Serves(func() measure.Engine { return measure.Engine{SweepDue: 7} }, tailnets{main: static}.calls)
 	if p := m.Read(); p.Engine == nil || p.Engine.SweepDue != 7 || p.API != nil {
 		t.Errorf("with an engine and a static key: %+v", p)
-	}
-}
-
-// Each event counts once, under its result; one that hangs is a timeout.
-func TestMetricsOfHooks(t *testing.T) {
-	h := &statussocket.Health{}
-	p := &plugin{log: slog.New(slog.DiscardHandler), meters: metrics.New(h, 0)}
-	sb := &api.PodSandbox{Id: "s", Name: "web", Namespace: "default"}
-	for _, end := range []func(context.Context) error{
-		func(context.Context) error { return nil },
-		func(context.Context) error { return nil },
-		func(context.Context) error { return errors.New("refused") },
-		func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
-	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		_ = p.hook(ctx, "RunPodSandbox", sb, end)
-		cancel()
-	}
-	var got []string
-	for hook, b := range p.meters.Read().Hooks {
-		got = append(got, fmt.Sprintf("%s %s %d", hook.Event, hook.Result, b.Count))
-	}
-	slices.Sort(got)
-	if want := []string{"RunPodSandbox error 1", "RunPodSandbox ok 2", "RunPodSandbox timeout 1"}; !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

@@ -128,7 +128,11 @@ func TestPolicyWithoutDirectory(t *testing.T) {
 // TestStartNamesPolicy: the log says at the start which policy counts.
 func TestStartNamesPolicy(t *testing.T) {
 	book := plugintest.NewLogBook()
-	d := &daemon{cfg: config.Config{PolicyFile: "/p.yaml", Policy: policyOf(t, "rules: [{}, {}]")}, log: slog.New(slog.NewTextHandler(book, nil))}
+	policy, err := podspec.ParsePolicy("/p.yaml", []byte("rules: [{}, {}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{cfg: config.Config{PolicyFile: "/p.yaml", Policy: policy}, log: slog.New(slog.NewTextHandler(book, nil))}
 	d.logStart()
 	if book.Count("policy=/p.yaml rules=2") != 1 {
 		t.Errorf("the log says\n%s", book)

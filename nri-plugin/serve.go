@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"os"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/metrics"
+	"tailscale-nri/nri-plugin/internal/nri"
 	"tailscale-nri/nri-plugin/internal/ocihook"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/privileges"
@@ -133,12 +133,12 @@ func (d *daemon) Run(ctx context.Context) error {
 	d.begin(eng)
 	d.meters.Serves(eng.Measures, tn.calls)
 	hooks := ocihook.NewServer(d.cfg.StateDir, eng, eng, d.log)
-	p := &plugin{
-		pods: eng, defaults: defaultsOf(d.cfg), policies: d.policies, resolver: hooks.Resolver, hooks: hooks,
-		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log, meters: d.meters,
+	p := &nri.Plugin{
+		Pods: eng, Defaults: defaultsOf(d.cfg), Policies: d.policies, Resolver: hooks.Resolver, Hooks: hooks,
+		Handlers: d.cfg.Handlers, OwnUID: d.cfg.PodUID, Log: d.log, Meters: d.meters,
 	}
-	d.health.Warns(p.refused.nodes)
-	reg := &registration{socket: d.cfg.NRISocket, plugin: p, health: d.health, log: d.log}
+	d.health.Warns(p.Refused.Nodes)
+	reg := &nri.Registration{Socket: d.cfg.NRISocket, Plugin: p, Health: d.health, Log: d.log}
 	return runAll(ctx, kube.Run, func(ctx context.Context) error {
 		return runEngine(ctx, eng.Run, func(ctx context.Context) error { return runAll(ctx, reg.Run, hooks.Run) })
 	})
@@ -148,22 +148,13 @@ func (d *daemon) Run(ctx context.Context) error {
 // supervisor has left in the store is out of date by then: its sockets hold
 // packets that the other process has had as well.
 func (d *daemon) standBy(place supervisor.FDStore) {
-	d.health.StandBy(func() string { return lacksRuntime(d.cfg.NRISocket) })
+	d.health.StandBy(func() string { return nri.LacksRuntime(d.cfg.NRISocket) })
 	d.up.Mark(supervisor.MarkServes)
 	d.log.Info("another process serves this node's pods, standing by", "version", buildinfo.Version(), "state", d.cfg.StateDir)
-	if why := lacksRuntime(d.cfg.NRISocket); why != "" {
+	if why := nri.LacksRuntime(d.cfg.NRISocket); why != "" {
 		d.log.Warn("this process could not serve", "reason", why)
 	}
 	supervisor.OpenSockets(place).Clear()
-}
-
-// lacksRuntime says why there is no runtime to register with, as far as that can
-// be seen without asking it, "" if there may be one.
-func lacksRuntime(socket string) string {
-	if _, err := os.Stat(socket); err != nil {
-		return noRuntime(socket)
-	}
-	return ""
 }
 
 // begin says that this process serves.

@@ -19,6 +19,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/buildinfo"
+	"tailscale-nri/nri-plugin/internal/nri"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/status"
@@ -103,9 +104,9 @@ func TestStatusSaysTheHost(t *testing.T) {
 	if out, err = showing(t, socket); err != nil || !strings.HasSuffix(out, "\nTS_TAGS has changed to what cannot be used\n") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	refused := &refusals{}
-	refused.note(plugintest.Sandbox("old", podspec.AnnotationEnabled, "true"), errors.New("bad tag"), true)
-	h.Warns(refused.nodes)
+	refused := &nri.Refusals{}
+	refused.Note(plugintest.Sandbox("old", podspec.AnnotationEnabled, "true"), errors.New("bad tag"), true)
+	h.Warns(refused.Nodes)
 	out, err = showing(t, socket, "old")
 	if !errors.Is(err, statussocket.ErrNotRunning) || !strings.Contains(out, "NoNode") || !strings.Contains(out, "runs without a tailnet node: bad tag\n") {
 		t.Errorf("%v\n%s", err, out)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package nri
 
 import (
 	"encoding/json"
@@ -33,10 +33,10 @@ func startAdjusting(t *testing.T, r ocihook.Resolver, options ...adaptation.Opti
 	t.Helper()
 	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	rt := plugintest.StartRuntimeWith(t, dir, options)
-	startPlugin(t, dir, pods, func(reg *registration) {
-		reg.plugin.resolver = r
-		reg.plugin.hooks = ocihook.NewServer(dir, pods, r, reg.log)
-		t.Cleanup(reg.plugin.hooks.Close)
+	startPlugin(t, dir, pods, func(reg *Registration) {
+		reg.Plugin.Resolver = r
+		reg.Plugin.Hooks = ocihook.NewServer(dir, pods, r, reg.Log)
+		t.Cleanup(reg.Plugin.Hooks.Close)
 	})
 	rt.WaitSynced(t)
 	return rt, pods, dir
@@ -140,7 +140,7 @@ func TestHookForbidden(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.says)
 		}
 	}
-	guide, err := os.ReadFile("../deploy/TROUBLESHOOTING.md")
+	guide, err := os.ReadFile("../../../deploy/TROUBLESHOOTING.md")
 	if err != nil || !strings.Contains(string(guide), "attempted restricted OCI hook injection") {
 		t.Errorf("the guide has nothing on it (%v)", err)
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package nri
 
 import (
 	"cmp"
@@ -19,10 +19,10 @@ import (
 // again: how often it has done so (kubelet/kuberuntime/labels.go).
 const annotationRestarts = "io.kubernetes.container.restartCount"
 
-// refusals are the sandboxes that started while the plugin was away and would
+// Refusals are the sandboxes that started while the plugin was away and would
 // have been refused. What ran without us goes on: only what never ran is kept
 // from running. The zero value is empty.
-type refusals struct {
+type Refusals struct {
 	mu    sync.Mutex
 	known map[string]refusal // by sandbox ID
 	said  map[string]saidOf  // by pod UID
@@ -36,9 +36,9 @@ type refusal struct {
 	since time.Time // this is known
 }
 
-// note remembers why the sandbox gets no node, and reports whether that is news:
+// Note remembers why the sandbox gets no node, and reports whether that is news:
 // a runtime that restarts often is not to fill the log.
-func (r *refusals) note(sb *api.PodSandbox, why error, ran bool) (news bool) {
+func (r *Refusals) Note(sb *api.PodSandbox, why error, ran bool) (news bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	was, again := r.known[sb.GetId()]
@@ -71,7 +71,7 @@ type saidOf struct {
 }
 
 // isNews reports whether the log is to have the error of the pod with this UID.
-func (r *refusals) isNews(uid string, err error) bool {
+func (r *Refusals) isNews(uid string, err error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	maps.DeleteFunc(r.said, func(_ string, s saidOf) bool { return time.Since(s.since) >= saidAgain })
@@ -94,7 +94,7 @@ func (r *refusals) isNews(uid string, err error) bool {
 // runtime's list has shown that, or the kubelet's count of restarts does: exited
 // containers are in no list (containerd 2.4.2, internal/cri/nri,
 // ListContainers).
-func (r *refusals) ran(sb *api.PodSandbox, c *api.Container) bool {
+func (r *Refusals) ran(sb *api.PodSandbox, c *api.Container) bool {
 	if n, err := strconv.Atoi(c.GetAnnotations()[annotationRestarts]); err == nil && n > 0 {
 		return true
 	}
@@ -104,7 +104,7 @@ func (r *refusals) ran(sb *api.PodSandbox, c *api.Container) bool {
 }
 
 // keep forgets all sandboxes but these, so that the list never outgrows the node.
-func (r *refusals) keep(sandboxIDs map[string]bool) {
+func (r *Refusals) keep(sandboxIDs map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id := range r.known {
@@ -115,14 +115,14 @@ func (r *refusals) keep(sandboxIDs map[string]bool) {
 }
 
 // drop forgets a sandbox that has ended.
-func (r *refusals) drop(sandboxID string) {
+func (r *Refusals) drop(sandboxID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.known, sandboxID)
 }
 
-// nodes are the pods, by namespace and name, as those of a status.
-func (r *refusals) nodes() (out []status.Node) {
+// Nodes are the pods, by namespace and name, as those of a status.
+func (r *Refusals) Nodes() (out []status.Node) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, s := range r.known {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package nri
 
 import (
 	"cmp"
@@ -30,8 +30,8 @@ func asksForContainers(f engine.Features) bool { return f.DNS || f.Socket || f.W
 
 // adjust returns what is to be changed of a container, nil if that is nothing. It
 // goes by what was settled when the sandbox was attached.
-func (p *plugin) adjust(sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, error) {
-	asked, ok := p.pods.FeaturesOf(sb.GetUid(), sb.GetId())
+func (p *Plugin) adjust(sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, error) {
+	asked, ok := p.Pods.FeaturesOf(sb.GetUid(), sb.GetId())
 	if !ok || !asksForContainers(asked) {
 		return nil, nil
 	}
@@ -41,13 +41,13 @@ func (p *plugin) adjust(sb *api.PodSandbox, c *api.Container) (*api.ContainerAdj
 		Wait: asked.Wait, Fails: asked.WaitFails, Value: cmp.Or(sb.GetAnnotations()[podspec.AnnotationWait], asked.Wait.String()),
 	}}
 	if asked.Socket {
-		err = errors.Join(err, a.mountSocket(p.pods))
+		err = errors.Join(err, a.mountSocket(p.Pods))
 	}
-	if p.resolver != nil && asked.DNS {
-		err = errors.Join(err, a.replaceResolvConf(p.resolver))
+	if p.Resolver != nil && asked.DNS {
+		err = errors.Join(err, a.replaceResolvConf(p.Resolver))
 	}
 	if a.hook.Needed() {
-		err = errors.Join(err, a.addHook(p.hooks))
+		err = errors.Join(err, a.addHook(p.Hooks))
 	}
 	if err != nil || !a.changed {
 		return nil, err

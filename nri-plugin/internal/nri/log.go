@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package nri
 
 import (
 	"context"
@@ -15,6 +15,9 @@ var _ nrilog.Logger = quietLogger{}
 // quietLogger has the NRI stub's messages at debug level, whatever level they
 // come with: what matters of them is an error that we report ourselves.
 type quietLogger struct{ log *slog.Logger }
+
+// NewQuietLogger is one that writes to log.
+func NewQuietLogger(log *slog.Logger) nrilog.Logger { return quietLogger{log} }
 
 func (l quietLogger) Debugf(ctx context.Context, f string, a ...any) { l.print(ctx, f, a) }
 func (l quietLogger) Infof(ctx context.Context, f string, a ...any)  { l.print(ctx, f, a) }

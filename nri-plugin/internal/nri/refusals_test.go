@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package nri
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -18,29 +19,29 @@ import (
 )
 
 func TestRefusals(t *testing.T) {
-	var refused refusals
+	var refused Refusals
 	a, bad := plugintest.Sandbox("a"), errors.New("bad")
-	if refused.ran(a, nil) || !refused.note(a, bad, false) {
+	if refused.ran(a, nil) || !refused.Note(a, bad, false) {
 		t.Error("the first is no news, or has run")
 	}
-	if refused.note(a, bad, false) || !refused.note(a, errors.New("worse"), true) {
+	if refused.Note(a, bad, false) || !refused.Note(a, errors.New("worse"), true) {
 		t.Error("the same reason is news, or another is not")
 	}
-	refused.note(a, bad, false)
-	refused.note(plugintest.Sandbox("b"), bad, false)
+	refused.Note(a, bad, false)
+	refused.Note(plugintest.Sandbox("b"), bad, false)
 	if !refused.ran(a, nil) || refused.ran(plugintest.Sandbox("b"), nil) {
 		t.Error("one that ran is no longer known to have, or another is")
 	}
 	want := []string{"default/a runs without a tailnet node: bad", "default/b gets no tailnet node: bad"}
-	if got := statussocket.WarningLines(refused.nodes()); !slices.Equal(got, want) {
+	if got := statussocket.WarningLines(refused.Nodes()); !slices.Equal(got, want) {
 		t.Errorf("lines %q, want %q", got, want)
 	}
 	refused.keep(map[string]bool{"id-b": true})
-	if !refused.note(a, bad, false) {
+	if !refused.Note(a, bad, false) {
 		t.Error("a sandbox that is gone is remembered")
 	}
 	refused.drop("id-a")
-	if got := statussocket.WarningLines(refused.nodes()); len(got) != 1 {
+	if got := statussocket.WarningLines(refused.Nodes()); len(got) != 1 {
 		t.Errorf("lines %q", got)
 	}
 	restarted := &api.Container{Annotations: map[string]string{annotationRestarts: "3"}}
@@ -73,8 +74,8 @@ func TestRanBefore(t *testing.T) {
 			dir, pods := t.TempDir(), plugintest.NewFakePods()
 			r := plugintest.StartRuntime(t, dir, ingress, typo, kata, waits)
 			r.Containers = tt.containers
-			p := make(chan *plugin, 1)
-			book := startPlugin(t, dir, pods, func(r *registration) { p <- r.plugin })
+			p := make(chan *Plugin, 1)
+			book := startPlugin(t, dir, pods, func(r *Registration) { p <- r.Plugin })
 			r.WaitSynced(t)
 			for _, sb := range []*api.PodSandbox{ingress, typo, kata} {
 				for range 2 {
@@ -92,7 +93,7 @@ func TestRanBefore(t *testing.T) {
 			if n := book.Count("sandbox=id-ingress") - book.Count("hook done"); n > 2 {
 				t.Errorf("the log has %d lines of one pod:\n%s", n, book)
 			}
-			lines := strings.Join(statussocket.WarningLines((<-p).refused.nodes()), "\n")
+			lines := strings.Join(statussocket.WarningLines((<-p).Refused.Nodes()), "\n")
 			for _, want := range []string{"default/ingress runs without", "default/kata runs without", "default/typo runs without", "default/waits gets no"} {
 				if !strings.Contains(lines, want) {
 					t.Errorf("the status does not say %q:\n%s", want, lines)
@@ -118,7 +119,7 @@ func TestHandlers(t *testing.T) {
 	for handler, ok := range map[string]bool{"": true, "runc": true, "nvidia": true, "runsc": false, "kata-qemu": false, "nvidia-2": false} {
 		sb := plugintest.Sandbox("web", podspec.AnnotationEnabled, "true")
 		sb.RuntimeHandler = handler
-		p := &plugin{pods: plugintest.NewFakePods(), defaults: openDefaults, handlers: known}
+		p := &Plugin{Pods: plugintest.NewFakePods(), Defaults: openDefaults, Handlers: known}
 		pod, in, err := p.podOf(sb)
 		if in != ok || (err == nil) != ok || pod.SandboxID != "id-web" {
 			t.Errorf("%q: %v, %v", handler, in, err)
@@ -128,7 +129,7 @@ func TestHandlers(t *testing.T) {
 				t.Errorf("%q does not say %q", err, want)
 			}
 		}
-		p.handlers = []string{"*"}
+		p.Handlers = []string{"*"}
 		if _, in, err := p.podOf(sb); !in || err != nil {
 			t.Errorf("%q, and any is known: %v", handler, err)
 		}
@@ -161,5 +162,21 @@ func TestHandlers(t *testing.T) {
 	}
 	if pod := plugintest.Receive(t, pods.Attached, "Attach"); pod.Name != "disk" {
 		t.Errorf("attached %+v", pod)
+	}
+}
+
+// TestRefusalIsSaidOnce: a pod that is refused again and again has one line for each reason, and not many of them.
+func TestRefusalIsSaidOnce(t *testing.T) {
+	var r Refusals
+	var said int
+	for range 3 {
+		for i := range 20 {
+			if r.isNews("uid-a", fmt.Errorf("reason %d", i)) {
+				said++
+			}
+		}
+	}
+	if said != mostSaid || !r.isNews("uid-b", errors.New("reason 0")) || r.isNews("uid-b", errors.New("reason 0")) {
+		t.Errorf("%d lines, want %d", said, mostSaid)
 	}
 }

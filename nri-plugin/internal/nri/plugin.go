@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package nri
 
 import (
 	"cmp"
@@ -47,28 +47,28 @@ type podSet interface {
 }
 
 const (
-	// hookBudget is below the 2 s after which the runtime lets a pod go on as if
+	// HookBudget is below the 2 s after which the runtime lets a pod go on as if
 	// the hook had succeeded: an error in time is worth more than the missing
 	// half second.
-	hookBudget = 1500 * time.Millisecond
+	HookBudget = 1500 * time.Millisecond
 	// slowHook is far above what local work takes; the runtime holds every other
 	// pod of the node back for as long.
 	slowHook = 500 * time.Millisecond
 )
 
-// plugin translates the runtime's events into calls of the engine.
-type plugin struct {
-	pods     podSet
-	defaults podspec.Defaults
-	policies *podspec.Policies // over the defaults'
-	handlers []string          // known runtime handlers, see podspec.CheckHandler
-	ownUID   string            // of the pod that this process runs in, "" is not checked
-	resolver ocihook.Resolver  // nil makes no resolv.conf
-	hooks    *ocihook.Server
-	log      *slog.Logger
-	meters   *metrics.Meters // nil counts nothing
+// Plugin translates the runtime's events into calls of the engine.
+type Plugin struct {
+	Pods     podSet
+	Defaults podspec.Defaults
+	Policies *podspec.Policies // over the defaults'
+	Handlers []string          // known runtime handlers, see podspec.CheckHandler
+	OwnUID   string            // of the pod that this process runs in, "" is not checked
+	Resolver ocihook.Resolver  // nil makes no resolv.conf
+	Hooks    *ocihook.Server
+	Log      *slog.Logger
+	Meters   *metrics.Meters // nil counts nothing
 
-	refused refusals
+	Refused Refusals
 }
 
 // The runtime's contract, as containerd 2.4 keeps it:
@@ -131,13 +131,13 @@ func (c connection) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox
 		return nil, err
 	}
 	is := c.runtime.Load()
-	c.log.Info("registered with the container runtime", "runtime", is.name, "version", is.version)
-	err := c.timed(ctx, c.log, "Synchronize", func(ctx context.Context) error {
+	c.Log.Info("registered with the container runtime", "runtime", is.name, "version", is.version)
+	err := c.timed(ctx, c.Log, "Synchronize", func(ctx context.Context) error {
 		live, ended := c.sort(sandboxes, containers)
-		return c.pods.Sync(ctx, live, ended)
+		return c.Pods.Sync(ctx, live, ended)
 	})
 	if err != nil {
-		c.log.Warn("catching up with the runtime's pods failed", "err", err)
+		c.Log.Warn("catching up with the runtime's pods failed", "err", err)
 	}
 	if ctx.Err() == nil {
 		c.synchronized(err)
@@ -146,13 +146,13 @@ func (c connection) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox
 }
 
 // RunPodSandbox gives an opted-in pod its node, which then comes up by itself.
-func (p *plugin) RunPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
+func (p *Plugin) RunPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
 	return p.hook(ctx, "RunPodSandbox", sb, func(ctx context.Context) error {
 		pod, in, err := p.podOf(sb)
 		if err != nil || !in {
 			return err
 		}
-		_, err = p.pods.Attach(ctx, pod)
+		_, err = p.Pods.Attach(ctx, pod)
 		return err
 	})
 }
@@ -160,27 +160,27 @@ func (p *plugin) RunPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
 // StopPodSandbox ends the pod's node and keeps its identity. It does not ask
 // whether the pod opted in: the engine knows what it serves, even if another
 // version of this program would read the annotations in another way.
-func (p *plugin) StopPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
-	p.refused.drop(sb.GetId())
+func (p *Plugin) StopPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
+	p.Refused.drop(sb.GetId())
 	return p.hook(ctx, "StopPodSandbox", sb, func(ctx context.Context) error {
-		return p.pods.Detach(ctx, sb.GetId())
+		return p.Pods.Detach(ctx, sb.GetId())
 	})
 }
 
 // RemovePodSandbox ends the identity of the pod's node as well.
-func (p *plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error {
+func (p *Plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error {
 	return p.hook(ctx, "RemovePodSandbox", sb, func(ctx context.Context) error {
-		return p.pods.Forget(ctx, sb.GetId())
+		return p.Pods.Forget(ctx, sb.GetId())
 	})
 }
 
 // CreateContainer gives a pod its node that should have one and has not. What
 // RunPodSandbox would have refused is refused here, unless it has run already. A
 // container of a pod that has its node then gets what the pod asks for: see adjust.
-func (p *plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
-	if start := time.Now(); p.pods.Serves(sb.GetUid(), sb.GetId()) {
-		if f, ok := p.pods.FeaturesOf(sb.GetUid(), sb.GetId()); ok && !asksForContainers(f) {
-			p.meters.Hook("CreateContainer", metrics.HookResult(nil), time.Since(start))
+func (p *Plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+	if start := time.Now(); p.Pods.Serves(sb.GetUid(), sb.GetId()) {
+		if f, ok := p.Pods.FeaturesOf(sb.GetUid(), sb.GetId()); ok && !asksForContainers(f) {
+			p.Meters.Hook("CreateContainer", metrics.HookResult(nil), time.Since(start))
 			return nil, nil, nil
 		}
 	}
@@ -201,22 +201,22 @@ func (p *plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api
 }
 
 // pass is the second gate. It reports whether the container's pod has a node.
-func (p *plugin) pass(ctx context.Context, sb *api.PodSandbox, c *api.Container) (in bool, err error) {
-	if p.pods.Serves(sb.GetUid(), sb.GetId()) {
+func (p *Plugin) pass(ctx context.Context, sb *api.PodSandbox, c *api.Container) (in bool, err error) {
+	if p.Pods.Serves(sb.GetUid(), sb.GetId()) {
 		return true, nil
 	}
 	pod, in, err := p.podOf(sb)
-	if err != nil && p.refused.ran(sb, c) {
+	if err != nil && p.Refused.ran(sb, c) {
 		p.warnRan(sb, err)
 		return false, nil
 	}
 	if err != nil || !in {
 		return false, err
 	}
-	anew, err := p.pods.Attach(ctx, pod)
+	anew, err := p.Pods.Attach(ctx, pod)
 	if anew {
-		p.meters.Late()
-		podLogger(p.log, sb).Info("attached when a container was to be created: the pod had started without its node")
+		p.Meters.Late()
+		podLogger(p.Log, sb).Info("attached when a container was to be created: the pod had started without its node")
 	}
 	return err == nil, err
 }
@@ -224,17 +224,17 @@ func (p *plugin) pass(ctx context.Context, sb *api.PodSandbox, c *api.Container)
 // RemoveContainer is all that comes at the end of a pod that is older than the
 // runtime's last restart. It also comes for every other pod, and for one that
 // goes on living: the engine finds out, when it likes.
-func (p *plugin) RemoveContainer(_ context.Context, sb *api.PodSandbox, _ *api.Container) error {
-	p.pods.Suspect(sb.GetId())
+func (p *Plugin) RemoveContainer(_ context.Context, sb *api.PodSandbox, _ *api.Container) error {
+	p.Pods.Suspect(sb.GetId())
 	return nil
 }
 
 // podOf is podspec.From with what else has a pod refused, or left out where a rule
 // alone would have it opt in. One that has its node keeps it, though its runtime
 // handler is no longer known and the policy another.
-func (p *plugin) podOf(sb *api.PodSandbox) (engine.Pod, bool, error) {
-	d := p.defaults
-	d.Policy, d.Served = cmp.Or(p.policies.Load(), d.Policy), p.pods.Knows(sb.GetUid(), sb.GetId())
+func (p *Plugin) podOf(sb *api.PodSandbox) (engine.Pod, bool, error) {
+	d := p.Defaults
+	d.Policy, d.Served = cmp.Or(p.Policies.Load(), d.Policy), p.Pods.Knows(sb.GetUid(), sb.GetId())
 	pod, in, err := podspec.From(sb, d)
 	if d.Served && err != nil {
 		// The engine goes by its record. What the pod asks for was good when it was
@@ -244,8 +244,8 @@ func (p *plugin) podOf(sb *api.PodSandbox) (engine.Pod, bool, error) {
 	if !in || d.Served {
 		return pod, in, err
 	}
-	err = podspec.CheckHandler(sb, p.handlers)
-	if podspec.ByRule(sb) && (err != nil || p.ownUID != "" && sb.GetUid() == p.ownUID) {
+	err = podspec.CheckHandler(sb, p.Handlers)
+	if podspec.ByRule(sb) && (err != nil || p.OwnUID != "" && sb.GetUid() == p.OwnUID) {
 		return engine.Pod{}, false, nil
 	}
 	return pod, err == nil, err
@@ -253,25 +253,25 @@ func (p *plugin) podOf(sb *api.PodSandbox) (engine.Pod, bool, error) {
 
 // recordedPod is the pod of a sandbox that has its node, with no more than what is to
 // be had without reading its annotations.
-func (p *plugin) recordedPod(sb *api.PodSandbox) engine.Pod {
+func (p *Plugin) recordedPod(sb *api.PodSandbox) engine.Pod {
 	netns, _ := podspec.NetNSOf(sb) // "" leads to no netns, and the error says so
 	return engine.Pod{
 		SandboxID: sb.GetId(), UID: sb.GetUid(), Namespace: sb.GetNamespace(), Name: sb.GetName(),
-		NetNS: netns, PID: sb.GetPid(), Hostname: podspec.DefaultHostname(p.defaults.Cluster, sb.GetNamespace(), sb.GetName()),
+		NetNS: netns, PID: sb.GetPid(), Hostname: podspec.DefaultHostname(p.Defaults.Cluster, sb.GetNamespace(), sb.GetName()),
 	}
 }
 
 // warnRan says that a pod goes on without a node, once: there is nobody to return
 // an error to.
-func (p *plugin) warnRan(sb *api.PodSandbox, err error) {
-	if p.refused.note(sb, err, true) {
-		podLogger(p.log, sb).Warn("this pod gets no tailnet node; it ran before this plugin could refuse it and goes on", "err", err)
+func (p *Plugin) warnRan(sb *api.PodSandbox, err error) {
+	if p.Refused.Note(sb, err, true) {
+		podLogger(p.Log, sb).Warn("this pod gets no tailnet node; it ran before this plugin could refuse it and goes on", "err", err)
 	}
 }
 
 // sort translates the sandboxes that have not ended, and names those that
 // have. One that should be refused was started without us: the log has it, once.
-func (p *plugin) sort(sandboxes []*api.PodSandbox, containers []*api.Container) (pods []engine.Pod, ended []string) {
+func (p *Plugin) sort(sandboxes []*api.PodSandbox, containers []*api.Container) (pods []engine.Pod, ended []string) {
 	ran, seen := make(map[string]bool), make(map[string]bool)
 	for _, c := range containers {
 		ran[c.GetPodSandboxId()] = true
@@ -290,20 +290,20 @@ func (p *plugin) sort(sandboxes []*api.PodSandbox, containers []*api.Container) 
 			p.warnRan(sb, err)
 		case err != nil:
 			seen[sb.GetId()] = true
-			if p.refused.note(sb, err, false) {
-				podLogger(p.log, sb).Warn("this pod gets no tailnet node, and no container", "err", err)
+			if p.Refused.Note(sb, err, false) {
+				podLogger(p.Log, sb).Warn("this pod gets no tailnet node, and no container", "err", err)
 			}
 		}
 	}
-	p.refused.keep(seen)
+	p.Refused.keep(seen)
 	return pods, ended
 }
 
 // hook runs one pod's event and puts the pod's name to its error, once.
-func (p *plugin) hook(ctx context.Context, event string, sb *api.PodSandbox, do func(context.Context) error) error {
-	log := podLogger(p.log, sb)
+func (p *Plugin) hook(ctx context.Context, event string, sb *api.PodSandbox, do func(context.Context) error) error {
+	log := podLogger(p.Log, sb)
 	if err := p.timed(ctx, log, event, do); err != nil {
-		if p.refused.isNews(sb.GetUid(), err) {
+		if p.Refused.isNews(sb.GetUid(), err) {
 			log.Warn("refused, the kubelet tries again", "event", event, "err", err)
 		}
 		return fmt.Errorf("tailscale-nri: pod %s/%s: %w", sb.GetNamespace(), sb.GetName(), err)
@@ -311,20 +311,20 @@ func (p *plugin) hook(ctx context.Context, event string, sb *api.PodSandbox, do 
 	return nil
 }
 
-// budget is hookBudget, or less where the runtime waits for less: an answer at
+// budget is HookBudget, or less where the runtime waits for less: an answer at
 // its own deadline would come too late every other time.
 func budget(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		return hookBudget
+		return HookBudget
 	}
-	return min(hookBudget, time.Until(deadline)*4/5)
+	return min(HookBudget, time.Until(deadline)*4/5)
 }
 
 // timed runs an event within the budget and logs how long it took. What hangs,
 // in the kernel or on a disk, goes on by itself; the runtime has its error in
 // time, since it takes a late answer for a good one.
-func (p *plugin) timed(ctx context.Context, log *slog.Logger, event string, do func(context.Context) error) error {
+func (p *Plugin) timed(ctx context.Context, log *slog.Logger, event string, do func(context.Context) error) error {
 	most := budget(ctx)
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
@@ -341,7 +341,7 @@ func (p *plugin) timed(ctx context.Context, log *slog.Logger, event string, do f
 	if took > slowHook {
 		level = slog.LevelWarn
 	}
-	p.meters.Hook(event, metrics.HookResult(err), took)
+	p.Meters.Hook(event, metrics.HookResult(err), took)
 	log.Log(ctx, level, "hook done", "event", event, "took", took, "ok", err == nil)
 	return err
 }

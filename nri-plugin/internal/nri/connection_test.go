@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package nri
 
 import (
 	"path/filepath"
@@ -22,8 +22,8 @@ func TestOtherRuntime(t *testing.T) {
 	own := plugintest.HostNetwork(plugintest.Sandbox("agent"))
 	other := plugintest.StartRuntime(t, dir, plugintest.Sandbox("somebody", podspec.AnnotationEnabled, "true"))
 	var h *statussocket.Health
-	book := startPlugin(t, dir, pods, func(r *registration) {
-		r.plugin.ownUID, r.otherWait, h = own.Uid, time.Hour, r.health
+	book := startPlugin(t, dir, pods, func(r *Registration) {
+		r.Plugin.OwnUID, r.otherWait, h = own.Uid, time.Hour, r.Health
 	})
 	if err := plugintest.Receive(t, other.Synced, "Synchronize"); !plugintest.ErrContains(err, "containerd v2.4.2 answers on the NRI socket "+filepath.Join(dir, "nri.sock")) {
 		t.Errorf("the runtime got %v", err)
@@ -60,8 +60,8 @@ func TestOtherRuntime(t *testing.T) {
 func TestOtherRuntimeIsAskedAgain(t *testing.T) {
 	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	r := plugintest.StartRuntime(t, dir)
-	book := startPlugin(t, dir, pods, func(r *registration) {
-		r.plugin.ownUID, r.otherWait = "uid-agent", 10*time.Millisecond
+	book := startPlugin(t, dir, pods, func(r *Registration) {
+		r.Plugin.OwnUID, r.otherWait = "uid-agent", 10*time.Millisecond
 	})
 	for range 3 {
 		if err := plugintest.Receive(t, r.Synced, "Synchronize"); err == nil {

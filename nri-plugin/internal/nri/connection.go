@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package nri
 
 import (
 	"cmp"
@@ -20,7 +20,7 @@ import (
 
 // connection is the plugin on one connection to the runtime.
 type connection struct {
-	*plugin
+	*Plugin
 	*session
 }
 
@@ -91,7 +91,7 @@ func (e otherRuntime) Error() string {
 // has read all of them before it opens the socket (2.4.2, internal/cri/server,
 // Run).
 func (c connection) checkRuntime(sandboxes []*api.PodSandbox) error {
-	if c.ownUID == "" || slices.ContainsFunc(sandboxes, func(sb *api.PodSandbox) bool { return sb.GetUid() == c.ownUID }) {
+	if c.OwnUID == "" || slices.ContainsFunc(sandboxes, func(sb *api.PodSandbox) bool { return sb.GetUid() == c.OwnUID }) {
 		return nil
 	}
 	return otherRuntime{*c.runtime.Load(), c.socket}
@@ -104,11 +104,11 @@ const otherPoll = 2 * time.Second
 // new one, which each runtime makes when it starts, or a minute is over. Asking
 // more often would be at the cost of that runtime, where a registration holds up
 // all hooks.
-func (r *registration) awaitOther(ctx context.Context) {
+func (r *Registration) awaitOther(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(r.otherWait, time.Minute))
 	defer cancel()
 	for ctx.Err() == nil {
-		now, err := os.Stat(r.socket)
+		now, err := os.Stat(r.Socket)
 		if err == nil && (r.tried == nil || !os.SameFile(now, r.tried) || !now.ModTime().Equal(r.tried.ModTime())) {
 			return
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package nri
 
 import (
 	"cmp"
@@ -31,12 +31,12 @@ const (
 	pluginIndex = "50"
 )
 
-// registration keeps a plugin registered with the runtime.
-type registration struct {
-	socket string // path of the runtime's NRI socket
-	plugin *plugin
-	health *statussocket.Health
-	log    *slog.Logger
+// Registration keeps a plugin registered with the runtime.
+type Registration struct {
+	Socket string // path of the runtime's NRI socket
+	Plugin *Plugin
+	Health *statussocket.Health
+	Log    *slog.Logger
 
 	// Bounds of the wait between two tries; zero is 200 ms and 5 s. A pod that
 	// starts meanwhile is attached late, so the upper one is short.
@@ -49,7 +49,7 @@ type registration struct {
 
 // Run registers the plugin again whenever the connection is lost, until ctx is
 // done. It then returns nil.
-func (r *registration) Run(ctx context.Context) error {
+func (r *Registration) Run(ctx context.Context) error {
 	least, most := cmp.Or(r.minWait, 200*time.Millisecond), cmp.Or(r.maxWait, 5*time.Second)
 	wait := least
 	for ctx.Err() == nil {
@@ -80,18 +80,18 @@ var errClosed = errors.New("the runtime closed the connection")
 // session is one connection, from dialling to its end. It always returns an
 // error. Each has a stub of its own: a stub that failed to register keeps its
 // dead connection and would use it again.
-func (r *registration) session(ctx context.Context) error {
-	r.tried, _ = os.Stat(r.socket) // before, so that a change meanwhile is seen
-	conn, err := dialNRI(ctx, r.socket)
+func (r *Registration) session(ctx context.Context) error {
+	r.tried, _ = os.Stat(r.Socket) // before, so that a change meanwhile is seen
+	conn, err := dialNRI(ctx, r.Socket)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	ses := newSession(r.socket, r.health.Connect())
+	ses := newSession(r.Socket, r.Health.Connect())
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	answered := make(chan struct{})
-	s, err := stub.New(connection{r.plugin, ses},
-		stub.WithLogger(quietLogger{r.log}),
+	s, err := stub.New(connection{r.Plugin, ses},
+		stub.WithLogger(NewQuietLogger(r.Log)),
 		stub.WithConnection(conn),
 		stub.WithPluginName(pluginName),
 		stub.WithPluginIdx(pluginIndex),
@@ -104,7 +104,7 @@ func (r *registration) session(ctx context.Context) error {
 		return fmt.Errorf("creating the NRI stub: %w", err)
 	}
 	if err := start(ctx, s, conn.lost, answered); err != nil {
-		return fmt.Errorf("registering on %s: %w", r.socket, err)
+		return fmt.Errorf("registering on %s: %w", r.Socket, err)
 	}
 	defer s.Stop()
 	select {
@@ -120,7 +120,7 @@ func (r *registration) session(ctx context.Context) error {
 	case <-ses.accepted:
 	}
 	r.reported = ""
-	r.health.RegisteredAs(infoOf(ses, s, r.plugin.ownUID != ""))
+	r.Health.RegisteredAs(infoOf(ses, s, r.Plugin.OwnUID != ""))
 	<-conn.lost
 	return errClosed
 }
@@ -170,18 +170,18 @@ func start(ctx context.Context, s stub.Stub, lost, answered <-chan struct{}) err
 
 // report says why the plugin is not registered: whenever it is asked, and in the
 // log once for each new reason.
-func (r *registration) report(err error) {
+func (r *Registration) report(err error) {
 	text, short := err.Error(), errtext.OneLine(err)
 	if statussocket.NobodyListens(err) {
-		text = "nothing listens on the NRI socket " + r.socket + ": " + enableNRI
-		short = noRuntime(r.socket)
+		text = "nothing listens on the NRI socket " + r.Socket + ": " + enableNRI
+		short = noRuntime(r.Socket)
 	}
-	r.health.Disconnected(short, errors.Is(err, errClosed))
+	r.Health.Disconnected(short, errors.Is(err, errClosed))
 	if text == r.reported {
 		return
 	}
 	r.reported = text
-	r.log.Warn("not registered with the container runtime, trying again", "reason", text)
+	r.Log.Warn("not registered with the container runtime, trying again", "reason", text)
 }
 
 // noRuntime is enableNRI for those that show no more than a line.
@@ -221,4 +221,13 @@ func (c *nriConn) Read(p []byte) (int, error) {
 		c.once.Do(func() { close(c.lost) })
 	}
 	return n, err
+}
+
+// LacksRuntime says why there is no runtime to register with, as far as that can
+// be seen without asking it, "" if there may be one.
+func LacksRuntime(socket string) string {
+	if _, err := os.Stat(socket); err != nil {
+		return noRuntime(socket)
+	}
+	return ""
 }

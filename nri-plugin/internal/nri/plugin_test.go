@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package nri
 
 import (
 	"context"
@@ -260,7 +260,7 @@ func TestStuckGate(t *testing.T) {
 	r.WaitSynced(t)
 	stuck := plugintest.Sandbox("stuck", podspec.AnnotationEnabled, "true")
 	for event, err := range map[string]error{"RunPodSandbox": r.RunPod(stuck), "CreateContainer": r.Create(stuck, "main")} {
-		if !plugintest.ErrContains(err, "tailscale-nri: pod default/stuck: ") || !plugintest.ErrContains(err, hookBudget.String()) {
+		if !plugintest.ErrContains(err, "tailscale-nri: pod default/stuck: ") || !plugintest.ErrContains(err, HookBudget.String()) {
 			t.Errorf("%s: the runtime got %v", event, err)
 		}
 	}
@@ -271,7 +271,7 @@ func TestStuckGate(t *testing.T) {
 
 // TestConfigure: a configuration that would be ignored is refused.
 func TestConfigure(t *testing.T) {
-	c := connection{&plugin{log: slog.New(slog.DiscardHandler)}, newSession("", nil)}
+	c := connection{&Plugin{Log: slog.New(slog.DiscardHandler)}, newSession("", nil)}
 	if mask, err := c.Configure(context.Background(), "", "containerd", "v2.4.2"); mask != 0 || err != nil {
 		t.Errorf("got %v, %v", mask, err)
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package nri
 
 import (
 	"testing"
@@ -59,8 +59,8 @@ rules:
 	pods.Known.Store("uid-other id-other", true)
 	r := plugintest.StartRuntime(t, dir, was, left, other, labelled("missed"), labelled("refused", podspec.AnnotationEnabled, "true", podspec.AnnotationTags, "tag:x"),
 		plugintest.HostNetwork(labelled("host")), plugintest.Sandbox("plain"))
-	book := startPlugin(t, dir, pods, func(r *registration) {
-		r.plugin.policies, r.plugin.ownUID, r.plugin.handlers = held, "", []string{"runc"}
+	book := startPlugin(t, dir, pods, func(r *Registration) {
+		r.Plugin.Policies, r.Plugin.OwnUID, r.Plugin.Handlers = held, "", []string{"runc"}
 	})
 	r.WaitSynced(t)
 	live := plugintest.Receive(t, pods.Synced, "Sync")
@@ -118,7 +118,7 @@ rules:
 func TestOwnPod(t *testing.T) {
 	held := &podspec.Policies{}
 	held.Set(policyOf(t, "rules: [{optIn: true}]"))
-	p := &plugin{pods: plugintest.NewFakePods(), defaults: openDefaults, policies: held, ownUID: "uid-own", handlers: []string{"runc"}}
+	p := &Plugin{Pods: plugintest.NewFakePods(), Defaults: openDefaults, Policies: held, OwnUID: "uid-own", Handlers: []string{"runc"}}
 	if _, got, err := p.podOf(plugintest.Sandbox("own")); got || err != nil {
 		t.Errorf("its own pod: %v, %v", got, err)
 	}

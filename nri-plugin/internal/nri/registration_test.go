@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package nri
 
 import (
 	"context"
@@ -98,10 +98,10 @@ func TestRuntimeDies(t *testing.T) {
 func TestRunEndsWithContext(t *testing.T) {
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
-	r := &registration{
-		socket: filepath.Join(dir, "nri.sock"), log: log,
-		plugin:  &plugin{pods: plugintest.NewFakePods(), log: log},
-		health:  &statussocket.Health{},
+	r := &Registration{
+		Socket: filepath.Join(dir, "nri.sock"), Log: log,
+		Plugin:  &Plugin{Pods: plugintest.NewFakePods(), Log: log},
+		Health:  &statussocket.Health{},
 		minWait: time.Hour, maxWait: time.Hour,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
