@@ -28,6 +28,7 @@ import (
 
 	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/doctor"
 	"tailscale-nri/nri-plugin/internal/ocihook"
 	"tailscale-nri/nri-plugin/internal/statussocket"
 	"tailscale-nri/nri-plugin/internal/supervisor"
@@ -68,7 +69,7 @@ func main() {
 		up.Mark(supervisor.MarkRestart)
 		return
 	}
-	if err != nil && !errors.Is(err, errFindings) && !errors.Is(err, statussocket.ErrNotRunning) {
+	if err != nil && !errors.Is(err, doctor.ErrFindings) && !errors.Is(err, statussocket.ErrNotRunning) {
 		report(err)
 	}
 	up.Mark(supervisor.MarkExit)
@@ -120,7 +121,7 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 	case cmdStatus, cmdReady, cmdLive:
 		return askServing(ctx, cmd, stdout)
 	case cmdDoctor:
-		return doctor(ctx, newMachine(cmd.getenv, cmd.limit), cmd.json, stdout)
+		return doctor.Run(ctx, doctor.NewMachine(cmd.getenv, cmd.limit), cmd.json, stdout)
 	}
 	return serve(ctx, cmd.getenv, supervisor.FindParent(getenv), stderr)
 }

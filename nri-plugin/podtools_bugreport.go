@@ -21,6 +21,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/buildinfo"
+	"tailscale-nri/nri-plugin/internal/doctor"
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
@@ -73,7 +74,7 @@ func (r *bugReport) versions(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	host, _ := os.Hostname()
-	fmt.Fprintf(w, "kernel %s\nhost %s\n", kernelRelease(), host)
+	fmt.Fprintf(w, "kernel %s\nhost %s\n", doctor.KernelRelease(), host)
 	code, body, err := statussocket.Fetch(ctx, r.c.socket, statussocket.AskRuntime)
 	if err != nil {
 		return err

@@ -121,7 +121,7 @@ func listening(t *testing.T, cmd *exec.Cmd) (ended chan error, book *plugintest.
 	t.Helper()
 	book, ended = plugintest.NewLogBook(), make(chan error, 1)
 	cmd.Stderr = book
-	must(t, cmd.Start())
+	plugintest.Must(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill() })
 	book.Wait(t, "listening on ts0 of default/a", 1)
 	go func() { ended <- cmd.Wait() }()
@@ -148,14 +148,14 @@ func TestCapture(t *testing.T) {
 		ended, book := listening(t, cmd)
 		a.send(nodeB.Addresses[0], data)
 		b.send(nodeA.Addresses[0], data[:160_000])
-		must(t, cmd.Process.Signal(syscall.SIGINT))
+		plugintest.Must(t, cmd.Process.Signal(syscall.SIGINT))
 		if err := plugintest.Receive(t, ended, "the end"); err != nil {
 			t.Errorf("%v\n%s", err, book)
 		}
 		fi, err := os.Stat(file)
-		must(t, err)
+		plugintest.Must(t, err)
 		f, err := os.Open(file)
-		must(t, err)
+		plugintest.Must(t, err)
 		defer f.Close()
 		c, err := readCapture(f)
 		if err != nil || !c.whole || c.dropped != 0 || c.link != "ts0" || fi.Mode().Perm() != 0o600 {
@@ -169,21 +169,21 @@ func TestCapture(t *testing.T) {
 		}
 		if to := os.Getenv("TSNRI_TEST_CAPTURE"); to != "" { // for another reader
 			all, err := os.ReadFile(file)
-			must(t, err)
-			must(t, os.WriteFile(to, all, 0o600))
+			plugintest.Must(t, err)
+			plugintest.Must(t, os.WriteFile(to, all, 0o600))
 		}
 	})
 	t.Run("pipe", func(t *testing.T) {
 		cmd := r.process("capture", "a", "-s", "54")
 		out, err := cmd.StdoutPipe()
-		must(t, err)
+		plugintest.Must(t, err)
 		ended, _ := listening(t, cmd)
 		a.send(nodeB.Addresses[0], data)
 		var some [2000]byte
 		if _, err := io.ReadFull(out, some[:]); err != nil {
 			t.Error(err) // it writes while it captures
 		}
-		must(t, out.Close())
+		plugintest.Must(t, out.Close())
 		if err := plugintest.Receive(t, ended, "the end"); err == nil { // though nothing passes any more
 			t.Error("it has ended with 0")
 		}
@@ -191,9 +191,9 @@ func TestCapture(t *testing.T) {
 	t.Run("pipe under traffic", func(t *testing.T) {
 		cmd := r.process("capture", "a")
 		out, err := cmd.StdoutPipe()
-		must(t, err)
+		plugintest.Must(t, err)
 		ended, _ := listening(t, cmd)
-		must(t, out.Close())
+		plugintest.Must(t, out.Close())
 		a.send(nodeB.Addresses[0], data)
 		if err := plugintest.Receive(t, ended, "the end"); err == nil { // of SIGPIPE, most often
 			t.Error("it has ended with 0")
@@ -226,7 +226,7 @@ func TestCapture(t *testing.T) {
 	})
 	t.Run("errors", func(t *testing.T) {
 		terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-		must(t, err)
+		plugintest.Must(t, err)
 		defer terminal.Close()
 		err = run(t.Context(), plugintest.Environment(map[string]string{settings.StatusSocket: r.socket}), []string{"capture", "a"}, terminal, io.Discard)
 		if !errors.As(err, new(statussocket.CannotAsk)) || !plugintest.ErrContains(err, "standard output is a terminal") {
@@ -241,11 +241,11 @@ func TestCapture(t *testing.T) {
 	})
 	t.Run("stalled reader", func(t *testing.T) {
 		pr, pw, err := os.Pipe()
-		must(t, err)
+		plugintest.Must(t, err)
 		defer pr.Close()
 		c := &capturing{stall: 500 * time.Millisecond, file: "-"}
 		pod, err := newPodClient(r.socket, "a")
-		must(t, err)
+		plugintest.Must(t, err)
 		ended := make(chan error, 1)
 		go func() { ended <- c.run(context.Background(), pod, toolIO{stdout: pw, stderr: io.Discard}) }()
 		for c.since.Load() == 0 || c.packets.Load() < 3 { // the pipe takes 64 kB
@@ -258,14 +258,14 @@ func TestCapture(t *testing.T) {
 	t.Run("end of the pod", func(t *testing.T) {
 		cmd := r.process("capture", "a")
 		out, err := cmd.StdoutPipe()
-		must(t, err)
+		plugintest.Must(t, err)
 		book := plugintest.NewLogBook()
 		cmd.Stderr = book
-		must(t, cmd.Start())
+		plugintest.Must(t, cmd.Start())
 		t.Cleanup(func() { cmd.Process.Kill() })
 		book.Wait(t, "listening on ts0 of default/a", 1)
 		a.send(nodeB.Addresses[0], data) // more than the pipe takes: it waits in the kernel
-		must(t, r.engine.Detach(t.Context(), a.spec.SandboxID))
+		plugintest.Must(t, r.engine.Detach(t.Context(), a.spec.SandboxID))
 		r.await("a", engine.Stopped)
 		c, err := readCapture(out)
 		if err != nil || !c.whole || c.had != uint64(len(c.packets)) || c.dropped != 0 {

@@ -22,6 +22,7 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/doctor"
 )
 
 const usageNetcheck = `tailscale-nri netcheck [flags] [NAMESPACE/]POD
@@ -67,7 +68,7 @@ func netcheckFlags(fs *flag.FlagSet) func(context.Context, *podClient, toolIO) e
 		netns.SetEnabled(false) // as the engine has it
 		ctx, cancel := context.WithTimeout(ctx, netcheckTime)
 		defer cancel()
-		if r.Now, err = measurePath(ctx, netmon.NewStatic(), dm); err != nil {
+		if r.Now, err = doctor.MeasurePath(ctx, netmon.NewStatic(), dm); err != nil {
 			return fmt.Errorf("measuring the way to the DERP servers: %w", err)
 		}
 		if forMachines {
@@ -140,7 +141,7 @@ func printNetcheck(w io.Writer, dm *tailcfg.DERPMap, r *netcheck.Report) {
 	line("Nearest DERP", "%s", nearest)
 	fmt.Fprint(w, "\t* DERP latency:\n")
 	for _, id := range slices.SortedFunc(maps.Keys(dm.Regions), func(a, b tailcfg.DERPRegionID) int {
-		return cmp.Or(cmp.Compare(latencyOf(r, a), latencyOf(r, b)), cmp.Compare(a, b))
+		return cmp.Or(cmp.Compare(doctor.LatencyOf(r, a), doctor.LatencyOf(r, b)), cmp.Compare(a, b))
 	}) {
 		took := ""
 		if d, ok := r.RegionLatency[id]; ok {

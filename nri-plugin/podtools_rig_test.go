@@ -82,31 +82,31 @@ var rigAddr = netip.MustParseAddr("172.30.71.1")
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	lo, err := netlink.LinkByName("lo")
-	must(t, err)
-	must(t, netlink.LinkSetUp(lo))
-	addLink(t, "uplink", 1500, netip.PrefixFrom(rigAddr, 24).String())
+	plugintest.Must(t, err)
+	plugintest.Must(t, netlink.LinkSetUp(lo))
+	plugintest.AddLink(t, "uplink", 1500, netip.PrefixFrom(rigAddr, 24).String())
 	peer, err := netlink.LinkByName("puplink")
-	must(t, err)
-	must(t, netlink.LinkSetUp(peer))
+	plugintest.Must(t, err)
+	plugintest.Must(t, netlink.LinkSetUp(peer))
 	r := &rig{t: t, dir: t.TempDir()}
 	r.control, err = control.Start(control.Config{Addr: rigAddr, OAuthClientSecret: plugintest.Secret})
-	must(t, err)
+	plugintest.Must(t, err)
 	t.Cleanup(r.control.Close)
 	door, err := tailnet.NewOAuth(tailnet.OAuthConfig{
 		ClientID: "lab-client", ClientSecret: plugintest.Secret, BaseURL: r.control.APIURL(), ControlURL: r.control.ControlURL(),
 	})
-	must(t, err)
+	plugintest.Must(t, err)
 	cfg := config.Config{StateDir: filepath.Join(r.dir, "state"), OAuthSecret: plugintest.Secret}
 	config.UseProxy(cfg.Proxy) // before the engine, as serve has it: a command is another process elsewhere
 	r.engine, err = newEngine(cfg, tailnets{main: door}, nil, nil, nil, slog.New(slog.DiscardHandler))
-	must(t, err)
+	plugintest.Must(t, err)
 	h := &statussocket.Health{}
 	h.Serves(r.engine)
 	h.PodAPI.Serves(r.engine.PodAPI())
 	h.Connect()(nil)
 	r.socket = filepath.Join(r.dir, "status.sock")
 	ln, err := statussocket.Listen(t.Context(), r.socket)
-	must(t, err)
+	plugintest.Must(t, err)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	go func() { ended <- r.engine.Run(ctx) }()
@@ -134,7 +134,7 @@ func (r *rig) attach(name string) *rigPod {
 	r.t.Helper()
 	p := &rigPod{rig: r, ns: netns.None()}
 	r.t.Cleanup(p.end)
-	inNetns(r.t, func() {
+	plugintest.InNetns(r.t, func() {
 		var err error
 		if p.ns, err = netns.Get(); err != nil {
 			r.t.Error(err)
@@ -146,7 +146,7 @@ func (r *rig) attach(name string) *rigPod {
 		NetNS: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(p.ns)), Tags: []string{"tag:k8s-pod"},
 	}
 	_, err := r.engine.Attach(r.t.Context(), p.spec)
-	must(r.t, err)
+	plugintest.Must(r.t, err)
 	return p
 }
 
@@ -175,12 +175,12 @@ func (p *rigPod) end() {
 func (p *rigPod) do(f func() error) {
 	p.rig.t.Helper()
 	var err error
-	inNetns(p.rig.t, func() {
+	plugintest.InNetns(p.rig.t, func() {
 		if err = unix.Setns(int(p.ns), unix.CLONE_NEWNET); err == nil {
 			err = f()
 		}
 	})
-	must(p.rig.t, err)
+	plugintest.Must(p.rig.t, err)
 }
 
 // swallow reads all that comes to TCP port 7 of the pod.
@@ -214,7 +214,7 @@ func (p *rigPod) send(to netip.Addr, data []byte) {
 	if _, err := c.Write(data); err != nil {
 		p.rig.t.Fatal(err)
 	}
-	must(p.rig.t, c.(*net.TCPConn).CloseWrite())
+	plugintest.Must(p.rig.t, c.(*net.TCPConn).CloseWrite())
 	_, _ = io.Copy(io.Discard, c) // until it has read all
 }
 

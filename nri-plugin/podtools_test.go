@@ -26,7 +26,9 @@ import (
 	"tailscale-nri/engine"
 	"tailscale-nri/k3d/lab/control"
 	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/statussocket"
+	"tailscale-nri/nri-plugin/internal/statustest"
 )
 
 // TestPodTools: what is known from tailscale works for a pod's node.
@@ -81,7 +83,7 @@ func TestPodTools(t *testing.T) {
 		t.Errorf("whois -json: %v\n%s", err, stdout)
 	}
 	r.checkReport(nodeA.NodeID)
-	must(t, r.engine.Detach(t.Context(), b.spec.SandboxID))
+	plugintest.Must(t, r.engine.Detach(t.Context(), b.spec.SandboxID))
 	r.await("b", engine.Stopped)
 	code, stdout, stderr := r.call("ping", "a", addr, "-c", "1", "-timeout", "500ms")
 	if code != 1 || stdout != "ping \""+addr+"\" timed out\n" || stderr != "no reply\n" {
@@ -142,9 +144,8 @@ func TestNoSecretInAnswers(t *testing.T) {
 func TestPodToolsStandingBy(t *testing.T) {
 	h := &statussocket.Health{}
 	h.StandBy(func() string { return "" })
-	m := testMachine(t)
-	serveHealth(t, m, h)
-	err := run(t.Context(), m.getenv, []string{"whois", "a", "100.64.0.1"}, &strings.Builder{}, &strings.Builder{})
+	getenv := plugintest.Environment(map[string]string{settings.StatusSocket: statustest.Serve(t, h)})
+	err := run(t.Context(), getenv, []string{"whois", "a", "100.64.0.1"}, &strings.Builder{}, &strings.Builder{})
 	if !errors.As(err, new(statussocket.CannotAsk)) || !plugintest.ErrContains(err, "this process serves no pods: standing by") {
 		t.Errorf("got %v", err)
 	}

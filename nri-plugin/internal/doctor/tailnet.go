@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package doctor
 
 import (
 	"cmp"
@@ -23,23 +23,23 @@ const mostTagSets = 5
 
 // checkMinting has a key minted for each set of tags that is known of each tailnet, and
 // deleted. It ends before its time does, so that a key can be deleted even then.
-func checkMinting(ctx context.Context, m *machine) []finding {
+func checkMinting(ctx context.Context, m *Machine) []Finding {
 	if m.cfgErr != nil {
-		return []finding{unknown("not tried: the configuration cannot be used")}
+		return []Finding{unknown("not tried: the configuration cannot be used")}
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.patience*7/8)
 	defer cancel()
-	return m.eachWay(m.ways(), func(w way) []finding {
+	return m.eachWay(m.ways(), func(w way) []Finding {
 		o := m.oauth(w.cfg)
 		if o == nil {
-			return []finding{judgeAuthKey(ctx, m, w)}
+			return []Finding{judgeAuthKey(ctx, m, w)}
 		}
 		return mintForEach(ctx, o, cmp.Or(w.cfg.APIURL, "https://api.tailscale.com"), m.tagSets(w))
 	})
 }
 
 // mintForEach has o make a key for each set of tags. at is the API's URL.
-func mintForEach(ctx context.Context, o *tailnet.OAuth, at string, sets [][]string) (findings []finding) {
+func mintForEach(ctx context.Context, o *tailnet.OAuth, at string, sets [][]string) (findings []Finding) {
 	for _, tags := range sets {
 		list := strings.Join(tags, ", ")
 		err := o.TryKey(ctx, tags)
@@ -48,13 +48,13 @@ func mintForEach(ctx context.Context, o *tailnet.OAuth, at string, sets [][]stri
 		case err == nil:
 			findings = append(findings, fine("a key for "+list+" was minted, and deleted unused"))
 		case errors.As(err, &known) && strings.HasPrefix(known.Op, "deleting"):
-			findings = append(findings, warn("a key for "+list+" was minted: "+err.Error(), remedyKeyLeft))
+			findings = append(findings, warn("a key for "+list+" was minted: "+err.Error(), RemedyKeyLeft))
 		case errors.As(err, &known) && !known.Temporary:
-			findings = append(findings, fail(err.Error(), remedyCredentials))
+			findings = append(findings, fail(err.Error(), RemedyCredentials))
 		case known == nil:
-			findings = append(findings, fail(err.Error()+": no answer from "+at, remedyUnreachable))
+			findings = append(findings, fail(err.Error()+": no answer from "+at, RemedyUnreachable))
 		default:
-			findings = append(findings, fail(err.Error()+cause(err), remedyUnreachable))
+			findings = append(findings, fail(err.Error()+cause(err), RemedyUnreachable))
 		}
 	}
 	return findings
@@ -72,7 +72,7 @@ func cause(err error) string {
 }
 
 // tagSets are those of a tailnet's pods, by the configuration and by the records.
-func (m *machine) tagSets(w way) [][]string {
+func (m *Machine) tagSets(w way) [][]string {
 	sets := [][]string{w.cfg.Tags}
 	state, _ := engine.InspectState(m.cfg.StateDir) // checkState says what is wrong with it
 	for _, pod := range state.Pods {
@@ -86,7 +86,7 @@ func (m *machine) tagSets(w way) [][]string {
 }
 
 // judgeAuthKey goes by what became of the pods: a trial would make a device.
-func judgeAuthKey(ctx context.Context, m *machine, w way) finding {
+func judgeAuthKey(ctx context.Context, m *Machine, w way) Finding {
 	nodes, _ := m.nodes(ctx)
 	running := 0
 	for _, n := range nodes {
@@ -95,11 +95,11 @@ func judgeAuthKey(ctx context.Context, m *machine, w way) finding {
 		case n.State == status.Running:
 			running++ // what else it says is of its own key
 		case strings.Contains(n.Reason, settings.AuthKey):
-			return fail(n.Namespace+"/"+n.Pod+": "+n.Reason, remedyAuthKey)
+			return fail(n.Namespace+"/"+n.Pod+": "+n.Reason, RemedyAuthKey)
 		}
 	}
 	if tailnet.IsTailscales(w.cfg.LoginServer) && !strings.HasPrefix(w.cfg.AuthKey, "tskey-auth-") {
-		return fail("TS_AUTHKEY does not begin with tskey-auth-, as Tailscale's auth keys do", remedyAuthKey)
+		return fail("TS_AUTHKEY does not begin with tskey-auth-, as Tailscale's auth keys do", RemedyAuthKey)
 	}
 	if running > 0 {
 		return fine(fmt.Sprintf("%d pods here came in with the auth key, or did so once; it is not tried", running))
@@ -108,25 +108,25 @@ func judgeAuthKey(ctx context.Context, m *machine, w way) finding {
 }
 
 // checkDevices counts this cluster's devices in each tailnet.
-func checkDevices(ctx context.Context, m *machine) []finding {
+func checkDevices(ctx context.Context, m *Machine) []Finding {
 	if m.cfgErr != nil {
-		return []finding{unknown("not counted: the configuration cannot be used")}
+		return []Finding{unknown("not counted: the configuration cannot be used")}
 	}
-	return m.eachWay(m.ways(), func(w way) []finding { return countDevices(ctx, m.oauth(w.cfg), m.limit) })
+	return m.eachWay(m.ways(), func(w way) []Finding { return countDevices(ctx, m.oauth(w.cfg), m.limit) })
 }
 
 // countDevices counts those of one tailnet. A limit of 0 is none.
-func countDevices(ctx context.Context, o *tailnet.OAuth, limit int) []finding {
+func countDevices(ctx context.Context, o *tailnet.OAuth, limit int) []Finding {
 	if o == nil {
-		return []finding{unknown("not counted: with an auth key nobody can list devices")}
+		return []Finding{unknown("not counted: with an auth key nobody can list devices")}
 	}
 	devices, err := o.Devices(ctx)
 	var known *tailnet.Error
 	switch {
 	case errors.As(err, &known) && !known.Temporary:
-		return []finding{fail(err.Error(), remedyCredentials)}
+		return []Finding{fail(err.Error(), RemedyCredentials)}
 	case err != nil:
-		return []finding{unknown("not counted: " + err.Error())}
+		return []Finding{unknown("not counted: " + err.Error())}
 	}
 	ours := 0
 	for _, d := range devices {
@@ -136,14 +136,14 @@ func countDevices(ctx context.Context, o *tailnet.OAuth, limit int) []finding {
 	}
 	seen := fmt.Sprintf("%d devices of this cluster, %d in the tailnet", ours, len(devices))
 	if limit == 0 {
-		return []finding{fine(seen)}
+		return []Finding{fine(seen)}
 	}
 	seen += fmt.Sprintf(", %d allowed", limit)
 	switch {
 	case ours >= limit:
-		return []finding{fail(seen, remedyDevices)}
+		return []Finding{fail(seen, RemedyDevices)}
 	case ours*10 >= limit*9:
-		return []finding{warn(seen, remedyDevices)}
+		return []Finding{warn(seen, RemedyDevices)}
 	}
-	return []finding{fine(seen)}
+	return []Finding{fine(seen)}
 }

@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package doctor
 
 import (
 	"context"
 	"encoding/json"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-
-	"github.com/vishvananda/netlink"
 
 	"tailscale-nri/engine"
 	"tailscale-nri/k3d/lab/control"
@@ -27,7 +23,7 @@ import (
 // TestDoctorInterrupted: a doctor that is ended while a key is made has it deleted
 // before it returns.
 func TestDoctorInterrupted(t *testing.T) {
-	s := startControl(t)
+	s := plugintest.StartControl(t)
 	m := withPlane(t, s)
 	ctx, interrupt := context.WithCancel(t.Context())
 	rec := &recorder{RoundTripper: m.transport}
@@ -39,7 +35,7 @@ func TestDoctorInterrupted(t *testing.T) {
 	}
 	m.transport = rec
 	var out strings.Builder
-	if err := doctor(ctx, m, true, &out); err == nil || out.Len() > 0 {
+	if err := Run(ctx, m, true, &out); err == nil || out.Len() > 0 {
 		t.Errorf("interrupted, it ends with %v and %q", err, &out)
 	}
 	if made, deleted := rec.count("POST "+keysPath, " 200"), rec.count("DELETE "+keysPath+"/", " 200"); made != 1 || deleted != 1 {
@@ -47,34 +43,8 @@ func TestDoctorInterrupted(t *testing.T) {
 	}
 }
 
-// TestDoctorIsEnded: SIGINT ends a doctor whose API hangs within seconds, with 2.
-func TestDoctorIsEnded(t *testing.T) {
-	s := startControl(t)
-	asked, release := make(chan struct{}, 64), make(chan struct{})
-	api := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		asked <- struct{}{}
-		<-release
-	}))
-	t.Cleanup(api.Close)
-	t.Cleanup(func() { close(release) })
-	cmd := process(t, append(planeVars(s), settings.APIURL+"="+api.URL, settings.StateDir+"="+t.TempDir())...)
-	cmd.Args = append(cmd.Args, "doctor")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	<-asked
-	began := time.Now()
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	cmd.Wait()
-	if took, code := time.Since(began), cmd.ProcessState.ExitCode(); took > 5*time.Second || code != 2 {
-		t.Errorf("it ends after %v with %d", took, code)
-	}
-}
-
 // withProfile gives a machine another tailnet, called other.
-func withProfile(t *testing.T, m *machine, s *control.Server, vars ...string) {
+func withProfile(t *testing.T, m *Machine, s *control.Server, vars ...string) {
 	t.Helper()
 	m.cfg.Profiles = map[string]config.Config{"other": withPlane(t, s, vars...).cfg}
 }
@@ -82,7 +52,7 @@ func withProfile(t *testing.T, m *machine, s *control.Server, vars ...string) {
 // TestDoctorOfProfiles: each tailnet's credentials are tried, for the tags of its own
 // pods, and each control server is asked.
 func TestDoctorOfProfiles(t *testing.T) {
-	s := startControl(t)
+	s := plugintest.StartControl(t)
 	other, err := control.Start(control.Config{Tags: []string{"tag:other"}, OAuthClientSecret: plugintest.Secret})
 	if err != nil {
 		t.Fatal(err)
@@ -92,19 +62,19 @@ func TestDoctorOfProfiles(t *testing.T) {
 	withProfile(t, m, other, settings.Tags+"=tag:other")
 	writeRecord(t, m.cfg.StateDir, "uid-other", "vetht0123456789", `"tags": ["tag:other"], "features": {"profile": "other"}`)
 	got := look(t, m, checkMinting)
-	expect(t, got, resultOK, "a key for tag:k8s-pod was minted", "")
-	expect(t, got, resultOK, "profile other: a key for tag:other was minted", "")
+	expect(t, got, ResultOK, "a key for tag:k8s-pod was minted", "")
+	expect(t, got, ResultOK, "profile other: a key for tag:other was minted", "")
 	if len(got) != 2 {
 		t.Errorf("got %+v", got)
 	}
-	expect(t, look(t, m, checkControl), resultOK, "profile other: "+other.ControlURL()+" answers", "")
-	expect(t, look(t, m, checkDevices), resultOK, "profile other: 0 devices of this cluster", "")
+	expect(t, look(t, m, checkControl), ResultOK, "profile other: "+other.ControlURL()+" answers", "")
+	expect(t, look(t, m, checkDevices), ResultOK, "profile other: 0 devices of this cluster", "")
 
 	withProfile(t, m, other) // with the tags of the default
-	expect(t, look(t, m, checkMinting), resultFail, "profile other: ", remedyCredentials)
+	expect(t, look(t, m, checkMinting), ResultFail, "profile other: ", RemedyCredentials)
 	withProfile(t, m, other, settings.LoginServer+"=http://127.0.0.1:1", settings.Tags+"=tag:other")
-	expect(t, look(t, m, checkControl), resultFail, "profile other: http://127.0.0.1:1 cannot be reached", remedyUnreachable)
-	expect(t, look(t, m, checkClock), resultUnknown, "http://127.0.0.1:1 has not told the time", "")
+	expect(t, look(t, m, checkControl), ResultFail, "profile other: http://127.0.0.1:1 cannot be reached", RemedyUnreachable)
+	expect(t, look(t, m, checkClock), ResultUnknown, "http://127.0.0.1:1 has not told the time", "")
 }
 
 // TestGoodAuthKey: a node that runs, and whose own key will end, says nothing about
@@ -115,7 +85,7 @@ func TestGoodAuthKey(t *testing.T) {
 		{Namespace: "default", Pod: "soon", State: engine.Running, Reason: "its key expires at …: the node then logs in again with the auth key in TS_AUTHKEY"},
 		{Namespace: "default", Pod: "other", State: engine.Pending, Reason: "the control plane refused the auth key in TS_AUTHKEY", Features: engine.Features{Profile: "other"}},
 	})
-	expect(t, look(t, m, checkMinting), resultOK, "1 pods here came in", "")
+	expect(t, look(t, m, checkMinting), ResultOK, "1 pods here came in", "")
 }
 
 // TestNoEcho: what a server answers besides its reason is not shown. It may be what it
@@ -127,8 +97,8 @@ func TestNoEcho(t *testing.T) {
 		w.Write([]byte(password))
 	}))
 	t.Cleanup(echo.Close)
-	m := withPlane(t, startControl(t), settings.APIURL+"="+echo.URL)
-	expect(t, look(t, m, checkMinting), resultFail, "does not work (HTTP 503)", remedyUnreachable)
+	m := withPlane(t, plugintest.StartControl(t), settings.APIURL+"="+echo.URL)
+	expect(t, look(t, m, checkMinting), ResultFail, "does not work (HTTP 503)", RemedyUnreachable)
 }
 
 // TestPodThatStarts: a pod that has come this moment is no finding.
@@ -139,8 +109,8 @@ func TestPodThatStarts(t *testing.T) {
 		{Namespace: "default", Pod: "late", State: engine.Pending, Reason: "starting", Since: time.Now().Add(-time.Minute)},
 	})
 	got := look(t, m, checkPlugin)
-	expect(t, got, resultWarn, "default/late is Pending: starting", remedyPods)
-	if slices.ContainsFunc(got, func(f finding) bool { return strings.Contains(f.Seen, "default/new") }) {
+	expect(t, got, ResultWarn, "default/late is Pending: starting", RemedyPods)
+	if slices.ContainsFunc(got, func(f Finding) bool { return strings.Contains(f.Seen, "default/new") }) {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -149,59 +119,27 @@ func TestPodThatStarts(t *testing.T) {
 // them is ours.
 func TestLinksOfOthers(t *testing.T) {
 	m := testMachine(t)
-	inNetns(t, func() {
+	plugintest.InNetns(t, func() {
 		for _, name := range []string{"vethtAb3xZ", "vethtabc12", "vethtabcdefghij"} {
-			addLink(t, name, 1500, "10.0.0.1/24")
+			plugintest.AddLink(t, name, 1500, "10.0.0.1/24")
 		}
-		expect(t, look(t, m, checkLeftovers), resultOK, "0 links", "")
-		expect(t, look(t, m, checkManagers), resultUnknown, "no link of a pod yet", "")
+		expect(t, look(t, m, checkLeftovers), ResultOK, "0 links", "")
+		expect(t, look(t, m, checkManagers), ResultUnknown, "no link of a pod yet", "")
 	})
 }
 
 // TestWithoutSTUN: where no DERP server has STUN, none can be missed.
 func TestWithoutSTUN(t *testing.T) {
-	dm := startControl(t).DERPMap()
+	dm := plugintest.StartControl(t).DERPMap()
 	dm.Regions[900].Nodes[0].STUNPort = -1
 	got := look(t, derpMachine(t, dm), checkPaths)
-	expect(t, of(got, aboutDERP), resultOK, "connected to lab in", "")
-	expect(t, of(got, aboutUDP), resultUnknown, "no DERP server has STUN", "")
-}
-
-// TestDoctorInTheDark: where nothing is answered, neither a name nor a connection, the
-// doctor says so in time.
-func TestDoctorInTheDark(t *testing.T) {
-	t.Parallel()
-	cmd := process(t, settings.OAuthID+"=client", settings.OAuthSecret+"="+plugintest.Secret, settings.StateDir+"="+t.TempDir())
-	var findings []finding
-	var code int
-	var took time.Duration
-	inNetns(t, func() {
-		lo, err := netlink.LinkByName("lo")
-		must(t, err)
-		must(t, netlink.LinkSetUp(lo))
-		index := addLink(t, "uplink", 1500, "192.0.2.2/24")
-		gateway := net.ParseIP("192.0.2.1")
-		// One that is there and takes no packet.
-		must(t, netlink.NeighAdd(&netlink.Neigh{LinkIndex: index, IP: gateway, State: netlink.NUD_PERMANENT, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}}))
-		_, all, err := net.ParseCIDR("0.0.0.0/0")
-		must(t, err)
-		must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: index, Dst: all, Gw: gateway}))
-		began := time.Now()
-		findings, code = examined(t, cmd)
-		took = time.Since(began)
-	})
-	for _, name := range []string{"credentials", "control plane"} {
-		expect(t, of(findings, name), resultFail, "", remedyUnreachable)
-	}
-	if took > 20*time.Second || code != 1 {
-		t.Errorf("it took %v and ended with %d", took, code)
-	}
-	t.Logf("it took %v", took)
+	expect(t, of(got, aboutDERP), ResultOK, "connected to lab in", "")
+	expect(t, of(got, aboutUDP), ResultUnknown, "no DERP server has STUN", "")
 }
 
 // TestFindingsAsJSON: machines read them by these names.
 func TestFindingsAsJSON(t *testing.T) {
-	text, err := json.Marshal([]finding{fail("a", "b"), {Check: "c", Result: resultOK, Seen: "d"}})
+	text, err := json.Marshal([]Finding{fail("a", "b"), {Check: "c", Result: ResultOK, Seen: "d"}})
 	const want = `[{"check":"","result":"fail","seen":"a","remedy":"b"},{"check":"c","result":"ok","seen":"d"}]`
 	if err != nil || string(text) != want {
 		t.Errorf("%v\n%s", err, text)

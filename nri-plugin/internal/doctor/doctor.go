@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package doctor
 
 import (
 	"cmp"
@@ -19,36 +19,36 @@ import (
 
 // What a check comes to.
 const (
-	resultOK      = "ok"
-	resultWarn    = "warn"    // it works, worse than it could, or not for all
-	resultFail    = "fail"    // pods get no node, or no traffic, because of it
-	resultUnknown = "unknown" // it cannot be seen from here
+	ResultOK      = "ok"
+	ResultWarn    = "warn"    // it works, worse than it could, or not for all
+	ResultFail    = "fail"    // pods get no node, or no traffic, because of it
+	ResultUnknown = "unknown" // it cannot be seen from here
 )
 
-// finding is what a check has seen.
-type finding struct {
+// Finding is what a check has seen.
+type Finding struct {
 	Check  string `json:"check"`
 	Result string `json:"result"`
 	Seen   string `json:"seen"`
 	Remedy string `json:"remedy,omitempty"` // of warn and fail: one of those in doctor_remedies.go
 }
 
-func fine(seen string) finding    { return finding{Result: resultOK, Seen: seen} }
-func unknown(seen string) finding { return finding{Result: resultUnknown, Seen: seen} }
+func fine(seen string) Finding    { return Finding{Result: ResultOK, Seen: seen} }
+func unknown(seen string) Finding { return Finding{Result: ResultUnknown, Seen: seen} }
 
-func warn(seen, remedy string) finding {
-	return finding{Result: resultWarn, Seen: seen, Remedy: remedy}
+func warn(seen, remedy string) Finding {
+	return Finding{Result: ResultWarn, Seen: seen, Remedy: remedy}
 }
 
-func fail(seen, remedy string) finding {
-	return finding{Result: resultFail, Seen: seen, Remedy: remedy}
+func fail(seen, remedy string) Finding {
+	return Finding{Result: ResultFail, Seen: seen, Remedy: remedy}
 }
 
 // check looks at one thing of a machine. It ends with ctx, has one finding at
 // least, and changes nothing.
 type check struct {
 	name string
-	run  func(ctx context.Context, m *machine) []finding
+	run  func(ctx context.Context, m *Machine) []Finding
 }
 
 // checks are all, in the order of the table.
@@ -78,19 +78,27 @@ func checks() []check {
 	}
 }
 
-// errFindings says that a check has failed. The table says it all.
-var errFindings = errors.New("something fails")
+// CheckNames are the names of all, in the order of the table.
+func CheckNames() (names []string) {
+	for _, c := range checks() {
+		names = append(names, c.name)
+	}
+	return names
+}
 
-// doctor runs all checks and prints what they have seen. Its error is errFindings
+// ErrFindings says that a check has failed. The table says it all.
+var ErrFindings = errors.New("something fails")
+
+// Run runs all checks and prints what they have seen. Its error is ErrFindings
 // or a statussocket.CannotAsk.
-func doctor(ctx context.Context, m *machine, asJSON bool, w io.Writer) error {
+func Run(ctx context.Context, m *Machine, asJSON bool, w io.Writer) error {
 	findings := examine(ctx, m, checks())
 	if err := ctx.Err(); err != nil {
 		return statussocket.CannotAsk{Err: err}
 	}
 	show := printFindings
 	if asJSON {
-		show = func(w io.Writer, findings []finding) error {
+		show = func(w io.Writer, findings []Finding) error {
 			e := json.NewEncoder(w)
 			e.SetIndent("", "  ")
 			return e.Encode(findings)
@@ -99,8 +107,8 @@ func doctor(ctx context.Context, m *machine, asJSON bool, w io.Writer) error {
 	if err := show(w, findings); err != nil {
 		return statussocket.CannotAsk{Err: fmt.Errorf("printing the findings: %w", err)}
 	}
-	if slices.ContainsFunc(findings, func(f finding) bool { return f.Result == resultFail }) {
-		return errFindings
+	if slices.ContainsFunc(findings, func(f Finding) bool { return f.Result == ResultFail }) {
+		return ErrFindings
 	}
 	return nil
 }
@@ -112,10 +120,10 @@ const endGrace = 3 * time.Second
 // examine runs the checks side by side, each for m.patience at most, and returns
 // their findings in their order. One that does not end by then is left to itself.
 // Where ctx ends there are none, and those that undo something have done it.
-func examine(ctx context.Context, m *machine, list []check) (findings []finding) {
-	each := make([]chan []finding, len(list))
+func examine(ctx context.Context, m *Machine, list []check) (findings []Finding) {
+	each := make([]chan []Finding, len(list))
 	for i, c := range list {
-		each[i] = make(chan []finding, 1)
+		each[i] = make(chan []Finding, 1)
 		go func() {
 			ctx, cancel := context.WithTimeout(ctx, m.patience)
 			defer cancel()
@@ -125,7 +133,7 @@ func examine(ctx context.Context, m *machine, list []check) (findings []finding)
 	// Those that heed the end of their context have a moment to say so.
 	over := time.After(m.patience + m.patience/8)
 	for i, c := range list {
-		var of []finding
+		var of []Finding
 		select {
 		case of = <-each[i]:
 		case <-over:
@@ -145,7 +153,7 @@ func examine(ctx context.Context, m *machine, list []check) (findings []finding)
 }
 
 // awaitEnd waits for checks to end, for endGrace at most.
-func awaitEnd(each []chan []finding) {
+func awaitEnd(each []chan []Finding) {
 	over := time.After(endGrace)
 	for _, found := range each {
 		select {
@@ -157,12 +165,12 @@ func awaitEnd(each []chan []finding) {
 }
 
 // endedBy is what a check has found by the end of its time.
-func endedBy(found <-chan []finding, patience time.Duration) []finding {
+func endedBy(found <-chan []Finding, patience time.Duration) []Finding {
 	select {
 	case of := <-found:
 		return of
 	default:
-		return []finding{unknown(fmt.Sprintf("no answer within %v", patience))}
+		return []Finding{unknown(fmt.Sprintf("no answer within %v", patience))}
 	}
 }
 
@@ -174,7 +182,7 @@ func closedTime() <-chan time.Time {
 }
 
 // printFindings writes a line for each, and below it the remedy if it has one.
-func printFindings(w io.Writer, findings []finding) error {
+func printFindings(w io.Writer, findings []Finding) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "CHECK\tRESULT\tSEEN, AND REMEDY")
 	for _, f := range findings {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package doctor
 
 import (
 	"bytes"
@@ -71,56 +71,56 @@ const keysPath = "/api/v2/tailnet/-/keys"
 // TestCheckMinting: a key is made for each set of tags that is known, and each is
 // deleted.
 func TestCheckMinting(t *testing.T) {
-	s := startControl(t)
+	s := plugintest.StartControl(t)
 	m := withPlane(t, s)
 	rec := &recorder{RoundTripper: m.transport}
 	m.transport = rec
 	writeRecord(t, m.cfg.StateDir, "uid-web", "vetht0123456789", `"tags": ["tag:web"]`)
 	got := look(t, m, checkMinting)
 	for _, tags := range []string{"tag:k8s-pod", "tag:web"} {
-		expect(t, got, resultOK, "a key for "+tags+" was minted, and deleted unused", "")
+		expect(t, got, ResultOK, "a key for "+tags+" was minted, and deleted unused", "")
 	}
 	if made, deleted := rec.count("POST "+keysPath, " 200"), rec.count("DELETE "+keysPath+"/", " 200"); made != 2 || deleted != 2 {
 		t.Errorf("%d keys were made and %d deleted: %q", made, deleted, rec.calls)
 	}
 
-	expect(t, look(t, withPlane(t, s, settings.Tags+"=tag:other"), checkMinting), resultFail, "tag:other", remedyCredentials)
-	expect(t, look(t, withPlane(t, s, settings.OAuthSecret+"=wrong"), checkMinting), resultFail, "refuses the OAuth client", remedyCredentials)
-	expect(t, look(t, withPlane(t, s, settings.APIURL+"=http://127.0.0.1:1"), checkMinting), resultFail, "connection refused", remedyUnreachable)
+	expect(t, look(t, withPlane(t, s, settings.Tags+"=tag:other"), checkMinting), ResultFail, "tag:other", RemedyCredentials)
+	expect(t, look(t, withPlane(t, s, settings.OAuthSecret+"=wrong"), checkMinting), ResultFail, "refuses the OAuth client", RemedyCredentials)
+	expect(t, look(t, withPlane(t, s, settings.APIURL+"=http://127.0.0.1:1"), checkMinting), ResultFail, "connection refused", RemedyUnreachable)
 
 	s.AddFault(control.Fault{Path: keysPath, Status: http.StatusForbidden, Message: "not allowed"})
-	expect(t, look(t, withPlane(t, s), checkMinting), resultFail, "may not do this (not allowed)", remedyCredentials)
+	expect(t, look(t, withPlane(t, s), checkMinting), ResultFail, "may not do this (not allowed)", RemedyCredentials)
 	s.ClearFaults()
 	s.AddFault(control.Fault{Path: keysPath + "/", Status: http.StatusForbidden, Message: "not allowed"})
-	expect(t, look(t, withPlane(t, s), checkMinting), resultWarn, "deleting the trial key", remedyKeyLeft)
+	expect(t, look(t, withPlane(t, s), checkMinting), ResultWarn, "deleting the trial key", RemedyKeyLeft)
 	s.ClearFaults()
 	s.AddFault(control.Fault{Path: "/api/v2/", Hang: true})
 	slow := withPlane(t, s)
 	slow.patience = 200 * time.Millisecond
-	expect(t, examine(t.Context(), slow, []check{{"", checkMinting}}), resultFail, "minting a trial key: context deadline exceeded: no answer from "+s.APIURL(), remedyUnreachable)
+	expect(t, examine(t.Context(), slow, []check{{"", checkMinting}}), ResultFail, "minting a trial key: context deadline exceeded: no answer from "+s.APIURL(), RemedyUnreachable)
 }
 
 // TestCheckAuthKey: it is not used. What is known is what became of the pods.
 func TestCheckAuthKey(t *testing.T) {
 	m := testMachine(t)
-	expect(t, look(t, m, checkMinting), resultUnknown, "would make a device", "")
-	expect(t, look(t, testMachine(t, settings.AuthKey+"=hskey-auth-"+plugintest.Secret), checkMinting), resultFail, "does not begin with tskey-auth-", remedyAuthKey)
+	expect(t, look(t, m, checkMinting), ResultUnknown, "would make a device", "")
+	expect(t, look(t, testMachine(t, settings.AuthKey+"=hskey-auth-"+plugintest.Secret), checkMinting), ResultFail, "does not begin with tskey-auth-", RemedyAuthKey)
 	own := testMachine(t, settings.AuthKey+"=hskey-auth-"+plugintest.Secret, settings.LoginServer+"=http://headscale.example.com")
-	expect(t, look(t, own, checkMinting), resultUnknown, "would make a device", "")
-	expect(t, look(t, own, checkDevices), resultUnknown, "nobody can list devices", "")
+	expect(t, look(t, own, checkMinting), ResultUnknown, "would make a device", "")
+	expect(t, look(t, own, checkDevices), ResultUnknown, "nobody can list devices", "")
 
 	m.cfg.StatusSocket = statustest.Start(t, plugintest.TwoNodes())
-	expect(t, look(t, m, checkMinting), resultOK, "1 pods here came in", "")
+	expect(t, look(t, m, checkMinting), ResultOK, "1 pods here came in", "")
 	refusal := (&tailnet.Static{}).Refusal("authkey expired").Error()
 	m.cfg.StatusSocket = statustest.Start(t, append(plugintest.TwoNodes(), engine.NodeStatus{Namespace: "default", Pod: "late", State: engine.Pending, Reason: refusal}))
-	expect(t, look(t, m, checkMinting), resultFail, "default/late", remedyAuthKey)
+	expect(t, look(t, m, checkMinting), ResultFail, "default/late", RemedyAuthKey)
 }
 
 func TestCheckControl(t *testing.T) {
-	s := startControl(t)
-	expect(t, look(t, withPlane(t, s), checkControl), resultOK, s.ControlURL()+" answers, and takes the upgrade", "")
-	expect(t, look(t, withPlane(t, s, settings.LoginServer+"="+s.APIURL()), checkControl), resultFail, "no control server's key", remedyNotControl)
-	expect(t, look(t, withPlane(t, s, settings.LoginServer+"=http://127.0.0.1:1"), checkControl), resultFail, "connection refused", remedyUnreachable)
+	s := plugintest.StartControl(t)
+	expect(t, look(t, withPlane(t, s), checkControl), ResultOK, s.ControlURL()+" answers, and takes the upgrade", "")
+	expect(t, look(t, withPlane(t, s, settings.LoginServer+"="+s.APIURL()), checkControl), ResultFail, "no control server's key", RemedyNotControl)
+	expect(t, look(t, withPlane(t, s, settings.LoginServer+"=http://127.0.0.1:1"), checkControl), ResultFail, "connection refused", RemedyUnreachable)
 
 	// Behind a reverse proxy that passes on what it knows: no header Upgrade.
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -136,12 +136,12 @@ func TestCheckControl(t *testing.T) {
 	t.Cleanup(front.Close)
 	half := withPlane(t, s, settings.LoginServer+"="+front.URL)
 	half.patience = time.Second
-	expect(t, look(t, half, checkControl), resultFail, "does not take the upgrade", remedyUpgrade)
+	expect(t, look(t, half, checkControl), ResultFail, "does not take the upgrade", RemedyUpgrade)
 
 	at, _ := plugintest.ConnectProxy(t, "user", "password", "127.0.0.1:1")
 	behind := withPlane(t, s, settings.LoginServer+"=https://control.example.com", settings.HTTPSProxy+"=http://user:"+plugintest.Secret+"@"+at)
-	expect(t, look(t, behind, checkControl), resultFail, "Proxy Authentication Required", remedyProxy)
-	expect(t, look(t, behind, checkProxy), resultOK, "takes connections", "")
+	expect(t, look(t, behind, checkControl), ResultFail, "Proxy Authentication Required", RemedyProxy)
+	expect(t, look(t, behind, checkProxy), ResultOK, "takes connections", "")
 
 	// A certificate that is not valid yet, by the clock of this machine.
 	tls := httptest.NewTLSServer(http.NotFoundHandler())
@@ -150,14 +150,14 @@ func TestCheckControl(t *testing.T) {
 	tr := tls.Client().Transport.(*http.Transport).Clone()
 	tr.TLSClientConfig.Time = func() time.Time { return time.Unix(-1e9, 0) }
 	past.transport = tr
-	expect(t, look(t, past, checkControl), resultFail, "not yet valid", remedyClock)
-	expect(t, look(t, past, checkClock), resultFail, "has not told the time", remedyClock)
+	expect(t, look(t, past, checkControl), ResultFail, "not yet valid", RemedyClock)
+	expect(t, look(t, past, checkClock), ResultFail, "has not told the time", RemedyClock)
 }
 
 // TestCheckHeadscale: a real one answers as Tailscale's control server does.
 func TestCheckHeadscale(t *testing.T) {
-	relay := startControl(t)
-	binary, err := filepath.Abs("../.build/bin/headscale")
+	relay := plugintest.StartControl(t)
+	binary, err := filepath.Abs("../../../.build/bin/headscale")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,13 +169,13 @@ func TestCheckHeadscale(t *testing.T) {
 	}
 	t.Cleanup(func() { hs.Close() })
 	m := testMachine(t, settings.LoginServer+"="+hs.URL())
-	expect(t, look(t, m, checkControl), resultOK, "takes the upgrade", "")
+	expect(t, look(t, m, checkControl), ResultOK, "takes the upgrade", "")
 	for _, f := range look(t, m, checkClock) {
-		if f.Result != resultOK && !strings.Contains(f.Seen, "without a Date") {
+		if f.Result != ResultOK && !strings.Contains(f.Seen, "without a Date") {
 			t.Errorf("the clock: %+v", f)
 		}
 	}
-	expect(t, of(look(t, m, checkPaths), aboutDERP), resultUnknown, "not known before the first pod", "")
+	expect(t, of(look(t, m, checkPaths), aboutDERP), ResultUnknown, "not known before the first pod", "")
 	nodes, err := hs.Nodes(t.Context())
 	if err != nil || len(nodes) != 0 {
 		t.Errorf("it has the nodes %+v, %v", nodes, err)
@@ -190,8 +190,8 @@ func TestCheckInHeadscalesManner(t *testing.T) {
 	}
 	t.Cleanup(s.Close)
 	m := withPlane(t, s)
-	expect(t, look(t, m, checkMinting), resultOK, "deleted unused", "")
-	expect(t, look(t, m, checkDevices), resultOK, "0 devices of this cluster", "")
+	expect(t, look(t, m, checkMinting), ResultOK, "deleted unused", "")
+	expect(t, look(t, m, checkDevices), ResultOK, "0 devices of this cluster", "")
 }
 
 func TestCheckClock(t *testing.T) {
@@ -201,26 +201,26 @@ func TestCheckClock(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	m := testMachine(t, settings.LoginServer+"="+server.URL)
-	for off, want := range map[time.Duration]finding{
+	for off, want := range map[time.Duration]Finding{
 		0:                 fine("as that of " + server.URL),
 		10 * time.Second:  fine("behind that of"),
 		-20 * time.Second: fine("ahead of that of"),
-		-time.Minute:      warn("ahead of that of", remedyClock),
-		time.Minute:       warn("behind that of", remedyClock),
-		24 * time.Hour:    fail("behind that of", remedyClock),
-		-24 * time.Hour:   fail("ahead of that of", remedyClock),
+		-time.Minute:      warn("ahead of that of", RemedyClock),
+		time.Minute:       warn("behind that of", RemedyClock),
+		24 * time.Hour:    fail("behind that of", RemedyClock),
+		-24 * time.Hour:   fail("ahead of that of", RemedyClock),
 	} {
 		date = time.Now().Add(off + 500*time.Millisecond).UTC().Format(http.TimeFormat)
 		expect(t, look(t, m, checkClock), want.Result, want.Seen, want.Remedy)
 	}
 	date = "yesterday"
-	expect(t, look(t, m, checkClock), resultUnknown, "without a Date", "")
+	expect(t, look(t, m, checkClock), ResultUnknown, "without a Date", "")
 }
 
 func TestCheckProxy(t *testing.T) {
-	expect(t, look(t, testMachine(t), checkProxy), resultOK, "none is set", "")
+	expect(t, look(t, testMachine(t), checkProxy), ResultOK, "none is set", "")
 	closed := testMachine(t, settings.HTTPSProxy+"=http://user:"+plugintest.Secret+"@127.0.0.1:1", settings.NoProxy+"=10.0.0.0/8")
-	expect(t, look(t, closed, checkProxy), resultFail, "127.0.0.1:1 cannot be reached", remedyProxy)
+	expect(t, look(t, closed, checkProxy), ResultFail, "127.0.0.1:1 cannot be reached", RemedyProxy)
 	for host, want := range map[string]string{"proxy:3128": "proxy:3128", "proxy": "proxy:80", "[fd00::1]": "[fd00::1]:80", "secure": "secure:443"} {
 		if got := withPort(host, "https://secure"); got != want {
 			t.Errorf("%s is dialled as %s, want %s", host, got, want)
@@ -229,7 +229,7 @@ func TestCheckProxy(t *testing.T) {
 }
 
 // derpMachine is one for which the DERP map is Tailscale's, which is dm.
-func derpMachine(t *testing.T, dm *tailcfg.DERPMap) *machine {
+func derpMachine(t *testing.T, dm *tailcfg.DERPMap) *Machine {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { json.NewEncoder(w).Encode(dm) }))
 	t.Cleanup(server.Close)
@@ -240,11 +240,11 @@ func derpMachine(t *testing.T, dm *tailcfg.DERPMap) *machine {
 
 // TestCheckPaths has DERP and STUN answer, and then each of them not.
 func TestCheckPaths(t *testing.T) {
-	s := startControl(t)
+	s := plugintest.StartControl(t)
 	dm := s.DERPMap()
 	got := look(t, derpMachine(t, dm), checkPaths)
-	expect(t, of(got, aboutDERP), resultOK, "connected to lab in", "")
-	expect(t, of(got, aboutUDP), resultOK, "STUN answers: IPv4 as 127.0.0.1:", "")
+	expect(t, of(got, aboutDERP), ResultOK, "connected to lab in", "")
+	expect(t, of(got, aboutUDP), ResultOK, "STUN answers: IPv4 as 127.0.0.1:", "")
 
 	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -254,32 +254,32 @@ func TestCheckPaths(t *testing.T) {
 	blocked := dm.Clone()
 	blocked.Regions[900].Nodes[0].STUNPort = silent.LocalAddr().(*net.UDPAddr).Port
 	got = look(t, derpMachine(t, blocked), checkPaths)
-	expect(t, of(got, aboutDERP), resultOK, "connected to lab in", "")
-	expect(t, of(got, aboutUDP), resultWarn, "no STUN server has answered", remedyUDP)
+	expect(t, of(got, aboutDERP), ResultOK, "connected to lab in", "")
+	expect(t, of(got, aboutUDP), ResultWarn, "no STUN server has answered", RemedyUDP)
 
 	down := dm.Clone()
 	down.Regions[900].Nodes[0].DERPPort = 1
 	got = look(t, derpMachine(t, down), checkPaths)
-	expect(t, of(got, aboutDERP), resultFail, "lab not:", remedyDERP)
+	expect(t, of(got, aboutDERP), ResultFail, "lab not:", RemedyDERP)
 
 	half := dm.Clone()
 	second := down.Regions[900].Clone()
 	second.RegionID, second.RegionCode, second.Nodes[0].RegionID, second.Nodes[0].Name = 901, "far", 901, "901a"
 	half.Regions[901] = second
 	got = look(t, derpMachine(t, half), checkPaths)
-	expect(t, of(got, aboutDERP), resultWarn, "far not:", remedyDERP)
+	expect(t, of(got, aboutDERP), ResultWarn, "far not:", RemedyDERP)
 
-	expect(t, of(look(t, withPlane(t, s), checkPaths), aboutDERP), resultUnknown, "not known before the first pod", "")
+	expect(t, of(look(t, withPlane(t, s), checkPaths), aboutDERP), ResultUnknown, "not known before the first pod", "")
 	nothing := testMachine(t)
 	nothing.derpMapAt = "http://127.0.0.1:1"
-	expect(t, of(look(t, nothing, checkPaths), aboutUDP), resultUnknown, "not tried", "")
+	expect(t, of(look(t, nothing, checkPaths), aboutUDP), ResultUnknown, "not tried", "")
 	nothing.derpMapAt = s.APIURL()
-	expect(t, of(look(t, nothing, checkPaths), aboutDERP), resultUnknown, "not to be had", "")
+	expect(t, of(look(t, nothing, checkPaths), aboutDERP), ResultUnknown, "not to be had", "")
 }
 
 // TestCheckDevices counts those that are marked as this cluster's.
 func TestCheckDevices(t *testing.T) {
-	s := startControl(t)
+	s := plugintest.StartControl(t)
 	m := withPlane(t, s)
 	var devices []map[string]any
 	for range 9 {
@@ -298,17 +298,17 @@ func TestCheckDevices(t *testing.T) {
 		body, _ := json.Marshal(map[string]any{"devices": devices})
 		return body
 	}}
-	for limit, want := range map[int]finding{
+	for limit, want := range map[int]Finding{
 		0:  fine("9 devices of this cluster, 10 in the tailnet"),
 		11: fine("11 allowed"),
-		10: warn("10 allowed", remedyDevices),
-		9:  fail("9 allowed", remedyDevices),
+		10: warn("10 allowed", RemedyDevices),
+		9:  fail("9 allowed", RemedyDevices),
 	} {
 		m.limit = limit
 		expect(t, look(t, m, checkDevices), want.Result, want.Seen, want.Remedy)
 	}
 	s.AddFault(control.Fault{Path: "/api/v2/tailnet/-/devices", Status: http.StatusForbidden, Message: "no"})
-	expect(t, look(t, withPlane(t, s), checkDevices), resultFail, "may not do this", remedyCredentials)
+	expect(t, look(t, withPlane(t, s), checkDevices), ResultFail, "may not do this", RemedyCredentials)
 	s.ClearFaults()
-	expect(t, look(t, withPlane(t, s, settings.APIURL+"=http://127.0.0.1:1"), checkDevices), resultUnknown, "not counted", "")
+	expect(t, look(t, withPlane(t, s, settings.APIURL+"=http://127.0.0.1:1"), checkDevices), ResultUnknown, "not counted", "")
 }

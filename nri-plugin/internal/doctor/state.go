@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package doctor
 
 import (
 	"context"
@@ -28,25 +28,25 @@ const (
 )
 
 // checkState looks at the state directory, and writes nothing to it.
-func checkState(_ context.Context, m *machine) []finding {
+func checkState(_ context.Context, m *Machine) []Finding {
 	dir := m.cfg.StateDir
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return []finding{warn(dir+" is not there", remedyStateMissing)}
+		return []Finding{warn(dir+" is not there", RemedyStateMissing)}
 	case err != nil:
-		return []finding{fail(err.Error(), remedyStateRead)}
+		return []Finding{fail(err.Error(), RemedyStateRead)}
 	case !info.IsDir():
-		return []finding{fail(dir+" is no directory", remedyStateRead)}
+		return []Finding{fail(dir+" is no directory", RemedyStateRead)}
 	}
-	var findings []finding
+	var findings []Finding
 	if err := unix.Access(dir, unix.W_OK); err != nil {
-		findings = append(findings, fail(fmt.Sprintf("writing to %s: %v", dir, err), remedyStateWrite))
+		findings = append(findings, fail(fmt.Sprintf("writing to %s: %v", dir, err), RemedyStateWrite))
 	}
 	// The kubelet makes a hostPath 0755: others then see which pods there are, and
 	// none of their keys, which are in directories of their own.
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
-		findings = append(findings, warn(fmt.Sprintf("others may write to %s, mode %#o", dir, mode), remedyStateMode))
+		findings = append(findings, warn(fmt.Sprintf("others may write to %s, mode %#o", dir, mode), RemedyStateMode))
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err == nil {
@@ -55,26 +55,26 @@ func checkState(_ context.Context, m *machine) []finding {
 	}
 	state, err := engine.InspectState(dir)
 	if err != nil {
-		return append(findings, fail(err.Error(), remedyStateRead))
+		return append(findings, fail(err.Error(), RemedyStateRead))
 	}
 	for _, pod := range state.Pods {
 		own := filepath.Join(dir, pod.UID)
 		if info, err := os.Stat(own); err == nil && info.Mode().Perm()&0o077 != 0 {
-			findings = append(findings, warn(fmt.Sprintf("others may look into %s, mode %#o", own, info.Mode().Perm()), remedyStateMode))
+			findings = append(findings, warn(fmt.Sprintf("others may look into %s, mode %#o", own, info.Mode().Perm()), RemedyStateMode))
 		}
 	}
 	for _, bad := range state.Bad {
-		findings = append(findings, fail(bad, remedyBadRecord))
+		findings = append(findings, fail(bad, RemedyBadRecord))
 	}
 	if len(state.SetAside) > 0 {
-		findings = append(findings, warn("set aside: "+strings.Join(state.SetAside, ", "), remedySetAside))
+		findings = append(findings, warn("set aside: "+strings.Join(state.SetAside, ", "), RemedySetAside))
 	}
 	return findings
 }
 
 // judgeSpace is of what is free. A file system without a fixed number of inodes says
 // that it has 0.
-func judgeSpace(dir string, bytes, inodes, allInodes uint64) finding {
+func judgeSpace(dir string, bytes, inodes, allInodes uint64) Finding {
 	seen := fmt.Sprintf("%s has %d MiB and %d inodes free", dir, bytes>>20, inodes)
 	counts := allInodes > 0
 	if !counts {
@@ -82,42 +82,42 @@ func judgeSpace(dir string, bytes, inodes, allInodes uint64) finding {
 	}
 	switch {
 	case bytes < leastBytes || counts && inodes < leastInodes:
-		return fail(seen, remedySpace)
+		return fail(seen, RemedySpace)
 	case bytes < fewBytes || counts && inodes < fewInodes:
-		return warn(seen, remedySpace)
+		return warn(seen, RemedySpace)
 	}
 	return fine(seen)
 }
 
 // checkLeftovers looks for links and records that belong to nothing. Pods come and go
 // meanwhile, so what counts is what is still there at a second look.
-func checkLeftovers(ctx context.Context, m *machine) []finding {
+func checkLeftovers(ctx context.Context, m *Machine) []Finding {
 	first := m.leftovers(ctx)
 	if first.err != nil {
-		return []finding{unknown(first.err.Error())}
+		return []Finding{unknown(first.err.Error())}
 	}
 	if first.none() {
-		return []finding{fine(first.seen)}
+		return []Finding{fine(first.seen)}
 	}
 	tstime.Sleep(ctx, m.secondLook)
 	second := m.leftovers(ctx)
 	if second.err != nil {
-		return []finding{unknown(second.err.Error())}
+		return []Finding{unknown(second.err.Error())}
 	}
 	stays := func(before []string) func(string) bool {
 		return func(s string) bool { return !slices.Contains(before, s) }
 	}
 	second.links = slices.DeleteFunc(second.links, stays(first.links))
 	second.records = slices.DeleteFunc(second.records, stays(first.records))
-	var findings []finding
+	var findings []Finding
 	if len(second.links) > 0 {
-		findings = append(findings, warn("links without a record: "+strings.Join(second.links, ", "), remedyLeftLink))
+		findings = append(findings, warn("links without a record: "+strings.Join(second.links, ", "), RemedyLeftLink))
 	}
 	if len(second.records) > 0 {
-		findings = append(findings, warn("records without a sandbox: "+strings.Join(second.records, ", "), remedyLeftRecord))
+		findings = append(findings, warn("records without a sandbox: "+strings.Join(second.records, ", "), RemedyLeftRecord))
 	}
 	if len(findings) == 0 {
-		return []finding{fine(second.seen)}
+		return []Finding{fine(second.seen)}
 	}
 	return findings
 }
@@ -131,7 +131,7 @@ type leftovers struct {
 
 func (l leftovers) none() bool { return len(l.links)+len(l.records) == 0 }
 
-func (m *machine) leftovers(ctx context.Context) (l leftovers) {
+func (m *Machine) leftovers(ctx context.Context) (l leftovers) {
 	v, err := m.inspect()
 	if err != nil {
 		return leftovers{err: err}
@@ -173,7 +173,7 @@ const (
 
 // checkFiles looks at the running plugin's limit of open files, or at this process's
 // own, which in the plugin's pod is the same.
-func checkFiles(ctx context.Context, m *machine) []finding {
+func checkFiles(ctx context.Context, m *Machine) []Finding {
 	pid, whose := "self", "a process like this one"
 	var d net.Dialer
 	if conn, err := d.DialContext(ctx, "unix", m.cfg.StatusSocket); err == nil {
@@ -184,11 +184,11 @@ func checkFiles(ctx context.Context, m *machine) []finding {
 	}
 	limits, err := m.read("proc", pid, "limits")
 	if err != nil {
-		return []finding{unknown(err.Error())}
+		return []Finding{unknown(err.Error())}
 	}
 	most, ok := openFiles(limits)
 	if !ok {
-		return []finding{fine(whose + " has no limit of open files")}
+		return []Finding{fine(whose + " has no limit of open files")}
 	}
 	entries, err := os.ReadDir(m.path("proc", pid, "fd"))
 	seen := fmt.Sprintf("%s has %d of %d open files", whose, len(entries), most)
@@ -199,11 +199,11 @@ func checkFiles(ctx context.Context, m *machine) []finding {
 	seen += fmt.Sprintf(": room for %d more pods", room)
 	switch {
 	case room == 0:
-		return []finding{fail(seen, remedyFiles)}
+		return []Finding{fail(seen, RemedyFiles)}
 	case room < usualPods:
-		return []finding{warn(seen, remedyFiles)}
+		return []Finding{warn(seen, RemedyFiles)}
 	}
-	return []finding{fine(seen)}
+	return []Finding{fine(seen)}
 }
 
 // openFiles is the limit in a /proc/PID/limits; Go raises the soft one to the hard one
@@ -228,10 +228,10 @@ const (
 )
 
 // checkMemory looks at the host's pressure, and at what is left.
-func checkMemory(_ context.Context, m *machine) []finding {
+func checkMemory(_ context.Context, m *Machine) []Finding {
 	info, err := m.read("proc/meminfo")
 	if err != nil {
-		return []finding{unknown(err.Error())}
+		return []Finding{unknown(err.Error())}
 	}
 	total, left := memInfo(info, "MemTotal:"), memInfo(info, "MemAvailable:")
 	seen := fmt.Sprintf("%d of %d MiB available", left>>10, total>>10)
@@ -244,9 +244,9 @@ func checkMemory(_ context.Context, m *machine) []finding {
 		}
 	}
 	if short {
-		return []finding{warn(seen, remedyMemory)}
+		return []Finding{warn(seen, RemedyMemory)}
 	}
-	return []finding{fine(seen)}
+	return []Finding{fine(seen)}
 }
 
 // memInfo is a value of /proc/meminfo, in kB.

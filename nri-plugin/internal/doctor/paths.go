@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package doctor
 
 import (
 	"cmp"
@@ -36,26 +36,26 @@ const homeCandidates = 3
 
 // checkPaths measures the DERP regions as a node does (tailscale.com/net/netcheck),
 // and then connects to the nearest: STUN says nothing about TCP.
-func checkPaths(ctx context.Context, m *machine) []finding {
+func checkPaths(ctx context.Context, m *Machine) []Finding {
 	dm, from := m.derpMap(ctx)
 	if dm == nil {
-		return []finding{{Check: aboutDERP, Result: resultUnknown, Seen: from}, {Check: aboutUDP, Result: resultUnknown, Seen: "not tried without a DERP server to ask"}}
+		return []Finding{{Check: aboutDERP, Result: ResultUnknown, Seen: from}, {Check: aboutUDP, Result: ResultUnknown, Seen: "not tried without a DERP server to ask"}}
 	}
 	mon := netmon.NewStatic()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // which closes the sockets
-	report, err := measurePath(ctx, mon, dm)
+	report, err := MeasurePath(ctx, mon, dm)
 	udp := judgeUDP(report)
 	switch {
 	case !hasSTUN(dm):
 		udp = unknown("no DERP server has STUN")
 	case err != nil:
-		udp = warn("no measurement: "+err.Error(), remedyUDP)
+		udp = warn("no measurement: "+err.Error(), RemedyUDP)
 	}
 	udp.Check = aboutUDP
 	derp := m.judgeDERP(ctx, mon, dm, report, from)
 	derp.Check = aboutDERP
-	return []finding{derp, udp}
+	return []Finding{derp, udp}
 }
 
 // hasSTUN reports whether a DERP server answers STUN requests.
@@ -68,8 +68,8 @@ func hasSTUN(dm *tailcfg.DERPMap) bool {
 	return false
 }
 
-// measurePath asks all regions. Its report is never nil.
-func measurePath(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap) (*netcheck.Report, error) {
+// MeasurePath asks all regions. Its report is never nil.
+func MeasurePath(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap) (*netcheck.Report, error) {
 	client := &netcheck.Client{NetMon: mon, Logf: func(string, ...any) {}}
 	if err := client.Standalone(ctx, ""); err != nil {
 		return &netcheck.Report{}, err
@@ -81,9 +81,9 @@ func measurePath(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap) 
 	return report, nil
 }
 
-func judgeUDP(r *netcheck.Report) finding {
+func judgeUDP(r *netcheck.Report) Finding {
 	if !r.UDP {
-		return warn("no STUN server has answered", remedyUDP)
+		return warn("no STUN server has answered", RemedyUDP)
 	}
 	var seen []string
 	for _, family := range []struct {
@@ -104,9 +104,9 @@ func judgeUDP(r *netcheck.Report) finding {
 
 // judgeDERP connects to the nearest regions, by the report, or to the first where it
 // knows none.
-func (m *machine) judgeDERP(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap, r *netcheck.Report, from string) finding {
+func (m *Machine) judgeDERP(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap, r *netcheck.Report, from string) Finding {
 	ids := slices.SortedFunc(maps.Keys(dm.Regions), func(a, b tailcfg.DERPRegionID) int {
-		return cmp.Or(cmp.Compare(latencyOf(r, a), latencyOf(r, b)), cmp.Compare(a, b))
+		return cmp.Or(cmp.Compare(LatencyOf(r, a), LatencyOf(r, b)), cmp.Compare(a, b))
 	})
 	ids = slices.DeleteFunc(ids, func(id tailcfg.DERPRegionID) bool {
 		return len(dm.Regions[id].Nodes) == 0 || dm.Regions[id].NoMeasureNoHome
@@ -132,14 +132,15 @@ func (m *machine) judgeDERP(ctx context.Context, mon *netmon.Monitor, dm *tailcf
 	seen := fmt.Sprintf("connected to %s; %d regions, %s", strings.Join(results, ", "), len(dm.Regions), from)
 	switch {
 	case len(ids) == 0 || !slices.Contains(reached, true):
-		return fail(seen, remedyDERP)
+		return fail(seen, RemedyDERP)
 	case slices.Contains(reached, false):
-		return warn(seen, remedyDERP)
+		return warn(seen, RemedyDERP)
 	}
 	return fine(seen)
 }
 
-func latencyOf(r *netcheck.Report, id tailcfg.DERPRegionID) time.Duration {
+// LatencyOf is that of a region, an hour if it did not answer.
+func LatencyOf(r *netcheck.Report, id tailcfg.DERPRegionID) time.Duration {
 	if d, ok := r.RegionLatency[id]; ok {
 		return d
 	}
@@ -161,7 +162,7 @@ func dialDERP(ctx context.Context, mon *netmon.Monitor, region *tailcfg.DERPRegi
 
 // derpMap is what a node here was last told, or what Tailscale shows to everyone.
 // Where it is nil, from says why.
-func (m *machine) derpMap(ctx context.Context) (dm *tailcfg.DERPMap, from string) {
+func (m *Machine) derpMap(ctx context.Context) (dm *tailcfg.DERPMap, from string) {
 	if dm := engine.StoredDERPMap(ctx, m.cfg.StateDir); dm != nil {
 		return dm, "as a pod here was told"
 	}

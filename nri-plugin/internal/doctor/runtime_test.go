@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package doctor
 
 import (
 	"context"
@@ -25,13 +25,13 @@ import (
 )
 
 func TestCheckConfiguration(t *testing.T) {
-	expect(t, look(t, testMachine(t), checkConfiguration), resultOK, "an auth key", "")
-	m := newMachine(plugintest.Environment(map[string]string{settings.ClusterName: "-", settings.AuthKey: plugintest.Secret}), 0)
-	expect(t, look(t, m, checkConfiguration), resultFail, `CLUSTER_NAME is "-"`, remedyConfiguration)
+	expect(t, look(t, testMachine(t), checkConfiguration), ResultOK, "an auth key", "")
+	m := NewMachine(plugintest.Environment(map[string]string{settings.ClusterName: "-", settings.AuthKey: plugintest.Secret}), 0)
+	expect(t, look(t, m, checkConfiguration), ResultFail, `CLUSTER_NAME is "-"`, RemedyConfiguration)
 }
 
 // serveHealth answers for a plugin of that health on the machine's status socket.
-func serveHealth(t *testing.T, m *machine, h *statussocket.Health) {
+func serveHealth(t *testing.T, m *Machine, h *statussocket.Health) {
 	t.Helper()
 	ln, err := statussocket.Listen(t.Context(), m.cfg.StatusSocket)
 	if err != nil {
@@ -67,18 +67,18 @@ func register(t *testing.T, socket string, h *statussocket.Health, ownUID string
 
 func TestCheckPlugin(t *testing.T) {
 	m := testMachine(t)
-	expect(t, look(t, m, checkPlugin), resultFail, "no process answers", remedyNoPlugin)
+	expect(t, look(t, m, checkPlugin), ResultFail, "no process answers", RemedyNoPlugin)
 	h := &statussocket.Health{}
 	serveHealth(t, m, h)
-	expect(t, look(t, m, checkPlugin), resultFail, "not ready: starting", remedyNotReady)
+	expect(t, look(t, m, checkPlugin), ResultFail, "not ready: starting", RemedyNotReady)
 	h.Connect()(nil)
-	expect(t, look(t, m, checkPlugin), resultOK, statussocket.ReadyText, "")
+	expect(t, look(t, m, checkPlugin), ResultOK, statussocket.ReadyText, "")
 	h.Note("a remark")
-	expect(t, look(t, m, checkPlugin), resultWarn, "a remark", remedyNotReady)
+	expect(t, look(t, m, checkPlugin), ResultWarn, "a remark", RemedyNotReady)
 	h.Disconnected("another runtime has taken the kubelet's socket", true)
-	expect(t, look(t, m, checkPlugin), resultFail, "another runtime has taken the kubelet's socket", remedyNotReady)
+	expect(t, look(t, m, checkPlugin), ResultFail, "another runtime has taken the kubelet's socket", RemedyNotReady)
 	h.StandBy(func() string { return "" })
-	expect(t, look(t, m, checkPlugin), resultWarn, "standing by", remedyTwoPlugins)
+	expect(t, look(t, m, checkPlugin), ResultWarn, "standing by", RemedyTwoPlugins)
 }
 
 // TestCheckPods: how the plugin's pods are is among what is said of it.
@@ -87,8 +87,8 @@ func TestCheckPods(t *testing.T) {
 	nodes := append(plugintest.TwoNodes(), engine.NodeStatus{Namespace: "default", Pod: "ended", State: engine.Stopped, Reason: "its sandbox has ended"})
 	m.cfg.StatusSocket = statustest.Start(t, nodes)
 	got := look(t, m, checkPlugin)
-	expect(t, got, resultOK, "3 pods, 1 of them Running", "")
-	expect(t, got, resultWarn, "default/api is Pending: the OAuth secret was refused", remedyPods)
+	expect(t, got, ResultOK, "3 pods, 1 of them Running", "")
+	expect(t, got, ResultWarn, "default/api is Pending: the OAuth secret was refused", RemedyPods)
 	if len(got) != 3 {
 		t.Errorf("got %+v", got)
 	}
@@ -100,7 +100,7 @@ func TestCheckPods(t *testing.T) {
 		return []status.Node{{Namespace: "default", Pod: "old", State: status.NoNode, Reason: "gets no tailnet node"}}
 	})
 	serveHealth(t, m, h)
-	expect(t, look(t, m, checkPlugin), resultWarn, "default/old gets no tailnet node", remedyPods)
+	expect(t, look(t, m, checkPlugin), ResultWarn, "default/old gets no tailnet node", RemedyPods)
 }
 
 // TestCheckNRI: what a registered plugin knows of the runtime, and what is left where
@@ -112,9 +112,9 @@ func TestCheckNRI(t *testing.T) {
 		uid                  string
 		result, seen, remedy string
 	}{
-		{"as containerd has it", adaptation.DefaultPluginRequestTimeout, "uid-own", resultOK, "containerd v2.4.2, timeouts 5s for the registration and 2s for a request; it runs the plugin's pod", ""},
-		{"nobody has looked", adaptation.DefaultPluginRequestTimeout, "", resultUnknown, "POD_UID is not set", ""},
-		{"too short", time.Second, "", resultWarn, "1s for a request", remedyTimeouts},
+		{"as containerd has it", adaptation.DefaultPluginRequestTimeout, "uid-own", ResultOK, "containerd v2.4.2, timeouts 5s for the registration and 2s for a request; it runs the plugin's pod", ""},
+		{"nobody has looked", adaptation.DefaultPluginRequestTimeout, "", ResultUnknown, "POD_UID is not set", ""},
+		{"too short", time.Second, "", ResultWarn, "1s for a request", RemedyTimeouts},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			adaptation.SetPluginRequestTimeout(tt.timeout)
@@ -142,9 +142,9 @@ func TestCheckNRI(t *testing.T) {
 func TestKnock(t *testing.T) {
 	m := testMachine(t)
 	m.root = "/"
-	expect(t, look(t, m, checkNRI), resultFail, "nothing listens", remedyNoNRI)
+	expect(t, look(t, m, checkNRI), ResultFail, "nothing listens", RemedyNoNRI)
 	r := plugintest.StartRuntime(t, filepath.Dir(m.cfg.NRISocket))
-	expect(t, look(t, m, checkNRI), resultUnknown, filepath.Base(os.Args[0])[:5], "")
+	expect(t, look(t, m, checkNRI), ResultUnknown, filepath.Base(os.Args[0])[:5], "")
 	register(t, m.cfg.NRISocket, &statussocket.Health{}, "")
 	r.WaitSynced(t)
 	if err := r.RunPod(plugintest.Sandbox("plain")); err != nil {
@@ -186,7 +186,7 @@ func TestKnockAtDocker(t *testing.T) {
 	if _, err := fmt.Fscan(out, &said); err != nil || said != "<nil>" {
 		t.Fatalf("it says %q, %v", said, err)
 	}
-	expect(t, look(t, m, checkNRI), resultFail, "dockerd listens on the NRI socket", remedyOtherRuntime)
+	expect(t, look(t, m, checkNRI), ResultFail, "dockerd listens on the NRI socket", RemedyOtherRuntime)
 }
 
 // TestListenerOfNoSocket: what is no unix socket has no process.

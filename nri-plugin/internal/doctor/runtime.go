@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package doctor
 
 import (
 	"cmp"
@@ -22,9 +22,9 @@ import (
 )
 
 // checkConfiguration says whether the process could be started like this.
-func checkConfiguration(_ context.Context, m *machine) []finding {
+func checkConfiguration(_ context.Context, m *Machine) []Finding {
 	if m.cfgErr != nil {
-		return []finding{fail(errtext.OneLine(m.cfgErr), remedyConfiguration)}
+		return []Finding{fail(errtext.OneLine(m.cfgErr), RemedyConfiguration)}
 	}
 	by := "an OAuth client"
 	switch {
@@ -33,47 +33,47 @@ func checkConfiguration(_ context.Context, m *machine) []finding {
 	case m.cfg.IDTokenFile != "":
 		by = "a federated identity"
 	}
-	return []finding{fine(fmt.Sprintf("cluster %s, %s, control server %s", m.cfg.Cluster, by, m.ways()[0].controlURL()))}
+	return []Finding{fine(fmt.Sprintf("cluster %s, %s, control server %s", m.cfg.Cluster, by, m.ways()[0].controlURL()))}
 }
 
 // checkPlugin asks the process that serves this host.
-func checkPlugin(ctx context.Context, m *machine) []finding {
+func checkPlugin(ctx context.Context, m *Machine) []Finding {
 	code, text, err := statussocket.Ask(ctx, m.cfg.StatusSocket, statussocket.AskReady)
 	said := string(text)
 	switch {
 	case statussocket.NobodyListens(err):
-		return []finding{fail("no process answers on "+m.cfg.StatusSocket, remedyNoPlugin)}
+		return []Finding{fail("no process answers on "+m.cfg.StatusSocket, RemedyNoPlugin)}
 	case err != nil:
-		return []finding{fail("asking on "+m.cfg.StatusSocket+": "+err.Error(), remedyNoPlugin)}
+		return []Finding{fail("asking on "+m.cfg.StatusSocket+": "+err.Error(), RemedyNoPlugin)}
 	case code != http.StatusOK:
-		return []finding{fail(said, remedyNotReady)}
+		return []Finding{fail(said, RemedyNotReady)}
 	case strings.HasPrefix(said, "standing by"):
-		return []finding{warn(said, remedyTwoPlugins)}
+		return []Finding{warn(said, RemedyTwoPlugins)}
 	case said != statussocket.ReadyText:
-		return []finding{warn(said, remedyNotReady)}
+		return []Finding{warn(said, RemedyNotReady)}
 	}
-	return append([]finding{fine(said)}, m.pods(ctx)...)
+	return append([]Finding{fine(said)}, m.pods(ctx)...)
 }
 
 // pods says how many pods have their node, and why others have not.
-func (m *machine) pods(ctx context.Context) []finding {
+func (m *Machine) pods(ctx context.Context) []Finding {
 	nodes, ok := m.nodes(ctx)
 	if !ok {
-		return []finding{unknown("it does not say which pods it serves")}
+		return []Finding{unknown("it does not say which pods it serves")}
 	}
-	var findings []finding
+	var findings []Finding
 	count := map[string]int{}
 	for _, n := range nodes {
 		count[n.State]++
 		switch {
 		case n.State == status.NoNode:
-			findings = append(findings, warn(fmt.Sprintf("%s/%s %s", n.Namespace, n.Pod, n.Reason), remedyPods))
+			findings = append(findings, warn(fmt.Sprintf("%s/%s %s", n.Namespace, n.Pod, n.Reason), RemedyPods))
 		case n.Reason != "" && n.State != status.Stopped && (n.State == status.Running || time.Since(n.Since) >= startPatience):
-			findings = append(findings, warn(fmt.Sprintf("%s/%s is %s: %s", n.Namespace, n.Pod, n.State, n.Reason), remedyPods))
+			findings = append(findings, warn(fmt.Sprintf("%s/%s is %s: %s", n.Namespace, n.Pod, n.State, n.Reason), RemedyPods))
 		}
 	}
 	seen := fmt.Sprintf("%d pods, %d of them Running", len(nodes), count[status.Running])
-	return append([]finding{fine(seen)}, findings[:min(len(findings), mostReasons)]...)
+	return append([]Finding{fine(seen)}, findings[:min(len(findings), mostReasons)]...)
 }
 
 // startPatience is how long a pod may be on its way without a word.
@@ -86,16 +86,16 @@ const mostReasons = 10
 // Otherwise it connects and hangs up, and does not register: a registration holds up
 // all pods of the host. A runtime takes plugins one at a time and logs one that hangs
 // up as an error (NRI 0.12, pkg/adaptation, acceptPluginConnections).
-func checkNRI(ctx context.Context, m *machine) []finding {
+func checkNRI(ctx context.Context, m *Machine) []Finding {
 	var info statussocket.RuntimeInfo
 	code, body, err := statussocket.Ask(ctx, m.cfg.StatusSocket, statussocket.AskRuntime)
 	if err == nil && code == http.StatusOK && json.Unmarshal(body, &info) == nil && info.Name != "" {
-		return []finding{judgeRuntime(info)}
+		return []Finding{judgeRuntime(info)}
 	}
-	return []finding{knock(ctx, m)}
+	return []Finding{knock(ctx, m)}
 }
 
-func judgeRuntime(info statussocket.RuntimeInfo) finding {
+func judgeRuntime(info statussocket.RuntimeInfo) Finding {
 	seen := fmt.Sprintf("registered with %s %s, timeouts %v for the registration and %v for a request",
 		info.Name, info.Version, info.RegistrationTimeout, info.RequestTimeout)
 	if info.RunsThisPod {
@@ -104,7 +104,7 @@ func judgeRuntime(info statussocket.RuntimeInfo) finding {
 		seen += "; POD_UID is not set, so nobody has looked whether it is the kubelet's"
 	}
 	if info.RequestTimeout != 0 && info.RequestTimeout < nri.HookBudget+100*time.Millisecond {
-		return warn(seen, remedyTimeouts)
+		return warn(seen, RemedyTimeouts)
 	}
 	if !info.RunsThisPod {
 		return unknown(seen)
@@ -112,11 +112,11 @@ func judgeRuntime(info statussocket.RuntimeInfo) finding {
 	return fine(seen)
 }
 
-func knock(ctx context.Context, m *machine) finding {
+func knock(ctx context.Context, m *Machine) Finding {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", m.cfg.NRISocket)
 	if err != nil {
-		return fail("nothing listens on the NRI socket "+m.cfg.NRISocket+" ("+err.Error()+")", remedyNoNRI)
+		return fail("nothing listens on the NRI socket "+m.cfg.NRISocket+" ("+err.Error()+")", RemedyNoNRI)
 	}
 	defer conn.Close()
 	name := "a process that cannot be seen from here"
@@ -128,7 +128,7 @@ func knock(ctx context.Context, m *machine) finding {
 	}
 	seen := cmp.Or(name, "a process") + " listens on the NRI socket " + m.cfg.NRISocket + "; whether it runs pods, and answers plugins, is known once the plugin is registered"
 	if strings.Contains(name, "docker") {
-		return fail(seen, remedyOtherRuntime)
+		return fail(seen, RemedyOtherRuntime)
 	}
 	return unknown(seen)
 }

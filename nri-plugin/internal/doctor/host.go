@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package doctor
 
 import (
 	"cmp"
@@ -34,7 +34,7 @@ const (
 )
 
 // lookAtHost is what the checks of this file begin with.
-func (m *machine) lookAtHost() (engine.HostView, *finding) {
+func (m *Machine) lookAtHost() (engine.HostView, *Finding) {
 	v, err := m.inspect()
 	if err != nil {
 		f := unknown(err.Error())
@@ -44,12 +44,12 @@ func (m *machine) lookAtHost() (engine.HostView, *finding) {
 }
 
 // checkMTU looks at the interface of each default route.
-func checkMTU(_ context.Context, m *machine) []finding {
+func checkMTU(_ context.Context, m *Machine) []Finding {
 	v, bad := m.lookAtHost()
 	if bad != nil {
-		return []finding{*bad}
+		return []Finding{*bad}
 	}
-	var findings []finding
+	var findings []Finding
 	for _, family := range []struct {
 		name string
 		v6   bool
@@ -61,13 +61,13 @@ func checkMTU(_ context.Context, m *machine) []finding {
 		}
 		seen := fmt.Sprintf("%s leaves by %s, MTU %d; a full packet of ts0 takes %d", family.name, link.Name, link.MTU, family.need)
 		if link.MTU < family.need {
-			findings = append(findings, warn(seen, remedyMTU))
+			findings = append(findings, warn(seen, RemedyMTU))
 		} else {
 			findings = append(findings, fine(seen))
 		}
 	}
 	if len(findings) == 0 {
-		return []finding{unknown("the host has no default route")}
+		return []Finding{unknown("the host has no default route")}
 	}
 	return findings
 }
@@ -98,13 +98,13 @@ func isTailscaled(l engine.HostLink) bool {
 
 // checkRanges looks for addresses of Tailscale's that the host or the cluster has.
 // Routes lead to the pods' addresses, so that these are among them.
-func checkRanges(_ context.Context, m *machine) []finding {
+func checkRanges(_ context.Context, m *Machine) []Finding {
 	v, bad := m.lookAtHost()
 	if bad != nil {
-		return []finding{*bad}
+		return []Finding{*bad}
 	}
 	if p, ok := wholeRange(m.cfg.Ranges); ok {
-		return []finding{warn(fmt.Sprintf("TS_CLUSTER_RANGES has %v, which is all of one of Tailscale's ranges", p), remedyRangesWhole)}
+		return []Finding{warn(fmt.Sprintf("TS_CLUSTER_RANGES has %v, which is all of one of Tailscale's ranges", p), RemedyRangesWhole)}
 	}
 	seen := overlaps(v, m.cfg.Ranges, m.getenv(config.EnvServiceHost))
 	if len(seen) == 0 {
@@ -112,14 +112,14 @@ func checkRanges(_ context.Context, m *machine) []finding {
 		if m.getenv(config.EnvServiceHost) == "" {
 			text += "; addresses of Services are not seen without " + config.EnvServiceHost
 		}
-		return []finding{fine(text)}
+		return []Finding{fine(text)}
 	}
 	const shown = 5
 	text := strings.Join(seen[:min(len(seen), shown)], ", ")
 	if len(seen) > shown {
 		text += fmt.Sprintf(" and %d more", len(seen)-shown)
 	}
-	return []finding{warn(text, remedyRanges)}
+	return []Finding{warn(text, RemedyRanges)}
 }
 
 // wholeRange is a prefix that leaves nothing of one of Tailscale's ranges.
@@ -176,71 +176,71 @@ func ofTailscale(p netip.Prefix) bool {
 
 // checkTailscaled looks for a tailscaled on the host whose routes are in the way of
 // the plugin's own traffic.
-func checkTailscaled(_ context.Context, m *machine) []finding {
+func checkTailscaled(_ context.Context, m *Machine) []Finding {
 	v, bad := m.lookAtHost()
 	if bad != nil {
-		return []finding{*bad}
+		return []Finding{*bad}
 	}
 	i := slices.IndexFunc(v.Links, isTailscaled)
 	rules := slices.ContainsFunc(v.Rules, func(r engine.HostRule) bool {
 		return r.Table == tailscaledTable && r.Priority >= tailscaledFirstRule && r.Priority <= tailscaledLastRule
 	})
 	if i < 0 {
-		return []finding{fine("none has an interface here")}
+		return []Finding{fine("none has an interface here")}
 	}
 	name := v.Links[i].Name
 	if !rules {
-		return []finding{fine("runs beside, on " + name + ", without rules of its own")}
+		return []Finding{fine("runs beside, on " + name + ", without rules of its own")}
 	}
 	var accepted []string
 	for _, r := range v.Routes {
 		switch {
 		case r.Table != tailscaledTable || r.Link != name:
 		case r.Dst.Bits() <= 1:
-			return []finding{warn(name+" takes all of the host's traffic (an exit node is set), and with it what the plugin sends to peers, DERP and the API", remedyExitNode)}
+			return []Finding{warn(name+" takes all of the host's traffic (an exit node is set), and with it what the plugin sends to peers, DERP and the API", RemedyExitNode)}
 		case !ofTailscale(r.Dst):
 			accepted = append(accepted, r.Dst.String())
 		}
 	}
 	if len(accepted) > 0 {
-		return []finding{warn(fmt.Sprintf("%s has accepted %d routes (%s): what the plugin sends to peers in these subnets goes through it",
-			name, len(accepted), strings.Join(accepted[:min(len(accepted), 3)], ", ")), remedyAccepted)}
+		return []Finding{warn(fmt.Sprintf("%s has accepted %d routes (%s): what the plugin sends to peers in these subnets goes through it",
+			name, len(accepted), strings.Join(accepted[:min(len(accepted), 3)], ", ")), RemedyAccepted)}
 	}
-	return []finding{fine("runs beside, on " + name + ", with neither an exit node nor accepted routes")}
+	return []Finding{fine("runs beside, on " + name + ", with neither an exit node nor accepted routes")}
 }
 
 // checkManagers looks whether a network manager has taken a link of ours: by an
 // address that we do not give, which is seen from anywhere, and by what managers say
 // of themselves below /run.
-func checkManagers(_ context.Context, m *machine) []finding {
+func checkManagers(_ context.Context, m *Machine) []Finding {
 	v, bad := m.lookAtHost()
 	if bad != nil {
-		return []finding{*bad}
+		return []Finding{*bad}
 	}
 	links := slices.DeleteFunc(v.Links, func(l engine.HostLink) bool { return !engine.IsOurLink(l.Name) })
 	visible := m.visibleRun()
 	for _, l := range links {
 		if len(l.Addrs) > 0 {
-			return []finding{warn(fmt.Sprintf("%s has the address %v, which the plugin does not give", l.Name, l.Addrs[0]), remedyManager)}
+			return []Finding{warn(fmt.Sprintf("%s has the address %v, which the plugin does not give", l.Name, l.Addrs[0]), RemedyManager)}
 		}
 		for _, run := range visible {
 			if by := managerOf(m, run, l.Index); by != "" {
-				return []finding{warn(l.Name+" is managed by "+by, remedyManager)}
+				return []Finding{warn(l.Name+" is managed by "+by, RemedyManager)}
 			}
 		}
 	}
 	switch {
 	case len(links) == 0:
-		return []finding{unknown("there is no link of a pod yet")}
+		return []Finding{unknown("there is no link of a pod yet")}
 	case len(visible) == 0:
-		return []finding{unknown(fmt.Sprintf("none of %d links has an address from outside; what systemd-networkd and NetworkManager say is not visible from here", len(links)))}
+		return []Finding{unknown(fmt.Sprintf("none of %d links has an address from outside; what systemd-networkd and NetworkManager say is not visible from here", len(links)))}
 	}
-	return []finding{fine(fmt.Sprintf("%d links, none managed", len(links)))}
+	return []Finding{fine(fmt.Sprintf("%d links, none managed", len(links)))}
 }
 
 // visibleRun are the directories in which the host's /run is seen: this one's own, or
 // that of the first process, which in the host's PID namespace is the host's.
-func (m *machine) visibleRun() (dirs []string) {
+func (m *Machine) visibleRun() (dirs []string) {
 	for _, dir := range []string{"run", "proc/1/root/run"} {
 		for _, of := range []string{"systemd/netif", "NetworkManager"} {
 			if _, err := os.Stat(m.path(dir, of)); err == nil && !slices.Contains(dirs, dir) {
@@ -254,7 +254,7 @@ func (m *machine) visibleRun() (dirs []string) {
 // managerOf names the manager of a link. Neither program documents these files:
 // networkd's are those that sd-network reads, NetworkManager's its own for a restart.
 // A link that networkd has not come to is "pending" there, and may be so for good.
-func managerOf(m *machine, run string, index int) string {
+func managerOf(m *Machine, run string, index int) string {
 	text, err := m.read(run, "systemd/netif/links", strconv.Itoa(index))
 	if err == nil {
 		for line := range strings.Lines(text) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package doctor
 
 import (
 	"context"
@@ -27,8 +27,8 @@ import (
 // examination is for how long a check may take. All run at the same time.
 const examination = 16 * time.Second
 
-// machine is what the doctor looks at.
-type machine struct {
+// Machine is what the doctor looks at.
+type Machine struct {
 	getenv   func(string) string
 	cfg      config.Config // as far as it can be used
 	cfgErr   error
@@ -44,21 +44,22 @@ type machine struct {
 	secondLook time.Duration     // what is found once may be about to go
 }
 
-// newMachine is the one that this process runs on. deviceLimit is how many devices the
+// NewMachine is the one that this process runs on. deviceLimit is how many devices the
 // cluster may have, 0 for any number.
-func newMachine(getenv func(string) string, deviceLimit int) *machine {
+func NewMachine(getenv func(string) string, deviceLimit int) *Machine {
 	cfg, err := config.Read(getenv)
 	config.UseProxy(cfg.Proxy)
 	netns.SetEnabled(false) // as the engine has it: no mark on sockets that leads them past the host's routes
-	return &machine{
+	return &Machine{
 		getenv: getenv, cfg: cfg, cfgErr: err, root: "/", patience: examination, limit: deviceLimit,
-		release: kernelRelease, inspect: engine.InspectHost, tryKernel: engine.TryKernel,
+		release: KernelRelease, inspect: engine.InspectHost, tryKernel: engine.TryKernel,
 		transport: config.APITransport(cfg.Proxy), derpMapAt: ipn.DefaultControlURL + "/derpmap/default",
 		secondLook: 2 * time.Second,
 	}
 }
 
-func kernelRelease() string {
+// KernelRelease is the kernel's, "" if it does not say.
+func KernelRelease() string {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
 		return ""
@@ -67,12 +68,12 @@ func kernelRelease() string {
 }
 
 // read is the text of a file below root.
-func (m *machine) read(elems ...string) (string, error) {
+func (m *Machine) read(elems ...string) (string, error) {
 	data, err := os.ReadFile(m.path(elems...))
 	return strings.TrimSpace(string(data)), err
 }
 
-func (m *machine) path(elems ...string) string {
+func (m *Machine) path(elems ...string) string {
 	return filepath.Join(append([]string{m.root}, elems...)...)
 }
 
@@ -83,7 +84,7 @@ type way struct {
 }
 
 // ways are all, the default first.
-func (m *machine) ways() []way {
+func (m *Machine) ways() []way {
 	all := []way{{"", m.cfg}}
 	for _, name := range slices.Sorted(maps.Keys(m.cfg.Profiles)) {
 		all = append(all, way{name, m.cfg.Profiles[name]})
@@ -93,8 +94,8 @@ func (m *machine) ways() []way {
 
 // eachWay looks at each way into a tailnet, side by side. What it finds of a profile
 // says so.
-func (m *machine) eachWay(ways []way, look func(way) []finding) (findings []finding) {
-	each := make([][]finding, len(ways))
+func (m *Machine) eachWay(ways []way, look func(way) []Finding) (findings []Finding) {
+	each := make([][]Finding, len(ways))
 	var wg sync.WaitGroup
 	for i, w := range ways {
 		wg.Go(func() { each[i] = look(w) })
@@ -112,7 +113,7 @@ func (m *machine) eachWay(ways []way, look func(way) []finding) (findings []find
 }
 
 // controlServers are the ways of which each has another control server.
-func (m *machine) controlServers() (ways []way) {
+func (m *Machine) controlServers() (ways []way) {
 	for _, w := range m.ways() {
 		if !slices.ContainsFunc(ways, func(o way) bool { return o.controlURL() == w.controlURL() }) {
 			ways = append(ways, w)
@@ -123,7 +124,7 @@ func (m *machine) controlServers() (ways []way) {
 
 // oauth is the OAuth client of a way into a tailnet, nil where there is none. What it
 // mints is short-lived, and it does not try for long.
-func (m *machine) oauth(c config.Config) *tailnet.OAuth {
+func (m *Machine) oauth(c config.Config) *tailnet.OAuth {
 	if m.cfgErr != nil || c.AuthKey != "" {
 		return nil
 	}
@@ -148,13 +149,13 @@ func (w way) controlURL() string {
 
 // nodes are those that the running plugin serves, and the pods that should have one;
 // ok is false if none answers.
-func (m *machine) nodes(ctx context.Context) (nodes []status.Node, ok bool) {
+func (m *Machine) nodes(ctx context.Context) (nodes []status.Node, ok bool) {
 	r, err := statussocket.AskReport(ctx, m.cfg.StatusSocket)
 	return r.Nodes, err == nil
 }
 
 // get makes one request, which is not followed elsewhere.
-func (m *machine) get(ctx context.Context, url string) (*http.Response, error) {
+func (m *Machine) get(ctx context.Context, url string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err

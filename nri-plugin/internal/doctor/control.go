@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package doctor
 
 import (
 	"context"
@@ -26,12 +26,12 @@ import (
 )
 
 // checkControl asks each control server for its key, as each node does first.
-func checkControl(ctx context.Context, m *machine) []finding {
-	return m.eachWay(m.controlServers(), func(w way) []finding { return []finding{m.askControl(ctx, w.controlURL())} })
+func checkControl(ctx context.Context, m *Machine) []Finding {
+	return m.eachWay(m.controlServers(), func(w way) []Finding { return []Finding{m.askControl(ctx, w.controlURL())} })
 }
 
 // askControl asks the control server at a URL.
-func (m *machine) askControl(ctx context.Context, server string) finding {
+func (m *Machine) askControl(ctx context.Context, server string) Finding {
 	at := fmt.Sprintf("%s/key?v=%d", server, tailcfg.CurrentCapabilityVersion)
 	res, err := m.get(ctx, at)
 	if err != nil {
@@ -41,13 +41,13 @@ func (m *machine) askControl(ctx context.Context, server string) finding {
 	var keys tailcfg.OverTLSPublicKeyResponse
 	err = json.NewDecoder(http.MaxBytesReader(nil, res.Body, 1<<16)).Decode(&keys)
 	if res.StatusCode != http.StatusOK || err != nil || keys.PublicKey.IsZero() {
-		return fail(fmt.Sprintf("%s answers HTTP %d, and no control server's key", server, res.StatusCode), remedyNotControl)
+		return fail(fmt.Sprintf("%s answers HTTP %d, and no control server's key", server, res.StatusCode), RemedyNotControl)
 	}
 	// Where there is no https to go over to, the client does not give up by itself.
 	ctx, cancel := context.WithTimeout(ctx, m.patience/2)
 	defer cancel()
 	if err := upgrade(ctx, server, keys.PublicKey); err != nil {
-		return fail(server+" answers, and does not take the upgrade to its own protocol: "+err.Error(), remedyUpgrade)
+		return fail(server+" answers, and does not take the upgrade to its own protocol: "+err.Error(), RemedyUpgrade)
 	}
 	return fine(server + " answers, and takes the upgrade to its own protocol")
 }
@@ -81,15 +81,15 @@ func upgrade(ctx context.Context, server string, public key.MachinePublic) error
 	return res.Body.Close() // whatever it answers, it has answered
 }
 
-func judgeUnreachable(server string, err error) finding {
+func judgeUnreachable(server string, err error) Finding {
 	seen := server + " cannot be reached: " + err.Error()
 	switch {
 	case isOfClock(err):
-		return fail(seen, remedyClock)
+		return fail(seen, RemedyClock)
 	case strings.Contains(err.Error(), http.StatusText(http.StatusProxyAuthRequired)):
-		return fail(seen, remedyProxy)
+		return fail(seen, RemedyProxy)
 	}
-	return fail(seen, remedyUnreachable)
+	return fail(seen, RemedyUnreachable)
 }
 
 // isOfClock reports whether a certificate has expired or is not yet valid by this host's
@@ -107,7 +107,7 @@ const (
 )
 
 // checkClock compares with the Date headers of the control servers and the APIs.
-func checkClock(ctx context.Context, m *machine) []finding {
+func checkClock(ctx context.Context, m *Machine) []Finding {
 	var servers []way
 	add := func(url string) {
 		if url != "" && !slices.ContainsFunc(servers, func(w way) bool { return w.cfg.LoginServer == url }) {
@@ -120,16 +120,16 @@ func checkClock(ctx context.Context, m *machine) []finding {
 			add(w.cfg.APIURL)
 		}
 	}
-	return m.eachWay(servers, func(w way) []finding { return []finding{m.compareClock(ctx, w.controlURL())} })
+	return m.eachWay(servers, func(w way) []Finding { return []Finding{m.compareClock(ctx, w.controlURL())} })
 }
 
-func (m *machine) compareClock(ctx context.Context, server string) finding {
+func (m *Machine) compareClock(ctx context.Context, server string) Finding {
 	began := time.Now()
 	res, err := m.get(ctx, server+"/")
 	if err != nil {
 		seen := server + " has not told the time: " + err.Error()
 		if isOfClock(err) {
-			return fail(seen, remedyClock)
+			return fail(seen, RemedyClock)
 		}
 		return unknown(seen)
 	}
@@ -145,9 +145,9 @@ func (m *machine) compareClock(ctx context.Context, server string) finding {
 	}
 	switch {
 	case off.Abs() >= clockFails:
-		return fail(seen, remedyClock)
+		return fail(seen, RemedyClock)
 	case off.Abs() >= clockWarns:
-		return warn(seen, remedyClock)
+		return warn(seen, RemedyClock)
 	case off.Abs() < 2*time.Second: // the header counts seconds, and has travelled
 		seen = "as that of " + server
 	}
@@ -155,17 +155,17 @@ func (m *machine) compareClock(ctx context.Context, server string) finding {
 }
 
 // checkProxy connects to the proxies that are set.
-func checkProxy(ctx context.Context, m *machine) []finding {
+func checkProxy(ctx context.Context, m *Machine) []Finding {
 	hosts := config.ProxyHosts(m.cfg.Proxy)
 	if hosts == "" {
-		return []finding{fine("none is set")}
+		return []Finding{fine("none is set")}
 	}
-	var findings []finding
+	var findings []Finding
 	for host := range strings.SplitSeq(hosts, ",") {
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "tcp", withPort(host, m.cfg.Proxy.HTTPSProxy))
 		if err != nil {
-			findings = append(findings, fail("the proxy "+host+" cannot be reached: "+err.Error(), remedyProxy))
+			findings = append(findings, fail("the proxy "+host+" cannot be reached: "+err.Error(), RemedyProxy))
 			continue
 		}
 		conn.Close()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package doctor
 
 import (
 	"fmt"
@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/statustest"
 )
@@ -41,10 +42,10 @@ func makeDir(t *testing.T, dir string, mode os.FileMode) {
 func TestCheckState(t *testing.T) {
 	m := testMachine(t)
 	dir := m.cfg.StateDir
-	expect(t, look(t, m, checkState), resultWarn, dir+" is not there", remedyStateMissing)
+	expect(t, look(t, m, checkState), ResultWarn, dir+" is not there", RemedyStateMissing)
 	makeDir(t, dir, 0o700)
 	got := look(t, m, checkState)
-	expect(t, got, resultOK, "free", "")
+	expect(t, got, ResultOK, "free", "")
 	if len(got) != 1 {
 		t.Errorf("an empty directory: %+v", got)
 	}
@@ -68,10 +69,10 @@ func TestCheckState(t *testing.T) {
 	}
 	before := listTree(t, dir)
 	got = look(t, m, checkState)
-	expect(t, got, resultWarn, "others may write to "+dir+", mode 0775", remedyStateMode)
-	expect(t, got, resultWarn, "uid-own, mode 0750", remedyStateMode)
-	expect(t, got, resultWarn, "set aside: uid-1.damaged, uid-2/tailscaled.state.copied", remedySetAside)
-	expect(t, got, resultFail, "uid-3/pod.json is damaged", remedyBadRecord)
+	expect(t, got, ResultWarn, "others may write to "+dir+", mode 0775", RemedyStateMode)
+	expect(t, got, ResultWarn, "uid-own, mode 0750", RemedyStateMode)
+	expect(t, got, ResultWarn, "set aside: uid-1.damaged, uid-2/tailscaled.state.copied", RemedySetAside)
+	expect(t, got, ResultFail, "uid-3/pod.json is damaged", RemedyBadRecord)
 	if after := listTree(t, dir); after != before {
 		t.Errorf("it changed\n%s\nto\n%s", before, after)
 	}
@@ -80,9 +81,9 @@ func TestCheckState(t *testing.T) {
 	if err := os.WriteFile(file.cfg.StateDir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, look(t, file, checkState), resultFail, "is no directory", remedyStateRead)
+	expect(t, look(t, file, checkState), ResultFail, "is no directory", RemedyStateRead)
 	below := testMachine(t, settings.StateDir+"="+filepath.Join(file.cfg.StateDir, "below"))
-	expect(t, look(t, below, checkState), resultFail, "not a directory", remedyStateRead)
+	expect(t, look(t, below, checkState), ResultFail, "not a directory", RemedyStateRead)
 }
 
 // listTree has a line for each file below dir, with its size and time.
@@ -107,12 +108,12 @@ func TestCheckDisk(t *testing.T) {
 		flags          uintptr
 		result, remedy string
 	}{
-		{"mode=700,size=1g,nr_inodes=5000", "1024 MiB and 4999 inodes free", 0, resultOK, ""},
-		{"mode=700,size=1g,nr_inodes=1000", "999 inodes free", 0, resultWarn, remedySpace},
-		{"mode=700,size=8m", "8 MiB", 0, resultWarn, remedySpace},
-		{"mode=700,size=512k", "0 MiB", 0, resultFail, remedySpace},
-		{"mode=700,size=1g,nr_inodes=20", "19 inodes free", 0, resultFail, remedySpace},
-		{"mode=700", "read-only file system", unix.MS_RDONLY, resultFail, remedyStateWrite},
+		{"mode=700,size=1g,nr_inodes=5000", "1024 MiB and 4999 inodes free", 0, ResultOK, ""},
+		{"mode=700,size=1g,nr_inodes=1000", "999 inodes free", 0, ResultWarn, RemedySpace},
+		{"mode=700,size=8m", "8 MiB", 0, ResultWarn, RemedySpace},
+		{"mode=700,size=512k", "0 MiB", 0, ResultFail, RemedySpace},
+		{"mode=700,size=1g,nr_inodes=20", "19 inodes free", 0, ResultFail, RemedySpace},
+		{"mode=700", "read-only file system", unix.MS_RDONLY, ResultFail, RemedyStateWrite},
 	} {
 		inMounts(t, func() error {
 			if err := unix.Mount("tmpfs", m.cfg.StateDir, "tmpfs", tt.flags, tt.options); err != nil {
@@ -147,19 +148,19 @@ func inMounts(t *testing.T, f func() error) {
 // TestCheckLeftovers: links and records, each with and without the other.
 func TestCheckLeftovers(t *testing.T) {
 	m := testMachine(t)
-	inNetns(t, func() {
-		expect(t, look(t, m, checkLeftovers), resultOK, "0 links, 0 records, no plugin to ask", "")
-		addLink(t, "vetht0123456789", 1280)
-		expect(t, look(t, m, checkLeftovers), resultWarn, "links without a record: vetht0123456789", remedyLeftLink)
+	plugintest.InNetns(t, func() {
+		expect(t, look(t, m, checkLeftovers), ResultOK, "0 links, 0 records, no plugin to ask", "")
+		plugintest.AddLink(t, "vetht0123456789", 1280)
+		expect(t, look(t, m, checkLeftovers), ResultWarn, "links without a record: vetht0123456789", RemedyLeftLink)
 		writeRecord(t, m.cfg.StateDir, "uid-left", "vetht0123456789", `"hostname": "left"`)
 		got := look(t, m, checkLeftovers)
-		expect(t, got, resultWarn, "records without a sandbox: default/uid-left", remedyLeftRecord)
+		expect(t, got, ResultWarn, "records without a sandbox: default/uid-left", RemedyLeftRecord)
 		if len(got) != 1 {
 			t.Errorf("got %+v", got)
 		}
 		// The pod's next sandbox gets the node: the plugin serves it.
 		m.cfg.StatusSocket = statustest.Start(t, []engine.NodeStatus{{UID: "uid-left", State: engine.Stopped}})
-		expect(t, look(t, m, checkLeftovers), resultOK, "1 links, 1 records", "")
+		expect(t, look(t, m, checkLeftovers), ResultOK, "1 links, 1 records", "")
 	})
 }
 
@@ -174,7 +175,7 @@ func TestLeftoversOfAMoment(t *testing.T) {
 		}
 		return engine.HostView{Links: []engine.HostLink{{Name: "vetht00000000bb"}}}, nil
 	}
-	expect(t, look(t, m, checkLeftovers), resultOK, "1 links", "")
+	expect(t, look(t, m, checkLeftovers), ResultOK, "1 links", "")
 	if looks != 2 {
 		t.Errorf("%d looks", looks)
 	}
@@ -182,28 +183,28 @@ func TestLeftoversOfAMoment(t *testing.T) {
 
 func TestCheckFiles(t *testing.T) {
 	m := testMachine(t)
-	expect(t, look(t, m, checkFiles), resultUnknown, "no such file", "")
-	for soft, want := range map[string]finding{
-		"unlimited": fine("no limit"), "1048576": fine("a process like this one may have 1048576 open files: room for 95325 more pods"), "1024": warn("room for 93 more pods", remedyFiles), "10": fail("room for 0", remedyFiles),
+	expect(t, look(t, m, checkFiles), ResultUnknown, "no such file", "")
+	for soft, want := range map[string]Finding{
+		"unlimited": fine("no limit"), "1048576": fine("a process like this one may have 1048576 open files: room for 95325 more pods"), "1024": warn("room for 93 more pods", RemedyFiles), "10": fail("room for 0", RemedyFiles),
 	} {
 		m.put(t, "proc/self/limits", "Limit                     Soft Limit           Hard Limit           Units\nMax open files            "+soft+"   1048576   files\n")
 		expect(t, look(t, m, checkFiles), want.Result, want.Seen, want.Remedy)
 	}
 	// The running plugin is asked who it is: here, this process.
 	m.root, m.cfg.StatusSocket = "/", statustest.Start(t, nil)
-	expect(t, look(t, m, checkFiles), resultOK, "the plugin has", "")
+	expect(t, look(t, m, checkFiles), ResultOK, "the plugin has", "")
 }
 
 func TestCheckMemory(t *testing.T) {
 	m := testMachine(t)
-	expect(t, look(t, m, checkMemory), resultUnknown, "no such file", "")
+	expect(t, look(t, m, checkMemory), ResultUnknown, "no such file", "")
 	const info = "MemTotal:       8000000 kB\nMemFree:  100 kB\nMemAvailable:   %d kB\n"
 	m.put(t, "proc/meminfo", fmt.Sprintf(info, 4000000))
-	expect(t, look(t, m, checkMemory), resultOK, "3906 of 7812 MiB", "")
+	expect(t, look(t, m, checkMemory), ResultOK, "3906 of 7812 MiB", "")
 	m.put(t, "proc/pressure/memory", "some avg10=20.00 avg60=12.50 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
-	expect(t, look(t, m, checkMemory), resultWarn, "12.5 %", remedyMemory)
+	expect(t, look(t, m, checkMemory), ResultWarn, "12.5 %", RemedyMemory)
 	m.put(t, "proc/pressure/memory", "some avg10=20.00 avg60=2.50 avg300=0.00 total=0\n")
-	expect(t, look(t, m, checkMemory), resultOK, "2.5 %", "")
+	expect(t, look(t, m, checkMemory), ResultOK, "2.5 %", "")
 	m.put(t, "proc/meminfo", fmt.Sprintf(info, 300000))
-	expect(t, look(t, m, checkMemory), resultWarn, "292 of 7812 MiB", remedyMemory)
+	expect(t, look(t, m, checkMemory), ResultWarn, "292 of 7812 MiB", RemedyMemory)
 }
