@@ -29,7 +29,7 @@ func TestGuideRemedies(t *testing.T) {
 			t.Errorf("%s has no line %q (%s)", guide, remedy, name)
 		}
 	}
-	sources := regexp.MustCompile(`/(doctor[a-z_]*|trial|inspect)\.go:`)
+	sources := regexp.MustCompile(`/(internal/doctor/[a-z_]*|trial|inspect)\.go:`)
 	says := map[string]bool{}
 	for _, s := range reasons(t) {
 		says[s.text] = says[s.text] || sources.MatchString(s.at)

@@ -156,7 +156,6 @@ var notOnThePage = map[string]string{
 	"../engine/internal/nstest":                   "for tests",
 	"../nri-plugin/internal/statustest":           "for tests",
 	"../nri-plugin/internal/plugintest":           "for tests",
-	"../nri-plugin/internal/statustest":           "for tests",
 	"../nri-plugin/internal/kubeapi/apitest":      "for tests",
 	"../engine/internal/podnet/vnet.go":           "why one frame of a pod is dropped, which is counted and never shown",
 }
