@@ -15,6 +15,7 @@ import (
 
 	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/logging"
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/privileges"
 	"tailscale-nri/nri-plugin/internal/settings"
@@ -130,7 +131,7 @@ func (w *configWatch) complain(err error, change bool) {
 	}
 	if text := what + err.Error(); w.said != text {
 		w.said = text
-		logError(w.log, what, err)
+		logging.Error(w.log, what, err)
 	}
 }
 

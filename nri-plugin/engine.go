@@ -9,6 +9,7 @@ import (
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/logging"
 )
 
 // newEngine wires the engine to the way into the tailnet. It serves the state
@@ -23,7 +24,7 @@ func newEngine(cfg config.Config, tn tailnets, claim *engine.Claim, sockets engi
 		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn.main, Profiles: tn.profiles, SweepAfter: after, NoLocalDelivery: cfg.NoLocal,
 		ClusterRanges: config.ClusterRanges(cfg.Ranges, os.Getenv(config.EnvServiceHost), log),
 		Services:      config.ServicesNear(cfg.Ranges, os.Getenv(config.EnvServiceHost)),
-		Sockets:       sockets, Logger: log, Identities: identityStore(cfg, log), Host: cfg.NodeName, OnChange: tell, Redact: redactText(cfg),
+		Sockets:       sockets, Logger: log, Identities: identityStore(cfg, log), Host: cfg.NodeName, OnChange: tell, Redact: logging.RedactText(cfg),
 	})
 }
 

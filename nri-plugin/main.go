@@ -29,6 +29,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/doctor"
+	"tailscale-nri/nri-plugin/internal/logging"
 	"tailscale-nri/nri-plugin/internal/ocihook"
 	"tailscale-nri/nri-plugin/internal/statussocket"
 	"tailscale-nri/nri-plugin/internal/supervisor"
@@ -50,7 +51,7 @@ func main() {
 	if !up.Supervises && serves(os.Args[1:]) {
 		code, err := supervisor.Run(mainLogger)
 		if err != nil {
-			logError(mainLogger(), "cannot serve", err)
+			logging.Error(mainLogger(), "cannot serve", err)
 		}
 		os.Exit(code)
 	}
@@ -58,8 +59,8 @@ func main() {
 	report := func(err error) { fmt.Fprintln(os.Stderr, "tailscale-nri:", err) }
 	if serves(os.Args[1:]) {
 		log := mainLogger()
-		takeStandardLog(log)
-		report = func(err error) { logError(log, "cannot serve", err) }
+		logging.TakeStandardLog(log)
+		report = func(err error) { logging.Error(log, "cannot serve", err) }
 	}
 	// Until the very end: a second signal, after the one that the supervisor
 	// has passed on, is not to cut a graceful end short.
@@ -84,7 +85,7 @@ func main() {
 // mainLogger is the log of a process that serves, or that supervises one.
 func mainLogger() *slog.Logger {
 	cfg, _ := config.Read(os.Getenv) // what is wrong with it is said by serve
-	return newLogger(cfg, os.Stderr)
+	return logging.New(cfg, os.Stderr)
 }
 
 // serves reports whether the program was called in order to serve.

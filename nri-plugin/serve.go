@@ -16,6 +16,7 @@ import (
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/buildinfo"
 	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/logging"
 	"tailscale-nri/nri-plugin/internal/metrics"
 	"tailscale-nri/nri-plugin/internal/nri"
 	"tailscale-nri/nri-plugin/internal/ocihook"
@@ -52,7 +53,7 @@ func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent
 	if bad != nil && cfg.Dir == "" && !podspec.IsPolicyAlone(bad) {
 		return bad
 	}
-	log, h := newLogger(cfg, stderr), &statussocket.Health{}
+	log, h := logging.New(cfg, stderr), &statussocket.Health{}
 	m := metrics.New(h, up.Restarts)
 	checkRoots(getenv, log)
 	var parts []func(context.Context) error

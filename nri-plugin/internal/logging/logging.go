@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+// Package logging makes the process's log, in which no secret is: those of the
+// configuration, and whatever has the shape of one, are cut out.
+//
+// It decides nothing about what is logged, and at which level.
+package logging
 
 import (
 	"bytes"
@@ -17,8 +21,8 @@ import (
 	"tailscale-nri/nri-plugin/internal/config"
 )
 
-// newLogger writes to w what the configuration asks for, and no secret.
-func newLogger(cfg config.Config, w io.Writer) *slog.Logger {
+// New writes to w what the configuration asks for, and no secret.
+func New(cfg config.Config, w io.Writer) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: cfg.LogLevel, ReplaceAttr: nameTrace}
 	w = &redactor{w: w, known: secretsOf(cfg)}
 	if cfg.LogJSON {
@@ -27,16 +31,16 @@ func newLogger(cfg config.Config, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
-// takeStandardLog has the standard library's logger, and slog's default one, write
+// TakeStandardLog has the standard library's logger, and slog's default one, write
 // to log at debug level: Tailscale's TLS code, for one, says there which certificate
 // it does not trust.
-func takeStandardLog(log *slog.Logger) {
+func TakeStandardLog(log *slog.Logger) {
 	slog.SetDefault(log.With("from", "log"))
 	slog.SetLogLoggerLevel(slog.LevelDebug)
 }
 
-// logError logs each line of an error.
-func logError(log *slog.Logger, msg string, err error) {
+// Error logs each line of an error.
+func Error(log *slog.Logger, msg string, err error) {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		log.Error(msg, "err", line)
 	}
@@ -82,8 +86,8 @@ type redactor struct {
 
 const redacted = "[redacted]"
 
-// redactText returns what takes secrets out of a text, as a log's writer does.
-func redactText(cfg config.Config) func(string) string {
+// RedactText returns what takes secrets out of a text, as a log's writer does.
+func RedactText(cfg config.Config) func(string) string {
 	r := &redactor{known: secretsOf(cfg)}
 	return func(text string) string { return string(r.redact([]byte(text))) }
 }
