@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"tailscale-nri/nri-plugin/internal/podtools"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
 )
@@ -57,7 +58,7 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 		}
 		return getenv(key)
 	}}
-	fs := newFlagSet()
+	fs := podtools.NewFlagSet()
 	over[settings.NRISocket] = fs.String("nri-socket", "", "")
 	over[settings.StateDir] = fs.String("state-dir", "", "")
 	over[settings.StatusSocket] = fs.String("status-socket", "", "")
@@ -70,7 +71,7 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 
 	// The flags may stand before and after the command's name.
 	err := fs.Parse(args)
-	if err == nil && isPodTool(fs.Arg(0)) {
+	if err == nil && podtools.Is(fs.Arg(0)) {
 		c.name, c.rest = fs.Arg(0), fs.Args()[1:]
 		return c, c.checkFlags(*asYAML)
 	}
@@ -136,12 +137,4 @@ func (c *command) checkFlags(asYAML bool) error {
 		return errors.New("-o, -json and -yaml each name a format: ask for one")
 	}
 	return nil
-}
-
-// newFlagSet makes one that leaves all printing to us.
-func newFlagSet() *flag.FlagSet {
-	fs := flag.NewFlagSet("tailscale-nri", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.Usage = func() {}
-	return fs
 }

@@ -31,6 +31,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/doctor"
 	"tailscale-nri/nri-plugin/internal/logging"
 	"tailscale-nri/nri-plugin/internal/ocihook"
+	"tailscale-nri/nri-plugin/internal/podtools"
 	"tailscale-nri/nri-plugin/internal/statussocket"
 	"tailscale-nri/nri-plugin/internal/supervisor"
 )
@@ -96,7 +97,7 @@ func serves(args []string) bool {
 
 // misused is the error of a bad command line, which for some commands ends with 2.
 func misused(args []string, err error) error {
-	if slices.Contains(args, cmdDoctor) || slices.Contains(args, cmdStatus) || slices.ContainsFunc(args, isPodTool) {
+	if slices.Contains(args, cmdDoctor) || slices.Contains(args, cmdStatus) || slices.ContainsFunc(args, podtools.Is) {
 		return statussocket.CannotAsk{Err: err}
 	}
 	return err
@@ -113,8 +114,8 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 	case cmd.name == cmdHelp:
 		return nil
 	}
-	if isPodTool(cmd.name) {
-		return runPodTool(ctx, cmd.name, cmd.rest, cmd.getenv, stdout, stderr)
+	if podtools.Is(cmd.name) {
+		return podtools.Run(ctx, cmd.name, cmd.rest, cmd.getenv, stdout, stderr)
 	}
 	switch cmd.name {
 	case cmdVersion:

@@ -204,3 +204,21 @@ func TestProcess(t *testing.T) {
 		t.Error("the log shows the secret")
 	}
 }
+
+// TestFlagsBeforeATool: they count for it, and what is wrong with them ends with 2.
+func TestFlagsBeforeATool(t *testing.T) {
+	none := filepath.Join(t.TempDir(), "none")
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-status-socket", none, "whois", "a", "x"}, "no process answers on " + none},
+		{[]string{"-bogus", "whois", "a", "x"}, "-bogus"},
+	} {
+		var out strings.Builder
+		err := run(t.Context(), plugintest.Environment(nil), tt.args, &out, &out)
+		if !errors.As(err, new(statussocket.CannotAsk)) || !plugintest.ErrContains(err, tt.want) || out.Len() > 0 {
+			t.Errorf("%q: %v, and it printed %q", tt.args, err, out.String())
+		}
+	}
+}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podtools
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -27,6 +28,7 @@ import (
 	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/k3d/lab/control"
 	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/logging"
 	"tailscale-nri/nri-plugin/internal/plugintest"
 	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/statussocket"
@@ -98,7 +100,9 @@ func newRig(t *testing.T) *rig {
 	plugintest.Must(t, err)
 	cfg := config.Config{StateDir: filepath.Join(r.dir, "state"), OAuthSecret: plugintest.Secret}
 	config.UseProxy(cfg.Proxy) // before the engine, as serve has it: a command is another process elsewhere
-	r.engine, err = newEngine(cfg, tailnets{main: door}, nil, nil, nil, slog.New(slog.DiscardHandler))
+	r.engine, err = engine.New(engine.Config{
+		StateDir: cfg.StateDir, Tailnet: door, SweepAfter: -1, Logger: slog.New(slog.DiscardHandler), Redact: logging.RedactText(cfg),
+	})
 	plugintest.Must(t, err)
 	h := &statussocket.Health{}
 	h.Serves(r.engine)
@@ -222,7 +226,8 @@ func (p *rigPod) send(to netip.Addr, data []byte) {
 func (r *rig) call(args ...string) (code int, stdout, stderr string) {
 	r.t.Helper()
 	var out, errs strings.Builder
-	err := run(r.t.Context(), plugintest.Environment(map[string]string{settings.StatusSocket: r.socket}), args, &out, &errs)
+	getenv := plugintest.Environment(map[string]string{settings.StatusSocket: r.socket})
+	err := Run(r.t.Context(), args[0], args[1:], getenv, &out, &errs)
 	if err != nil {
 		fmt.Fprintln(&errs, err)
 	}
@@ -235,9 +240,26 @@ func (r *rig) call(args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
-// process is the program with these arguments.
+// roleTool makes the test binary a program that is the tools alone.
+const roleTool = "tool"
+
+// toolProcess is that program. It returns its exit code.
+func toolProcess() int {
+	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	err := Run(ctx, os.Args[1], os.Args[2:], os.Getenv, os.Stdout, os.Stderr)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
+	if errors.As(err, new(statussocket.CannotAsk)) {
+		return 2
+	}
+	return 1
+}
+
+// process is that program with these arguments.
 func (r *rig) process(args ...string) *exec.Cmd {
-	cmd := process(r.t, settings.StatusSocket+"="+r.socket)
-	cmd.Args = append(cmd.Args, args...)
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = []string{plugintest.RoleVar + "=" + roleTool, "GOCOVERDIR=" + r.t.TempDir(), settings.StatusSocket + "=" + r.socket}
 	return cmd
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podtools
 
 import (
 	"bytes"
@@ -228,7 +228,7 @@ func TestCapture(t *testing.T) {
 		terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 		plugintest.Must(t, err)
 		defer terminal.Close()
-		err = run(t.Context(), plugintest.Environment(map[string]string{settings.StatusSocket: r.socket}), []string{"capture", "a"}, terminal, io.Discard)
+		err = Run(t.Context(), "capture", []string{"a"}, plugintest.Environment(map[string]string{settings.StatusSocket: r.socket}), terminal, io.Discard)
 		if !errors.As(err, new(statussocket.CannotAsk)) || !plugintest.ErrContains(err, "standard output is a terminal") {
 			t.Errorf("to a terminal: %v", err)
 		}

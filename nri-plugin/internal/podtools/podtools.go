@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-package main
+package podtools
 
 import (
 	"cmp"
@@ -50,8 +50,8 @@ type toolIO struct {
 	getenv func(string) string
 }
 
-// podTools are all of them, by name.
-func podTools() map[string]podTool {
+// all are all of them, by name.
+func all() map[string]podTool {
 	return map[string]podTool{
 		cmdPing:      {usagePing, pingFlags, 1},
 		cmdWhois:     {usageWhois, whoisFlags, 1},
@@ -61,8 +61,9 @@ func podTools() map[string]podTool {
 	}
 }
 
-func isPodTool(name string) bool {
-	_, ok := podTools()[name]
+// Is reports whether a command of that name is here.
+func Is(name string) bool {
+	_, ok := all()[name]
 	return ok
 }
 
@@ -72,10 +73,10 @@ type noAnswer struct{ error }
 
 func (e noAnswer) Unwrap() error { return e.error }
 
-// runPodTool runs the command of that name with the rest of the command line. Its error is a noAnswer or a statussocket.CannotAsk.
-func runPodTool(ctx context.Context, name string, rest []string, getenv func(string) string, stdout, stderr io.Writer) error {
-	tool := podTools()[name]
-	fs := newFlagSet()
+// Run runs the command of that name with the rest of the command line. Its error is a noAnswer or a statussocket.CannotAsk.
+func Run(ctx context.Context, name string, rest []string, getenv func(string) string, stdout, stderr io.Writer) error {
+	tool := all()[name]
+	fs := NewFlagSet()
 	socket := fs.String("status-socket", "", "")
 	act := tool.flags(fs)
 	args, err := parseMixed(fs, rest)
@@ -266,4 +267,12 @@ func formatFlag(fs *flag.FlagSet) (asJSON func() (bool, error)) {
 		}
 		return *plain || *format != "", nil
 	}
+}
+
+// NewFlagSet makes one that leaves all printing to us.
+func NewFlagSet() *flag.FlagSet {
+	fs := flag.NewFlagSet("tailscale-nri", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+	return fs
 }
