@@ -4,9 +4,10 @@
 // runs once per cluster node, hears of pod sandboxes from the container runtime
 // over NRI, and hands those that opted in to the engine.
 //
-// This package knows the runtime: its socket, its events, what a pod's
-// annotations mean, and the environment and files that the process is configured
-// with.
+// This package has the command line, and wires the parts of a process that serves to
+// each other: the engine, the hooks (internal/nri), the configuration (internal/config)
+// and its changes, the status (internal/statussocket) and the metrics. Each part is a
+// package of its own below internal.
 //
 // It does not touch a pod's network or a tailnet, which is the engine's (its doctor
 // looks at both, and changes neither). All it knows of a pod comes from the runtime: it
