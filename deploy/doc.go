@@ -14,7 +14,7 @@
 // TROUBLESHOOTING.md quotes the program's texts; tests compare them.
 //
 // base/daemonset.yaml gives the reasons; the chart's copy of it leaves them
-// out. The program defines the variables (nri-plugin/settings.go).
+// out. The program defines the variables (nri-plugin/internal/settings/settings.go).
 //
 // The package has no code, and its tests talk to no cluster. The tests of k3d/lab
 // show whether an API server takes the manifests, and whether pods then run.

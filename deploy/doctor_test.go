@@ -29,7 +29,7 @@ func TestGuideRemedies(t *testing.T) {
 			t.Errorf("%s has no line %q (%s)", guide, remedy, name)
 		}
 	}
-	sources := regexp.MustCompile(`/(doctor[a-z_]*|trial|inspect)\.go:`)
+	sources := regexp.MustCompile(`/(internal/doctor/[a-z_]*|trial|inspect)\.go:`)
 	says := map[string]bool{}
 	for _, s := range reasons(t) {
 		says[s.text] = says[s.text] || sources.MatchString(s.at)
@@ -53,7 +53,7 @@ func TestDoctorNamesRemedies(t *testing.T) {
 	}
 	for _, name := range used {
 		if _, ok := remedies[name]; !ok {
-			t.Errorf("a finding's remedy is %s, which is not in doctor_remedies.go", name)
+			t.Errorf("a finding's remedy is %s, which is not in remedies.go", name)
 		}
 	}
 	for name := range remedies {
@@ -63,12 +63,12 @@ func TestDoctorNamesRemedies(t *testing.T) {
 	}
 }
 
-// doctorRemedies are the constants of doctor_remedies.go, and what the calls of warn
+// doctorRemedies are the constants of remedies.go, and what the calls of warn
 // and fail in the doctor's sources have for a remedy.
 func doctorRemedies(t *testing.T) (remedies map[string]string, used []string) {
 	t.Helper()
 	remedies = map[string]string{}
-	files, err := filepath.Glob("../nri-plugin/doctor*.go")
+	files, err := filepath.Glob("../nri-plugin/internal/doctor/*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func doctorRemedies(t *testing.T) (remedies map[string]string, used []string) {
 		ast.Inspect(file, func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.ValueSpec:
-				if filepath.Base(path) == "doctor_remedies.go" {
+				if filepath.Base(path) == "remedies.go" {
 					remedies[n.Names[0].Name] = textOf(n.Values[0])
 				}
 			case *ast.CallExpr:

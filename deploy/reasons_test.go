@@ -34,10 +34,10 @@ var words = regexp.MustCompile(`[a-zA-Z]{2}[a-z]*[,:]? [a-zA-Z(]`)
 var notOf = map[string]string{
 	"../nri-plugin/args.go checkFlags":                            "bad arguments",
 	"../nri-plugin/args.go parseArgs":                             "bad arguments",
-	"../nri-plugin/podtools.go runPodTool":                        "bad arguments",
-	"../nri-plugin/podtools.go newPodClient":                      "bad arguments",
-	"../nri-plugin/podtools.go formatFlag":                        "bad arguments",
-	"../nri-plugin/podtools_ping.go check":                        "bad arguments",
+	"../nri-plugin/internal/podtools/podtools.go Run":             "bad arguments",
+	"../nri-plugin/internal/podtools/podtools.go newPodClient":    "bad arguments",
+	"../nri-plugin/internal/podtools/podtools.go formatFlag":      "bad arguments",
+	"../nri-plugin/internal/podtools/ping.go check":               "bad arguments",
 	"../nri-plugin/internal/status/report.go PodName":             "bad arguments",
 	"../nri-plugin/kubectl-tailscale_nri/args.go parseArgs":       "bad arguments",
 	"../nri-plugin/kubectl-tailscale_nri/args.go cutClusterFlag":  "bad arguments",
@@ -46,9 +46,9 @@ var notOf = map[string]string{
 	"../nri-plugin/kubectl-tailscale_nri/gather.go locate":        "bad arguments",
 	"../nri-plugin/internal/status/print.go columns":              "headings of a table",
 	"../nri-plugin/kubectl-tailscale_nri/doctor.go printFindings": "headings of a table",
-	"../nri-plugin/podtools_bugreport.go bugreportFlags":          "headings of the report",
-	"../nri-plugin/podtools_netcheck.go printNetcheck":            "what was measured",
-	"../nri-plugin/podtools_capture.go summary":                   "how much was captured",
+	"../nri-plugin/internal/podtools/bugreport.go bugreportFlags": "headings of the report",
+	"../nri-plugin/internal/podtools/netcheck.go printNetcheck":   "what was measured",
+	"../nri-plugin/internal/podtools/capture.go summary":          "how much was captured",
 	"../nri-plugin/kubectl-tailscale_nri/kubectl.go explain":      "what kubectl begins its lines with",
 }
 
@@ -153,12 +153,14 @@ func called(c *ast.CallExpr) string {
 
 // notOnThePage are files whose texts are never shown as a reason.
 var notOnThePage = map[string]string{
-	"../engine/exporter/families.go":         "what each metric is, which the metrics' own list has",
-	"../nri-plugin/settings.go":              "what each setting is, which -help prints",
-	"../engine/steps.go":                     "names of steps that tests interrupt",
-	"../engine/internal/nstest":              "for tests",
-	"../nri-plugin/internal/kubeapi/apitest": "for tests",
-	"../engine/internal/podnet/vnet.go":      "why one frame of a pod is dropped, which is counted and never shown",
+	"../engine/exporter/families.go":              "what each metric is, which the metrics' own list has",
+	"../nri-plugin/internal/settings/settings.go": "what each setting is, which -help prints",
+	"../engine/steps.go":                          "names of steps that tests interrupt",
+	"../engine/internal/nstest":                   "for tests",
+	"../nri-plugin/internal/statustest":           "for tests",
+	"../nri-plugin/internal/plugintest":           "for tests",
+	"../nri-plugin/internal/kubeapi/apitest":      "for tests",
+	"../engine/internal/podnet/vnet.go":           "why one frame of a pod is dropped, which is counted and never shown",
 }
 
 // neverReasons are single texts that are never shown, or need no action.

@@ -203,7 +203,7 @@ func program(t *testing.T, env map[string]string, args ...string) string {
 // source: the table in the function settings, and the constants it names.
 func settings(t *testing.T) map[string]string {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "../nri-plugin/settings.go", nil, 0)
+	file, err := parser.ParseFile(token.NewFileSet(), "../nri-plugin/internal/settings/settings.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +225,7 @@ func settings(t *testing.T) map[string]string {
 		return true
 	})
 	if len(table) == 0 {
-		t.Fatal("../nri-plugin/settings.go: no table of variables was found")
+		t.Fatal("../nri-plugin/internal/settings/settings.go: no table of variables was found")
 	}
 	return table
 }

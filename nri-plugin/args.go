@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"tailscale-nri/nri-plugin/internal/podtools"
+	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
@@ -56,10 +58,10 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 		}
 		return getenv(key)
 	}}
-	fs := newFlagSet()
-	over[envNRISocket] = fs.String("nri-socket", "", "")
-	over[envStateDir] = fs.String("state-dir", "", "")
-	over[envStatusSocket] = fs.String("status-socket", "", "")
+	fs := podtools.NewFlagSet()
+	over[settings.NRISocket] = fs.String("nri-socket", "", "")
+	over[settings.StateDir] = fs.String("state-dir", "", "")
+	over[settings.StatusSocket] = fs.String("status-socket", "", "")
 	showVersion := fs.Bool("version", false, "")
 	fs.BoolVar(&c.json, "json", false, "")
 	asYAML := fs.Bool("yaml", false, "")
@@ -69,7 +71,7 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 
 	// The flags may stand before and after the command's name.
 	err := fs.Parse(args)
-	if err == nil && isPodTool(fs.Arg(0)) {
+	if err == nil && podtools.Is(fs.Arg(0)) {
 		c.name, c.rest = fs.Arg(0), fs.Args()[1:]
 		return c, c.checkFlags(*asYAML)
 	}
@@ -86,7 +88,7 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 	case errors.Is(err, flag.ErrHelp):
 		c.name = cmdHelp
 		fmt.Fprint(stdout, usage)
-		printSettings(stdout)
+		settings.Print(stdout)
 		return c, nil
 	case err != nil:
 		return c, fmt.Errorf("%w (-help shows what there is)", err)
@@ -135,12 +137,4 @@ func (c *command) checkFlags(asYAML bool) error {
 		return errors.New("-o, -json and -yaml each name a format: ask for one")
 	}
 	return nil
-}
-
-// newFlagSet makes one that leaves all printing to us.
-func newFlagSet() *flag.FlagSet {
-	fs := flag.NewFlagSet("tailscale-nri", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.Usage = func() {}
-	return fs
 }

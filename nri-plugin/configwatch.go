@@ -10,6 +10,16 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"tailscale.com/tstime"
+
+	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/errtext"
+	"tailscale-nri/nri-plugin/internal/logging"
+	"tailscale-nri/nri-plugin/internal/podspec"
+	"tailscale-nri/nri-plugin/internal/privileges"
+	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 // errRestart ends a process that is to be started again at once, with the
@@ -29,13 +39,13 @@ const lookEvery = 2 * time.Second
 // does not use, says so, and remains ready: a slip in a ConfigMap, which comes to
 // all nodes at once, must not take them down. So it does where its own is good no
 // more, since a file that it names has gone. A changed policy alone counts at once,
-// without another start, unless its clusterRanges are others.
+// without another start, unless its config.ClusterRanges are others.
 type configWatch struct {
 	getenv   func(string) string
-	began    values         // what the process has begun with
-	ranges   []netip.Prefix // of the policy at that time
-	policies *policies      // nil where there is no policy
-	health   *health
+	began    config.Values     // what the process has begun with
+	ranges   []netip.Prefix    // of the policy at that time
+	policies *podspec.Policies // nil where there is no policy
+	health   *statussocket.Health
 	log      *slog.Logger
 	every    time.Duration // 0 is lookEvery
 
@@ -51,7 +61,7 @@ func (w *configWatch) Run(ctx context.Context) error {
 		w.every = lookEvery
 	}
 	for {
-		sleep(ctx, w.every)
+		tstime.Sleep(ctx, w.every)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -63,19 +73,19 @@ func (w *configWatch) Run(ctx context.Context) error {
 
 // look reports whether the configuration is worth another start.
 func (w *configWatch) look() bool {
-	now, cfg, err := loadConfig(w.getenv)
+	now, cfg, err := config.Load(w.getenv)
 	again := w.adopt(now, cfg)
 	if err == nil && w.waits {
-		err = checkPrivileges()
+		err = privileges.Check()
 	}
-	keys := changed(w.began, now)
+	keys := config.Changed(w.began, now)
 	if err != nil {
-		w.complain(err, len(keys) > 0 || !errors.Is(err, errNoToken))
+		w.complain(err, len(keys) > 0 || !errors.Is(err, config.ErrNoToken))
 		return false
 	}
 	if !w.waits && len(keys) == 0 && !again {
 		w.said = ""
-		w.health.note("")
+		w.health.Note("")
 		return false
 	}
 	what := "the configuration has changed: starting again with it"
@@ -91,23 +101,23 @@ func (w *configWatch) look() bool {
 
 // adopt has the policy count that was read, if it can be used and is of the file that
 // the process has begun with. It reports whether the policy needs another start.
-func (w *configWatch) adopt(now values, cfg Config) (again bool) {
-	was := w.policies.load()
-	if w.waits || was == nil || cfg.Policy == nil || now[envPolicyFile] != w.began[envPolicyFile] {
+func (w *configWatch) adopt(now config.Values, cfg config.Config) (again bool) {
+	was := w.policies.Load()
+	if w.waits || was == nil || cfg.Policy == nil || now[settings.PolicyFile] != w.began[settings.PolicyFile] {
 		return false
 	}
 	// A file that is written in place is empty for a moment, and an empty one is the
 	// default policy.
-	first := cfg.Policy.text == "" && !w.emptied
-	w.emptied = cfg.Policy.text == ""
-	if first && was.text != "" {
+	first := cfg.Policy.Text == "" && !w.emptied
+	w.emptied = cfg.Policy.Text == ""
+	if first && was.Text != "" {
 		return false
 	}
-	if was.text != cfg.Policy.text {
-		w.policies.now.Store(cfg.Policy)
-		w.log.Info("the policy has changed: it counts for pods that start from now on", "file", cfg.PolicyFile, "rules", len(cfg.Policy.rules))
+	if was.Text != cfg.Policy.Text {
+		w.policies.Set(cfg.Policy)
+		w.log.Info("the policy has changed: it counts for pods that start from now on", "file", cfg.PolicyFile, "rules", len(cfg.Policy.RuleNames()))
 	}
-	return !slices.Equal(cfg.Policy.ranges, w.ranges)
+	return !slices.Equal(cfg.Policy.Ranges, w.ranges)
 }
 
 // complain says what is wrong, in the log once and with a line for each value.
@@ -115,13 +125,13 @@ func (w *configWatch) adopt(now values, cfg Config) (again bool) {
 func (w *configWatch) complain(err error, change bool) {
 	what, remark := w.trouble(err, change)
 	if w.waits {
-		w.health.become(misconfigured, oneLine(err))
+		w.health.Become(statussocket.Misconfigured, errtext.OneLine(err))
 	} else {
-		w.health.note(remark + ": " + oneLine(err))
+		w.health.Note(remark + ": " + errtext.OneLine(err))
 	}
 	if text := what + err.Error(); w.said != text {
 		w.said = text
-		logError(w.log, what, err)
+		logging.Error(w.log, what, err)
 	}
 }
 
@@ -129,7 +139,7 @@ func (w *configWatch) complain(err error, change bool) {
 // serves, for a probe.
 func (w *configWatch) trouble(err error, change bool) (what, remark string) {
 	switch {
-	case w.waits && errors.As(err, new(privilegeError)):
+	case w.waits && errors.As(err, new(privileges.Error)):
 		return "this process cannot serve: waiting to be replaced", ""
 	case w.waits:
 		return "the configuration cannot be used: waiting until it is mended", ""

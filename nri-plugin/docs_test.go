@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"tailscale-nri/nri-plugin/internal/podspec"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 const (
@@ -28,14 +31,14 @@ func page(t *testing.T, path string) string {
 // code, both ways: what one knows and the other does not is an error.
 func TestDocumentedNames(t *testing.T) {
 	var vars []string
-	for _, s := range settings() {
-		vars = append(vars, s.key)
+	for _, s := range settings.All() {
+		vars = append(vars, s.Key)
 	}
 	for _, tt := range []struct {
 		page, heading string
 		code          []string
 	}{
-		{readmePage, "Annotations", annotationKeys()},
+		{readmePage, "Annotations", podspec.Keys()},
 		{settingsPage, "Configuration", vars},
 	} {
 		documented := firstColumn(page(t, tt.page), tt.heading)
@@ -55,10 +58,10 @@ func TestDocumentedNames(t *testing.T) {
 // TestDocumentedDefaults: the row of a setting gives the default that the code has.
 func TestDocumentedDefaults(t *testing.T) {
 	text := page(t, settingsPage)
-	for _, s := range settings() {
-		row := rowOf(section(text, "Configuration"), s.key)
-		if s.defaultValue != "" && !strings.Contains(row, "`"+s.defaultValue+"`") {
-			t.Errorf("%s: the row of %s does not give its default `%s`", settingsPage, s.key, s.defaultValue)
+	for _, s := range settings.All() {
+		row := rowOf(section(text, "Configuration"), s.Key)
+		if s.Default != "" && !strings.Contains(row, "`"+s.Default+"`") {
+			t.Errorf("%s: the row of %s does not give its default `%s`", settingsPage, s.Key, s.Default)
 		}
 	}
 }

@@ -8,21 +8,24 @@ import (
 
 	"tailscale-nri/engine"
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/logging"
 )
 
 // newEngine wires the engine to the way into the tailnet. It serves the state
 // directory that is claimed, and keeps the links' sockets in sockets. tell hears of what
 // becomes of the nodes; nil does not.
-func newEngine(cfg Config, tn tailnets, claim *engine.Claim, sockets engine.SocketStore, tell func(engine.Change), log *slog.Logger) (*engine.Engine, error) {
+func newEngine(cfg config.Config, tn tailnets, claim *engine.Claim, sockets engine.SocketStore, tell func(engine.Change), log *slog.Logger) (*engine.Engine, error) {
 	after := cfg.SweepAfter
 	if after == 0 {
 		after = -1 // the engine's word for never
 	}
 	return engine.New(engine.Config{
 		StateDir: cfg.StateDir, Claim: claim, Tailnet: tn.main, Profiles: tn.profiles, SweepAfter: after, NoLocalDelivery: cfg.NoLocal,
-		ClusterRanges: clusterRanges(cfg.Ranges, os.Getenv(envServiceHost), log),
-		Services:      servicesNear(cfg.Ranges, os.Getenv(envServiceHost)),
-		Sockets:       sockets, Logger: log, Identities: identityStore(cfg, log), Host: cfg.NodeName, OnChange: tell, Redact: redactText(cfg), Names: engineNames,
+		ClusterRanges: config.ClusterRanges(cfg.Ranges, os.Getenv(config.EnvServiceHost), log),
+		Services:      config.ServicesNear(cfg.Ranges, os.Getenv(config.EnvServiceHost)),
+		Sockets:       sockets, Logger: log, Identities: identityStore(cfg, log), Host: cfg.NodeName, OnChange: tell, Redact: logging.RedactText(cfg),
+		Names: config.EngineNames,
 	})
 }
 
@@ -34,10 +37,10 @@ const keyLeavesBehind = "TS_AUTHKEY is set, with which no device can be deleted:
 	"of any other key it stays in the tailnet, expired, and keeps its name, until somebody deletes it by hand"
 
 // newTailnet is the way into the tailnet that cfg names.
-func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
+func newTailnet(cfg config.Config, log *slog.Logger) (tailnet.Tailnet, error) {
 	if cfg.AuthKey != "" {
 		log.Warn(keyLeavesBehind)
-		return tailnet.NewStatic(tailnet.StaticConfig{AuthKey: cfg.AuthKey, ControlURL: cfg.LoginServer, Names: tailnetNames})
+		return tailnet.NewStatic(tailnet.StaticConfig{AuthKey: cfg.AuthKey, ControlURL: cfg.LoginServer, Names: config.TailnetNames})
 	}
 	return tailnet.NewOAuth(tailnet.OAuthConfig{
 		ClientID:     cfg.OAuthID,
@@ -48,9 +51,9 @@ func newTailnet(cfg Config, log *slog.Logger) (tailnet.Tailnet, error) {
 		Cluster:      cfg.Cluster,
 		Tags:         cfg.Tags,
 		AuthKeyTTL:   cfg.AuthKeyTTL,
-		Transport:    apiTransport(cfg.Proxy),
+		Transport:    config.APITransport(cfg.Proxy),
 		KeysAhead:    keysAhead,
-		Names:        tailnetNames,
+		Names:        config.TailnetNames,
 		Logger:       log,
 	})
 }

@@ -9,18 +9,21 @@ import (
 	"testing"
 
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// TestNewTailnet: what readConfig accepts, the tailnet accepts too.
+// TestNewTailnet: what config.Read accepts, the tailnet accepts too.
 func TestNewTailnet(t *testing.T) {
 	const server = "http://127.0.0.1:1"
 	for _, vars := range [][]string{
-		{envAuthKey, secret, envLoginServer, server},
-		{envOAuthID, "id", envOAuthSecret, secret, envLoginServer, server},
-		{envOAuthID, "id", envOAuthSecret, secret, envLoginServer, server, envAuthKeyTTL, minKeyTTL.String()},
-		{envOAuthID, "id", envOAuthSecret, secret, envLoginServer, server, envAuthKeyTTL, maxKeyTTL.String()},
+		{settings.AuthKey, plugintest.Secret, settings.LoginServer, server},
+		{settings.OAuthID, "id", settings.OAuthSecret, plugintest.Secret, settings.LoginServer, server},
+		{settings.OAuthID, "id", settings.OAuthSecret, plugintest.Secret, settings.LoginServer, server, settings.AuthKeyTTL, config.MinKeyTTL.String()},
+		{settings.OAuthID, "id", settings.OAuthSecret, plugintest.Secret, settings.LoginServer, server, settings.AuthKeyTTL, config.MaxKeyTTL.String()},
 	} {
-		cfg, err := readConfig(environment(pairs(vars)))
+		cfg, err := config.Read(plugintest.Environment(plugintest.Pairs(vars)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -34,7 +37,7 @@ func TestNewTailnet(t *testing.T) {
 		}
 		// What a key leaves behind is said at start, once and without the key.
 		said := strings.Count(log.String(), "no device can be deleted")
-		if want := len(cfg.AuthKey) / max(len(cfg.AuthKey), 1); said != want || strings.Contains(log.String(), secret) {
+		if want := len(cfg.AuthKey) / max(len(cfg.AuthKey), 1); said != want || strings.Contains(log.String(), plugintest.Secret) {
 			t.Errorf("%v: the log is %q", vars, log.String())
 		}
 	}

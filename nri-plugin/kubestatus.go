@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/kubeapi"
 	"tailscale-nri/nri-plugin/internal/kubestatus"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // kubeStatus shows in Kubernetes what becomes of the pods' nodes. A nil one does not.
@@ -20,7 +22,7 @@ type kubeStatus struct{ *kubestatus.Publisher }
 
 // newKubeStatus returns nil where that is not wanted, or cannot be: no reason to leave the
 // pods without their nodes.
-func newKubeStatus(cfg Config, log *slog.Logger) *kubeStatus {
+func newKubeStatus(cfg config.Config, log *slog.Logger) *kubeStatus {
 	if !cfg.KubeStatus {
 		return nil
 	}
@@ -30,14 +32,14 @@ func newKubeStatus(cfg Config, log *slog.Logger) *kubeStatus {
 		client, err = kubeapi.New(in)
 	}
 	if err != nil {
-		log.Error("Kubernetes shows nothing of the pods' nodes", "setting", envKubeStatus, "err", err)
+		log.Error("Kubernetes shows nothing of the pods' nodes", "setting", settings.KubeStatus, "err", err)
 		return nil
 	}
 	return &kubeStatus{kubestatus.New(kubestatus.Config{API: client, Host: hostName(cfg), Logger: log, Rates: kubestatus.UsualRates()})}
 }
 
 // hostName is the Kubernetes node's name, or the machine's.
-func hostName(cfg Config) string {
+func hostName(cfg config.Config) string {
 	name, _ := os.Hostname() // "" says nothing wrong
 	return cmp.Or(cfg.NodeName, name)
 }

@@ -4,9 +4,10 @@
 // runs once per cluster node, hears of pod sandboxes from the container runtime
 // over NRI, and hands those that opted in to the engine.
 //
-// This package knows the runtime: its socket, its events, what a pod's
-// annotations mean, and the environment and files that the process is configured
-// with.
+// This package has the command line, and wires the parts of a process that serves to
+// each other: the engine, the hooks (internal/nri), the configuration (internal/config)
+// and its changes, the status (internal/statussocket) and the metrics. Each part is a
+// package of its own below internal.
 //
 // It does not touch a pod's network or a tailnet, which is the engine's (its doctor
 // looks at both, and changes neither). All it knows of a pod comes from the runtime: it
@@ -25,45 +26,58 @@ import (
 	"os/signal"
 	"slices"
 	"syscall"
+
+	"tailscale-nri/nri-plugin/internal/buildinfo"
+	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/doctor"
+	"tailscale-nri/nri-plugin/internal/logging"
+	"tailscale-nri/nri-plugin/internal/ocihook"
+	"tailscale-nri/nri-plugin/internal/podtools"
+	"tailscale-nri/nri-plugin/internal/statussocket"
+	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
+// version is set by the linker (-X main.version=…, see the Makefile).
+var version string
+
 func main() {
-	if isHook(os.Args) {
-		if err := runHook(os.Args, os.Stdin); err != nil {
+	buildinfo.SetVersion(version)
+	if ocihook.Is(os.Args) {
+		if err := ocihook.Run(os.Args, os.Stdin); err != nil {
 			fmt.Fprintln(os.Stderr, "tailscale-nri:", err)
 			os.Exit(1)
 		}
 		return
 	}
-	up := findParent(os.Getenv)
-	if !up.supervises && serves(os.Args[1:]) {
-		code, err := supervise(mainLogger)
+	up := supervisor.FindParent(os.Getenv)
+	if !up.Supervises && serves(os.Args[1:]) {
+		code, err := supervisor.Run(mainLogger)
 		if err != nil {
-			logError(mainLogger(), "cannot serve", err)
+			logging.Error(mainLogger(), "cannot serve", err)
 		}
 		os.Exit(code)
 	}
-	up.adopt()
+	up.Adopt()
 	report := func(err error) { fmt.Fprintln(os.Stderr, "tailscale-nri:", err) }
 	if serves(os.Args[1:]) {
 		log := mainLogger()
-		takeStandardLog(log)
-		report = func(err error) { logError(log, "cannot serve", err) }
+		logging.TakeStandardLog(log)
+		report = func(err error) { logging.Error(log, "cannot serve", err) }
 	}
 	// Until the very end: a second signal, after the one that the supervisor
 	// has passed on, is not to cut a graceful end short.
 	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	err := run(ctx, os.Getenv, os.Args[1:], os.Stdout, os.Stderr)
 	if errors.Is(err, errRestart) {
-		up.mark(markRestart)
+		up.Mark(supervisor.MarkRestart)
 		return
 	}
-	if err != nil && !errors.Is(err, errFindings) && !errors.Is(err, errNotRunning) {
+	if err != nil && !errors.Is(err, doctor.ErrFindings) && !errors.Is(err, statussocket.ErrNotRunning) {
 		report(err)
 	}
-	up.mark(markExit)
+	up.Mark(supervisor.MarkExit)
 	switch {
-	case errors.As(err, new(cannotAsk)):
+	case errors.As(err, new(statussocket.CannotAsk)):
 		os.Exit(2)
 	case err != nil:
 		os.Exit(1)
@@ -72,8 +86,8 @@ func main() {
 
 // mainLogger is the log of a process that serves, or that supervises one.
 func mainLogger() *slog.Logger {
-	cfg, _ := readConfig(os.Getenv) // what is wrong with it is said by serve
-	return newLogger(cfg, os.Stderr)
+	cfg, _ := config.Read(os.Getenv) // what is wrong with it is said by serve
+	return logging.New(cfg, os.Stderr)
 }
 
 // serves reports whether the program was called in order to serve.
@@ -84,8 +98,8 @@ func serves(args []string) bool {
 
 // misused is the error of a bad command line, which for some commands ends with 2.
 func misused(args []string, err error) error {
-	if slices.Contains(args, cmdDoctor) || slices.Contains(args, cmdStatus) || slices.ContainsFunc(args, isPodTool) {
-		return cannotAsk{err}
+	if slices.Contains(args, cmdDoctor) || slices.Contains(args, cmdStatus) || slices.ContainsFunc(args, podtools.Is) {
+		return statussocket.CannotAsk{Err: err}
 	}
 	return err
 }
@@ -101,30 +115,30 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 	case cmd.name == cmdHelp:
 		return nil
 	}
-	if isPodTool(cmd.name) {
-		return runPodTool(ctx, cmd, stdout, stderr)
+	if podtools.Is(cmd.name) {
+		return podtools.Run(ctx, cmd.name, cmd.rest, cmd.getenv, stdout, stderr)
 	}
 	switch cmd.name {
 	case cmdVersion:
-		return printVersion(stdout)
+		return buildinfo.Print(stdout)
 	case cmdStatus, cmdReady, cmdLive:
 		return askServing(ctx, cmd, stdout)
 	case cmdDoctor:
-		return doctor(ctx, newMachine(cmd), cmd.json, stdout)
+		return doctor.Run(ctx, doctor.NewMachine(cmd.getenv, cmd.limit), cmd.json, stdout)
 	}
-	return serve(ctx, cmd.getenv, findParent(getenv), stderr)
+	return serve(ctx, cmd.getenv, supervisor.FindParent(getenv), stderr)
 }
 
 // askServing asks the process that serves.
 func askServing(ctx context.Context, cmd command, stdout io.Writer) error {
-	socket, err := statusSocket(cmd.getenv)
+	socket, err := config.StatusSocket(cmd.getenv)
 	switch {
 	case err != nil && cmd.name == cmdStatus:
-		return cannotAsk{err}
+		return statussocket.CannotAsk{Err: err}
 	case err != nil:
 		return err
 	case cmd.name == cmdStatus:
-		return showStatus(ctx, socket, cmd, stdout)
+		return statussocket.Show(ctx, socket, statussocket.View{Format: cmd.output, Pods: cmd.pods, Watch: cmd.watch}, stdout)
 	}
-	return probe(ctx, socket, cmd.name, stdout)
+	return statussocket.Probe(ctx, socket, cmd.name, stdout)
 }

@@ -13,6 +13,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/podspec"
+	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
 func TestRunAll(t *testing.T) {
@@ -48,7 +54,7 @@ func TestEngineEndsLast(t *testing.T) {
 	}()
 	cancel()
 	close(release)
-	if err := receive(t, ended, "the end"); err != nil || strings.Join(order, " ") != "registration engine" {
+	if err := plugintest.Receive(t, ended, "the end"); err != nil || strings.Join(order, " ") != "registration engine" {
 		t.Errorf("ended with %v, first to last %q", err, order)
 	}
 }
@@ -63,7 +69,7 @@ func TestHangingEngine(t *testing.T) {
 		err := runEngine(ctx,
 			func(context.Context) error { <-release; return nil },
 			func(ctx context.Context) error { <-ctx.Done(); return nil })
-		if took := time.Since(start); !errContains(err, "have not ended") || took != endPatience {
+		if took := time.Since(start); !plugintest.ErrContains(err, "have not ended") || took != endPatience {
 			t.Errorf("ended after %v with %v", took, err)
 		}
 	})
@@ -71,7 +77,7 @@ func TestHangingEngine(t *testing.T) {
 
 func TestHelpFitsAScreen(t *testing.T) {
 	var out strings.Builder
-	if err := run(context.Background(), environment(nil), []string{"-h"}, &out, nil); err != nil {
+	if err := run(context.Background(), plugintest.Environment(nil), []string{"-h"}, &out, nil); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(out.String(), "\n")
@@ -83,16 +89,16 @@ func TestHelpFitsAScreen(t *testing.T) {
 	if len(lines) > 40 {
 		t.Errorf("%d lines", len(lines))
 	}
-	for _, s := range settings() {
-		if !strings.Contains(out.String(), s.key) {
-			t.Errorf("%s is not explained", s.key)
+	for _, s := range settings.All() {
+		if !strings.Contains(out.String(), s.Key) {
+			t.Errorf("%s is not explained", s.Key)
 		}
 	}
 }
 
 func TestVersion(t *testing.T) {
 	var out strings.Builder
-	if err := run(context.Background(), environment(nil), []string{"-version"}, &out, nil); err != nil {
+	if err := run(context.Background(), plugintest.Environment(nil), []string{"-version"}, &out, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"tailscale-nri ", "tailscale.com v1.", "NRI v0.", "go1."} {
@@ -119,19 +125,19 @@ func TestBadArguments(t *testing.T) {
 		{[]string{"status", "-device-limit", "5"}, "belongs to the command doctor"},
 		{[]string{"status", "-status-socket", "rel"}, `TS_STATUS_SOCKET is "rel"`},
 	} {
-		if err := run(context.Background(), environment(nil), tt.args, nil, nil); !errContains(err, tt.want) {
+		if err := run(context.Background(), plugintest.Environment(nil), tt.args, nil, nil); !plugintest.ErrContains(err, tt.want) {
 			t.Errorf("%q: got %v, want %q", tt.args, err, tt.want)
 		}
 	}
 }
 
 func TestFlagsOverrideTheEnvironment(t *testing.T) {
-	env := environment(map[string]string{envStateDir: "/env", envNRISocket: "/env", envAuthKey: secret})
+	env := plugintest.Environment(map[string]string{settings.StateDir: "/env", settings.NRISocket: "/env", settings.AuthKey: plugintest.Secret})
 	c, err := parseArgs([]string{"-state-dir", "/flag"}, env, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := readConfig(c.getenv)
+	cfg, err := config.Read(c.getenv)
 	if err != nil || cfg.StateDir != "/flag" || cfg.NRISocket != "/env" {
 		t.Errorf("got %+v, %v", cfg, err)
 	}
@@ -141,7 +147,7 @@ func TestFlagsOverrideTheEnvironment(t *testing.T) {
 func process(t *testing.T, vars ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append([]string{roleVar + "=main", "GOCOVERDIR=" + t.TempDir()}, vars...)
+	cmd.Env = append([]string{plugintest.RoleVar + "=main", "GOCOVERDIR=" + t.TempDir()}, vars...)
 	return cmd
 }
 
@@ -151,19 +157,19 @@ func TestNoCredentials(t *testing.T) {
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("ended with %v, want exit status 1", err)
 	}
-	if text := string(out); strings.Count(text, "\n") != 1 || !strings.Contains(text, envOAuthID) || !strings.Contains(text, envAuthKey) {
+	if text := string(out); strings.Count(text, "\n") != 1 || !strings.Contains(text, settings.OAuthID) || !strings.Contains(text, settings.AuthKey) {
 		t.Errorf("it said %q", text)
 	}
 }
 
 // startProcess starts the program with all its files in dir. The channel has
 // how it ended.
-func startProcess(t *testing.T, dir string, set ...func(*exec.Cmd)) (cmd *exec.Cmd, book *logBook, ended chan error) {
+func startProcess(t *testing.T, dir string, set ...func(*exec.Cmd)) (cmd *exec.Cmd, book *plugintest.LogBook, ended chan error) {
 	t.Helper()
-	cmd = process(t, envAuthKey+"=tskey-auth-"+secret, envLoginServer+"=http://127.0.0.1:1",
-		envStateDir+"="+filepath.Join(dir, "state"), envStatusSocket+"="+filepath.Join(dir, "status.sock"),
-		envNRISocket+"="+filepath.Join(dir, "nri.sock"))
-	book, ended = &logBook{grown: make(chan struct{}, 1)}, make(chan error, 1)
+	cmd = process(t, settings.AuthKey+"=tskey-auth-"+plugintest.Secret, settings.LoginServer+"=http://127.0.0.1:1",
+		settings.StateDir+"="+filepath.Join(dir, "state"), settings.StatusSocket+"="+filepath.Join(dir, "status.sock"),
+		settings.NRISocket+"="+filepath.Join(dir, "nri.sock"))
+	book, ended = plugintest.NewLogBook(), make(chan error, 1)
 	cmd.Stderr = book
 	for _, f := range set {
 		f(cmd)
@@ -183,18 +189,36 @@ func TestProcess(t *testing.T) {
 	dir := t.TempDir()
 	p := serving(t, dir)
 	var out strings.Builder
-	if err := showStatus(context.Background(), filepath.Join(dir, "status.sock"), command{}, &out); !errors.Is(err, errNotRunning) || !strings.HasPrefix(out.String(), "POD") {
+	if err := statussocket.Show(context.Background(), filepath.Join(dir, "status.sock"), statussocket.View{}, &out); !errors.Is(err, statussocket.ErrNotRunning) || !strings.HasPrefix(out.String(), "POD") {
 		t.Errorf("status %q, %v", out.String(), err)
 	}
-	r := startRuntime(t, dir, sandbox("plain"))
-	r.waitSynced(t)
-	if err := r.run(sandbox("typo", annotationPrefix+"enable", "true")); !errContains(err, "write "+annotationEnabled) {
+	r := plugintest.StartRuntime(t, dir, plugintest.Sandbox("plain"))
+	r.WaitSynced(t)
+	if err := r.RunPod(plugintest.Sandbox("typo", podspec.AnnotationPrefix+"enable", "true")); !plugintest.ErrContains(err, "write "+podspec.AnnotationEnabled) {
 		t.Errorf("the runtime got %v", err)
 	}
 	if code := p.end(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d\n%s", code, p.book)
 	}
-	if p.book.count(secret) != 0 {
+	if p.book.Count(plugintest.Secret) != 0 {
 		t.Error("the log shows the secret")
+	}
+}
+
+// TestFlagsBeforeATool: they count for it, and what is wrong with them ends with 2.
+func TestFlagsBeforeATool(t *testing.T) {
+	none := filepath.Join(t.TempDir(), "none")
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-status-socket", none, "whois", "a", "x"}, "no process answers on " + none},
+		{[]string{"-bogus", "whois", "a", "x"}, "-bogus"},
+	} {
+		var out strings.Builder
+		err := run(t.Context(), plugintest.Environment(nil), tt.args, &out, &out)
+		if !errors.As(err, new(statussocket.CannotAsk)) || !plugintest.ErrContains(err, tt.want) || out.Len() > 0 {
+			t.Errorf("%q: %v, and it printed %q", tt.args, err, out.String())
+		}
 	}
 }

@@ -3,196 +3,29 @@
 package main
 
 import (
-	"bytes"
-	"context"
-	"encoding/base64"
-	"fmt"
-	"io"
-	"log"
 	"log/slog"
-	"net"
-	"net/http"
-	"net/http/httptest"
-	"net/url"
-	"strings"
-	"sync"
 	"testing"
 
-	"golang.org/x/net/http/httpproxy"
-	"tailscale.com/feature"
+	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/settings"
+	"tailscale-nri/nri-plugin/internal/statussocket"
+	"tailscale-nri/nri-plugin/internal/supervisor"
 )
-
-// connectProxy is an HTTP proxy that takes CONNECT with that user and password,
-// and always leads to the same address.
-func connectProxy(t *testing.T, user, password, to string) (at string, asked func() []string) {
-	t.Helper()
-	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
-	var mu sync.Mutex
-	var hosts []string
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodConnect || r.Header.Get("Proxy-Authorization") != want {
-			w.WriteHeader(http.StatusProxyAuthRequired)
-			return
-		}
-		mu.Lock()
-		hosts = append(hosts, r.Host)
-		mu.Unlock()
-		there, err := net.Dial("tcp", to)
-		if err != nil {
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		defer there.Close()
-		here, buf, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			return
-		}
-		defer here.Close()
-		fmt.Fprint(here, "HTTP/1.1 200 OK\r\n\r\n")
-		go io.Copy(there, buf)
-		io.Copy(here, there)
-	}))
-	t.Cleanup(srv.Close)
-	return srv.Listener.Addr().String(), func() []string {
-		mu.Lock()
-		defer mu.Unlock()
-		return hosts
-	}
-}
-
-// TestProxyHooks: what tailscale.com is handed for its control connection and for
-// DERP reaches an https server through a proxy that wants a password, and nothing
-// of that password can be printed on the way.
-func TestProxyHooks(t *testing.T) {
-	const user, password = "nri", secret + "%"
-	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
-	t.Cleanup(server.Close)
-	at, asked := connectProxy(t, user, password, server.Listener.Addr().String())
-	printed := &lockedBuffer{}
-	log.SetOutput(printed)
-	t.Cleanup(func() { log.SetOutput(io.Discard) })
-	const host = "control.example.com" // 127.0.0.1 needs no proxy, by Go's rule
-	c := httpproxy.Config{HTTPSProxy: "http://" + user + ":" + url.PathEscape(password) + "@" + at, NoProxy: "direct.example.com"}
-	useProxy(c)
-	t.Cleanup(func() { useProxy(httpproxy.Config{}) })
-
-	ask := func(u string) *url.URL {
-		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, u, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		proxy, err := feature.HookProxyFromEnvironment.Get()(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return proxy
-	}
-	proxy := ask("https://" + host)
-	if proxy == nil || proxy.Host != at || proxy.User != nil {
-		t.Fatalf("the proxy is %v", proxy)
-	}
-	for _, u := range []string{"https://direct.example.com", "http://" + host, "https://127.0.0.1"} {
-		if got := ask(u); got != nil {
-			t.Errorf("%s goes through %v", u, got)
-		}
-	}
-	if auth, err := feature.HookProxyGetAuthHeader.Get()(proxy); err != nil || auth != "Basic "+base64.StdEncoding.EncodeToString([]byte(user+":"+password)) {
-		t.Errorf("the header for DERP is %q, %v", auth, err)
-	}
-
-	// As control/controlclient makes its transport.
-	tr := server.Client().Transport.(*http.Transport).Clone()
-	tr.Proxy = feature.HookProxyFromEnvironment.GetOrNil()
-	feature.HookProxySetTransportGetProxyConnectHeader.Get()(tr)
-	tr.TLSClientConfig.ServerName = "example.com" // as httptest's certificate has it
-	for what, rt := range map[string]http.RoundTripper{"control": tr, "API": apiTransport(c)} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+host, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		res, err := rt.RoundTrip(req)
-		switch {
-		case err == nil:
-			res.Body.Close()
-		case what == "API" && strings.Contains(err.Error(), "certificate"): // it came through: the certificate is httptest's
-		default:
-			t.Errorf("%s: %v", what, err)
-		}
-	}
-	if got := asked(); len(got) != 2 {
-		t.Errorf("the proxy was asked for %q", got)
-	}
-	if text := printed.String(); strings.Contains(text, secret) || strings.Contains(text, "Basic") {
-		t.Errorf("printed: %s", text)
-	}
-}
-
-// lockedBuffer is written by other goroutines, servers' among them.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// TestProxyRefuses: a proxy's no is not taken for the API's, and names the
-// variable.
-func TestProxyRefuses(t *testing.T) {
-	at, _ := connectProxy(t, "nri", secret, "")
-	c := httpproxy.Config{HTTPSProxy: "http://" + at, HTTPProxy: "http://nri:" + secret + "x@" + at}
-	for target, want := range map[string]string{
-		"https://api.example.com": "Proxy Authentication Required", "http://api.example.com": "check user and password in " + envHTTPProxy,
-	} {
-		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, target, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if res, err := apiTransport(c).RoundTrip(req); err == nil {
-			res.Body.Close()
-			t.Errorf("%s: %d", target, res.StatusCode)
-		} else if !errContains(err, want) || strings.Contains(err.Error(), secret) {
-			t.Errorf("%s: %v, want %q", target, err, want)
-		}
-	}
-}
 
 // TestProxyInTheLog: where it is, and not who we are to it. A key of the
 // directory sets it as the environment does.
 func TestProxyInTheLog(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, envAuthKey, secret, envHTTPSProxy, "http://u:"+secret+"@proxy:3128\n", envNoProxy, ".svc")
-	cfg, err := readConfig(withDir(dir, envHTTPProxy, "other:80"))
-	if err != nil || proxyHosts(cfg.Proxy) != "proxy:3128,other:80" || cfg.Proxy.NoProxy != ".svc" {
-		t.Errorf("%v, proxies %q", err, proxyHosts(cfg.Proxy))
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, settings.HTTPSProxy, "http://u:"+plugintest.Secret+"@proxy:3128\n", settings.NoProxy, ".svc")
+	cfg, err := config.Read(plugintest.WithDir(dir, settings.HTTPProxy, "other:80"))
+	if err != nil || config.ProxyHosts(cfg.Proxy) != "proxy:3128,other:80" || cfg.Proxy.NoProxy != ".svc" {
+		t.Errorf("%v, proxies %q", err, config.ProxyHosts(cfg.Proxy))
 	}
-	book := &logBook{grown: make(chan struct{}, 1)}
-	d := &daemon{cfg: cfg, health: &health{}, log: slog.New(slog.NewTextHandler(book, nil)), ownPace: true, up: findParent(environment(nil))}
+	book := plugintest.NewLogBook()
+	d := &daemon{cfg: cfg, health: &statussocket.Health{}, log: slog.New(slog.NewTextHandler(book, nil)), ownPace: true, up: supervisor.FindParent(plugintest.Environment(nil))}
 	d.logStart()
-	if book.count(`proxy="proxy:3128,other:80"`)+book.count("proxy=proxy:3128,other:80") != 1 || book.count(secret) != 0 {
+	if book.Count(`proxy="proxy:3128,other:80"`)+book.Count("proxy=proxy:3128,other:80") != 1 || book.Count(plugintest.Secret) != 0 {
 		t.Errorf("the log says %s", book)
-	}
-}
-
-func TestNoProxy(t *testing.T) {
-	const spaces = "localhost 10.0.0.0/8"
-	for value, ok := range map[string]bool{"": true, "localhost, .svc,10.0.0.0/8,": true, "*": true, spaces: false, ".svc," + spaces: false} {
-		_, err := readConfig(environment(map[string]string{envAuthKey: "k", envNoProxy: value}))
-		if (err == nil) != ok {
-			t.Errorf("%q: %v", value, err)
-		}
-		if !ok && !errContains(err, envNoProxy+` is "`+spaces+`": write commas`) {
-			t.Errorf("%q: %v", value, err)
-		}
 	}
 }

@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 	"tailscale.com/net/tlsdial"
+
+	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 // rootsVar makes TestRoots say whom its process trusts.
@@ -46,11 +48,11 @@ func TestRoots(t *testing.T) {
 		{"no system roots", filepath.Join(dir, "none"), own, own},
 		{"an empty file", os.DevNull, own, own},
 		{
-			"a private authority", written(t, dir, "private", private),
+			"a private authority", plugintest.WriteFile(t, dir, "private", private),
 			"Let's Encrypt false, another false, private true", "Let's Encrypt true, another false, private true",
 		},
 		{
-			"a private and a public one", written(t, dir, "both", append(public, private...)),
+			"a private and a public one", plugintest.WriteFile(t, dir, "both", append(public, private...)),
 			"Let's Encrypt false, another true, private true", "Let's Encrypt true, another true, private true",
 		},
 	} {
@@ -76,21 +78,21 @@ func TestRootsThatAreNone(t *testing.T) {
 		warns      bool
 	}{
 		{"not set", "", false},
-		{"one", written(t, dir, "private", private), false},
-		{"one after what is none", written(t, dir, "mixed", append([]byte("# ours\n"), private...)), false},
+		{"one", plugintest.WriteFile(t, dir, "private", private), false},
+		{"one after what is none", plugintest.WriteFile(t, dir, "mixed", append([]byte("# ours\n"), private...)), false},
 		{"missing", filepath.Join(dir, "missing"), true},
-		{"empty", written(t, dir, "empty", nil), true},
-		{"no PEM", written(t, dir, "der", privateCert(t).Raw), true},
-		{"a key", written(t, dir, "key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte(secret)})), true},
+		{"empty", plugintest.WriteFile(t, dir, "empty", nil), true},
+		{"no PEM", plugintest.WriteFile(t, dir, "der", privateCert(t).Raw), true},
+		{"a key", plugintest.WriteFile(t, dir, "key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte(plugintest.Secret)})), true},
 	} {
-		book := &logBook{grown: make(chan struct{}, 1)}
-		checkRoots(environment(map[string]string{envCertFile: tt.file}), slog.New(slog.NewTextHandler(book, nil)))
-		if warns := book.count("level=WARN") == 1 && book.count("unset SSL_CERT_FILE") == 1 && book.count("file="+tt.file) == 1; warns != tt.warns {
+		book := plugintest.NewLogBook()
+		checkRoots(plugintest.Environment(map[string]string{envCertFile: tt.file}), slog.New(slog.NewTextHandler(book, nil)))
+		if warns := book.Count("level=WARN") == 1 && book.Count("unset SSL_CERT_FILE") == 1 && book.Count("file="+tt.file) == 1; warns != tt.warns {
 			t.Errorf("%s: the log says %q", tt.name, book)
 		}
 	}
 	p := serving(t, t.TempDir(), func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, envCertFile+"="+filepath.Join(dir, "missing")) })
-	if n := p.book.count("unset SSL_CERT_FILE"); n != 1 {
+	if n := p.book.Count("unset SSL_CERT_FILE"); n != 1 {
 		t.Errorf("the program says so %d times\n%s", n, p.book)
 	}
 }
@@ -137,13 +139,4 @@ func privateCert(t *testing.T) *x509.Certificate {
 	server := httptest.NewTLSServer(nil)
 	defer server.Close()
 	return server.Certificate()
-}
-
-func written(t *testing.T, dir, name string, data []byte) string {
-	t.Helper()
-	file := filepath.Join(dir, name)
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
 }

@@ -9,12 +9,21 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"os"
 	"runtime/debug"
 	"slices"
 	"time"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/nri-plugin/internal/buildinfo"
+	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/logging"
+	"tailscale-nri/nri-plugin/internal/metrics"
+	"tailscale-nri/nri-plugin/internal/nri"
+	"tailscale-nri/nri-plugin/internal/ocihook"
+	"tailscale-nri/nri-plugin/internal/podspec"
+	"tailscale-nri/nri-plugin/internal/privileges"
+	"tailscale-nri/nri-plugin/internal/statussocket"
+	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
 // gcPercent is what GOGC is set to, unless the environment sets it. A node holds
@@ -36,39 +45,39 @@ const startTime = 10 * time.Second
 // that cannot be had, or a state directory that cannot be made, claimed or read,
 // ends the process with either. In a DaemonSet that is CrashLoopBackOff, with the
 // reason in the log and, as deploy has it, in the termination message.
-func serve(ctx context.Context, getenv func(string) string, up parent, stderr io.Writer) error {
-	began, cfg, bad := loadConfig(getenv)
+func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent, stderr io.Writer) error {
+	began, cfg, bad := config.Load(getenv)
 	if bad == nil {
-		bad = checkPrivileges()
+		bad = privileges.Check()
 	}
-	if bad != nil && cfg.Dir == "" && !isPolicyAlone(bad) {
+	if bad != nil && cfg.Dir == "" && !podspec.IsPolicyAlone(bad) {
 		return bad
 	}
-	log, h := newLogger(cfg, stderr), &health{}
-	m := newMeters(h, up.restarts)
+	log, h := logging.New(cfg, stderr), &statussocket.Health{}
+	m := metrics.New(h, up.Restarts)
 	checkRoots(getenv, log)
 	var parts []func(context.Context) error
-	if socket, err := statusSocket(began.get); err == nil {
-		ln, err := listenStatus(ctx, socket)
+	if socket, err := config.StatusSocket(began.Get); err == nil {
+		ln, err := statussocket.Listen(ctx, socket)
 		if err != nil {
 			return err
 		}
 		defer ln.Close()
-		parts = append(parts, (&statusServer{health: h, host: hostName(cfg), ln: ln}).Run)
+		parts = append(parts, (&statussocket.Server{Health: h, Host: hostName(cfg), Listener: ln}).Run)
 	}
-	held := &policies{}
-	held.now.Store(cfg.Policy)
+	held := &podspec.Policies{}
+	held.Set(cfg.Policy)
 	if cfg.MetricsAddr != "" {
-		parts = append(parts, (&metricsServer{addr: cfg.MetricsAddr, read: m.read, log: log}).Run)
+		parts = append(parts, (&metrics.Server{Addr: cfg.MetricsAddr, Read: m.Read, Log: log}).Run)
 	}
 	if cfg.Dir != "" || cfg.PolicyFile != "" {
 		w := &configWatch{getenv: getenv, began: began, policies: held, health: h, log: log, waits: bad != nil}
 		if cfg.Policy != nil {
-			w.ranges = cfg.Policy.ranges
+			w.ranges = cfg.Policy.Ranges
 		}
 		if bad != nil {
 			w.complain(bad, false)
-			up.mark(markServes)
+			up.Mark(supervisor.MarkServes)
 		}
 		parts = append(parts, w.Run)
 	}
@@ -79,19 +88,13 @@ func serve(ctx context.Context, getenv func(string) string, up parent, stderr io
 	return runAll(ctx, parts...)
 }
 
-// isPolicyAlone reports whether nothing but the policy is bad.
-func isPolicyAlone(bad error) bool {
-	var p policyError
-	return errors.As(bad, &p) && bad.Error() == p.Error()
-}
-
 // daemon serves the pods of this machine.
 type daemon struct {
-	cfg      Config
-	policies *policies
-	up       parent
-	health   *health
-	meters   *meters
+	cfg      config.Config
+	policies *podspec.Policies
+	up       supervisor.Parent
+	health   *statussocket.Health
+	meters   *metrics.Meters
 	log      *slog.Logger
 	ownPace  bool // of Go's collector
 }
@@ -100,11 +103,11 @@ type daemon struct {
 // can be done before is done by then, and nothing else, so that the pods are
 // without a process for as short as possible.
 func (d *daemon) Run(ctx context.Context) error {
-	place, err := d.up.shelf()
+	place, err := d.up.FDStore()
 	if err != nil {
 		return err
 	}
-	useProxy(d.cfg.Proxy)
+	config.UseProxy(d.cfg.Proxy)
 	tn, err := newTailnets(d.cfg, d.log)
 	if err != nil {
 		return err
@@ -116,11 +119,11 @@ func (d *daemon) Run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	sockets := openStore(place)
+	sockets := supervisor.OpenSockets(place)
 	defer func() {
 		// Whoever is started again finds them.
 		if !errors.Is(context.Cause(ctx), errRestart) {
-			sockets.clear()
+			sockets.Clear()
 		}
 	}()
 	kube := newKubeStatus(d.cfg, d.log)
@@ -129,46 +132,37 @@ func (d *daemon) Run(ctx context.Context) error {
 		return err
 	}
 	d.begin(eng)
-	d.meters.serves(eng.Measures, tn.calls)
-	hooks := newHookServer(d.cfg.StateDir, eng, eng, d.log)
-	p := &plugin{
-		pods: eng, defaults: defaultsOf(d.cfg), policies: d.policies, resolver: hooks.resolver, hooks: hooks,
-		handlers: d.cfg.Handlers, ownUID: d.cfg.PodUID, log: d.log, meters: d.meters,
+	d.meters.Serves(eng.Measures, tn.calls)
+	hooks := ocihook.NewServer(d.cfg.StateDir, eng, eng, d.log)
+	p := &nri.Plugin{
+		Pods: eng, Defaults: defaultsOf(d.cfg), Policies: d.policies, Resolver: hooks.Resolver, Hooks: hooks,
+		Handlers: d.cfg.Handlers, OwnUID: d.cfg.PodUID, Log: d.log, Meters: d.meters,
 	}
-	d.health.warns(p.refused.nodes)
-	reg := &registration{socket: d.cfg.NRISocket, plugin: p, health: d.health, log: d.log}
+	d.health.Warns(p.Refused.Nodes)
+	reg := &nri.Registration{Socket: d.cfg.NRISocket, Plugin: p, Health: d.health, Log: d.log}
 	return runAll(ctx, kube.Run, func(ctx context.Context) error {
 		return runEngine(ctx, eng.Run, func(ctx context.Context) error { return runAll(ctx, reg.Run, hooks.Run) })
 	})
 }
 
 // standBy says that another process serves. What an earlier child of this one's
-// supervisor has left on the shelf is out of date by then: its sockets hold
+// supervisor has left in the store is out of date by then: its sockets hold
 // packets that the other process has had as well.
-func (d *daemon) standBy(place shelf) {
-	d.health.standBy(func() string { return lacksRuntime(d.cfg.NRISocket) })
-	d.up.mark(markServes)
-	d.log.Info("another process serves this node's pods, standing by", "version", ourVersion(), "state", d.cfg.StateDir)
-	if why := lacksRuntime(d.cfg.NRISocket); why != "" {
+func (d *daemon) standBy(place supervisor.FDStore) {
+	d.health.StandBy(func() string { return nri.LacksRuntime(d.cfg.NRISocket) })
+	d.up.Mark(supervisor.MarkServes)
+	d.log.Info("another process serves this node's pods, standing by", "version", buildinfo.Version(), "state", d.cfg.StateDir)
+	if why := nri.LacksRuntime(d.cfg.NRISocket); why != "" {
 		d.log.Warn("this process could not serve", "reason", why)
 	}
-	openStore(place).clear()
-}
-
-// lacksRuntime says why there is no runtime to register with, as far as that can
-// be seen without asking it, "" if there may be one.
-func lacksRuntime(socket string) string {
-	if _, err := os.Stat(socket); err != nil {
-		return noRuntime(socket)
-	}
-	return ""
+	supervisor.OpenSockets(place).Clear()
 }
 
 // begin says that this process serves.
 func (d *daemon) begin(eng *engine.Engine) {
-	d.health.serves(eng)
-	d.health.podAPI.serves(eng.PodAPI())
-	d.up.mark(markServes)
+	d.health.Serves(eng)
+	d.health.PodAPI.Serves(eng.PodAPI())
+	d.up.Mark(supervisor.MarkServes)
 	if !d.ownPace {
 		time.AfterFunc(startTime, func() { debug.SetGCPercent(gcPercent) })
 	}
@@ -177,18 +171,18 @@ func (d *daemon) begin(eng *engine.Engine) {
 
 // logStart says what is started, and how it reaches the tailnet.
 func (d *daemon) logStart() {
-	attrs := []any{"version", ourVersion(), "state", d.cfg.StateDir, "nri", d.cfg.NRISocket}
-	if via := proxyHosts(d.cfg.Proxy); via != "" {
+	attrs := []any{"version", buildinfo.Version(), "state", d.cfg.StateDir, "nri", d.cfg.NRISocket}
+	if via := config.ProxyHosts(d.cfg.Proxy); via != "" {
 		attrs = append(attrs, "proxy", via)
 	}
 	if d.cfg.Policy != nil {
-		attrs = append(attrs, "policy", d.cfg.PolicyFile, "rules", len(d.cfg.Policy.rules))
+		attrs = append(attrs, "policy", d.cfg.PolicyFile, "rules", len(d.cfg.Policy.RuleNames()))
 	}
 	if len(d.cfg.Profiles) > 0 {
 		attrs = append(attrs, "profiles", slices.Sorted(maps.Keys(d.cfg.Profiles)))
 	}
-	if d.up.restarts > 0 {
-		attrs = append(attrs, "restarts", d.up.restarts)
+	if d.up.Restarts > 0 {
+		attrs = append(attrs, "restarts", d.up.Restarts)
 	}
 	d.log.Info("starting", attrs...)
 }

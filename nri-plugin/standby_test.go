@@ -11,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/settings"
 	"tailscale-nri/nri-plugin/internal/status"
+	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
 // asked is what one of the commands ready, live and status says, run as a
@@ -31,7 +34,7 @@ func (p *program) asked(t *testing.T, what ...string) (text string, code int) {
 func (p *program) awaitReady(t *testing.T, code int, text string) {
 	t.Helper()
 	var said string
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(plugintest.Patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		var got int
 		said, got = p.asked(t, cmdReady)
 		if got == code && strings.Contains(said, text) {
@@ -47,7 +50,7 @@ func (p *program) awaitReady(t *testing.T, code int, text string) {
 // twice makes a second program serve the first one's pods, in a pod of its own.
 func twice(dir string) func(*exec.Cmd) {
 	return func(cmd *exec.Cmd) {
-		cmd.Env = append(cmd.Env, envStatusSocket+"="+filepath.Join(dir, "second.sock"))
+		cmd.Env = append(cmd.Env, settings.StatusSocket+"="+filepath.Join(dir, "second.sock"))
 	}
 }
 
@@ -86,13 +89,13 @@ func TestStandsBy(t *testing.T) {
 				t.Errorf("status says %q, want role %s", text, role)
 			}
 		}
-		if second.book.count(servesLine) != 1 {
+		if second.book.Count(servesLine) != 1 {
 			t.Error("it asked the runtime while the first one serves")
 		}
 		first.signal(t, first.Process.Pid, sig)
 		second.await(t, servesLine, 2)
 		second.awaitReady(t, 1, servesLine)
-		if code := second.end(t, syscall.SIGTERM); code != 0 || second.book.count("level=ERROR") != 0 {
+		if code := second.end(t, syscall.SIGTERM); code != 0 || second.book.Count("level=ERROR") != 0 {
 			t.Errorf("exit code %d\n%s", code, second.book)
 		}
 	}
@@ -104,11 +107,11 @@ func TestStandByEnds(t *testing.T) {
 	dir := t.TempDir()
 	serving(t, dir)
 	second := begin(t, dir, twice(dir))
-	for i := range maxUnserved + 1 {
+	for i := range supervisor.MaxUnserved + 1 {
 		second.await(t, "standing by", i+1)
 		second.signal(t, second.only(t), syscall.SIGKILL)
 	}
-	second.await(t, "standing by", maxUnserved+2)
+	second.await(t, "standing by", supervisor.MaxUnserved+2)
 	start := time.Now()
 	if code := second.end(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d\n%s", code, second.book)
@@ -122,7 +125,7 @@ func TestStandByEnds(t *testing.T) {
 // the credentials in its environment.
 func configured(config string) func(*exec.Cmd) {
 	return func(cmd *exec.Cmd) {
-		cmd.Env = append(cmd.Env, envAuthKey+"=", envConfigDir+"="+config)
+		cmd.Env = append(cmd.Env, settings.AuthKey+"=", settings.ConfigDir+"="+config)
 	}
 }
 
@@ -131,27 +134,27 @@ func configured(config string) func(*exec.Cmd) {
 // its child is started for it.
 func TestConfigurationIsMended(t *testing.T) {
 	dir, config := t.TempDir(), t.TempDir()
-	mount(t, config, "TS_AUTH_KEY", secret)
+	plugintest.MountConfig(t, config, "TS_AUTH_KEY", plugintest.Secret)
 	p := begin(t, dir, configured(config))
 	p.await(t, "waiting until it is mended", 2)
 	p.awaitReady(t, 1, `unknown key "TS_AUTH_KEY" in `+config+": did you mean TS_AUTHKEY?; no credentials: set ")
 	if text, code := p.asked(t, cmdLive); code != 0 {
 		t.Errorf("live says %q", text)
 	}
-	mount(t, config, envAuthKey, "tskey-auth-"+secret)
+	plugintest.MountConfig(t, config, settings.AuthKey, "tskey-auth-"+plugintest.Secret)
 	p.await(t, servesLine, 1)
 	p.awaitReady(t, 1, servesLine)
 
-	mount(t, config, envAuthKey, "tskey-auth-"+secret, envLogFormat, "xml")
+	plugintest.MountConfig(t, config, settings.AuthKey, "tskey-auth-"+plugintest.Secret, settings.LogFormat, "xml")
 	p.await(t, "going on with the old one", 1)
 	p.awaitReady(t, 1, `a changed configuration is not used: LOG_FORMAT is "xml"`)
-	mount(t, config, envAuthKey, "tskey-auth-"+secret, envCluster, "other")
+	plugintest.MountConfig(t, config, settings.AuthKey, "tskey-auth-"+plugintest.Secret, settings.ClusterName, "other")
 	p.await(t, "starting again with it\" changed=CLUSTER_NAME", 1)
 	p.await(t, servesLine, 2)
-	if code := p.end(t, syscall.SIGTERM); code != 0 || p.book.count(secret) != 0 {
+	if code := p.end(t, syscall.SIGTERM); code != 0 || p.book.Count(plugintest.Secret) != 0 {
 		t.Errorf("exit code %d\n%s", code, p.book)
 	}
-	if n := p.book.count("starting it again"); n != 0 {
+	if n := p.book.Count("starting it again"); n != 0 {
 		t.Errorf("the supervisor took a planned end for an accident, %d times\n%s", n, p.book)
 	}
 }
@@ -161,11 +164,11 @@ func TestConfigurationIsMended(t *testing.T) {
 func TestChangeDuringARoll(t *testing.T) {
 	dir, config := t.TempDir(), t.TempDir()
 	leaveSocket(t, dir)
-	mount(t, config, envAuthKey, "tskey-auth-"+secret)
+	plugintest.MountConfig(t, config, settings.AuthKey, "tskey-auth-"+plugintest.Secret)
 	first := serving(t, dir, configured(config))
 	second := begin(t, dir, configured(config), twice(dir))
 	second.await(t, "standing by", 1)
-	mount(t, config, envAuthKey, "tskey-auth-"+secret, envCluster, "other")
+	plugintest.MountConfig(t, config, settings.AuthKey, "tskey-auth-"+plugintest.Secret, settings.ClusterName, "other")
 	for _, p := range []*program{first, second} {
 		p.await(t, "starting again with it\" changed=CLUSTER_NAME", 1)
 	}
@@ -173,7 +176,7 @@ func TestChangeDuringARoll(t *testing.T) {
 	second.awaitReady(t, 1, servesLine)
 	second.end(t, syscall.SIGTERM)
 	for _, p := range []*program{first, second} {
-		if p.book.count("level=ERROR") != 0 {
+		if p.book.Count("level=ERROR") != 0 {
 			t.Errorf("an error\n%s", p.book)
 		}
 	}
@@ -184,7 +187,7 @@ func TestChangeDuringARoll(t *testing.T) {
 func TestReadyOnceRegistered(t *testing.T) {
 	dir := t.TempDir()
 	p := serving(t, dir)
-	kill := startRuntimeProcess(t, dir)
+	kill := plugintest.StartRuntimeProcess(t, dir)
 	p.awaitReady(t, 0, "ready")
 	kill()
 	p.awaitReady(t, 1, servesLine)
@@ -198,17 +201,17 @@ func TestReadyOnceRegistered(t *testing.T) {
 // down.
 func TestMountsAreNotOfTheDirectory(t *testing.T) {
 	dir, config := t.TempDir(), t.TempDir()
-	mount(t, config, envAuthKey, "tskey-auth-"+secret)
+	plugintest.MountConfig(t, config, settings.AuthKey, "tskey-auth-"+plugintest.Secret)
 	p := serving(t, dir, configured(config))
-	for i, bad := range []string{envStateDir, envStatusSocket, envNRISocket} {
-		mount(t, config, envAuthKey, "tskey-auth-"+secret, bad, "/proc/nowhere/it")
+	for i, bad := range []string{settings.StateDir, settings.StatusSocket, settings.NRISocket} {
+		plugintest.MountConfig(t, config, settings.AuthKey, "tskey-auth-"+plugintest.Secret, bad, "/proc/nowhere/it")
 		p.await(t, "going on with the old one", i+1)
 		p.awaitReady(t, 1, bad)
 		if text, code := p.asked(t, cmdLive); code != 0 {
 			t.Errorf("%s: live says %q", bad, text)
 		}
 	}
-	if p.book.count(servesLine) != 1 {
+	if p.book.Count(servesLine) != 1 {
 		t.Errorf("it began anew\n%s", p.book)
 	}
 }

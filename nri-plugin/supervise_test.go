@@ -14,6 +14,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"tailscale-nri/nri-plugin/internal/buildinfo"
+	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
 // crashCode is what a child of the role "crash" ends with.
@@ -31,7 +35,7 @@ func endOnSignal() {
 			os.Exit(0)
 		case syscall.SIGWINCH:
 			cmd := exec.Command("/proc/self/exe")
-			cmd.Env = append(os.Environ(), roleVar+"=orphan")
+			cmd.Env = append(os.Environ(), plugintest.RoleVar+"=orphan")
 			fmt.Fprintln(os.Stderr, "left an orphan:", cmd.Run())
 		}
 	}
@@ -47,7 +51,7 @@ func leaveOrphan() {
 // program is one that runs, supervisor and child.
 type program struct {
 	*exec.Cmd
-	book  *logBook
+	book  *plugintest.LogBook
 	ended chan error
 }
 
@@ -70,13 +74,13 @@ func begin(t *testing.T, dir string, set ...func(*exec.Cmd)) *program {
 // await waits until the log has said s for the nth time.
 func (p *program) await(t *testing.T, s string, n int) {
 	t.Helper()
-	for p.book.count(s) < n {
+	for p.book.Count(s) < n {
 		select {
-		case <-p.book.grown:
+		case <-p.book.Grown:
 		case err := <-p.ended:
 			t.Fatalf("ended with %v\n%s", err, p.book)
-		case <-time.After(patience):
-			t.Fatalf("the log has %q %d times, want %d\n%s", s, p.book.count(s), n, p.book)
+		case <-time.After(plugintest.Patience):
+			t.Fatalf("the log has %q %d times, want %d\n%s", s, p.book.Count(s), n, p.book)
 		}
 	}
 }
@@ -112,7 +116,7 @@ func statOf(pid int) []string {
 
 func awaitGone(t *testing.T, pid int) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); len(statOf(pid)) > 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(plugintest.Patience); len(statOf(pid)) > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("process %d is still there: %v", pid, statOf(pid)[:2])
 		}
@@ -130,7 +134,7 @@ func (p *program) signal(t *testing.T, pid int, sig syscall.Signal) {
 func (p *program) end(t *testing.T, sig syscall.Signal) int {
 	t.Helper()
 	p.signal(t, p.Process.Pid, sig)
-	receive(t, p.ended, "the end of the program")
+	plugintest.Receive(t, p.ended, "the end of the program")
 	return p.ProcessState.ExitCode()
 }
 
@@ -151,16 +155,16 @@ func TestChildIsStartedAgain(t *testing.T) {
 		for text, n := range map[string]int{
 			"level=ERROR": i + 1,
 			"standing by": 0, // an end is over before the next one begins
-			fmt.Sprintf("starting it again\" ended=%q", tt.ended): 1,
-			fmt.Sprintf("msg=starting version=%s", ourVersion()):  i + 2,
-			fmt.Sprintf(" restarts=%d\n", i+1):                    1,
+			fmt.Sprintf("starting it again\" ended=%q", tt.ended):       1,
+			fmt.Sprintf("msg=starting version=%s", buildinfo.Version()): i + 2,
+			fmt.Sprintf(" restarts=%d\n", i+1):                          1,
 		} {
-			if got := p.book.count(text); got != n {
+			if got := p.book.Count(text); got != n {
 				t.Errorf("after %v the log says %q %d times, want %d\n%s", tt.sig, text, got, n, p.book)
 			}
 		}
 	}
-	if p.book.count("panic: in the goroutine of one backend") != 1 {
+	if p.book.Count("panic: in the goroutine of one backend") != 1 {
 		t.Error("the panic's text is lost")
 	}
 	child := p.only(t)
@@ -179,7 +183,7 @@ func TestSignalsArePassedOn(t *testing.T) {
 			t.Errorf("%v: exit code %d, want %d\n%s", sig, got, code, p.book)
 		}
 		awaitGone(t, child)
-		if listed := p.book.count("goroutine ") > 0; listed != (sig == syscall.SIGQUIT) || p.book.count("level=ERROR") != 0 {
+		if listed := p.book.Count("goroutine ") > 0; listed != (sig == syscall.SIGQUIT) || p.book.Count("level=ERROR") != 0 {
 			t.Errorf("%v: the log says\n%s", sig, p.book)
 		}
 	}
@@ -190,7 +194,7 @@ func TestSignalsArePassedOn(t *testing.T) {
 func TestChildMeansToEnd(t *testing.T) {
 	p := serving(t, t.TempDir())
 	p.signal(t, p.only(t), syscall.SIGTERM)
-	if err := receive(t, p.ended, "the end of the program"); err != nil || p.book.count("level=ERROR") != 0 {
+	if err := plugintest.Receive(t, p.ended, "the end of the program"); err != nil || p.book.Count("level=ERROR") != 0 {
 		t.Errorf("ended with %v\n%s", err, p.book)
 	}
 }
@@ -211,12 +215,12 @@ func TestParentIsKilled(t *testing.T) {
 
 // TestGivesUp: a child that never comes to serve is not started forever.
 func TestGivesUp(t *testing.T) {
-	out, err := process(t, roleVar+"=crash").CombinedOutput()
+	out, err := process(t, plugintest.RoleVar+"=crash").CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != crashCode {
 		t.Errorf("ended with %v, want exit code %d", err, crashCode)
 	}
-	if text := string(out); strings.Count(text, "starting it again") != maxUnserved-1 || strings.Count(text, "giving up") != 1 {
+	if text := string(out); strings.Count(text, "starting it again") != supervisor.MaxUnserved-1 || strings.Count(text, "giving up") != 1 {
 		t.Errorf("it said\n%s", text)
 	}
 }
@@ -240,37 +244,10 @@ func TestTakesOrphans(t *testing.T) {
 			awaitGone(t, pid)
 		}
 	}
-	if p.only(t) != child || p.book.count("level=ERROR") != 0 {
+	if p.only(t) != child || p.book.Count("level=ERROR") != 0 {
 		t.Errorf("the child was restarted\n%s", p.book)
 	}
 	if code := p.end(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d\n%s", code, p.book)
-	}
-}
-
-// TestPauses between children, in a row that none of the ends is meant in.
-func TestPauses(t *testing.T) {
-	short, long := ending{served: true, lived: time.Second}, ending{served: true, lived: longLife}
-	var s supervisor
-	for i, tt := range []struct {
-		end   ending
-		pause time.Duration
-	}{
-		{short, 0},
-		{short, minPause},
-		{short, 2 * minPause},
-		{short, 4 * minPause},
-		{long, 0},
-		{short, 0},
-		{short, minPause},
-	} {
-		if pause, again := s.next(tt.end); pause != tt.pause || !again {
-			t.Errorf("%d: pause %v, again %v, want %v", i, pause, again, tt.pause)
-		}
-	}
-	for range 100 {
-		if pause, again := s.next(short); pause > maxPause || pause <= 0 || !again {
-			t.Fatalf("pause %v, again %v", pause, again)
-		}
 	}
 }

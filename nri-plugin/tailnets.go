@@ -3,98 +3,14 @@
 package main
 
 import (
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 
 	"tailscale-nri/engine/tailnet"
+	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/podspec"
 )
-
-// A profile is a further way into a tailnet, beside the one without a name. Its
-// variables are files of the directory that TS_CONFIG_DIR names, called like the
-// variable with the profile's name and a dot before it: prod.TS_AUTHKEY. So one
-// Secret holds those of all profiles, and a profile comes and goes without a change
-// of any mount. It inherits nothing but the cluster's name and the proxies.
-
-// profileVars are the variables that a profile has of its own.
-func profileVars() []string {
-	return []string{envOAuthID, envOAuthSecret, envIDTokenFile, envAuthKey, envLoginServer, envAPIURL, envAuthKeyTTL, envTags}
-}
-
-// profileKey splits a file's name. ok is false for one that is no profile's.
-func profileKey(file string) (profile, key string, ok bool) {
-	profile, key, ok = strings.Cut(file, ".")
-	return profile, key, ok && checkLabel(profile) == nil
-}
-
-// isProfileVar reports whether a file holds a variable of a profile.
-func isProfileVar(file string) bool {
-	_, key, ok := profileKey(file)
-	return ok && slices.Contains(profileVars(), key)
-}
-
-// wrongProfileKey is the remedy for a file that is a profile's by its name alone.
-func wrongProfileKey(profile, key string) string {
-	if like, ok := closestSetting(key); ok && slices.Contains(profileVars(), like) {
-		return "did you mean " + profile + "." + like + "?"
-	}
-	return "a profile has " + strings.Join(profileVars(), ", ")
-}
-
-// profileError is what is wrong with a profile.
-type profileError struct {
-	profile string
-	err     error
-}
-
-func (e profileError) Error() string {
-	return fmt.Sprintf("profile %s (%s.TS_…): %s", e.profile, e.profile, oneLine(e.err))
-}
-
-func (e profileError) Unwrap() error { return e.err }
-
-// parseProfiles checks the variables of all profiles. c is the configuration without
-// them.
-func parseProfiles(v values, c Config) (profiles map[string]Config, errs []error) {
-	for _, file := range slices.Sorted(maps.Keys(v)) {
-		name, _, ok := profileKey(file)
-		if _, again := profiles[name]; !ok || again {
-			continue
-		}
-		r := newReader(v.get)
-		r.prefix = name + "."
-		p := Config{Proxy: c.Proxy, Cluster: c.Cluster, Dir: c.Dir}
-		if err := r.tailnet(&p); err != nil {
-			r.errs = append(r.errs, profileError{name, err})
-		}
-		if profiles == nil {
-			profiles = map[string]Config{}
-		}
-		profiles[name] = p
-		errs = append(errs, r.errs...)
-	}
-	return profiles, errs
-}
-
-// tailnet reads the way into a tailnet, and is what checks it: package tailnet takes
-// the values as they are. It returns what is wrong with it as a whole.
-func (r *reader) tailnet(c *Config) error {
-	c.OAuthID = r.text(envOAuthID)
-	c.OAuthSecret = r.text(envOAuthSecret)
-	c.IDTokenFile = r.text(envIDTokenFile)
-	c.AuthKey = r.text(envAuthKey)
-	c.LoginServer = r.url(envLoginServer)
-	c.APIURL = r.url(envAPIURL)
-	c.AuthKeyTTL = r.keyTTL(envAuthKeyTTL)
-	c.Tags = r.tags(envTags)
-	if c.AuthKey != "" && r.raw(envTags) == "" {
-		// The key's own tags decide; asking for others would be refused.
-		c.Tags = nil
-	}
-	return checkCredentials(*c)
-}
 
 // tailnets are the ways into all of them.
 type tailnets struct {
@@ -121,24 +37,24 @@ func (t tailnets) calls() (sum map[tailnet.Call]uint64) {
 }
 
 // newTailnets are the ways into the tailnets that cfg names.
-func newTailnets(cfg Config, log *slog.Logger) (t tailnets, err error) {
+func newTailnets(cfg config.Config, log *slog.Logger) (t tailnets, err error) {
 	if t.main, err = newTailnet(cfg, log); err != nil {
 		return t, err
 	}
 	t.profiles = map[string]tailnet.Tailnet{}
 	for name, p := range cfg.Profiles {
 		if t.profiles[name], err = newTailnet(p, log.With("profile", name)); err != nil {
-			return t, profileError{name, err}
+			return t, config.ProfileError{Profile: name, Err: err}
 		}
 	}
 	return t, nil
 }
 
 // defaultsOf are the defaults of pods.
-func defaultsOf(cfg Config) podDefaults {
-	d := podDefaults{cluster: cfg.Cluster, tags: cfg.Tags, static: cfg.AuthKey != "", kept: cfg.StateSecrets, profiles: map[string]podDefaults{}}
+func defaultsOf(cfg config.Config) podspec.Defaults {
+	d := podspec.Defaults{Cluster: cfg.Cluster, Tags: cfg.Tags, Static: cfg.AuthKey != "", Kept: cfg.StateSecrets, Profiles: map[string]podspec.Defaults{}}
 	for name, p := range cfg.Profiles {
-		d.profiles[name] = podDefaults{tags: p.Tags, static: p.AuthKey != ""}
+		d.Profiles[name] = podspec.Defaults{Tags: p.Tags, Static: p.AuthKey != ""}
 	}
 	return d
 }

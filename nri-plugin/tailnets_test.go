@@ -9,28 +9,33 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/plugintest"
+	"tailscale-nri/nri-plugin/internal/podspec"
+	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 func TestProfiles(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, envAuthKey, secret, envTags, "tag:a", envHTTPSProxy, "http://proxy.example.com:3128", envCluster, "mine",
-		"prod."+envOAuthID, "id", "prod."+envOAuthSecret, secret+"\n", "prod."+envTags, "tag:prod,tag:web", "prod."+envAuthKeyTTL, "1h",
-		"eu-1."+envAuthKey, secret, "eu-1."+envLoginServer, "https://headscale.example.com/", "empty."+envAuthKey, "")
-	cfg, err := readConfig(withDir(dir))
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, settings.Tags, "tag:a", settings.HTTPSProxy, "http://proxy.example.com:3128", settings.ClusterName, "mine",
+		"prod."+settings.OAuthID, "id", "prod."+settings.OAuthSecret, plugintest.Secret+"\n", "prod."+settings.Tags, "tag:prod,tag:web", "prod."+settings.AuthKeyTTL, "1h",
+		"eu-1."+settings.AuthKey, plugintest.Secret, "eu-1."+settings.LoginServer, "https://headscale.example.com/", "empty."+settings.AuthKey, "")
+	cfg, err := config.Read(plugintest.WithDir(dir))
 	if err != nil || len(cfg.Profiles) != 2 {
 		t.Fatalf("got %+v, %v", cfg.Profiles, err)
 	}
 	prod, eu := cfg.Profiles["prod"], cfg.Profiles["eu-1"]
-	if prod.OAuthSecret != secret || prod.APIURL != "https://api.tailscale.com" || prod.AuthKeyTTL != time.Hour || prod.AuthKey != "" ||
+	if prod.OAuthSecret != plugintest.Secret || prod.APIURL != "https://api.tailscale.com" || prod.AuthKeyTTL != time.Hour || prod.AuthKey != "" ||
 		prod.Cluster != "mine" || prod.Proxy != cfg.Proxy || !slices.Equal(prod.Tags, []string{"tag:prod", "tag:web"}) {
 		t.Errorf("prod is %+v", prod)
 	}
-	if eu.AuthKey != secret || eu.LoginServer != "https://headscale.example.com" || eu.Tags != nil || eu.AuthKeyTTL != 5*time.Minute {
+	if eu.AuthKey != plugintest.Secret || eu.LoginServer != "https://headscale.example.com" || eu.Tags != nil || eu.AuthKeyTTL != 5*time.Minute {
 		t.Errorf("eu-1 is %+v", eu)
 	}
 	d := defaultsOf(cfg)
-	want := map[string]podDefaults{"prod": {tags: []string{"tag:prod", "tag:web"}}, "eu-1": {static: true}}
-	if !reflect.DeepEqual(d.profiles, want) || !d.static {
+	want := map[string]podspec.Defaults{"prod": {Tags: []string{"tag:prod", "tag:web"}}, "eu-1": {Static: true}}
+	if !reflect.DeepEqual(d.Profiles, want) || !d.Static {
 		t.Errorf("defaults are %+v", d)
 	}
 	var log strings.Builder
@@ -38,55 +43,11 @@ func TestProfiles(t *testing.T) {
 	if err != nil || len(tn.profiles) != 2 || tn.profiles["eu-1"].ControlURL() != "https://headscale.example.com" || tn.main.ControlURL() != "" {
 		t.Errorf("tailnets %v, %v", tn, err)
 	}
-	if strings.Count(log.String(), "profile=eu-1") != 1 || strings.Contains(log.String(), "profile=prod") || strings.Contains(log.String(), secret) {
+	if strings.Count(log.String(), "profile=eu-1") != 1 || strings.Contains(log.String(), "profile=prod") || strings.Contains(log.String(), plugintest.Secret) {
 		t.Errorf("the log says %s", &log)
 	}
-	if cfg, err := readConfig(environment(map[string]string{envAuthKey: secret})); err != nil || cfg.Profiles != nil {
+	if cfg, err := config.Read(plugintest.Environment(map[string]string{settings.AuthKey: plugintest.Secret})); err != nil || cfg.Profiles != nil {
 		t.Errorf("without any: %+v, %v", cfg.Profiles, err)
-	}
-}
-
-func TestProfilesRefuse(t *testing.T) {
-	for _, tt := range []struct {
-		name  string
-		files []string
-		want  []string // one for each line of the error
-	}{
-		{"half a client", []string{"prod." + envOAuthID, "id"}, []string{"profile prod (prod.TS_…): TS_OAUTH_CLIENT_ID is set but neither TS_OAUTH_CLIENT_SECRET"}},
-		{"two ways", []string{"prod." + envOAuthID, "id", "prod." + envAuthKey, secret}, []string{"profile prod (prod.TS_…): two ways into the tailnet"}},
-		{"no way", []string{"prod." + envLoginServer, "https://h.example.com"}, []string{"profile prod (prod.TS_…): no credentials: set "}},
-		{"no token", []string{"prod." + envOAuthID, "id", "prod." + envIDTokenFile, "/nowhere/token"}, []string{"profile prod (prod.TS_…): looking for the file that TS_ID_TOKEN_FILE names"}},
-		{"values", []string{"prod." + envAuthKey, secret, "prod." + envTags, "x", "prod." + envAuthKeyTTL, "1", "b." + envAuthKey, secret, "b." + envLoginServer, "ftp://x"}, []string{
-			"b.TS_LOGIN_SERVER is not a plain URL", `prod.AUTH_KEY_TTL is "1"`, `prod.TS_TAGS is "x": "x" is no tag`,
-		}},
-		{"misspelt", []string{"prod.TS_AUTH_KEY", secret}, []string{`unknown key "prod.TS_AUTH_KEY" in |did you mean prod.TS_AUTHKEY?`}},
-		{"not a profile's", []string{"prod." + envStateDir, "/x", "prod.CLUSTER_NAME", "x"}, []string{
-			`unknown key "prod.CLUSTER_NAME"|a profile has TS_OAUTH_CLIENT_ID, `, `unknown key "prod.TS_STATE_DIR"|a profile has TS_OAUTH_CLIENT_ID, `,
-		}},
-		{"no label", []string{"Prod." + envAuthKey, secret}, []string{`unknown key "Prod.TS_AUTHKEY"`}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			dir := t.TempDir()
-			mount(t, dir, append(tt.files, envAuthKey, secret)...)
-			_, err := readConfig(withDir(dir))
-			if err == nil {
-				t.Fatal("no error")
-			}
-			lines := strings.Split(err.Error(), "\n")
-			if len(lines) != len(tt.want) {
-				t.Fatalf("%d lines, want %d: %v", len(lines), len(tt.want), err)
-			}
-			for i, want := range tt.want {
-				for part := range strings.SplitSeq(want, "|") {
-					if !strings.Contains(lines[i], part) {
-						t.Errorf("%q does not say %q", lines[i], part)
-					}
-				}
-			}
-			if strings.Contains(err.Error(), secret) {
-				t.Error("the error shows the secret")
-			}
-		})
 	}
 }
 
@@ -94,10 +55,10 @@ func TestProfilesRefuse(t *testing.T) {
 // without one that is gone.
 func TestProfileComesAndGoes(t *testing.T) {
 	dir := t.TempDir()
-	mount(t, dir, envAuthKey, secret)
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret)
 	w, book := watched(t, dir)
-	mount(t, dir, envAuthKey, secret, "prod."+envAuthKey, secret)
-	if !w.look() || book.count("changed=prod.TS_AUTHKEY") != 1 || book.count(secret) != 0 {
+	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, "prod."+settings.AuthKey, plugintest.Secret)
+	if !w.look() || book.Count("changed=prod.TS_AUTHKEY") != 1 || book.Count(plugintest.Secret) != 0 {
 		t.Errorf("the log says\n%s", book)
 	}
 }

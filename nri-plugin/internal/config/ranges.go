@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"tailscale.com/net/tsaddr"
+
+	"tailscale-nri/nri-plugin/internal/podspec"
+	"tailscale-nri/nri-plugin/internal/settings"
+)
+
+// EnvServiceHost is set by the kubelet in every container: the address of the
+// Service of the cluster's API server, the first of the range of Services.
+const EnvServiceHost = "KUBERNETES_SERVICE_HOST"
+
+// ranges reads prefixes. One address is a prefix too.
+func (r *reader) ranges(key string) []netip.Prefix {
+	var ranges []netip.Prefix
+	for field := range strings.SplitSeq(r.text(key), ",") {
+		field = strings.TrimSpace(field)
+		if field == "" {
+			continue
+		}
+		p, err := podspec.ParseRange(field)
+		if err != nil {
+			r.bad(key, field, err.Error())
+			continue
+		}
+		ranges = append(ranges, p)
+	}
+	return ranges
+}
+
+// ServicesNear returns addresses that are of the cluster's Services for certain, or
+// nearly so, if the ranges do not name them: those near the API server's, which is the
+// first of all, 65,536 at most. The zero Prefix is none, as where peers may have them.
+func ServicesNear(ranges []netip.Prefix, serviceHost string) netip.Prefix {
+	host, err := netip.ParseAddr(serviceHost)
+	named := func(p netip.Prefix) bool { return p.Contains(host) }
+	if err != nil || slices.ContainsFunc(ranges, named) || tsaddr.CGNATRange().Contains(host) || tsaddr.TailscaleULARange().Contains(host) {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(host, host.BitLen()-16).Masked()
+}
+
+// ClusterRanges returns what stays on the pods' eth0: the ranges, and the API
+// server's address, which every pod is told. If that is in a range of
+// Tailscale's, the other Services are as well, and nobody has said how many.
+func ClusterRanges(ranges []netip.Prefix, serviceHost string, log *slog.Logger) []netip.Prefix {
+	host, err := netip.ParseAddr(serviceHost)
+	if err != nil || slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(host) }) {
+		return ranges
+	}
+	if tsaddr.CGNATRange().Contains(host) || tsaddr.TailscaleULARange().Contains(host) {
+		log.Warn("the cluster's Services have addresses of Tailscale's range, and a peer may have the same: name their range in "+settings.ClusterRanges,
+			EnvServiceHost, serviceHost)
+	}
+	return append(slices.Clone(ranges), netip.PrefixFrom(host, host.BitLen()))
+}

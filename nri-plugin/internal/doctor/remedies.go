@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package doctor
+
+// The remedies of the doctor's findings. Each is one line, the same each time, and
+// stands in deploy/TROUBLESHOOTING.md, where it is explained.
+const (
+	RemedyConfiguration = "mend the setting that is named; by hand, set what the plugin's pod has in its environment, TS_CONFIG_DIR first"
+	RemedyNoPlugin      = "run the doctor in the plugin's pod, or start the plugin; kubectl describe of its pod says why it does not run"
+	RemedyNotReady      = "look for this text in deploy/TROUBLESHOOTING.md: it is the plugin's own, as its readiness probe has it"
+	RemedyPods          = "look for the reason's text in deploy/TROUBLESHOOTING.md"
+	RemedyTwoPlugins    = "if no roll is under way, remove the other installation: kubectl get daemonsets -A lists them"
+	RemedyTimeouts      = "set plugin_request_timeout to 2s or more in the NRI section of the runtime's configuration and restart the runtime"
+	RemedyNoNRI         = "start containerd, switch its NRI on, and mount the directory of its socket, or name the socket in NRI_SOCKET"
+	RemedyOtherRuntime  = "disable NRI in the runtime that listens there, restart the kubelet's, or give each a socket of its own (NRI_SOCKET)"
+
+	RemedyOldKernel     = "use a kernel of Linux 4.20 or later"
+	RemedyNamespaces    = "give the process CAP_SYS_ADMIN, and let user.max_net_namespaces be more than 0"
+	RemedyModules       = "run modprobe -a veth sch_ingress cls_bpf on the host; a kernel that was built without them cannot be used"
+	RemedyPacket        = "run modprobe af_packet on the host, and give the process CAP_NET_RAW"
+	RemedyPolicyRouting = "use a kernel with CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES"
+	RemedyNAT           = "run modprobe -a nf_tables nft_chain_nat on the host if pods are to use a feature that translates addresses"
+	RemedyOffload       = "nothing has to be done: traffic is slower; Linux 5.0 or later has these offloads"
+	RemedyIPv6          = "set net.ipv6.conf.all.disable_ipv6=0, or leave IPv6 off: pods then have their IPv4 address alone"
+	RemedyCapabilities  = "add them to the container's securityContext.capabilities, or run as root"
+
+	RemedyCredentials = "make scopes (auth_keys and devices:core, write), the credential's tags and tagOwners in the policy file agree; with HTTP 401 its ID or secret is wrong"
+	RemedyKeyLeft     = "nothing has to be done: the key expires within a minute; the scope auth_keys needs write access"
+	RemedyAuthKey     = "put a reusable auth key that has not expired, with the tags of the pods, into TS_AUTHKEY"
+	RemedyUnreachable = "let the host reach it over TCP 443, set HTTPS_PROXY if there is a proxy, and check the host's resolver"
+	RemedyNotControl  = "check TS_LOGIN_SERVER: something answers there, and it is no control server of Tailscale or Headscale"
+	RemedyUpgrade     = "have what stands on the way (a reverse proxy, or one that opens TLS) pass /ts2021 on with its header Upgrade"
+	RemedyClock       = "set the host's clock, by timedatectl set-ntp true or chrony"
+	RemedyProxy       = "check host, port, user and password in HTTPS_PROXY and HTTP_PROXY, and the hosts in NO_PROXY"
+	RemedyDERP        = "let the hosts reach the DERP servers over TCP 443: without them no peer finds a pod"
+	RemedyUDP         = "let the hosts send UDP to any address and port, 3478 for STUN: without it all traffic goes over DERP"
+	RemedyMTU         = "raise the MTU of that interface to 1340 for IPv4 and 1360 for IPv6, or expect packets in fragments"
+
+	RemedyRanges       = "name these ranges in TS_CLUSTER_RANGES: they then stay on eth0"
+	RemedyRangesWhole  = "name the cluster's own ranges in TS_CLUSTER_RANGES, not all of Tailscale's: no pod can begin to talk to a peer"
+	RemedyExitNode     = "use no exit node on the cluster's hosts: tailscale set --exit-node="
+	RemedyAccepted     = "accept routes only where the host needs them: tailscale set --accept-routes=false"
+	RemedyManager      = "have the network manager leave the links vetht* alone: unmanaged in systemd-networkd or NetworkManager"
+	RemedyStateMissing = "start the plugin, which makes the directory, or name the right one in TS_STATE_DIR"
+	RemedyStateRead    = "mount the directory of TS_STATE_DIR, readable and writable for root"
+	RemedyStateWrite   = "make the state directory writable; if it was, the kernel's log says why it no longer is"
+	RemedyStateMode    = "run chmod 0700 on that directory: the keys of pods' nodes are in it"
+	RemedySpace        = "free space, and inodes, on the file system of the state directory"
+	RemedySetAside     = "delete what was set aside once nobody needs it; the log says which device it belongs to"
+	RemedyBadRecord    = "start the plugin again: it sets aside what it cannot read, and its log says what became of it"
+	RemedyLeftLink     = "delete the link with ip link del if its pod is gone; the plugin does so itself when it starts"
+	RemedyLeftRecord   = "start the plugin, which ends what has ended; while it runs, restart it"
+
+	RemedyDevices = "delete devices that are no longer used, raise what the plan allows, or have fewer pods with a node"
+	RemedyFiles   = "raise the limit of open files (LimitNOFILE) of the container runtime: a pod's node has 11 of them"
+	RemedyMemory  = "free memory on the host: an OOM kill takes the nodes of all pods away until the process is back"
+)
