@@ -28,7 +28,7 @@ func NewMonitor(logf logger.Logf) (*Monitor, error) {
 	m, err := netmon.New(bus, logf)
 	if err != nil {
 		bus.Close()
-		return nil, fmt.Errorf("watching the host's network: %w", err)
+		return nil, fmt.Errorf("watching this host's network: %w", err)
 	}
 	m.Start()
 	return &Monitor{m, bus}, nil

@@ -101,7 +101,7 @@ func ReplaceFile(path string, data []byte) error {
 func RewriteFile(path string, data []byte) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("a program of the pod holds a lease on /etc/resolv.conf, have it let go: %w", err)
+		return fmt.Errorf("a program of the pod holds a lease on /etc/resolv.conf, have it release that: %w", err)
 	}
 	if err != nil {
 		return err
