@@ -69,8 +69,3 @@ func bridge(l *slog.Logger, c *chatter, observe func(format string, args []any))
 // verbose matches how tailscale.com marks its verbose lines (types/logger): in the
 // format, before or after prefixes.
 var verbose = regexp.MustCompile(`\[v(1|2|\x00JSON)\]`)
-
-// logHost is a logf for what concerns no node alone.
-func (e *Engine) logHost(format string, args ...any) {
-	e.log.Info(strings.TrimSpace(fmt.Sprintf(format, args...)))
-}
