@@ -31,6 +31,8 @@
 //	guard     restores a link that is changed from outside
 //	backend   tailscale.com's LocalBackend of one node
 //	session   the time of one backend, from start to close
+//	neighbour a node of this engine, as others of it see it: packets to it may skip WireGuard
+//	gate      holds back what a pod sends for a moment, so that of two nodes of this engine one greets the other
 //	step      a change that outlives this process: the fault table kills it before and after each
 //	claim     the lock on the state directory
 //
@@ -41,7 +43,22 @@
 //	podstate   what is on disk, and the lock on it
 //	podnet     the kernel side of one pod: link, packets, routes, rules
 //	hostnet    the host's interfaces
-//	exporter   the engine's figures for Prometheus
+//	measure    the figures of the nodes, as values
+//	exporter   these figures for Prometheus
+//
+// # From a sandbox to a running node
+//
+// Who calls whom, and in which file:
+//
+//	Engine.Attach     engine.go     finds the pod's node, or makes a new one
+//	node.attach       node.go       record, link, then a goroutine for run
+//	node.run          node.go       the one loop that tries again; setPending says why
+//	node.serve        tags.go       serveOnce, and once more without requested tags if they are refused
+//	node.serveOnce    serve.go      which keys, which auth key
+//	node.openSession  backend.go    the link's Device, and a backend on it: podEnd, openBackend
+//	session.run       session.go    starts the backend, and closes it at the end
+//	session.loop      serve.go      one event at a time: wait, hear, publish
+//	session.publish   condition.go  ready makes it Running; setCondition says what is amiss
 //
 // # States of a node
 //
@@ -66,7 +83,7 @@
 //	Stopped  Leaving  resume        an earlier process had it leave
 //	Pending  Running  ready         ts0 has its addresses, and peers can reach it
 //	Running  Pending  hear          its backend has stopped by itself
-//	Running  Pending  setCondition     it is served, but cut off, locked out or refused
+//	Running  Pending  setCondition  it is served, but cut off, locked out or refused
 //	any      Pending  setPending    a session has ended with an error, or did not begin: run tries again
 //	Pending  Pending  takeIdentity  another host has its workload's identity
 //	any      Stopped  detachLocked  the runtime stopped the sandbox, or removed one whose pod had another or may get one
