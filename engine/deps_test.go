@@ -148,6 +148,40 @@ func TestImportsAreSeen(t *testing.T) {
 	}
 }
 
+// TestPluginOrder: the plugin's packages import each other in the order of the list that
+// a newcomer reads, which has all of them.
+func TestPluginOrder(t *testing.T) {
+	const list = "../.github/CONTRIBUTING.md"
+	page, err := os.ReadFile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "| below `nri-plugin/internal` |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	rows := map[string]int{}
+	for i, row := range strings.Split(table, "\n") {
+		cell, _, _ := strings.Cut(strings.TrimPrefix(row, "| "), " |")
+		for _, m := range regexp.MustCompile("`([a-z]+)`").FindAllStringSubmatch(cell, -1) {
+			rows[plugin+"/internal/"+m[1]] = i
+		}
+	}
+	packages := listPackages(t, plugin+"/internal/...")
+	for _, p := range packages {
+		row, ok := rows[p.ImportPath]
+		if !ok && p.ImportPath != plugin+"/internal/kubeapi/apitest" {
+			t.Errorf("%s has no row with %s", list, p.ImportPath)
+		}
+		for _, dep := range p.Imports {
+			if ok && rows[dep] > row {
+				t.Errorf("%s imports %s, which %s has further down", p.ImportPath, dep, list)
+			}
+		}
+	}
+	if len(rows) >= len(packages) {
+		t.Errorf("%s names %d packages, and there are %d with that for tests of kubeapi", list, len(rows), len(packages))
+	}
+}
+
 // namesOutside are the settings and annotations of the program that an engine is part of,
 // as its manuals have them: what these are called is nri-plugin's to say (Names).
 var namesOutside = []struct{ page, row string }{
