@@ -123,7 +123,7 @@ func (f *FakePods) Sync(_ context.Context, live []engine.Pod, ended []string) er
 	return nil
 }
 
-// Await waits for Attach, and SocketDir is no directory.
+// Await waits for Attach.
 func (f *FakePods) Await(ctx context.Context, podUID string) error {
 	for {
 		up := false
@@ -142,7 +142,7 @@ func (f *FakePods) Await(ctx context.Context, podUID string) error {
 	}
 }
 
-// SocketDir is no directory.
+// SocketDir is a path at which there is nothing.
 func (f *FakePods) SocketDir(podUID string) (string, error) {
 	return "/state/" + podUID + "/socket", nil
 }
