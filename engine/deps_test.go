@@ -28,6 +28,11 @@ const (
 	kubectl  = plugin + "/kubectl-tailscale_nri"
 )
 
+// forTests are the plugin's packages that no program has.
+var forTests = []string{
+	plugin + "/internal/plugintest", plugin + "/internal/statustest", plugin + "/internal/kubeapi/apitest",
+}
+
 // layering is which way imports go: nri-plugin → engine → {tailnet, hostnet, podstate → podnet}.
 var layering = []struct {
 	of     string   // packages with this prefix
@@ -42,7 +47,7 @@ var layering = []struct {
 		why: "the engine knows pods as values only: what a runtime or Kubernetes says of one is translated by nri-plugin",
 	},
 	{
-		of: module, except: []string{podnet, hostnet, nstest}, direct: true,
+		of: module, except: append([]string{podnet, hostnet, nstest}, forTests...), direct: true,
 		ban: []string{"github.com/vishvananda/", "github.com/mdlayher/netlink", "github.com/jsimonetti/rtnetlink"},
 		why: "a netns handle has one owner, and ts0 one writer: all that is the kernel's goes through " + podnet +
 			", but for the host's own list of interfaces",
@@ -68,12 +73,12 @@ var layering = []struct {
 		why: "tailnet talks to an API over HTTPS: it runs no node and touches no kernel",
 	},
 	{
-		of:  plugin,
+		of: plugin, except: forTests,
 		ban: []string{"gvisor.dev/gvisor/pkg/tcpip/transport/tcp", "gvisor.dev/gvisor/pkg/tcpip/network"},
 		why: "packets go through the kernel: a second network stack in user space costs memory for each pod",
 	},
 	{
-		of:  plugin,
+		of: plugin, except: forTests,
 		ban: []string{"tailscale.com/ssh", "tailscale.com/feature/ssh", "github.com/tailscale/gliderssh"},
 		why: "Tailscale SSH would start its shell in this process's namespaces, not in the pod's",
 	},
@@ -83,8 +88,8 @@ var layering = []struct {
 		why: "all that is known of a pod comes from the runtime: no API server is needed at the wrong moment",
 	},
 	{
-		of:  plugin,
-		ban: []string{"testing", module + "k3d", module + "deploy", nstest, "tailscale.com/tstest"},
+		of: plugin, except: forTests,
+		ban: append([]string{"testing", module + "k3d", module + "deploy", nstest, "tailscale.com/tstest"}, forTests...),
 		why: "what runs as root on every node holds no test code",
 	},
 	{
@@ -101,7 +106,7 @@ var layering = []struct {
 
 // TestImports covers packages that do not exist yet.
 func TestImports(t *testing.T) {
-	packages := listPackages(t, module+"engine/...", plugin, kubectl)
+	packages := listPackages(t, module+"engine/...", plugin+"/...")
 	for _, rule := range layering {
 		applied := false
 		for _, p := range packages {
@@ -140,6 +145,40 @@ func TestImportsAreSeen(t *testing.T) {
 		}) {
 			t.Errorf("%s does not depend on %s", want.of, want.dep)
 		}
+	}
+}
+
+// TestPluginOrder: the plugin's packages import each other in the order of the list that
+// a newcomer reads, which has all of them.
+func TestPluginOrder(t *testing.T) {
+	const list = "../.github/CONTRIBUTING.md"
+	page, err := os.ReadFile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "| below `nri-plugin/internal` |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	rows := map[string]int{}
+	for i, row := range strings.Split(table, "\n") {
+		cell, _, _ := strings.Cut(strings.TrimPrefix(row, "| "), " |")
+		for _, m := range regexp.MustCompile("`([a-z]+)`").FindAllStringSubmatch(cell, -1) {
+			rows[plugin+"/internal/"+m[1]] = i
+		}
+	}
+	packages := listPackages(t, plugin+"/internal/...")
+	for _, p := range packages {
+		row, ok := rows[p.ImportPath]
+		if !ok && p.ImportPath != plugin+"/internal/kubeapi/apitest" {
+			t.Errorf("%s has no row with %s", list, p.ImportPath)
+		}
+		for _, dep := range p.Imports {
+			if ok && rows[dep] > row {
+				t.Errorf("%s imports %s, which %s has further down", p.ImportPath, dep, list)
+			}
+		}
+	}
+	if len(rows) >= len(packages) {
+		t.Errorf("%s names %d packages, and there are %d with that for tests of kubeapi", list, len(rows), len(packages))
 	}
 }
 

@@ -54,7 +54,7 @@ type configWatch struct {
 	said    string // what the log has of one that cannot be used
 }
 
-// Run returns errAgain once there is something to begin anew with, and nil at
+// Run returns errRestart once there is something to start again with, and nil at
 // the end of ctx.
 func (w *configWatch) Run(ctx context.Context) error {
 	if w.every == 0 {

@@ -11,8 +11,8 @@ import (
 	"tailscale-nri/engine"
 	"tailscale-nri/nri-plugin/internal/config"
 	"tailscale-nri/nri-plugin/internal/kubeapi"
+	"tailscale-nri/nri-plugin/internal/kubestate"
 	"tailscale-nri/nri-plugin/internal/settings"
-	"tailscale-nri/nri-plugin/kubestate"
 )
 
 // identityStore is where workloads' devices are kept, nil if they are not. One that

@@ -12,8 +12,9 @@
 // It does not touch a pod's network or a tailnet, which is the engine's (its doctor
 // looks at both, and changes neither). All it knows of a pod comes from the runtime: it
 // asks the Kubernetes API for nothing, and serves pods while there is none. It talks to
-// that API only where it was told to: to keep workloads' devices in Secrets (kubestate),
-// and to show there what becomes of the pods' nodes (internal/kubestatus).
+// that API only where it was told to: to keep workloads' devices in Secrets
+// (internal/kubestate), and to show there what becomes of the pods' nodes
+// (internal/kubestatus).
 package main
 
 import (

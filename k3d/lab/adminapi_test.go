@@ -60,8 +60,8 @@ func TestAdminAPI(t *testing.T) {
 	}
 }
 
-// TestDeskTrustsIssuer hands an issuer over as the e2e does, and has the API exchange one of its tokens.
-func TestDeskTrustsIssuer(t *testing.T) {
+// TestAdminAPITrustsIssuer hands an issuer over as the e2e does, and has the API exchange one of its tokens.
+func TestAdminAPITrustsIssuer(t *testing.T) {
 	server, plane := newAdminAPI(t)
 	ctx := t.Context()
 	kubernetes, err := issuertest.New("https://kubernetes.default.svc.cluster.local", "key-1", jose.RS256)

@@ -36,7 +36,7 @@ $(LAB_BUILD)/bin/coredns: $(ADDON_TOOLS)/coredns/main.go
 .PHONY: lab-clients
 lab-clients: $(LAB_BUILD)/bin/kubectl $(LAB_BUILD)/bin/helm
 
-# What the tests of nri-plugin/kubestate talk to.
+# What the tests of nri-plugin/internal/kubestate talk to.
 .PHONY: lab-api
 lab-api: $(LAB_BUILD)/bin/etcd $(LAB_BUILD)/bin/kube-apiserver
 

@@ -30,7 +30,7 @@ type Finding struct {
 	Check  string `json:"check"`
 	Result string `json:"result"`
 	Seen   string `json:"seen"`
-	Remedy string `json:"remedy,omitempty"` // of warn and fail: one of those in doctor_remedies.go
+	Remedy string `json:"remedy,omitempty"` // of warn and fail: one of those in remedies.go
 }
 
 func fine(seen string) Finding    { return Finding{Result: ResultOK, Seen: seen} }

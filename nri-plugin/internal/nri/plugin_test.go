@@ -122,6 +122,25 @@ func TestHooks(t *testing.T) {
 	}
 }
 
+// TestRemoveContainer: the removal of a container has the engine look whether the
+// sandbox is still there, which the runtime may not say by itself.
+func TestRemoveContainer(t *testing.T) {
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
+	r := plugintest.StartRuntime(t, dir)
+	startPlugin(t, dir, pods)
+	r.WaitSynced(t)
+	sb := plugintest.Sandbox("a", podspec.AnnotationEnabled, "true")
+	err := r.RemoveContainer(t.Context(), &adaptation.RemoveContainerRequest{
+		Pod: sb, Container: &api.Container{Id: "main", PodSandboxId: sb.Id, Name: "main"},
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if id := plugintest.Receive(t, pods.Suspected, "Suspect"); id != sb.Id {
+		t.Errorf("sandbox %s is suspected, want %s", id, sb.Id)
+	}
+}
+
 // TestSecondGate: a pod that has started without us is attached when its first
 // container is to be created, or that container is refused.
 func TestSecondGate(t *testing.T) {

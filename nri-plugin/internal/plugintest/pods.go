@@ -38,11 +38,11 @@ type FakePods struct {
 	Attached chan engine.Pod
 	Ended    chan string // "detach ID" or "forget ID"
 	Synced   chan []engine.Pod
-	// syncedEnded are the ended sandboxes of the last Sync.
+	// SyncedEnded are the ended sandboxes of the last Sync.
 	SyncedEnded atomic.Pointer[[]string]
-	suspected   chan string  // sandboxes
+	Suspected   chan string  // sandboxes
 	Serving     sync.Map     // sandboxes that are attached
-	Known       sync.Map     // as serves, of those that have a node on disk and no link yet
+	Known       sync.Map     // as Serving, of those that have a node on disk and no link yet
 	features    sync.Map     // of each sandbox that was attached
 	AnswerSync  func() error // answers Sync; nil is success
 	attach      atomic.Pointer[func(context.Context) error]
@@ -60,11 +60,10 @@ func (f *FakePods) Answer(a func(context.Context) error) {
 // NewFakePods are none.
 func NewFakePods() *FakePods {
 	return &FakePods{
-		Attached: make(chan engine.Pod, 100),
-		Ended:    make(chan string, 100),
-		Synced:   make(chan []engine.Pod, 100),
-
-		suspected: make(chan string, 100),
+		Attached:  make(chan engine.Pod, 100),
+		Ended:     make(chan string, 100),
+		Synced:    make(chan []engine.Pod, 100),
+		Suspected: make(chan string, 100),
 	}
 }
 
@@ -124,7 +123,7 @@ func (f *FakePods) Sync(_ context.Context, live []engine.Pod, ended []string) er
 	return nil
 }
 
-// Await waits for Attach, and SocketDir is no directory.
+// Await waits for Attach.
 func (f *FakePods) Await(ctx context.Context, podUID string) error {
 	for {
 		up := false
@@ -143,10 +142,10 @@ func (f *FakePods) Await(ctx context.Context, podUID string) error {
 	}
 }
 
-// SocketDir is no directory.
+// SocketDir is a path at which there is nothing.
 func (f *FakePods) SocketDir(podUID string) (string, error) {
 	return "/state/" + podUID + "/socket", nil
 }
 
 // Suspect records the sandbox.
-func (f *FakePods) Suspect(id string) { f.suspected <- id }
+func (f *FakePods) Suspect(id string) { f.Suspected <- id }

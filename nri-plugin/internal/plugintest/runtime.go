@@ -102,7 +102,7 @@ func (r *Runtime) Create(sb *api.PodSandbox, name string) error {
 	return err
 }
 
-// Restart is create for a container that has run before, as the kubelet marks it.
+// Restart is Create for a container that has run before, as the kubelet marks it.
 func (r *Runtime) Restart(sb *api.PodSandbox, name string) error {
 	_, err := r.CreateContainer(context.Background(), &adaptation.CreateContainerRequest{Pod: sb, Container: &api.Container{
 		Id: name, PodSandboxId: sb.Id, Name: name, Annotations: map[string]string{"io.kubernetes.container.restartCount": "1"},

@@ -70,7 +70,7 @@ func (h *Health) Ready() (ok bool, text string) {
 	return ok, text
 }
 
-// readiness is ready with the remark apart.
+// readiness is Ready with the remark apart.
 func (h *Health) readiness() (ok bool, text, remark string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -135,6 +135,30 @@ func TestRoundTripsLost(t *testing.T) {
 	}
 }
 
+// TestRoundTripsOfAnother has a socket answer each message with the one before.
+func TestRoundTripsOfAnother(t *testing.T) {
+	late, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	go func() {
+		buf, before := make([]byte, 100), make([]byte, 50)
+		for {
+			n, from, err := late.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			late.WriteTo(before, from)
+			before = append(before[:0], buf[:n]...)
+		}
+	}()
+	out, err := asking(t, options{span: 20 * time.Millisecond, timeout: 5 * time.Millisecond, size: 50, datagrams: true}, "rr", late.LocalAddr().String())
+	if err == nil {
+		t.Errorf("answers to other messages are counted: %s", out)
+	}
+}
+
 // TestStreamBreaks has an echo that answers twice and is gone, and one that answers wrongly.
 func TestStreamBreaks(t *testing.T) {
 	for _, c := range []struct {

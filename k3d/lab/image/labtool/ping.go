@@ -46,7 +46,7 @@ func ping(ctx context.Context, opt options, arg string) error {
 	conn := dialed.(*net.IPConn)
 	defer conn.Close()
 	for n := 1; n <= opt.count && ctx.Err() == nil; n++ {
-		took, err := pingOnce(conn, opt, kind, &icmp.Echo{ID: os.Getpid() & 0xffff, Seq: n, Data: make([]byte, opt.size)})
+		took, err := pingOnce(conn, opt, kind, &icmp.Echo{ID: os.Getpid() & 0xffff, Seq: n, Data: payload(opt.size)})
 		if err != nil {
 			return fmt.Errorf("ping %d to %s: %w", n, arg, err)
 		}

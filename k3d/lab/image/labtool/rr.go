@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,7 +22,7 @@ type roundTrips struct {
 }
 
 // rr sends a message to an echo, the next when the last is answered. A datagram that is lost is waited for until the
-// time-out and counted.
+// time-out and counted. Each message differs from the one before, whose answer may come late.
 func rr(ctx context.Context, opt options, addr string) error {
 	network := "tcp"
 	if opt.datagrams {
@@ -34,14 +35,12 @@ func rr(ctx context.Context, opt options, addr string) error {
 	defer conn.Close()
 	var took []time.Duration
 	var r roundTrips
-	buf := make([]byte, max(1, opt.size))
+	message, answer := payload(max(1, opt.size)), make([]byte, max(1, opt.size))
 	for end := time.Now().Add(opt.span); time.Now().Before(end) && ctx.Err() == nil; {
 		begin := time.Now()
 		conn.SetDeadline(begin.Add(opt.timeout))
-		_, err := conn.Write(buf)
-		if err == nil {
-			_, err = io.ReadFull(conn, buf)
-		}
+		message[0]++
+		err := roundTrip(conn, opt.datagrams, message, answer)
 		switch {
 		case err == nil:
 			took = append(took, time.Since(begin))
@@ -57,4 +56,35 @@ func rr(ctx context.Context, opt options, addr string) error {
 	micros := func(q float64) float64 { return float64(quantile.Of(took, q)) / float64(time.Microsecond) }
 	r.Answers, r.P50, r.P99 = len(took), micros(0.5), micros(0.99)
 	return json.NewEncoder(opt.out).Encode(r)
+}
+
+// roundTrip sends message and waits for it to come back; answer has room for it. Other datagrams are passed over.
+func roundTrip(conn net.Conn, datagrams bool, message, answer []byte) error {
+	if _, err := conn.Write(message); err != nil {
+		return err
+	}
+	read := io.ReadFull
+	if datagrams {
+		read = io.Reader.Read
+	}
+	for {
+		n, err := read(conn, answer)
+		switch {
+		case err != nil:
+			return err
+		case bytes.Equal(answer[:n], message):
+			return nil
+		case !datagrams:
+			return errors.New("the answer is not what was sent")
+		}
+	}
+}
+
+// payload is one in which a byte that is lost, doubled or in another place is seen.
+func payload(size int) []byte {
+	p := make([]byte, size)
+	for i := range p {
+		p[i] = byte(i)
+	}
+	return p
 }

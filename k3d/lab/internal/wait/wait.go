@@ -57,7 +57,7 @@ func Pause(ctx context.Context, d time.Duration) error {
 type Latest[T any] struct {
 	mu      sync.Mutex
 	value   T
-	changed chan struct{} // closed by the next Set; nil if none waits
+	changed chan struct{} // closed by the next Set; nil if none has waited for that
 }
 
 // Set has all that wait see a new value.
@@ -71,34 +71,31 @@ func (l *Latest[T]) Set(value T) {
 	}
 }
 
-// Until passes each value that is set from now on to check until it returns nil. If ctx is done first, the error is what
-// check saw last.
+// Until passes what is set from now on to check until it returns nil: each value, but for those that another has
+// followed while check ran. If ctx is done first, the error is what check saw last.
 func (l *Latest[T]) Until(ctx context.Context, check func(T) error) error {
 	last := errors.New("no answer")
+	_, changed := l.get()
 	for {
-		value, err := l.next(ctx)
-		if err != nil {
-			return fmt.Errorf("%w (given up: %w)", last, err)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%w (given up: %w)", last, context.Cause(ctx))
 		}
+		var value T
+		value, changed = l.get()
 		if last = check(value); last == nil {
 			return nil
 		}
 	}
 }
 
-func (l *Latest[T]) next(ctx context.Context) (value T, err error) {
+// get returns the value, and what is closed when there is another.
+func (l *Latest[T]) get() (value T, changed <-chan struct{}) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.changed == nil {
 		l.changed = make(chan struct{})
 	}
-	changed := l.changed
-	l.mu.Unlock()
-	select {
-	case <-changed:
-	case <-ctx.Done():
-		return value, context.Cause(ctx)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.value, nil
+	return l.value, l.changed
 }

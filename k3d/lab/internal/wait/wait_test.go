@@ -94,6 +94,26 @@ func TestLatest(t *testing.T) {
 	})
 }
 
+// TestLatestMissesNone has the only value come while the one before is looked at.
+func TestLatestMissesNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l Latest[int]
+		go func() { synctest.Wait(); l.Set(1) }()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := l.Until(ctx, func(n int) error {
+			if n == 1 {
+				l.Set(2)
+				return errNotYet
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestLatestGivesUp(t *testing.T) {
 	var l Latest[int]
 	ctx, cancel := context.WithCancel(t.Context())

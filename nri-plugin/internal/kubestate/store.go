@@ -7,6 +7,9 @@
 // a DELETE that names another one for a conflict, and a POST of a name that exists,
 // which is the compare-and-swap that engine.IdentityStore asks for; etcd has one
 // order of all of them.
+//
+// It does not decide which pod has an identity, nor when one is given up: the engine
+// does.
 package kubestate
 
 import (
