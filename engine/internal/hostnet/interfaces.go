@@ -36,18 +36,20 @@ var theInterfaces = sync.OnceValue(func() *interfaces {
 // ShareInterfaces has all backends of this process see one list of the
 // host's interfaces, kept fresh until done is closed. Afterwards it is made
 // again each time, and so it is while the kernel cannot be listened to, which
-// failed hears of.
-func ShareInterfaces(done <-chan struct{}, failed func(error)) {
-	go theInterfaces().watch(done, failed)
+// failed hears of. The monitor looks at the list whenever it is outdated.
+func ShareInterfaces(m *Monitor, done <-chan struct{}, failed func(error)) {
+	go theInterfaces().watch(done, failed, m.Poll)
 }
 
 // listenAgain is the pause before a lost subscription is created again: the kernel
 // ends one that does not keep up (ENOBUFS, netlink(7)).
 const listenAgain = time.Second
 
-func (in *interfaces) watch(done <-chan struct{}, failed func(error)) {
+// watch keeps the list fresh until done is closed. It calls look once the list is
+// outdated: what looks at an event by itself may come before this watch.
+func (in *interfaces) watch(done <-chan struct{}, failed func(error), look func()) {
 	for {
-		if err := in.listen(done); err != nil {
+		if err := in.listen(done, look); err != nil {
 			failed(err)
 		}
 		select {
@@ -60,7 +62,7 @@ func (in *interfaces) watch(done <-chan struct{}, failed func(error)) {
 
 // listen keeps the list fresh until done is closed, which is no error, or a
 // subscription is lost.
-func (in *interfaces) listen(done <-chan struct{}) error {
+func (in *interfaces) listen(done <-chan struct{}, look func()) error {
 	over, lost := make(chan struct{}), make(chan error, 2)
 	defer close(over)
 	lose := func(err error) {
@@ -79,10 +81,11 @@ func (in *interfaces) listen(done <-chan struct{}) error {
 	}
 	defer drain(addrs)
 	in.outdate(1)
-	defer in.outdate(-1)
-	// netmon looks a quarter of a second after an event, and finds what is new
-	// by then.
-	for {
+	defer func() { in.outdate(-1); look() }()
+	for outdated := true; ; { // nobody has told what was before
+		if outdated {
+			look()
+		}
 		select {
 		case <-done:
 			return nil
@@ -92,26 +95,26 @@ func (in *interfaces) listen(done <-chan struct{}) error {
 			if !open {
 				return errors.New("watching this machine's links: the subscription ended")
 			}
-			in.changed(int(link.Index), nil)
+			outdated = in.changed(int(link.Index), nil)
 		case addr, open := <-addrs:
 			if !open {
 				return errors.New("watching this machine's addresses: the subscription ended")
 			}
-			in.changed(addr.LinkIndex, addr.LinkAddress.IP)
+			outdated = in.changed(addr.LinkIndex, addr.LinkAddress.IP)
 		}
 	}
 }
 
-// changed takes in an event of a link, or of the address of one. The host ends of
-// pods come and go all the time, and without an address of their own they are
-// not in the list: for them nothing is asked again.
-func (in *interfaces) changed(link int, addr net.IP) {
+// changed takes in an event of a link, or of the address of one, and reports whether
+// it outdates the list. The host ends of pods come and go all the time, and without an
+// address of their own they are not in the list: for them nothing is asked again.
+func (in *interfaces) changed(link int, addr net.IP) (outdated bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	isListed := func(i netmon.Interface) bool { return i.Index == link }
-	if addr != nil && isEndpoint(addr) || slices.ContainsFunc(in.list, isListed) {
-		in.fresh = false
-	}
+	outdated = addr != nil && isEndpoint(addr) || slices.ContainsFunc(in.list, isListed)
+	in.fresh = in.fresh && !outdated
+	return outdated
 }
 
 // isEndpoint reports whether a path can begin at the address. IPv6 link-local

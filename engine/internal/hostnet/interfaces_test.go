@@ -5,6 +5,7 @@ package hostnet
 import (
 	"net"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,17 +17,18 @@ import (
 func TestSharedInterfaces(t *testing.T) {
 	in, done := &interfaces{}, make(chan struct{})
 	defer close(done)
-	go in.watch(done, func(err error) { t.Error(err) })
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "shared0"
 	link := &netlink.Veth{LinkAttrs: attrs, PeerName: "shared1"}
 	has := func() bool {
 		list, err := in.get()
 		if err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
 		return slices.ContainsFunc(list, func(i netmon.Interface) bool { return i.Name == attrs.Name })
 	}
+	var found atomic.Bool // by the last look
+	go in.watch(done, func(err error) { t.Error(err) }, func() { found.Store(has()) })
 	until := func(what string, ok func() bool) {
 		t.Helper()
 		for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
@@ -52,11 +54,13 @@ func TestSharedInterfaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	until("a new address", has)
+	until("a look at a new address", found.Load)
 	checkCopied(t)
 	if err := netlink.LinkDel(link); err != nil {
 		t.Fatal(err)
 	}
 	until("a link that is gone", func() bool { return !has() })
+	until("a look after a link has gone", func() bool { return !found.Load() })
 }
 
 // A pod's link that comes and goes, and has no address but IPv6's own, leaves the
@@ -77,9 +81,8 @@ func TestSharedInterfacesLeaveOutPods(t *testing.T) {
 		{"a listed link's own address", 7, "fe80::1", false},
 	} {
 		in.fresh = true
-		in.changed(c.link, net.ParseIP(c.addr))
-		if in.fresh != c.want {
-			t.Errorf("%s: fresh is %v, want %v", c.what, in.fresh, c.want)
+		if outdated := in.changed(c.link, net.ParseIP(c.addr)); in.fresh != c.want || outdated == c.want {
+			t.Errorf("%s: fresh is %v, and outdated by that %v, want fresh: %v", c.what, in.fresh, outdated, c.want)
 		}
 	}
 }

@@ -132,3 +132,42 @@ func TestFollowerGoesByTheState(t *testing.T) {
 		t.Error("heard nothing of the host's sleep")
 	}
 }
+
+// The monitor hears of a change by a socket of its own, and may look at the list before
+// the list's watch has heard of it: then it has to look again.
+func TestMonitorLooksAgain(t *testing.T) {
+	in := theInterfaces()
+	looked := make(chan bool, 64)
+	netmon.RegisterInterfaceGetter(func() ([]netmon.Interface, error) {
+		looked <- true
+		return in.get()
+	})
+	t.Cleanup(func() { netmon.RegisterInterfaceGetter(in.get) })
+	m, err := NewMonitor(t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	f, heard := follow(t, m)
+	f.Ready()
+	in.outdate(1) // as if somebody watched, who hears of nothing yet
+	defer in.outdate(-1)
+	if _, err := in.get(); err != nil {
+		t.Fatal(err)
+	}
+	addLink(t, "hostnet2", "192.0.2.80/32")
+	for quiet := false; !quiet; { // the kernel has events of a new link for two seconds
+		select {
+		case <-looked:
+		case <-time.After(3 * time.Second):
+			quiet = true
+		}
+	}
+	if len(heard) > 0 {
+		t.Error("the list was asked for again")
+	}
+	done := make(chan struct{})
+	defer close(done)
+	ShareInterfaces(m, done, func(err error) { t.Error(err) })
+	awaitAddress(t, heard, "hostnet2")
+}
