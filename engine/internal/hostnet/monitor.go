@@ -24,6 +24,7 @@ type Monitor struct {
 
 // NewMonitor watches the network of the calling thread's namespace, until Close.
 func NewMonitor(logf logger.Logf) (*Monitor, error) {
+	theInterfaces() // so that the first state has what later ones have
 	bus := eventbus.New()
 	m, err := netmon.New(bus, logf)
 	if err != nil {

@@ -171,3 +171,23 @@ func TestMonitorLooksAgain(t *testing.T) {
 	ShareInterfaces(m, done, func(err error) { t.Error(err) })
 	awaitAddress(t, heard, "hostnet2")
 }
+
+// The first state is of the same list as all later ones, which leaves the pods' links
+// out: else the first event would be a change for each node.
+func TestMonitorBegins(t *testing.T) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "podlike"
+	link := &netlink.Veth{LinkAttrs: attrs, PeerName: "podlikep"}
+	if err := netlink.LinkAdd(link); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = netlink.LinkDel(link) }()
+	m, err := NewMonitor(t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, ok := m.InterfaceState().Interface["podlike"]; ok {
+		t.Error("the first state has a link that no path can go over")
+	}
+}
