@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"tailscale.com/net/netns"
-	"tailscale.com/types/logger"
 
 	"tailscale-nri/engine/internal/hostnet"
 	"tailscale-nri/engine/internal/podnet"
@@ -194,7 +193,7 @@ func newEngine(cfg Config) (*Engine, error) {
 	if err := e.watchLinks(); err != nil {
 		return nil, err
 	}
-	if e.host, err = hostnet.NewMonitor(logger.RateLimitedFn(e.logHost, time.Minute, 3, 16)); err != nil {
+	if e.host, err = hostnet.NewMonitor(bridge(e.log, newChatter(), nil)); err != nil {
 		return nil, err
 	}
 	context.AfterFunc(e.ctx, e.host.Close)

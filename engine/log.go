@@ -26,7 +26,7 @@ const (
 )
 
 // chatter bounds what one node has in the log of tailscale.com's lines, over all
-// its sessions. It is safe for concurrent use.
+// its sessions, and what the watch of the host's network has. It is safe for concurrent use.
 type chatter struct {
 	limit   *rate.Limiter
 	dropped atomic.Int64 // since the last line that was written
@@ -69,8 +69,3 @@ func bridge(l *slog.Logger, c *chatter, observe func(format string, args []any))
 // verbose matches how tailscale.com marks its verbose lines (types/logger): in the
 // format, before or after prefixes.
 var verbose = regexp.MustCompile(`\[v(1|2|\x00JSON)\]`)
-
-// logHost is a logf for what concerns no node alone.
-func (e *Engine) logHost(format string, args ...any) {
-	e.log.Info(strings.TrimSpace(fmt.Sprintf(format, args...)))
-}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// What the watch of the host's network writes of each route of the host is detail, as
+// all that tailscale.com writes.
+func TestHostWatchLogsDetail(t *testing.T) {
+	w := newWorld(t)
+	var info, debug logBuffer
+	w.boot(func(c *Config) {
+		c.Logger = slog.New(slog.NewMultiHandler(slog.NewTextHandler(&info, nil),
+			slog.NewTextHandler(&debug, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	})
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "loghost0"
+	link := &netlink.Veth{LinkAttrs: attrs, PeerName: "loghost1"}
+	addr, err := netlink.ParseAddr("192.0.2.81/32")
+	if err == nil {
+		err = netlink.LinkAdd(link)
+	}
+	if err == nil {
+		err = netlink.AddrAdd(link, addr)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = netlink.LinkDel(link) }()
+	for late := time.Now().Add(20 * time.Second); debug.count("192.0.2.81") == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal("the log has nothing of the host's new address, at any level")
+		}
+	}
+	if info.count("192.0.2.81") > 0 {
+		t.Error("at level info the log has a route of the host")
+	}
+}
