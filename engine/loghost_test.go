@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"testing"
 	"time"
-
-	"github.com/vishvananda/netlink"
 )
 
 // What the watch of the host's network writes of each route of the host is detail, as
@@ -19,20 +17,7 @@ func TestHostWatchLogsDetail(t *testing.T) {
 		c.Logger = slog.New(slog.NewMultiHandler(slog.NewTextHandler(&info, nil),
 			slog.NewTextHandler(&debug, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	})
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "loghost0"
-	link := &netlink.Veth{LinkAttrs: attrs, PeerName: "loghost1"}
-	addr, err := netlink.ParseAddr("192.0.2.81/32")
-	if err == nil {
-		err = netlink.LinkAdd(link)
-	}
-	if err == nil {
-		err = netlink.AddrAdd(link, addr)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = netlink.LinkDel(link) }()
+	hostLink(t, "loghost0", "192.0.2.81/32")
 	for late := time.Now().Add(20 * time.Second); debug.count("192.0.2.81") == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(late) {
 			t.Fatal("the log has nothing of the host's new address, at any level")
