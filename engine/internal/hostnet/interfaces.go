@@ -20,6 +20,9 @@ import (
 // addresses of each link apart: with fifty pods that was a quarter of the time
 // that a restart takes, most of it on the host ends of their own links.
 type interfaces struct {
+	ask    func() ([]netmon.Interface, error) // the kernel
+	failed chan struct{}                      // capacity 1: it could not be asked
+
 	mu      sync.Mutex
 	list    []netmon.Interface
 	fresh   bool
@@ -28,10 +31,14 @@ type interfaces struct {
 
 // theInterfaces are those of the host. tailscale.com has one hook in a process for it.
 var theInterfaces = sync.OnceValue(func() *interfaces {
-	in := &interfaces{}
+	in := newInterfaces(listInterfaces)
 	netmon.RegisterInterfaceGetter(in.get)
 	return in
 })
+
+func newInterfaces(ask func() ([]netmon.Interface, error)) *interfaces {
+	return &interfaces{ask: ask, failed: make(chan struct{}, 1)}
+}
 
 // ShareInterfaces has all backends of this process see one list of the
 // host's interfaces, kept fresh until done is closed. Afterwards it is made
@@ -42,7 +49,8 @@ func ShareInterfaces(m *Monitor, done <-chan struct{}, failed func(error)) {
 }
 
 // listenAgain is the pause before a lost subscription is created again: the kernel
-// ends one that does not keep up (ENOBUFS, netlink(7)).
+// ends one that does not keep up (ENOBUFS, netlink(7)). It is also that before another
+// look at a list that could not be had.
 const listenAgain = time.Second
 
 // watch keeps the list fresh until done is closed. It calls look once the list is
@@ -85,10 +93,13 @@ func (in *interfaces) listen(done <-chan struct{}, look func()) error {
 	for outdated := true; ; { // nobody has told what was before
 		if outdated {
 			look()
+			outdated = false
 		}
 		select {
 		case <-done:
 			return nil
+		case <-in.failed:
+			time.AfterFunc(listenAgain, look) // netmon tries no second time
 		case err := <-lost:
 			return fmt.Errorf("watching this machine's interfaces: %w", err)
 		case link, open := <-links:
@@ -141,8 +152,12 @@ func (in *interfaces) get() ([]netmon.Interface, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if !in.fresh {
-		list, err := listInterfaces()
+		list, err := in.ask()
 		if err != nil {
+			select {
+			case in.failed <- struct{}{}:
+			default:
+			}
 			return nil, err
 		}
 		in.list, in.fresh = list, in.watches > 0
@@ -160,7 +175,7 @@ func listInterfaces() ([]netmon.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := listAddrs()
 	if err != nil {
 		return nil, err
 	}
@@ -180,4 +195,20 @@ func listInterfaces() ([]netmon.Interface, error) {
 		}
 	}
 	return list, nil
+}
+
+// interruptions is how many lists in a row the kernel may interrupt. While many pods
+// start, about one in ten is.
+const interruptions = 20
+
+// listAddrs asks for all addresses, again if one came or went meanwhile: the list may
+// lack others then.
+func listAddrs() (addrs []netlink.Addr, err error) {
+	for range interruptions {
+		addrs, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return addrs, err
 }
