@@ -56,11 +56,13 @@ type Follower struct {
 }
 
 // Follow returns a follower for the node that has the bus. It publishes nothing
-// before Ready.
+// before Ready. It has the monitor look at the host: a node that starts is not to depend
+// on what the monitor has heard of.
 func (m *Monitor) Follow(bus *eventbus.Bus) *Follower {
 	f := &Follower{monitor: m.Monitor, client: bus.Client("hostnet"), seen: m.InterfaceState()}
 	f.publisher = eventbus.Publish[netmon.ChangeDelta](f.client)
 	f.forget = m.RegisterChangeCallback(func(d *netmon.ChangeDelta) { f.changed(d.JumpDuration) })
+	m.Poll()
 	return f
 }
 

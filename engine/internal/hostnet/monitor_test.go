@@ -133,9 +133,10 @@ func TestFollowerGoesByTheState(t *testing.T) {
 	}
 }
 
-// The monitor hears of a change by a socket of its own, and may look at the list before
-// the list's watch has heard of it: then it has to look again.
-func TestMonitorLooksAgain(t *testing.T) {
+// staleMonitor returns a monitor that has looked at the list of interfaces before that
+// was outdated: it has missed the address of a link.
+func staleMonitor(t *testing.T, name, cidr string) *Monitor {
+	t.Helper()
 	in := theInterfaces()
 	looked := make(chan bool, 64)
 	netmon.RegisterInterfaceGetter(func() ([]netmon.Interface, error) {
@@ -148,14 +149,12 @@ func TestMonitorLooksAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.Close)
-	f, heard := follow(t, m)
-	f.Ready()
 	in.outdate(1) // as if somebody watched, who hears of nothing yet
 	defer in.outdate(-1)
 	if _, err := in.get(); err != nil {
 		t.Fatal(err)
 	}
-	addLink(t, "hostnet2", "192.0.2.80/32")
+	addLink(t, name, cidr)
 	for quiet := false; !quiet; { // the kernel has events of a new link for two seconds
 		select {
 		case <-looked:
@@ -163,13 +162,29 @@ func TestMonitorLooksAgain(t *testing.T) {
 			quiet = true
 		}
 	}
-	if len(heard) > 0 {
+	if _, ok := m.InterfaceState().Interface[name]; ok {
 		t.Error("the list was asked for again")
 	}
+	return m
+}
+
+// The monitor hears of a change by a socket of its own, and may look at the list before
+// the list's watch has heard of it: then it has to look again.
+func TestMonitorLooksAgain(t *testing.T) {
+	m := staleMonitor(t, "hostnet2", "192.0.2.80/32")
+	f, heard := follow(t, m)
+	f.Ready()
 	done := make(chan struct{})
 	defer close(done)
 	ShareInterfaces(m, done, func(err error) { t.Error(err) })
 	awaitAddress(t, heard, "hostnet2")
+}
+
+// A node that starts finds the host as it is, whatever the monitor has missed.
+func TestMonitorLooksForNewNodes(t *testing.T) {
+	f, heard := follow(t, staleMonitor(t, "hostnet3", "192.0.2.82/32"))
+	f.Ready()
+	awaitAddress(t, heard, "hostnet3")
 }
 
 // The first state is of the same list as all later ones, which leaves the pods' links
