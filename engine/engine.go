@@ -197,7 +197,7 @@ func newEngine(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	context.AfterFunc(e.ctx, e.host.Close)
-	hostnet.ShareInterfaces(e.ctx.Done(), func(err error) {
+	hostnet.ShareInterfaces(e.host, e.ctx.Done(), func(err error) {
 		e.log.Warn("each node asks for this machine's interfaces by itself for a while", "err", err)
 	})
 	if err := podstate.CheckWritable(cfg.StateDir); err != nil {

@@ -26,7 +26,7 @@ const (
 )
 
 // chatter bounds what one node has in the log of tailscale.com's lines, over all
-// its sessions. It is safe for concurrent use.
+// its sessions, and what the watch of the host's network has. It is safe for concurrent use.
 type chatter struct {
 	limit   *rate.Limiter
 	dropped atomic.Int64 // since the last line that was written

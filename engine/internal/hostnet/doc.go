@@ -5,6 +5,7 @@
 //
 //	kernel ── changes ──▶ [Monitor] ── ChangeDelta ──▶ [Follower] ──▶ bus of each backend
 //	kernel ── changes ──▶ [ShareInterfaces] ──▶ the list ◀── netmon
+//	                             ╰── look again ──▶ [Monitor]
 //
 // tailscale.com has one hook in a process for such a list, so that this one is the
 // process's too.

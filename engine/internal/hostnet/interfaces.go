@@ -20,6 +20,9 @@ import (
 // addresses of each link apart: with fifty pods that was a quarter of the time
 // that a restart takes, most of it on the host ends of their own links.
 type interfaces struct {
+	ask    func() ([]netmon.Interface, error) // the kernel
+	failed chan struct{}                      // capacity 1: it could not be asked
+
 	mu      sync.Mutex
 	list    []netmon.Interface
 	fresh   bool
@@ -28,26 +31,33 @@ type interfaces struct {
 
 // theInterfaces are those of the host. tailscale.com has one hook in a process for it.
 var theInterfaces = sync.OnceValue(func() *interfaces {
-	in := &interfaces{}
+	in := newInterfaces(listInterfaces)
 	netmon.RegisterInterfaceGetter(in.get)
 	return in
 })
 
+func newInterfaces(ask func() ([]netmon.Interface, error)) *interfaces {
+	return &interfaces{ask: ask, failed: make(chan struct{}, 1)}
+}
+
 // ShareInterfaces has all backends of this process see one list of the
 // host's interfaces, kept fresh until done is closed. Afterwards it is made
 // again each time, and so it is while the kernel cannot be listened to, which
-// failed hears of.
-func ShareInterfaces(done <-chan struct{}, failed func(error)) {
-	go theInterfaces().watch(done, failed)
+// failed hears of. The monitor looks at the list whenever it is outdated.
+func ShareInterfaces(m *Monitor, done <-chan struct{}, failed func(error)) {
+	go theInterfaces().watch(done, failed, m.Poll)
 }
 
 // listenAgain is the pause before a lost subscription is created again: the kernel
-// ends one that does not keep up (ENOBUFS, netlink(7)).
+// ends one that does not keep up (ENOBUFS, netlink(7)). It is also that before another
+// look at a list that could not be had.
 const listenAgain = time.Second
 
-func (in *interfaces) watch(done <-chan struct{}, failed func(error)) {
+// watch keeps the list fresh until done is closed. It calls look once the list is
+// outdated: what looks at an event by itself may come before this watch.
+func (in *interfaces) watch(done <-chan struct{}, failed func(error), look func()) {
 	for {
-		if err := in.listen(done); err != nil {
+		if err := in.listen(done, look); err != nil {
 			failed(err)
 		}
 		select {
@@ -60,7 +70,7 @@ func (in *interfaces) watch(done <-chan struct{}, failed func(error)) {
 
 // listen keeps the list fresh until done is closed, which is no error, or a
 // subscription is lost.
-func (in *interfaces) listen(done <-chan struct{}) error {
+func (in *interfaces) listen(done <-chan struct{}, look func()) error {
 	over, lost := make(chan struct{}), make(chan error, 2)
 	defer close(over)
 	lose := func(err error) {
@@ -79,39 +89,43 @@ func (in *interfaces) listen(done <-chan struct{}) error {
 	}
 	defer drain(addrs)
 	in.outdate(1)
-	defer in.outdate(-1)
-	// netmon looks a quarter of a second after an event, and finds what is new
-	// by then.
-	for {
+	defer func() { in.outdate(-1); look() }()
+	for outdated := true; ; { // nobody has told what was before
+		if outdated {
+			look()
+			outdated = false
+		}
 		select {
 		case <-done:
 			return nil
+		case <-in.failed:
+			time.AfterFunc(listenAgain, look) // netmon tries no second time
 		case err := <-lost:
 			return fmt.Errorf("watching this machine's interfaces: %w", err)
 		case link, open := <-links:
 			if !open {
 				return errors.New("watching this machine's links: the subscription ended")
 			}
-			in.changed(int(link.Index), nil)
+			outdated = in.changed(int(link.Index), nil)
 		case addr, open := <-addrs:
 			if !open {
 				return errors.New("watching this machine's addresses: the subscription ended")
 			}
-			in.changed(addr.LinkIndex, addr.LinkAddress.IP)
+			outdated = in.changed(addr.LinkIndex, addr.LinkAddress.IP)
 		}
 	}
 }
 
-// changed takes in an event of a link, or of the address of one. The host ends of
-// pods come and go all the time, and without an address of their own they are
-// not in the list: for them nothing is asked again.
-func (in *interfaces) changed(link int, addr net.IP) {
+// changed takes in an event of a link, or of the address of one, and reports whether
+// it outdates the list. The host ends of pods come and go all the time, and without an
+// address of their own they are not in the list: for them nothing is asked again.
+func (in *interfaces) changed(link int, addr net.IP) (outdated bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	isListed := func(i netmon.Interface) bool { return i.Index == link }
-	if addr != nil && isEndpoint(addr) || slices.ContainsFunc(in.list, isListed) {
-		in.fresh = false
-	}
+	outdated = addr != nil && isEndpoint(addr) || slices.ContainsFunc(in.list, isListed)
+	in.fresh = in.fresh && !outdated
+	return outdated
 }
 
 // isEndpoint reports whether a path can begin at the address. IPv6 link-local
@@ -138,8 +152,12 @@ func (in *interfaces) get() ([]netmon.Interface, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if !in.fresh {
-		list, err := listInterfaces()
+		list, err := in.ask()
 		if err != nil {
+			select {
+			case in.failed <- struct{}{}:
+			default:
+			}
 			return nil, err
 		}
 		in.list, in.fresh = list, in.watches > 0
@@ -157,7 +175,7 @@ func listInterfaces() ([]netmon.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := listAddrs()
 	if err != nil {
 		return nil, err
 	}
@@ -177,4 +195,20 @@ func listInterfaces() ([]netmon.Interface, error) {
 		}
 	}
 	return list, nil
+}
+
+// interruptions is how many lists in a row the kernel may interrupt. While many pods
+// start, about one in ten is.
+const interruptions = 20
+
+// listAddrs asks for all addresses, again if one came or went meanwhile: the list may
+// lack others then.
+func listAddrs() (addrs []netlink.Addr, err error) {
+	for range interruptions {
+		addrs, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return addrs, err
 }

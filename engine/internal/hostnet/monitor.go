@@ -24,6 +24,7 @@ type Monitor struct {
 
 // NewMonitor watches the network of the calling thread's namespace, until Close.
 func NewMonitor(logf logger.Logf) (*Monitor, error) {
+	theInterfaces() // so that the first state has what later ones have
 	bus := eventbus.New()
 	m, err := netmon.New(bus, logf)
 	if err != nil {
@@ -55,11 +56,13 @@ type Follower struct {
 }
 
 // Follow returns a follower for the node that has the bus. It publishes nothing
-// before Ready.
+// before Ready. It has the monitor look at the host: a node that starts is not to depend
+// on what the monitor has heard of.
 func (m *Monitor) Follow(bus *eventbus.Bus) *Follower {
 	f := &Follower{monitor: m.Monitor, client: bus.Client("hostnet"), seen: m.InterfaceState()}
 	f.publisher = eventbus.Publish[netmon.ChangeDelta](f.client)
 	f.forget = m.RegisterChangeCallback(func(d *netmon.ChangeDelta) { f.changed(d.JumpDuration) })
+	m.Poll()
 	return f
 }
 

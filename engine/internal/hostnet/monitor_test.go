@@ -132,3 +132,77 @@ func TestFollowerGoesByTheState(t *testing.T) {
 		t.Error("heard nothing of the host's sleep")
 	}
 }
+
+// staleMonitor returns a monitor that has looked at the list of interfaces before that
+// was outdated: it has missed the address of a link.
+func staleMonitor(t *testing.T, name, cidr string) *Monitor {
+	t.Helper()
+	in := theInterfaces()
+	looked := make(chan bool, 64)
+	netmon.RegisterInterfaceGetter(func() ([]netmon.Interface, error) {
+		looked <- true
+		return in.get()
+	})
+	t.Cleanup(func() { netmon.RegisterInterfaceGetter(in.get) })
+	m, err := NewMonitor(t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	in.outdate(1) // as if somebody watched, who hears of nothing yet
+	defer in.outdate(-1)
+	if _, err := in.get(); err != nil {
+		t.Fatal(err)
+	}
+	addLink(t, name, cidr)
+	for quiet := false; !quiet; { // the kernel has events of a new link for two seconds
+		select {
+		case <-looked:
+		case <-time.After(3 * time.Second):
+			quiet = true
+		}
+	}
+	if _, ok := m.InterfaceState().Interface[name]; ok {
+		t.Error("the list was asked for again")
+	}
+	return m
+}
+
+// The monitor hears of a change by a socket of its own, and may look at the list before
+// the list's watch has heard of it: then it has to look again.
+func TestMonitorLooksAgain(t *testing.T) {
+	m := staleMonitor(t, "hostnet2", "192.0.2.80/32")
+	f, heard := follow(t, m)
+	f.Ready()
+	done := make(chan struct{})
+	defer close(done)
+	ShareInterfaces(m, done, func(err error) { t.Error(err) })
+	awaitAddress(t, heard, "hostnet2")
+}
+
+// A node that starts finds the host as it is, whatever the monitor has missed.
+func TestMonitorLooksForNewNodes(t *testing.T) {
+	f, heard := follow(t, staleMonitor(t, "hostnet3", "192.0.2.82/32"))
+	f.Ready()
+	awaitAddress(t, heard, "hostnet3")
+}
+
+// The first state is of the same list as all later ones, which leaves the pods' links
+// out: else the first event would be a change for each node.
+func TestMonitorBegins(t *testing.T) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "podlike"
+	link := &netlink.Veth{LinkAttrs: attrs, PeerName: "podlikep"}
+	if err := netlink.LinkAdd(link); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = netlink.LinkDel(link) }()
+	m, err := NewMonitor(t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, ok := m.InterfaceState().Interface["podlike"]; ok {
+		t.Error("the first state has a link that no path can go over")
+	}
+}
