@@ -91,9 +91,9 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 		settings.Print(stdout)
 		return c, nil
 	case err != nil:
-		return c, fmt.Errorf("%w (-help shows what there is)", err)
+		return c, fmt.Errorf("%w (see -help)", err)
 	case fs.NArg() > 0:
-		return c, fmt.Errorf("unknown argument %q (-help shows what there is)", strings.Join(fs.Args(), " "))
+		return c, fmt.Errorf("unknown argument %q (see -help)", strings.Join(fs.Args(), " "))
 	case *showVersion:
 		c.name = cmdVersion
 	}

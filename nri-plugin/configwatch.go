@@ -142,9 +142,9 @@ func (w *configWatch) trouble(err error, change bool) (what, remark string) {
 	case w.waits && errors.As(err, new(privileges.Error)):
 		return "this process cannot serve: waiting to be replaced", ""
 	case w.waits:
-		return "the configuration cannot be used: waiting until it is mended", ""
+		return "the configuration cannot be used: waiting until it is fixed", ""
 	case change:
 		return "the changed configuration cannot be used: going on with the old one", "a changed configuration is not used"
 	}
-	return "the configuration could not be used at another start: going on for now", "another start would fail"
+	return "the configuration has become invalid: going on with the one in use, a restart would fail", "a restart would fail"
 }

@@ -78,7 +78,7 @@ func TestTokenGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.look()
-	if ok, text := w.health.Ready(); !ok || !strings.HasPrefix(text, statussocket.ReadyText+"; another start would fail: ") || !strings.Contains(text, token) {
+	if ok, text := w.health.Ready(); !ok || !strings.HasPrefix(text, statussocket.ReadyText+"; a restart would fail: ") || !strings.Contains(text, token) {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	if book.Count("could not be used at another start") != 1 || book.Count("changed") != 0 {
@@ -106,7 +106,7 @@ func TestTokenComes(t *testing.T) {
 	plugintest.MountConfig(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
 	w, book := watched(t, dir)
 	plugintest.WriteFile(t, filepath.Dir(token), "token", []byte(plugintest.Secret))
-	if !w.look() || book.Count("waiting until it is mended") != 1 || book.Count("can be used now") != 1 || book.Count("has changed") != 0 {
+	if !w.look() || book.Count("waiting until it is fixed") != 1 || book.Count("can be used now") != 1 || book.Count("has changed") != 0 {
 		t.Errorf("the log says\n%s", book)
 	}
 }
@@ -135,7 +135,7 @@ func TestMended(t *testing.T) {
 	if ok, text := w.health.Ready(); ok || !strings.HasPrefix(text, `not ready: LOG_LEVEL is "loud"`) || !strings.Contains(text, "; no credentials") {
 		t.Errorf("ready %v, %q", ok, text)
 	}
-	if n := book.Count("waiting until it is mended"); n != 2 {
+	if n := book.Count("waiting until it is fixed"); n != 2 {
 		t.Errorf("the log says so %d times:\n%s", n, book)
 	}
 	ended := make(chan error, 1)

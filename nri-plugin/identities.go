@@ -31,7 +31,7 @@ func identityStore(cfg config.Config, log *slog.Logger) engine.IdentityStore {
 			return store
 		}
 	}
-	log.Error("pods whose device goes with their workload have none", "err", err)
+	log.Error("pods whose device goes with their workload get no tailnet node", "err", err)
 	return noStore{err}
 }
 

@@ -151,9 +151,9 @@ func (d *daemon) Run(ctx context.Context) error {
 func (d *daemon) standBy(place supervisor.FDStore) {
 	d.health.StandBy(func() string { return nri.LacksRuntime(d.cfg.NRISocket) })
 	d.up.Mark(supervisor.MarkServes)
-	d.log.Info("another process serves this node's pods, standing by", "version", buildinfo.Version(), "state", d.cfg.StateDir)
+	d.log.Info("another process serves this host's pods, standing by", "version", buildinfo.Version(), "state", d.cfg.StateDir)
 	if why := nri.LacksRuntime(d.cfg.NRISocket); why != "" {
-		d.log.Warn("this process could not serve", "reason", why)
+		d.log.Warn("this process could not take over", "reason", why)
 	}
 	supervisor.OpenSockets(place).Clear()
 }

@@ -136,7 +136,7 @@ func TestConfigurationIsMended(t *testing.T) {
 	dir, config := t.TempDir(), t.TempDir()
 	plugintest.MountConfig(t, config, "TS_AUTH_KEY", plugintest.Secret)
 	p := begin(t, dir, configured(config))
-	p.await(t, "waiting until it is mended", 2)
+	p.await(t, "waiting until it is fixed", 2)
 	p.awaitReady(t, 1, `unknown key "TS_AUTH_KEY" in `+config+": did you mean TS_AUTHKEY?; no credentials: set ")
 	if text, code := p.asked(t, cmdLive); code != 0 {
 		t.Errorf("live says %q", text)

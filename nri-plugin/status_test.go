@@ -117,7 +117,7 @@ func TestStatusSaysTheHost(t *testing.T) {
 // named; and one of this version answers an earlier command.
 func TestStatusOfOtherVersions(t *testing.T) {
 	for answer, want := range map[string]string{
-		"": "is of an earlier version than this command",
+		"": "is older than this command",
 		`{"apiVersion":"tailscale-nri/v2","nodes":{}}`: `apiVersion "tailscale-nri/v2"`,
 		`{"apiVersion":"tailscale-nri/v2"}`:            `apiVersion "tailscale-nri/v2", and this command reads tailscale-nri/v1`,
 	} {

@@ -77,7 +77,7 @@ func newCalls(cfg OAuthConfig) *calls {
 // Calls that were not made.
 var (
 	errPaused = errors.New("the API asked for a longer pause than a call may wait")
-	errQueue  = errors.New("our own limit of calls is further away than the context's deadline")
+	errQueue  = errors.New("the plugin's own limit of calls would delay this one past its deadline")
 )
 
 // RoundTrip implements http.RoundTripper. The answer's body is in memory.

@@ -81,7 +81,7 @@ func (o *OAuth) Delete(ctx context.Context, nodeID string) error {
 func (o *OAuth) Rename(ctx context.Context, nodeID, name string) error {
 	op := fmt.Sprintf("renaming device %s to %s", nodeID, name)
 	if nodeID == "" || name == "" {
-		return &Error{Op: op, Reason: "it has no ID or is to have no name"}
+		return &Error{Op: op, Reason: "its ID or its new name is empty"}
 	}
 	err := o.api.Devices().SetName(ctx, nodeID, name)
 	switch {

@@ -240,8 +240,8 @@ func TestIdentityFile(t *testing.T) {
 		"no base64":         {func(w *workload) error { w.write("YWJj.Y.YWJj"); return nil }, "holds no JSON Web Token"},
 		"two tokens":        {func(w *workload) error { w.write(w.sign(nil) + "\n" + w.sign(nil)); return nil }, "holds no JSON Web Token"},
 		"too much":          {func(w *workload) error { w.write(strings.Repeat("a", maxIDToken+1)); return nil }, "more than 16384 bytes"},
-		"a directory":       {func(w *workload) error { return os.Mkdir(w.path(), 0o755) }, "is no regular file"},
-		"a pipe":            {func(w *workload) error { return syscall.Mkfifo(w.path(), 0o600) }, "is no regular file"},
+		"a directory":       {func(w *workload) error { return os.Mkdir(w.path(), 0o755) }, "is not a regular file"},
+		"a pipe":            {func(w *workload) error { return syscall.Mkfifo(w.path(), 0o600) }, "is not a regular file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newAPI(t)

@@ -82,7 +82,7 @@ func (k kubectl) ask(ctx context.Context, agent pod, timeout time.Duration) answ
 	case err == nil:
 		a.err = errors.New("it says nothing")
 	case strings.Contains(err.Error(), "not defined: -o"):
-		a.err = fmt.Errorf("it is of an earlier version than this command, and has no status -o json (image %s)", agent.image())
+		a.err = fmt.Errorf("it is older than this command, and has no status -o json (image %s)", agent.image())
 	}
 	return a
 }
@@ -133,7 +133,7 @@ func merge(host string, answers []answer) (report status.Report, serving pod) {
 		report.Error = fmt.Sprintf("agent %s does not answer: %v", best.agent.name(), best.err)
 		report.Error = strings.Join(append([]string{report.Error}, others...), "; ")
 	case standsBy:
-		report.Error = fmt.Sprintf("agent %s says: %s; which that is, is not to be seen", best.agent.name(), report.Message)
+		report.Error = fmt.Sprintf("agent %s says: %s; which one serves is not known", best.agent.name(), report.Message)
 		report.Message = ""
 		report.Warnings = append(report.Warnings, others...)
 	default:

@@ -76,7 +76,7 @@ func parseArgs(args []string) (options, error) {
 		return o, err
 	}
 	if len(rest) == 0 {
-		return o, errors.New("what is to be asked? --help shows what there is")
+		return o, errors.New("no command is given (see --help)")
 	}
 	if slices.Contains([]string{"-h", "-help", "--help"}, rest[0]) {
 		rest[0] = cmdHelp
@@ -88,7 +88,7 @@ func parseArgs(args []string) (options, error) {
 	case slices.Contains(tools, o.command):
 		return parseTool(o, rest)
 	case !slices.Contains([]string{cmdStatus, cmdDoctor, cmdVersion}, o.command):
-		return o, fmt.Errorf("unknown command %q (--help shows what there is)", o.command)
+		return o, fmt.Errorf("unknown command %q (see --help)", o.command)
 	}
 	fs := flags(&o)
 	for len(rest) > 0 {
@@ -96,7 +96,7 @@ func parseArgs(args []string) (options, error) {
 			o.command = cmdHelp
 			return o, nil
 		} else if err != nil {
-			return o, fmt.Errorf("%w (--help shows what there is)", err)
+			return o, fmt.Errorf("%w (see --help)", err)
 		}
 		if rest = fs.Args(); len(rest) > 0 {
 			o.args, rest = append(o.args, rest[0]), rest[1:]
@@ -198,7 +198,7 @@ func (o options) check() error {
 	case o.timeout <= 0:
 		return fmt.Errorf("--timeout is %v: write how long a host may take, 20s for instance", o.timeout)
 	case o.command != cmdStatus && len(o.args) > 0:
-		return fmt.Errorf("unknown argument %q (--help shows what there is)", strings.Join(o.args, " "))
+		return fmt.Errorf("unknown argument %q (see --help)", strings.Join(o.args, " "))
 	case o.command == cmdStatus && o.selector != "" && len(o.args) > 0:
 		return errors.New("-l and names of pods are two selections: keep one")
 	case o.command == cmdStatus:

@@ -117,7 +117,7 @@ func (k kubectl) locate(ctx context.Context, namespace string, names []string) (
 			ns, name = namespace, arg
 		}
 		if name == "" || strings.Contains(name, "/") || both && ns == "" {
-			return nil, fmt.Errorf("%q is no pod: write NAMESPACE/POD or POD", arg)
+			return nil, fmt.Errorf("%q is not a pod: write NAMESPACE/POD or POD", arg)
 		}
 		in[ns] = append(in[ns], name)
 	}

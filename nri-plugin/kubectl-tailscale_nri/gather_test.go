@@ -82,7 +82,7 @@ func TestMerge(t *testing.T) {
 	serves := says("old", status.Report{Ready: true, Role: status.Serving, Nodes: web}, nil)
 	cutOff := says("old", status.Report{Message: "not ready: nothing listens", Role: status.Serving, Nodes: web}, nil)
 	bare := says("old", status.Report{Message: "not ready: nothing listens", Role: status.Serving}, nil)
-	waits := says("new", status.Report{Ready: true, Role: status.Standby, Message: "standing by: another process serves this node's pods"}, nil)
+	waits := says("new", status.Report{Ready: true, Role: status.Standby, Message: "standing by: another process serves this host's pods"}, nil)
 	lacks := says("new", status.Report{Role: status.Standby, Message: "not ready to take over: nothing listens"}, nil)
 	away := says("new", status.Report{}, errors.New("CrashLoopBackOff"))
 	ended := says("new", status.Report{}, errors.New("container not found"))

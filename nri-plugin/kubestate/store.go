@@ -217,7 +217,7 @@ func (s *Store) decode(from secret) (key engine.WorkloadKey, id engine.Identity,
 		}
 	})
 	bad := func(what string) error {
-		return fmt.Errorf("the Secret %s is no identity of this version of tailscale-nri (%s): delete it, and its device, if nothing else uses it", from.Metadata.Name, what)
+		return fmt.Errorf("the Secret %s is not an identity of this version of tailscale-nri (%s): delete it, and its device, if nothing else uses it", from.Metadata.Name, what)
 	}
 	key = engine.WorkloadKey{Namespace: from.Metadata.Annotations[noteNamespace], Pod: from.Metadata.Annotations[notePod]}
 	if from.Type != secretType || text["schema"] != schema {

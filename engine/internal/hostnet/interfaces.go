@@ -71,11 +71,11 @@ func (in *interfaces) listen(done <-chan struct{}) error {
 	}
 	links, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64)
 	if err := netlink.LinkSubscribeWithOptions(links, over, netlink.LinkSubscribeOptions{ErrorCallback: lose}); err != nil {
-		return fmt.Errorf("watching this machine's links: %w", err)
+		return fmt.Errorf("watching this host's links: %w", err)
 	}
 	defer drain(links)
 	if err := netlink.AddrSubscribeWithOptions(addrs, over, netlink.AddrSubscribeOptions{ErrorCallback: lose}); err != nil {
-		return fmt.Errorf("watching this machine's addresses: %w", err)
+		return fmt.Errorf("watching this host's addresses: %w", err)
 	}
 	defer drain(addrs)
 	in.outdate(1)
@@ -87,15 +87,15 @@ func (in *interfaces) listen(done <-chan struct{}) error {
 		case <-done:
 			return nil
 		case err := <-lost:
-			return fmt.Errorf("watching this machine's interfaces: %w", err)
+			return fmt.Errorf("watching this host's interfaces: %w", err)
 		case link, open := <-links:
 			if !open {
-				return errors.New("watching this machine's links: the subscription ended")
+				return errors.New("watching this host's links: the subscription ended")
 			}
 			in.changed(int(link.Index), nil)
 		case addr, open := <-addrs:
 			if !open {
-				return errors.New("watching this machine's addresses: the subscription ended")
+				return errors.New("watching this host's addresses: the subscription ended")
 			}
 			in.changed(addr.LinkIndex, addr.LinkAddress.IP)
 		}

@@ -71,7 +71,7 @@ func CheckWritable(dir string) error {
 func Remedy(err error) error {
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return fmt.Errorf("%w: free space on this node's disk", err)
+		return fmt.Errorf("%w: free space on this host's disk", err)
 	case errors.Is(err, unix.EROFS):
 		return fmt.Errorf("%w: make it writable; if it was, the kernel's log says why it no longer is", err)
 	}

@@ -117,7 +117,7 @@ func isSetting(key string) bool {
 
 func wrongKey(key, dir string) error {
 	if settings.IsEnvOnly(key) {
-		return fmt.Errorf("key %q in %s: the environment alone sets it, remove it there", key, dir)
+		return fmt.Errorf("key %q in %s: it can only be set in the environment, remove it there", key, dir)
 	}
 	remedy := "tailscale-nri -help lists them all"
 	if profile, variable, ok := profileKey(key); ok {

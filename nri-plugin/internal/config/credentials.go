@@ -84,7 +84,7 @@ func checkTokenFile(path string) error {
 	case err != nil:
 		return fmt.Errorf("looking for the file that %s names: %w: %w", settings.IDTokenFile, err, ErrNoToken)
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s names %s, which is no regular file: %w", settings.IDTokenFile, errtext.Clip(path), ErrNoToken)
+		return fmt.Errorf("%s names %s, which is not a regular file: %w", settings.IDTokenFile, errtext.Clip(path), ErrNoToken)
 	case info.Size() == 0:
 		return fmt.Errorf("%s names %s, which is empty: %w", settings.IDTokenFile, errtext.Clip(path), ErrNoToken)
 	}

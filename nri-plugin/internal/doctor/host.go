@@ -190,7 +190,7 @@ func checkTailscaled(_ context.Context, m *Machine) []Finding {
 	}
 	name := v.Links[i].Name
 	if !rules {
-		return []Finding{fine("runs beside, on " + name + ", without rules of its own")}
+		return []Finding{fine("runs too, on " + name + ", without rules of its own")}
 	}
 	var accepted []string
 	for _, r := range v.Routes {
@@ -206,7 +206,7 @@ func checkTailscaled(_ context.Context, m *Machine) []Finding {
 		return []Finding{warn(fmt.Sprintf("%s has accepted %d routes (%s): what the plugin sends to peers in these subnets goes through it",
 			name, len(accepted), strings.Join(accepted[:min(len(accepted), 3)], ", ")), RemedyAccepted)}
 	}
-	return []Finding{fine("runs beside, on " + name + ", with neither an exit node nor accepted routes")}
+	return []Finding{fine("runs too, on " + name + ", with neither an exit node nor accepted routes")}
 }
 
 // checkManagers looks whether a network manager has taken a link of ours: by an

@@ -167,19 +167,19 @@ func (m *Machine) derpMap(ctx context.Context) (dm *tailcfg.DERPMap, from string
 		return dm, "as a pod here was told"
 	}
 	if !tailnet.IsTailscales(m.cfg.LoginServer) {
-		return nil, "the control server tells its nodes alone which DERP servers there are: not known before the first pod"
+		return nil, "the control server tells only its nodes which DERP servers there are: not known before the first pod"
 	}
 	res, err := m.get(ctx, m.derpMapAt)
 	if err != nil {
-		return nil, "Tailscale's list of DERP servers is not to be had: " + err.Error()
+		return nil, "Tailscale's list of DERP servers cannot be fetched: " + err.Error()
 	}
 	defer res.Body.Close()
 	dm = &tailcfg.DERPMap{}
 	if err := json.NewDecoder(io.LimitReader(res.Body, 4<<20)).Decode(dm); err != nil || len(dm.Regions) == 0 {
-		return nil, fmt.Sprintf("Tailscale's list of DERP servers is not to be had: HTTP %s", res.Status)
+		return nil, fmt.Sprintf("Tailscale's list of DERP servers cannot be fetched: HTTP %s", res.Status)
 	}
 	if res.StatusCode != http.StatusOK {
-		return nil, "Tailscale's list of DERP servers is not to be had: " + res.Status
+		return nil, "Tailscale's list of DERP servers cannot be fetched: " + res.Status
 	}
 	return dm, "as Tailscale shows to everyone"
 }

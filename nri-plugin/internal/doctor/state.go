@@ -37,7 +37,7 @@ func checkState(_ context.Context, m *Machine) []Finding {
 	case err != nil:
 		return []Finding{fail(err.Error(), RemedyStateRead)}
 	case !info.IsDir():
-		return []Finding{fail(dir+" is no directory", RemedyStateRead)}
+		return []Finding{fail(dir+" is not a directory", RemedyStateRead)}
 	}
 	var findings []Finding
 	if err := unix.Access(dir, unix.W_OK); err != nil {

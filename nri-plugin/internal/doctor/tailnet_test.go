@@ -279,7 +279,7 @@ func TestCheckPaths(t *testing.T) {
 	nothing.derpMapAt = "http://127.0.0.1:1"
 	expect(t, of(look(t, nothing, checkPaths), aboutUDP), ResultUnknown, "not tried", "")
 	nothing.derpMapAt = s.APIURL()
-	expect(t, of(look(t, nothing, checkPaths), aboutDERP), ResultUnknown, "not to be had", "")
+	expect(t, of(look(t, nothing, checkPaths), aboutDERP), ResultUnknown, "cannot be fetched", "")
 }
 
 // TestCheckDevices counts those that are marked as this cluster's.

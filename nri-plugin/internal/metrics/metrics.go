@@ -171,7 +171,7 @@ type Server struct {
 // there. No pod is to be without its node for that.
 func (s *Server) Run(ctx context.Context) error {
 	if everywhere(s.Addr) {
-		s.Log.Warn("metrics are served on all addresses of this host, to whoever reaches them: names of pods and tailnet regions, no secrets",
+		s.Log.Warn("metrics are served on all addresses of this host, to anyone who reaches them: names of pods and tailnet regions, no secrets",
 			"setting", settings.MetricsAddr, "addr", s.Addr)
 	}
 	said := ""

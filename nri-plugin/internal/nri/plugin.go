@@ -113,7 +113,7 @@ func (c connection) Configure(ctx context.Context, config, runtime, version stri
 		return 0, err
 	}
 	if config != "" {
-		return 0, errors.New("the runtime's configuration of this plugin is not read: set the environment of tailscale-nri instead and remove it")
+		return 0, errors.New("a configuration of this plugin by the runtime is not supported: remove it and set the environment of tailscale-nri instead")
 	}
 	c.runtime.Store(&runtimeName{runtime, version})
 	return 0, nil

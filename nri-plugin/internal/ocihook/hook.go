@@ -150,7 +150,7 @@ func (c Call) run(ctx context.Context) error {
 	if c.Wait == 0 || answer.Down == "" || !c.Fails {
 		return nil
 	}
-	return fmt.Errorf("pod %s: annotation %s is %q: the pod's node is not up after that (%s): mend what is in the way, wait longer (at most %.0fs), or have the container start all the same with %s: %q",
+	return fmt.Errorf("pod %s: annotation %s is %q: the pod's node is not up after that (%s): fix what is in the way, wait longer (at most %.0fs), or have the container start all the same with %s: %q",
 		c.Pod, podspec.AnnotationWait, errtext.Clip(c.Value), answer.Down, podspec.MaxWait.Seconds(), podspec.AnnotationWaitPolicy, "start")
 }
 

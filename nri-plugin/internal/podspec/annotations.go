@@ -74,7 +74,7 @@ func ParseTags(s string) ([]string, error) {
 	for tag := range strings.SplitSeq(s, ",") {
 		tag = strings.TrimSpace(tag)
 		if err := tailcfg.CheckTag(tag); err != nil {
-			return nil, fmt.Errorf("%q is no tag (%w): write tags as tag:name, separated by commas", errtext.Clip(tag), err)
+			return nil, fmt.Errorf("%q is not a tag (%w): write tags as tag:name, separated by commas", errtext.Clip(tag), err)
 		}
 		if !slices.Contains(tags, tag) {
 			tags = append(tags, tag)

@@ -102,7 +102,7 @@ func TestPodFromRefuses(t *testing.T) {
 		{"hostname", []string{in, "true", AnnotationHostname, "my_host"}, []string{AnnotationHostname, `"my_host"`, "letters, digits and dashes"}},
 		{"long hostname", []string{in, "true", AnnotationHostname, strings.Repeat("a", 300)}, []string{"300 characters", "…"}},
 		{"no tag:", []string{in, "true", AnnotationTags, "tag:a,web"}, []string{AnnotationTags, `"tag:a,web"`, `"web"`, "tag:name"}},
-		{"empty tag", []string{in, "true", AnnotationTags, "tag:a,"}, []string{AnnotationTags, `"tag:a,"`, `"" is no tag`}},
+		{"empty tag", []string{in, "true", AnnotationTags, "tag:a,"}, []string{AnnotationTags, `"tag:a,"`, `"" is not a tag`}},
 		{"tag with a digit first", []string{in, "true", AnnotationTags, "tag:1"}, []string{"tag:1"}},
 		{"shields", []string{in, "true", annotationShieldsUp, "yes"}, []string{annotationShieldsUp, `"yes"`, `"true"`}},
 		{"exit node of no name", []string{in, "true", annotationExitNode, "my gate"}, []string{annotationExitNode, `"my gate"`, "name of a device"}},

@@ -103,7 +103,7 @@ func (r *policyReader) document(data []byte) *yaml.Node {
 		}
 	}
 	if err != nil {
-		r.errs = append(r.errs, fmt.Errorf("%s is no YAML: %s (what begins with * stands in quotes)", r.file, errtext.OneLine(err)))
+		r.errs = append(r.errs, fmt.Errorf("%s is not YAML: %s (what begins with * stands in quotes)", r.file, errtext.OneLine(err)))
 		return nil
 	}
 	root := doc.Content[0]
@@ -178,7 +178,7 @@ func (r *policyReader) text(n *yaml.Node) (string, bool) {
 	case n.Kind != yaml.ScalarNode:
 		r.bad(n, "write plain text here")
 	case n.ShortTag() != "!!str":
-		r.bad(n, "%s is no text for YAML: write it in quotes", errtext.Clip(n.Value))
+		r.bad(n, "%s is not text in YAML: write it in quotes", errtext.Clip(n.Value))
 	default:
 		return n.Value, true
 	}
@@ -290,7 +290,7 @@ func (r *policyReader) tag(n *yaml.Node) (string, bool) {
 		return "", false
 	}
 	if err := tailcfg.CheckTag(s); err != nil {
-		r.bad(n, "%q is no tag (%v): write it as tag:name", errtext.Clip(s), err)
+		r.bad(n, "%q is not a tag (%v): write it as tag:name", errtext.Clip(s), err)
 		return "", false
 	}
 	return s, true

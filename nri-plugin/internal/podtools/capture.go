@@ -108,7 +108,7 @@ func (c *capturing) run(ctx context.Context, pod *podClient, out toolIO) error {
 func (c *capturing) summary() string {
 	text := fmt.Sprintf("%d packets captured, %d dropped by the kernel", c.packets.Load(), c.dropped.Load())
 	if n := c.partial.Load(); n > 0 {
-		text += fmt.Sprintf("; %d have passed before their checksum was filled in, which is no fault", n)
+		text += fmt.Sprintf("; %d have passed before their checksum was filled in, which is normal", n)
 	}
 	return text
 }
@@ -124,7 +124,7 @@ func (c *capturing) countDrops() (had, dropped uint64, err error) {
 // checkOutput keeps packets off a terminal.
 func (c *capturing) checkOutput(stdout io.Writer) error {
 	if c.file == "-" && statussocket.IsTerminal(stdout) {
-		return errors.New("standard output is a terminal, and packets are no text: write -w FILE, or lead it into a file or a program (kubectl exec without -t)")
+		return errors.New("standard output is a terminal, and packets are not text: write -w FILE, or lead it into a file or a program (kubectl exec without -t)")
 	}
 	return nil
 }

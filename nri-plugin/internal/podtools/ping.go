@@ -66,9 +66,9 @@ func (p *pinging) kind() tailcfg.PingType {
 func (p *pinging) check() error {
 	switch {
 	case p.tsmp && p.icmp:
-		return errors.New("-tsmp and -icmp are two kinds of ping: ask for one")
+		return errors.New("-tsmp and -icmp exclude each other: choose one")
 	case p.size != 0 && p.kind() != tailcfg.PingDisco:
-		return errors.New("-size is of a ping without -tsmp and -icmp")
+		return errors.New("-size cannot be used with -tsmp or -icmp")
 	case p.size < 0, p.count < 0, p.timeout <= 0:
 		return errors.New("-size and -c are 0 or more, and -timeout more than 0s")
 	}

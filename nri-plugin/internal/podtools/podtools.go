@@ -85,7 +85,7 @@ func Run(ctx context.Context, name string, rest []string, getenv func(string) st
 		_, err := fmt.Fprint(stdout, tool.usage)
 		return err
 	case err != nil:
-		return statussocket.CannotAsk{Err: fmt.Errorf("%w (%s -help shows what there is)", err, name)}
+		return statussocket.CannotAsk{Err: fmt.Errorf("%w (see %s -help)", err, name)}
 	case len(args) != 1+tool.args:
 		first, _, _ := strings.Cut(tool.usage, "\n")
 		return statussocket.CannotAsk{Err: fmt.Errorf("%s takes %d arguments and got %d: %s", name, 1+tool.args, len(args), first)}
@@ -171,7 +171,7 @@ func newPodClient(socket, pod string) (*podClient, error) {
 		namespace, name = "default", pod
 	}
 	if !isPodName(namespace) || !isPodName(name) {
-		return nil, fmt.Errorf("%.300q is no name of a pod: write NAMESPACE/POD, or POD for one of the namespace default", pod)
+		return nil, fmt.Errorf("%.300q is not the name of a pod: write NAMESPACE/POD, or POD for one of the namespace default", pod)
 	}
 	c := &podClient{socket: socket, path: strings.TrimPrefix(engine.PodAPIPrefix, "/") + namespace + "/" + name, name: namespace + "/" + name}
 	c.OmitAuth = true
@@ -214,7 +214,7 @@ func (t podTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.URL.Path = t.prefix + r.URL.Path
 	res, err := next.RoundTrip(r)
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() && r.Context().Err() == nil {
-		err = fmt.Errorf("the node does not answer, as one that hangs: %w", err)
+		err = fmt.Errorf("the node does not answer, it may hang: %w", err)
 	}
 	return res, err
 }
@@ -240,7 +240,7 @@ func (c *podClient) get(ctx context.Context, below string, into any) error {
 	case err != nil:
 		return err
 	case code == http.StatusNotFound && !strings.HasPrefix(string(body), "no pod "):
-		return errors.New("the process that serves is of a version that has no such commands: use the image's own")
+		return errors.New("the serving process has another version, without this command: use its image's own")
 	case code != http.StatusOK:
 		return errors.New(strings.TrimPrefix(strings.TrimSpace(string(body)), "tailscale-nri: "))
 	}

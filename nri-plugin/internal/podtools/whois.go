@@ -40,7 +40,7 @@ func whoisFlags(fs *flag.FlagSet) func(context.Context, *podClient, toolIO) erro
 		who, err := c.WhoIsProto(ctx, *proto, out.args[0])
 		switch {
 		case errors.Is(err, local.ErrPeerNotFound):
-			return noAnswer{fmt.Errorf("%s is no address of a peer of %s", out.args[0], c.name)}
+			return noAnswer{fmt.Errorf("%s is not the address of a peer of %s", out.args[0], c.name)}
 		case err != nil:
 			return fmt.Errorf("asking who %s is: %w", out.args[0], err)
 		case forMachines:

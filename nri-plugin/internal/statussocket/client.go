@@ -36,7 +36,7 @@ func AskReport(ctx context.Context, socket string) (status.Report, error) {
 	case err != nil:
 		return status.Report{}, err
 	case code == http.StatusNotFound:
-		return status.Report{}, fmt.Errorf("the process on %s is of an earlier version than this command (%s), and has no /%s: "+
+		return status.Report{}, fmt.Errorf("the process on %s is older than this command (%s), and has no /%s: "+
 			"use the command of its own version, in its pod, or ask again once it has been replaced", socket, buildinfo.Version(), askStatus)
 	case code != http.StatusOK:
 		return status.Report{}, fmt.Errorf("asking for /%s on %s: it answered %d: %s", askStatus, socket, code, body)

@@ -82,7 +82,7 @@ func (h *Health) readiness() (ok bool, text, remark string) {
 	case connecting:
 		text = "not ready: waiting for the container runtime to register this plugin"
 	case standingBy:
-		ok, text = true, "standing by: another process serves this node's pods"
+		ok, text = true, "standing by: another process serves this host's pods"
 		if why := h.lacks(); why != "" {
 			ok, text = false, "not ready to take over: "+why
 		}

@@ -72,7 +72,7 @@ func removeDeadSocket(ctx context.Context, path string) error {
 	case err != nil:
 		return fmt.Errorf("looking at the status socket: %w", err)
 	case fi.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("%s is %q: that is no socket but something else: give it a path of its own", settings.StatusSocket, path)
+		return fmt.Errorf("%s is %q: that exists and is not a socket: choose another path", settings.StatusSocket, path)
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -71,7 +71,7 @@ func Run(newLog func() *slog.Logger) (code int, err error) {
 			if !again {
 				return 1, err
 			}
-			s.log.Error("trying again", "err", err, "pause", pause)
+			s.log.Error("the serving process cannot be started, trying again", "err", err, "pause", pause)
 			if s.sleep(pause); s.ended {
 				return 0, nil
 			}
@@ -92,7 +92,7 @@ func Run(newLog func() *slog.Logger) (code int, err error) {
 		}
 		pause, again := s.next(end)
 		if !again {
-			s.log.Error("the serving process does not come to serve, giving up",
+			s.log.Error("the serving process keeps ending before it serves, giving up",
 				"ended", describe(end.status), "times", s.unserved)
 			return exitCode(end.status), nil
 		}
