@@ -49,7 +49,7 @@ Flags: -version; -nri-socket, -state-dir and -status-socket PATH, over the varia
 Environment, or files in TS_CONFIG_DIR (default):
 `
 
-// parseArgs reads the command line. Where help is asked for, it prints it.
+// parseArgs reads the command line. It prints the help if that is asked for.
 func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (command, error) {
 	over := make(map[string]*string)
 	c := command{name: cmdServe, getenv: func(key string) string {
@@ -124,7 +124,7 @@ func (c *command) show(pods []string, asYAML bool) error {
 	return status.CheckFormat(c.output)
 }
 
-// checkFlags says which flag is another command's.
+// checkFlags returns an error for a flag that belongs to another command.
 func (c *command) checkFlags(asYAML bool) error {
 	switch {
 	case (asYAML || c.output != "" || c.watch) && c.name != cmdStatus, c.json && c.name != cmdStatus && c.name != cmdDoctor:

@@ -42,7 +42,7 @@ func TestBadChange(t *testing.T) {
 	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, settings.LogLevel, "loud", settings.Tags, "x")
 	for range 3 {
 		if w.look() {
-			t.Fatal("it begins anew with a bad configuration")
+			t.Fatal("it restarts with a bad configuration")
 		}
 	}
 	if ok, text := w.health.Ready(); !ok || !strings.Contains(text, `LOG_LEVEL is "loud"`) || strings.Contains(text, "\n") {
@@ -53,14 +53,14 @@ func TestBadChange(t *testing.T) {
 	}
 	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret)
 	if w.look() {
-		t.Error("it begins anew with what it has")
+		t.Error("it restarts with what it has")
 	}
 	if ok, text := w.health.Ready(); !ok || text != statussocket.ReadyText {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret+"2", settings.ClusterName, "new")
 	if !w.look() {
-		t.Error("it does not begin anew")
+		t.Error("it does not restart")
 	}
 	if book.Count("changed=\"CLUSTER_NAME TS_AUTHKEY\"") != 1 || book.Count(plugintest.Secret) != 0 {
 		t.Errorf("the log says\n%s", book)
@@ -92,7 +92,7 @@ func TestTokenGoes(t *testing.T) {
 	plugintest.MountConfig(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
 	plugintest.WriteFile(t, filepath.Dir(token), "token", []byte(plugintest.Secret))
 	if _, text := w.health.Ready(); w.look() {
-		t.Errorf("it begins anew with what it has, %q", text)
+		t.Errorf("it restarts with what it has, %q", text)
 	}
 	if ok, text := w.health.Ready(); !ok || text != statussocket.ReadyText {
 		t.Errorf("ready %v, %q", ok, text)
@@ -111,7 +111,7 @@ func TestTokenComes(t *testing.T) {
 	}
 }
 
-// TestNoPrivileges: no file mends that, and nothing says so.
+// TestNoPrivileges: no change of a file fixes that, and no message says it would.
 func TestNoPrivileges(t *testing.T) {
 	book := plugintest.NewLogBook()
 	w := &configWatch{health: &statussocket.Health{}, log: slog.New(slog.NewTextHandler(book, nil)), waits: true}
@@ -124,8 +124,8 @@ func TestNoPrivileges(t *testing.T) {
 	}
 }
 
-// TestMended: one that waits begins anew once there is something to begin with.
-func TestMended(t *testing.T) {
+// TestFixed: a process that waits restarts once it has a usable configuration.
+func TestFixed(t *testing.T) {
 	dir := t.TempDir()
 	plugintest.MountConfig(t, dir, settings.LogLevel, "loud")
 	w, book := watched(t, dir)

@@ -43,7 +43,7 @@ func (o *OAuth) Device(ctx context.Context, nodeID string) (Device, error) {
 }
 
 // deviceOf takes over what the API says. A key that cannot be read is as good
-// as none: the device is not ours.
+// as none: the device is not marked as this cluster's.
 func (o *OAuth) deviceOf(d *tailscale.Device) Device {
 	out := Device{
 		ID:        d.NodeID,
@@ -62,7 +62,7 @@ func (o *OAuth) deviceOf(d *tailscale.Device) Device {
 	return out
 }
 
-// Delete removes a device; one that is gone already is no error. Errors are
+// Delete removes a device; one that is gone already is not an error. Errors are
 // *Error, or wrap ctx's.
 func (o *OAuth) Delete(ctx context.Context, nodeID string) error {
 	op := "deleting device " + nodeID

@@ -86,7 +86,7 @@ func TestDevices(t *testing.T) {
 	}
 }
 
-// A machine whose clock is wrong takes no device for older than it is.
+// A host whose clock is wrong takes no device for older than it is.
 func TestClocks(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	seen := now.Add(-time.Hour)

@@ -22,7 +22,7 @@ type Names struct {
 	NodeTags, NodeEphemeral string
 }
 
-// orFields puts the fields' names where there are no others.
+// orFields fills in the fields' names where none are given.
 func (n Names) orFields() Names {
 	return Names{
 		ClientID:      cmp.Or(n.ClientID, "OAuthConfig.ClientID"),

@@ -143,7 +143,7 @@ func hostsOf(pods []pod) map[string]bool {
 	return hosts
 }
 
-// only are the hosts that are wanted.
+// only returns the requested hosts.
 func only(hosts map[string][]pod, wanted map[string]bool) map[string][]pod {
 	some := make(map[string][]pod)
 	for host, agents := range hosts {

@@ -26,7 +26,7 @@ const (
 	unfinished = "--field-selector=status.phase!=Succeeded,status.phase!=Failed"
 )
 
-// pod is what is read of one.
+// pod has the fields that are read of a pod.
 type pod struct {
 	Metadata struct {
 		Namespace, Name, UID, DeletionTimestamp string
@@ -63,8 +63,8 @@ type pod struct {
 
 type condition struct{ Type, Status, Reason, Message string }
 
-// list is what kubectl get says of several objects. Of a single one that is asked
-// for by its name it says the object.
+// list is kubectl get's output for several objects. For a single one that is asked for
+// by name the output is the object.
 type list[T any] struct{ Items []T }
 
 func (l *list[T]) UnmarshalJSON(data []byte) error {
@@ -148,7 +148,7 @@ func joined(texts ...string) string {
 	return strings.Join(strings.Fields(strings.Join(texts, ": ")), " ")
 }
 
-// node is what is read of a Kubernetes node.
+// node has the fields that are read of a Kubernetes node.
 type node struct {
 	Metadata struct {
 		Name   string
@@ -160,15 +160,15 @@ type node struct {
 	Status struct{ Conditions []condition }
 }
 
-// isServed reports whether the manifests put an agent there: Linux, and no node
-// that only stands for something else.
+// isServed reports whether the manifests put an agent there: Linux, and not a virtual
+// node.
 func (n *node) isServed() bool {
 	l := n.Metadata.Labels
 	return cmp.Or(l["kubernetes.io/os"], "linux") == "linux" && l["type"] != "virtual-kubelet" &&
 		l["eks.amazonaws.com/compute-type"] != "fargate" && l["liqo.io/type"] != "virtual-node"
 }
 
-// state is what is to be known of a node whose agent is missing or silent, "" if nothing.
+// state explains why the agent of a node may be missing or silent, "" if nothing does.
 func (n *node) state() string {
 	var facts []string
 	for _, c := range n.Status.Conditions {
@@ -181,7 +181,7 @@ func (n *node) state() string {
 		if t.Value != "" {
 			taint += "=" + t.Value
 		}
-		// These say what the condition says.
+		// These repeat the condition.
 		if !strings.HasPrefix(t.Key, "node.kubernetes.io/") {
 			facts = append(facts, "taint "+taint+":"+t.Effect)
 		}

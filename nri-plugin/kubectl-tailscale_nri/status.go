@@ -111,8 +111,8 @@ func (g *gathered) print(w io.Writer, format string) error {
 	return status.Print(w, g.all(), status.Options{Format: format, Hosts: true})
 }
 
-// exitCode is that of the reports. A host without an agent may be none of ours: it
-// counts if a pod there opted in.
+// exitCode is that of the reports. A host without an agent may be one that needs
+// none: it counts if a pod there opted in.
 func (g *gathered) exitCode() int {
 	counted := slices.Clone(g.reports)
 	for _, r := range g.unserved {

@@ -35,8 +35,8 @@ var theInterfaces = sync.OnceValue(func() *interfaces {
 
 // ShareInterfaces has all backends of this process see one list of the
 // host's interfaces, kept fresh until done is closed. Afterwards it is made
-// again each time, and so it is while the kernel cannot be listened to, which
-// failed hears of.
+// again each time, and so it is while the subscription to the kernel is lost, of
+// which failed is told.
 func ShareInterfaces(done <-chan struct{}, failed func(error)) {
 	go theInterfaces().watch(done, failed)
 }
@@ -58,7 +58,7 @@ func (in *interfaces) watch(done <-chan struct{}, failed func(error)) {
 	}
 }
 
-// listen keeps the list fresh until done is closed, which is no error, or a
+// listen keeps the list fresh until done is closed, which is not an error, or a
 // subscription is lost.
 func (in *interfaces) listen(done <-chan struct{}) error {
 	over, lost := make(chan struct{}), make(chan error, 2)
@@ -104,7 +104,7 @@ func (in *interfaces) listen(done <-chan struct{}) error {
 
 // changed takes in an event of a link, or of the address of one. The host ends of
 // pods come and go all the time, and without an address of their own they are
-// not in the list: for them nothing is asked again.
+// not in the list: for them the kernel is not asked again.
 func (in *interfaces) changed(link int, addr net.IP) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -115,7 +115,7 @@ func (in *interfaces) changed(link int, addr net.IP) {
 }
 
 // isEndpoint reports whether a path can begin at the address. IPv6 link-local
-// addresses are on every link, and no endpoint.
+// addresses are on every link, and not an endpoint.
 func isEndpoint(ip net.IP) bool { return ip.To4() != nil || !ip.IsLinkLocalUnicast() }
 
 // drain lets a subscription's goroutine end, which may be about to send.
@@ -148,7 +148,7 @@ func (in *interfaces) get() ([]netmon.Interface, error) {
 }
 
 // listInterfaces asks the kernel twice, however many links there are, and
-// leaves out those that no path can go over. It copies what it returns: what
+// leaves out those over which no path can go. It copies what it returns: what
 // [net.Interfaces] and netlink hand out are slices of the kernel's whole answer,
 // which each backend would hold as long as one address of it, 300 KB for 200
 // pods.

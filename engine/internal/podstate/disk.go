@@ -25,7 +25,7 @@ const CopiedExt = ".copied"
 
 var isSetAside = regexp.MustCompile(`\.(damaged|copied)(-[0-9]+)?$`).MatchString
 
-// SetAside renames a file or directory that nothing can be made of, and returns
+// SetAside renames a file or directory that cannot be used, and returns
 // its new path. What was set aside before stays.
 func SetAside(path string) (string, error) { return setAsideAs(path, DamagedExt) }
 
@@ -56,8 +56,7 @@ func freeName(path, ext string) (string, error) {
 	}
 }
 
-// CheckWritable returns why nothing can be written to the directory, nil if it
-// can be.
+// CheckWritable returns why the directory cannot be written to, nil if it can be.
 func CheckWritable(dir string) error {
 	probe := filepath.Join(dir, ".writable")
 	err := os.WriteFile(probe, []byte("x"), 0o600) // a full disk takes empty files

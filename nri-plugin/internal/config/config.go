@@ -62,7 +62,7 @@ const (
 	// The API takes keys of up to 90 days; one of a few seconds may expire
 	// before the node has used it.
 	MinKeyTTL, MaxKeyTTL = 10 * time.Second, 90 * 24 * time.Hour
-	// A machine that is away for less comes back with its pods.
+	// A host that is away for less comes back with its pods.
 	minSweepAfter = time.Hour
 )
 
@@ -135,8 +135,8 @@ func newReader(getenv func(string) string) *reader {
 	return r
 }
 
-// StatusSocket is the one value that those need who ask a process, and that a
-// process needs to be asked, however bad the others are.
+// StatusSocket is the one value that commands need to ask a process, and that a
+// process needs to answer them, however bad the others are.
 func StatusSocket(getenv func(string) string) (string, error) {
 	r := newReader(func(key string) string { return set(getenv, key) })
 	return r.path(settings.StatusSocket), errors.Join(r.errs...)

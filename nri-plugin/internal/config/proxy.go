@@ -81,8 +81,8 @@ var processProxy atomic.Pointer[httpproxy.Config]
 //
 // Its own implementation (feature/useproxy, v1.104.5) is not linked in: it writes
 // the proxy's URL, password and all, to the standard log, and to every node's
-// log at each change of the machine's interfaces. What is handed to it here has
-// no password where it might be printed; that goes by the header.
+// log at each change of the host's interfaces. The URLs that it gets from here have
+// no password, which might be printed; that is sent in the header.
 func UseProxy(c httpproxy.Config) {
 	if processProxy.Swap(&c) != nil {
 		return

@@ -17,7 +17,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// What a check comes to.
+// The results of a check.
 const (
 	ResultOK      = "ok"
 	ResultWarn    = "warn"    // it works, worse than it could, or not for all
@@ -44,7 +44,7 @@ func fail(seen, remedy string) Finding {
 	return Finding{Result: ResultFail, Seen: seen, Remedy: remedy}
 }
 
-// check looks at one thing of a machine. It ends with ctx, has one finding at
+// check looks at one thing of a host. It ends with ctx, has one finding at
 // least, and changes nothing.
 type check struct {
 	name string
@@ -118,7 +118,7 @@ func Run(ctx context.Context, m *Machine, asJSON bool, w io.Writer) error {
 const endGrace = 3 * time.Second
 
 // examine runs the checks side by side, each for m.patience at most, and returns
-// their findings in their order. One that does not end by then is left to itself.
+// their findings in their order. One that does not end by then is abandoned.
 // Where ctx ends there are none, and those that undo something have done it.
 func examine(ctx context.Context, m *Machine, list []check) (findings []Finding) {
 	each := make([]chan []Finding, len(list))

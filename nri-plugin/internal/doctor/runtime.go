@@ -76,7 +76,7 @@ func (m *Machine) pods(ctx context.Context) []Finding {
 	return append([]Finding{fine(seen)}, findings[:min(len(findings), mostReasons)]...)
 }
 
-// startPatience is how long a pod may be on its way without a word.
+// startPatience is how long a pod may take to start without a finding.
 const startPatience = 10 * time.Second
 
 // mostReasons bounds how many pods are listed; status has them all.

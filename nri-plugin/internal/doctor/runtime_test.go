@@ -30,7 +30,7 @@ func TestCheckConfiguration(t *testing.T) {
 	expect(t, look(t, m, checkConfiguration), ResultFail, `CLUSTER_NAME is "-"`, RemedyConfiguration)
 }
 
-// serveHealth answers for a plugin of that health on the machine's status socket.
+// serveHealth answers for a plugin of that health on the host's status socket.
 func serveHealth(t *testing.T, m *Machine, h *statussocket.Health) {
 	t.Helper()
 	ln, err := statussocket.Listen(t.Context(), m.cfg.StatusSocket)

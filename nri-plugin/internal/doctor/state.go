@@ -72,7 +72,7 @@ func checkState(_ context.Context, m *Machine) []Finding {
 	return findings
 }
 
-// judgeSpace is of what is free. A file system without a fixed number of inodes says
+// judgeSpace judges the free space. A file system without a fixed number of inodes says
 // that it has 0.
 func judgeSpace(dir string, bytes, inodes, allInodes uint64) Finding {
 	seen := fmt.Sprintf("%s has %d MiB and %d inodes free", dir, bytes>>20, inodes)

@@ -148,7 +148,7 @@ func TestCheckControl(t *testing.T) {
 	expect(t, look(t, behind, checkControl), ResultFail, "Proxy Authentication Required", RemedyProxy)
 	expect(t, look(t, behind, checkProxy), ResultOK, "takes connections", "")
 
-	// A certificate that is not valid yet, by the clock of this machine.
+	// A certificate that is not valid yet, by the clock of this host.
 	tls := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(tls.Close)
 	past := withPlane(t, s, settings.LoginServer+"="+tls.URL)

@@ -90,8 +90,8 @@ const manager = "tailscale-nri"
 // eventLives is for how long an API server keeps an Event, unless told otherwise.
 const eventLives = time.Hour
 
-// beginEvent makes the request of the oldest Event that is due: another one, or one more
-// of one that there is.
+// beginEvent makes the request of the oldest Event that is due: a new one, or a higher
+// count of an existing one.
 func (p *Publisher) beginEvent(j *job, now time.Time) {
 	is := j.pod
 	j.event = is.events[0]

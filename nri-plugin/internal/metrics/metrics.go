@@ -32,8 +32,8 @@ import (
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// Meters are what this process measures of itself. What it costs where nobody
-// scrapes is an addition for each hook.
+// Meters are what this process measures of itself. Without a scraper the cost is an
+// addition for each hook.
 type Meters struct {
 	health         *statussocket.Health
 	itself         exporter.Process // what does not change
@@ -155,20 +155,20 @@ const (
 // metricsRetry is the pause between two tries to listen.
 const metricsRetry = 2 * time.Second
 
-// Server answers GET /metrics. It has no encryption and asks nobody who he
-// is, and so listens where it is told to and nowhere else.
+// Server answers GET /metrics. It has neither encryption nor authentication, and so
+// listens where it is told to and nowhere else.
 type Server struct {
 	Addr string // host:port
 	Read func() exporter.Process
 	Log  *slog.Logger
 
 	retry  time.Duration // 0 is metricsRetry
-	listen chan<- string // is told the address once it listens, nil is nobody
+	listen chan<- string // gets the address once it listens; nil for none
 }
 
 // Run serves until ctx is done and returns nil. Where it cannot listen it tries
-// again: in a roll the process that ends has the port for as long as both are
-// there. No pod is to be without its node for that.
+// again: in a roll the ending process has the port for as long as both
+// run. No pod loses its node for that.
 func (s *Server) Run(ctx context.Context) error {
 	if everywhere(s.Addr) {
 		s.Log.Warn("metrics are served on all addresses of this host, to anyone who reaches them: names of pods and tailnet regions, no secrets",

@@ -25,7 +25,7 @@ const (
 )
 
 // asksForContainers reports whether a pod asks for something that its containers
-// get: where it does not, a container costs a look-up.
+// get. If not, a container costs a look-up.
 func asksForContainers(f engine.Features) bool { return f.DNS || f.Socket || f.Wait != 0 }
 
 // adjust returns what is to be changed of a container, nil if that is nothing. It
@@ -65,7 +65,7 @@ type adjustment struct {
 }
 
 // mountSocket mounts the directory of the pod's LocalAPI. A container that has
-// something of its own there, or below it, keeps it.
+// a mount of its own there, or below it, keeps it.
 func (a *adjustment) mountSocket(pods podSet) error {
 	if a.mountWhere(func(at string) bool { return at == apiDir || strings.HasPrefix(at, apiDir+"/") }) != nil {
 		return nil

@@ -69,7 +69,7 @@ func NewFakePods() *FakePods {
 }
 
 // Attach records the pod.
-func (f *FakePods) Attach(ctx context.Context, pod engine.Pod) (anew bool, err error) {
+func (f *FakePods) Attach(ctx context.Context, pod engine.Pod) (created bool, err error) {
 	f.features.Store(pod.SandboxID, pod.Features)
 	f.Attached <- pod
 	if answer := f.attach.Load(); answer != nil {

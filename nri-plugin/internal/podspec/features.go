@@ -50,9 +50,9 @@ func features() []featureAnnotation {
 }
 
 // featuresOf reads what a pod asks for beyond an address, and has by default. What
-// it has by default nobody has to allow. To be without it has to be allowed where the
-// policy lists what is: shields that are up, or an exit node, may be the
-// administrator's will.
+// it has by default needs no permission. To turn that off needs permission if the policy
+// has a list of allowed features: shields-up or an exit node may be what the
+// administrator wants.
 func featuresOf(sb *api.PodSandbox, g *grant) (asked engine.Features, err error) {
 	for _, feature := range features() {
 		value := sb.GetAnnotations()[feature.key]
@@ -80,7 +80,7 @@ func featuresOf(sb *api.PodSandbox, g *grant) (asked engine.Features, err error)
 	return asked, nil
 }
 
-// on is a switch.
+// on reads the value of a switch.
 func on(field func(*engine.Features) *bool) func(*engine.Features, string) error {
 	return func(f *engine.Features, value string) error {
 		switch value {

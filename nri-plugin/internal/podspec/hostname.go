@@ -28,7 +28,7 @@ type nameTemplate struct {
 	tells bool
 }
 
-// standardName is how pods are named where nobody says otherwise.
+// standardName is the default template.
 const standardName = "{cluster}-{namespace}-{pod}"
 
 // name names a pod in the tailnet.

@@ -105,7 +105,7 @@ func TestPodFromRefuses(t *testing.T) {
 		{"empty tag", []string{in, "true", AnnotationTags, "tag:a,"}, []string{AnnotationTags, `"tag:a,"`, `"" is not a tag`}},
 		{"tag with a digit first", []string{in, "true", AnnotationTags, "tag:1"}, []string{"tag:1"}},
 		{"shields", []string{in, "true", annotationShieldsUp, "yes"}, []string{annotationShieldsUp, `"yes"`, `"true"`}},
-		{"exit node of no name", []string{in, "true", annotationExitNode, "my gate"}, []string{annotationExitNode, `"my gate"`, "name of a device"}},
+		{"exit node with a bad name", []string{in, "true", annotationExitNode, "my gate"}, []string{annotationExitNode, `"my gate"`, "name of a device"}},
 		{"any exit node", []string{in, "true", annotationExitNode, "auto:any"}, []string{annotationExitNode, "name of a device"}},
 		{"router with shields up", []string{in, "true", annotationShieldsUp, "true", annotationAdvertiseRoutes, "10.43.0.0/16"}, []string{annotationShieldsUp, `"true"`, `write "false"`}},
 		{"exit node with shields up", []string{in, "true", annotationShieldsUp, "true", annotationAdvertiseExitNode, "true"}, []string{annotationShieldsUp, `"true"`, `write "false"`}},
@@ -126,7 +126,7 @@ func TestPodFromRefuses(t *testing.T) {
 		{"upper-case key", []string{in, "true", key + "Tags", "tag:x"}, []string{key + "Tags", "write " + AnnotationTags}},
 		{"enable", []string{key + "enable", "true"}, []string{key + "enable", "write " + in}},
 		{"Enabled", []string{key + "Enabled", "true"}, []string{key + "Enabled", "write " + in}},
-		{"enbaled beside empty", []string{in, "", key + "enbaled", "true"}, []string{"write " + in}},
+		{"enbaled next to empty", []string{in, "", key + "enbaled", "true"}, []string{"write " + in}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, in, err := From(plugintest.Sandbox("web", tt.notes...), testDefaults)

@@ -31,7 +31,7 @@ func (e policyError) Error() string { return e.err.Error() }
 
 func (e policyError) Unwrap() error { return e.err }
 
-// ReadPolicy reads the policy that lies at path. There is none where that is "".
+// ReadPolicy reads the policy at path; nil if that is "".
 func ReadPolicy(path string) (*Policy, error) {
 	if path == "" {
 		return nil, nil
@@ -355,7 +355,7 @@ func (r *policyReader) globs(n *yaml.Node, of string) []string {
 	})
 }
 
-// checkGlob reports why nothing would ever be of the pattern.
+// checkGlob reports why nothing can ever match the pattern.
 func checkGlob(s, of string) error {
 	switch of {
 	case "tags":
@@ -377,7 +377,7 @@ func checkGlob(s, of string) error {
 	return nil
 }
 
-// IsPolicyAlone reports whether nothing but the policy is bad.
+// IsPolicyAlone reports whether only the policy is bad.
 func IsPolicyAlone(bad error) bool {
 	var p policyError
 	return errors.As(bad, &p) && bad.Error() == p.Error()

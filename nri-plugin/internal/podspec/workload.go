@@ -17,7 +17,7 @@ const annotationIdentity = AnnotationPrefix + "identity"
 // kubelet hands to the runtime: the pod's own name.
 const labelOrdinal = "statefulset.kubernetes.io/pod-name"
 
-// setIdentity reads whose the device is.
+// setIdentity reads whether the device is the pod's or its workload's.
 func setIdentity(f *engine.Features, value string) error {
 	switch value {
 	case "workload":

@@ -22,7 +22,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// The commands that look into one pod's node run beside the process that serves it,
+// The commands that look into one pod's node run next to the process that serves it,
 // as root of the same container, and ask it on the status socket. They read, and
 // change nothing.
 
@@ -67,8 +67,8 @@ func Is(name string) bool {
 	return ok
 }
 
-// noAnswer is the error of a command that could ask, and was not answered, or not as
-// was wanted: it ends with 1.
+// noAnswer is the error of a command that could ask, and got no answer or a negative
+// one: it ends with 1.
 type noAnswer struct{ error }
 
 func (e noAnswer) Unwrap() error { return e.error }
@@ -111,7 +111,7 @@ func Run(ctx context.Context, name string, rest []string, getenv func(string) st
 }
 
 const (
-	// toolTime is the end of a command that was forgotten. One whose kubectl exec is
+	// toolTime ends a command that was forgotten. One whose kubectl exec is
 	// cut off goes on, and its output is a pipe that is held and not read.
 	toolTime = time.Hour
 	// toolLast is for how long the last of the output may take to be written.
@@ -224,7 +224,7 @@ func (c *podClient) view(ctx context.Context) (v engine.PodView, err error) {
 	return v, c.get(ctx, "", &v)
 }
 
-// running is view for who needs the node to be up.
+// running is view with an error if the node is not up.
 func (c *podClient) running(ctx context.Context) (engine.PodView, error) {
 	v, err := c.view(ctx)
 	if err == nil && v.State != engine.Running {
@@ -250,7 +250,7 @@ func (c *podClient) get(ctx context.Context, below string, into any) error {
 	return nil
 }
 
-// printJSON writes a value for machines.
+// printJSON writes a value as JSON.
 func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
@@ -269,7 +269,7 @@ func formatFlag(fs *flag.FlagSet) (asJSON func() (bool, error)) {
 	}
 }
 
-// NewFlagSet makes one that leaves all printing to us.
+// NewFlagSet returns a flag set that prints nothing itself.
 func NewFlagSet() *flag.FlagSet {
 	fs := flag.NewFlagSet("tailscale-nri", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)

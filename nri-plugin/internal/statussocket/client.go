@@ -28,8 +28,8 @@ const (
 // patience is how long a process may take to say its status.
 const patience = 10 * time.Second
 
-// AskReport asks the process on socket for its report. Its error is for somebody who
-// is to be told what to do.
+// AskReport asks the process on socket for its report. Its error tells the user
+// what to do.
 func AskReport(ctx context.Context, socket string) (status.Report, error) {
 	code, body, err := Fetch(ctx, socket, askStatus)
 	switch {
@@ -44,7 +44,7 @@ func AskReport(ctx context.Context, socket string) (status.Report, error) {
 	return status.Decode(body)
 }
 
-// Fetch is ask for somebody who is to be told what to do about an error.
+// Fetch is Ask with errors that tell the user what to do.
 func Fetch(ctx context.Context, socket, what string) (code int, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -88,7 +88,7 @@ type CannotAsk struct{ Err error }
 // Error implements error.
 func (e CannotAsk) Error() string { return e.Err.Error() }
 
-// Unwrap is the reason.
+// Unwrap returns the reason.
 func (e CannotAsk) Unwrap() error { return e.Err }
 
 // AskRuntime is what to ask for the runtime.
@@ -103,7 +103,7 @@ type RuntimeInfo struct {
 	RequestTimeout      time.Duration `json:"requestTimeout"`
 }
 
-// NobodyListens reports whether err means that no runtime offers NRI.
+// NobodyListens reports whether err means that no process listens on a unix socket.
 func NobodyListens(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }

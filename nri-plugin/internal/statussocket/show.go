@@ -113,7 +113,7 @@ func (s *statusWatch) show(last, now []status.Report) error {
 
 func isForMachines(format string) bool { return format == status.JSON || format == status.YAML }
 
-// IsTerminal reports whether what is written to w is shown to somebody.
+// IsTerminal reports whether what is written to w goes to a terminal.
 func IsTerminal(w io.Writer) (is bool) {
 	f, ok := w.(*os.File)
 	if !ok {
