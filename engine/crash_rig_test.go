@@ -259,7 +259,7 @@ func (m *rig) sync() {
 }
 
 // tell gives an order and returns what came of it: an error's text, or "". A
-// process that dies over it is followed by another, and that is no error.
+// process that dies over it is followed by another, and that is not an error.
 func (m *rig) tell(o order) string {
 	m.t.Helper()
 	r, ok := m.p.ask(o)

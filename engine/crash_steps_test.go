@@ -199,7 +199,7 @@ func declaredSteps(t *testing.T) (out []step) {
 		for _, v := range spec.Values {
 			s, err := strconv.Unquote(types.ExprString(v))
 			if err != nil {
-				t.Fatalf("steps.go: %s is no string: %v", types.ExprString(v), err)
+				t.Fatalf("steps.go: %s is not a string: %v", types.ExprString(v), err)
 			}
 			out = append(out, step(s))
 		}

@@ -108,7 +108,7 @@
 //   - one that hears of changes of the host's interfaces, for all backends (package hostnet);
 //   - one that hears of changes of the pods' links, for all nodes, and one per node
 //     that is up which restores them, started and joined by run;
-//   - one that hears of changes of the pods' nftables, once a pod has some of ours;
+//   - one that hears of changes of the pods' nftables, once a pod has some of the engine's;
 //   - one that waits for the state directory while another process has it;
 //   - one that calls [Config.OnChange], if it is set;
 //   - for a node whose pod asked for DNS, started and joined by serve: one that opens

@@ -287,7 +287,7 @@ func (n *node) waitsForOther(p presence, deadline time.Time) {
 
 // copyRemedy is what to do about a state that another host uses.
 func (e *Engine) copyRemedy() string {
-	return "give a copy of a host an empty " + e.cfg.Names.StateDir + "; if this is no copy, delete the device by hand"
+	return "give a copy of a host an empty " + e.cfg.Names.StateDir + "; if this is not a copy, delete the device by hand"
 }
 
 // startAfresh sets the node's keys aside, which another host uses, and makes

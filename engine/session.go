@@ -51,7 +51,7 @@ type session struct {
 }
 
 // newSession returns the session of a node that, if it had sessions before,
-// had them with these nodes of ours.
+// had them with these nodes of this engine.
 func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *session {
 	return &session{
 		n:         n,

@@ -38,7 +38,7 @@ type command struct {
 	getenv func(string) string // the environment, with the flags over it
 }
 
-const usage = `tailscale-nri gives annotated pods of this node a tailnet node each.
+const usage = `tailscale-nri gives annotated pods of this host a tailnet node each.
   tailscale-nri [flags]          serve, until SIGTERM; links and identities stay
   tailscale-nri status [[NAMESPACE/]POD ...]   pods and their nodes; -o table|wide|json|yaml, -watch
                                  ends with 0: all Running, 1: not all, 2: nobody could be asked

@@ -67,7 +67,7 @@ func TestBadChange(t *testing.T) {
 	}
 }
 
-// TestTokenGoes: it is no change of the configuration that a file goes which it
+// TestTokenGoes: the configuration does not change when a file disappears which it
 // names, and none that it comes back.
 func TestTokenGoes(t *testing.T) {
 	dir := t.TempDir()

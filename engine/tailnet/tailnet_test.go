@@ -132,7 +132,7 @@ func TestDelete(t *testing.T) {
 		t.Errorf("%d calls, want one for a token and one to delete", c.Calls)
 	}
 	if err := o.Delete(testContext(t), ""); err == nil {
-		t.Error("deleting a device without an ID is no error")
+		t.Error("deleting a device without an ID is not an error")
 	}
 }
 

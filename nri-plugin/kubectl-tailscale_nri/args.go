@@ -31,15 +31,15 @@ const usage = `kubectl tailscale-nri asks the agents of tailscale-nri, one on ea
   kubectl tailscale-nri status [NAMESPACE/POD...]   the pods' tailnet nodes, on all hosts
       -o table|wide|json|yaml; -w, --watch; -n NAMESPACE; -l SELECTOR of pods
   kubectl tailscale-nri doctor                      what is wrong on the hosts, with remedies
-      --node HOST; -v for what is right as well; -o table|json; --device-limit N
+      --node HOST; -v for all findings, also the good ones; -o table|json; --device-limit N
   kubectl tailscale-nri version                     of this command and of the agents
   kubectl tailscale-nri TOOL POD [ARGUMENT...]      ping, whois, netcheck, bugreport or capture,
       by the agent of the pod's host, with its arguments and its output
 For all:
-  --agent-namespace NAMESPACE   where the agents are, for who may not list pods in all namespaces
+  --agent-namespace NAMESPACE   where the agents are, if you may not list pods in all namespaces
   --timeout 20s                 for the answer of a host; of doctor 1m
   --context, --kubeconfig, -n, --as and kubectl's other flags for a cluster and a user
-A POD without a namespace is of that of -n, or of the current context.
+A POD without a namespace is in that of -n, or of the current context.
 KUBECTL names another kubectl. Exit code: 0 all is well, 1 something is not, 2 not all could be asked.
 `
 

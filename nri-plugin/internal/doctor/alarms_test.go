@@ -101,7 +101,7 @@ func TestNoEcho(t *testing.T) {
 	expect(t, look(t, m, checkMinting), ResultFail, "does not work (HTTP 503)", RemedyUnreachable)
 }
 
-// TestPodThatStarts: a pod that has come this moment is no finding.
+// TestPodThatStarts: a pod that has only just come is not a finding.
 func TestPodThatStarts(t *testing.T) {
 	m := testMachine(t)
 	m.cfg.StatusSocket = statustest.Start(t, []engine.NodeStatus{

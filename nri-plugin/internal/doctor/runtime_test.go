@@ -189,7 +189,7 @@ func TestKnockAtDocker(t *testing.T) {
 	expect(t, look(t, m, checkNRI), ResultFail, "dockerd listens on the NRI socket", RemedyOtherRuntime)
 }
 
-// TestListenerOfNoSocket: what is no unix socket has no process.
+// TestListenerOfNoSocket: a file that is not a unix socket has no process.
 func TestListenerOfNoSocket(t *testing.T) {
 	a, b := net.Pipe()
 	defer a.Close()

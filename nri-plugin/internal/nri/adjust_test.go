@@ -93,7 +93,7 @@ func TestAdjust(t *testing.T) {
 		for _, m := range got.GetMounts() {
 			mounts = append(mounts, m.Source, m.Destination, strings.Join(m.Options, ","))
 		}
-		// The runtime's own order is no promise, and what is removed and added again comes once (NRI 0.12.5).
+		// The runtime's own order is not guaranteed, and what is removed and added again comes once (NRI 0.12.5).
 		want := strings.Fields(tt.want)
 		slices.Sort(want)
 		slices.Sort(mounts)

@@ -80,7 +80,7 @@ func (h *Server) Run(ctx context.Context) error {
 		err := h.listen()
 		h.mu.Unlock()
 		if err != nil {
-			h.log.Error("the hook's socket cannot be opened: containers of earlier pods that wait for their node are not told of it", "err", err)
+			h.log.Error("the hook's socket cannot be opened: containers that wait for their pod's node get no answer", "err", err)
 		}
 	}
 	<-ctx.Done()

@@ -124,7 +124,7 @@ func (f *FakePods) Sync(_ context.Context, live []engine.Pod, ended []string) er
 	return nil
 }
 
-// Await waits for Attach, and SocketDir is no directory.
+// Await waits until the pod is attached.
 func (f *FakePods) Await(ctx context.Context, podUID string) error {
 	for {
 		up := false
@@ -143,7 +143,7 @@ func (f *FakePods) Await(ctx context.Context, podUID string) error {
 	}
 }
 
-// SocketDir is no directory.
+// SocketDir returns a path without a directory.
 func (f *FakePods) SocketDir(podUID string) (string, error) {
 	return "/state/" + podUID + "/socket", nil
 }

@@ -64,7 +64,7 @@ func TestPodFrom(t *testing.T) {
 }
 
 // TestOperatorKeys: the annotations and labels of Tailscale's Kubernetes
-// operator, as of its version 1.102, are never taken for misspelt ones of ours.
+// operator, as of its version 1.102, are never taken for misspelt ones of this program.
 func TestOperatorKeys(t *testing.T) {
 	notes := []string{AnnotationEnabled, "true"}
 	for key := range strings.FieldsSeq(`expose proxy-group proxy-class tailnet-ip tailnet-fqdn
@@ -111,7 +111,7 @@ func TestPodFromRefuses(t *testing.T) {
 		{"exit node with shields up", []string{in, "true", annotationShieldsUp, "true", annotationAdvertiseExitNode, "true"}, []string{annotationShieldsUp, `"true"`, `write "false"`}},
 		{"exit node of an exit node", []string{in, "true", annotationExitNode, "gate", annotationAdvertiseExitNode, "true"}, []string{annotationExitNode, annotationAdvertiseExitNode}},
 		{"no prefix", []string{in, "true", annotationAdvertiseRoutes, "10.43.0.1"}, []string{annotationAdvertiseRoutes, "10.43.0.0/16"}},
-		{"empty prefix", []string{in, "true", annotationAdvertiseRoutes, "10.43.0.0/16,"}, []string{`"" is no prefix`}},
+		{"empty prefix", []string{in, "true", annotationAdvertiseRoutes, "10.43.0.0/16,"}, []string{`"" is not a prefix`}},
 		{"host bits", []string{in, "true", annotationAdvertiseRoutes, "10.0.0.1/24"}, []string{"10.0.0.1/24", "write 10.0.0.0/24"}},
 		{"everything", []string{in, "true", annotationAdvertiseRoutes, "0.0.0.0/0"}, []string{"write " + annotationAdvertiseExitNode}},
 		{"all of IPv6", []string{in, "true", annotationAdvertiseRoutes, "::/0"}, []string{"write " + annotationAdvertiseExitNode}},

@@ -28,7 +28,7 @@ with the first answer; with these and -until-direct=false any answer is enough f
   -timeout DURATION      how long to wait for each answer (5s)
   -tsmp                  through WireGuard, to the peer's tailscaled
   -icmp                  through WireGuard, to the peer's kernel
-  -size BYTES            of a ping that is neither
+  -size BYTES            of a ping without -tsmp and -icmp
 `
 
 // pinging is what a ping was called with.

@@ -146,7 +146,7 @@ func parseMixed(fs *flag.FlagSet, rest []string) (args []string, err error) {
 		if fs.NArg() == 0 {
 			return args, nil
 		}
-		// What follows "--" is no flag.
+		// What follows "--" is not a flag.
 		if at := len(rest) - fs.NArg(); at > 0 && rest[at-1] == "--" {
 			return append(args, fs.Args()...), nil
 		}

@@ -19,7 +19,7 @@ import (
 )
 
 const usageWhois = `tailscale-nri whois [flags] [NAMESPACE/]POD IP[:PORT]
-Show which device and user the pod's node takes an address for. Ends with 1 for nobody's.
+Show which device and user the pod's node takes an address for. Ends with 1 if for none.
   -json, -o json         as JSON, in the form of tailscale whois -json
   -proto tcp|udp         of the port (both)
 `

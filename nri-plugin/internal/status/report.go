@@ -32,8 +32,7 @@ type Report struct {
 	// that cannot be used while an earlier one serves.
 	Warnings []string `json:"warnings,omitempty"`
 	Nodes    []Node   `json:"nodes"` // by namespace and pod
-	// Error is why the host could not be asked, "" if it was; with an error only
-	// APIVersion and Host are set.
+	// Error is why a host could not be asked; then only APIVersion and Host are set.
 	Error string `json:"error,omitempty"`
 }
 

@@ -21,7 +21,7 @@ const (
 	Misconfigured       // it cannot serve with what it was given, and waits
 	standingBy          // another process serves
 	connecting          // the runtime is asked to register the plugin
-	unregistered        // it could not be, or is no more
+	unregistered        // it is not registered, or not any more
 	registered          // and it has caught up with the runtime's pods
 )
 
@@ -170,7 +170,7 @@ func (q *inquiry[T]) wait(ctx context.Context) ([]T, error) {
 	}
 }
 
-// nodes is what the engine says of its nodes, none while there is no engine.
+// nodes returns the engine's status of its nodes, none while there is no engine.
 func (h *Health) nodes(ctx context.Context) ([]engine.NodeStatus, error) {
 	return askEngine(h, &h.asked, podStatus.Status).wait(ctx)
 }

@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	// longLife is how long a child lives whose end counts as an accident: no pause follows.
+	// longLife is how long a child must live for its end to count as an accident: the
+	// pauses then start from none again.
 	longLife = 10 * time.Second
 	// Bounds of the pause between children that do not live long. The first of
 	// them is followed at once.
