@@ -41,7 +41,7 @@ const (
 	copyAsk = 3 * time.Second
 )
 
-// presence is what is known of a device.
+// presence says whether a device is connected.
 type presence int
 
 const (
@@ -285,7 +285,7 @@ func (n *node) waitsForOther(p presence, deadline time.Time) {
 	n.warnOnce("waiting to delete the device", why)
 }
 
-// copyRemedy is what to do about a state that another host uses.
+// copyRemedy says what to do about a state that another host uses.
 func (e *Engine) copyRemedy() string {
 	return "give a copy of a host an empty " + e.cfg.Names.StateDir + "; if this is not a copy, delete the device by hand"
 }

@@ -25,7 +25,7 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// Config is what an Engine needs.
+// Config is the configuration of an Engine.
 type Config struct {
 	// StateDir holds a directory for each pod. It is created, 0700.
 	StateDir string
@@ -80,7 +80,7 @@ type Config struct {
 	// is not called.
 	OnChange func(Change)
 
-	// Names are those of settings, for reasons and the log.
+	// Names are the names of settings for reasons and the log.
 	Names Names
 
 	// Redact takes secrets out of a reason, which may quote what a control plane or an API

@@ -96,7 +96,7 @@ func (s *session) throwOut() {
 	}
 }
 
-// connections are those to the control plane.
+// connections are the connections to the control plane.
 type connections struct {
 	mu   sync.Mutex
 	open map[*controlConn]struct{}

@@ -15,7 +15,7 @@ import (
 	"tailscale-nri/engine/internal/podstate"
 )
 
-// record is what the engine keeps of a node on disk.
+// record is a node's record on disk.
 type record = podstate.Record
 
 // keep writes the record, now or as soon as it can be written. n.op is held.

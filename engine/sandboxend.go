@@ -10,7 +10,7 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// listing is what the runtime said of the node's sandbox when it last listed
+// listing is the runtime's statement about the node's sandbox when it last listed
 // all.
 type listing int
 
@@ -82,7 +82,7 @@ func (s *sandboxEnd) untilDue(now time.Time, grace time.Duration) time.Duration 
 	return grace
 }
 
-// decision is what is to be done about a sandbox that may have ended.
+// decision says what to do about a sandbox that may have ended.
 type decision int
 
 const (

@@ -44,7 +44,7 @@ func hostName(cfg config.Config) string {
 	return cmp.Or(cfg.NodeName, name)
 }
 
-// tell is for engine.Config.OnChange.
+// tell is the function for engine.Config.OnChange.
 func (k *kubeStatus) tell() func(engine.Change) {
 	if k == nil {
 		return nil

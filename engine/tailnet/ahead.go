@@ -45,7 +45,7 @@ type ahead struct {
 	old  []string // IDs of keys that were too old, to be revoked: Headscale keeps expired ones forever
 }
 
-// kind is what a key makes of the node that logs in with it.
+// kind is the properties that a key gives the node that logs in with it.
 type kind struct {
 	tags      []string
 	ephemeral bool

@@ -133,7 +133,7 @@ func (b *bearer) get(ctx context.Context, refused *oauth2.Token) (*oauth2.Token,
 	return held.token, nil
 }
 
-// client is for fetching tokens. It does not send the credential on to where an answer
+// client returns the HTTP client for fetching tokens. It does not send the credential on to where an answer
 // redirects it.
 func (b *bearer) client() *http.Client {
 	return &http.Client{

@@ -119,7 +119,7 @@ func (c *calls) admit(ctx context.Context) error {
 	return nil
 }
 
-// pauseLeft is for how long the API asked not to be called.
+// pauseLeft returns for how long the API still asks not to be called.
 func (c *calls) pauseLeft() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -271,7 +271,7 @@ func rewind(req *http.Request) (*http.Request, error) {
 	return req, nil
 }
 
-// cause is what a try ended with, for the log.
+// cause returns the outcome of a try, for the log.
 func cause(res *http.Response, err error) string {
 	if err != nil {
 		return err.Error()

@@ -110,7 +110,7 @@ type idToken struct {
 	Expiry   float64  `json:"exp"` // seconds since 1970
 }
 
-// audience is one text or several (RFC 7519, section 4.1.3).
+// audience holds one text or several (RFC 7519, section 4.1.3).
 type audience []string
 
 // UnmarshalJSON implements json.Unmarshaler.

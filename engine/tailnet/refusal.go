@@ -10,7 +10,7 @@ import (
 
 const opLogin = "logging in"
 
-// refusal is what is known of a login server's refusal.
+// refusal is the kind of a login server's refusal.
 type refusal int
 
 const (

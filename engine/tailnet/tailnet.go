@@ -64,7 +64,7 @@ type Tailnet interface {
 	KeyRenewal() string
 }
 
-// DeviceAPI is what only a tailnet with an API can do: list its devices, rename and
+// DeviceAPI has the calls of a tailnet with an API: list its devices, rename and
 // delete them, and tell its own from all others. From a tailnet without one a node goes
 // by logging out. Its methods may be called concurrently.
 type DeviceAPI interface {
@@ -108,7 +108,7 @@ type Device struct {
 	Connected  bool              // to the control plane
 }
 
-// Node is what a tailnet is told of a node before it lets it in.
+// Node describes a node to the tailnet before it is let in.
 type Node struct {
 	Hostname    string
 	Tags        []string // "tag:…"; none means the defaults of the way taken

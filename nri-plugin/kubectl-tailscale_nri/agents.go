@@ -55,7 +55,7 @@ func byHost(agents []pod) map[string][]pod {
 	return hosts
 }
 
-// answer is what one agent said.
+// answer is an agent's answer.
 type answer struct {
 	agent  pod
 	report status.Report
@@ -142,7 +142,7 @@ func merge(host string, answers []answer) (report status.Report, serving pod) {
 	return report, best.agent
 }
 
-// silentHost is the report of a host without an answer.
+// silentHost returns the report of a host without an answer.
 func silentHost(host string) status.Report {
 	return status.Report{APIVersion: status.APIVersion, Host: host, Nodes: []status.Node{}}
 }

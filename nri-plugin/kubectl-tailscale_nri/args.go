@@ -164,7 +164,7 @@ func takeKubectlFlags(args []string) (o options, rest []string, err error) {
 	return o, append(rest, args...), nil
 }
 
-// flags are those of the command, which are written to o.
+// flags returns the command's flags, whose values are written to o.
 func flags(o *options) *flag.FlagSet {
 	fs := flag.NewFlagSet(o.command, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)

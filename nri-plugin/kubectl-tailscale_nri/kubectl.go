@@ -95,16 +95,16 @@ func (k kubectl) exec(ctx context.Context, agent pod, timeout time.Duration, arg
 	return out, err
 }
 
-// execArgs are those of kubectl that run a command in an agent's container.
+// execArgs returns the arguments with which kubectl runs a command in an agent's container.
 func execArgs(agent pod, args []string) []string {
 	m := agent.Metadata
 	return append([]string{"exec", "-n", m.Namespace, m.Name, "-c", agentContainer, "--", "/tailscale-nri"}, args...)
 }
 
-// isLog is a line that kubectl's libraries log, before kubectl says what is the matter.
+// isLog matches a line that kubectl's libraries log before kubectl's own error.
 var isLog = regexp.MustCompile(`^[IWEF][0-9]{4} `)
 
-// explain is what kubectl, or a command that it ran, said on standard error, in one
+// explain returns what kubectl, or a command that it ran, wrote to standard error, in one
 // line and without what does not give a reason.
 func explain(stderr string) string {
 	var lines []string

@@ -87,7 +87,7 @@ func (p *pod) name() string { return p.Metadata.Namespace + "/" + p.Metadata.Nam
 
 func (p *pod) hasOptedIn() bool { return p.Metadata.Annotations[annotationEnabled] == "true" }
 
-// runtimeUID is the one that the agent knows the pod by.
+// runtimeUID returns the UID by which the agent knows the pod.
 func (p *pod) runtimeUID() string {
 	return cmp.Or(p.Metadata.Annotations[annotationHash], p.Metadata.UID)
 }
@@ -95,7 +95,7 @@ func (p *pod) runtimeUID() string {
 // isAgent reports whether it has the agent's container.
 func (p *pod) isAgent() bool { return p.image() != "" }
 
-// image is that of the agent.
+// image returns the agent's image.
 func (p *pod) image() string {
 	for _, c := range p.Spec.Containers {
 		if c.Name == agentContainer {
@@ -105,7 +105,7 @@ func (p *pod) image() string {
 	return ""
 }
 
-// host is the Kubernetes node that the pod runs on, or waits for: a DaemonSet pins
+// host returns the Kubernetes node that the pod runs on, or waits for: a DaemonSet pins
 // each of its pods to one by the node's name.
 func (p *pod) host() string {
 	if p.Spec.NodeName != "" {
@@ -142,7 +142,7 @@ func (p *pod) notRunning() string {
 	return joined(p.Status.Phase, p.Status.Reason, p.Status.Message)
 }
 
-// joined are the texts that are not empty.
+// joined joins the texts that are not empty.
 func joined(texts ...string) string {
 	texts = slices.DeleteFunc(texts, func(s string) bool { return strings.TrimSpace(s) == "" })
 	return strings.Join(strings.Fields(strings.Join(texts, ": ")), " ")

@@ -26,7 +26,7 @@ type interfaces struct {
 	watches int // that outdate list
 }
 
-// theInterfaces are those of the host. tailscale.com has one hook in a process for it.
+// theInterfaces is the host's list. tailscale.com has one hook in a process for it.
 var theInterfaces = sync.OnceValue(func() *interfaces {
 	in := &interfaces{}
 	netmon.RegisterInterfaceGetter(in.get)
@@ -133,7 +133,7 @@ func (in *interfaces) outdate(watches int) {
 	in.watches += watches
 }
 
-// get is what [netmon.RegisterInterfaceGetter] takes.
+// get is the function for [netmon.RegisterInterfaceGetter].
 func (in *interfaces) get() ([]netmon.Interface, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()

@@ -55,7 +55,7 @@ func LoadAll(stateDir string, bad func(dir string, err error)) (map[string]Recor
 	return records, nil
 }
 
-// halfWritten is what the next version of a file is called until it is whole:
+// halfWritten matches the names under which the next version of a file is written:
 // by us, by tailscale.com's atomicfile, and by CheckWritable.
 var halfWritten = regexp.MustCompile(`\.new$|\.tmp[0-9]+$|^\.writable$`)
 

@@ -23,7 +23,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// Config is what the process is told at its start. Zero values are as the
+// Config is the configuration of the process. Zero values are as the
 // variables' defaults say in settings, except where noted.
 type Config struct {
 	OAuthID      string // with one of the next two, or "" and AuthKey
@@ -142,10 +142,10 @@ func StatusSocket(getenv func(string) string) (string, error) {
 	return r.path(settings.StatusSocket), errors.Join(r.errs...)
 }
 
-// raw is the variable as set.
+// raw returns the variable as set.
 func (r *reader) raw(key string) string { return r.getenv(r.prefix + key) }
 
-// text is the variable or its default.
+// text returns the variable or its default.
 func (r *reader) text(key string) string {
 	if v := r.raw(key); v != "" {
 		return v

@@ -44,7 +44,7 @@ func wrongProfileKey(profile, key string) string {
 	return "a profile has " + strings.Join(profileVars(), ", ")
 }
 
-// ProfileError is what is wrong with a profile.
+// ProfileError is an error in a profile.
 type ProfileError struct {
 	Profile string
 	Err     error

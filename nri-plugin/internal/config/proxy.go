@@ -73,7 +73,7 @@ func ProxyHosts(c httpproxy.Config) string {
 	return strings.Join(hosts, ",")
 }
 
-// processProxy is what tailscale.com asks; its hooks are the process's, and can
+// processProxy answers tailscale.com's queries for a proxy; its hooks are the process's, and can
 // be set once.
 var processProxy atomic.Pointer[httpproxy.Config]
 
@@ -133,7 +133,7 @@ func proxyAuth(proxy *url.URL) string {
 	return ""
 }
 
-// APITransport is for Tailscale's API. net/http does not print the proxy's URL.
+// APITransport returns the transport for Tailscale's API. net/http does not print the proxy's URL.
 func APITransport(c httpproxy.Config) http.RoundTripper {
 	tr := http.DefaultTransport.(*http.Transport).Clone()
 	proxy := c.ProxyFunc()

@@ -25,7 +25,7 @@ const (
 	ResultUnknown = "unknown" // it cannot be seen from here
 )
 
-// Finding is what a check has seen.
+// Finding is one result of a check.
 type Finding struct {
 	Check  string `json:"check"`
 	Result string `json:"result"`
@@ -51,7 +51,7 @@ type check struct {
 	run  func(ctx context.Context, m *Machine) []Finding
 }
 
-// checks are all, in the order of the table.
+// checks are all checks, in the order of the table.
 func checks() []check {
 	return []check{
 		{"configuration", checkConfiguration},
@@ -78,7 +78,7 @@ func checks() []check {
 	}
 }
 
-// CheckNames are the names of all, in the order of the table.
+// CheckNames are the names of all checks, in the order of the table.
 func CheckNames() (names []string) {
 	for _, c := range checks() {
 		names = append(names, c.name)
@@ -164,7 +164,7 @@ func awaitEnd(each []chan []Finding) {
 	}
 }
 
-// endedBy is what a check has found by the end of its time.
+// endedBy returns the findings of a check at the end of its time.
 func endedBy(found <-chan []Finding, patience time.Duration) []Finding {
 	select {
 	case of := <-found:
@@ -174,7 +174,7 @@ func endedBy(found <-chan []Finding, patience time.Duration) []Finding {
 	}
 }
 
-// closedTime is a timer that has fired, for all who look.
+// closedTime is a timer that has fired, for any number of readers.
 func closedTime() <-chan time.Time {
 	c := make(chan time.Time)
 	close(c)

@@ -33,7 +33,7 @@ const (
 	tailscaledFirstRule, tailscaledLastRule = 5210, 5299
 )
 
-// lookAtHost is what the checks of this file begin with.
+// lookAtHost reads the host's links, routes and rules for the checks of this file.
 func (m *Machine) lookAtHost() (engine.HostView, *Finding) {
 	v, err := m.inspect()
 	if err != nil {
@@ -72,7 +72,7 @@ func checkMTU(_ context.Context, m *Machine) []Finding {
 	return findings
 }
 
-// uplink is the interface of the default route that counts.
+// uplink returns the interface of the default route that is used.
 func uplink(v engine.HostView, v6 bool) (engine.HostLink, bool) {
 	var best *engine.HostRoute
 	for i := range v.Routes {

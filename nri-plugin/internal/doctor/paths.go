@@ -102,7 +102,7 @@ func judgeUDP(r *netcheck.Report) Finding {
 	return fine(text)
 }
 
-// judgeDERP connects to the nearest regions, by the report, or to the first where it
+// judgeDERP connects to the nearest regions, by the report, or to the first if it
 // knows none.
 func (m *Machine) judgeDERP(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap, r *netcheck.Report, from string) Finding {
 	ids := slices.SortedFunc(maps.Keys(dm.Regions), func(a, b tailcfg.DERPRegionID) int {
@@ -139,7 +139,7 @@ func (m *Machine) judgeDERP(ctx context.Context, mon *netmon.Monitor, dm *tailcf
 	return fine(seen)
 }
 
-// LatencyOf is that of a region, an hour if it did not answer.
+// LatencyOf returns the latency of a region, an hour if it did not answer.
 func LatencyOf(r *netcheck.Report, id tailcfg.DERPRegionID) time.Duration {
 	if d, ok := r.RegionLatency[id]; ok {
 		return d
@@ -160,7 +160,7 @@ func dialDERP(ctx context.Context, mon *netmon.Monitor, region *tailcfg.DERPRegi
 	return nil
 }
 
-// derpMap is what a node here was last told, or what Tailscale shows to everyone.
+// derpMap is the one that a node here was last told, or the one that Tailscale publishes.
 // Where it is nil, from says why.
 func (m *Machine) derpMap(ctx context.Context) (dm *tailcfg.DERPMap, from string) {
 	if dm := engine.StoredDERPMap(ctx, m.cfg.StateDir); dm != nil {

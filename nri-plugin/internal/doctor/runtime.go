@@ -133,7 +133,7 @@ func knock(ctx context.Context, m *Machine) Finding {
 	return unknown(seen)
 }
 
-// listener is the process that listens on the other end of a unix socket, if it
+// listener returns the process that listens on a unix socket, if it
 // is seen in this PID namespace.
 func listener(conn net.Conn) (pid int, ok bool) {
 	c, is := conn.(*net.UnixConn)

@@ -122,7 +122,7 @@ func checkLeftovers(ctx context.Context, m *Machine) []Finding {
 	return findings
 }
 
-// leftovers is one look.
+// leftovers are the links and records found in one look.
 type leftovers struct {
 	links, records []string
 	seen           string
@@ -249,7 +249,7 @@ func checkMemory(_ context.Context, m *Machine) []Finding {
 	return []Finding{fine(seen)}
 }
 
-// memInfo is a value of /proc/meminfo, in kB.
+// memInfo returns a value of /proc/meminfo, in kB.
 func memInfo(text, key string) uint64 {
 	for line := range strings.Lines(text) {
 		if rest, ok := strings.CutPrefix(line, key); ok {

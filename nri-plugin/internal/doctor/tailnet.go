@@ -71,7 +71,7 @@ func cause(err error) string {
 	return " (" + known.Err.Error() + ")"
 }
 
-// tagSets are those of a tailnet's pods, by the configuration and by the records.
+// tagSets are the tags of a tailnet's pods, by the configuration and by the records.
 func (m *Machine) tagSets(w way) [][]string {
 	sets := [][]string{w.cfg.Tags}
 	state, _ := engine.InspectState(m.cfg.StateDir) // checkState says what is wrong with it

@@ -117,7 +117,7 @@ const (
 	StrategicMerge = "application/strategic-merge-patch+json"
 )
 
-// Request is one request.
+// Request is a request to the API.
 type Request struct {
 	Method string
 	Path   string // escaped, "/api/v1/namespaces/…"

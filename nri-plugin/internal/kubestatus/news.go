@@ -87,7 +87,7 @@ func conditionOf(c engine.Change) condition {
 	return condition{"False", ReasonStopped, endedSandbox}
 }
 
-// identity is what a node is known by in the tailnet: its name, then its addresses.
+// identity returns the node's name in the tailnet and its addresses.
 func identity(c engine.Change) string {
 	var words []string
 	if c.DNSName != "" {

@@ -29,7 +29,7 @@ const (
 	saidAgain = time.Hour
 )
 
-// right is what the ServiceAccount may do, or may not, in a namespace.
+// right is a permission of the ServiceAccount in a namespace.
 type right struct{ kind, namespace string }
 
 func rightOf(class int, namespace string) right {

@@ -56,7 +56,7 @@ func nameTrace(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// secretsOf are those of the configuration, as a log may have them: as they are, and
+// secretsOf are the secrets of the configuration in the forms that a log may have: plain, and
 // quoted. One that is too short to be one is left out.
 func secretsOf(c config.Config) (known [][]byte) {
 	add := func(s string) {
@@ -92,7 +92,7 @@ func RedactText(cfg config.Config) func(string) string {
 	return func(text string) string { return string(r.redact([]byte(text))) }
 }
 
-// shapes are what secrets look like, each with a text that is in all of them: to
+// shapes match secrets, each with a text that every match contains: to
 // look for that is a tenth of the cost.
 var shapes = []struct {
 	hint string

@@ -32,7 +32,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// Meters are what this process measures of itself. Without a scraper the cost is an
+// Meters are this process's own measurements. Without a scraper the cost is an
 // addition for each hook.
 type Meters struct {
 	health         *statussocket.Health
@@ -46,7 +46,7 @@ type Meters struct {
 	asked  *question // that the engine has not answered yet, nil if there is none
 }
 
-// question is what the engine was asked; answer holds once done is closed.
+// question is a pending question to the engine; answer is set once done is closed.
 type question struct {
 	done   chan struct{}
 	answer measure.Engine
@@ -125,7 +125,7 @@ func HookResult(err error) string {
 	return exporter.Failed
 }
 
-// Read is all that is measured now.
+// Read returns all measurements.
 func (m *Meters) Read() exporter.Process {
 	p := m.itself
 	p.LateContainers, p.Hooks = m.lateContainers.Load(), map[exporter.Hook]measure.Buckets{}

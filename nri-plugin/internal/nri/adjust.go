@@ -55,7 +55,7 @@ func (p *Plugin) adjust(sb *api.PodSandbox, c *api.Container) (*api.ContainerAdj
 	return a.out, nil
 }
 
-// adjustment is what one container is to get.
+// adjustment collects the changes of one container.
 type adjustment struct {
 	sb      *api.PodSandbox
 	c       *api.Container
@@ -111,7 +111,7 @@ func (a *adjustment) replaceResolvConf(r ocihook.Resolver) error {
 // start of a container that has no user namespace (runc 1.5.2).
 const optionIDMap = "idmap"
 
-// mountAt is what the container has at a path, nil if that is nothing.
+// mountAt returns the container's mount at a path, nil if there is none.
 func (a *adjustment) mountAt(path string) *api.Mount {
 	return a.mountWhere(func(at string) bool { return at == path })
 }

@@ -68,7 +68,7 @@ func (s *session) end() error {
 	}
 }
 
-// runtimeName is what a runtime calls itself.
+// runtimeName is a runtime's name and version.
 type runtimeName struct{ name, version string }
 
 // otherRuntime is the error of a runtime that does not run the pod that this

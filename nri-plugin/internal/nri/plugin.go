@@ -32,7 +32,7 @@ var (
 	_ stub.RemoveContainerInterface = connection{}
 )
 
-// podSet is what the plugin needs of the engine.
+// podSet has the methods of the engine that the plugin needs.
 type podSet interface {
 	Attach(ctx context.Context, pod engine.Pod) (created bool, err error)
 	Detach(ctx context.Context, sandboxID string) error
@@ -351,5 +351,5 @@ func podLogger(log *slog.Logger, sb *api.PodSandbox) *slog.Logger {
 	return log.With("pod", sb.GetNamespace()+"/"+sb.GetName(), "uid", sb.GetUid(), "sandbox", shortID(sb.GetId()))
 }
 
-// shortID is what a log has of a sandbox's ID, as crictl has.
+// shortID shortens a sandbox's ID for the log, as crictl does.
 func shortID(id string) string { return id[:min(len(id), 12)] }

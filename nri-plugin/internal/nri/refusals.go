@@ -15,7 +15,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
-// annotationRestarts is what the kubelet says of a container that it creates
+// annotationRestarts is set by the kubelet on a container that it creates
 // again: how often it has done so (kubelet/kuberuntime/labels.go).
 const annotationRestarts = "io.kubernetes.container.restartCount"
 

@@ -62,7 +62,7 @@ func (c Call) Encode() string {
 	return string(text)
 }
 
-// request is what a hook asks the plugin, and reply what it gets: one JSON
+// request is a hook's question to the plugin, and reply the answer: one JSON
 // value each.
 type request struct {
 	PodUID     string        `json:"podUID"`
@@ -173,7 +173,7 @@ func (c Call) ask(ctx context.Context, req request) (reply, error) {
 	}
 }
 
-// answerTime is what the plugin has beyond ctx, to say what it has waited for in
+// answerTime is how long the plugin may take beyond ctx, to say what it has waited for in
 // vain.
 const answerTime = time.Second
 

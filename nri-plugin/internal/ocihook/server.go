@@ -40,7 +40,7 @@ const (
 	keepFor = 24 * time.Hour
 )
 
-// waiter is what the server needs of the engine.
+// waiter has the method of the engine that the server needs.
 type waiter interface {
 	// Await waits until the pod's node is up. Its error says why it is not.
 	Await(ctx context.Context, podUID string) error

@@ -93,7 +93,7 @@ func (f *FakePods) Knows(podUID, sandboxID string) bool {
 	return ok || f.Serves(podUID, sandboxID)
 }
 
-// FeaturesOf are those that Attach was given.
+// FeaturesOf returns the features that Attach was given.
 func (f *FakePods) FeaturesOf(podUID, sandboxID string) (engine.Features, bool) {
 	asked, ok := f.features.Load(sandboxID)
 	if !ok {

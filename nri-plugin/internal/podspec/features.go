@@ -32,7 +32,7 @@ type featureAnnotation struct {
 	set func(f *engine.Features, value string) error
 }
 
-// features are all of them, in the order in which they are read.
+// features are all feature annotations, in the order in which they are read.
 func features() []featureAnnotation {
 	return []featureAnnotation{
 		{AnnotationDNS, on(func(f *engine.Features) *bool { return &f.DNS })},
@@ -97,7 +97,7 @@ func on(field func(*engine.Features) *bool) func(*engine.Features, string) error
 
 const AnnotationSocket = AnnotationPrefix + "socket"
 
-// Values are what a pod asks for, as annotations say it: values by keys without
+// Values returns a pod's features as annotations: values by keys without
 // the prefix. The profile is not among them, which is no feature to a user.
 func Values(f engine.Features) map[string]string {
 	var routes []string

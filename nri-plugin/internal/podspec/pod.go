@@ -113,7 +113,7 @@ func profileOf(sb *api.PodSandbox, d Defaults, g *grant) (string, error) {
 	return name, nil
 }
 
-// noProfile is what to do about a profile that does not exist.
+// noProfile says what to do about a profile that does not exist.
 func noProfile(name string, known map[string]Defaults) string {
 	have := "there is none"
 	if len(known) > 0 {

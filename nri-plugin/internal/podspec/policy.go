@@ -35,7 +35,7 @@ func (p *Policy) RuleNames() (names []string) {
 	return names
 }
 
-// policyRule is one rule.
+// policyRule is a rule of the policy.
 type policyRule struct {
 	name       string            // "" where it has none
 	namespaces []string          // globs; none is any
@@ -81,7 +81,7 @@ func (h *Policies) Load() *Policy {
 	return h.now.Load()
 }
 
-// grant is what a policy has for one pod.
+// grant is the part of a policy that applies to one pod.
 type grant struct {
 	by       string // who has decided, for an error
 	remedy   string // how a pod comes to more, "%s" is the list to add it to
@@ -92,7 +92,7 @@ type grant struct {
 	allow    allowance
 }
 
-// grantOf is what the policy has for a pod.
+// grantOf returns the part of the policy that applies to a pod.
 func (p *Policy) grantOf(namespace string, labels map[string]string) grant {
 	g := grant{
 		by:     "the default policy",

@@ -21,10 +21,10 @@ import (
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// maxPolicy is what a ConfigMap can hold.
+// maxPolicy is the size limit of a ConfigMap, in bytes.
 const maxPolicy = 1 << 20
 
-// policyError is what is wrong with a policy's file, a line for each mistake.
+// policyError is the error of a policy's file, with a line for each mistake.
 type policyError struct{ err error }
 
 func (e policyError) Error() string { return e.err.Error() }

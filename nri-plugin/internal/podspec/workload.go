@@ -13,7 +13,7 @@ import (
 
 const annotationIdentity = AnnotationPrefix + "identity"
 
-// labelOrdinal is what the StatefulSet controller writes into each of its pods, and the
+// labelOrdinal is a label that the StatefulSet controller sets on each of its pods, and the
 // kubelet hands to the runtime: the pod's own name.
 const labelOrdinal = "statefulset.kubernetes.io/pod-name"
 

@@ -31,7 +31,7 @@ with the first answer; with these and -until-direct=false any answer is enough f
   -size BYTES            of a ping without -tsmp and -icmp
 `
 
-// pinging is what a ping was called with.
+// pinging has the options of a ping.
 type pinging struct {
 	count       int
 	untilDirect bool
@@ -51,7 +51,7 @@ func pingFlags(fs *flag.FlagSet) func(context.Context, *podClient, toolIO) error
 	return p.run
 }
 
-// kind is what is sent.
+// kind returns the type of ping to send.
 func (p *pinging) kind() tailcfg.PingType {
 	switch {
 	case p.tsmp:

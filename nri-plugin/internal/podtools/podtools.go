@@ -42,7 +42,7 @@ type podTool struct {
 	args  int // how many there are after the pod
 }
 
-// toolIO is what a command has for its output.
+// toolIO has a command's arguments, output and environment.
 type toolIO struct {
 	args   []string // after the pod
 	stdout io.Writer
@@ -50,7 +50,7 @@ type toolIO struct {
 	getenv func(string) string
 }
 
-// all are all of them, by name.
+// all are the commands, by name.
 func all() map[string]podTool {
 	return map[string]podTool{
 		cmdPing:      {usagePing, pingFlags, 1},
@@ -219,7 +219,7 @@ func (t podTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return res, err
 }
 
-// view asks what is known of the pod.
+// view asks for the engine's view of the pod.
 func (c *podClient) view(ctx context.Context) (v engine.PodView, err error) {
 	return v, c.get(ctx, "", &v)
 }

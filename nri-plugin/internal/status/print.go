@@ -28,7 +28,7 @@ const (
 	YAML  = "yaml"
 )
 
-// Formats are all of them.
+// Formats are the formats of Options.
 var Formats = []string{Table, Wide, JSON, YAML}
 
 // Options are how to print.

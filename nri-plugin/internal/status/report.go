@@ -17,7 +17,7 @@ import (
 // removed, or means something else, makes another version.
 const APIVersion = "tailscale-nri/v1"
 
-// Report is what a process says of its host.
+// Report is the status that a process gives of its host.
 type Report struct {
 	APIVersion string `json:"apiVersion"`
 	Host       string `json:"host,omitempty"` // the Kubernetes node
@@ -107,7 +107,7 @@ type Node struct {
 	SessionPeers []Peer `json:"sessionPeers,omitempty"` // those peers, by the most recent packet
 }
 
-// Peer is one with which a node has a WireGuard session.
+// Peer is a peer with which a node has a WireGuard session.
 type Peer struct {
 	Name      string     `json:"name"`
 	Address   netip.Addr `json:"address,omitzero"`

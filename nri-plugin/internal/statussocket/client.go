@@ -91,10 +91,10 @@ func (e CannotAsk) Error() string { return e.Err.Error() }
 // Unwrap returns the reason.
 func (e CannotAsk) Unwrap() error { return e.Err }
 
-// AskRuntime is what to ask for the runtime.
+// AskRuntime is the request for the runtime.
 const AskRuntime = "runtime"
 
-// RuntimeInfo is what is known of the runtime that the plugin is registered with.
+// RuntimeInfo describes the runtime that the plugin is registered with.
 type RuntimeInfo struct {
 	Name                string        `json:"name"`
 	Version             string        `json:"version"`

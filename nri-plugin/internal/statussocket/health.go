@@ -51,7 +51,7 @@ type Health struct {
 	PodAPI podServer
 }
 
-// podStatus is what an engine says of its nodes.
+// podStatus has the methods of the engine for the status of its nodes.
 type podStatus interface {
 	Status() []engine.NodeStatus
 	Details() []engine.Detail // which takes longer
@@ -92,7 +92,7 @@ func (h *Health) readiness() (ok bool, text, remark string) {
 	return ok, text, h.remark
 }
 
-// role is one of package status's.
+// role returns one of package status's roles.
 func (h *Health) role() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -105,7 +105,7 @@ func (h *Health) role() string {
 	return ""
 }
 
-// Measures are what is counted of the process's state. Its configuration is valid
+// Measures returns the process's state for the metrics. Its configuration is valid
 // unless it waits for another, or has refused a changed one.
 func (h *Health) Measures() (isRegistered, standsBy, configured bool) {
 	h.mu.Lock()
@@ -175,7 +175,7 @@ func (h *Health) nodes(ctx context.Context) ([]engine.NodeStatus, error) {
 	return askEngine(h, &h.asked, podStatus.Status).wait(ctx)
 }
 
-// allDetails is all that the engine knows of its nodes.
+// allDetails returns the engine's details of all nodes.
 func (h *Health) allDetails(ctx context.Context) ([]engine.Detail, error) {
 	return askEngine(h, &h.details, podStatus.Details).wait(ctx)
 }

@@ -23,7 +23,7 @@ import (
 // ready. What was printed says it all.
 var ErrNotRunning = errors.New("not all pods are Running")
 
-// View is what to show of a status.
+// View says what to show of a status.
 type View struct {
 	Format string   // one of status.Formats, "" is the table
 	Pods   []string // NAMESPACE/POD; none is all

@@ -184,7 +184,7 @@ func reap(pid int) (status syscall.WaitStatus, ok bool) {
 	}
 }
 
-// child is one that runs.
+// child is a running child process.
 type child struct {
 	pid   int
 	marks int // descriptor that its marks are read from
