@@ -81,7 +81,7 @@ func TestTokenGoes(t *testing.T) {
 	if ok, text := w.health.Ready(); !ok || !strings.HasPrefix(text, statussocket.ReadyText+"; a restart would fail: ") || !strings.Contains(text, token) {
 		t.Errorf("ready %v, %q", ok, text)
 	}
-	if book.Count("could not be used at another start") != 1 || book.Count("changed") != 0 {
+	if book.Count("has become invalid") != 1 || book.Count("changed") != 0 {
 		t.Errorf("the log says\n%s", book)
 	}
 	plugintest.MountConfig(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token, settings.ClusterName, "other")

@@ -188,7 +188,7 @@ func TestStatusSocket(t *testing.T) {
 	if err := os.WriteFile(file, []byte("data"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := statussocket.Listen(t.Context(), file); !plugintest.ErrContains(err, "no socket") {
+	if _, err := statussocket.Listen(t.Context(), file); !plugintest.ErrContains(err, "not a socket") {
 		t.Errorf("a file: %v", err)
 	}
 	if data, err := os.ReadFile(file); err != nil || string(data) != "data" {
