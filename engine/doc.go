@@ -94,7 +94,8 @@
 //   - one per node that watches its backend, started and joined by serve;
 //   - one per node whose pod has its LocalAPI, and one per connection to that,
 //     started and joined by run;
-//   - one per peer that is greeted after a restart, for a few seconds;
+//   - one per peer with which the handshake is repeated after a restart, for a few
+//     seconds;
 //   - one per sandbox that has gone without a runtime event, until that is certain;
 //   - one per node that waits for the name it asked for, half an hour at most;
 //   - one per session of a workload's node, which renews its identity;

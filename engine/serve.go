@@ -118,8 +118,8 @@ func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error
 		if s.ending.begun() && !s.registering {
 			return s.ending.err
 		}
-		if s.p.up() && !s.greeted {
-			s.greeted = true
+		if s.p.up() && !s.rehandshaken {
+			s.rehandshaken = true
 			time.AfterFunc(reachPatience, s.setReachable) // as far as anyone can tell
 			time.AfterFunc(gatePatience, s.gate.Open)
 			s.rehandshake(ctx, recent)

@@ -43,11 +43,11 @@ type session struct {
 	dns    *sessionDNS // nil for a pod that did not ask for it
 
 	// What loop knows.
-	p        progress
-	netmap   *netmapKeeper
-	ending   end
-	watchdog <-chan time.Time
-	greeted  bool // its peers, once the node was up
+	p            progress
+	netmap       *netmapKeeper
+	ending       end
+	watchdog     <-chan time.Time
+	rehandshaken bool // with its peers, once the node was up
 }
 
 // newSession returns the session of a node that, if it had sessions before,
@@ -84,7 +84,7 @@ func (s *session) run(ctx context.Context, r record, l login, started func()) er
 	defer s.expiry.stop()
 	n.keepPort(r, s.b.sys.MagicSock.Get().LocalPort())
 
-	ctx, stop := context.WithCancel(ctx) // also ends greetings
+	ctx, stop := context.WithCancel(ctx) // also ends rehandshakes
 	defer stop()
 	defer s.startWatching()()
 	defer s.startDNS()()

@@ -186,7 +186,7 @@ func (p *Plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api
 	}
 	var out atomic.Pointer[api.ContainerAdjustment] // the hook may go on after its time
 	err := p.hook(ctx, "CreateContainer", sb, func(ctx context.Context) error {
-		in, err := p.pass(ctx, sb, c)
+		in, err := p.attachMissed(ctx, sb, c)
 		if err != nil || !in {
 			return err
 		}
@@ -200,8 +200,8 @@ func (p *Plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api
 	return out.Load(), nil, nil
 }
 
-// pass attaches a pod that was missed. It reports whether the container's pod has a node.
-func (p *Plugin) pass(ctx context.Context, sb *api.PodSandbox, c *api.Container) (in bool, err error) {
+// attachMissed attaches a pod that was missed. It reports whether the container's pod has a node.
+func (p *Plugin) attachMissed(ctx context.Context, sb *api.PodSandbox, c *api.Container) (in bool, err error) {
 	if p.Pods.Serves(sb.GetUid(), sb.GetId()) {
 		return true, nil
 	}
