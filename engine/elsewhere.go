@@ -129,7 +129,7 @@ func (n *node) lookBriefly(ctx context.Context, r record) ([]tailcfg.StableNodeI
 }
 
 // firstLook reports whether the node's device is to be looked at before it is
-// served: afterwards it is connected because of us.
+// served: afterwards it is connected because of this process.
 func (n *node) firstLook() bool {
 	n.op.Lock()
 	defer n.op.Unlock()

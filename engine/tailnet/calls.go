@@ -58,8 +58,8 @@ type calls struct {
 	counts callCounts
 
 	mu    sync.Mutex
-	until time.Time     // the API asked everyone of us to stay away until then
-	ahead time.Duration // the API's clock's lead on ours, as of its last answer
+	until time.Time     // the API asked all callers to pause until then
+	ahead time.Duration // by how much the API's clock leads this host's, as of its last answer
 }
 
 func newCalls(cfg OAuthConfig) *calls {

@@ -67,7 +67,7 @@ func (o *OAuth) deviceOf(d *tailscale.Device) Device {
 func (o *OAuth) Delete(ctx context.Context, nodeID string) error {
 	op := "deleting device " + nodeID
 	if nodeID == "" {
-		return &Error{Op: op, Reason: "it has no ID"} // and DELETE /device/ is not ours to try
+		return &Error{Op: op, Reason: "it has no ID"} // DELETE /device/ must never be sent
 	}
 	err := o.api.Devices().Delete(ctx, nodeID)
 	if err == nil || tailscale.IsNotFound(err) {

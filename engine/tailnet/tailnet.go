@@ -83,7 +83,7 @@ type DeviceAPI interface {
 	Rename(ctx context.Context, nodeID, name string) error
 
 	// LockKey returns the tailnet lock key that a node with this machine key
-	// is to have, so that its device is known to be ours; ok is false where
+	// is to have, so that its device is known to be the cluster's; ok is false where
 	// devices are not marked, and the node then makes a key of its own.
 	// chosenName says whether a user chose the node's hostname.
 	LockKey(machine key.MachinePublic, chosenName bool) (lock key.NLPrivate, ok bool)

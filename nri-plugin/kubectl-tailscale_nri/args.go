@@ -204,7 +204,7 @@ func (o options) check() error {
 	case o.command == cmdStatus:
 		return status.CheckFormat(o.format)
 	case o.command == cmdDoctor && o.format != status.Table && o.format != status.JSON:
-		return fmt.Errorf("-o is %q: the doctor's findings are to be had as %s and %s", o.format, status.Table, status.JSON)
+		return fmt.Errorf("-o is %q: the doctor prints its findings as %s or %s", o.format, status.Table, status.JSON)
 	}
 	return nil
 }

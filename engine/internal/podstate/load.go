@@ -56,7 +56,7 @@ func LoadAll(stateDir string, bad func(dir string, err error)) (map[string]Recor
 }
 
 // halfWritten matches the names under which the next version of a file is written:
-// by us, by tailscale.com's atomicfile, and by CheckWritable.
+// by this package, by tailscale.com's atomicfile, and by CheckWritable.
 var halfWritten = regexp.MustCompile(`\.new$|\.tmp[0-9]+$|^\.writable$`)
 
 // removeHalfWritten removes what a kill has left in a pod's directory: there may

@@ -30,7 +30,7 @@ func Version() string {
 	return cmp.Or(linked, "(devel)")
 }
 
-// Print writes our version and those that decide how it behaves.
+// Print writes this program's version and those of the modules that decide how it behaves.
 func Print(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "tailscale-nri %s\ntailscale.com %s\nNRI %s\n%s %s/%s\n",
 		Version(), ModuleVersion("tailscale.com"), ModuleVersion("github.com/containerd/nri"),

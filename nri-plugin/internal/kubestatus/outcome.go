@@ -232,7 +232,7 @@ func (p *Publisher) unanswered(err error, now time.Time) {
 	o := &p.outage
 	if !o.lasts {
 		o.lasts, o.pause = true, outageFirst
-		o.said = p.sayOnce("outage", "the Kubernetes API does not answer: Kubernetes does not show what becomes of the pods' nodes meanwhile, and they go on", "err", err)
+		o.said = p.sayOnce("outage", "the Kubernetes API does not answer: Kubernetes does not show the state of the pods' nodes meanwhile; the nodes go on", "err", err)
 	} else {
 		o.pause = min(2*o.pause, outageMost)
 	}

@@ -126,7 +126,7 @@ func (r *Registration) session(ctx context.Context) error {
 }
 
 // closeOnAnswer closes answered when the runtime answers the registration, the
-// one request that a plugin such as ours makes.
+// one request that this plugin makes.
 func closeOnAnswer(answered chan struct{}) ttrpc.ClientOpts {
 	return ttrpc.WithUnaryClientInterceptor(func(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
 		err := invoke(ctx, req, resp)
