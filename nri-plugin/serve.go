@@ -40,11 +40,12 @@ const startTime = 10 * time.Second
 // serve builds the parts and runs them until ctx ends or one of them fails.
 //
 // A bad configuration is an error, except where it comes from a directory, or the
-// policy alone is bad: that is fixed in place, so the process stays, answers probes and
-// commands with what is wrong, and goes on by itself. Only the configuration is waited
-// for in this way: a status socket that cannot be opened, or a state directory that
-// cannot be created, claimed or read, ends the process in either case. In a DaemonSet that is CrashLoopBackOff, with the
-// reason in the log and, as deploy has it, in the termination message.
+// policy alone is bad: that is fixed in place, so the process stays, answers probes
+// and commands with what is wrong, and goes on by itself. Only the configuration is
+// waited for in this way: a status socket that cannot be opened, or a state directory
+// that cannot be created, claimed or read, ends the process in either case. In a
+// DaemonSet that is CrashLoopBackOff, with the reason in the log and, as deploy has
+// it, in the termination message.
 func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent, stderr io.Writer) error {
 	began, cfg, bad := config.Load(getenv)
 	if bad == nil {

@@ -29,8 +29,9 @@ const maxIDToken = 16 << 10
 const opExchange = "exchanging the identity token"
 
 // federation gets access tokens for a federated identity. Instead of a secret it
-// sends the API the token in a file, which the platform keeps fresh: a ServiceAccount's token, which the kubelet replaces after 80 % of its
-// life. So the file is read for each exchange.
+// sends the API the token in a file, which the platform keeps fresh: a
+// ServiceAccount's token, which the kubelet replaces after 80 % of its life. So the
+// file is read for each exchange.
 type federation struct {
 	cfg   OAuthConfig
 	calls *calls

@@ -46,28 +46,27 @@ const (
 // tags, or by copying another device's public keys. A device is no longer known
 // to be the cluster's once the client's secret or the cluster's name changes.
 //
-// A federated identity has no secret. Instead the key is derived from the client's
-// ID, which all hosts know, and which is not a secret. The mark still cannot arise by
+// A federated identity has no secret. Instead the key is derived from the client's ID,
+// which all hosts know, and which is not a secret. The mark still cannot arise by
 // accident or by copying, but an attacker who learns the client's ID and the cluster's
 // name can mark a device of their own. The only effect is that the plugin treats that
 // device as the cluster's: it deletes it when it has not been seen for as long as a
 // sweep asks for, or when it is offline and has the name of a pod. The attacker cannot
 // mark anyone else's device, since the mark is made from the machine key that the
-// device proves. A cluster that goes over
-// from a client's secret to a federated identity, or from one client to
-// another, no longer knows its earlier devices: they are not swept, nor
-// deleted for their successors' names, and have to be deleted by hand if they stay.
+// device proves. A cluster that goes over from a client's secret to a federated
+// identity, or from one client to another, no longer knows its earlier devices: they
+// are not swept, nor deleted for their successors' names, and have to be deleted by
+// hand if they stay.
 //
-// What that costs: a peer that has the secret and knows a node's public machine
-// key, as all its peers do, can make the node's lock key. Without tailnet lock the
-// key is of no use. With it, the key is trusted for what an
-// admin has it trusted for. Added as a signing key, it can sign any node:
-// do not add it. Named as the rotation key when the node is signed, as
-// "tailscale lock status" proposes (tailscale lock sign nodekey:… tlpub:…), it
-// can pass that signature on to another node key: the secret, which without the
-// mark can make an auth key but no signature, would then get a node into a
-// locked tailnet. With a federated identity that is open to every peer who knows
-// the client's ID. Where that matters, sign the node key alone.
+// What that costs: anyone who has the secret and knows a node's public machine key, as
+// all its peers do, can make the node's lock key. Without tailnet lock the key is of
+// no use. With it, the key is trusted for what an admin has it trusted for. Added as a
+// signing key, it can sign any node: do not add it. Named as the rotation key when the
+// node is signed, as "tailscale lock status" proposes (tailscale lock sign nodekey:…
+// tlpub:…), it can pass that signature on to another node key: the secret, which
+// without the mark can make an auth key but no signature, would then get a node into a
+// locked tailnet. With a federated identity that is open to every peer who knows the
+// client's ID. Where that matters, sign the node key alone.
 func (o *OAuth) LockKey(machine key.MachinePublic, chosenName bool) (key.NLPrivate, bool) {
 	if o.mark.cluster == "" || machine.IsZero() {
 		return key.NLPrivate{}, false

@@ -67,9 +67,9 @@ func (p *Publisher) begin(is *pod, class int, now time.Time) *job {
 	return j
 }
 
-// patch makes the request for the status of the pod with that UID: the API refuses it if the one that has
-// the name now is another (isNamesake). Without a status it changes nothing, and has the API answer
-// with the pod.
+// patch makes the request for the status of the pod with that UID: the API refuses it
+// if the one that has the name now is another (isNamesake). Without a status it
+// changes nothing, and has the API answer with the pod.
 func (j *job) patch(status object) {
 	body := object{}
 	if j.pod.apiUID != "" {

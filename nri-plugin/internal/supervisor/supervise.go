@@ -52,8 +52,8 @@ type supervisor struct {
 }
 
 // Run returns the last child's exit code, or the error for which no child could be
-// started time and again.
-// newLog makes a logger as the configuration has it at the time.
+// started time and again. newLog makes a logger as the configuration has it at the
+// time.
 func Run(newLog func() *slog.Logger) (code int, err error) {
 	// The kernel kills the child at the end of the thread that started it.
 	runtime.LockOSThread()
