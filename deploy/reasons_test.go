@@ -196,7 +196,7 @@ var neverReasons = map[string]string{
 	"of unknown version":                                 "a part of other texts",
 	"until it ends":                                      "a part of other texts",
 	"it has no ID":                                       "a fault of a caller",
-	"it has no ID or is to have no name":                 "a fault of a caller",
+	"its ID or its new name is empty":                    "a fault of a caller",
 	"as that of …":                                       "a finding of the doctor with which nothing is wrong",
 
 	"the annotation …": "a part of other texts",

@@ -46,8 +46,8 @@ func TestGuideQuotes(t *testing.T) {
 func TestGuideCovers(t *testing.T) {
 	text := read(t, guide)
 	for _, want := range []string{
-		"this looks like a copy of another machine's state",
-		"the node's device was connected before this machine has used its keys",
+		"this looks like a copy of another host's state",
+		"the node's device was connected before this host has used its keys",
 		"locked out by tailnet lock",
 		"are invalid or not permitted",
 		"the kernel refused a segmentation-offload frame",

@@ -110,7 +110,7 @@ func lookAtFilters(of string, say func(string, ...any)) error {
 	return err
 }
 
-// lookAtDisk describes each pod's directory. What tailscale.com keeps beside
+// lookAtDisk describes each pod's directory. What tailscale.com keeps next to
 // its state may be there or not, as long as nobody else can read it.
 func (m *rig) lookAtDisk(say func(string, ...any)) {
 	m.t.Helper()
@@ -164,7 +164,7 @@ func (m *rig) lookAtRecord(dir string, say func(string, ...any)) {
 }
 
 // nodeKeyIn is podstate.StoredKeys for a file that may vanish meanwhile: a FileStore
-// would make it anew.
+// would create it again.
 func nodeKeyIn(path string) (key.NodePublic, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -181,9 +181,9 @@ func nodeKeyIn(path string) (key.NodePublic, error) {
 	return p.Persist.PublicNodeKey(), nil
 }
 
-// wished is what look is to find: these sandboxes on the tailnet and nothing
+// expected is what look is to find: these sandboxes on the tailnet and nothing
 // else. With a static key, devices that are logged out stay.
-func (m *rig) wished(live []*sandbox) string {
+func (m *rig) expected(live []*sandbox) string {
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	for _, s := range live {
@@ -239,7 +239,7 @@ func (m *rig) deviceOf(s *sandbox) control.Device {
 	return control.Device{Name: s.Hostname + ".lab.ts.net"}
 }
 
-// expect waits until all is as wished, which it has to stay.
+// expect waits until all is as expected, and stays so.
 func (m *rig) expect(live []*sandbox) {
 	m.t.Helper()
 	for range 2 {
@@ -249,13 +249,13 @@ func (m *rig) expect(live []*sandbox) {
 		var nodes []NodeStatus
 		m.until("the engine has these nodes alone", func() (ok bool) {
 			nodes, ok = m.statuses()
-			// One that is refused is no node, and stays in the status.
+			// A refused pod has no node, and stays in the status.
 			nodes = slices.DeleteFunc(nodes, func(s NodeStatus) bool { return s.State == Pending && s.AttachedAt.IsZero() })
 			return ok && len(nodes) == len(live) || m.overtaken()
 		}, func() string { return fmt.Sprintf("%+v", nodes) })
 		var got, want string
-		m.until("all is as wished", func() bool {
-			want, got = m.wished(live), m.look()
+		m.until("all is as expected", func() bool {
+			want, got = m.expected(live), m.look()
 			return got == want || m.overtaken()
 		}, func() string { return difference(got, want) })
 	}

@@ -158,7 +158,7 @@ type sandbox struct {
 	ns     *nstest.Pod
 	listed bool // by the runtime
 	ended  bool // its netns is gone
-	broken bool // it has a ts0 that is not ours
+	broken bool // it has a ts0 that the engine has not made
 }
 
 var rigs atomic.Int64
@@ -199,7 +199,7 @@ func (m *rig) newSandbox(id, uid, name string) *sandbox {
 	m.t.Helper()
 	ns := nstest.NewPod(m.t)
 	path := filepath.Join(m.paths, id)
-	// The process's /proc/self is not ours, and a descriptor's number may be
+	// The process's /proc/self is not this one's, and a descriptor's number may be
 	// another netns's next.
 	target := strings.Replace(ns.Path(), "/self/", fmt.Sprintf("/%d/", os.Getpid()), 1)
 	if err := os.Symlink(target, path); err != nil {
@@ -259,7 +259,7 @@ func (m *rig) sync() {
 }
 
 // tell gives an order and returns what came of it: an error's text, or "". A
-// process that dies over it is followed by another, and that is no error.
+// process that dies over it is followed by another, and that is not an error.
 func (m *rig) tell(o order) string {
 	m.t.Helper()
 	r, ok := m.p.ask(o)

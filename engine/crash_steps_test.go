@@ -45,11 +45,11 @@ var outsideSteps = map[string]string{
 	"session.followExit": "a preference: writing the state is a step, and the next session looks again",
 	"guardedRouter.Set":  "steppedRouter takes the step",
 	"Engine.watchLinks":  "it listens",
-	"node.lendNetmap":    "made anew at each start",
+	"node.lendNetmap":    "created at each start",
 	"node.reclaimNetmap": "what lendNetmap has made",
 	"backend.start":      "the tailnet admits the node when it likes; its key is on disk, and the record says that it knocks",
-	"makeSocketDir":      "made anew at each start, removed with the node's state",
-	"listenLocalAPI":     "made anew at each start, removed with the node's state",
+	"makeSocketDir":      "created at each start, removed with the node's state",
+	"listenLocalAPI":     "created at each start, removed with the node's state",
 	"node.logOut":        "a backend that does not want to run tells nobody anything until it is logged out, which is a step",
 
 	"guarded.restoreLink":  "as node.restore",
@@ -199,7 +199,7 @@ func declaredSteps(t *testing.T) (out []step) {
 		for _, v := range spec.Values {
 			s, err := strconv.Unquote(types.ExprString(v))
 			if err != nil {
-				t.Fatalf("steps.go: %s is no string: %v", types.ExprString(v), err)
+				t.Fatalf("steps.go: %s is not a string: %v", types.ExprString(v), err)
 			}
 			out = append(out, step(s))
 		}

@@ -24,7 +24,7 @@ import (
 
 // scenario is something that happens to pods. The process is killed before and
 // after each step that it takes in play, and followed by another; at the end
-// all is as if nothing had been.
+// all is as if nothing had happened.
 type scenario struct {
 	name   string
 	static bool         // a static key instead of OAuth
@@ -211,7 +211,7 @@ var scenarios = []scenario{
 			running(m)
 			m.stop(m.get("a"))
 			m.end(m.get("a"))
-			m.get("a").listed = false // without a word
+			m.get("a").listed = false // without a runtime event
 			m.newSandbox("b", "b", "a")
 		},
 		play: func(m *rig) { m.attach(m.get("b")) },
@@ -317,7 +317,7 @@ func attachAndWait(m *rig) {
 	m.expect(m.live("a"))
 }
 
-// goes ends the sandbox without a word.
+// goes ends the sandbox without a runtime event.
 func goes(m *rig) {
 	m.get("a").listed = false
 	m.end(m.get("a"))
@@ -478,7 +478,7 @@ func (m *rig) live(ids ...string) (out []*sandbox) {
 	return out
 }
 
-// breakUp gives the sandbox a ts0 that is not ours.
+// breakUp gives the sandbox a ts0 that the engine has not made.
 func (m *rig) breakUp(s *sandbox) {
 	s.broken = true
 	s.ns.Do(func() error {
@@ -502,7 +502,7 @@ func (m *rig) expectTraffic(s *sandbox) {
 }
 
 // addDefaultRoute keeps one rig's links from disturbing another's nodes: a
-// client on a machine without a default route takes each for a new network, and
+// client on a host without a default route takes each for a new network, and
 // closes its connections (net/tsdial/tsdial.go, changeAffectsConn).
 func addDefaultRoute(t *testing.T) {
 	t.Helper()

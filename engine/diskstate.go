@@ -9,7 +9,7 @@ type diskState struct {
 	retired bool   // the directory is gone, and so is the node
 	unsaved string // why the record on disk is not node.rec, "" if it is
 
-	foreign  bool // the record may be a copy of another machine's
+	foreign  bool // the record may be a copy of another host's
 	asked    bool // the tailnet was asked about that before the node was served
 	admitted bool // the control plane has let the node in since this process began
 }

@@ -21,7 +21,7 @@ func TestDiskStateFirstLook(t *testing.T) {
 		netns func() error
 		want  bool
 	}{
-		{"this machine's", diskState{}, in, here, false},
+		{"this host's", diskState{}, in, here, false},
 		{"may be a copy", diskState{foreign: true}, in, here, true},
 		{"may be in the tailnet unheard", diskState{foreign: true}, registering, here, true},
 		{"never in the tailnet", diskState{foreign: true}, record{}, here, false},

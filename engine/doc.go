@@ -21,7 +21,7 @@
 //
 // # Words
 //
-//	host      the machine this process runs on, a node of Kubernetes
+//	host      the computer this process runs on, a node of Kubernetes
 //	node      a node of the tailnet: one pod's, the type node
 //	device    a node as Tailscale's API and admin console have it
 //	sandbox   what the runtime makes for a pod; a pod may have several, one after the other
@@ -66,7 +66,7 @@
 //	  ╭▶ Stopped ────────────────▶   Pending   ──────────▶ Running
 //	  │     │    ◀────────────────      ▲      ◀──────────    │
 //	  │     │     detach, or run:       │    run tries again, │
-//	newNode │     the netns is gone     │    or setCondition     │
+//	newNode │     the netns is gone     │    or setCondition  │
 //	        │                           │ attach:             │
 //	        │ forgetLocked              │ the pod came back   │ forgetLocked
 //	        ╰───────────────────▶    Leaving   ◀──────────────╯
@@ -93,8 +93,8 @@
 //	any      Leaving  leave         the pod is gone for good: see forgetLocked
 //	Leaving  Leaving  leave         the device could not be deleted: it is tried again
 //	Leaving  gone     retireAfter   it has left the tailnet, and its state on disk is deleted
-//	Leaving  gone     letAlone      the device is another machine's: the state is set aside
-//	Stopped  gone     attach        a directory of the pod is there that cannot be used, or nobody waits for the attach any more
+//	Leaving  gone     letAlone      the device is another host's: the state is set aside
+//	Stopped  gone     attach        a directory of the pod is there that cannot be used, or the caller of attach has given up
 //	Stopped  gone     undo          the first attach has failed
 //
 // A node is in the engine's map from newNode to gone. What it does, run or leave, is one
@@ -111,26 +111,27 @@
 //   - one per node that watches its backend, started and joined by serve;
 //   - one per node whose pod has its LocalAPI, and one per connection to that,
 //     started and joined by run;
-//   - one per peer that is greeted after a restart, for a few seconds;
-//   - one per sandbox that has gone without a word, until that is certain;
+//   - one per peer with which the handshake is repeated after a restart, for a few
+//     seconds;
+//   - one per sandbox that has gone without a runtime event, until that is certain;
 //   - one per node that waits for the name it asked for, half an hour at most;
 //   - one per session of a workload's node, which renews its identity;
 //   - one per node whose record could not be written, until it can;
 //   - one per list of the runtime, which attaches what is on it;
-//   - one per tailnet that sweeps up devices of machines that died, hourly;
-//   - one per control server of somebody's own that asks it whether the devices
-//     are still there, every few minutes;
-//   - one per tailnet in which it has keys ready, joined after the state directory
-//     was let go of;
+//   - one per tailnet that sweeps up devices of hosts that died, hourly;
+//   - one per control server other than Tailscale's, which asks it every few minutes
+//     whether the devices are still there;
+//   - one per tailnet that has auth keys minted ahead, joined after the state directory
+//     was given back;
 //   - one that hears of changes of the host's interfaces, for all backends (package hostnet);
 //   - one that hears of changes of the pods' links, for all nodes, and one per node
 //     that is up which restores them, started and joined by run;
-//   - one that hears of changes of the pods' nftables, once a pod has some of ours;
+//   - one that hears of changes of the pods' nftables, once a pod has some of the engine's;
 //   - one that waits for the state directory while another process has it;
-//   - one that tells of changes of the nodes, where somebody wants to hear of them;
+//   - one that calls [Config.OnChange], if it is set;
 //   - for a node whose pod asked for DNS, started and joined by serve: one that opens
 //     its sockets, one per socket, and one per query;
-//   - those that a watchdog lets do what takes no context (within);
+//   - one per call that takes no context and that a watchdog bounds (within);
 //   - those of tailscale.com and wireguard-go, about 36 per backend.
 //
 // # Locks

@@ -22,15 +22,15 @@ import (
 
 // A state directory may be a copy: of a virtual machine that was cloned, of a
 // backup that was restored. Its devices are then nodes that run on another
-// machine, and nothing on the disk tells, since a copy has all of it. So a record
-// names the machine, in one of its boots, that last served the node. A record
-// that names this one is no copy. For any other the tailnet is asked whether the
+// host, and nothing on the disk tells, since a copy has all of it. So a record
+// names the host, in one of its boots, that last served the node. A record that
+// names this host and boot is not a copy. For any other the tailnet is asked whether the
 // device is connected, before the device is deleted and before its keys are used.
 //
-// A machine that has just rebooted may look connected for a while. Its pods do not
+// A host that has just rebooted may look connected for a while. Its pods do not
 // wait for that: see served. A deletion does, for copyPatience.
 const (
-	// copyPatience is longer than a control plane may take a machine for connected
+	// copyPatience is longer than a control plane may take a host for connected
 	// that has lost its power: see served.
 	copyPatience = 20 * time.Minute
 	copyPause    = 5 * time.Second // to the second look; doubled, up to a minute
@@ -41,7 +41,7 @@ const (
 	copyAsk = 3 * time.Second
 )
 
-// presence is what is known of a device.
+// presence says whether a device is connected.
 type presence int
 
 const (
@@ -51,10 +51,10 @@ const (
 	connected
 )
 
-// errElsewhere says that the node's device is another machine's, or may be.
-var errElsewhere = errors.New("the device is connected from another machine")
+// errElsewhere says that the node's device is another host's, or may be.
+var errElsewhere = errors.New("the device is connected from another host")
 
-// isForeign reports whether the record may be a copy of another machine's.
+// isForeign reports whether the record may be a copy of another host's.
 func (n *node) isForeign() bool {
 	n.op.Lock()
 	defer n.op.Unlock()
@@ -62,22 +62,22 @@ func (n *node) isForeign() bool {
 }
 
 // cameBack reports whether the control plane has let the node in, with the keys of
-// a machine that has been rebooted since: it is the same machine's.
+// a host that has been rebooted since: they are not a copy.
 func (n *node) cameBack() bool {
 	n.op.Lock()
 	defer n.op.Unlock()
 	return n.disk.admitted && n.e.cameBack()
 }
 
-// servedHere notes that the node is this machine's. n.op is held.
+// servedHere notes that this host serves the node. n.op is held.
 func (n *node) servedHere() {
 	n.disk.foreign = false
 	n.rec.Machine = n.e.machine
 }
 
-// checkIdentity makes sure that the node's keys are this machine's to use. If
-// they are another's, which runs now, they are set aside and the node gets others.
-// Where nobody can tell, and after a reboot, the keys are used.
+// checkIdentity makes sure that this host may use the node's keys. If another host
+// uses them now, they are set aside and the node gets others. Where that cannot be
+// known, and after a reboot, the keys are used.
 func (n *node) checkIdentity(ctx context.Context) error {
 	r := n.record()
 	if slices.Contains(r.Elsewhere, r.NodeID) {
@@ -97,11 +97,11 @@ func (n *node) checkIdentity(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case seen == presenceUnknown:
-		n.log().Debug("whether the node runs on another machine is not known", "err", err)
+		n.log().Debug("whether the node runs on another host is not known", "err", err)
 	case seen == connected && !n.e.cameBack():
 		return n.startAfresh(devices)
 	case seen == connected:
-		n.log().Warn("the node's device was connected before this machine has used its keys: the machine has just rebooted, or its state is a copy of another machine's",
+		n.log().Warn("the node's device was connected before this host has used its keys: the host has just rebooted, or its state is a copy of another host's",
 			"nodeID", r.NodeID, "remedy", "nothing after a reboot; "+n.e.copyRemedy())
 	case seen == seenLately && !n.e.cameBack():
 		// Its keys are used; before it is deleted, it is looked at again.
@@ -129,7 +129,7 @@ func (n *node) lookBriefly(ctx context.Context, r record) ([]tailcfg.StableNodeI
 }
 
 // firstLook reports whether the node's device is to be looked at before it is
-// served: afterwards it is connected because of us.
+// served: afterwards it is connected because of this process.
 func (n *node) firstLook() bool {
 	n.op.Lock()
 	defer n.op.Unlock()
@@ -167,7 +167,7 @@ func (n *node) whereabouts(ctx context.Context, r record) error {
 	}
 }
 
-// errNobodySees says that a static key leaves it open.
+// errNobodySees says that, with a static key, it cannot be known.
 var errNobodySees = errors.New("a static auth key cannot ask whether the device is connected, and no node here sees it")
 
 // sighting is one look at a device.
@@ -228,7 +228,7 @@ func (n *node) look(ctx context.Context, r record) ([]tailcfg.StableNodeID, map[
 // so, Headscale leaves out when it was last seen.
 func isConnected(d tailnet.Device) bool { return d.Connected || d.LastSeen.IsZero() }
 
-// lookAtPeers is look where no API is.
+// lookAtPeers is look without an API.
 func (n *node) lookAtPeers(ids []tailcfg.StableNodeID, stored podstate.Keys) ([]tailcfg.StableNodeID, map[tailcfg.StableNodeID]sighting) {
 	if !stored.Machine.IsZero() { // one that has registered is not known by its ID
 		return nil, map[tailcfg.StableNodeID]sighting{"": {}}
@@ -240,8 +240,8 @@ func (n *node) lookAtPeers(ids []tailcfg.StableNodeID, stored podstate.Keys) ([]
 	return ids, now
 }
 
-// seenByPeers is what the control plane tells this machine's own nodes in the same
-// tailnet of a device: all there is to know where no API is.
+// seenByPeers is what the control plane tells this host's other nodes in the same
+// tailnet about a device: all that can be known without an API.
 func (n *node) seenByPeers(id tailcfg.StableNodeID) sighting {
 	for _, peer := range n.e.snapshot() {
 		s := peer.runningSession()
@@ -272,9 +272,9 @@ func (n *node) waitsForOther(p presence, deadline time.Time) {
 	var why string
 	switch p {
 	case connected:
-		why = "the tailnet says that its device is connected: this machine has just rebooted, or its state is a copy of another machine's"
+		why = "the tailnet says that its device is connected: this host has just rebooted, or its state is a copy of another host's"
 	case presenceUnknown:
-		why = "whether its device is connected from another machine is not known yet"
+		why = "whether its device is connected from another host is not known yet"
 	default:
 		why = "its device was seen a moment ago, and not by this process"
 	}
@@ -285,12 +285,12 @@ func (n *node) waitsForOther(p presence, deadline time.Time) {
 	n.warnOnce("waiting to delete the device", why)
 }
 
-// copyRemedy is what to do about a state that another machine uses.
+// copyRemedy says what to do about a state that another host uses.
 func (e *Engine) copyRemedy() string {
-	return "give a copy of a machine an empty " + e.cfg.Names.StateDir + "; if this is no copy, delete the device by hand"
+	return "give a copy of a host an empty " + e.cfg.Names.StateDir + "; if this is not a copy, delete the device by hand"
 }
 
-// startAfresh sets the node's keys aside, which another machine uses, and makes
+// startAfresh sets the node's keys aside, which another host uses, and makes
 // the node one that has never been in the tailnet. The record says so first:
 // nothing that it then names is ever deleted.
 func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
@@ -301,9 +301,9 @@ func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
 		return err
 	})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("setting aside keys that another machine uses: %w", podstate.Remedy(err))
+		return fmt.Errorf("setting aside keys that another host uses: %w", podstate.Remedy(err))
 	}
-	n.log().Error("this looks like a copy of another machine's state: its device is connected from there and is left alone, the pod gets one of its own",
+	n.log().Error("this looks like a copy of another host's state: its device is connected from there and is left alone, the pod gets one of its own",
 		"nodeID", n.record().NodeID, "keys", aside, "remedy", n.e.copyRemedy())
 	n.op.Lock()
 	defer n.op.Unlock()
@@ -322,7 +322,7 @@ func (n *node) startAfresh(devices []tailcfg.StableNodeID) error {
 	return nil
 }
 
-// letAlone sets the state of a node aside whose device is another machine's, or
+// letAlone sets the state of a node aside whose device is another host's, or
 // may be, unless its pod came back at the last moment.
 func (n *node) letAlone(ctx context.Context, why error) error {
 	n.op.Lock()
@@ -336,21 +336,21 @@ func (n *node) letAlone(ctx context.Context, why error) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("setting aside the state of a node that another machine runs: %w", podstate.Remedy(err))
+		return fmt.Errorf("setting aside the state of a node that another host runs: %w", podstate.Remedy(err))
 	}
 	n.disk.retired = true
 	n.e.noteElsewhere(n.rec)
 	n.e.drop(n)
-	text := "this looks like a copy of another machine's state: the device is left alone"
+	text := "this looks like a copy of another host's state: the device is left alone"
 	if !errors.Is(why, errElsewhere) {
-		text = "the device is left alone: its node ran before this machine's boot, or on the machine that this state is a copy of"
+		text = "the device is left alone: its node ran before this host's boot, or on the host that this state is a copy of"
 	}
 	n.log().Error(text, "reason", why, "nodeID", n.rec.NodeID, "state", aside, "remedy", n.e.copyRemedy())
 	return nil
 }
 
-// noteElsewhere keeps in mind which devices are another machine's: neither is
-// their name taken nor are they swept.
+// noteElsewhere keeps in mind which devices are another host's: their names
+// are not taken and they are not swept.
 func (e *Engine) noteElsewhere(r record) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

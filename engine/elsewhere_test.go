@@ -187,7 +187,7 @@ func TestCopiedState(t *testing.T) {
 		t.Errorf("%d devices were deleted", c.DevicesDeleted)
 	}
 	log := m.log.String()
-	if n := strings.Count(log, "looks like a copy of another machine's state"); n != 3 || !strings.Contains(log, "empty Config.StateDir") {
+	if n := strings.Count(log, "looks like a copy of another host's state"); n != 3 || !strings.Contains(log, "empty Config.StateDir") {
 		t.Errorf("the log says %d times what this looks like, want 3", n)
 	}
 	for _, dir := range []string{"uid-a", "uid-b"} {
@@ -247,7 +247,7 @@ func TestCopiedStateWithStaticKey(t *testing.T) {
 			m.tell(m.boot)
 			want := "a static auth key cannot ask"
 			if sees {
-				want = "looks like a copy of another machine's state"
+				want = "looks like a copy of another host's state"
 				p := nstest.NewPod(t)
 				m.tell(order{Do: "attach", Pod: Pod{
 					SandboxID: "sbwitness", UID: "uid-witness", Namespace: "default", Name: "witness", Hostname: "witness",
@@ -336,11 +336,11 @@ func TestRebootLooksConnected(t *testing.T) {
 	if err := w.Sync(context.Background(), []Pod{again}, nil); err != nil {
 		t.Fatal(err)
 	}
-	w.until("the one that is gone waits", func() bool { return log.count("this machine has just rebooted") >= 1 }, func() string { return fmt.Sprint(w.Status()) })
+	w.until("the one that is gone waits", func() bool { return log.count("this host has just rebooted") >= 1 }, func() string { return fmt.Sprint(w.Status()) })
 	if after := w.await(again.UID, Running); after.NodeID != before.NodeID || !slices.Equal(after.Addresses, before.Addresses) {
 		t.Errorf("the pod is %s %v, was %s %v", after.NodeID, after.Addresses, before.NodeID, before.Addresses)
 	}
-	if log.count("its state is a copy of another machine's") == 0 {
+	if log.count("its state is a copy of another host's") == 0 {
 		t.Error("the log does not say that the device was connected")
 	}
 	if c := w.control.Counters(); c.DevicesDeleted != 0 {

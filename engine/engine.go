@@ -24,7 +24,7 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// Config is what an Engine needs.
+// Config is the configuration of an Engine.
 type Config struct {
 	// StateDir holds a directory for each pod. It is created, 0700.
 	StateDir string
@@ -39,7 +39,7 @@ type Config struct {
 	// an address on ts0; the next one follows after a pause. 0 means one
 	// minute.
 	AttachTimeout time.Duration
-	// Grace is how long a pod that has disappeared without a word is
+	// Grace is how long a pod that has disappeared without a runtime event is
 	// remembered, for its sandbox to be created again. 0 means one minute.
 	Grace time.Duration
 	// Claim is StateDir's, from [ClaimState]; it is the engine's from then on. Nil
@@ -62,28 +62,28 @@ type Config struct {
 	Services netip.Prefix
 
 	// SweepAfter is how long a device that this cluster has made must not have
-	// been seen for it to be deleted, if no pod of this machine has it: its own
-	// machine has died. 0 means seven days, a negative one that none is.
+	// been seen for it to be deleted, if no pod of this host has it: its own
+	// host has died. 0 means seven days, a negative one that none is.
 	SweepAfter time.Duration
 
 	// Identities keep the devices of pods with [Features.Workload]; nil has none
 	// come up.
 	Identities IdentityStore
-	// Host is this machine among those that share Identities: the name of its
-	// Kubernetes node. Two of one host name would rob each other, so that is no
-	// substitute.
+	// Host is this host's name among those that share Identities: its Kubernetes
+	// node's. Its own host name would not do: two hosts of the same name would take
+	// each other's identities.
 	Host string
 
-	// OnChange is told of what becomes of the nodes, one after the other and outside of
-	// all locks. It must not block: what comes meanwhile is kept in memory. Nil is
-	// told nothing.
+	// OnChange is called with each change of a node, one after the other and outside of
+	// all locks. It must not block: further changes are kept in memory meanwhile. Nil
+	// is not called.
 	OnChange func(Change)
 
-	// Names are those of settings, for reasons and the log.
+	// Names are the names of settings for reasons and the log.
 	Names Names
 
 	// Redact takes secrets out of a reason, which may quote what a control plane or an API
-	// has said: others read it than the log's readers, the pod for one. Nil takes out none.
+	// has said: others read it than the log's readers, the pod for one. Nil removes none.
 	Redact func(string) string
 
 	// Tests want them shorter; 0 means the usual.
@@ -105,7 +105,7 @@ type Config struct {
 // SocketStore keeps open sockets beyond the end of this process.
 type SocketStore = podnet.SocketStore
 
-// Engine runs the nodes of one machine's pods.
+// Engine runs the nodes of one host's pods.
 type Engine struct {
 	cfg  Config
 	log  *slog.Logger
@@ -170,7 +170,7 @@ func New(cfg Config) (*Engine, error) {
 
 // newEngine is New, with the state directory claimed.
 func newEngine(cfg Config) (*Engine, error) {
-	// Nothing of ours routes this process's own traffic into a tailnet, so
+	// No route of this program leads this process's own traffic into a tailnet, so
 	// its sockets need no mark to stay out (net/netns, process-wide).
 	netns.SetEnabled(false)
 	// A backend asks for a place for logs that it then does not write, and
@@ -182,7 +182,7 @@ func newEngine(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, log: cfg.Logger, claim: cfg.Claim, queue: newQueue(), tally: newTally(), changes: newNewsQueue(cfg.OnChange), nodes: map[string]*node{}, elsewhere: map[string]bool{}}
 	var err error
 	if e.machine, err = podnet.Machine(); err != nil {
-		return nil, fmt.Errorf("finding out which machine this is: %w", err)
+		return nil, fmt.Errorf("finding out which host this is: %w", err)
 	}
 	e.machine = cmp.Or(cfg.machine, e.machine)
 	e.served = podstate.LoadServed(cfg.StateDir, e.machine)
@@ -198,7 +198,7 @@ func newEngine(cfg Config) (*Engine, error) {
 	}
 	context.AfterFunc(e.ctx, e.host.Close)
 	hostnet.ShareInterfaces(e.host, e.ctx.Done(), func(err error) {
-		e.log.Warn("each node asks for this machine's interfaces by itself for a while", "err", err)
+		e.log.Warn("lost the shared watch of this host's interfaces: each node lists them itself until it is back", "err", err)
 	})
 	if err := podstate.CheckWritable(cfg.StateDir); err != nil {
 		e.log.Error("the state directory cannot be written: the nodes that are in it are served, new pods are refused", "err", err)
@@ -223,7 +223,7 @@ func newEngine(cfg Config) (*Engine, error) {
 
 // Run resumes the recorded nodes and keeps all nodes up until ctx is done.
 // Then it stops them, which leaves links, addresses and identities as they
-// are, and returns nil. When it lets go of the state directory, nothing of this
+// are, and returns nil. When it gives the state directory back, nothing of this
 // engine acts any more: no goroutine of a node, no Attach, no Forget.
 func (e *Engine) Run(ctx context.Context) error {
 	e.resumeAll()
@@ -246,7 +246,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.wg.Wait()
 	e.tidy()
 	err := e.claim.Release()
-	ahead.Wait() // nobody else waits for that
+	ahead.Wait() // no other goroutine waits for that
 	return err
 }
 
@@ -329,8 +329,8 @@ func (e *Engine) Forget(ctx context.Context, sandboxID string) error {
 }
 
 // Suspect says that a container of the sandbox was removed. If the sandbox has
-// ended without a word, that is the word: the pod is forgotten. It returns at
-// once; the engine looks for itself.
+// ended without a runtime event, this stands for the event: the pod is forgotten. It
+// returns at once; the engine looks by itself.
 func (e *Engine) Suspect(sandboxID string) {
 	if n := e.find(sandboxID); n != nil {
 		e.spawn(func() { n.suspect(sandboxID) })

@@ -80,7 +80,7 @@ func (n *node) untilDue() time.Duration {
 	return n.end.untilDue(time.Now(), n.e.cfg.Grace)
 }
 
-// beginWait reports whether nobody waits for the sandbox's end yet.
+// beginWait reports whether no goroutine waits for the sandbox's end yet, and notes that one does.
 func (n *node) beginWait(sandboxID string) bool {
 	n.op.Lock()
 	defer n.op.Unlock()
@@ -152,7 +152,7 @@ func (n *node) forgetGone() {
 	n.forgetLocked()
 }
 
-// evictNamesakes makes the pods leave whose name the pod has now, and waits a little
+// evictNamesakes has earlier pods of this pod's name leave, and waits a little
 // for their devices to be gone: a node that registers meanwhile would get the
 // name with a number at its end.
 func (e *Engine) evictNamesakes(ctx context.Context, pod Pod) {

@@ -8,8 +8,8 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// guarded is what of a node's pod is set up again when somebody else changes it: its
-// link, its fence, and what its router has put into it.
+// guarded holds the parts of a node's pod that are restored when somebody else changes
+// them: its link, its fence, and what its router has put into the pod.
 type guarded struct {
 	// linking is held while the link is made or restored.
 	linking sync.Mutex

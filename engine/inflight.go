@@ -23,7 +23,7 @@ import (
 // their pods.
 //
 // returnPatience bounds how long the second waits for the first: a node that hangs
-// must not keep the others from anything.
+// must not hold up the others.
 const returnPatience = 2 * time.Second
 
 // inFlight counts what is under way, so that others can wait until nothing is.

@@ -29,8 +29,8 @@ func (e *Engine) nextRound() int {
 }
 
 // attachAll attaches the pods one after the other, since it is a few
-// milliseconds each, and the first to be served is served soonest; and again
-// those that failed, until the next round. After a restart nearly all of them
+// milliseconds each, and the first to be served is served soonest. It tries those that
+// failed again, until the next round. After a restart nearly all of them
 // are nodes that are about to be served, links and all: they go first.
 func (e *Engine) attachAll(pods []Pod, round int) {
 	e.returning.wait(e.ctx, returnPatience)
@@ -67,7 +67,7 @@ func (e *Engine) attachLate(pod Pod, round int) bool {
 }
 
 // outdated reports whether another round, or another sandbox of the pod, has
-// made the attempt needless.
+// made the attempt unnecessary.
 func (e *Engine) outdated(pod Pod, round int) bool {
 	e.mu.Lock()
 	n, over := e.nodes[pod.UID], e.late.round != round

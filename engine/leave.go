@@ -52,7 +52,7 @@ func (n *node) leaveOnce(ctx context.Context) error {
 	if r := n.record(); n.hasWorkloads(r) {
 		return n.leaveIdentity(ctx, r)
 	}
-	if _, err := n.mendState(); err != nil {
+	if _, err := n.repairState(); err != nil {
 		return err
 	}
 	r := n.record()
@@ -89,7 +89,7 @@ func (n *node) deleteDevices(ctx context.Context, api tailnet.DeviceAPI, devices
 }
 
 // recordedDevices returns the IDs of the devices that the node has been, as far as its
-// record has them, but for those that are another machine's. Where it may have been
+// record has them, but for those that are another host's. Where it may have been
 // others, stored are the keys by which the tailnet has them.
 func (n *node) recordedDevices(r record) (ids []tailcfg.StableNodeID, stored podstate.Keys, err error) {
 	moved := n.isMoved(r)
@@ -144,7 +144,7 @@ func (n *node) isMoved(r record) bool {
 // without packets for that: the one that ran ended with the pod.
 func (n *node) logOut(ctx context.Context, r record) error {
 	if r.NodeID == "" && !r.Registering || slices.Contains(r.Elsewhere, r.NodeID) {
-		return nil // it never knocked, or is another machine's
+		return nil // it never tried to log in, or is another host's
 	}
 	limit := n.e.cfg.AttachTimeout
 	b, err := within(limit, "opening the backend", func() (*backend, error) {

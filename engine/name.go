@@ -28,14 +28,14 @@ const (
 )
 
 // keepName gets the node the name it asked for, where the tailnet gave it
-// another, until ctx is done or it is no use. The holder is mostly the device
+// another, until ctx is done or further tries are pointless. The holder is mostly the device
 // of the same pod's earlier incarnation: the kubelet removes a sandbox up to a
-// minute late, and one on a machine that has died is removed by nobody.
+// minute late, and the sandboxes of a host that has died are never removed.
 //
-// A name that is not the one asked for with a number was given by somebody, and
-// stays. With a static auth key there is no way; the difference has been logged.
-func (n *node) keepName(ctx context.Context, given, wished string) {
-	number, numbered := strings.CutPrefix(given, wished+"-")
+// A name other than the requested one with a number was given by an administrator, and
+// stays. A static auth key cannot rename; the difference has been logged.
+func (n *node) keepName(ctx context.Context, assigned, requested string) {
+	number, numbered := strings.CutPrefix(assigned, requested+"-")
 	if _, err := strconv.Atoi(number); !numbered || err != nil {
 		return
 	}
@@ -43,11 +43,11 @@ func (n *node) keepName(ctx context.Context, given, wished string) {
 	if api == nil {
 		return
 	}
-	log := n.log().With("requested", wished, "assigned", given)
+	log := n.log().With("requested", requested, "assigned", assigned)
 	pause := cmp.Or(n.e.cfg.namePause, nameShort)
 	var last error
 	for range nameTries {
-		err := n.claimName(ctx, api, wished)
+		err := n.claimName(ctx, api, requested)
 		switch {
 		case err == nil:
 			log.Debug("the node has the name that it asked for") // "running" has the new one
@@ -67,7 +67,7 @@ func (n *node) keepName(ctx context.Context, given, wished string) {
 
 // claimName renames the node's device, and deletes the name's holder before if
 // that is the device of a pod that is gone.
-func (n *node) claimName(ctx context.Context, api tailnet.DeviceAPI, wished string) error {
+func (n *node) claimName(ctx context.Context, api tailnet.DeviceAPI, requested string) error {
 	self := n.snapshot().NodeID
 	devices, err := api.Devices(ctx)
 	if err != nil {
@@ -75,7 +75,7 @@ func (n *node) claimName(ctx context.Context, api tailnet.DeviceAPI, wished stri
 	}
 	for _, d := range devices {
 		switch {
-		case d.Name != wished:
+		case d.Name != requested:
 			continue
 		case d.ID == self:
 			return nil
@@ -93,13 +93,14 @@ func (n *node) claimName(ctx context.Context, api tailnet.DeviceAPI, wished stri
 		}
 		n.log().Info("device deleted: it was an earlier one of the same pod", "name", d.Name, "nodeID", d.ID, "lastSeen", d.LastSeen)
 	}
-	return api.Rename(ctx, self, wished)
+	return api.Rename(ctx, self, requested)
 }
 
 // outlived reports whether a device is of an earlier incarnation of the node's
 // pod. Both have the default hostname then, which two pods of a cluster have
 // only if one of them is gone: see Pod.ChosenName. A device of another node
-// here goes by itself. Where none is to be swept, none is taken either.
+// of this engine is deleted by that node. If sweeping is off, no device is deleted here
+// either.
 func (n *node) outlived(api tailnet.DeviceAPI, d tailnet.Device) bool {
 	if n.e.cfg.SweepAfter < 0 {
 		return false

@@ -124,7 +124,7 @@ func (n *node) attach(ctx context.Context, pod Pod) (created bool, err error) {
 	return true, nil
 }
 
-// catchUp makes the link of a node that was resumed and has not come to it. n.op
+// catchUp makes the link of a node that was resumed and has not made it yet. n.op
 // is held.
 func (n *node) catchUp() error {
 	if n.end.stopped.Load() || n.linkedSandbox() == n.rec.Pod.SandboxID {
@@ -137,7 +137,7 @@ func (n *node) catchUp() error {
 	return err
 }
 
-// prepare writes the intent, then makes the link.
+// prepare writes the record, then makes the link.
 func (n *node) prepare(pod Pod) error {
 	paths := []string{pod.NetNS}
 	if pod.PID != 0 {

@@ -11,11 +11,11 @@ import (
 )
 
 // published is what others are told of a node: its status, its lines in the log
-// (statelog.go) and its news (change.go). It is part of the type node, whose
-// setState, setPending, log and so on it has. What it says of a node it is told by
-// that: it looks at nothing and waits for nothing.
+// (statelog.go) and its news (change.go). The type node embeds it, with setState,
+// setPending, log and so on. The node tells it what to publish: it looks at nothing
+// itself and waits for nothing.
 type published struct {
-	redact func(string) string // takes secrets out of a reason; nil takes out none
+	redact func(string) string // takes secrets out of a reason; nil removes none
 	queue  *newsQueue          // where news goes
 
 	// logger names the pod and its sandbox. What still serves the sandbox before reads it
@@ -31,13 +31,13 @@ type published struct {
 	suffering condition     // what is wrong with it while it is up
 	broken    string        // what is wrong with ts0, "" if nothing is known to be
 	uneasy    string        // what was wrong with it too often, "" if that is over
-	logged    loggedState   // what the log has had
-	told      told          // what the queue has had
+	logged    loggedState   // what has been logged
+	told      told          // what has been queued
 	changed   chan struct{} // closed when status changes, nil while nobody waits for that
 }
 
-// begin has it say what there is to say of a node that this process has done nothing for
-// yet.
+// begin publishes what the record says of a node for which this process has done
+// nothing yet.
 func (p *published) begin(e *Engine, r *record) {
 	p.redact, p.queue, p.chatter, p.way.tally = e.cfg.Redact, e.changes, newChatter(), e.tally
 	p.status.State, p.status.Since = Stopped, time.Now()
@@ -126,8 +126,8 @@ func (p *published) setGuarded(broken, uneasy string) {
 	p.tellGuardedLocked()
 }
 
-// clearGuarded is setGuarded of a node that nobody guards any more: whether it is up
-// is for others to say.
+// clearGuarded is setGuarded for a node that is no longer guarded: it does not change
+// whether the node is up.
 func (p *published) clearGuarded() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

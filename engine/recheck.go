@@ -19,8 +19,8 @@ import (
 
 // Tailscale's control plane ends the poll of a device that is deleted, and answers
 // the next one with an error. Headscale (0.29.0) lets the poll go on forever, with
-// its keep-alives, and says so only when it is asked again. So with a control
-// server of somebody's own it is asked now and then: the API, once for all nodes,
+// its keep-alives, and says so only when it is asked again. So a control
+// server that is not Tailscale's is asked now and then: the API, once for all nodes,
 // where there is one, otherwise by each node's control connection, which is opened
 // again.
 const recheckEvery = 5 * time.Minute // half of it to one and a half times it
@@ -88,7 +88,7 @@ func (e *Engine) runningSessions(profile string) (sessions []*session) {
 	return sessions
 }
 
-// throwOut has the node log in anew: the tailnet no longer has its device.
+// throwOut has the node log in again: the tailnet no longer has its device.
 func (s *session) throwOut() {
 	select {
 	case s.thrown <- struct{}{}:
@@ -96,7 +96,7 @@ func (s *session) throwOut() {
 	}
 }
 
-// connections are those to the control plane.
+// connections are the connections to the control plane.
 type connections struct {
 	mu   sync.Mutex
 	open map[*controlConn]struct{}

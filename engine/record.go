@@ -15,7 +15,7 @@ import (
 	"tailscale-nri/engine/internal/podstate"
 )
 
-// record is what the engine keeps of a node on disk.
+// record is a node's record on disk.
 type record = podstate.Record
 
 // keep writes the record, now or as soon as it can be written. n.op is held.
@@ -68,14 +68,14 @@ func (n *node) checkRoom() error {
 	case err != nil:
 		return fmt.Errorf("looking for the pod's state: %w", err)
 	}
-	return fmt.Errorf("%s is of this pod and could not be used when this process started, see its log: repair it or move it away, and restart tailscale-nri", n.dir)
+	return fmt.Errorf("%s belongs to this pod and could not be used when this process started, see its log: repair it or move it away, and restart tailscale-nri", n.dir)
 }
 
-// mendState sets the node's state aside if no backend could use it, and notes
-// in the record that the node is to register again if its key is lost: what it
-// was is one of its former devices then, which are deleted in time. It reports
+// repairState sets the node's state aside if no backend could use it, and notes
+// in the record that the node is to register again if its key is lost: its device
+// is then one of its former devices, which are deleted in time. It reports
 // whether the node has a key.
-func (n *node) mendState() (keyed bool, err error) {
+func (n *node) repairState() (keyed bool, err error) {
 	r := n.record()
 	k, err := podstate.StoredKeys(n.statePath())
 	switch {

@@ -36,7 +36,7 @@ func (s *session) rehandshake(ctx context.Context, peers []tailcfg.StableNodeID)
 // at once.
 //
 // Of two nodes of this engine one opens the session; the other only finds the path for
-// its answers: see gate.
+// its answers: see packetGate.
 func (s *session) rehandshakePeer(ctx context.Context, peer tailcfg.NodeView, opens bool) {
 	const tries, longest = 20, 2 * time.Second
 	addr, patience := peer.Addresses().At(0).Addr(), 100*time.Millisecond

@@ -10,7 +10,7 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// listing is what the runtime said of the node's sandbox when it last listed
+// listing is the runtime's statement about the node's sandbox when it last listed
 // all.
 type listing int
 
@@ -40,7 +40,7 @@ type sandboxEnd struct {
 	goneSince time.Time // its netns, as far as decide has seen; zero while it is there
 }
 
-// begin is of a sandbox that was just attached.
+// begin resets what is known, for a sandbox that was just attached.
 func (s *sandboxEnd) begin() {
 	s.seen, s.removed, s.list, s.goneSince = true, false, unknown, time.Time{}
 	s.stopped.Store(false)
@@ -59,14 +59,14 @@ func (s *sandboxEnd) mayBeUnannounced() bool {
 	return s.list != listedSuccessor && (!s.stopped.Load() || s.list == listedEnded)
 }
 
-// beginWait reports whether nobody waits for the sandbox's end yet.
+// beginWait reports whether no goroutine waits for the sandbox's end yet, and notes that one does.
 func (s *sandboxEnd) beginWait(sandboxID string) bool {
 	first := s.awaited != sandboxID
 	s.awaited = sandboxID
 	return first
 }
 
-// endWait notes that nobody waits for the sandbox's end any more.
+// endWait notes that no goroutine waits for the sandbox's end any more.
 func (s *sandboxEnd) endWait(sandboxID string) {
 	if s.awaited == sandboxID {
 		s.awaited = ""
@@ -82,7 +82,7 @@ func (s *sandboxEnd) untilDue(now time.Time, grace time.Duration) time.Duration 
 	return grace
 }
 
-// decision is what is to be done about a sandbox that may have ended.
+// decision says what to do about a sandbox that may have ended.
 type decision int
 
 const (
@@ -129,8 +129,8 @@ func (s *sandboxEnd) keptUntil(grace time.Duration) time.Time {
 // mayGiveUp reports whether a netns that cannot be found is reason enough to
 // give the identity up, which cannot be had back. The runtime's word settles
 // it: a sandbox that it no longer lists has been removed, one that it lists as
-// ended may get a successor. One that it lists as live is out of our sight, not
-// gone, unless this process has seen it before.
+// ended may get a successor. One that it lists as live cannot be seen from here, and is
+// not gone, unless this process has seen it before.
 func (s *sandboxEnd) mayGiveUp(look sight, grace time.Duration) bool {
 	waited := look.at.Sub(s.goneSince)
 	switch {

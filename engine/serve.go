@@ -18,8 +18,8 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// serveOnce brings the node up and keeps it up until ctx is done, which is no
-// error, or something is wrong. The link stays in either case.
+// serveOnce brings the node up and keeps it up until ctx is done, which is not
+// an error, or something is wrong. The link stays in either case.
 func (n *node) serveOnce(ctx context.Context) error {
 	defer n.serving.hasReturned()
 	r, relogin, err := n.readyKeys(ctx)
@@ -28,7 +28,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	}
 	leave := func() {}
 	defer func() { leave() }()
-	known := r.IsKnown() && !relogin // needs no key, and so nobody's answer
+	known := r.IsKnown() && !relogin // needs no key, and so no call of the API
 	if known {
 		leave = n.e.enter(ctx)
 	}
@@ -58,13 +58,13 @@ func (n *node) readyKeys(ctx context.Context) (r record, relogin bool, err error
 	if err := n.ownKeys(ctx); err != nil {
 		return r, false, err
 	}
-	keyed, err := n.mendState()
+	keyed, err := n.repairState()
 	if err != nil {
 		return r, false, err
 	}
 	r, relogin = n.record(), n.loginNeeded()
 	if !keyed || relogin {
-		// What comes of a login must not be forgotten.
+		// The result of a login must not be lost.
 		if err := podstate.CheckWritable(n.dir); err != nil {
 			return r, false, fmt.Errorf("the node's keys cannot be kept: %w", err)
 		}
@@ -118,8 +118,8 @@ func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error
 		if s.ending.begun() && !s.registering {
 			return s.ending.err
 		}
-		if s.p.up() && !s.greeted {
-			s.greeted = true
+		if s.p.up() && !s.rehandshaken {
+			s.rehandshaken = true
 			time.AfterFunc(reachPatience, s.setReachable) // as far as anyone can tell
 			time.AfterFunc(gatePatience, s.gate.Open)
 			s.rehandshake(ctx, recent)
@@ -195,7 +195,7 @@ func (s *session) hear(note *ipn.Notify) error {
 		s.netmap.changed()
 		s.followRoutes()
 	} else if note.State != nil {
-		s.followRoutes() // of a netmap from the disk nobody tells
+		s.followRoutes() // there is no notification for a netmap from the disk
 	}
 	s.watch.hear(note)
 	if len(note.PeerState) > 0 {
@@ -207,7 +207,7 @@ func (s *session) hear(note *ipn.Notify) error {
 
 var errLoginNeeded = errors.New("the tailnet no longer knows this node (deleted, expired or logged out): it registers again")
 
-// stateChanged tells a node that is not yet in from one that was thrown out.
+// stateChanged distinguishes a node that is not yet in the tailnet from one that was thrown out.
 func (s *session) stateChanged(state ipn.State) error {
 	if state == ipn.NeedsMachineAuth {
 		s.n.setPending(errors.New("the tailnet has device approval on and has not approved this device: approve it in the admin console (Machines)"))

@@ -27,7 +27,7 @@ type serving struct {
 	noTags  bool           // the login server takes no requested tags
 }
 
-// newServing returns the one of a node that is not served yet; bare says that it is new.
+// newServing returns the serving of a node that is not served yet; bare says that it is new.
 func newServing(bare bool) serving {
 	return serving{guarded: newGuarded(), looks: make(chan struct{}, 1), bare: bare}
 }
@@ -78,7 +78,7 @@ func (s *serving) requestsTags() bool {
 	return !s.noTags
 }
 
-// hasReturned notes that the node needs nobody's patience any more: it forwards,
+// hasReturned notes that others need not wait for the node any more: it forwards,
 // or has failed to.
 func (s *serving) hasReturned() {
 	if end := s.returned.Load(); end != nil {

@@ -13,18 +13,18 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// session is one serve: what it waits for, and what it hears.
+// session is one run of a node's backend: what it waits for, and what the backend reports.
 type session struct {
 	n      *node
 	b      *backend
 	device *podnet.Device
-	gate   *gate
-	local  []tailcfg.StableNodeID // that the gate waits for
+	gate   *packetGate
+	local  []tailcfg.StableNodeID // that the pod's packets are held back for
 
 	features    Features
 	routing     routing
 	tagsDue     []string // that the node must have been granted before it has an address
-	registering bool     // an auth key is under way, and nobody has said whose device it made
+	registering bool     // an auth key is in use, and which device it made is not known yet
 
 	// What the backend's own goroutines report. Each is a channel of one:
 	// the latest counts.
@@ -33,7 +33,7 @@ type session struct {
 	reachable chan struct{}
 	thrown    chan struct{} // out of the tailnet
 
-	// Of a workload's identity, nil for any other node.
+	// For a workload's identity; nil for any other node.
 	identityDue chan struct{}
 	taken       chan error
 
@@ -43,15 +43,15 @@ type session struct {
 	dns    *sessionDNS // nil for a pod that did not ask for it
 
 	// What loop knows.
-	p        progress
-	netmap   *netmapKeeper
-	ending   end
-	watchdog <-chan time.Time
-	greeted  bool // its peers, once the node was up
+	p            progress
+	netmap       *netmapKeeper
+	ending       end
+	watchdog     <-chan time.Time
+	rehandshaken bool // with its peers, once the node was up
 }
 
 // newSession returns the session of a node that, if it had sessions before,
-// had them with these nodes of ours.
+// had them with these nodes of this engine.
 func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *session {
 	return &session{
 		n:         n,
@@ -59,7 +59,7 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 		watch:     newWatch(&n.e.cfg),
 		device:    device,
 		local:     local,
-		gate:      newGate(device, len(local) > 0 && n.e.cfg.NoLocalDelivery),
+		gate:      newPacketGate(device, len(local) > 0 && n.e.cfg.NoLocalDelivery),
 		addrs:     make(chan []netip.Addr, 1),
 		notify:    make(chan *ipn.Notify, 64),
 		reachable: make(chan struct{}, 1),
@@ -67,9 +67,9 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 	}
 }
 
-// login is how a session's node gets in.
+// login is how a session's node logs in.
 type login struct {
-	authKey string // "" of one that is known
+	authKey string // "" for a node that is known
 	again   bool   // with a new node key
 }
 
@@ -84,7 +84,7 @@ func (s *session) run(ctx context.Context, r record, l login, started func()) er
 	defer s.expiry.stop()
 	n.keepPort(r, s.b.sys.MagicSock.Get().LocalPort())
 
-	ctx, stop := context.WithCancel(ctx) // also ends greetings
+	ctx, stop := context.WithCancel(ctx) // also ends rehandshakes
 	defer stop()
 	defer s.startWatching()()
 	defer s.startDNS()()
@@ -103,7 +103,7 @@ func (s *session) run(ctx context.Context, r record, l login, started func()) er
 	return s.loop(ctx, r.Recent)
 }
 
-// podEnd returns what the backend has in the pod.
+// podEnd returns the backend's device and router in the pod.
 func (s *session) podEnd(link *podnet.Link) podEnd {
 	guarded := &s.n.serving.guarded
 	r := s.n.newRouter(link, &s.features, guarded.currentFence(), s.noteAddresses)
@@ -130,8 +130,8 @@ func (s *session) noteAddresses(addrs []netip.Addr) {
 	s.addrs <- addrs
 }
 
-// observe reads the backend's log for what it does not say elsewhere: that a
-// peer can reach us.
+// observe reads the backend's log for the one fact that it reports nowhere else: that
+// a peer can reach this node.
 func (s *session) observe(format string, args []any) {
 	if s.expiry.observe(format, args) {
 		s.throwOut()
@@ -147,7 +147,7 @@ func (s *session) observe(format string, args []any) {
 	}
 }
 
-// setReachable says that a peer can reach us.
+// setReachable notes that a peer can reach this node.
 func (s *session) setReachable() {
 	select {
 	case s.reachable <- struct{}{}:

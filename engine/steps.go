@@ -118,13 +118,13 @@ var (
 	_ tailnet.DeviceAPI = steppedAPI{}
 )
 
-// profiled is what is the engine's and of a profile.
+// profiled is the engine's access to the tailnet of a profile.
 type profiled struct {
 	e       *Engine
 	profile string
 }
 
-// of has an error name the profile, if it has a name.
+// of adds the profile to an error, if the profile has a name.
 func (p profiled) of(err error) error {
 	if err == nil || p.profile == "" {
 		return err

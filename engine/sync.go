@@ -18,15 +18,15 @@ func (e *Engine) Sync(ctx context.Context, live []Pod, ended []string) error {
 	for _, id := range ended {
 		lists[id] = listedEnded
 	}
-	anew := map[string]bool{}
+	isLive := map[string]bool{} // by pod UID
 	for _, pod := range live {
-		lists[pod.SandboxID], anew[pod.UID] = listedLive, true
+		lists[pod.SandboxID], isLive[pod.UID] = listedLive, true
 	}
 	for _, n := range e.snapshot() {
 		id := n.sandboxID()
 		l, ok := lists[id]
 		switch {
-		case anew[n.uid] && l != listedLive:
+		case isLive[n.uid] && l != listedLive:
 			l = listedSuccessor
 		case !ok:
 			l = notListed

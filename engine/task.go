@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// task is what a node does, one thing at a time. Its zero value does nothing yet.
+// task runs a node's activity, one at a time. Its zero value runs nothing.
 type task struct {
 	mu     sync.Mutex
 	cancel context.CancelFunc // of what is done, nil before the first; guarded by mu

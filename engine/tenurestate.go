@@ -10,7 +10,7 @@ import (
 // tenure is what a node knows of the identity that it holds, or waits for.
 type tenure struct {
 	mu      sync.Mutex // guards what follows
-	version string     // of what it last stored, "" if it does not know
+	version string     // as it last stored it, "" if it does not know
 	trouble string     // why it could not be renewed
 
 	// The last look at another holder's, and when that version was first seen.
@@ -32,7 +32,7 @@ func (t *tenure) setVersion(version string) {
 	t.version = version
 }
 
-// storedVersion is that of what the node last stored, "" if it does not know.
+// storedVersion is the version that the node last stored, "" if it does not know.
 func (t *tenure) storedVersion() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// way is when a node has passed the stages of its way up.
+// way holds the times at which a node has passed the stages of its start.
 type way struct {
 	tally *tally // that the stages are counted in
 

@@ -38,7 +38,7 @@ type command struct {
 	getenv func(string) string // the environment, with the flags over it
 }
 
-const usage = `tailscale-nri gives annotated pods of this node a tailnet node each.
+const usage = `tailscale-nri gives annotated pods of this host a tailnet node each.
   tailscale-nri [flags]          serve, until SIGTERM; links and identities stay
   tailscale-nri status [[NAMESPACE/]POD ...]   pods and their nodes; -o table|wide|json|yaml, -watch
                                  ends with 0: all Running, 1: not all, 2: nobody could be asked
@@ -49,7 +49,7 @@ Flags: -version; -nri-socket, -state-dir and -status-socket PATH, over the varia
 Environment, or files in TS_CONFIG_DIR (default):
 `
 
-// parseArgs reads the command line. Where help is asked for, it prints it.
+// parseArgs reads the command line. It prints the help if that is asked for.
 func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (command, error) {
 	over := make(map[string]*string)
 	c := command{name: cmdServe, getenv: func(key string) string {
@@ -91,9 +91,9 @@ func parseArgs(args []string, getenv func(string) string, stdout io.Writer) (com
 		settings.Print(stdout)
 		return c, nil
 	case err != nil:
-		return c, fmt.Errorf("%w (-help shows what there is)", err)
+		return c, fmt.Errorf("%w (see -help)", err)
 	case fs.NArg() > 0:
-		return c, fmt.Errorf("unknown argument %q (-help shows what there is)", strings.Join(fs.Args(), " "))
+		return c, fmt.Errorf("unknown argument %q (see -help)", strings.Join(fs.Args(), " "))
 	case *showVersion:
 		c.name = cmdVersion
 	}
@@ -124,7 +124,7 @@ func (c *command) show(pods []string, asYAML bool) error {
 	return status.CheckFormat(c.output)
 }
 
-// checkFlags says which flag is another command's.
+// checkFlags returns an error for a flag that belongs to another command.
 func (c *command) checkFlags(asYAML bool) error {
 	switch {
 	case (asYAML || c.output != "" || c.watch) && c.name != cmdStatus, c.json && c.name != cmdStatus && c.name != cmdDoctor:

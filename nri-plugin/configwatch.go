@@ -23,7 +23,7 @@ import (
 )
 
 // errRestart ends a process that is to be started again at once, with the
-// configuration that there is now.
+// present configuration.
 var errRestart = errors.New("the configuration has changed")
 
 // lookEvery is how often the directory is looked at. The kubelet takes up to a
@@ -34,15 +34,16 @@ const lookEvery = 2 * time.Second
 // the process runs.
 //
 // A process that could not use its configuration waits here until it can.
-// One that serves ends for a changed one and is started again by its supervisor,
-// which costs the pods what a planned restart does; a changed one that is bad it
-// does not use, says so, and remains ready: a slip in a ConfigMap, which comes to
-// all nodes at once, must not take them down. So it does where its own is good no
-// more, since a file that it names has gone. A changed policy alone counts at once,
-// without another start, unless its config.ClusterRanges are others.
+// One that serves ends when the configuration changes and its supervisor starts it
+// again, which costs the pods what a planned restart does. If the changed one is bad,
+// the process does not use it, logs that, and remains ready: a mistake in a ConfigMap,
+// which reaches all hosts at once, must not take them down. The same holds if its own
+// configuration has become invalid, since a file that it names has gone. If only the
+// policy changes, the new one counts at once, without a restart, unless its
+// config.ClusterRanges differ.
 type configWatch struct {
 	getenv   func(string) string
-	began    config.Values     // what the process has begun with
+	began    config.Values     // what the process started with
 	ranges   []netip.Prefix    // of the policy at that time
 	policies *podspec.Policies // nil where there is no policy
 	health   *statussocket.Health
@@ -51,10 +52,10 @@ type configWatch struct {
 
 	waits   bool   // for a configuration to begin with
 	emptied bool   // the policy's file was empty at the last look
-	said    string // what the log has of one that cannot be used
+	said    string // what was logged of a configuration that cannot be used
 }
 
-// Run returns errRestart once there is something to start again with, and nil at
+// Run returns errRestart once there is a configuration to restart with, and nil at
 // the end of ctx.
 func (w *configWatch) Run(ctx context.Context) error {
 	if w.every == 0 {
@@ -71,7 +72,7 @@ func (w *configWatch) Run(ctx context.Context) error {
 	}
 }
 
-// look reports whether the configuration is worth another start.
+// look reports whether the configuration requires a restart.
 func (w *configWatch) look() bool {
 	now, cfg, err := config.Load(w.getenv)
 	again := w.adopt(now, cfg)
@@ -99,8 +100,8 @@ func (w *configWatch) look() bool {
 	return true
 }
 
-// adopt has the policy count that was read, if it can be used and is of the file that
-// the process has begun with. It reports whether the policy needs another start.
+// adopt puts the policy that was read into effect, if it can be used and comes from the
+// file that the process started with. It reports whether the policy needs a restart.
 func (w *configWatch) adopt(now config.Values, cfg config.Config) (again bool) {
 	was := w.policies.Load()
 	if w.waits || was == nil || cfg.Policy == nil || now[settings.PolicyFile] != w.began[settings.PolicyFile] {
@@ -120,8 +121,8 @@ func (w *configWatch) adopt(now config.Values, cfg config.Config) (again bool) {
 	return !slices.Equal(cfg.Policy.Ranges, w.ranges)
 }
 
-// complain says what is wrong, in the log once and with a line for each value.
-// It is a change, or what has become of a configuration that is as it was.
+// complain logs what is wrong, once and with a line for each value. The cause is a
+// change, or a configuration that has become invalid by itself.
 func (w *configWatch) complain(err error, change bool) {
 	what, remark := w.trouble(err, change)
 	if w.waits {
@@ -135,16 +136,16 @@ func (w *configWatch) complain(err error, change bool) {
 	}
 }
 
-// trouble is what err means for this process, for the log and, of one that
-// serves, for a probe.
+// trouble is what err means for this process: a text for the log and, if the process
+// serves, one for a probe.
 func (w *configWatch) trouble(err error, change bool) (what, remark string) {
 	switch {
 	case w.waits && errors.As(err, new(privileges.Error)):
 		return "this process cannot serve: waiting to be replaced", ""
 	case w.waits:
-		return "the configuration cannot be used: waiting until it is mended", ""
+		return "the configuration cannot be used: waiting until it is fixed", ""
 	case change:
 		return "the changed configuration cannot be used: going on with the old one", "a changed configuration is not used"
 	}
-	return "the configuration could not be used at another start: going on for now", "another start would fail"
+	return "the configuration has become invalid: going on with the one in use, a restart would fail", "a restart would fail"
 }

@@ -42,7 +42,7 @@ func TestBadChange(t *testing.T) {
 	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret, settings.LogLevel, "loud", settings.Tags, "x")
 	for range 3 {
 		if w.look() {
-			t.Fatal("it begins anew with a bad configuration")
+			t.Fatal("it restarts with a bad configuration")
 		}
 	}
 	if ok, text := w.health.Ready(); !ok || !strings.Contains(text, `LOG_LEVEL is "loud"`) || strings.Contains(text, "\n") {
@@ -53,21 +53,21 @@ func TestBadChange(t *testing.T) {
 	}
 	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret)
 	if w.look() {
-		t.Error("it begins anew with what it has")
+		t.Error("it restarts with what it has")
 	}
 	if ok, text := w.health.Ready(); !ok || text != statussocket.ReadyText {
 		t.Errorf("ready %v, %q", ok, text)
 	}
 	plugintest.MountConfig(t, dir, settings.AuthKey, plugintest.Secret+"2", settings.ClusterName, "new")
 	if !w.look() {
-		t.Error("it does not begin anew")
+		t.Error("it does not restart")
 	}
 	if book.Count("changed=\"CLUSTER_NAME TS_AUTHKEY\"") != 1 || book.Count(plugintest.Secret) != 0 {
 		t.Errorf("the log says\n%s", book)
 	}
 }
 
-// TestTokenGoes: it is no change of the configuration that a file goes which it
+// TestTokenGoes: the configuration does not change when a file disappears which it
 // names, and none that it comes back.
 func TestTokenGoes(t *testing.T) {
 	dir := t.TempDir()
@@ -78,10 +78,10 @@ func TestTokenGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.look()
-	if ok, text := w.health.Ready(); !ok || !strings.HasPrefix(text, statussocket.ReadyText+"; another start would fail: ") || !strings.Contains(text, token) {
+	if ok, text := w.health.Ready(); !ok || !strings.HasPrefix(text, statussocket.ReadyText+"; a restart would fail: ") || !strings.Contains(text, token) {
 		t.Errorf("ready %v, %q", ok, text)
 	}
-	if book.Count("could not be used at another start") != 1 || book.Count("changed") != 0 {
+	if book.Count("has become invalid") != 1 || book.Count("changed") != 0 {
 		t.Errorf("the log says\n%s", book)
 	}
 	plugintest.MountConfig(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token, settings.ClusterName, "other")
@@ -92,7 +92,7 @@ func TestTokenGoes(t *testing.T) {
 	plugintest.MountConfig(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
 	plugintest.WriteFile(t, filepath.Dir(token), "token", []byte(plugintest.Secret))
 	if _, text := w.health.Ready(); w.look() {
-		t.Errorf("it begins anew with what it has, %q", text)
+		t.Errorf("it restarts with what it has, %q", text)
 	}
 	if ok, text := w.health.Ready(); !ok || text != statussocket.ReadyText {
 		t.Errorf("ready %v, %q", ok, text)
@@ -106,12 +106,12 @@ func TestTokenComes(t *testing.T) {
 	plugintest.MountConfig(t, dir, settings.OAuthID, "id", settings.IDTokenFile, token)
 	w, book := watched(t, dir)
 	plugintest.WriteFile(t, filepath.Dir(token), "token", []byte(plugintest.Secret))
-	if !w.look() || book.Count("waiting until it is mended") != 1 || book.Count("can be used now") != 1 || book.Count("has changed") != 0 {
+	if !w.look() || book.Count("waiting until it is fixed") != 1 || book.Count("can be used now") != 1 || book.Count("has changed") != 0 {
 		t.Errorf("the log says\n%s", book)
 	}
 }
 
-// TestNoPrivileges: no file mends that, and nothing says so.
+// TestNoPrivileges: no change of a file fixes that, and no message says it would.
 func TestNoPrivileges(t *testing.T) {
 	book := plugintest.NewLogBook()
 	w := &configWatch{health: &statussocket.Health{}, log: slog.New(slog.NewTextHandler(book, nil)), waits: true}
@@ -124,8 +124,8 @@ func TestNoPrivileges(t *testing.T) {
 	}
 }
 
-// TestMended: one that waits begins anew once there is something to begin with.
-func TestMended(t *testing.T) {
+// TestFixed: a process that waits restarts once it has a usable configuration.
+func TestFixed(t *testing.T) {
 	dir := t.TempDir()
 	plugintest.MountConfig(t, dir, settings.LogLevel, "loud")
 	w, book := watched(t, dir)
@@ -135,7 +135,7 @@ func TestMended(t *testing.T) {
 	if ok, text := w.health.Ready(); ok || !strings.HasPrefix(text, `not ready: LOG_LEVEL is "loud"`) || !strings.Contains(text, "; no credentials") {
 		t.Errorf("ready %v, %q", ok, text)
 	}
-	if n := book.Count("waiting until it is mended"); n != 2 {
+	if n := book.Count("waiting until it is fixed"); n != 2 {
 		t.Errorf("the log says so %d times:\n%s", n, book)
 	}
 	ended := make(chan error, 1)

@@ -28,9 +28,9 @@ import (
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// TestDoctorBesideThePlugin runs the whole program next to another one of it that
+// TestDoctorNextToPlugin runs the whole program next to another one of it that
 // serves, with a runtime, a control plane and an API.
-func TestDoctorBesideThePlugin(t *testing.T) {
+func TestDoctorNextToPlugin(t *testing.T) {
 	dir := t.TempDir()
 	plane := plugintest.StartControl(t)
 	vars := append(plugintest.PlaneVars(plane), settings.AuthKey+"=", settings.PodUID+"=uid-own",

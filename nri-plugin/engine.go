@@ -12,9 +12,9 @@ import (
 	"tailscale-nri/nri-plugin/internal/logging"
 )
 
-// newEngine wires the engine to the way into the tailnet. It serves the state
-// directory that is claimed, and keeps the links' sockets in sockets. tell hears of what
-// becomes of the nodes; nil does not.
+// newEngine wires the engine to the tailnets. It serves the state
+// directory that is claimed, and keeps the links' sockets in sockets. tell is called with
+// each change of a node, unless it is nil.
 func newEngine(cfg config.Config, tn tailnets, claim *engine.Claim, sockets engine.SocketStore, tell func(engine.Change), log *slog.Logger) (*engine.Engine, error) {
 	after := cfg.SweepAfter
 	if after == 0 {
@@ -32,11 +32,11 @@ func newEngine(cfg config.Config, tn tailnets, claim *engine.Claim, sockets engi
 // keysAhead is how many auth keys lie ready for each set of tags in use.
 const keysAhead = 2
 
-// keyLeavesBehind is said once at start: with a key nothing can be deleted.
+// keyLeavesBehind is logged once at start: no device can be deleted with an auth key.
 const keyLeavesBehind = "TS_AUTHKEY is set, with which no device can be deleted: a pod's device goes with the pod if the key is an ephemeral one; " +
 	"of any other key it stays in the tailnet, expired, and keeps its name, until somebody deletes it by hand"
 
-// newTailnet is the way into the tailnet that cfg names.
+// newTailnet returns the access to the tailnet that cfg names.
 func newTailnet(cfg config.Config, log *slog.Logger) (tailnet.Tailnet, error) {
 	if cfg.AuthKey != "" {
 		log.Warn(keyLeavesBehind)

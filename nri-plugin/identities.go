@@ -15,8 +15,8 @@ import (
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// identityStore is where workloads' devices are kept, nil if they are not. One that
-// cannot be had is no reason to leave all other pods without a node.
+// identityStore returns the store of workloads' devices, nil if they are not kept. If it
+// cannot be opened, the other pods still get their nodes.
 func identityStore(cfg config.Config, log *slog.Logger) engine.IdentityStore {
 	if !cfg.StateSecrets {
 		return nil
@@ -31,11 +31,11 @@ func identityStore(cfg config.Config, log *slog.Logger) engine.IdentityStore {
 			return store
 		}
 	}
-	log.Error("pods whose device goes with their workload have none", "err", err)
+	log.Error("pods whose device goes with their workload get no tailnet node", "err", err)
 	return noStore{err}
 }
 
-// noStore is a store that is not there.
+// noStore is the store that fails: every call returns why there is none.
 type noStore struct{ why error }
 
 func (s noStore) Load(context.Context, engine.WorkloadKey) (engine.Identity, error) {

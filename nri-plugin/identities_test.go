@@ -30,7 +30,7 @@ func TestNoIdentityStore(t *testing.T) {
 	}
 	_, err := s.Load(t.Context(), engine.WorkloadKey{})
 	if err == nil || errors.Is(err, engine.ErrNoIdentity) {
-		t.Errorf("Load = %v: a pod would make an identity anew", err)
+		t.Errorf("Load = %v: a pod would make a new identity", err)
 	}
 	if _, err := s.List(t.Context()); err == nil {
 		t.Error("List succeeds: the sweep would delete what is kept")

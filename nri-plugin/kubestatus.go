@@ -17,11 +17,11 @@ import (
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// kubeStatus shows in Kubernetes what becomes of the pods' nodes. A nil one does not.
+// kubeStatus shows the state of the pods' nodes in Kubernetes. A nil one does nothing.
 type kubeStatus struct{ *kubestatus.Publisher }
 
-// newKubeStatus returns nil where that is not wanted, or cannot be: no reason to leave the
-// pods without their nodes.
+// newKubeStatus returns nil if that is not configured, or not possible: the pods still
+// get their nodes.
 func newKubeStatus(cfg config.Config, log *slog.Logger) *kubeStatus {
 	if !cfg.KubeStatus {
 		return nil
@@ -38,13 +38,13 @@ func newKubeStatus(cfg config.Config, log *slog.Logger) *kubeStatus {
 	return &kubeStatus{kubestatus.New(kubestatus.Config{API: client, Host: hostName(cfg), Logger: log, Rates: kubestatus.UsualRates()})}
 }
 
-// hostName is the Kubernetes node's name, or the machine's.
+// hostName is the Kubernetes node's name, or the host's own.
 func hostName(cfg config.Config) string {
 	name, _ := os.Hostname() // "" says nothing wrong
 	return cmp.Or(cfg.NodeName, name)
 }
 
-// tell is for engine.Config.OnChange.
+// tell is the function for engine.Config.OnChange.
 func (k *kubeStatus) tell() func(engine.Change) {
 	if k == nil {
 		return nil
@@ -64,7 +64,7 @@ func (k *kubeStatus) Run(ctx context.Context) error {
 	}
 	err := k.Publisher.Run(ctx)
 	if errors.Is(context.Cause(ctx), errRestart) {
-		return err // whoever is started again waits for this end
+		return err // a process that is started again waits for this end
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 	defer cancel()

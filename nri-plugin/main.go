@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 // Command tailscale-nri gives annotated Kubernetes pods a tailnet node each. It
-// runs once per cluster node, hears of pod sandboxes from the container runtime
+// runs once per host, hears of pod sandboxes from the container runtime
 // over NRI, and hands those that opted in to the engine.
 //
 // This package has the command line, and wires the parts of a process that serves to
@@ -13,7 +13,7 @@
 // looks at both, and changes neither). All it knows of a pod comes from the runtime: it
 // asks the Kubernetes API for nothing, and serves pods while there is none. It talks to
 // that API only where it was told to: to keep workloads' devices in Secrets
-// (internal/kubestate), and to show there what becomes of the pods' nodes
+// (internal/kubestate), and to show there the state of the pods' nodes
 // (internal/kubestatus).
 package main
 
@@ -58,7 +58,7 @@ func main() {
 		}
 		os.Exit(code)
 	}
-	up.Adopt()
+	up.CloseOnExec()
 	report := func(err error) { fmt.Fprintln(os.Stderr, "tailscale-nri:", err) }
 	if serves(os.Args[1:]) {
 		log := mainLogger()
@@ -87,7 +87,7 @@ func main() {
 
 // mainLogger is the log of a process that serves, or that supervises one.
 func mainLogger() *slog.Logger {
-	cfg, _ := config.Read(os.Getenv) // what is wrong with it is said by serve
+	cfg, _ := config.Read(os.Getenv) // serve reports what is wrong with it
 	return logging.New(cfg, os.Stderr)
 }
 
@@ -97,7 +97,7 @@ func serves(args []string) bool {
 	return err == nil && cmd.name == cmdServe
 }
 
-// misused is the error of a bad command line, which for some commands ends with 2.
+// misused is the error of a bad command line; some commands then end with 2.
 func misused(args []string, err error) error {
 	if slices.Contains(args, cmdDoctor) || slices.Contains(args, cmdStatus) || slices.ContainsFunc(args, podtools.Is) {
 		return statussocket.CannotAsk{Err: err}

@@ -43,7 +43,7 @@ func TestPolicyChanges(t *testing.T) {
 	expect := func(want ...string) {
 		t.Helper()
 		if got := names(); w.look() || !slices.Equal(names(), want) {
-			t.Errorf("it begins anew, or the rules are %q after %q, want %q", names(), got, want)
+			t.Errorf("it restarts, or the rules are %q after %q, want %q", names(), got, want)
 		}
 	}
 	expect("first")
@@ -91,12 +91,12 @@ func TestPolicyChanges(t *testing.T) {
 	// The engine is told its ranges at its start.
 	change("clusterRanges: [10.0.0.0/8]\nrules: [{name: fifth}]")
 	if !w.look() || book.Count("clusterRanges have changed") != 1 {
-		t.Errorf("it does not begin anew:\n%s", book)
+		t.Errorf("it does not restart:\n%s", book)
 	}
 }
 
 // TestBrokenPolicyAtStart: the process waits, and is not ready, until the policy is
-// mended.
+// fixed.
 func TestBrokenPolicyAtStart(t *testing.T) {
 	_, change, w, book := watchedPolicy(t, "rules: [{nam: x}]")
 	if w.look() || w.policies.Load() != nil {

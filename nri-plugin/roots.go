@@ -15,11 +15,11 @@ import (
 	_ "golang.org/x/crypto/x509roots/fallback"
 )
 
-// envCertFile is read by crypto/x509, and is no setting of ours.
+// envCertFile is read by crypto/x509, and is not a setting of this program.
 const envCertFile = "SSL_CERT_FILE"
 
-// checkRoots warns of a file of authorities that has none. What is trusted is then
-// what would be without it, and crypto/x509 does not say so.
+// checkRoots warns of a file of authorities that holds none. The same authorities are
+// then trusted as without it, and crypto/x509 does not report that.
 func checkRoots(getenv func(string) string, log *slog.Logger) {
 	file := getenv(envCertFile)
 	if file == "" {

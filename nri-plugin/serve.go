@@ -29,7 +29,7 @@ import (
 // gcPercent is what GOGC is set to, unless the environment sets it. A node holds
 // about 1.2 MB of heap, and at 100 percent its process as much again. At 25
 // percent the process is 30 percent smaller, for a tenth more of the CPU time that
-// a change of the machine's interfaces takes; at 10 percent it is no smaller, and
+// a change of the host's interfaces takes; at 10 percent it is no smaller, and
 // takes another eighth.
 const gcPercent = 25
 
@@ -40,11 +40,12 @@ const startTime = 10 * time.Second
 // serve builds the parts and runs them until ctx ends or one of them fails.
 //
 // A bad configuration is an error, except where it comes from a directory, or the
-// policy alone is bad: that is mended in place, so the process stays, says what is wrong to whoever asks,
-// and goes on by itself. The configuration alone is waited for so: a status socket
-// that cannot be had, or a state directory that cannot be made, claimed or read,
-// ends the process with either. In a DaemonSet that is CrashLoopBackOff, with the
-// reason in the log and, as deploy has it, in the termination message.
+// policy alone is bad: that is fixed in place, so the process stays, answers probes
+// and commands with what is wrong, and goes on by itself. Only the configuration is
+// waited for in this way: a status socket that cannot be opened, or a state directory
+// that cannot be created, claimed or read, ends the process in either case. In a
+// DaemonSet that is CrashLoopBackOff, with the reason in the log and, as deploy has
+// it, in the termination message.
 func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent, stderr io.Writer) error {
 	began, cfg, bad := config.Load(getenv)
 	if bad == nil {
@@ -88,7 +89,7 @@ func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent
 	return runAll(ctx, parts...)
 }
 
-// daemon serves the pods of this machine.
+// daemon serves the pods of this host.
 type daemon struct {
 	cfg      config.Config
 	policies *podspec.Policies
@@ -100,8 +101,8 @@ type daemon struct {
 }
 
 // Run serves until ctx ends. While another process does, it stands by: all that
-// can be done before is done by then, and nothing else, so that the pods are
-// without a process for as short as possible.
+// can be done in advance is done by then, and nothing else, so that the pods are
+// without a process for as short a time as possible.
 func (d *daemon) Run(ctx context.Context) error {
 	place, err := d.up.FDStore()
 	if err != nil {
@@ -121,7 +122,7 @@ func (d *daemon) Run(ctx context.Context) error {
 	}
 	sockets := supervisor.OpenSockets(place)
 	defer func() {
-		// Whoever is started again finds them.
+		// A process that is started again finds them.
 		if !errors.Is(context.Cause(ctx), errRestart) {
 			sockets.Clear()
 		}
@@ -145,20 +146,20 @@ func (d *daemon) Run(ctx context.Context) error {
 	})
 }
 
-// standBy says that another process serves. What an earlier child of this one's
-// supervisor has left in the store is out of date by then: its sockets hold
-// packets that the other process has had as well.
+// standBy notes that another process serves. The sockets that an earlier child of the
+// same supervisor has left in the store are out of date by then: they hold packets
+// that the other process has received as well.
 func (d *daemon) standBy(place supervisor.FDStore) {
 	d.health.StandBy(func() string { return nri.LacksRuntime(d.cfg.NRISocket) })
 	d.up.Mark(supervisor.MarkServes)
-	d.log.Info("another process serves this node's pods, standing by", "version", buildinfo.Version(), "state", d.cfg.StateDir)
+	d.log.Info("another process serves this host's pods, standing by", "version", buildinfo.Version(), "state", d.cfg.StateDir)
 	if why := nri.LacksRuntime(d.cfg.NRISocket); why != "" {
-		d.log.Warn("this process could not serve", "reason", why)
+		d.log.Warn("this process could not take over", "reason", why)
 	}
 	supervisor.OpenSockets(place).Clear()
 }
 
-// begin says that this process serves.
+// begin notes that this process serves.
 func (d *daemon) begin(eng *engine.Engine) {
 	d.health.Serves(eng)
 	d.health.PodAPI.Serves(eng.PodAPI())

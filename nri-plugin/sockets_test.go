@@ -19,7 +19,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
-// keepPacketSockets is a child that has as many pods as fit a machine.
+// keepPacketSockets is a child that has as many pods as fit a host.
 func keepPacketSockets() {
 	lo, err := net.InterfaceByName("lo")
 	if err != nil {

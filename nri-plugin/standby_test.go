@@ -73,7 +73,7 @@ func TestStandsBy(t *testing.T) {
 		first := serving(t, dir)
 		second := begin(t, dir, twice(dir))
 		second.await(t, "standing by", 1)
-		// A roll that went on would leave this machine without one that serves.
+		// A roll that went on would leave this host without a process that serves.
 		second.awaitReady(t, 1, "not ready to take over: "+servesLine)
 		second.await(t, servesLine, 1)
 		leaveSocket(t, dir)
@@ -129,14 +129,14 @@ func configured(config string) func(*exec.Cmd) {
 	}
 }
 
-// TestConfigurationIsMended: a process that cannot use what it is given stays
+// TestConfigurationIsFixed: a process that cannot use what it is given stays
 // and says why, takes what comes, and takes a change of that too. No process but
 // its child is started for it.
-func TestConfigurationIsMended(t *testing.T) {
+func TestConfigurationIsFixed(t *testing.T) {
 	dir, config := t.TempDir(), t.TempDir()
 	plugintest.MountConfig(t, config, "TS_AUTH_KEY", plugintest.Secret)
 	p := begin(t, dir, configured(config))
-	p.await(t, "waiting until it is mended", 2)
+	p.await(t, "waiting until it is fixed", 2)
 	p.awaitReady(t, 1, `unknown key "TS_AUTH_KEY" in `+config+": did you mean TS_AUTHKEY?; no credentials: set ")
 	if text, code := p.asked(t, cmdLive); code != 0 {
 		t.Errorf("live says %q", text)
@@ -212,6 +212,6 @@ func TestMountsAreNotOfTheDirectory(t *testing.T) {
 		}
 	}
 	if p.book.Count(servesLine) != 1 {
-		t.Errorf("it began anew\n%s", p.book)
+		t.Errorf("it has restarted\n%s", p.book)
 	}
 }

@@ -117,7 +117,7 @@ func TestStatusSaysTheHost(t *testing.T) {
 // named; and one of this version answers an earlier command.
 func TestStatusOfOtherVersions(t *testing.T) {
 	for answer, want := range map[string]string{
-		"": "is of an earlier version than this command",
+		"": "is older than this command",
 		`{"apiVersion":"tailscale-nri/v2","nodes":{}}`: `apiVersion "tailscale-nri/v2"`,
 		`{"apiVersion":"tailscale-nri/v2"}`:            `apiVersion "tailscale-nri/v2", and this command reads tailscale-nri/v1`,
 	} {
@@ -188,7 +188,7 @@ func TestStatusSocket(t *testing.T) {
 	if err := os.WriteFile(file, []byte("data"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := statussocket.Listen(t.Context(), file); !plugintest.ErrContains(err, "no socket") {
+	if _, err := statussocket.Listen(t.Context(), file); !plugintest.ErrContains(err, "not a socket") {
 		t.Errorf("a file: %v", err)
 	}
 	if data, err := os.ReadFile(file); err != nil || string(data) != "data" {

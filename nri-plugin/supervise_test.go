@@ -189,7 +189,7 @@ func TestSignalsArePassedOn(t *testing.T) {
 	}
 }
 
-// TestChildMeansToEnd: what the child says of its end counts, whoever sent the
+// TestChildMeansToEnd: what the child says of its end counts, whatever sent the
 // signal.
 func TestChildMeansToEnd(t *testing.T) {
 	p := serving(t, t.TempDir())

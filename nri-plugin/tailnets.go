@@ -12,7 +12,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/podspec"
 )
 
-// tailnets are the ways into all of them.
+// tailnets holds the access to every tailnet of the configuration.
 type tailnets struct {
 	main     tailnet.Tailnet
 	profiles map[string]tailnet.Tailnet

@@ -26,8 +26,8 @@ const (
 	aheadLeast = time.Minute
 )
 
-// ahead holds auth keys that nobody needs yet, in memory alone, so that the next
-// node with the same tags does not wait for the API. They are as others are:
+// ahead holds auth keys that are not needed yet, in memory alone, so that the next
+// node with the same tags does not wait for the API. They are as all minted keys are:
 // single-use, for one set of tags, and good for OAuthConfig.AuthKeyTTL from when
 // they were minted.
 type ahead struct {
@@ -42,10 +42,10 @@ type ahead struct {
 
 	mu   sync.Mutex
 	sets map[string]*aheadSet
-	old  []string // IDs of keys that were too old, to be revoked: Headscale keeps expired ones for ever
+	old  []string // IDs of keys that were too old, to be revoked: Headscale keeps expired ones forever
 }
 
-// kind is what a key makes of the node that logs in with it.
+// kind is the properties that a key gives the node that logs in with it.
 type kind struct {
 	tags      []string
 	ephemeral bool
@@ -194,7 +194,7 @@ func (a *ahead) discard(name string) {
 	delete(a.sets, name)
 }
 
-// revokeAll revokes the keys that nobody has had, as far as that goes quickly.
+// revokeAll revokes the keys that no node has had, as far as that goes quickly.
 func (a *ahead) revokeAll() {
 	a.mu.Lock()
 	for name := range a.sets {

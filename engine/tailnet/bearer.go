@@ -44,7 +44,7 @@ type access struct {
 }
 
 // newAccess spreads renewals over the time from 80 to 90 % of the token's life,
-// since the plugins of all machines may have started at the same instant.
+// since the plugins of all hosts may have started at the same instant.
 func newAccess(token *oauth2.Token, now time.Time) access {
 	life := time.Hour // what Tailscale documents, if the answer does not say
 	if !token.Expiry.IsZero() {
@@ -100,7 +100,7 @@ func (b *bearer) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // get returns the token, and fetches one if there is none that lives or if the
 // one there is the refused one. One that is to be renewed but still lives is
-// used on if no other is to be had.
+// used further if no other can be fetched.
 func (b *bearer) get(ctx context.Context, refused *oauth2.Token) (*oauth2.Token, error) {
 	var held access
 	select {
@@ -133,8 +133,8 @@ func (b *bearer) get(ctx context.Context, refused *oauth2.Token) (*oauth2.Token,
 	return held.token, nil
 }
 
-// client is for fetching tokens. It does not carry what proves who we are to
-// wherever an answer redirects it.
+// client returns the HTTP client for fetching tokens. It does not send the credential on to where an answer
+// redirects it.
 func (b *bearer) client() *http.Client {
 	return &http.Client{
 		Transport:     b.calls,

@@ -46,8 +46,8 @@ func (l *CallLimits) setDefaults() {
 	l.CallTimeout = cmp.Or(l.CallTimeout, 20*time.Second)
 }
 
-// calls is an http.RoundTripper that limits, and tries again what may heal by
-// itself: 429, 5xx and a network that fails. A key that was minted by a try
+// calls is an http.RoundTripper that limits calls, and repeats those that may
+// succeed later: after 429, 5xx and a network that fails. A key that was minted by a try
 // whose answer got lost is never used, and expires.
 type calls struct {
 	CallLimits
@@ -58,8 +58,8 @@ type calls struct {
 	counts callCounts
 
 	mu    sync.Mutex
-	until time.Time     // the API asked everyone of us to stay away until then
-	ahead time.Duration // the API's clock's lead on ours, as of its last answer
+	until time.Time     // the API asked all callers to pause until then
+	ahead time.Duration // by how much the API's clock leads this host's, as of its last answer
 }
 
 func newCalls(cfg OAuthConfig) *calls {
@@ -77,7 +77,7 @@ func newCalls(cfg OAuthConfig) *calls {
 // Calls that were not made.
 var (
 	errPaused = errors.New("the API asked for a longer pause than a call may wait")
-	errQueue  = errors.New("our own limit of calls is further away than the context's deadline")
+	errQueue  = errors.New("the plugin's own limit of calls would delay this one past its deadline")
 )
 
 // RoundTrip implements http.RoundTripper. The answer's body is in memory.
@@ -104,7 +104,7 @@ func (c *calls) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // admit waits until the API may be called: for the end of a pause that it asked
-// for, and for our own limit.
+// for, and for the limit of this process.
 func (c *calls) admit(ctx context.Context) error {
 	if wait := c.pauseLeft(); wait > c.MaxWait {
 		return errPaused
@@ -119,7 +119,7 @@ func (c *calls) admit(ctx context.Context) error {
 	return nil
 }
 
-// pauseLeft is for how long the API asked us to stay away.
+// pauseLeft returns for how long the API still asks not to be called.
 func (c *calls) pauseLeft() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -168,7 +168,7 @@ func (c *calls) compareClocks(date string, now time.Time) {
 	}
 }
 
-// ourTime turns a time of the API's into one of this machine's clock.
+// ourTime turns a time of the API's into one of this host's clock.
 func (c *calls) ourTime(t time.Time) time.Time {
 	if t.IsZero() {
 		return t
@@ -179,7 +179,7 @@ func (c *calls) ourTime(t time.Time) time.Time {
 }
 
 // asMessage gives an error of another form that of the API's own: a problem of RFC
-// 9457 (once RFC 7807), as Headscale answers with, or what is no JSON.
+// 9457 (once RFC 7807), as Headscale answers with, or an answer that is not JSON.
 func asMessage(body []byte) []byte {
 	var problem struct{ Message, Title, Detail string }
 	if json.Unmarshal(body, &problem) != nil {
@@ -271,7 +271,7 @@ func rewind(req *http.Request) (*http.Request, error) {
 	return req, nil
 }
 
-// cause is what a try ended with, for the log.
+// cause returns the outcome of a try, for the log.
 func cause(res *http.Response, err error) string {
 	if err != nil {
 		return err.Error()

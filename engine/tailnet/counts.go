@@ -14,7 +14,7 @@ type Call struct {
 	Result    string // one of Results
 }
 
-// Operations are what the API is asked for.
+// Operations are the kinds of calls to the API.
 var Operations = []string{opToken, opMint, opRevoke, opList, opGet, opDelete, opRename, opOther}
 
 // Results are how a call may end: with what was asked for; with the answer that

@@ -43,7 +43,7 @@ func (o *OAuth) Device(ctx context.Context, nodeID string) (Device, error) {
 }
 
 // deviceOf takes over what the API says. A key that cannot be read is as good
-// as none: the device is not ours.
+// as none: the device is not marked as this cluster's.
 func (o *OAuth) deviceOf(d *tailscale.Device) Device {
 	out := Device{
 		ID:        d.NodeID,
@@ -62,12 +62,12 @@ func (o *OAuth) deviceOf(d *tailscale.Device) Device {
 	return out
 }
 
-// Delete removes a device; one that is gone already is no error. Errors are
+// Delete removes a device; one that is gone already is not an error. Errors are
 // *Error, or wrap ctx's.
 func (o *OAuth) Delete(ctx context.Context, nodeID string) error {
 	op := "deleting device " + nodeID
 	if nodeID == "" {
-		return &Error{Op: op, Reason: "it has no ID"} // and DELETE /device/ is not ours to try
+		return &Error{Op: op, Reason: "it has no ID"} // DELETE /device/ must never be sent
 	}
 	err := o.api.Devices().Delete(ctx, nodeID)
 	if err == nil || tailscale.IsNotFound(err) {
@@ -81,7 +81,7 @@ func (o *OAuth) Delete(ctx context.Context, nodeID string) error {
 func (o *OAuth) Rename(ctx context.Context, nodeID, name string) error {
 	op := fmt.Sprintf("renaming device %s to %s", nodeID, name)
 	if nodeID == "" || name == "" {
-		return &Error{Op: op, Reason: "it has no ID or is to have no name"}
+		return &Error{Op: op, Reason: "its ID or its new name is empty"}
 	}
 	err := o.api.Devices().SetName(ctx, nodeID, name)
 	switch {

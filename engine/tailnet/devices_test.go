@@ -86,7 +86,7 @@ func TestDevices(t *testing.T) {
 	}
 }
 
-// A machine whose clock is wrong takes no device for older than it is.
+// A host whose clock is wrong takes no device for older than it is.
 func TestClocks(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	seen := now.Add(-time.Hour)
@@ -127,10 +127,10 @@ func TestNoSuchDevice(t *testing.T) {
 	}
 	before := s.Counters().Calls
 	if _, err := o.Device(ctx, ""); err == nil {
-		t.Error("a device without an ID is no error")
+		t.Error("a device without an ID is not an error")
 	}
 	if err := o.Rename(ctx, "n1", ""); err == nil {
-		t.Error("a device without a name is no error")
+		t.Error("a device without a name is not an error")
 	}
 	if calls := s.Counters().Calls - before; calls != 0 {
 		t.Errorf("%d calls for what is not to be asked", calls)

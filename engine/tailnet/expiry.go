@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// KeyEnds says that a device's key ends soon, and what somebody can do about it.
+// KeyEnds says that a device's key ends soon, and what can be done about it.
 func KeyEnds(t Tailnet, nodeID string, tagged bool, at time.Time) *Error {
 	e := &Error{
 		Op:     "device " + nodeID,

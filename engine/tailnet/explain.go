@@ -13,7 +13,7 @@ import (
 	tailscale "tailscale.com/client/tailscale/v2"
 )
 
-// credential is how errors speak of what we show the API.
+// credential is how errors name the credential for the API.
 type credential struct {
 	kind   string
 	name   string
@@ -71,7 +71,7 @@ func (o *OAuth) explain(ctx context.Context, op string, tags []string, err error
 	return out
 }
 
-// explainToken is about the call that fetches an access token.
+// explainToken explains an error of the call that fetches an access token.
 func (o *OAuth) explainToken(out *Error, refused *oauth2.RetrieveError) {
 	status := refused.Response.StatusCode
 	switch {
@@ -85,7 +85,7 @@ func (o *OAuth) explainToken(out *Error, refused *oauth2.RetrieveError) {
 	}
 }
 
-// explainAnswer is about the calls for keys and devices. The texts it looks for
+// explainAnswer explains an error of the calls for keys and devices. The texts it looks for
 // are those that Tailscale's API answers with.
 func (o *OAuth) explainAnswer(out *Error, answer tailscale.APIError, tags []string) {
 	switch {

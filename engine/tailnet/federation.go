@@ -28,10 +28,10 @@ const maxIDToken = 16 << 10
 
 const opExchange = "exchanging the identity token"
 
-// federation gets access tokens for a federated identity. What it shows the API
-// instead of a secret is the token in a file, which the runner of the workload
-// keeps fresh: a ServiceAccount's token, which the kubelet replaces after 80 % of its
-// life. So the file is read for each exchange.
+// federation gets access tokens for a federated identity. Instead of a secret it
+// sends the API the token in a file, which the platform keeps fresh: a
+// ServiceAccount's token, which the kubelet replaces after 80 % of its life. So the
+// file is read for each exchange.
 type federation struct {
 	cfg   OAuthConfig
 	calls *calls
@@ -65,8 +65,7 @@ func (f *federation) Token(ctx context.Context) (*oauth2.Token, error) {
 	return nil, f.refused(id, refused)
 }
 
-// audience is the one that Tailscale gives a federated identity if nobody names
-// another.
+// audience is the one that Tailscale gives a federated identity by default.
 func (f *federation) audience() string { return "api.tailscale.com/" + f.cfg.ClientID }
 
 // unreadable says what to do about the file.
@@ -81,8 +80,8 @@ func (f *federation) unreadable(err error) *Error {
 
 // refused says why the API may have refused a token. It does not say itself: in
 // tailscale/github-action issue 227 a wrong subject is answered with 403 and
-// "Unauthorized". What the token claims is no secret, and is what an admin has
-// to compare.
+// "Unauthorized". The token's claims are not secret, and an admin has to
+// compare them.
 func (f *federation) refused(t idToken, err *oauth2.RetrieveError) *Error {
 	e := &Error{Op: opExchange, Err: err}
 	from := "the API at " + f.cfg.BaseURL + " refuses the identity token in " + f.cfg.Names.IDTokenFile +
@@ -112,7 +111,7 @@ type idToken struct {
 	Expiry   float64  `json:"exp"` // seconds since 1970
 }
 
-// audience is one text or several (RFC 7519, section 4.1.3).
+// audience holds one text or several (RFC 7519, section 4.1.3).
 type audience []string
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -152,15 +151,15 @@ func readIDToken(path string) (idToken, error) {
 	return token, nil
 }
 
-// readSmall reads a file without the space around its text. What is no file is
-// not opened: a pipe could keep us waiting forever.
+// readSmall reads a file without the space around its text. Anything but a regular file
+// is not opened: reading a pipe could take forever.
 func readSmall(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return "", err
 	}
 	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s is no regular file", path)
+		return "", fmt.Errorf("%s is not a regular file", path)
 	}
 	file, err := os.Open(path)
 	if err != nil {

@@ -93,8 +93,8 @@ func (w *workload) sign(change func(*jwt.Claims)) string {
 	return token
 }
 
-// door makes the OAuth of the workload.
-func (w *workload) door(s *control.Server, change func(*OAuthConfig)) *OAuth {
+// oauth makes the OAuth of the workload.
+func (w *workload) oauth(s *control.Server, change func(*OAuthConfig)) *OAuth {
 	w.Helper()
 	return newOAuth(w.T, s, func(c *OAuthConfig) {
 		c.ClientID, c.ClientSecret, c.IDTokenFile = identityID, "", w.path()
@@ -111,7 +111,7 @@ func expired(c *jwt.Claims) { c.Expiry = jwt.NewNumericDate(time.Now().Add(-time
 func TestWorkloadIdentity(t *testing.T) {
 	s := newAPI(t)
 	w := newWorkload(t, s)
-	o := w.door(s, nil)
+	o := w.oauth(s, nil)
 	w.sign(nil)
 	for range 3 {
 		secret, err := o.NewAuthKey(testContext(t), web)
@@ -156,7 +156,7 @@ func TestExchangeForm(t *testing.T) {
 		got = r.Form
 	}))
 	defer srv.Close()
-	if _, err := w.door(s, func(c *OAuthConfig) { c.BaseURL = srv.URL }).Devices(testContext(t)); err == nil {
+	if _, err := w.oauth(s, func(c *OAuthConfig) { c.BaseURL = srv.URL }).Devices(testContext(t)); err == nil {
 		t.Error("an empty answer is taken for an access token")
 	}
 	if want := (url.Values{"client_id": {identityID}, "jwt": {token}}); got.Encode() != want.Encode() {
@@ -173,7 +173,7 @@ func TestTokenStaysHere(t *testing.T) {
 	defer elsewhere.Close()
 	srv := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
 	defer srv.Close()
-	_, err := w.door(s, func(c *OAuthConfig) { c.BaseURL = srv.URL }).Devices(testContext(t))
+	_, err := w.oauth(s, func(c *OAuthConfig) { c.BaseURL = srv.URL }).Devices(testContext(t))
 	if err == nil || !strings.Contains(err.Error(), "HTTP 307") {
 		t.Errorf("got %v", err)
 	}
@@ -200,7 +200,7 @@ func TestRefusedIdentity(t *testing.T) {
 			s := newAPI(t)
 			w := newWorkload(t, s)
 			token := w.sign(test.change)
-			_, err := w.door(s, nil).NewAuthKey(testContext(t), web)
+			_, err := w.oauth(s, nil).NewAuthKey(testContext(t), web)
 			var e *Error
 			if !errors.As(err, &e) || e.Temporary {
 				t.Fatalf("got %v, want an *Error that does not heal by itself", err)
@@ -240,8 +240,8 @@ func TestIdentityFile(t *testing.T) {
 		"no base64":         {func(w *workload) error { w.write("YWJj.Y.YWJj"); return nil }, "holds no JSON Web Token"},
 		"two tokens":        {func(w *workload) error { w.write(w.sign(nil) + "\n" + w.sign(nil)); return nil }, "holds no JSON Web Token"},
 		"too much":          {func(w *workload) error { w.write(strings.Repeat("a", maxIDToken+1)); return nil }, "more than 16384 bytes"},
-		"a directory":       {func(w *workload) error { return os.Mkdir(w.path(), 0o755) }, "is no regular file"},
-		"a pipe":            {func(w *workload) error { return syscall.Mkfifo(w.path(), 0o600) }, "is no regular file"},
+		"a directory":       {func(w *workload) error { return os.Mkdir(w.path(), 0o755) }, "is not a regular file"},
+		"a pipe":            {func(w *workload) error { return syscall.Mkfifo(w.path(), 0o600) }, "is not a regular file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newAPI(t)
@@ -249,7 +249,7 @@ func TestIdentityFile(t *testing.T) {
 			if err := test.make(w); err != nil {
 				t.Fatal(err)
 			}
-			o := w.door(s, nil)
+			o := w.oauth(s, nil)
 			_, err := o.Device(testContext(t), "n1")
 			var e *Error
 			if !errors.As(err, &e) || e.Temporary {
@@ -281,7 +281,7 @@ func TestRenewal(t *testing.T) {
 	t.Cleanup(s.Close)
 	w := newWorkload(t, s)
 	w.sign(nil)
-	o := w.door(s, nil)
+	o := w.oauth(s, nil)
 	pace := time.NewTicker(20 * time.Millisecond)
 	defer pace.Stop()
 	began := time.Now()
@@ -374,7 +374,7 @@ func TestExchangeHangs(t *testing.T) {
 	s := newAPI(t)
 	w := newWorkload(t, s)
 	w.sign(nil)
-	hangs(t, s, w.door(s, nil), control.Fault{Path: "/api/v2/oauth/token-exchange", Hang: true})
+	hangs(t, s, w.oauth(s, nil), control.Fault{Path: "/api/v2/oauth/token-exchange", Hang: true})
 }
 
 // TestExchangeFaults is about what is not the token's fault.
@@ -390,7 +390,7 @@ func TestExchangeFaults(t *testing.T) {
 		w := newWorkload(t, s)
 		w.sign(nil)
 		s.AddFault(test.fault)
-		_, err := w.door(s, nil).NewAuthKey(testContext(t), web)
+		_, err := w.oauth(s, nil).NewAuthKey(testContext(t), web)
 		var e *Error
 		if !errors.As(err, &e) || !e.Temporary {
 			t.Fatalf("got %v, want a temporary *Error", err)
@@ -401,7 +401,7 @@ func TestExchangeFaults(t *testing.T) {
 	w := newWorkload(t, s)
 	w.sign(nil)
 	s.AddFault(control.Fault{Path: "/api/v2/tailnet", Status: http.StatusForbidden, Message: "calling actor does not have enough permissions"})
-	_, err := w.door(s, nil).NewAuthKey(testContext(t), web)
+	_, err := w.oauth(s, nil).NewAuthKey(testContext(t), web)
 	checkText(t, err, []string{"the federated identity may not do this", "auth_keys"})
 }
 
@@ -412,7 +412,7 @@ func TestNoTokenInLogs(t *testing.T) {
 	token := w.sign(nil)
 	var out bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	o := w.door(s, func(c *OAuthConfig) { c.Logger = log; log.Info("value", "v", *c) })
+	o := w.oauth(s, func(c *OAuthConfig) { c.Logger = log; log.Info("value", "v", *c) })
 	s.AddFault(control.Fault{Status: 500, Times: 2})
 	if _, err := o.NewAuthKey(testContext(t), web); err != nil {
 		t.Fatal(err)

@@ -36,38 +36,37 @@ const (
 	kindChosen  = "chosen"
 )
 
-// LockKey returns the key that marks a device as ours. Its seed is the
+// LockKey returns the key that marks a device as this cluster's. Its seed is the
 // HMAC-SHA256, under the OAuth client's secret, of the cluster's name, the kind
 // of the hostname and the machine key.
 //
 // A device's machine key is proven in each of its connections to the control
-// plane, so a device with the mark has a machine key that we, who know the
-// secret, have marked: nobody gets it by accident, by choosing names or tags,
-// or by copying another device's public keys. A device is no longer known to be
-// ours once the client's secret or the cluster's name is another.
+// plane, so a device with the mark has a machine key that a process with the
+// secret has marked: a device cannot get it by accident, by choosing names or
+// tags, or by copying another device's public keys. A device is no longer known
+// to be the cluster's once the client's secret or the cluster's name changes.
 //
-// A federated identity has no secret. In its place stands a key that is derived
-// from the client's ID, which all machines know, and which is no secret. The
-// mark still comes about by no accident and by no copying, but whoever learns
-// the client's ID and the cluster's name can give a device of his own the mark.
-// He gets nothing by it but that we take this device of his for ours: that we
-// delete it when it has not been seen for as long as a sweep asks for, or when it is offline
-// and has the name of a pod. He cannot mark a device that is not his, since the
-// mark is of the machine key that the device proves. A cluster that goes over
-// from a client's secret to a federated identity, or from one client to
-// another, no longer knows its earlier devices: they are neither swept nor make
-// way for their successors, and have to be deleted by hand if they stay behind.
+// A federated identity has no secret. Instead the key is derived from the client's ID,
+// which all hosts know, and which is not a secret. The mark still cannot arise by
+// accident or by copying, but an attacker who learns the client's ID and the cluster's
+// name can mark a device of their own. The only effect is that the plugin treats that
+// device as the cluster's: it deletes it when it has not been seen for as long as a
+// sweep asks for, or when it is offline and has the name of a pod. The attacker cannot
+// mark anyone else's device, since the mark is made from the machine key that the
+// device proves. A cluster that goes over from a client's secret to a federated
+// identity, or from one client to another, no longer knows its earlier devices: they
+// are not swept, nor deleted for their successors' names, and have to be deleted by
+// hand if they stay.
 //
-// What that costs: whoever has the secret and knows a node's public machine
-// key, which all its peers do, can make the node's lock key. Without tailnet
-// lock the key is good for nothing. With it, the key is trusted for what an
-// admin has it trusted for. Added as a signing key, it can sign any node:
-// do not add it. Named as the rotation key when the node is signed, as
-// "tailscale lock status" proposes (tailscale lock sign nodekey:… tlpub:…), it
-// can pass that signature on to another node key: the secret, which without the
-// mark can make an auth key but no signature, would then get a node into a
-// locked tailnet. With a federated identity that is open to every peer who knows
-// the client's ID. Where that matters, sign the node key alone.
+// What that costs: anyone who has the secret and knows a node's public machine key, as
+// all its peers do, can make the node's lock key. Without tailnet lock the key is of
+// no use. With it, the key is trusted for what an admin has it trusted for. Added as a
+// signing key, it can sign any node: do not add it. Named as the rotation key when the
+// node is signed, as "tailscale lock status" proposes (tailscale lock sign nodekey:…
+// tlpub:…), it can pass that signature on to another node key: the secret, which
+// without the mark can make an auth key but no signature, would then get a node into a
+// locked tailnet. With a federated identity that is open to every peer who knows the
+// client's ID. Where that matters, sign the node key alone.
 func (o *OAuth) LockKey(machine key.MachinePublic, chosenName bool) (key.NLPrivate, bool) {
 	if o.mark.cluster == "" || machine.IsZero() {
 		return key.NLPrivate{}, false

@@ -72,7 +72,7 @@ func TestMark(t *testing.T) {
 	}
 }
 
-// TestMarkOfIdentity is about what stands in for a secret: all machines come to
+// TestMarkOfIdentity is about what stands in for a secret: all hosts come to
 // the same, and no secret of a client's can be it.
 func TestMarkOfIdentity(t *testing.T) {
 	machine := key.NewMachine().Public()
@@ -91,7 +91,7 @@ func TestMarkOfIdentity(t *testing.T) {
 		ours bool
 	}{
 		"itself":                          {o, true},
-		"another machine":                 {elsewhere, true},
+		"another host":                    {elsewhere, true},
 		"another client":                  {federated("kOther"), false},
 		"a client with a secret":          {marked(t, nil), false},
 		"a client whose secret is the ID": {marked(t, func(c *OAuthConfig) { c.ClientSecret = clientID }), false},
@@ -149,17 +149,17 @@ func TestRefusal(t *testing.T) {
 		"node registration rate limited; will retry after 5 seconds": other,
 	} {
 		for _, test := range []struct {
-			door      Tailnet
+			tailnet   Tailnet
 			want      map[string][]string
 			temporary bool
 		}{
 			{static, map[string][]string{keyed: {"StaticConfig.AuthKey", "reusable"}, tagged: {"StaticConfig.AuthKey", "Node.Tags"}, other: {"refused the node"}}, false},
 			{o, map[string][]string{keyed: {"minted", "OAuthConfig.AuthKeyTTL"}, tagged: {"tagOwners"}, other: {"refused the node"}}, kind == keyed},
 		} {
-			err := test.door.Refusal(message)
+			err := test.tailnet.Refusal(message)
 			var e *Error
 			if !errors.As(err, &e) || e.Temporary != test.temporary {
-				t.Errorf("%v, %q: %v, want an *Error, temporary %v", test.door, message, err, test.temporary)
+				t.Errorf("%v, %q: %v, want an *Error, temporary %v", test.tailnet, message, err, test.temporary)
 				continue
 			}
 			checkText(t, err, append(test.want[kind], strings.ReplaceAll(message, " kAbCNTRL", "")))
@@ -167,7 +167,7 @@ func TestRefusal(t *testing.T) {
 				t.Errorf("the cause is %q, want %q", e.Err, message)
 			}
 			if has := e.Remedy != ""; has != (kind != other) {
-				t.Errorf("%v, %q: remedy %q", test.door, message, e.Remedy)
+				t.Errorf("%v, %q: remedy %q", test.tailnet, message, e.Remedy)
 			}
 		}
 	}

@@ -4,7 +4,7 @@ package tailnet
 
 import "cmp"
 
-// Names are what errors call the settings that can put right what is wrong: as the
+// Names are the names that errors use for the settings that can fix the fault: as the
 // users of the program know them, which fills this in. Where one is empty, errors name
 // the field of this package instead, such as StaticConfig.AuthKey.
 type Names struct {
@@ -22,7 +22,7 @@ type Names struct {
 	NodeTags, NodeEphemeral string
 }
 
-// orFields puts the fields' names where there are no others.
+// orFields fills in the fields' names where none are given.
 func (n Names) orFields() Names {
 	return Names{
 		ClientID:      cmp.Or(n.ClientID, "OAuthConfig.ClientID"),

@@ -29,14 +29,14 @@ const maxDescriptionLen = 50
 type OAuthConfig struct {
 	ClientID     string
 	ClientSecret string `json:"-"`
-	IDTokenFile  string // a file that somebody keeps fresh, a projected ServiceAccount token
+	IDTokenFile  string // a file that is kept fresh, a projected ServiceAccount token
 
 	BaseURL    string // of the API; "" is https://api.tailscale.com
 	ControlURL string // the login server; "" is Tailscale's own
 	Tailnet    string // "" is "-", the client's own
 
 	// Cluster is part of the mark on this cluster's devices: see OAuth.LockKey.
-	// "" marks none, and takes none for ours. Clusters that share an OAuth
+	// "" marks none, and recognises none. Clusters that share an OAuth
 	// client must differ in it, or each takes the other's devices for its own.
 	Cluster string
 
@@ -52,7 +52,7 @@ type OAuthConfig struct {
 	// lately (set of tags, ephemeral or not), while OAuth.Prepare runs; 0 is none.
 	KeysAhead int
 
-	// Calls bounds what the API has to bear from this process.
+	// Calls bounds the calls to the API by this process.
 	Calls CallLimits
 
 	Names Names // of these settings, for errors

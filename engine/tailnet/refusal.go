@@ -10,7 +10,7 @@ import (
 
 const opLogin = "logging in"
 
-// refusal is what is known of a login server's refusal.
+// refusal is the kind of a login server's refusal.
 type refusal int
 
 const (
@@ -36,8 +36,8 @@ func whyRefused(message string) refusal {
 	return refusedUnknown
 }
 
-// refused is the error of a refusal that nothing more is known of. text is the
-// message as it is for every key: the next attempt may have another.
+// refused returns the error for an unrecognised refusal. text is the message without
+// the key's ID: the next attempt may have another key.
 func refused(message string) (e *Error, text string) {
 	text = keyID.ReplaceAllString(message, "API key not valid")
 	return &Error{Op: opLogin, Reason: "the control plane refused the node: " + text, Err: errors.New(message)}, text

@@ -34,7 +34,7 @@ func TestTagsRefused(t *testing.T) {
 	}
 }
 
-// Headscale's texts (0.29.0) for a pre-auth key that is no good.
+// Headscale's texts (0.29.0) for a pre-auth key that cannot be used.
 func TestHeadscaleKeyRefused(t *testing.T) {
 	s, err := NewStatic(StaticConfig{AuthKey: "hskey-auth-secret", ControlURL: "https://headscale.example.com"})
 	if err != nil {

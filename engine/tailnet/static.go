@@ -8,7 +8,7 @@ import (
 	"fmt"
 )
 
-// StaticConfig is a key that somebody made beforehand.
+// StaticConfig is a key that an administrator made beforehand.
 type StaticConfig struct {
 	AuthKey    string `json:"-"` // required
 	ControlURL string // the login server, as the caller has checked it; "" means Tailscale's own
@@ -33,9 +33,9 @@ func (c StaticConfig) String() string {
 //     tags, which the engine then compares with the ones asked for.
 //   - No device can be deleted: there is no DeviceAPI. A node that ends is logged
 //     out: on Headscale and Tailscale an ephemeral node vanishes by that, any other
-//     stays in the list, expired, until somebody deletes it. A node that ends while
-//     the control plane is away stays too. So the key had better be an ephemeral one
-//     where pods come and go.
+//     stays in the list, expired, until it is deleted by hand. A node that ends while
+//     the control plane is away stays too. So use an ephemeral key where pods come and
+//     go.
 type Static struct {
 	authKey    string
 	controlURL string

@@ -7,7 +7,7 @@
 // just before a node needs it, and deletes the device at the end. It proves who
 // it is by the client's secret or, with workload identity, by a token that the
 // cluster makes for the plugin and that no one has to store. Static hands out
-// one key that somebody made beforehand, for Headscale and for tailnets where
+// one key that was made beforehand, for Headscale and for tailnets where
 // an OAuth client is too much; it cannot delete.
 //
 // Every call honours its context, and returns within the time that its
@@ -54,17 +54,17 @@ type Tailnet interface {
 	// that its pod asks for: an *Error.
 	WrongTags(asked, granted []string) error
 
-	// Refusal is what the login server's refusal of a node means that came in
+	// Refusal is what the login server's refusal means of a node that came in
 	// this way: an *Error if it is a known one. It wraps ErrTagsRefused where
 	// the node may have the tags by its key, if it requests none.
 	Refusal(message string) error
 
 	// KeyRenewal says what a node needs to log in again when its node key has
-	// expired; "" means nothing that anybody has to see to.
+	// expired; "" means that no action is needed.
 	KeyRenewal() string
 }
 
-// DeviceAPI is what only a tailnet with an API can do: list its devices, rename and
+// DeviceAPI has the calls of a tailnet with an API: list its devices, rename and
 // delete them, and tell its own from all others. From a tailnet without one a node goes
 // by logging out. Its methods may be called concurrently.
 type DeviceAPI interface {
@@ -75,7 +75,7 @@ type DeviceAPI interface {
 	Device(ctx context.Context, nodeID string) (Device, error)
 
 	// Delete removes the device with a tailcfg.StableNodeID. A device that is
-	// already gone is no error.
+	// already gone is not an error.
 	Delete(ctx context.Context, nodeID string) error
 
 	// Rename gives a device a name, one DNS label. ErrNameTaken means that
@@ -83,9 +83,9 @@ type DeviceAPI interface {
 	Rename(ctx context.Context, nodeID, name string) error
 
 	// LockKey returns the tailnet lock key that a node with this machine key
-	// is to have, so that its device is known to be ours; ok is false where
+	// is to have, so that its device is known to be the cluster's; ok is false where
 	// devices are not marked, and the node then makes a key of its own.
-	// chosenName says whether somebody chose the node's hostname.
+	// chosenName says whether a user chose the node's hostname.
 	LockKey(machine key.MachinePublic, chosenName bool) (lock key.NLPrivate, ok bool)
 
 	// Ours reports whether a device is of a node that got its lock key from
@@ -93,7 +93,7 @@ type DeviceAPI interface {
 	Ours(d Device) (ours, chosenName bool)
 }
 
-// Device is a device as the tailnet shows it. Times are by this machine's clock,
+// Device is a device as the tailnet shows it. Times are by this host's clock,
 // however wrong that is.
 type Device struct {
 	ID         string // tailcfg.StableNodeID
@@ -108,7 +108,7 @@ type Device struct {
 	Connected  bool              // to the control plane
 }
 
-// Node is what a tailnet is told of a node before it lets it in.
+// Node describes a node to the tailnet before it is let in.
 type Node struct {
 	Hostname    string
 	Tags        []string // "tag:…"; none means the defaults of the way taken
@@ -126,14 +126,14 @@ var ErrNoDevice = errors.New("the tailnet has no such device")
 // ErrNameTaken says that another device has the name.
 var ErrNameTaken = errors.New("another device has that name")
 
-// Error is a refusal by a tailnet, or its silence.
+// Error is a refusal by a tailnet, or the lack of an answer.
 type Error struct {
 	Op     string // "minting auth key for web-1", "deleting device n123"
 	Reason string // why; the same text for the same cause, so that it can be logged on change
-	Remedy string // what somebody can do about it; "" if there is nothing but waiting
+	Remedy string // what can be done about it; "" if only waiting helps
 
-	// Temporary is true if it heals by itself, as an outage or a rate limit
-	// does; false if someone has to change something first, in the tailnet or
+	// Temporary is true if it passes by itself, as an outage or a rate limit
+	// does; false if an administrator has to change something first, in the tailnet or
 	// in the configuration.
 	Temporary bool
 

@@ -132,7 +132,7 @@ func TestDelete(t *testing.T) {
 		t.Errorf("%d calls, want one for a token and one to delete", c.Calls)
 	}
 	if err := o.Delete(testContext(t), ""); err == nil {
-		t.Error("deleting a device without an ID is no error")
+		t.Error("deleting a device without an ID is not an error")
 	}
 }
 
@@ -153,7 +153,7 @@ func TestListing(t *testing.T) {
 	checkText(t, err, []string{"listing devices", "devices:core"})
 }
 
-// TestRefusals is about what somebody has to mend: one call, and an error that
+// TestRefusals is about what an administrator has to fix: one call, and an error that
 // says what to do.
 func TestRefusals(t *testing.T) {
 	for _, test := range []struct {

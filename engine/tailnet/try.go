@@ -23,7 +23,7 @@ func (o *OAuth) TryKey(ctx context.Context, tags []string) error {
 	if len(tags) == 0 {
 		tags = o.tags
 	}
-	// Of a request whose answer nobody waits for, there would be a key.
+	// A request whose answer is not waited for would leave a key.
 	minting, cancel := outlive(ctx, keyGrace, func() bool { return errors.Is(ctx.Err(), context.Canceled) })
 	defer cancel()
 	key, err := o.mint(minting, "minting a trial key", kind{tags: tags}, "tailscale-nri trial")

@@ -88,7 +88,7 @@ var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
 
 func (c Config) check() error {
 	if !nameForm.MatchString(c.Name) {
-		return fmt.Errorf("LAB_NAME=%q is no name; give lower-case letters, digits and hyphens, at most 31", c.Name)
+		return fmt.Errorf("LAB_NAME=%q is not a valid name; give lower-case letters, digits and hyphens, at most 31", c.Name)
 	}
 	if !filepath.IsAbs(c.Dir) || filepath.Clean(c.Dir) != c.Dir || c.Dir == "/" {
 		return fmt.Errorf("LAB_DIR=%q is not a clean absolute path; give one such as /run/tsnri", c.Dir)

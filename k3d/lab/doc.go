@@ -15,7 +15,7 @@
 //	│ tailscaled, the stock one │  network namespace …-peer + a mount namespace
 //	└───────────────────────────┘
 //
-// That is the lab of one node, whose pods the caller runs himself. Lab.AddNode makes more of them, fit for a kubelet or
+// That is the lab of one node, whose pods the caller runs. Lab.AddNode makes more of them, fit for a kubelet or
 // laid out as k3d's are; package kube makes a Kubernetes cluster of such nodes.
 //
 // Everything that lasts stands below one directory (Config.Dir):

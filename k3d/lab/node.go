@@ -18,7 +18,7 @@ import (
 	"tailscale-nri/k3d/lab/internal/wait"
 )
 
-// NodeConfig says what a node is like. The zero value is the node that Up makes, for pods that the caller runs himself.
+// NodeConfig says what a node is like. The zero value is the node that Up makes, for pods that the caller runs.
 type NodeConfig struct {
 	// Name is that of its namespaces, its directory below Dir and its logs. "" means "node".
 	Name string

@@ -19,8 +19,8 @@ import (
 // atOnce is how many agents are asked side by side: each is a kubectl of its own.
 const atOnce = 8
 
-// findAgents lists the agents of all hosts, or of one. Who may not list pods of all
-// namespaces gets those of the usual one, and a note that says so.
+// findAgents lists the agents of all hosts, or of one. A user who may not list pods of
+// all namespaces gets those of the usual one, and a note that says so.
 func (k kubectl) findAgents(ctx context.Context, namespace, host string) (agents []pod, note string, err error) {
 	args := []string{"pods", "-l", agentLabel}
 	if host != "" {
@@ -42,7 +42,7 @@ func (k kubectl) findAgents(ctx context.Context, namespace, host string) (agents
 	return slices.DeleteFunc(pods.Items, func(p pod) bool { return !p.isAgent() }), note, nil
 }
 
-// errNoAgents says that there is nobody to be asked.
+// errNoAgents says that there is no agent to ask.
 var errNoAgents = errors.New("no agent found, that is a pod labelled " + agentLabel +
 	": tailscale-nri is not installed in this cluster, or not where you may look; --agent-namespace says where")
 
@@ -55,7 +55,7 @@ func byHost(agents []pod) map[string][]pod {
 	return hosts
 }
 
-// answer is what one agent said.
+// answer is an agent's answer.
 type answer struct {
 	agent  pod
 	report status.Report
@@ -82,7 +82,7 @@ func (k kubectl) ask(ctx context.Context, agent pod, timeout time.Duration) answ
 	case err == nil:
 		a.err = errors.New("it says nothing")
 	case strings.Contains(err.Error(), "not defined: -o"):
-		a.err = fmt.Errorf("it is of an earlier version than this command, and has no status -o json (image %s)", agent.image())
+		a.err = fmt.Errorf("it is older than this command, and has no status -o json (image %s)", agent.image())
 	}
 	return a
 }
@@ -133,7 +133,7 @@ func merge(host string, answers []answer) (report status.Report, serving pod) {
 		report.Error = fmt.Sprintf("agent %s does not answer: %v", best.agent.name(), best.err)
 		report.Error = strings.Join(append([]string{report.Error}, others...), "; ")
 	case standsBy:
-		report.Error = fmt.Sprintf("agent %s says: %s; which that is, is not to be seen", best.agent.name(), report.Message)
+		report.Error = fmt.Sprintf("agent %s says: %s; which one serves is not known", best.agent.name(), report.Message)
 		report.Message = ""
 		report.Warnings = append(report.Warnings, others...)
 	default:
@@ -142,7 +142,7 @@ func merge(host string, answers []answer) (report status.Report, serving pod) {
 	return report, best.agent
 }
 
-// silentHost is the report of a host of which nothing is known.
+// silentHost returns the report of a host without an answer.
 func silentHost(host string) status.Report {
 	return status.Report{APIVersion: status.APIVersion, Host: host, Nodes: []status.Node{}}
 }

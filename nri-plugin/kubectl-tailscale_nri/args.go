@@ -31,15 +31,15 @@ const usage = `kubectl tailscale-nri asks the agents of tailscale-nri, one on ea
   kubectl tailscale-nri status [NAMESPACE/POD...]   the pods' tailnet nodes, on all hosts
       -o table|wide|json|yaml; -w, --watch; -n NAMESPACE; -l SELECTOR of pods
   kubectl tailscale-nri doctor                      what is wrong on the hosts, with remedies
-      --node HOST; -v for what is right as well; -o table|json; --device-limit N
+      --node HOST; -v for all findings, also the good ones; -o table|json; --device-limit N
   kubectl tailscale-nri version                     of this command and of the agents
   kubectl tailscale-nri TOOL POD [ARGUMENT...]      ping, whois, netcheck, bugreport or capture,
       by the agent of the pod's host, with its arguments and its output
 For all:
-  --agent-namespace NAMESPACE   where the agents are, for who may not list pods in all namespaces
+  --agent-namespace NAMESPACE   where the agents are, if you may not list pods in all namespaces
   --timeout 20s                 for the answer of a host; of doctor 1m
   --context, --kubeconfig, -n, --as and kubectl's other flags for a cluster and a user
-A POD without a namespace is of that of -n, or of the current context.
+A POD without a namespace is in that of -n, or of the current context.
 KUBECTL names another kubectl. Exit code: 0 all is well, 1 something is not, 2 not all could be asked.
 `
 
@@ -76,7 +76,7 @@ func parseArgs(args []string) (options, error) {
 		return o, err
 	}
 	if len(rest) == 0 {
-		return o, errors.New("what is to be asked? --help shows what there is")
+		return o, errors.New("no command is given (see --help)")
 	}
 	if slices.Contains([]string{"-h", "-help", "--help"}, rest[0]) {
 		rest[0] = cmdHelp
@@ -88,7 +88,7 @@ func parseArgs(args []string) (options, error) {
 	case slices.Contains(tools, o.command):
 		return parseTool(o, rest)
 	case !slices.Contains([]string{cmdStatus, cmdDoctor, cmdVersion}, o.command):
-		return o, fmt.Errorf("unknown command %q (--help shows what there is)", o.command)
+		return o, fmt.Errorf("unknown command %q (see --help)", o.command)
 	}
 	fs := flags(&o)
 	for len(rest) > 0 {
@@ -96,7 +96,7 @@ func parseArgs(args []string) (options, error) {
 			o.command = cmdHelp
 			return o, nil
 		} else if err != nil {
-			return o, fmt.Errorf("%w (--help shows what there is)", err)
+			return o, fmt.Errorf("%w (see --help)", err)
 		}
 		if rest = fs.Args(); len(rest) > 0 {
 			o.args, rest = append(o.args, rest[0]), rest[1:]
@@ -164,7 +164,7 @@ func takeKubectlFlags(args []string) (o options, rest []string, err error) {
 	return o, append(rest, args...), nil
 }
 
-// flags are those of the command, which are written to o.
+// flags returns the command's flags, whose values are written to o.
 func flags(o *options) *flag.FlagSet {
 	fs := flag.NewFlagSet(o.command, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -198,13 +198,13 @@ func (o options) check() error {
 	case o.timeout <= 0:
 		return fmt.Errorf("--timeout is %v: write how long a host may take, 20s for instance", o.timeout)
 	case o.command != cmdStatus && len(o.args) > 0:
-		return fmt.Errorf("unknown argument %q (--help shows what there is)", strings.Join(o.args, " "))
+		return fmt.Errorf("unknown argument %q (see --help)", strings.Join(o.args, " "))
 	case o.command == cmdStatus && o.selector != "" && len(o.args) > 0:
 		return errors.New("-l and names of pods are two selections: keep one")
 	case o.command == cmdStatus:
 		return status.CheckFormat(o.format)
 	case o.command == cmdDoctor && o.format != status.Table && o.format != status.JSON:
-		return fmt.Errorf("-o is %q: the doctor's findings are to be had as %s and %s", o.format, status.Table, status.JSON)
+		return fmt.Errorf("-o is %q: the doctor prints its findings as %s or %s", o.format, status.Table, status.JSON)
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func TestParseArgs(t *testing.T) {
 		}
 	}
 	for line, want := range map[string]string{
-		"":                       "--help shows",
+		"":                       "see --help",
 		"stats":                  `unknown command "stats"`,
 		"status --context":       "--context needs a value",
 		"status -n":              "-n needs a value",

@@ -15,7 +15,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
-// finding is one of the doctor's, as it says them in JSON.
+// finding is a finding of the doctor, as in its JSON output.
 type finding struct {
 	Check  string `json:"check"`
 	Result string `json:"result"` // ok, warn, fail or unknown
@@ -28,7 +28,7 @@ const (
 	resultFail = "fail"
 )
 
-// examined is what the doctor found on a host.
+// examined has the doctor's findings on a host.
 type examined struct {
 	Host     string    `json:"host"`
 	Findings []finding `json:"findings"`
@@ -89,7 +89,7 @@ func (k kubectl) examine(ctx context.Context, host string, agents []pod, o optio
 	return e
 }
 
-// doctorCode is what the doctor's own exit code would be, of all hosts.
+// doctorCode returns the doctor's exit code for all hosts together.
 func doctorCode(hosts []examined) int {
 	code := status.ExitOK
 	for _, h := range hosts {

@@ -13,7 +13,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
-// gathered is what was asked for, of all hosts.
+// gathered has the reports of all hosts, narrowed to the request.
 type gathered struct {
 	reports  []status.Report // of the hosts that have an agent, by name
 	unserved []status.Report // of those that have none
@@ -117,7 +117,7 @@ func (k kubectl) locate(ctx context.Context, namespace string, names []string) (
 			ns, name = namespace, arg
 		}
 		if name == "" || strings.Contains(name, "/") || both && ns == "" {
-			return nil, fmt.Errorf("%q is no pod: write NAMESPACE/POD or POD", arg)
+			return nil, fmt.Errorf("%q is not a pod: write NAMESPACE/POD or POD", arg)
 		}
 		in[ns] = append(in[ns], name)
 	}
@@ -143,7 +143,7 @@ func hostsOf(pods []pod) map[string]bool {
 	return hosts
 }
 
-// only are the hosts that are wanted.
+// only returns the requested hosts.
 func only(hosts map[string][]pod, wanted map[string]bool) map[string][]pod {
 	some := make(map[string][]pod)
 	for host, agents := range hosts {
@@ -207,7 +207,7 @@ func (p *pod) isNode(n status.Node) bool {
 	return n.Namespace == p.Metadata.Namespace && n.Pod == p.Metadata.Name && (n.UID == "" || n.UID == p.runtimeUID())
 }
 
-// reportOf is that of a host, and whether the host has an agent. A pod that is not
+// reportOf returns the report of a host, and whether the host has an agent. A pod that is not
 // scheduled has a host without a name.
 func (g *gathered) reportOf(host string) (r *status.Report, served bool) {
 	isHost := func(r status.Report) bool { return r.Host == host }

@@ -82,7 +82,7 @@ func TestMerge(t *testing.T) {
 	serves := says("old", status.Report{Ready: true, Role: status.Serving, Nodes: web}, nil)
 	cutOff := says("old", status.Report{Message: "not ready: nothing listens", Role: status.Serving, Nodes: web}, nil)
 	bare := says("old", status.Report{Message: "not ready: nothing listens", Role: status.Serving}, nil)
-	waits := says("new", status.Report{Ready: true, Role: status.Standby, Message: "standing by: another process serves this node's pods"}, nil)
+	waits := says("new", status.Report{Ready: true, Role: status.Standby, Message: "standing by: another process serves this host's pods"}, nil)
 	lacks := says("new", status.Report{Role: status.Standby, Message: "not ready to take over: nothing listens"}, nil)
 	away := says("new", status.Report{}, errors.New("CrashLoopBackOff"))
 	ended := says("new", status.Report{}, errors.New("container not found"))
@@ -140,7 +140,7 @@ func TestMissing(t *testing.T) {
 	pods := []pod{
 		somePod("listed", "n1", nil),
 		somePod("static", "n1", func(p *pod) { p.Metadata.Annotations[annotationHash], p.Metadata.UID = "uid-static", "mirror" }),
-		somePod("again", "n1", func(p *pod) { p.Metadata.UID = "another" }), // made anew under its name
+		somePod("again", "n1", func(p *pod) { p.Metadata.UID = "another" }), // created again under its name
 		somePod("unknown", "n1", nil),
 		somePod("begins", "n1", func(p *pod) { p.Status.PodIP, p.Status.Phase = "", "Pending" }),
 		somePod("ends", "n1", func(p *pod) { p.Metadata.DeletionTimestamp = "2031-05-06T07:08:09Z" }),
@@ -223,7 +223,7 @@ func TestExitCode(t *testing.T) {
 	}
 }
 
-// TestFindings: what is right is counted, and what is not has its host beside it.
+// TestFindings: what is right is counted, and what is not has its host next to it.
 func TestFindings(t *testing.T) {
 	hosts := []examined{
 		{Host: "n1", Findings: []finding{{"kernel", "ok", "6.12", ""}, {"clock", "warn", "5s\x1b late", "set the clock"}}},

@@ -84,7 +84,7 @@ func (k kubectl) get(ctx context.Context, out any, args ...string) error {
 }
 
 // exec runs a command of an agent and returns its standard output, also where it
-// or kubectl fails. Nobody can tell the two by kubectl's exit code.
+// or kubectl fails. kubectl's exit code does not distinguish the two.
 func (k kubectl) exec(ctx context.Context, agent pod, timeout time.Duration, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v", timeout))
 	defer cancel()
@@ -95,17 +95,17 @@ func (k kubectl) exec(ctx context.Context, agent pod, timeout time.Duration, arg
 	return out, err
 }
 
-// execArgs are those of kubectl that run a command in an agent's container.
+// execArgs returns the arguments with which kubectl runs a command in an agent's container.
 func execArgs(agent pod, args []string) []string {
 	m := agent.Metadata
 	return append([]string{"exec", "-n", m.Namespace, m.Name, "-c", agentContainer, "--", "/tailscale-nri"}, args...)
 }
 
-// isLog is a line that kubectl's libraries log, before kubectl says what is the matter.
+// isLog matches a line that kubectl's libraries log before kubectl's own error.
 var isLog = regexp.MustCompile(`^[IWEF][0-9]{4} `)
 
-// explain is what kubectl, or a command that it ran, said on standard error, in one
-// line and without what is no reason.
+// explain returns what kubectl, or a command that it ran, wrote to standard error, in one
+// line and without what does not give a reason.
 func explain(stderr string) string {
 	var lines []string
 	for line := range strings.Lines(stderr) {

@@ -2,7 +2,7 @@
 
 // Command kubectl-tailscale_nri is a plugin of kubectl: kubectl tailscale-nri status
 // shows the tailnet nodes of all hosts' pods in one table. It runs on the user's
-// machine and asks the agent of each host, a pod of the DaemonSet, by kubectl exec.
+// computer and asks the agent of each host, a pod of the DaemonSet, by kubectl exec.
 //
 // All that it does in a cluster is done by the user's own kubectl, and so with the
 // user's kubeconfig, context, proxies, logins and rights. What an agent says is

@@ -26,7 +26,7 @@ const (
 	unfinished = "--field-selector=status.phase!=Succeeded,status.phase!=Failed"
 )
 
-// pod is what is read of one.
+// pod has the fields that are read of a pod.
 type pod struct {
 	Metadata struct {
 		Namespace, Name, UID, DeletionTimestamp string
@@ -63,8 +63,8 @@ type pod struct {
 
 type condition struct{ Type, Status, Reason, Message string }
 
-// list is what kubectl get says of several objects. Of a single one that is asked
-// for by its name it says the object.
+// list is kubectl get's output for several objects. For a single one that is asked for
+// by name the output is the object.
 type list[T any] struct{ Items []T }
 
 func (l *list[T]) UnmarshalJSON(data []byte) error {
@@ -87,7 +87,7 @@ func (p *pod) name() string { return p.Metadata.Namespace + "/" + p.Metadata.Nam
 
 func (p *pod) hasOptedIn() bool { return p.Metadata.Annotations[annotationEnabled] == "true" }
 
-// runtimeUID is the one that the agent knows the pod by.
+// runtimeUID returns the UID by which the agent knows the pod.
 func (p *pod) runtimeUID() string {
 	return cmp.Or(p.Metadata.Annotations[annotationHash], p.Metadata.UID)
 }
@@ -95,7 +95,7 @@ func (p *pod) runtimeUID() string {
 // isAgent reports whether it has the agent's container.
 func (p *pod) isAgent() bool { return p.image() != "" }
 
-// image is that of the agent.
+// image returns the agent's image.
 func (p *pod) image() string {
 	for _, c := range p.Spec.Containers {
 		if c.Name == agentContainer {
@@ -105,7 +105,7 @@ func (p *pod) image() string {
 	return ""
 }
 
-// host is the Kubernetes node that the pod runs on, or waits for: a DaemonSet pins
+// host returns the Kubernetes node that the pod runs on, or waits for: a DaemonSet pins
 // each of its pods to one by the node's name.
 func (p *pod) host() string {
 	if p.Spec.NodeName != "" {
@@ -142,13 +142,13 @@ func (p *pod) notRunning() string {
 	return joined(p.Status.Phase, p.Status.Reason, p.Status.Message)
 }
 
-// joined are the texts that are not empty.
+// joined joins the texts that are not empty.
 func joined(texts ...string) string {
 	texts = slices.DeleteFunc(texts, func(s string) bool { return strings.TrimSpace(s) == "" })
 	return strings.Join(strings.Fields(strings.Join(texts, ": ")), " ")
 }
 
-// node is what is read of a Kubernetes node.
+// node has the fields that are read of a Kubernetes node.
 type node struct {
 	Metadata struct {
 		Name   string
@@ -160,15 +160,15 @@ type node struct {
 	Status struct{ Conditions []condition }
 }
 
-// isServed reports whether the manifests put an agent there: Linux, and no node
-// that only stands for something else.
+// isServed reports whether the manifests put an agent there: Linux, and not a virtual
+// node.
 func (n *node) isServed() bool {
 	l := n.Metadata.Labels
 	return cmp.Or(l["kubernetes.io/os"], "linux") == "linux" && l["type"] != "virtual-kubelet" &&
 		l["eks.amazonaws.com/compute-type"] != "fargate" && l["liqo.io/type"] != "virtual-node"
 }
 
-// state is what is to be known of a node whose agent is missing or silent, "" if nothing.
+// state explains why the agent of a node may be missing or silent, "" if nothing does.
 func (n *node) state() string {
 	var facts []string
 	for _, c := range n.Status.Conditions {
@@ -181,7 +181,7 @@ func (n *node) state() string {
 		if t.Value != "" {
 			taint += "=" + t.Value
 		}
-		// These say what the condition says.
+		// These repeat the condition.
 		if !strings.HasPrefix(t.Key, "node.kubernetes.io/") {
 			facts = append(facts, "taint "+taint+":"+t.Effect)
 		}

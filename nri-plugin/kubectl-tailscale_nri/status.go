@@ -102,7 +102,7 @@ func (w *watch) show(g *gathered) error {
 	return err
 }
 
-// all are the reports of the hosts that have an agent, and below them the others.
+// all returns the reports of the hosts that have an agent, then the others.
 func (g *gathered) all() []status.Report {
 	return slices.Concat([]status.Report{}, g.reports, g.unserved)
 }
@@ -111,8 +111,8 @@ func (g *gathered) print(w io.Writer, format string) error {
 	return status.Print(w, g.all(), status.Options{Format: format, Hosts: true})
 }
 
-// exitCode is that of the reports. A host without an agent may be none of ours: it
-// counts if a pod there opted in.
+// exitCode returns the exit code for the reports. A host without an agent may be one that needs
+// none: it counts if a pod there opted in.
 func (g *gathered) exitCode() int {
 	counted := slices.Clone(g.reports)
 	for _, r := range g.unserved {

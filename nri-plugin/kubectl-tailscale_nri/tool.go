@@ -76,7 +76,7 @@ func (k kubectl) serving(ctx context.Context, host string, agents []pod) (pod, e
 }
 
 // pass runs kubectl with the streams of this command, and returns its exit code.
-// The tools read nothing: the input is left to whoever else reads it, such as the
+// The tools read nothing: the input is left to other readers, such as the
 // loop of a shell. There is no terminal on the other side, which would rewrite line
 // ends.
 func (k kubectl) pass(ctx context.Context, args []string, s streams) (int, error) {

@@ -77,7 +77,7 @@ func TestAsk(t *testing.T) {
 		"exec sleep 60": {"no answer within 200ms"},
 		`echo '{"apiVersion":'; echo 'error: stream closed' >&2; exit 1`:        {"stream closed", "reading the status"},
 		`echo '{"apiVersion":"tailscale-nri/v2","nodes":{}}'`:                   {`apiVersion "tailscale-nri/v2"`},
-		`echo 'flag provided but not defined: -o' >&2; exit 2`:                  {"of an earlier version", "i:1"},
+		`echo 'flag provided but not defined: -o' >&2; exit 2`:                  {"older than this command", "i:1"},
 		`echo 'command terminated with exit code 1' >&2; echo '[]'; exit 1`:     {"reading the status"},
 		`echo '{"apiVersion":"tailscale-nri/v1","nodes":[],"later":1}'; exit 1`: nil,
 	} {

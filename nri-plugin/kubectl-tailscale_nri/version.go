@@ -17,7 +17,7 @@ import (
 // version is set by the linker (-X main.version=…, see the Makefile).
 var version string
 
-// ourVersion is what the linker was told, else what the Go toolchain recorded of
+// ourVersion is the version set by the linker, else the one that the Go toolchain recorded of
 // the source.
 func ourVersion() string {
 	if info, ok := debug.ReadBuildInfo(); ok {

@@ -11,5 +11,5 @@
 // process's too.
 //
 // What this package does not do: it changes nothing, it knows no pod and no node, and it
-// looks at no netns but this process's own.
+// looks only at this process's own netns.
 package hostnet

@@ -29,7 +29,7 @@ type interfaces struct {
 	watches int // that outdate list
 }
 
-// theInterfaces are those of the host. tailscale.com has one hook in a process for it.
+// theInterfaces is the host's list. tailscale.com has one hook in a process for it.
 var theInterfaces = sync.OnceValue(func() *interfaces {
 	in := newInterfaces(listInterfaces)
 	netmon.RegisterInterfaceGetter(in.get)
@@ -42,8 +42,8 @@ func newInterfaces(ask func() ([]netmon.Interface, error)) *interfaces {
 
 // ShareInterfaces has all backends of this process see one list of the
 // host's interfaces, kept fresh until done is closed. Afterwards it is made
-// again each time, and so it is while the kernel cannot be listened to, which
-// failed hears of. The monitor looks at the list whenever it is outdated.
+// again each time, and so it is while the subscription to the kernel is lost, of
+// which failed is told. The monitor looks at the list whenever it is outdated.
 func ShareInterfaces(m *Monitor, done <-chan struct{}, failed func(error)) {
 	go theInterfaces().watch(done, failed, m.Poll)
 }
@@ -68,7 +68,7 @@ func (in *interfaces) watch(done <-chan struct{}, failed func(error), look func(
 	}
 }
 
-// listen keeps the list fresh until done is closed, which is no error, or a
+// listen keeps the list fresh until done is closed, which is not an error, or a
 // subscription is lost.
 func (in *interfaces) listen(done <-chan struct{}, look func()) error {
 	over, lost := make(chan struct{}), make(chan error, 2)
@@ -81,11 +81,11 @@ func (in *interfaces) listen(done <-chan struct{}, look func()) error {
 	}
 	links, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64)
 	if err := netlink.LinkSubscribeWithOptions(links, over, netlink.LinkSubscribeOptions{ErrorCallback: lose}); err != nil {
-		return fmt.Errorf("watching this machine's links: %w", err)
+		return fmt.Errorf("watching this host's links: %w", err)
 	}
 	defer drain(links)
 	if err := netlink.AddrSubscribeWithOptions(addrs, over, netlink.AddrSubscribeOptions{ErrorCallback: lose}); err != nil {
-		return fmt.Errorf("watching this machine's addresses: %w", err)
+		return fmt.Errorf("watching this host's addresses: %w", err)
 	}
 	defer drain(addrs)
 	in.outdate(1)
@@ -101,15 +101,15 @@ func (in *interfaces) listen(done <-chan struct{}, look func()) error {
 		case <-in.failed:
 			time.AfterFunc(listenAgain, look) // netmon tries no second time
 		case err := <-lost:
-			return fmt.Errorf("watching this machine's interfaces: %w", err)
+			return fmt.Errorf("watching this host's interfaces: %w", err)
 		case link, open := <-links:
 			if !open {
-				return errors.New("watching this machine's links: the subscription ended")
+				return errors.New("watching this host's links: the subscription ended")
 			}
 			outdated = in.changed(int(link.Index), nil)
 		case addr, open := <-addrs:
 			if !open {
-				return errors.New("watching this machine's addresses: the subscription ended")
+				return errors.New("watching this host's addresses: the subscription ended")
 			}
 			outdated = in.changed(addr.LinkIndex, addr.LinkAddress.IP)
 		}
@@ -118,7 +118,7 @@ func (in *interfaces) listen(done <-chan struct{}, look func()) error {
 
 // changed takes in an event of a link, or of the address of one, and reports whether
 // it outdates the list. The host ends of pods come and go all the time, and without an
-// address of their own they are not in the list: for them nothing is asked again.
+// address of their own they are not in the list: for them the kernel is not asked again.
 func (in *interfaces) changed(link int, addr net.IP) (outdated bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -129,7 +129,7 @@ func (in *interfaces) changed(link int, addr net.IP) (outdated bool) {
 }
 
 // isEndpoint reports whether a path can begin at the address. IPv6 link-local
-// addresses are on every link, and no endpoint.
+// addresses are on every link, and not an endpoint.
 func isEndpoint(ip net.IP) bool { return ip.To4() != nil || !ip.IsLinkLocalUnicast() }
 
 // drain lets a subscription's goroutine end, which may be about to send.
@@ -147,7 +147,7 @@ func (in *interfaces) outdate(watches int) {
 	in.watches += watches
 }
 
-// get is what [netmon.RegisterInterfaceGetter] takes.
+// get is the function for [netmon.RegisterInterfaceGetter].
 func (in *interfaces) get() ([]netmon.Interface, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -166,7 +166,7 @@ func (in *interfaces) get() ([]netmon.Interface, error) {
 }
 
 // listInterfaces asks the kernel twice, however many links there are, and
-// leaves out those that no path can go over. It copies what it returns: what
+// leaves out those over which no path can go. It copies what it returns: what
 // [net.Interfaces] and netlink hand out are slices of the kernel's whole answer,
 // which each backend would hold as long as one address of it, 300 KB for 200
 // pods.

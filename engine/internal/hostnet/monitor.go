@@ -13,7 +13,7 @@ import (
 )
 
 // Monitor watches the host's network for all nodes of the process. A backend that
-// has no monitor given makes one of its own: a netlink socket that hears of each
+// is given no monitor makes one of its own: a netlink socket that hears of each
 // pod that comes or goes, and asks for all interfaces again each time. With 200
 // pods that was half of all memory that their starts allocate.
 type Monitor struct {
@@ -35,7 +35,7 @@ func NewMonitor(logf logger.Logf) (*Monitor, error) {
 	return &Monitor{m, bus}, nil
 }
 
-// Close ends the watching. Followers hear of nothing more.
+// Close ends the watching. Followers are told nothing more.
 func (m *Monitor) Close() {
 	_ = m.Monitor.Close()
 	m.bus.Close()

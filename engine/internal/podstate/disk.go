@@ -25,7 +25,7 @@ const CopiedExt = ".copied"
 
 var isSetAside = regexp.MustCompile(`\.(damaged|copied)(-[0-9]+)?$`).MatchString
 
-// SetAside renames a file or directory that nothing can be made of, and returns
+// SetAside renames a file or directory that cannot be used, and returns
 // its new path. What was set aside before stays.
 func SetAside(path string) (string, error) { return setAsideAs(path, DamagedExt) }
 
@@ -56,8 +56,7 @@ func freeName(path, ext string) (string, error) {
 	}
 }
 
-// CheckWritable returns why nothing can be written to the directory, nil if it
-// can be.
+// CheckWritable returns why the directory cannot be written to, nil if it can be.
 func CheckWritable(dir string) error {
 	probe := filepath.Join(dir, ".writable")
 	err := os.WriteFile(probe, []byte("x"), 0o600) // a full disk takes empty files
@@ -71,7 +70,7 @@ func CheckWritable(dir string) error {
 func Remedy(err error) error {
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return fmt.Errorf("%w: free space on this node's disk", err)
+		return fmt.Errorf("%w: free space on this host's disk", err)
 	case errors.Is(err, unix.EROFS):
 		return fmt.Errorf("%w: make it writable; if it was, the kernel's log says why it no longer is", err)
 	}
@@ -96,8 +95,8 @@ func ReplaceFile(path string, data []byte) error {
 // not: a bind mount keeps the file that it was made of, whatever its name leads to
 // later. A reader sees the earlier content or the new one, with empty lines at its
 // end perhaps. What the pod has written there, of any size, is not read into memory.
-// A lease that a program of the pod has on it is not waited for, which the kernel would
-// have us do for 45 seconds (fcntl(2), F_SETLEASE).
+// A lease that a program of the pod has on it is not waited for, as the kernel would do for
+// 45 seconds (fcntl(2), F_SETLEASE).
 func RewriteFile(path string, data []byte) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
 	if errors.Is(err, unix.EWOULDBLOCK) {

@@ -16,13 +16,13 @@
 //
 // Files are 0600 but where it says otherwise. Auth keys are never stored.
 //
-// # Who writes, and what becomes of damage
+// # Who writes, and what happens to damaged files
 //
 //   - served.json: the engine, every few minutes and at its end. One that cannot be read
-//     is that of a machine that was never away.
+//     counts as that of a host that was never away.
 //   - pod.json: the engine, before each step that it describes. [LoadAll] sets one that
-//     cannot be used aside. Where the node's key is whole, a record takes its place that
-//     knows no more than that there may be a device with this key; otherwise the whole
+//     cannot be used aside. If the node's key is whole, a new record takes its place that
+//     knows only that there may be a device with this key; otherwise the whole
 //     directory is set aside.
 //   - tailscaled.state: the backend, by its [Store], and [EnsureNodeKey] and [Rekey]
 //     before it starts. [StoredKeys] says if no backend could use it; the engine
@@ -33,8 +33,8 @@
 //   - resolv.conf: the engine, in place, from what the record has of the original: for each
 //     new container, and when the tailnet's search domains change. What the pod has written
 //     there is replaced then.
-//   - *.damaged, *.copied: nobody afterwards. They go with the pod's directory; a whole
-//     directory that was set aside is there until somebody removes it. [LoadCopied] reads
+//   - *.damaged, *.copied: never written again. They are removed with the pod's directory;
+//     a whole directory that was set aside stays until an administrator removes it. [LoadCopied] reads
 //     which devices are another host's.
 //
 // What a kill leaves half written ends in .new, or in .tmp and digits. [LoadAll] removes it,
@@ -57,6 +57,6 @@
 // its caller takes the step. A test of the engine reads this source and holds both.
 //
 // What this package does not do: it runs no backend, asks no tailnet and no runtime, and
-// knows no node but by its files. Its goroutines wait for the lock or have the kernel
+// knows nodes only by their files. Its goroutines wait for the lock or have the kernel
 // write what is in its cache; none changes a file.
 package podstate

@@ -17,7 +17,7 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// View is what a state directory holds.
+// View is the content of a state directory.
 type View struct {
 	Pods     []StoredPod
 	SetAside []string // what was set aside as .damaged or .copied, below the directory

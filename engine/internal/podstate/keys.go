@@ -19,8 +19,8 @@ import (
 //
 // Left to itself a backend makes a new key for each attempt to log in, and
 // stores it when one has succeeded. If the answer to an attempt is lost, or
-// this process is killed meanwhile, that leaves a device in the tailnet that
-// nobody knows the name of, and a single-use auth key that is spent. With a
+// this process is killed meanwhile, that leaves a device in the tailnet whose
+// name is not known, and a single-use auth key that is spent. With a
 // key on disk beforehand, all attempts are of one and the same device, which
 // can be found by its key.
 //
@@ -54,7 +54,7 @@ func EnsureNodeKey(state *Store, lockKey func(key.MachinePublic) key.NLPrivate) 
 	})
 }
 
-// ErrDamaged is of a file of ours that nothing can be made of.
+// ErrDamaged is the error of a file that cannot be read as what it is.
 var ErrDamaged = errors.New("is damaged")
 
 // Keys are a node's public keys, zero where there is none.

@@ -55,8 +55,8 @@ func LoadAll(stateDir string, bad func(dir string, err error)) (map[string]Recor
 	return records, nil
 }
 
-// halfWritten is what the next version of a file is called until it is whole:
-// by us, by tailscale.com's atomicfile, and by CheckWritable.
+// halfWritten matches the names under which the next version of a file is written:
+// by this package, by tailscale.com's atomicfile, and by CheckWritable.
 var halfWritten = regexp.MustCompile(`\.new$|\.tmp[0-9]+$|^\.writable$`)
 
 // removeHalfWritten removes what a kill has left in a pod's directory: there may
@@ -80,8 +80,8 @@ const UnknownSandbox = "unknown"
 // rescue saves what can be saved of a pod whose record cannot be used, for the
 // reason given, and returns an error that says what became of it.
 //
-// If the node's key is whole, the record alone is set aside. The one in its
-// place knows no more than that there may be a device with this key: when the
+// If the node's key is whole, the record alone is set aside. The new one
+// knows only that there may be a device with this key: when the
 // pod is attached, it is that device again; when it is gone, the device is
 // found by the key. Otherwise all is set aside.
 func rescue(dir string, cause error) (r Record, ok bool, err error) {
@@ -119,8 +119,8 @@ func rescue(dir string, cause error) (r Record, ok bool, err error) {
 	return r, true, fmt.Errorf("%w; the node's key is whole: the pod gets its device back when it is attached", cause)
 }
 
-// These find the device and the profile in a record of which nothing else may be
-// whole.
+// These find the device and the profile in a record of which the rest may be
+// damaged.
 var (
 	deviceIn  = regexp.MustCompile(`"nodeID":\s*"([A-Za-z0-9]+)"`)
 	profileIn = regexp.MustCompile(`"profile":\s*"([a-z0-9-]+)"`)

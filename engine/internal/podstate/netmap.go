@@ -37,7 +37,7 @@ type NetmapStore struct {
 }
 
 // NewNetmapStore returns the store in a pod's directory. Every change goes through
-// take, and written hears of the size of each value that is written.
+// take, and written is called with the size of each value that is written.
 func NewNetmapStore(dir string, take Take, written func(bytes int)) NetmapStore {
 	return NetmapStore{netmapcache.FileStore(filepath.Join(dir, NetmapDir)), take, written}
 }
@@ -74,8 +74,8 @@ const backendCache = "netmap-cache"
 
 // LendNetmap gives a backend the last netmap, if it is that of the node with the key.
 // profileDir is the directory of the backend's profile. The netmap is lent by links,
-// which ReclaimNetmap takes back as soon as the backend has read it: where the
-// tailnet's policy has it write a cache, it would write into ours.
+// which ReclaimNetmap takes back as soon as the backend has read it: if the
+// tailnet's policy has it write a cache, it would write into this one.
 func LendNetmap(dir, profileDir string, nodeKey key.NodePublic) error {
 	from, to := filepath.Join(dir, NetmapDir), filepath.Join(profileDir, backendCache)
 	if err := os.RemoveAll(to); err != nil {

@@ -20,7 +20,7 @@ type Pod struct {
 	PID uint32 `json:"pid,omitempty"`
 	// Hostname is one DNS label of at most 63 characters.
 	Hostname string `json:"hostname"`
-	// ChosenName is set if somebody chose the hostname. Otherwise no two pods
+	// ChosenName is set if the hostname was chosen by a user. Otherwise no two pods
 	// of a cluster have it, unless one of them is gone.
 	ChosenName bool     `json:"chosenName,omitempty"`
 	Tags       []string `json:"tags,omitempty"` // "tag:…"

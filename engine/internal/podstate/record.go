@@ -42,13 +42,13 @@ type Record struct {
 	// session finds the node there after a restart.
 	Port uint16 `json:"port,omitempty"`
 	// DiscoKey is the node's private disco key. A peer that sees a new one
-	// drops its session, at the very moment at which we greet it.
+	// drops its session, at the very moment at which the node repeats the handshake.
 	DiscoKey []byte `json:"discoKey,omitempty"`
 	// NodeID is the device in the tailnet, "" until it is one.
 	NodeID tailcfg.StableNodeID `json:"nodeID,omitempty"`
 	// Registering is set before the first attempt to log in, and cleared once
-	// NodeID is known: in between it may be in the tailnet without our having
-	// heard of it.
+	// NodeID is known: in between it may be in the tailnet, and the answer be
+	// lost.
 	Registering bool `json:"registering,omitempty"`
 	// TagsDue is set with Registering, if the pod asks for tags, and cleared
 	// once the control plane has said that the node has them.
@@ -63,7 +63,7 @@ type Record struct {
 	// say to another one is not known. It is "" for Tailscale's, and in a record of an
 	// earlier version.
 	LoginServer string `json:"loginServer,omitempty"`
-	// Machine is the machine, in one of its boots, that last served the node: see
+	// Machine is the host, in one of its boots, that last served the node: see
 	// podnet.Machine.
 	Machine string `json:"machine,omitempty"`
 	// Generation is the workload's identity that the keys on disk are of, 0 if they
@@ -71,11 +71,11 @@ type Record struct {
 	Generation uint64 `json:"generation,omitempty"`
 	// Rekeyed says that the control plane has not let in the node key on disk yet.
 	Rekeyed bool `json:"rekeyed,omitempty"`
-	// Recent are the peers with a WireGuard session: they are greeted
-	// first after a restart.
+	// Recent are the peers with a WireGuard session: the handshake with
+	// them is repeated first after a restart.
 	Recent []tailcfg.StableNodeID `json:"recent,omitempty"`
-	// ResolvConf is what the pod's resolv.conf says without us, nil until it is known
-	// or where nobody asked for DNS; TailnetSearch are the tailnet's search domains.
+	// ResolvConf is the pod's original resolv.conf, nil until it is known or if the pod
+	// did not ask for DNS; TailnetSearch are the tailnet's search domains.
 	ResolvConf    *ResolvConf `json:"resolvConf,omitempty"`
 	TailnetSearch []string    `json:"tailnetSearch,omitempty"`
 	// Retried is set if the pod had another sandbox before this one.
@@ -140,7 +140,7 @@ func Save(dir string, r *Record) error {
 	return nil
 }
 
-// errOtherPod is of a directory that was copied or renamed: its key is
+// errOtherPod is the error of a directory that was copied or renamed: its key is
 // another node's.
 var errOtherPod = errors.New("is of another pod")
 
@@ -170,7 +170,7 @@ func parseRecord(data []byte, uid string) (Record, error) {
 	case r.Pod.UID != uid:
 		return Record{}, fmt.Errorf("%w: %q", errOtherPod, r.Pod.UID)
 	case r.Pod.SandboxID == "" || !podnet.IsHostLink(r.Link, r.Pod.SandboxID):
-		// A link of another name may be anyone's, and we would delete it.
+		// A link of another name may be anyone's, and would be deleted.
 		return Record{}, fmt.Errorf("%w: sandbox %q has no link %q", ErrDamaged, r.Pod.SandboxID, r.Link)
 	}
 	return r, nil

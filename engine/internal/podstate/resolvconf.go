@@ -103,7 +103,7 @@ func (c *ResolvConf) Format(tailnet []string, spare bool) (data []byte, left []s
 	b.WriteString("# Kept by tailscale-nri.\n")
 	own := tsaddr.TailscaleServiceIP()
 	if !slices.ContainsFunc(c.Nameservers, netip.Addr.Is4) {
-		own = tsaddr.TailscaleServiceIPv6() // the NAT that replaces us while we are away works within one family
+		own = tsaddr.TailscaleServiceIPv6() // the NAT that replaces the node's server while it is away works within one family
 	}
 	fmt.Fprintf(&b, "nameserver %v\n", own)
 	if spare {

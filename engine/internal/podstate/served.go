@@ -15,15 +15,15 @@ const ServedFile = "served.json"
 // Served is the file that says when the state directory was last used. A copy of
 // the directory has it, too.
 type Served struct {
-	Machine string    `json:"machine"` // in one of its boots: see podnet.Machine
-	At      time.Time `json:"at"`      // as that machine has last said
-	// Away is for how long nobody had used the directory when that boot began; 0
-	// where nobody knows.
+	Machine string    `json:"machine"` // the host, in one of its boots: see podnet.Machine
+	At      time.Time `json:"at"`      // when the host last wrote it
+	// Away is for how long the directory had not been used when that boot began; 0
+	// if that is not known.
 	Away time.Duration `json:"away"`
 }
 
 // LoadServed reads the file. One that cannot be read, or says what cannot be, is
-// one of a machine that was never away.
+// treated as that of a host that was never away.
 func LoadServed(stateDir, machine string) Served {
 	var s Served
 	data, err := os.ReadFile(filepath.Join(stateDir, ServedFile))

@@ -139,8 +139,8 @@ func (s *Store) stopSync() {
 	}
 }
 
-// syncFile forces the file to the disk. A failure is the next writer's to hear
-// of; a file that is gone was the node's that has left.
+// syncFile forces the file to the disk. The next writer reports a
+// failure; a file that is gone belonged to a node that has left.
 func (s *Store) syncFile() {
 	if f, err := os.Open(s.path); err == nil {
 		_ = f.Sync()

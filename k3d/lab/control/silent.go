@@ -11,7 +11,7 @@ import (
 // no longer have it, its own poll goes on as if nothing had happened, and only its
 // next request is answered with 404 "node not found".
 func (s *Server) DeleteSilently(id string) error {
-	return s.change(id, "delete without a word to it", func(n *node) {
+	return s.change(id, "delete without telling it", func(n *node) {
 		t := s.nodes
 		delete(t.byID, n.ID)
 		delete(t.byKey, n.Key)

@@ -179,7 +179,7 @@ func (r *logRun) roll(all []*scene.Pod) {
 	last := r.Plugin
 	r.start(append(r.env, "TS_STATUS_SOCKET=/run/tailscale-nri/next.sock")...)
 	r.must(r.AwaitLog(r.ctx, "standing by"))
-	r.process = append(r.process, "another process serves this node's pods, standing by")
+	r.process = append(r.process, "another process serves this host's pods, standing by")
 	r.must(last.End(r.ctx, unix.SIGTERM))
 	r.must(r.Registered(r.ctx))
 	dir := filepath.Join(r.Lab.NodeRun(), "tailscale-nri") // each pod of a DaemonSet has one of its own under the same name

@@ -103,7 +103,7 @@ func TestWhileAway(t *testing.T) {
 	s.must(s.AwaitTraces(s.ctx, scene.Traces{}))
 }
 
-// promptly is less than the minute after which a pod that went without a word is given up anyway.
+// promptly is less than the minute after which a pod that went without a runtime event is given up anyway.
 const promptly = 45 * time.Second
 
 // TestContainerdRestarts: the plugin registers again by itself; pods keep address and connections, and can be removed.

@@ -29,7 +29,7 @@ func TestPolicy(t *testing.T) {
 	const tags = "tailscale.com/tags"
 	write("rules:\n- nam: shop\n") // a typo: no pod is served, by the default policy neither
 	s.start("TS_POLICY_FILE=" + file)
-	s.must(s.AwaitLog(s.ctx, "line 2: unknown key", "waiting until it is mended"))
+	s.must(s.AwaitLog(s.ctx, "line 2: unknown key", "waiting until it is fixed"))
 	write("rules:\n- name: shop\n  namespaces: [shop]\n  labels: {app: web}\n  optIn: true\n  allow: {tags: ['tag:k8s-*']}\n")
 	s.must(s.Registered(s.ctx))
 
@@ -56,8 +56,8 @@ func TestPolicy(t *testing.T) {
 	_, err = s.Refused(s.ctx, spec("late", map[string]string{"tailscale.com/enabled": "true", tags: "tag:k8s-db"}), "rule 1 (closed)", "tag:k8s-db")
 	s.must(err)
 	write("rules: [")
-	s.must(s.AwaitLog(s.ctx, file+" is no YAML", "going on with the old one"))
-	if out := s.status(); !strings.Contains(out, "is no YAML") || strings.Count(out, "Running") != 2 || strings.Contains(out, "shop/host") {
+	s.must(s.AwaitLog(s.ctx, file+" is not YAML", "going on with the old one"))
+	if out := s.status(); !strings.Contains(out, "is not YAML") || strings.Count(out, "Running") != 2 || strings.Contains(out, "shop/host") {
 		t.Errorf("tailscale-nri status says\n%s", out)
 	}
 	write("rules:\n- name: closed\n  namespaces: [shop]\n")

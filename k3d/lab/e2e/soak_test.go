@@ -20,7 +20,7 @@ func TestSoak(t *testing.T) {
 	if s := os.Getenv("SEED"); s != "" {
 		var err error
 		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatalf("SEED=%q is no number: %v", s, err)
+			t.Fatalf("SEED=%q is not a number: %v", s, err)
 		}
 	}
 	cfg := soak.Config{

@@ -49,7 +49,7 @@ const (
 	// peerName is the peer's name in the tailnet and in the lab.
 	peerName = "demopeer"
 	// patience bounds what must happen in the end. It is not an expectation. The plugin waits for a minute before it gives
-	// up a pod that went without a word.
+	// up a pod that went without a runtime event.
 	patience = 2 * time.Minute
 	// pollInterval is how often to poll.
 	pollInterval = 10 * time.Millisecond

@@ -88,7 +88,7 @@ func (r *run) withoutRuntimes(ctx context.Context, now remains) (rest remains, l
 }
 
 // keptAfter is when only those pods are left whose removal containerd has not reported: the plugin waits for a minute
-// before it gives up a pod that went without a word.
+// before it gives up a pod that went without a runtime event.
 const keptAfter = 75 * time.Second
 
 // settleAll is settle, but for pods whose end containerd has not reported: it was ended between a sandbox's stop and its

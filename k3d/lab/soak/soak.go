@@ -34,7 +34,7 @@ type Config struct {
 	// machine does less, and finds as little wrong. 0 means 3 s for each, a minute at least.
 	Bound time.Duration
 	// Settle is how long what is of no pod may stay. The plugin waits for a minute before it gives up a pod that went
-	// without a word. 0 means 150 s.
+	// without a runtime event. 0 means 150 s.
 	Settle time.Duration
 	// LogLevel is the plugin's. "" means debug.
 	LogLevel string

@@ -14,14 +14,14 @@ import (
 	"runtime/debug"
 )
 
-// linked is what SetVersion was told.
+// linked is the version that SetVersion was given.
 var linked string
 
 // SetVersion hands over what the linker has told package main, "" for nothing. It is
 // called before all else.
 func SetVersion(version string) { linked = version }
 
-// Version is what the linker was told, else what the Go toolchain recorded
+// Version is the version set by the linker, else the one that the Go toolchain recorded
 // of the source.
 func Version() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -30,7 +30,7 @@ func Version() string {
 	return cmp.Or(linked, "(devel)")
 }
 
-// Print writes our version and those that decide how it behaves.
+// Print writes this program's version and those of the modules that decide how it behaves.
 func Print(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "tailscale-nri %s\ntailscale.com %s\nNRI %s\n%s %s/%s\n",
 		Version(), ModuleVersion("tailscale.com"), ModuleVersion("github.com/containerd/nri"),
@@ -38,7 +38,7 @@ func Print(w io.Writer) error {
 	return err
 }
 
-// ModuleVersion is that of a module that is linked in.
+// ModuleVersion returns the version of a module that is linked in.
 func ModuleVersion(path string) string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {

@@ -23,7 +23,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// Config is what the process is told at its start. Zero values are as the
+// Config is the configuration of the process. Zero values are as the
 // variables' defaults say in settings, except where noted.
 type Config struct {
 	OAuthID      string // with one of the next two, or "" and AuthKey
@@ -62,7 +62,7 @@ const (
 	// The API takes keys of up to 90 days; one of a few seconds may expire
 	// before the node has used it.
 	MinKeyTTL, MaxKeyTTL = 10 * time.Second, 90 * 24 * time.Hour
-	// A machine that is away for less comes back with its pods.
+	// A host that is away for less comes back with its pods.
 	minSweepAfter = time.Hour
 )
 
@@ -135,17 +135,17 @@ func newReader(getenv func(string) string) *reader {
 	return r
 }
 
-// StatusSocket is the one value that those need who ask a process, and that a
-// process needs to be asked, however bad the others are.
+// StatusSocket is the one value that commands need to ask a process, and that a
+// process needs to answer them, however bad the others are.
 func StatusSocket(getenv func(string) string) (string, error) {
 	r := newReader(func(key string) string { return set(getenv, key) })
 	return r.path(settings.StatusSocket), errors.Join(r.errs...)
 }
 
-// raw is the variable as set.
+// raw returns the variable as set.
 func (r *reader) raw(key string) string { return r.getenv(r.prefix + key) }
 
-// text is the variable or its default.
+// text returns the variable or its default.
 func (r *reader) text(key string) string {
 	if v := r.raw(key); v != "" {
 		return v

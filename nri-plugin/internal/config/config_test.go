@@ -87,7 +87,7 @@ func TestReadConfigRefuses(t *testing.T) {
 		{"secret and token file", oauth(settings.IDTokenFile, "/token"), "TS_OAUTH_CLIENT_SECRET and TS_ID_TOKEN_FILE|unset"},
 		{"key and token file", []string{settings.IDTokenFile, "/token", settings.AuthKey, plugintest.Secret}, "two ways|TS_ID_TOKEN_FILE as well as TS_AUTHKEY"},
 		{"no token", []string{settings.OAuthID, "id", settings.IDTokenFile, "/nowhere/token"}, "TS_ID_TOKEN_FILE|/nowhere/token|serviceAccountToken"},
-		{"a device for a token", []string{settings.OAuthID, "id", settings.IDTokenFile, "/dev/null"}, "TS_ID_TOKEN_FILE|/dev/null, which is no regular file|serviceAccountToken"},
+		{"a device for a token", []string{settings.OAuthID, "id", settings.IDTokenFile, "/dev/null"}, "TS_ID_TOKEN_FILE|/dev/null, which is not a regular file|serviceAccountToken"},
 		{"relative token", []string{settings.OAuthID, "id", settings.IDTokenFile, "token"}, `TS_ID_TOKEN_FILE is "token"|absolute`},
 		{"secret alone", []string{settings.OAuthSecret, plugintest.Secret}, "TS_OAUTH_CLIENT_ID is not"},
 		{"key as secret", []string{settings.OAuthID, "id", settings.OAuthSecret, "tskey-auth-" + plugintest.Secret}, "TS_OAUTH_CLIENT_SECRET holds an auth key|TS_AUTHKEY"},
@@ -143,7 +143,7 @@ func TestTokenFile(t *testing.T) {
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"token": "", "empty": "which is empty", "pipe": "no regular file", "none": "no such file"} {
+	for name, want := range map[string]string{"token": "", "empty": "which is empty", "pipe": "not a regular file", "none": "no such file"} {
 		_, err := Read(plugintest.Environment(plugintest.Pairs([]string{settings.OAuthID, "id", settings.IDTokenFile, filepath.Join(dir, name)})))
 		if want == "" && err != nil || want != "" && !plugintest.ErrContains(err, want) {
 			t.Errorf("%s: got %v, want %q", name, err, want)

@@ -23,8 +23,8 @@ type Values map[string]string
 func (v Values) Get(key string) string { return v[key] }
 
 // gather reads the variables from the environment and, for those that are not
-// set there, from the directory that TS_CONFIG_DIR names. What it can use it
-// returns, whatever its error is, which has one line for each bad file.
+// set there, from the directory that TS_CONFIG_DIR names. It returns what
+// it can use even with an error, which has one line for each bad file.
 func gather(getenv func(string) string) (Values, error) {
 	var (
 		files Values
@@ -50,7 +50,7 @@ func gather(getenv func(string) string) (Values, error) {
 // set is a variable of the environment, trimmed.
 func set(getenv func(string) string, key string) string { return strings.TrimSpace(getenv(key)) }
 
-// errNoConfigDir is the error of which all others are but a consequence.
+// errNoConfigDir hides the errors that follow from it.
 var errNoConfigDir = errors.New("mount the ConfigMap or the Secret there, or unset " + settings.ConfigDir)
 
 // readConfigDir reads a directory with a file for each variable, as the kubelet
@@ -95,11 +95,11 @@ func readFiles(dir, root string) (Values, error) {
 	return v, errors.Join(errs...)
 }
 
-// PolicyKey is what the policy is called where it lies beside the variables.
+// PolicyKey is the policy's key in the directory of variables.
 const PolicyKey = "policy.yaml"
 
-// checkPolicyKey wants a policy that lies beside the variables to be used: one that
-// is not would let pods have what it forbids.
+// checkPolicyKey returns an error if there is a policy in the directory of variables that
+// is not used: pods could then have what it forbids.
 func checkPolicyKey(c Config) error {
 	if c.Dir == "" {
 		return nil
@@ -117,7 +117,7 @@ func isSetting(key string) bool {
 
 func wrongKey(key, dir string) error {
 	if settings.IsEnvOnly(key) {
-		return fmt.Errorf("key %q in %s: the environment alone sets it, remove it there", key, dir)
+		return fmt.Errorf("key %q in %s: it can only be set in the environment, remove it there", key, dir)
 	}
 	remedy := "tailscale-nri -help lists them all"
 	if profile, variable, ok := profileKey(key); ok {

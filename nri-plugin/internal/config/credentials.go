@@ -15,7 +15,7 @@ import (
 
 const oauthVars = settings.OAuthID + " and " + settings.OAuthSecret
 
-// checkCredentials wants exactly one way into the tailnet.
+// checkCredentials returns an error unless there is exactly one way into the tailnet.
 func checkCredentials(c Config) error {
 	oauth := c.OAuthID != "" || c.OAuthSecret != "" || c.IDTokenFile != ""
 	switch {
@@ -66,12 +66,12 @@ func (c Config) places() string {
 	return "in the environment, or as keys of the Secret or the ConfigMap mounted at " + c.Dir
 }
 
-// ErrNoToken is the one error that comes without a change of the configuration.
+// ErrNoToken is the one error that can arise without a change of the configuration.
 var ErrNoToken = errors.New("mount the pod's projected serviceAccountToken volume there")
 
-// checkTokenFile looks whether the kubelet has put a token there. It is looked at
-// time and again, so it is not read: what it holds is the engine's to say, and
-// what that is good for the API's.
+// checkTokenFile looks whether the kubelet has put a token there. It is called time and
+// again, so it does not read the file: the engine reports a bad token, and the API
+// one that is refused.
 func checkTokenFile(path string) error {
 	if path == "" {
 		return nil
@@ -84,7 +84,7 @@ func checkTokenFile(path string) error {
 	case err != nil:
 		return fmt.Errorf("looking for the file that %s names: %w: %w", settings.IDTokenFile, err, ErrNoToken)
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s names %s, which is no regular file: %w", settings.IDTokenFile, errtext.Clip(path), ErrNoToken)
+		return fmt.Errorf("%s names %s, which is not a regular file: %w", settings.IDTokenFile, errtext.Clip(path), ErrNoToken)
 	case info.Size() == 0:
 		return fmt.Errorf("%s names %s, which is empty: %w", settings.IDTokenFile, errtext.Clip(path), ErrNoToken)
 	}

@@ -8,5 +8,5 @@
 // process, and the ranges that stay on the pods' eth0.
 //
 // It does not look for changes, opens no connection, and asks no API whether a
-// credential is good: what can be seen on this machine is all that it checks.
+// credential is good: it checks only what can be seen on this host.
 package config

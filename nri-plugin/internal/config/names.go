@@ -9,7 +9,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// TailnetNames are what errors of a tailnet call the settings.
+// TailnetNames are the names of settings in the errors of a tailnet.
 var TailnetNames = tailnet.Names{
 	ClientID:      settings.OAuthID,
 	ClientSecret:  settings.OAuthSecret,
@@ -23,7 +23,7 @@ var TailnetNames = tailnet.Names{
 	NodeEphemeral: "the annotation " + podspec.AnnotationEphemeral,
 }
 
-// EngineNames are what the engine's reasons and log call the settings.
+// EngineNames are the names of settings in the engine's reasons and log.
 var EngineNames = engine.Names{
 	StateDir:   settings.StateDir,
 	Identities: settings.StateSecrets + "=true with the rights for it (deploy/components/workload-state)",

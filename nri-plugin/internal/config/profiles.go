@@ -13,7 +13,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// A profile is a further way into a tailnet, beside the one without a name. Its
+// A profile is a further way into a tailnet, in addition to the one without a name. Its
 // variables are files of the directory that TS_CONFIG_DIR names, called like the
 // variable with the profile's name and a dot before it: prod.TS_AUTHKEY. So one
 // Secret holds those of all profiles, and a profile comes and goes without a change
@@ -24,7 +24,7 @@ func profileVars() []string {
 	return []string{settings.OAuthID, settings.OAuthSecret, settings.IDTokenFile, settings.AuthKey, settings.LoginServer, settings.APIURL, settings.AuthKeyTTL, settings.Tags}
 }
 
-// profileKey splits a file's name. ok is false for one that is no profile's.
+// profileKey splits a file's name. ok is false if it does not belong to a profile.
 func profileKey(file string) (profile, key string, ok bool) {
 	profile, key, ok = strings.Cut(file, ".")
 	return profile, key, ok && podspec.CheckLabel(profile) == nil
@@ -44,7 +44,7 @@ func wrongProfileKey(profile, key string) string {
 	return "a profile has " + strings.Join(profileVars(), ", ")
 }
 
-// ProfileError is what is wrong with a profile.
+// ProfileError is an error in a profile.
 type ProfileError struct {
 	Profile string
 	Err     error

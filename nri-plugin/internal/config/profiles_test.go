@@ -21,7 +21,7 @@ func TestProfilesRefuse(t *testing.T) {
 		{"no way", []string{"prod." + settings.LoginServer, "https://h.example.com"}, []string{"profile prod (prod.TS_…): no credentials: set "}},
 		{"no token", []string{"prod." + settings.OAuthID, "id", "prod." + settings.IDTokenFile, "/nowhere/token"}, []string{"profile prod (prod.TS_…): looking for the file that TS_ID_TOKEN_FILE names"}},
 		{"values", []string{"prod." + settings.AuthKey, plugintest.Secret, "prod." + settings.Tags, "x", "prod." + settings.AuthKeyTTL, "1", "b." + settings.AuthKey, plugintest.Secret, "b." + settings.LoginServer, "ftp://x"}, []string{
-			"b.TS_LOGIN_SERVER is not a plain URL", `prod.AUTH_KEY_TTL is "1"`, `prod.TS_TAGS is "x": "x" is no tag`,
+			"b.TS_LOGIN_SERVER is not a plain URL", `prod.AUTH_KEY_TTL is "1"`, `prod.TS_TAGS is "x": "x" is not a tag`,
 		}},
 		{"misspelt", []string{"prod.TS_AUTH_KEY", plugintest.Secret}, []string{`unknown key "prod.TS_AUTH_KEY" in |did you mean prod.TS_AUTHKEY?`}},
 		{"not a profile's", []string{"prod." + settings.StateDir, "/x", "prod.CLUSTER_NAME", "x"}, []string{

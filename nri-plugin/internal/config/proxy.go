@@ -73,7 +73,7 @@ func ProxyHosts(c httpproxy.Config) string {
 	return strings.Join(hosts, ",")
 }
 
-// processProxy is what tailscale.com asks; its hooks are the process's, and can
+// processProxy answers tailscale.com's queries for a proxy; its hooks are the process's, and can
 // be set once.
 var processProxy atomic.Pointer[httpproxy.Config]
 
@@ -81,8 +81,8 @@ var processProxy atomic.Pointer[httpproxy.Config]
 //
 // Its own implementation (feature/useproxy, v1.104.5) is not linked in: it writes
 // the proxy's URL, password and all, to the standard log, and to every node's
-// log at each change of the machine's interfaces. What is handed to it here has
-// no password where it might be printed; that goes by the header.
+// log at each change of the host's interfaces. The URLs that it gets from here have
+// no password, which might be printed; that is sent in the header.
 func UseProxy(c httpproxy.Config) {
 	if processProxy.Swap(&c) != nil {
 		return
@@ -133,7 +133,7 @@ func proxyAuth(proxy *url.URL) string {
 	return ""
 }
 
-// APITransport is for Tailscale's API. net/http does not print the proxy's URL.
+// APITransport returns the transport for Tailscale's API. net/http does not print the proxy's URL.
 func APITransport(c httpproxy.Config) http.RoundTripper {
 	tr := http.DefaultTransport.(*http.Transport).Clone()
 	proxy := c.ProxyFunc()

@@ -50,7 +50,7 @@ func ServicesNear(ranges []netip.Prefix, serviceHost string) netip.Prefix {
 
 // ClusterRanges returns what stays on the pods' eth0: the ranges, and the API
 // server's address, which every pod is told. If that is in a range of
-// Tailscale's, the other Services are as well, and nobody has said how many.
+// Tailscale's, the other Services are as well, and how many is not known.
 func ClusterRanges(ranges []netip.Prefix, serviceHost string, log *slog.Logger) []netip.Prefix {
 	host, err := netip.ParseAddr(serviceHost)
 	if err != nil || slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(host) }) {

@@ -43,7 +43,7 @@ func TestDoctorInterrupted(t *testing.T) {
 	}
 }
 
-// withProfile gives a machine another tailnet, called other.
+// withProfile gives a host another tailnet, called other.
 func withProfile(t *testing.T, m *Machine, s *control.Server, vars ...string) {
 	t.Helper()
 	m.cfg.Profiles = map[string]config.Config{"other": withPlane(t, s, vars...).cfg}
@@ -101,7 +101,7 @@ func TestNoEcho(t *testing.T) {
 	expect(t, look(t, m, checkMinting), ResultFail, "does not work (HTTP 503)", RemedyUnreachable)
 }
 
-// TestPodThatStarts: a pod that has come this moment is no finding.
+// TestPodThatStarts: a pod that has only just come is not a finding.
 func TestPodThatStarts(t *testing.T) {
 	m := testMachine(t)
 	m.cfg.StatusSocket = statustest.Start(t, []engine.NodeStatus{
@@ -137,7 +137,7 @@ func TestWithoutSTUN(t *testing.T) {
 	expect(t, of(got, aboutUDP), ResultUnknown, "no DERP server has STUN", "")
 }
 
-// TestFindingsAsJSON: machines read them by these names.
+// TestFindingsAsJSON: programs read them by these names.
 func TestFindingsAsJSON(t *testing.T) {
 	text, err := json.Marshal([]Finding{fail("a", "b"), {Check: "c", Result: ResultOK, Seen: "d"}})
 	const want = `[{"check":"","result":"fail","seen":"a","remedy":"b"},{"check":"c","result":"ok","seen":"d"}]`

@@ -3,10 +3,10 @@
 // Package doctor checks a host, its kernel and its way to the tailnet, and names a remedy
 // for each fault.
 //
-// It looks for itself, so that it has something to say where no process serves, and asks
-// the one that does, on its status socket, for what only that one knows. Each check ends
+// It looks at the host itself, so that it works where no process serves, and asks the
+// serving process, on its status socket, for what only that process knows. Each check ends
 // with its context.
 //
-// It mends nothing, and changes nothing: the key that it mints to try a credential it
+// It repairs nothing, and changes nothing: the key that it mints to try a credential it
 // deletes.
 package doctor

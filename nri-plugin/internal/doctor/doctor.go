@@ -17,7 +17,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// What a check comes to.
+// The results of a check.
 const (
 	ResultOK      = "ok"
 	ResultWarn    = "warn"    // it works, worse than it could, or not for all
@@ -25,7 +25,7 @@ const (
 	ResultUnknown = "unknown" // it cannot be seen from here
 )
 
-// Finding is what a check has seen.
+// Finding is one result of a check.
 type Finding struct {
 	Check  string `json:"check"`
 	Result string `json:"result"`
@@ -44,14 +44,14 @@ func fail(seen, remedy string) Finding {
 	return Finding{Result: ResultFail, Seen: seen, Remedy: remedy}
 }
 
-// check looks at one thing of a machine. It ends with ctx, has one finding at
+// check looks at one thing of a host. It ends with ctx, has one finding at
 // least, and changes nothing.
 type check struct {
 	name string
 	run  func(ctx context.Context, m *Machine) []Finding
 }
 
-// checks are all, in the order of the table.
+// checks are all checks, in the order of the table.
 func checks() []check {
 	return []check{
 		{"configuration", checkConfiguration},
@@ -78,7 +78,7 @@ func checks() []check {
 	}
 }
 
-// CheckNames are the names of all, in the order of the table.
+// CheckNames are the names of all checks, in the order of the table.
 func CheckNames() (names []string) {
 	for _, c := range checks() {
 		names = append(names, c.name)
@@ -118,7 +118,7 @@ func Run(ctx context.Context, m *Machine, asJSON bool, w io.Writer) error {
 const endGrace = 3 * time.Second
 
 // examine runs the checks side by side, each for m.patience at most, and returns
-// their findings in their order. One that does not end by then is left to itself.
+// their findings in their order. One that does not end by then is abandoned.
 // Where ctx ends there are none, and those that undo something have done it.
 func examine(ctx context.Context, m *Machine, list []check) (findings []Finding) {
 	each := make([]chan []Finding, len(list))
@@ -164,7 +164,7 @@ func awaitEnd(each []chan []Finding) {
 	}
 }
 
-// endedBy is what a check has found by the end of its time.
+// endedBy returns the findings of a check at the end of its time.
 func endedBy(found <-chan []Finding, patience time.Duration) []Finding {
 	select {
 	case of := <-found:
@@ -174,7 +174,7 @@ func endedBy(found <-chan []Finding, patience time.Duration) []Finding {
 	}
 }
 
-// closedTime is a timer that has fired, for all who look.
+// closedTime is a timer that has fired, for any number of readers.
 func closedTime() <-chan time.Time {
 	c := make(chan time.Time)
 	close(c)

@@ -48,7 +48,7 @@ func assigned(list []string) map[string]string {
 	return vars
 }
 
-// put writes a file below the machine's root.
+// put writes a file below the host's root.
 func (m *Machine) put(t *testing.T, path, text string) {
 	t.Helper()
 	file := m.path(path)
@@ -138,7 +138,7 @@ func TestPrintFindings(t *testing.T) {
 	}
 }
 
-// withPlane is a machine that comes in over OAuth.
+// withPlane is a host that comes in over OAuth.
 func withPlane(t *testing.T, s *control.Server, more ...string) *Machine {
 	t.Helper()
 	return testMachine(t, append(append(plugintest.PlaneVars(s), settings.AuthKey+"="), more...)...)

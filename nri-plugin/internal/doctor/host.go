@@ -33,7 +33,7 @@ const (
 	tailscaledFirstRule, tailscaledLastRule = 5210, 5299
 )
 
-// lookAtHost is what the checks of this file begin with.
+// lookAtHost reads the host's links, routes and rules for the checks of this file.
 func (m *Machine) lookAtHost() (engine.HostView, *Finding) {
 	v, err := m.inspect()
 	if err != nil {
@@ -72,7 +72,7 @@ func checkMTU(_ context.Context, m *Machine) []Finding {
 	return findings
 }
 
-// uplink is the interface of the default route that counts.
+// uplink returns the interface of the default route that is used.
 func uplink(v engine.HostView, v6 bool) (engine.HostLink, bool) {
 	var best *engine.HostRoute
 	for i := range v.Routes {
@@ -169,7 +169,7 @@ func overlaps(v engine.HostView, named []netip.Prefix, serviceHost string) (seen
 }
 
 // ofTailscale reports whether a prefix is in one of Tailscale's ranges, or wider and
-// still no default route.
+// still not a default route.
 func ofTailscale(p netip.Prefix) bool {
 	return p.Bits() > 1 && (p.Overlaps(tsaddr.CGNATRange()) || p.Overlaps(tsaddr.TailscaleULARange()))
 }
@@ -190,7 +190,7 @@ func checkTailscaled(_ context.Context, m *Machine) []Finding {
 	}
 	name := v.Links[i].Name
 	if !rules {
-		return []Finding{fine("runs beside, on " + name + ", without rules of its own")}
+		return []Finding{fine("also runs, on " + name + ", without rules of its own")}
 	}
 	var accepted []string
 	for _, r := range v.Routes {
@@ -206,11 +206,11 @@ func checkTailscaled(_ context.Context, m *Machine) []Finding {
 		return []Finding{warn(fmt.Sprintf("%s has accepted %d routes (%s): what the plugin sends to peers in these subnets goes through it",
 			name, len(accepted), strings.Join(accepted[:min(len(accepted), 3)], ", ")), RemedyAccepted)}
 	}
-	return []Finding{fine("runs beside, on " + name + ", with neither an exit node nor accepted routes")}
+	return []Finding{fine("also runs, on " + name + ", with neither an exit node nor accepted routes")}
 }
 
-// checkManagers looks whether a network manager has taken a link of ours: by an
-// address that we do not give, which is seen from anywhere, and by what managers say
+// checkManagers looks whether a network manager has taken a pod's link: by an
+// address that the plugin does not give, which is seen from anywhere, and by what managers say
 // of themselves below /run.
 func checkManagers(_ context.Context, m *Machine) []Finding {
 	v, bad := m.lookAtHost()
@@ -253,7 +253,7 @@ func (m *Machine) visibleRun() (dirs []string) {
 
 // managerOf names the manager of a link. Neither program documents these files:
 // networkd's are those that sd-network reads, NetworkManager's its own for a restart.
-// A link that networkd has not come to is "pending" there, and may be so for good.
+// A link that networkd has not configured yet is "pending" there, and may be so for good.
 func managerOf(m *Machine, run string, index int) string {
 	text, err := m.read(run, "systemd/netif/links", strconv.Itoa(index))
 	if err == nil {

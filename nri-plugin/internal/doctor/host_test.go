@@ -135,7 +135,7 @@ func TestCheckKernel(t *testing.T) {
 		"3.10.0":          fail("Linux 3.10", RemedyOldKernel),
 		"4.20.1":          fine("from 6.2 on"),
 		"6.5.0":           fine("from 6.9 on"),
-		"unknown":         unknown("no number"),
+		"unknown":         unknown("not a number"),
 	} {
 		m.release = func() string { return release }
 		expect(t, look(t, m, checkKernel), want.Result, want.Seen, want.Remedy)

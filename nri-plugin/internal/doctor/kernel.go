@@ -18,7 +18,7 @@ func checkKernel(_ context.Context, m *Machine) []Finding {
 	release := m.release()
 	var major, minor int
 	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
-		return []Finding{unknown(fmt.Sprintf("release %q is no number", release))}
+		return []Finding{unknown(fmt.Sprintf("release %q is not a number", release))}
 	}
 	before := func(ma, mi int) bool { return major < ma || major == ma && minor < mi }
 	seen := "Linux " + release

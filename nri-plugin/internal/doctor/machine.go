@@ -24,10 +24,10 @@ import (
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// examination is for how long a check may take. All run at the same time.
+// examination bounds the time of a check. All run at the same time.
 const examination = 16 * time.Second
 
-// Machine is what the doctor looks at.
+// Machine is the host as the doctor looks at it.
 type Machine struct {
 	getenv   func(string) string
 	cfg      config.Config // as far as it can be used
@@ -44,7 +44,7 @@ type Machine struct {
 	secondLook time.Duration     // what is found once may be about to go
 }
 
-// NewMachine is the one that this process runs on. deviceLimit is how many devices the
+// NewMachine returns the host that this process runs on. deviceLimit is how many devices the
 // cluster may have, 0 for any number.
 func NewMachine(getenv func(string) string, deviceLimit int) *Machine {
 	cfg, err := config.Read(getenv)
@@ -58,7 +58,7 @@ func NewMachine(getenv func(string) string, deviceLimit int) *Machine {
 	}
 }
 
-// KernelRelease is the kernel's, "" if it does not say.
+// KernelRelease returns the kernel's release, "" if it cannot be read.
 func KernelRelease() string {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
@@ -67,7 +67,7 @@ func KernelRelease() string {
 	return unix.ByteSliceToString(u.Release[:])
 }
 
-// read is the text of a file below root.
+// read returns the text of a file below root.
 func (m *Machine) read(elems ...string) (string, error) {
 	data, err := os.ReadFile(m.path(elems...))
 	return strings.TrimSpace(string(data)), err
@@ -83,7 +83,7 @@ type way struct {
 	cfg     config.Config
 }
 
-// ways are all, the default first.
+// ways are all ways into a tailnet, the default first.
 func (m *Machine) ways() []way {
 	all := []way{{"", m.cfg}}
 	for _, name := range slices.Sorted(maps.Keys(m.cfg.Profiles)) {
@@ -122,7 +122,7 @@ func (m *Machine) controlServers() (ways []way) {
 	return ways
 }
 
-// oauth is the OAuth client of a way into a tailnet, nil where there is none. What it
+// oauth returns the OAuth client of a way into a tailnet, nil if there is none. What it
 // mints is short-lived, and it does not try for long.
 func (m *Machine) oauth(c config.Config) *tailnet.OAuth {
 	if m.cfgErr != nil || c.AuthKey != "" {
@@ -147,7 +147,7 @@ func (w way) controlURL() string {
 	return ipn.DefaultControlURL
 }
 
-// nodes are those that the running plugin serves, and the pods that should have one;
+// nodes returns the nodes that the running plugin serves, and the pods that should have one;
 // ok is false if none answers.
 func (m *Machine) nodes(ctx context.Context) (nodes []status.Node, ok bool) {
 	r, err := statussocket.AskReport(ctx, m.cfg.StatusSocket)

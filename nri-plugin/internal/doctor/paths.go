@@ -102,7 +102,7 @@ func judgeUDP(r *netcheck.Report) Finding {
 	return fine(text)
 }
 
-// judgeDERP connects to the nearest regions, by the report, or to the first where it
+// judgeDERP connects to the nearest regions, by the report, or to the first if it
 // knows none.
 func (m *Machine) judgeDERP(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap, r *netcheck.Report, from string) Finding {
 	ids := slices.SortedFunc(maps.Keys(dm.Regions), func(a, b tailcfg.DERPRegionID) int {
@@ -139,7 +139,7 @@ func (m *Machine) judgeDERP(ctx context.Context, mon *netmon.Monitor, dm *tailcf
 	return fine(seen)
 }
 
-// LatencyOf is that of a region, an hour if it did not answer.
+// LatencyOf returns the latency of a region, an hour if it did not answer.
 func LatencyOf(r *netcheck.Report, id tailcfg.DERPRegionID) time.Duration {
 	if d, ok := r.RegionLatency[id]; ok {
 		return d
@@ -160,26 +160,26 @@ func dialDERP(ctx context.Context, mon *netmon.Monitor, region *tailcfg.DERPRegi
 	return nil
 }
 
-// derpMap is what a node here was last told, or what Tailscale shows to everyone.
+// derpMap is the one that a node here was last told, or the one that Tailscale publishes.
 // Where it is nil, from says why.
 func (m *Machine) derpMap(ctx context.Context) (dm *tailcfg.DERPMap, from string) {
 	if dm := engine.StoredDERPMap(ctx, m.cfg.StateDir); dm != nil {
 		return dm, "as a pod here was told"
 	}
 	if !tailnet.IsTailscales(m.cfg.LoginServer) {
-		return nil, "the control server tells its nodes alone which DERP servers there are: not known before the first pod"
+		return nil, "the control server tells only its nodes which DERP servers there are: not known before the first pod"
 	}
 	res, err := m.get(ctx, m.derpMapAt)
 	if err != nil {
-		return nil, "Tailscale's list of DERP servers is not to be had: " + err.Error()
+		return nil, "Tailscale's list of DERP servers cannot be fetched: " + err.Error()
 	}
 	defer res.Body.Close()
 	dm = &tailcfg.DERPMap{}
 	if err := json.NewDecoder(io.LimitReader(res.Body, 4<<20)).Decode(dm); err != nil || len(dm.Regions) == 0 {
-		return nil, fmt.Sprintf("Tailscale's list of DERP servers is not to be had: HTTP %s", res.Status)
+		return nil, fmt.Sprintf("Tailscale's list of DERP servers cannot be fetched: HTTP %s", res.Status)
 	}
 	if res.StatusCode != http.StatusOK {
-		return nil, "Tailscale's list of DERP servers is not to be had: " + res.Status
+		return nil, "Tailscale's list of DERP servers cannot be fetched: " + res.Status
 	}
 	return dm, "as Tailscale shows to everyone"
 }

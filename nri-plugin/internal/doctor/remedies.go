@@ -5,7 +5,7 @@ package doctor
 // The remedies of the doctor's findings. Each is one line, the same each time, and
 // stands in deploy/TROUBLESHOOTING.md, where it is explained.
 const (
-	RemedyConfiguration = "mend the setting that is named; by hand, set what the plugin's pod has in its environment, TS_CONFIG_DIR first"
+	RemedyConfiguration = "fix the setting that is named; by hand, set what the plugin's pod has in its environment, TS_CONFIG_DIR first"
 	RemedyNoPlugin      = "run the doctor in the plugin's pod, or start the plugin; kubectl describe of its pod says why it does not run"
 	RemedyNotReady      = "look for this text in deploy/TROUBLESHOOTING.md: it is the plugin's own, as its readiness probe has it"
 	RemedyPods          = "look for the reason's text in deploy/TROUBLESHOOTING.md"
@@ -28,7 +28,7 @@ const (
 	RemedyKeyLeft     = "nothing has to be done: the key expires within a minute; the scope auth_keys needs write access"
 	RemedyAuthKey     = "put a reusable auth key that has not expired, with the tags of the pods, into TS_AUTHKEY"
 	RemedyUnreachable = "let the host reach it over TCP 443, set HTTPS_PROXY if there is a proxy, and check the host's resolver"
-	RemedyNotControl  = "check TS_LOGIN_SERVER: something answers there, and it is no control server of Tailscale or Headscale"
+	RemedyNotControl  = "check TS_LOGIN_SERVER: something answers there, and it is not a control server of Tailscale or Headscale"
 	RemedyUpgrade     = "have what stands on the way (a reverse proxy, or one that opens TLS) pass /ts2021 on with its header Upgrade"
 	RemedyClock       = "set the host's clock, by timedatectl set-ntp true or chrony"
 	RemedyProxy       = "check host, port, user and password in HTTPS_PROXY and HTTP_PROXY, and the hosts in NO_PROXY"

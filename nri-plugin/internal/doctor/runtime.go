@@ -76,7 +76,7 @@ func (m *Machine) pods(ctx context.Context) []Finding {
 	return append([]Finding{fine(seen)}, findings[:min(len(findings), mostReasons)]...)
 }
 
-// startPatience is how long a pod may be on its way without a word.
+// startPatience is how long a pod may take to start without a finding.
 const startPatience = 10 * time.Second
 
 // mostReasons bounds how many pods are listed; status has them all.
@@ -133,7 +133,7 @@ func knock(ctx context.Context, m *Machine) Finding {
 	return unknown(seen)
 }
 
-// listener is the process that listens on the other end of a unix socket, if it
+// listener returns the process that listens on a unix socket, if it
 // is seen in this PID namespace.
 func listener(conn net.Conn) (pid int, ok bool) {
 	c, is := conn.(*net.UnixConn)

@@ -30,7 +30,7 @@ func TestCheckConfiguration(t *testing.T) {
 	expect(t, look(t, m, checkConfiguration), ResultFail, `CLUSTER_NAME is "-"`, RemedyConfiguration)
 }
 
-// serveHealth answers for a plugin of that health on the machine's status socket.
+// serveHealth answers for a plugin of that health on the host's status socket.
 func serveHealth(t *testing.T, m *Machine, h *statussocket.Health) {
 	t.Helper()
 	ln, err := statussocket.Listen(t.Context(), m.cfg.StatusSocket)
@@ -189,7 +189,7 @@ func TestKnockAtDocker(t *testing.T) {
 	expect(t, look(t, m, checkNRI), ResultFail, "dockerd listens on the NRI socket", RemedyOtherRuntime)
 }
 
-// TestListenerOfNoSocket: what is no unix socket has no process.
+// TestListenerOfNoSocket: a file that is not a unix socket has no process.
 func TestListenerOfNoSocket(t *testing.T) {
 	a, b := net.Pipe()
 	defer a.Close()

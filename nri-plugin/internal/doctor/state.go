@@ -37,7 +37,7 @@ func checkState(_ context.Context, m *Machine) []Finding {
 	case err != nil:
 		return []Finding{fail(err.Error(), RemedyStateRead)}
 	case !info.IsDir():
-		return []Finding{fail(dir+" is no directory", RemedyStateRead)}
+		return []Finding{fail(dir+" is not a directory", RemedyStateRead)}
 	}
 	var findings []Finding
 	if err := unix.Access(dir, unix.W_OK); err != nil {
@@ -72,7 +72,7 @@ func checkState(_ context.Context, m *Machine) []Finding {
 	return findings
 }
 
-// judgeSpace is of what is free. A file system without a fixed number of inodes says
+// judgeSpace judges the free space. A file system without a fixed number of inodes says
 // that it has 0.
 func judgeSpace(dir string, bytes, inodes, allInodes uint64) Finding {
 	seen := fmt.Sprintf("%s has %d MiB and %d inodes free", dir, bytes>>20, inodes)
@@ -122,7 +122,7 @@ func checkLeftovers(ctx context.Context, m *Machine) []Finding {
 	return findings
 }
 
-// leftovers is one look.
+// leftovers are the links and records found in one look.
 type leftovers struct {
 	links, records []string
 	seen           string
@@ -249,7 +249,7 @@ func checkMemory(_ context.Context, m *Machine) []Finding {
 	return []Finding{fine(seen)}
 }
 
-// memInfo is a value of /proc/meminfo, in kB.
+// memInfo returns a value of /proc/meminfo, in kB.
 func memInfo(text, key string) uint64 {
 	for line := range strings.Lines(text) {
 		if rest, ok := strings.CutPrefix(line, key); ok {

@@ -81,7 +81,7 @@ func TestCheckState(t *testing.T) {
 	if err := os.WriteFile(file.cfg.StateDir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, look(t, file, checkState), ResultFail, "is no directory", RemedyStateRead)
+	expect(t, look(t, file, checkState), ResultFail, "is not a directory", RemedyStateRead)
 	below := testMachine(t, settings.StateDir+"="+filepath.Join(file.cfg.StateDir, "below"))
 	expect(t, look(t, below, checkState), ResultFail, "not a directory", RemedyStateRead)
 }

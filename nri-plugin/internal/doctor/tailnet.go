@@ -61,8 +61,8 @@ func mintForEach(ctx context.Context, o *tailnet.OAuth, at string, sets [][]stri
 }
 
 // cause is what an error of the tailnet leaves out, since it differs from time to time:
-// why there was no answer. What a server has answered may be what it was asked, with the
-// secret in it.
+// why there was no answer. An answer of the server is left out, as it may quote the
+// request with its secret.
 func cause(err error) string {
 	var known *tailnet.Error
 	if !errors.As(err, &known) || known.Err == nil || errors.As(known.Err, new(*oauth2.RetrieveError)) {
@@ -71,7 +71,7 @@ func cause(err error) string {
 	return " (" + known.Err.Error() + ")"
 }
 
-// tagSets are those of a tailnet's pods, by the configuration and by the records.
+// tagSets are the tags of a tailnet's pods, by the configuration and by the records.
 func (m *Machine) tagSets(w way) [][]string {
 	sets := [][]string{w.cfg.Tags}
 	state, _ := engine.InspectState(m.cfg.StateDir) // checkState says what is wrong with it
@@ -85,7 +85,7 @@ func (m *Machine) tagSets(w way) [][]string {
 	return sets
 }
 
-// judgeAuthKey goes by what became of the pods: a trial would make a device.
+// judgeAuthKey goes by the state of the pods: a trial would make a device.
 func judgeAuthKey(ctx context.Context, m *Machine, w way) Finding {
 	nodes, _ := m.nodes(ctx)
 	running := 0

@@ -148,7 +148,7 @@ func TestCheckControl(t *testing.T) {
 	expect(t, look(t, behind, checkControl), ResultFail, "Proxy Authentication Required", RemedyProxy)
 	expect(t, look(t, behind, checkProxy), ResultOK, "takes connections", "")
 
-	// A certificate that is not valid yet, by the clock of this machine.
+	// A certificate that is not valid yet, by the clock of this host.
 	tls := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(tls.Close)
 	past := withPlane(t, s, settings.LoginServer+"="+tls.URL)
@@ -279,7 +279,7 @@ func TestCheckPaths(t *testing.T) {
 	nothing.derpMapAt = "http://127.0.0.1:1"
 	expect(t, of(look(t, nothing, checkPaths), aboutUDP), ResultUnknown, "not tried", "")
 	nothing.derpMapAt = s.APIURL()
-	expect(t, of(look(t, nothing, checkPaths), aboutDERP), ResultUnknown, "not to be had", "")
+	expect(t, of(look(t, nothing, checkPaths), aboutDERP), ResultUnknown, "cannot be fetched", "")
 }
 
 // TestCheckDevices counts those that are marked as this cluster's.

@@ -5,7 +5,7 @@
 //
 // It is net/http. client-go costs tens of megabytes for a few kinds of objects, and
 // tailscale.com/kube/kubeclient (v1.104.5) cannot delete. There is no cache and no
-// watch, and nothing is tried again: that is its users'.
+// watch, and nothing is tried again: the callers do that.
 package kubeapi
 
 import (
@@ -41,7 +41,7 @@ type Config struct {
 const MountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 // InCluster is the configuration of a pod, with what is mounted in dir. component is
-// what has it mounted, below deploy/components.
+// the part below deploy/components that mounts it.
 func InCluster(getenv func(string) string, dir, component string) (Config, error) {
 	host, port := getenv("KUBERNETES_SERVICE_HOST"), cmp.Or(getenv("KUBERNETES_SERVICE_PORT"), "443")
 	if host == "" {
@@ -117,7 +117,7 @@ const (
 	StrategicMerge = "application/strategic-merge-patch+json"
 )
 
-// Request is one request.
+// Request is a request to the API.
 type Request struct {
 	Method string
 	Path   string // escaped, "/api/v1/namespaces/…"
@@ -127,7 +127,7 @@ type Request struct {
 	Answer any    // to be decoded into; nil drops the answer
 }
 
-// StatusError is an answer of the API that is no success.
+// StatusError is an answer of the API other than success.
 type StatusError struct {
 	Code   int
 	Reason string // a word of the API's, such as Forbidden
@@ -158,7 +158,7 @@ func HasStatus(err error, code int) bool {
 const maxAnswer = 8 << 20
 
 // Do makes a request. A *[StatusError] is in the error if the API has answered. Bodies
-// may hold keys: nothing of them is in an error.
+// may hold keys: no error quotes them.
 func (c *Client) Do(ctx context.Context, r Request) error {
 	req, err := c.encode(ctx, r)
 	if err != nil {

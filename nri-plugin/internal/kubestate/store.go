@@ -161,7 +161,7 @@ func (s *Store) Delete(ctx context.Context, key engine.WorkloadKey, version stri
 }
 
 // List implements [engine.IdentityStore]. A Secret that cannot be read is an error:
-// its device would be taken for nobody's.
+// its device would be taken for an unused one.
 func (s *Store) List(ctx context.Context) (map[engine.WorkloadKey]engine.Identity, error) {
 	all := map[engine.WorkloadKey]engine.Identity{}
 	query := url.Values{
@@ -210,7 +210,7 @@ func (s *Store) encode(key engine.WorkloadKey, id engine.Identity) secret {
 	}
 }
 
-// decode reads a Secret. Its errors say nothing of what is in it.
+// decode reads a Secret. Its errors quote nothing of its content.
 func (s *Store) decode(from secret) (key engine.WorkloadKey, id engine.Identity, err error) {
 	text := maps.Collect(func(yield func(k, v string) bool) {
 		for k, v := range from.Data {
@@ -220,7 +220,7 @@ func (s *Store) decode(from secret) (key engine.WorkloadKey, id engine.Identity,
 		}
 	})
 	bad := func(what string) error {
-		return fmt.Errorf("the Secret %s is no identity of this version of tailscale-nri (%s): delete it, and its device, if nothing else uses it", from.Metadata.Name, what)
+		return fmt.Errorf("the Secret %s is not an identity of this version of tailscale-nri (%s): delete it, and its device, if nothing else uses it", from.Metadata.Name, what)
 	}
 	key = engine.WorkloadKey{Namespace: from.Metadata.Annotations[noteNamespace], Pod: from.Metadata.Annotations[notePod]}
 	if from.Type != secretType || text["schema"] != schema {

@@ -13,7 +13,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/kubeapi"
 )
 
-// job is one request.
+// job is a request to the API, for one pod.
 type job struct {
 	pod     *pod
 	class   int
@@ -67,9 +67,9 @@ func (p *Publisher) begin(is *pod, class int, now time.Time) *job {
 	return j
 }
 
-// patch is of the status of the pod with that UID: the API refuses it if the one that has
-// the name now is another (isNamesake). Without a status it changes nothing, and has the API answer
-// with the pod.
+// patch makes the request for the status of the pod with that UID: the API refuses it
+// if the one that has the name now is another (isNamesake). Without a status it
+// changes nothing, and has the API answer with the pod.
 func (j *job) patch(status object) {
 	body := object{}
 	if j.pod.apiUID != "" {
@@ -84,14 +84,14 @@ func (j *job) patch(status object) {
 	}
 }
 
-// manager is what writes, as Kubernetes names it in the objects.
+// manager is the name of this writer in Kubernetes' objects.
 const manager = "tailscale-nri"
 
-// eventLives is for how long an API server keeps an Event, unless told otherwise.
+// eventLives is how long an API server keeps an Event by default.
 const eventLives = time.Hour
 
-// beginEvent makes the request of the oldest Event that is due: another one, or one more
-// of one that there is.
+// beginEvent makes the request of the oldest Event that is due: a new one, or a higher
+// count of an existing one.
 func (p *Publisher) beginEvent(j *job, now time.Time) {
 	is := j.pod
 	j.event = is.events[0]
@@ -124,7 +124,7 @@ func (p *Publisher) beginEvent(j *job, now time.Time) {
 	}
 }
 
-// path is that of an object of a namespace, or of all of its kind.
+// path returns the path of an object in a namespace, or of all objects of a kind.
 func path(namespace, kind, name string) string {
 	p := "/api/v1/namespaces/" + url.PathEscape(namespace) + "/" + kind
 	if name != "" {

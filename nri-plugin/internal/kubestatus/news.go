@@ -41,15 +41,15 @@ type event struct {
 	count                 int
 }
 
-// condition is the pod's, without what does not count.
+// condition is the pod's, with the fields that count.
 type condition struct {
 	Status  string `json:"status"` // True, False
 	Reason  string `json:"reason"`
 	Message string `json:"message"`
 }
 
-// eventOf returns the Event of a piece of news. There is none of what only goes on, and
-// of an end, of which the kubelet says enough.
+// eventOf returns the Event of a piece of news. There is none for a state that only
+// goes on, and none for an end, for which the kubelet's own are enough.
 func eventOf(c engine.Change) (event, bool) {
 	e := event{kind: normal, first: c.At, last: c.At, count: 1}
 	switch c.News {
@@ -87,7 +87,7 @@ func conditionOf(c engine.Change) condition {
 	return condition{"False", ReasonStopped, endedSandbox}
 }
 
-// identity is what a node is known by in the tailnet: its name, then its addresses.
+// identity returns the node's name in the tailnet and its addresses.
 func identity(c engine.Change) string {
 	var words []string
 	if c.DNSName != "" {

@@ -13,8 +13,8 @@ import (
 
 const (
 	// deniedFirst, doubled up to deniedMost, is how long what the ServiceAccount may not do
-	// is not tried again. An API server that has just started may not know yet what anybody
-	// may do (1.37), so that the first refusal is short, and not worth a line.
+	// is not tried again. An API server that has just started may not know yet who may do
+	// what (1.37), so the first pause is short, and not logged.
 	deniedFirst, deniedMost = 5 * time.Second, 10 * time.Minute
 	// troubleMost is as long for what the API cannot do, as where a webhook of its is away.
 	troubleMost = time.Minute
@@ -25,11 +25,11 @@ const (
 	// A static pod has its mirror pod in the API late, if the API was away. Any other that
 	// is not there is gone.
 	mirrorTries, mirrorTakes = 2, 10 * time.Second
-	// saidAgain is how long the log is spared a line that it has had.
+	// saidAgain is how long a line is not logged again.
 	saidAgain = time.Hour
 )
 
-// right is what the ServiceAccount may do, or may not, in a namespace.
+// right is a permission of the ServiceAccount in a namespace.
 type right struct{ kind, namespace string }
 
 func rightOf(class int, namespace string) right {
@@ -119,10 +119,10 @@ func (p *Publisher) allowed(r right) {
 	}
 }
 
-// anyRight stands for all that one has whose token is taken.
+// anyRight stands for all rights of an accepted token.
 var anyRight right
 
-// unauthorized is for want of a good token.
+// unauthorized notes that the API does not accept the token.
 func (p *Publisher) unauthorized(err error, now time.Time) {
 	d, first := p.denied[anyRight].again(now, deniedMost)
 	p.denied[anyRight], p.paused = d, d.until
@@ -131,7 +131,7 @@ func (p *Publisher) unauthorized(err error, now time.Time) {
 	}
 }
 
-// refused is for want of rights. They may be missing in one namespace alone.
+// refused notes that rights are missing, perhaps in one namespace alone.
 func (p *Publisher) refused(j *job, err error, now time.Time) {
 	r := rightOf(j.class, j.pod.namespace)
 	d, first := p.denied[r].again(now, deniedMost)
@@ -144,7 +144,7 @@ func (p *Publisher) refused(j *job, err error, now time.Time) {
 	j.putBack()
 }
 
-// troubled is for what the API answers and cannot do: a webhook that it must ask may be
+// troubled notes that the API answers and cannot do what was asked: a webhook that it must ask may be
 // away. It is asked for some kinds of objects in some namespaces, and the rest is to go on.
 func (p *Publisher) troubled(j *job, err error, now time.Time) {
 	r := rightOf(j.class, j.pod.namespace)
@@ -164,7 +164,7 @@ func (p *Publisher) troubled(j *job, err error, now time.Time) {
 // goLast has the others of the class come first: it may be this pod's alone that fails.
 func (j *job) goLast() { j.pod.since[j.class] = time.Time{} }
 
-// rejected is about this job alone.
+// rejected notes a refusal of this job alone.
 func (p *Publisher) rejected(j *job, status *kubeapi.StatusError, now time.Time) {
 	is := j.pod
 	switch {
@@ -177,7 +177,7 @@ func (p *Publisher) rejected(j *job, status *kubeapi.StatusError, now time.Time)
 	case status.Code == http.StatusNotFound, status.Code == http.StatusForbidden:
 		is.drop() // the pod is gone, or its namespace ends
 	case isNamesake(status) && j.class != ofEvents && is.tries < podTries:
-		// Another pod has the name, or it is a static pod, or somebody was faster.
+		// Another pod has the name, or it is a static pod, or another writer was faster.
 		is.tries++
 		is.known, is.look, is.apiUID = false, true, ""
 		is.after = now.Add(time.Duration(is.tries-1) * time.Second)
@@ -232,7 +232,7 @@ func (p *Publisher) unanswered(err error, now time.Time) {
 	o := &p.outage
 	if !o.lasts {
 		o.lasts, o.pause = true, outageFirst
-		o.said = p.sayOnce("outage", "the Kubernetes API does not answer: Kubernetes does not show what becomes of the pods' nodes meanwhile, and they go on", "err", err)
+		o.said = p.sayOnce("outage", "the Kubernetes API does not answer: Kubernetes does not show the state of the pods' nodes meanwhile; the nodes go on", "err", err)
 	} else {
 		o.pause = min(2*o.pause, outageMost)
 	}

@@ -15,7 +15,7 @@ import (
 // to be deleted, before the condition says that it has ended.
 const settle = 5 * time.Second
 
-// pod is one of which the API is to hear, or has heard.
+// pod is a pod that the API is to be told about, or was.
 type pod struct {
 	uid, namespace, name string
 	// apiUID is what the API calls the pod: of a static pod's, that of its mirror pod.

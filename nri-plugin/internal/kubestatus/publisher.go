@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Package kubestatus shows in Kubernetes what becomes of pods' nodes: Events on the pod,
+// Package kubestatus shows the state of pods' nodes in Kubernetes: Events on the pod,
 // and a condition in its status, which can be a readiness gate.
 //
 //	engine ── Change ──▶ Tell ──▶ what is due of each pod ──▶ Run ── PATCH, POST ──▶ API
@@ -10,16 +10,15 @@
 // one after the other: conditions first, then Events, then what is only to be looked at.
 // Rates bound each pod and the host.
 //
-// The API's answer is never waited for by anybody but Run. Where the API is away, or the
-// ServiceAccount may not do this, the log has one line and Run tries again later; what is
-// due then is what is so then.
+// Only Run waits for the API's answer. If the API is away, or the ServiceAccount lacks
+// rights, the log has one line and Run tries again later, with what is due then.
 //
 // It may create and patch Events, and patch the status of pods, and needs no right to read:
-// a patch that changes nothing is answered with the pod, is not stored, and nobody who
-// watches hears of it (see look).
+// a patch that changes nothing is answered with the pod, is not stored, and no watch
+// reports it (see look).
 //
 // What it does not do: it watches nothing, and so neither repairs a condition that
-// somebody else changes nor hears of a pod but from the engine.
+// another program changes nor hears of pods except from the engine.
 package kubestatus
 
 import (

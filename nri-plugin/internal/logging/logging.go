@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Package logging makes the process's log, in which no secret is: those of the
-// configuration, and whatever has the shape of one, are cut out.
+// Package logging makes the process's log, and keeps secrets out of it: those of the
+// configuration, and all that has the shape of one, are cut out.
 //
 // It decides nothing about what is logged, and at which level.
 package logging
@@ -56,7 +56,7 @@ func nameTrace(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// secretsOf are those of the configuration, as a log may have them: as they are, and
+// secretsOf are the secrets of the configuration in the forms that a log may have: plain, and
 // quoted. One that is too short to be one is left out.
 func secretsOf(c config.Config) (known [][]byte) {
 	add := func(s string) {
@@ -77,7 +77,7 @@ func secretsOf(c config.Config) (known [][]byte) {
 
 // redactor is a log's writer that lets no secret pass: the configuration's own, and
 // what looks like one in a text of Tailscale's client, of a control plane or of an
-// API. No part of this program writes a secret; this is for what is not ours. A
+// API. No part of this program writes a secret; this is for texts of others. A
 // handler of slog writes each line in one call, and so it is redacted as a whole.
 type redactor struct {
 	w     io.Writer
@@ -92,14 +92,14 @@ func RedactText(cfg config.Config) func(string) string {
 	return func(text string) string { return string(r.redact([]byte(text))) }
 }
 
-// shapes are what secrets look like, each with a text that is in all of them: to
+// shapes match secrets, each with a text that every match contains: to
 // look for that is a tenth of the cost.
 var shapes = []struct {
 	hint string
 	re   *regexp.Regexp
 	with string
 }{
-	// Of a key of Tailscale's or Headscale's the ID stays, which whoever revokes it needs.
+	// The ID of a Tailscale or Headscale key stays: it is needed to revoke the key.
 	{"tskey-", regexp.MustCompile(`(tskey-(?:[a-z]+-)?(?:[A-Za-z0-9]+-)?)[A-Za-z0-9]{6,}`), "${1}" + redacted},
 	{"hskey-", regexp.MustCompile(`(hskey-[a-z]+-(?:[A-Za-z0-9_]+-)?)[A-Za-z0-9_-]{6,}`), "${1}" + redacted},
 	{"privkey:", regexp.MustCompile(`(privkey:)[0-9a-f]+`), "${1}" + redacted},
@@ -108,7 +108,7 @@ var shapes = []struct {
 	// A JSON Web Token, as a service account's.
 	{"eyJ", regexp.MustCompile(`eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?`), redacted},
 	{"earer ", regexp.MustCompile(`([Bb]earer )[\w.~+/-]{6,}=*`), "${1}" + redacted},
-	// Whoever opens a login URL has the node in a tailnet of his; the plugin opens none.
+	// Opening a login URL puts the node into the opener's tailnet; the plugin opens none.
 	{"://", regexp.MustCompile(`(https?://[^\s"\\/]+/(?:a|register|login)/)[^\s"\\]+`), "${1}" + redacted},
 	{"@", regexp.MustCompile(`(://[^\s"\\/:@]*:)[^\s"\\/@]+@`), "${1}" + redacted + "@"},
 }

@@ -22,7 +22,7 @@ import (
 )
 
 // TestNoSecretPasses: whatever has a secret in it, in whatever part of a line and in either format, the line has it not,
-// and what is no secret stays.
+// and what is not a secret stays.
 func TestNoSecretPasses(t *testing.T) {
 	node, err := key.NewNode().MarshalText()
 	if err != nil {

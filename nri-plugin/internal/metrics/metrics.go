@@ -32,8 +32,8 @@ import (
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// Meters are what this process measures of itself. What it costs where nobody
-// scrapes is an addition for each hook.
+// Meters are this process's own measurements. Without a scraper the cost is an
+// addition for each hook.
 type Meters struct {
 	health         *statussocket.Health
 	itself         exporter.Process // what does not change
@@ -46,7 +46,7 @@ type Meters struct {
 	asked  *question // that the engine has not answered yet, nil if there is none
 }
 
-// question is what the engine was asked; answer holds once done is closed.
+// question is a pending question to the engine; answer is set once done is closed.
 type question struct {
 	done   chan struct{}
 	answer measure.Engine
@@ -125,7 +125,7 @@ func HookResult(err error) string {
 	return exporter.Failed
 }
 
-// Read is all that is measured now.
+// Read returns all measurements.
 func (m *Meters) Read() exporter.Process {
 	p := m.itself
 	p.LateContainers, p.Hooks = m.lateContainers.Load(), map[exporter.Hook]measure.Buckets{}
@@ -155,23 +155,23 @@ const (
 // metricsRetry is the pause between two tries to listen.
 const metricsRetry = 2 * time.Second
 
-// Server answers GET /metrics. It has no encryption and asks nobody who he
-// is, and so listens where it is told to and nowhere else.
+// Server answers GET /metrics. It has neither encryption nor authentication, and so
+// listens where it is told to and nowhere else.
 type Server struct {
 	Addr string // host:port
 	Read func() exporter.Process
 	Log  *slog.Logger
 
 	retry  time.Duration // 0 is metricsRetry
-	listen chan<- string // is told the address once it listens, nil is nobody
+	listen chan<- string // gets the address once it listens; nil for none
 }
 
 // Run serves until ctx is done and returns nil. Where it cannot listen it tries
-// again: in a roll the process that ends has the port for as long as both are
-// there. No pod is to be without its node for that.
+// again: in a roll the ending process has the port for as long as both
+// run. No pod loses its node for that.
 func (s *Server) Run(ctx context.Context) error {
 	if everywhere(s.Addr) {
-		s.Log.Warn("metrics are served on all addresses of this host, to whoever reaches them: names of pods and tailnet regions, no secrets",
+		s.Log.Warn("metrics are served on all addresses of this host, to anyone who reaches them: names of pods and tailnet regions, no secrets",
 			"setting", settings.MetricsAddr, "addr", s.Addr)
 	}
 	said := ""

@@ -25,7 +25,7 @@ const (
 )
 
 // asksForContainers reports whether a pod asks for something that its containers
-// get: where it does not, a container costs a look-up.
+// get. If not, a container costs a look-up.
 func asksForContainers(f engine.Features) bool { return f.DNS || f.Socket || f.Wait != 0 }
 
 // adjust returns what is to be changed of a container, nil if that is nothing. It
@@ -55,7 +55,7 @@ func (p *Plugin) adjust(sb *api.PodSandbox, c *api.Container) (*api.ContainerAdj
 	return a.out, nil
 }
 
-// adjustment is what one container is to get.
+// adjustment collects the changes of one container.
 type adjustment struct {
 	sb      *api.PodSandbox
 	c       *api.Container
@@ -65,7 +65,7 @@ type adjustment struct {
 }
 
 // mountSocket mounts the directory of the pod's LocalAPI. A container that has
-// something of its own there, or below it, keeps it.
+// a mount of its own there, or below it, keeps it.
 func (a *adjustment) mountSocket(pods podSet) error {
 	if a.mountWhere(func(at string) bool { return at == apiDir || strings.HasPrefix(at, apiDir+"/") }) != nil {
 		return nil
@@ -111,7 +111,7 @@ func (a *adjustment) replaceResolvConf(r ocihook.Resolver) error {
 // start of a container that has no user namespace (runc 1.5.2).
 const optionIDMap = "idmap"
 
-// mountAt is what the container has at a path, nil if that is nothing.
+// mountAt returns the container's mount at a path, nil if there is none.
 func (a *adjustment) mountAt(path string) *api.Mount {
 	return a.mountWhere(func(at string) bool { return at == path })
 }

@@ -66,7 +66,7 @@ func TestAdjust(t *testing.T) {
 			[]*api.Mount{{Destination: "/run/tailscale/", Source: "/srv", Type: "bind"}}, "", ""},
 		{"own socket below", plugintest.Sandbox("socket", in, "true", podspec.AnnotationSocket, "true"),
 			[]*api.Mount{{Destination: "/var/run/tailscale/tailscaled.sock", Source: "/srv/its.sock", Type: "bind"}}, "", ""},
-		{"beside the socket", plugintest.Sandbox("socket", in, "true", podspec.AnnotationSocket, "true"),
+		{"next to the socket", plugintest.Sandbox("socket", in, "true", podspec.AnnotationSocket, "true"),
 			[]*api.Mount{{Destination: "/var/run/tailscale2", Source: "/srv", Type: "bind"}},
 			"/state/uid-socket/socket /var/run/tailscale rbind,rprivate,ro,nosuid,nodev,noexec", ""},
 		{"wait", plugintest.Sandbox("wait", in, "true", podspec.AnnotationWait, "30s"), nil, "", `"wait":30000000000,"value":"30s","fails":true}`},
@@ -93,7 +93,7 @@ func TestAdjust(t *testing.T) {
 		for _, m := range got.GetMounts() {
 			mounts = append(mounts, m.Source, m.Destination, strings.Join(m.Options, ","))
 		}
-		// The runtime's own order is no promise, and what is removed and added again comes once (NRI 0.12.5).
+		// The runtime's own order is not guaranteed, and what is removed and added again comes once (NRI 0.12.5).
 		want := strings.Fields(tt.want)
 		slices.Sort(want)
 		slices.Sort(mounts)

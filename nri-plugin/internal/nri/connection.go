@@ -24,7 +24,7 @@ type connection struct {
 	*session
 }
 
-// session is what one connection has come to.
+// session is the state of one connection.
 type session struct {
 	socket       string      // path of the NRI socket
 	synchronized func(error) // is told how Synchronize went
@@ -50,7 +50,7 @@ func newSession(socket string, synchronized func(error)) *session {
 	return s
 }
 
-// refuse ends the session for a reason of ours.
+// refuse ends the session for the plugin's own reason.
 func (s *session) refuse(err error) {
 	s.once.Do(func() {
 		s.refusal = err
@@ -68,12 +68,12 @@ func (s *session) end() error {
 	}
 }
 
-// runtimeName is what a runtime calls itself.
+// runtimeName is a runtime's name and version.
 type runtimeName struct{ name, version string }
 
 // otherRuntime is the error of a runtime that does not run the pod that this
 // process is in. Docker's own NRI, or a distribution's containerd next to k3s,
-// takes the socket when it starts last: the file is replaced, and nobody is told.
+// takes the socket when it starts last: the file is replaced, without a notification.
 type otherRuntime struct {
 	runtimeName
 	socket string
@@ -85,8 +85,8 @@ func (e otherRuntime) Error() string {
 		cmp.Or(e.name, "a runtime")+" "+cmp.Or(e.version, "of unknown version"), e.socket, settings.NRISocket)
 }
 
-// checkRuntime wants the pod that this process is in among the runtime's
-// sandboxes. It is there whenever the runtime is the right one: a sandbox is in
+// checkRuntime returns an error unless the runtime's sandboxes include the pod that this
+// process is in. It is there whenever the runtime is the right one: a sandbox is in
 // the list before its first container is created, and after a restart containerd
 // has read all of them before it opens the socket (2.4.2, internal/cri/server,
 // Run).
@@ -100,7 +100,7 @@ func (c connection) checkRuntime(sandboxes []*api.PodSandbox) error {
 // otherPoll is how often to look whether the socket is another file.
 const otherPoll = 2 * time.Second
 
-// awaitOther waits until somebody else may answer on the socket: the file is a
+// awaitOther waits until another process may answer on the socket: the file is a
 // new one, which each runtime makes when it starts, or a minute is over. Asking
 // more often would be at the cost of that runtime, where a registration holds up
 // all hooks.

@@ -16,7 +16,7 @@ import (
 
 // TestOtherRuntime: another runtime has the socket. Its list never reaches the
 // engine, which would end all nodes, the plugin is not ready and says who answers,
-// and it is back when the right one has made its socket anew.
+// and it is back when the right one has created its socket again.
 func TestOtherRuntime(t *testing.T) {
 	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	own := plugintest.HostNetwork(plugintest.Sandbox("agent"))

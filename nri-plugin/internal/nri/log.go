@@ -13,10 +13,10 @@ import (
 var _ nrilog.Logger = quietLogger{}
 
 // quietLogger has the NRI stub's messages at debug level, whatever level they
-// come with: what matters of them is an error that we report ourselves.
+// come with: the errors that matter are returned, and reported here.
 type quietLogger struct{ log *slog.Logger }
 
-// NewQuietLogger is one that writes to log.
+// NewQuietLogger returns a quietLogger that writes to log.
 func NewQuietLogger(log *slog.Logger) nrilog.Logger { return quietLogger{log} }
 
 func (l quietLogger) Debugf(ctx context.Context, f string, a ...any) { l.print(ctx, f, a) }

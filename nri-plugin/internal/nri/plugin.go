@@ -32,9 +32,9 @@ var (
 	_ stub.RemoveContainerInterface = connection{}
 )
 
-// podSet is what the plugin needs of the engine.
+// podSet has the methods of the engine that the plugin needs.
 type podSet interface {
-	Attach(ctx context.Context, pod engine.Pod) (anew bool, err error)
+	Attach(ctx context.Context, pod engine.Pod) (created bool, err error)
 	Detach(ctx context.Context, sandboxID string) error
 	Forget(ctx context.Context, sandboxID string) error
 	Serves(podUID, sandboxID string) bool
@@ -52,7 +52,7 @@ const (
 	// half second.
 	HookBudget = 1500 * time.Millisecond
 	// slowHook is far above what local work takes; the runtime holds every other
-	// pod of the node back for as long.
+	// pod of the host back for as long.
 	slowHook = 500 * time.Millisecond
 )
 
@@ -74,7 +74,7 @@ type Plugin struct {
 // The runtime's contract, as containerd 2.4 keeps it:
 //
 // A hook has 2 s. One that takes longer costs the plugin its connection, and
-// the pod goes on as if the hook had succeeded. All hooks of a node share one
+// the pod goes on as if the hook had succeeded. All hooks of a host share one
 // lock, so a slow hook delays every pod that starts or stops. Therefore each
 // hook does local work only, and none waits for a network.
 //
@@ -82,14 +82,14 @@ type Plugin struct {
 // error fails the pod, kubectl describe shows the text, and Stop and Remove
 // follow at once. StopPodSandbox comes while the netns still exists;
 // RemovePodSandbox up to a minute later. Late and missing calls are normal: a
-// pod that started while we were away never gets RunPodSandbox, and after a
+// pod that started while the plugin was away never gets RunPodSandbox, and after a
 // restart of containerd neither Stop nor Remove comes for the pods before it,
 // though RemoveContainer does. Synchronize, on each connection, is what evens
 // that out.
 //
-// CreateContainer is the second gate: it comes for each container, init
+// CreateContainer is the second chance: it comes for each container, init
 // containers too, and its error keeps that container from being created, until
-// the kubelet tries again. A pod that has started without us gets its node
+// the kubelet tries again. A pod that has started without the plugin gets its node
 // there at the latest, before its containers run, whether or not the attach
 // that Synchronize began has come to it: the engine lets the two take turns, and
 // the second finds nothing to do. What is attached already costs a look-up, and
@@ -113,7 +113,7 @@ func (c connection) Configure(ctx context.Context, config, runtime, version stri
 		return 0, err
 	}
 	if config != "" {
-		return 0, errors.New("the runtime's configuration of this plugin is not read: set the environment of tailscale-nri instead and remove it")
+		return 0, errors.New("a configuration of this plugin by the runtime is not supported: remove it and set the environment of tailscale-nri instead")
 	}
 	c.runtime.Store(&runtimeName{runtime, version})
 	return 0, nil
@@ -121,10 +121,10 @@ func (c connection) Configure(ctx context.Context, config, runtime, version stri
 
 // Synchronize brings the engine in line with the sandboxes that exist. On an
 // error the runtime closes the connection, and the next one tries again; it
-// shows the reason to nobody, so the log has it too.
+// does not show the reason, so it is logged too.
 //
 // The list of a runtime that does not run this pod is not the list of this
-// node's pods: acting on it would end all that is served.
+// host's pods: acting on it would end all that is served.
 func (c connection) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox, containers []*api.Container) ([]*api.ContainerUpdate, error) {
 	if err := c.checkRuntime(sandboxes); err != nil {
 		c.refuse(err)
@@ -186,7 +186,7 @@ func (p *Plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api
 	}
 	var out atomic.Pointer[api.ContainerAdjustment] // the hook may go on after its time
 	err := p.hook(ctx, "CreateContainer", sb, func(ctx context.Context) error {
-		in, err := p.pass(ctx, sb, c)
+		in, err := p.attachMissed(ctx, sb, c)
 		if err != nil || !in {
 			return err
 		}
@@ -200,8 +200,8 @@ func (p *Plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api
 	return out.Load(), nil, nil
 }
 
-// pass is the second gate. It reports whether the container's pod has a node.
-func (p *Plugin) pass(ctx context.Context, sb *api.PodSandbox, c *api.Container) (in bool, err error) {
+// attachMissed attaches a pod that was missed. It reports whether the container's pod has a node.
+func (p *Plugin) attachMissed(ctx context.Context, sb *api.PodSandbox, c *api.Container) (in bool, err error) {
 	if p.Pods.Serves(sb.GetUid(), sb.GetId()) {
 		return true, nil
 	}
@@ -213,17 +213,17 @@ func (p *Plugin) pass(ctx context.Context, sb *api.PodSandbox, c *api.Container)
 	if err != nil || !in {
 		return false, err
 	}
-	anew, err := p.Pods.Attach(ctx, pod)
-	if anew {
+	created, err := p.Pods.Attach(ctx, pod)
+	if created {
 		p.Meters.Late()
 		podLogger(p.Log, sb).Info("attached when a container was to be created: the pod had started without its node")
 	}
 	return err == nil, err
 }
 
-// RemoveContainer is all that comes at the end of a pod that is older than the
+// RemoveContainer is the only event at the end of a pod that is older than the
 // runtime's last restart. It also comes for every other pod, and for one that
-// goes on living: the engine finds out, when it likes.
+// goes on living: the engine finds out which, in its own time.
 func (p *Plugin) RemoveContainer(_ context.Context, sb *api.PodSandbox, _ *api.Container) error {
 	p.Pods.Suspect(sb.GetId())
 	return nil
@@ -251,8 +251,8 @@ func (p *Plugin) podOf(sb *api.PodSandbox) (engine.Pod, bool, error) {
 	return pod, err == nil, err
 }
 
-// recordedPod is the pod of a sandbox that has its node, with no more than what is to
-// be had without reading its annotations.
+// recordedPod is the pod of a sandbox that has its node, with only what is known
+// without reading its annotations.
 func (p *Plugin) recordedPod(sb *api.PodSandbox) engine.Pod {
 	netns, _ := podspec.NetNSOf(sb) // "" leads to no netns, and the error says so
 	return engine.Pod{
@@ -261,7 +261,7 @@ func (p *Plugin) recordedPod(sb *api.PodSandbox) engine.Pod {
 	}
 }
 
-// warnRan says that a pod goes on without a node, once: there is nobody to return
+// warnRan logs once that a pod goes on without a node: there is no caller to return
 // an error to.
 func (p *Plugin) warnRan(sb *api.PodSandbox, err error) {
 	if p.Refused.Note(sb, err, true) {
@@ -270,7 +270,7 @@ func (p *Plugin) warnRan(sb *api.PodSandbox, err error) {
 }
 
 // sort translates the sandboxes that have not ended, and names those that
-// have. One that should be refused was started without us: the log has it, once.
+// have. One that should be refused was started without the plugin: that is logged once.
 func (p *Plugin) sort(sandboxes []*api.PodSandbox, containers []*api.Container) (pods []engine.Pod, ended []string) {
 	ran, seen := make(map[string]bool), make(map[string]bool)
 	for _, c := range containers {
@@ -351,5 +351,5 @@ func podLogger(log *slog.Logger, sb *api.PodSandbox) *slog.Logger {
 	return log.With("pod", sb.GetNamespace()+"/"+sb.GetName(), "uid", sb.GetUid(), "sandbox", shortID(sb.GetId()))
 }
 
-// shortID is what a log has of a sandbox's ID, as crictl has.
+// shortID shortens a sandbox's ID for the log, as crictl does.
 func shortID(id string) string { return id[:min(len(id), 12)] }

@@ -141,9 +141,9 @@ func TestRemoveContainer(t *testing.T) {
 	}
 }
 
-// TestSecondGate: a pod that has started without us is attached when its first
+// TestMissedPod: a pod that has started without the plugin is attached when its first
 // container is to be created, or that container is refused.
-func TestSecondGate(t *testing.T) {
+func TestMissedPod(t *testing.T) {
 	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	r := plugintest.StartRuntime(t, dir)
 	book := startPlugin(t, dir, pods)
@@ -197,8 +197,8 @@ func TestSecondGate(t *testing.T) {
 	}
 }
 
-// TestGateKnowsWhatItServes, however its annotations would be read today.
-func TestGateKnowsWhatItServes(t *testing.T) {
+// TestServedPodPasses, however its annotations would be read today.
+func TestServedPodPasses(t *testing.T) {
 	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	r := plugintest.StartRuntime(t, dir)
 	startPlugin(t, dir, pods)
@@ -264,9 +264,9 @@ func TestStuckAttach(t *testing.T) {
 	}
 }
 
-// TestStuckGate: nothing that hangs lets a container pass that is to wait for its
+// TestStuckCreate: nothing that hangs lets a container pass that is to wait for its
 // pod's node: the runtime takes a late answer for a good one.
-func TestStuckGate(t *testing.T) {
+func TestStuckCreate(t *testing.T) {
 	dir, pods := t.TempDir(), plugintest.NewFakePods()
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })

@@ -52,7 +52,7 @@ rules:
 	// One that was attached under another policy, before the plugin was started.
 	was := labelled("was", podspec.AnnotationEnabled, "true", podspec.AnnotationTags, "tag:forbidden")
 	pods.Known.Store("uid-was id-was", true)
-	left := labelled("left") // one that a rule had opt in which is no more
+	left := labelled("left") // opted in by a rule that is gone
 	left.Namespace = "gone"
 	pods.Known.Store("uid-left id-left", true)
 	other := labelled("other", podspec.AnnotationEnabled, "true", podspec.AnnotationEphemeral, "as another version took it")

@@ -15,12 +15,12 @@ import (
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
-// annotationRestarts is what the kubelet says of a container that it creates
+// annotationRestarts is set by the kubelet on a container that it creates
 // again: how often it has done so (kubelet/kuberuntime/labels.go).
 const annotationRestarts = "io.kubernetes.container.restartCount"
 
 // Refusals are the sandboxes that started while the plugin was away and would
-// have been refused. What ran without us goes on: only what never ran is kept
+// have been refused. What ran without the plugin goes on: only what never ran is kept
 // from running. The zero value is empty.
 type Refusals struct {
 	mu    sync.Mutex
@@ -103,7 +103,7 @@ func (r *Refusals) ran(sb *api.PodSandbox, c *api.Container) bool {
 	return r.known[sb.GetId()].ran
 }
 
-// keep forgets all sandboxes but these, so that the list never outgrows the node.
+// keep forgets all sandboxes but these, so that the list never outgrows the host.
 func (r *Refusals) keep(sandboxIDs map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -22,7 +22,7 @@ func TestRefusals(t *testing.T) {
 	var refused Refusals
 	a, bad := plugintest.Sandbox("a"), errors.New("bad")
 	if refused.ran(a, nil) || !refused.Note(a, bad, false) {
-		t.Error("the first is no news, or has run")
+		t.Error("the first is not news, or has run")
 	}
 	if refused.Note(a, bad, false) || !refused.Note(a, errors.New("worse"), true) {
 		t.Error("the same reason is news, or another is not")

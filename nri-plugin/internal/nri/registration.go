@@ -25,7 +25,7 @@ import (
 )
 
 // The plugin as the runtime knows it. A validator that requires it asks for
-// the name without the index. The index orders plugins; no other matters to us.
+// the name without the index. The index orders plugins; this one need not come before or after another.
 const (
 	pluginName  = "tailscale"
 	pluginIndex = "50"
@@ -126,7 +126,7 @@ func (r *Registration) session(ctx context.Context) error {
 }
 
 // closeOnAnswer closes answered when the runtime answers the registration, the
-// one request that a plugin such as ours makes.
+// one request that this plugin makes.
 func closeOnAnswer(answered chan struct{}) ttrpc.ClientOpts {
 	return ttrpc.WithUnaryClientInterceptor(func(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
 		err := invoke(ctx, req, resp)
@@ -140,8 +140,8 @@ func closeOnAnswer(answered chan struct{}) ttrpc.ClientOpts {
 // start registers the plugin and returns once it is configured.
 //
 // If the connection is lost between the two, the stub waits for its
-// configuration forever, and with a lock held. A call of our own, which the
-// plugin refuses since its context is over, ends that wait.
+// configuration forever, and with a lock held. A call that start makes, and
+// that the plugin refuses since its context is over, ends that wait.
 func start(ctx context.Context, s stub.Stub, lost, answered <-chan struct{}) error {
 	done := make(chan error, 1)
 	go func() { done <- s.Start(ctx) }()

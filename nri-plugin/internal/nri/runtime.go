@@ -8,8 +8,8 @@ import (
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// infoOf is of a session that was accepted: one whose runtime does not run the pod
-// that is looked for never is.
+// infoOf returns what is known of the runtime of an accepted session. A runtime that
+// does not run this pod is never accepted.
 func infoOf(ses *session, s stub.Stub, looksForPod bool) statussocket.RuntimeInfo {
 	is := ses.runtime.Load()
 	return statussocket.RuntimeInfo{

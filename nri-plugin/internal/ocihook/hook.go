@@ -26,7 +26,7 @@ import (
 )
 
 // Command is the first argument of this program where the runtime runs it as
-// the OCI hook createRuntime of a container. It is for nobody's fingers.
+// the OCI hook createRuntime of a container. It is not for users.
 const Command = "oci-hook"
 
 const (
@@ -42,7 +42,7 @@ const (
 )
 
 // Call says what a hook is to do. It is the hook's second argument, as JSON:
-// whoever reads it on the host learns nothing secret.
+// it holds no secret.
 type Call struct {
 	PodUID     string        `json:"podUID"`
 	Pod        string        `json:"pod"`             // namespace/name
@@ -62,7 +62,7 @@ func (c Call) Encode() string {
 	return string(text)
 }
 
-// request is what a hook asks the plugin, and reply what it gets: one JSON
+// request is a hook's question to the plugin, and reply the answer: one JSON
 // value each.
 type request struct {
 	PodUID     string        `json:"podUID"`
@@ -78,14 +78,14 @@ type reply struct {
 // Is reports whether the runtime has called this program as a hook.
 func Is(args []string) bool { return len(args) == 3 && args[1] == Command }
 
-// Run is the whole program in a hook. What it writes to stderr is what kubectl
-// describe shows if it returns an error.
+// Run is the whole program in a hook. If it returns an error, kubectl describe shows
+// what it has written to stderr.
 func Run(args []string, stdin io.Reader) error {
 	var call Call
 	if err := json.Unmarshal([]byte(args[2]), &call); err != nil {
 		return fmt.Errorf("reading the hook's argument: %w", err)
 	}
-	// The plugin's socket lies beside this program; its path may be too long for the
+	// The plugin's socket is next to this program; its path may be too long for the
 	// kernel.
 	if err := os.Chdir(filepath.Dir(args[0])); err != nil {
 		return fmt.Errorf("entering the hook's directory: %w", err)
@@ -102,7 +102,7 @@ func Run(args []string, stdin io.Reader) error {
 
 // endWithContainer calls end when the container's first process is gone: nobody
 // waits for it any more, and where the pod's containers share their processes
-// containerd 2.4.2 ends the pod no sooner than the hook.
+// containerd 2.4.2 does not end the pod before the hook.
 func endWithContainer(stdin io.Reader, end func()) {
 	var state struct {
 		PID int `json:"pid"`
@@ -150,7 +150,7 @@ func (c Call) run(ctx context.Context) error {
 	if c.Wait == 0 || answer.Down == "" || !c.Fails {
 		return nil
 	}
-	return fmt.Errorf("pod %s: annotation %s is %q: the pod's node is not up after that (%s): mend what is in the way, wait longer (at most %.0fs), or have the container start all the same with %s: %q",
+	return fmt.Errorf("pod %s: annotation %s is %q: the pod's node is not up after that (%s): fix what is in the way, wait longer (at most %.0fs), or have the container start all the same with %s: %q",
 		c.Pod, podspec.AnnotationWait, errtext.Clip(c.Value), answer.Down, podspec.MaxWait.Seconds(), podspec.AnnotationWaitPolicy, "start")
 }
 
@@ -173,7 +173,7 @@ func (c Call) ask(ctx context.Context, req request) (reply, error) {
 	}
 }
 
-// answerTime is what the plugin has beyond ctx, to say what it has waited for in
+// answerTime is how long the plugin may take beyond ctx, to say what it has waited for in
 // vain.
 const answerTime = time.Second
 

@@ -40,14 +40,14 @@ const (
 	keepFor = 24 * time.Hour
 )
 
-// waiter is what the server needs of the engine.
+// waiter has the method of the engine that the server needs.
 type waiter interface {
 	// Await waits until the pod's node is up. Its error says why it is not.
 	Await(ctx context.Context, podUID string) error
 }
 
-// Server answers the hooks, see addHook. There is nothing of it on a machine no
-// pod of which has needed one.
+// Server answers the hooks, see addHook. It leaves no trace on a host until a pod needs
+// a hook.
 type Server struct {
 	dir  string // absolute
 	pods waiter
@@ -80,7 +80,7 @@ func (h *Server) Run(ctx context.Context) error {
 		err := h.listen()
 		h.mu.Unlock()
 		if err != nil {
-			h.log.Error("containers that wait for their pod's node do so in vain", "err", err)
+			h.log.Error("the hook's socket cannot be opened: containers that wait for their pod's node get no answer", "err", err)
 		}
 	}
 	<-ctx.Done()
@@ -127,7 +127,7 @@ func (h *Server) Prepare() (program string, err error) {
 }
 
 // listen opens the socket, for root alone. h.mu is held. This process has claimed
-// the state directory, so that whatever is there is of one that has ended.
+// the state directory, so a socket that is there belongs to a process that has ended.
 func (h *Server) listen() error {
 	if h.ended {
 		return errors.New("tailscale-nri is ending")
@@ -175,7 +175,7 @@ func (h *Server) accept(ln *net.UnixListener) {
 	}
 }
 
-// answer replys one hook, if that still wants to know.
+// answer replies to one hook, if that is still there.
 func (h *Server) answer(conn net.Conn) {
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(h.ctx, podspec.MaxWait+Patience)
@@ -210,7 +210,7 @@ func (h *Server) answer(conn net.Conn) {
 	}
 }
 
-// setResolvConf returns why the engine does not have it.
+// setResolvConf hands the pod's resolv.conf to the engine, and returns why that failed.
 func (h *Server) setResolvConf(req request) string {
 	if h.Resolver == nil {
 		return "this version of tailscale-nri makes no resolv.conf"
@@ -222,7 +222,7 @@ func (h *Server) setResolvConf(req request) string {
 	return ""
 }
 
-// self is this very program, also where its file was replaced.
+// self is this very program, even if its file was replaced.
 const self = "/proc/self/exe"
 
 // installHook puts a copy of this program into dir and returns its path. The name
@@ -298,7 +298,7 @@ func copyProgram(path string) (err error) {
 	return os.Rename(to.Name(), path)
 }
 
-// removeOldHooks removes the programs that nobody hands out any more, and what a
+// removeOldHooks removes the programs that no process hands out any more, and what a
 // kill has left half written. One that runs is not disturbed by that.
 func removeOldHooks(dir, current string) {
 	entries, err := os.ReadDir(dir)

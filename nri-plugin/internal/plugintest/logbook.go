@@ -37,7 +37,7 @@ func (b *LogBook) Count(s string) int {
 	return strings.Count(b.text.String(), s)
 }
 
-// String is all that the log has said.
+// String returns the whole log.
 func (b *LogBook) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

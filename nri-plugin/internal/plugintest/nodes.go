@@ -9,7 +9,7 @@ import (
 	"tailscale-nri/engine"
 )
 
-// TwoNodes are one that is Running and one that is Pending.
+// TwoNodes are a Running and a Pending node.
 func TwoNodes() []engine.NodeStatus {
 	now := time.Now()
 	return []engine.NodeStatus{

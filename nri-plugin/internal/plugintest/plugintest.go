@@ -83,7 +83,7 @@ func WriteFile(t *testing.T, dir, name string, data []byte) string {
 }
 
 // Patience is how long a test waits for what must happen. It bounds a hang and
-// is no expectation.
+// is not an expectation.
 const Patience = 30 * time.Second
 
 // Receive waits for a value.

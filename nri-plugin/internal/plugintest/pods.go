@@ -68,7 +68,7 @@ func NewFakePods() *FakePods {
 }
 
 // Attach records the pod.
-func (f *FakePods) Attach(ctx context.Context, pod engine.Pod) (anew bool, err error) {
+func (f *FakePods) Attach(ctx context.Context, pod engine.Pod) (created bool, err error) {
 	f.features.Store(pod.SandboxID, pod.Features)
 	f.Attached <- pod
 	if answer := f.attach.Load(); answer != nil {
@@ -92,7 +92,7 @@ func (f *FakePods) Knows(podUID, sandboxID string) bool {
 	return ok || f.Serves(podUID, sandboxID)
 }
 
-// FeaturesOf are those that Attach was given.
+// FeaturesOf returns the features that Attach was given.
 func (f *FakePods) FeaturesOf(podUID, sandboxID string) (engine.Features, bool) {
 	asked, ok := f.features.Load(sandboxID)
 	if !ok {
@@ -123,7 +123,7 @@ func (f *FakePods) Sync(_ context.Context, live []engine.Pod, ended []string) er
 	return nil
 }
 
-// Await waits for Attach.
+// Await waits until the pod is attached.
 func (f *FakePods) Await(ctx context.Context, podUID string) error {
 	for {
 		up := false
@@ -142,7 +142,7 @@ func (f *FakePods) Await(ctx context.Context, podUID string) error {
 	}
 }
 
-// SocketDir is a path at which there is nothing.
+// SocketDir returns a path without a directory.
 func (f *FakePods) SocketDir(podUID string) (string, error) {
 	return "/state/" + podUID + "/socket", nil
 }

@@ -13,8 +13,8 @@ import (
 	"tailscale-nri/nri-plugin/internal/errtext"
 )
 
-// What a pod may say. Tailscale's Kubernetes operator has annotations of its
-// own under the same prefix; they are none of our business and never an error.
+// What a pod may ask for. Tailscale's Kubernetes operator has annotations of its
+// own under the same prefix; they are ignored and never an error.
 const (
 	AnnotationPrefix = "tailscale.com/"
 
@@ -38,7 +38,7 @@ func Keys() []string {
 //
 // A pod that is not to have one is left alone, whatever else it carries, with one
 // exception: where the key that opts in is misspelt, the pod would run without
-// a node and nobody would be told, so that is an error.
+// a node without any message, so that is an error.
 func optedIn(annotations map[string]string, byRule bool) (bool, error) {
 	switch v := annotations[AnnotationEnabled]; {
 	case v == "true", v == "" && byRule:
@@ -53,8 +53,8 @@ func optedIn(annotations map[string]string, byRule bool) (bool, error) {
 }
 
 // checkKeys reports the first key, in alphabetical order, that looks like a
-// misspelling of one of ours. A key that says nothing, or "false", asks for
-// nothing and so goes missing without harm.
+// misspelling of a known one. A key with no value, or "false", asks for
+// nothing, and ignoring it does no harm.
 func checkKeys(annotations map[string]string, ours []string) error {
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
 		value := annotations[key]
@@ -74,7 +74,7 @@ func ParseTags(s string) ([]string, error) {
 	for tag := range strings.SplitSeq(s, ",") {
 		tag = strings.TrimSpace(tag)
 		if err := tailcfg.CheckTag(tag); err != nil {
-			return nil, fmt.Errorf("%q is no tag (%w): write tags as tag:name, separated by commas", errtext.Clip(tag), err)
+			return nil, fmt.Errorf("%q is not a tag (%w): write tags as tag:name, separated by commas", errtext.Clip(tag), err)
 		}
 		if !slices.Contains(tags, tag) {
 			tags = append(tags, tag)

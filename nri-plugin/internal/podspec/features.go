@@ -32,7 +32,7 @@ type featureAnnotation struct {
 	set func(f *engine.Features, value string) error
 }
 
-// features are all of them, in the order in which they are read.
+// features are all feature annotations, in the order in which they are read.
 func features() []featureAnnotation {
 	return []featureAnnotation{
 		{AnnotationDNS, on(func(f *engine.Features) *bool { return &f.DNS })},
@@ -50,9 +50,9 @@ func features() []featureAnnotation {
 }
 
 // featuresOf reads what a pod asks for beyond an address, and has by default. What
-// it has by default nobody has to allow. To be without it has to be allowed where the
-// policy lists what is: shields that are up, or an exit node, may be the
-// administrator's will.
+// it has by default needs no permission. To turn that off needs permission if the policy
+// has a list of allowed features: shields-up or an exit node may be what the
+// administrator wants.
 func featuresOf(sb *api.PodSandbox, g *grant) (asked engine.Features, err error) {
 	for _, feature := range features() {
 		value := sb.GetAnnotations()[feature.key]
@@ -80,7 +80,7 @@ func featuresOf(sb *api.PodSandbox, g *grant) (asked engine.Features, err error)
 	return asked, nil
 }
 
-// on is a switch.
+// on reads the value of a switch.
 func on(field func(*engine.Features) *bool) func(*engine.Features, string) error {
 	return func(f *engine.Features, value string) error {
 		switch value {
@@ -97,7 +97,7 @@ func on(field func(*engine.Features) *bool) func(*engine.Features, string) error
 
 const AnnotationSocket = AnnotationPrefix + "socket"
 
-// Values are what a pod asks for, as annotations say it: values by keys without
+// Values returns a pod's features as annotations: values by keys without
 // the prefix. The profile is not among them, which is no feature to a user.
 func Values(f engine.Features) map[string]string {
 	var routes []string

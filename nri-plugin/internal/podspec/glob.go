@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// matchGlob reports whether s is of the pattern, in which * stands for any number
+// matchGlob reports whether s matches the pattern, in which * stands for any number
 // of characters, none included. Nothing else is special. It takes time in
 // proportion to the product of the two lengths, whatever the pattern.
 func matchGlob(pattern, s string) bool {
@@ -33,7 +33,7 @@ func matchGlob(pattern, s string) bool {
 	}
 }
 
-// matchAny reports whether s is of one of the patterns.
+// matchAny reports whether s matches one of the patterns.
 func matchAny(patterns []string, s string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool { return matchGlob(p, s) })
 }

@@ -28,7 +28,7 @@ type nameTemplate struct {
 	tells bool
 }
 
-// standardName is how pods are named where nobody says otherwise.
+// standardName is the default template.
 const standardName = "{cluster}-{namespace}-{pod}"
 
 // name names a pod in the tailnet.
@@ -67,7 +67,7 @@ func parseTemplate(s string) (nameTemplate, error) {
 	literal := strings.NewReplacer("{cluster}", "", "{namespace}", "", "{pod}", "").Replace(s)
 	for i := range len(literal) {
 		if !isLabelByte(literal[i]) {
-			return nameTemplate{}, fmt.Errorf("%q cannot stand there: use {cluster}, {namespace}, {pod}, small letters, digits and dashes", errtext.Clip(literal[i:]))
+			return nameTemplate{}, fmt.Errorf("%q is not allowed there: use {cluster}, {namespace}, {pod}, small letters, digits and dashes", errtext.Clip(literal[i:]))
 		}
 	}
 	if !strings.Contains(s, "{pod}") {
@@ -117,7 +117,7 @@ func CheckLabel(s string) error {
 	}
 	for i := range len(s) {
 		if !isLabelByte(s[i]) {
-			return fmt.Errorf("character %d cannot stand in a DNS label: use small letters, digits and dashes", i+1)
+			return fmt.Errorf("character %d is not allowed in a DNS label: use small letters, digits and dashes", i+1)
 		}
 	}
 	if s[0] == '-' || s[len(s)-1] == '-' {

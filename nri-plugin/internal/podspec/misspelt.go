@@ -4,8 +4,8 @@ package podspec
 
 import "strings"
 
-// misspelt returns the key of ours that key was probably meant to be. Only
-// keys under our prefix are looked at, in any case.
+// misspelt returns the known key that key was probably meant to be. Only
+// keys under the prefix are looked at, in any case.
 func misspelt(key string, ours []string) (string, bool) {
 	lower := strings.ToLower(key)
 	name, ok := strings.CutPrefix(lower, AnnotationPrefix)

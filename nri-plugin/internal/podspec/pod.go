@@ -16,8 +16,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// Defaults is what a pod gets that does not ask for anything else, and what it
-// may ask for.
+// Defaults is what a pod gets by default, and what it may ask for.
 type Defaults struct {
 	Cluster  string   // first part of the hostname, a DNS label
 	Tags     []string // may be empty where an auth key brings the tags
@@ -91,7 +90,7 @@ func From(sb *api.PodSandbox, d Defaults) (engine.Pod, bool, error) {
 	return pod, true, nil
 }
 
-// keyDecides is why nobody can ask for an ephemeral node where there is a key.
+// keyDecides is why a pod cannot ask for an ephemeral node if TS_AUTHKEY is set.
 const keyDecides = "with " + settings.AuthKey + " the key decides that: make it an ephemeral one, or take the annotation, or the policy's default, out"
 
 // profileOf is the name of the pod's tailnet, "" for the one without a name.
@@ -114,7 +113,7 @@ func profileOf(sb *api.PodSandbox, d Defaults, g *grant) (string, error) {
 	return name, nil
 }
 
-// noProfile is what to do about a profile that there is not.
+// noProfile says what to do about a profile that does not exist.
 func noProfile(name string, known map[string]Defaults) string {
 	have := "there is none"
 	if len(known) > 0 {
@@ -124,7 +123,7 @@ func noProfile(name string, known map[string]Defaults) string {
 }
 
 // NetNSOf returns the path of the sandbox's network namespace. A sandbox that
-// shares the node's has no such entry.
+// shares the host's has no such entry.
 func NetNSOf(sb *api.PodSandbox) (string, error) {
 	for _, ns := range sb.GetLinux().GetNamespaces() {
 		if ns.GetType() == "network" {
@@ -147,8 +146,8 @@ func hostnameOf(sb *api.PodSandbox, d Defaults, g *grant) (string, error) {
 	return label, g.checkHostname(given, label)
 }
 
-// tagsOf are the pod's tags. Those that it may have without a word from the policy
-// are the profile's.
+// tagsOf returns the pod's tags. Those that need no permission from the policy are the
+// profile's.
 func tagsOf(sb *api.PodSandbox, d Defaults, profile string, g *grant) ([]string, error) {
 	standard := d.of(profile).Tags
 	if g.gifts.tags != nil && g.gifts.profile == profile {
@@ -167,7 +166,7 @@ func tagsOf(sb *api.PodSandbox, d Defaults, profile string, g *grant) ([]string,
 
 // Gone reports whether a sandbox in the runtime's list has ended. The runtime
 // lists such sandboxes until they are removed, with neither a process nor a
-// network namespace; one that shares the node's network still has a process.
+// network namespace; one that shares the host's network still has a process.
 func Gone(sb *api.PodSandbox) bool {
 	path, err := NetNSOf(sb)
 	return sb.GetPid() == 0 && (err != nil || path == "")

@@ -64,7 +64,7 @@ func TestPodFrom(t *testing.T) {
 }
 
 // TestOperatorKeys: the annotations and labels of Tailscale's Kubernetes
-// operator, as of its version 1.102, are never taken for misspelt ones of ours.
+// operator, as of its version 1.102, are never taken for misspelt ones of this program.
 func TestOperatorKeys(t *testing.T) {
 	notes := []string{AnnotationEnabled, "true"}
 	for key := range strings.FieldsSeq(`expose proxy-group proxy-class tailnet-ip tailnet-fqdn
@@ -102,16 +102,16 @@ func TestPodFromRefuses(t *testing.T) {
 		{"hostname", []string{in, "true", AnnotationHostname, "my_host"}, []string{AnnotationHostname, `"my_host"`, "letters, digits and dashes"}},
 		{"long hostname", []string{in, "true", AnnotationHostname, strings.Repeat("a", 300)}, []string{"300 characters", "…"}},
 		{"no tag:", []string{in, "true", AnnotationTags, "tag:a,web"}, []string{AnnotationTags, `"tag:a,web"`, `"web"`, "tag:name"}},
-		{"empty tag", []string{in, "true", AnnotationTags, "tag:a,"}, []string{AnnotationTags, `"tag:a,"`, `"" is no tag`}},
+		{"empty tag", []string{in, "true", AnnotationTags, "tag:a,"}, []string{AnnotationTags, `"tag:a,"`, `"" is not a tag`}},
 		{"tag with a digit first", []string{in, "true", AnnotationTags, "tag:1"}, []string{"tag:1"}},
 		{"shields", []string{in, "true", annotationShieldsUp, "yes"}, []string{annotationShieldsUp, `"yes"`, `"true"`}},
-		{"exit node of no name", []string{in, "true", annotationExitNode, "my gate"}, []string{annotationExitNode, `"my gate"`, "name of a device"}},
+		{"exit node with a bad name", []string{in, "true", annotationExitNode, "my gate"}, []string{annotationExitNode, `"my gate"`, "name of a device"}},
 		{"any exit node", []string{in, "true", annotationExitNode, "auto:any"}, []string{annotationExitNode, "name of a device"}},
 		{"router with shields up", []string{in, "true", annotationShieldsUp, "true", annotationAdvertiseRoutes, "10.43.0.0/16"}, []string{annotationShieldsUp, `"true"`, `write "false"`}},
 		{"exit node with shields up", []string{in, "true", annotationShieldsUp, "true", annotationAdvertiseExitNode, "true"}, []string{annotationShieldsUp, `"true"`, `write "false"`}},
 		{"exit node of an exit node", []string{in, "true", annotationExitNode, "gate", annotationAdvertiseExitNode, "true"}, []string{annotationExitNode, annotationAdvertiseExitNode}},
 		{"no prefix", []string{in, "true", annotationAdvertiseRoutes, "10.43.0.1"}, []string{annotationAdvertiseRoutes, "10.43.0.0/16"}},
-		{"empty prefix", []string{in, "true", annotationAdvertiseRoutes, "10.43.0.0/16,"}, []string{`"" is no prefix`}},
+		{"empty prefix", []string{in, "true", annotationAdvertiseRoutes, "10.43.0.0/16,"}, []string{`"" is not a prefix`}},
 		{"host bits", []string{in, "true", annotationAdvertiseRoutes, "10.0.0.1/24"}, []string{"10.0.0.1/24", "write 10.0.0.0/24"}},
 		{"everything", []string{in, "true", annotationAdvertiseRoutes, "0.0.0.0/0"}, []string{"write " + annotationAdvertiseExitNode}},
 		{"all of IPv6", []string{in, "true", annotationAdvertiseRoutes, "::/0"}, []string{"write " + annotationAdvertiseExitNode}},
@@ -126,7 +126,7 @@ func TestPodFromRefuses(t *testing.T) {
 		{"upper-case key", []string{in, "true", key + "Tags", "tag:x"}, []string{key + "Tags", "write " + AnnotationTags}},
 		{"enable", []string{key + "enable", "true"}, []string{key + "enable", "write " + in}},
 		{"Enabled", []string{key + "Enabled", "true"}, []string{key + "Enabled", "write " + in}},
-		{"enbaled beside empty", []string{in, "", key + "enbaled", "true"}, []string{"write " + in}},
+		{"enbaled next to empty", []string{in, "", key + "enbaled", "true"}, []string{"write " + in}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, in, err := From(plugintest.Sandbox("web", tt.notes...), testDefaults)

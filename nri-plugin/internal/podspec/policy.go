@@ -35,7 +35,7 @@ func (p *Policy) RuleNames() (names []string) {
 	return names
 }
 
-// policyRule is one rule.
+// policyRule is a rule of the policy.
 type policyRule struct {
 	name       string            // "" where it has none
 	namespaces []string          // globs; none is any
@@ -45,7 +45,7 @@ type policyRule struct {
 	allow      allowance
 }
 
-// podGifts are what a pod has that asks for nothing else.
+// podGifts are what a pod has by default.
 type podGifts struct {
 	tags     []string          // nil says nothing
 	profile  string            // "" says nothing
@@ -58,8 +58,8 @@ type allowance struct {
 	tags, hostnames, profiles, features []string
 }
 
-// The names of annotations of which the default policy does not let a pod make
-// use: with them a pod takes on traffic of others, or the device of another.
+// The names of annotations that the default policy forbids: with them a pod takes on
+// traffic of others, or the device of another.
 var notByDefault = []string{"advertise-routes", "advertise-exit-node", "identity"}
 
 const (
@@ -67,13 +67,13 @@ const (
 	kubeSystem = "kube-system"
 )
 
-// Policies hold the policy that counts now. Nil ones hold none.
+// Policies hold the policy in effect. Nil ones hold none.
 type Policies struct{ now atomic.Pointer[Policy] }
 
-// Set has p count from now on.
+// Set puts p into effect.
 func (h *Policies) Set(p *Policy) { h.now.Store(p) }
 
-// Load is the policy that counts now, nil for none.
+// Load returns the policy in effect, nil for none.
 func (h *Policies) Load() *Policy {
 	if h == nil {
 		return nil
@@ -81,7 +81,7 @@ func (h *Policies) Load() *Policy {
 	return h.now.Load()
 }
 
-// grant is what a policy has for one pod.
+// grant is the part of a policy that applies to one pod.
 type grant struct {
 	by       string // who has decided, for an error
 	remedy   string // how a pod comes to more, "%s" is the list to add it to
@@ -92,7 +92,7 @@ type grant struct {
 	allow    allowance
 }
 
-// grantOf is what the policy has for a pod.
+// grantOf returns the part of the policy that applies to a pod.
 func (p *Policy) grantOf(namespace string, labels map[string]string) grant {
 	g := grant{
 		by:     "the default policy",
@@ -157,8 +157,8 @@ func (g *grant) refuse(key, value, what, allowed, list string) error {
 		g.by, what, allowed, fmt.Sprintf(g.remedy, "allow."+list)))
 }
 
-// checkTags wants each tag to be one that the pod has by default, or one that is
-// allowed.
+// checkTags returns an error for a tag that the pod neither has by default nor is allowed
+// to have.
 func (g *grant) checkTags(given string, tags, standard []string) error {
 	for _, tag := range tags {
 		if g.all || slices.Contains(standard, tag) || matchAny(g.allow.tags, tag) {
@@ -173,7 +173,7 @@ func (g *grant) checkTags(given string, tags, standard []string) error {
 	return nil
 }
 
-// checkHostname wants a hostname that somebody has chosen to be allowed.
+// checkHostname returns an error for a chosen hostname that is not allowed.
 func (g *grant) checkHostname(given, label string) error {
 	if g.all || g.allow.hostnames == nil || matchAny(g.allow.hostnames, label) {
 		return nil
@@ -185,7 +185,7 @@ func (g *grant) checkHostname(given, label string) error {
 	return g.refuse(AnnotationHostname, given, label, allowed, "hostnames")
 }
 
-// checkProfile wants a profile to be allowed that the pod asks for.
+// checkProfile returns an error for a profile that the pod asks for and may not have.
 func (g *grant) checkProfile(name string) error {
 	if g.all || matchAny(g.allow.profiles, name) {
 		return nil
@@ -193,7 +193,7 @@ func (g *grant) checkProfile(name string) error {
 	return g.refuse(AnnotationProfile, name, "it", "", "profiles")
 }
 
-// checkFeature wants a feature to be allowed that the pod asks for.
+// checkFeature returns an error for a feature that the pod asks for and may not have.
 func (g *grant) checkFeature(key, value string) error {
 	name := strings.TrimPrefix(key, AnnotationPrefix)
 	if g.all || g.allow.features == nil && !slices.Contains(notByDefault, name) || matchAny(g.allow.features, name) {

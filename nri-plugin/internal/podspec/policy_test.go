@@ -82,7 +82,7 @@ func TestDefaultPolicy(t *testing.T) {
 	}
 }
 
-// TestFeaturesAreClassified: whoever adds a feature decides whether the default
+// TestFeaturesAreClassified: the author of a feature decides whether the default
 // policy has it.
 func TestFeaturesAreClassified(t *testing.T) {
 	allowed := []string{"dns", "accept-routes", "exit-node", "socket", "wait", "wait-policy", "ephemeral", "shields-up"}
@@ -170,8 +170,8 @@ func TestRules(t *testing.T) {
 		{"nothing is allowed", plugintest.SandboxIn("closed", nil, AnnotationEnabled, "true", AnnotationHostname, "a"), "", "rule 3 (closed)|and no other hostname either"},
 		{"nothing is allowed but the defaults", plugintest.SandboxIn("closed", nil, AnnotationEnabled, "true"), "closed-web [tag:k8s-pod tag:extra] shields", ""},
 		{"a feature of its own", plugintest.SandboxIn("closed", nil, AnnotationEnabled, "true", AnnotationEphemeral, "true"), "", "rule 3 (closed)|ephemeral"},
-		{"a bad value of one that a rule opts in", plugintest.SandboxIn("shop", web, AnnotationHostname, "a_b"), "", AnnotationHostname},
-		{"a misspelt key of one that a rule opts in", plugintest.SandboxIn("shop", web, AnnotationPrefix+"tag", "tag:x"), "", "write " + AnnotationTags},
+		{"a bad value in a pod that a rule opts in", plugintest.SandboxIn("shop", web, AnnotationHostname, "a_b"), "", AnnotationHostname},
+		{"a misspelt key in a pod that a rule opts in", plugintest.SandboxIn("shop", web, AnnotationPrefix+"tag", "tag:x"), "", "write " + AnnotationTags},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			pod, ok, err := From(tt.sb, d)

@@ -21,17 +21,17 @@ import (
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// maxPolicy is what a ConfigMap can hold.
+// maxPolicy is the size limit of a ConfigMap, in bytes.
 const maxPolicy = 1 << 20
 
-// policyError is what is wrong with a policy's file, a line for each mistake.
+// policyError is the error of a policy's file, with a line for each mistake.
 type policyError struct{ err error }
 
 func (e policyError) Error() string { return e.err.Error() }
 
 func (e policyError) Unwrap() error { return e.err }
 
-// ReadPolicy reads the policy that lies at path. There is none where that is "".
+// ReadPolicy reads the policy at path; nil if that is "".
 func ReadPolicy(path string) (*Policy, error) {
 	if path == "" {
 		return nil, nil
@@ -103,7 +103,7 @@ func (r *policyReader) document(data []byte) *yaml.Node {
 		}
 	}
 	if err != nil {
-		r.errs = append(r.errs, fmt.Errorf("%s is no YAML: %s (what begins with * stands in quotes)", r.file, errtext.OneLine(err)))
+		r.errs = append(r.errs, fmt.Errorf("%s is not YAML: %s (what begins with * stands in quotes)", r.file, errtext.OneLine(err)))
 		return nil
 	}
 	root := doc.Content[0]
@@ -178,7 +178,7 @@ func (r *policyReader) text(n *yaml.Node) (string, bool) {
 	case n.Kind != yaml.ScalarNode:
 		r.bad(n, "write plain text here")
 	case n.ShortTag() != "!!str":
-		r.bad(n, "%s is no text for YAML: write it in quotes", errtext.Clip(n.Value))
+		r.bad(n, "%s is not text in YAML: write it in quotes", errtext.Clip(n.Value))
 	default:
 		return n.Value, true
 	}
@@ -290,7 +290,7 @@ func (r *policyReader) tag(n *yaml.Node) (string, bool) {
 		return "", false
 	}
 	if err := tailcfg.CheckTag(s); err != nil {
-		r.bad(n, "%q is no tag (%v): write it as tag:name", errtext.Clip(s), err)
+		r.bad(n, "%q is not a tag (%v): write it as tag:name", errtext.Clip(s), err)
 		return "", false
 	}
 	return s, true
@@ -355,7 +355,7 @@ func (r *policyReader) globs(n *yaml.Node, of string) []string {
 	})
 }
 
-// checkGlob reports why nothing would ever be of the pattern.
+// checkGlob reports why nothing can ever match the pattern.
 func checkGlob(s, of string) error {
 	switch of {
 	case "tags":
@@ -377,7 +377,7 @@ func checkGlob(s, of string) error {
 	return nil
 }
 
-// IsPolicyAlone reports whether nothing but the policy is bad.
+// IsPolicyAlone reports whether only the policy is bad.
 func IsPolicyAlone(bad error) bool {
 	var p policyError
 	return errors.As(bad, &p) && bad.Error() == p.Error()

@@ -61,14 +61,14 @@ func advertisable(field string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(field)
 	switch {
 	case err != nil || p.Addr().Is4In6():
-		return p, fmt.Errorf("%q is no prefix: write such as 10.43.0.0/16 or fd00:1::/112, separated by commas", field)
+		return p, fmt.Errorf("%q is not a prefix: write such as 10.43.0.0/16 or fd00:1::/112, separated by commas", field)
 	case p.Bits() == 0:
 		return p, fmt.Errorf("%s is everything: write %s: \"true\" instead", field, annotationAdvertiseExitNode)
 	case p != p.Masked():
 		return p, fmt.Errorf("%s has bits set beyond its length: write %v", field, p.Masked())
 	}
 	if never, is := engine.NeverForwarded(p); is {
-		return p, fmt.Errorf("%s has a part of %v, the tailnet's own or each machine's: leave that out", field, never)
+		return p, fmt.Errorf("%s has a part of %v, the tailnet's own or each host's: leave that out", field, never)
 	}
 	return p, nil
 }

@@ -19,8 +19,8 @@ const (
 // (runtimeRequestTimeout), and shows no reason then.
 const minWait, MaxWait = time.Second, 90 * time.Second
 
-// setWait has a container fail that has waited in vain, unless setWaitPolicy says
-// otherwise.
+// setWait sets how long a container waits; after that it fails, unless setWaitPolicy
+// says otherwise.
 func setWait(f *engine.Features, value string) error {
 	d, err := time.ParseDuration(value)
 	if err != nil || d < minWait || d > MaxWait {

@@ -13,11 +13,11 @@ import (
 
 const annotationIdentity = AnnotationPrefix + "identity"
 
-// labelOrdinal is what the StatefulSet controller writes into each of its pods, and the
+// labelOrdinal is a label that the StatefulSet controller sets on each of its pods, and the
 // kubelet hands to the runtime: the pod's own name.
 const labelOrdinal = "statefulset.kubernetes.io/pod-name"
 
-// setIdentity reads whose the device is.
+// setIdentity reads whether the device is the pod's or its workload's.
 func setIdentity(f *engine.Features, value string) error {
 	switch value {
 	case "workload":

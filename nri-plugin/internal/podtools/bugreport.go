@@ -61,7 +61,7 @@ func bugreportFlags(fs *flag.FlagSet) func(context.Context, *podClient, toolIO) 
 	}
 }
 
-// bugReport is one in the making.
+// bugReport is a report while it is being made.
 type bugReport struct {
 	c        *podClient
 	v        engine.PodView

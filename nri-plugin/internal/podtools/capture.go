@@ -23,7 +23,7 @@ const usageCapture = `tailscale-nri capture [flags] [NAMESPACE/]POD
 Write the packets that pass ts0 in the pod, in both directions, as a pcapng file: what the pod
 sends to the tailnet and gets from it, before encryption. It ends at SIGINT, when the pod ends,
 or when nobody reads what it writes.
-  -w FILE                where to; - is standard output, which must be no terminal (-)
+  -w FILE                where to; - is standard output, which must not be a terminal (-)
   -c N                   end after so many packets; 0 is no end (0)
   -d DURATION            end after that time; 0 is no end (1h)
   -s BYTES               of each packet, from the Ethernet header on; 0 is all (0)
@@ -31,10 +31,10 @@ kubectl exec AGENT -- /tailscale-nri capture web -w - | wireshark -k -i -
 `
 
 const (
-	// captureTime is the end of one that was forgotten: kubectl exec that is cut off
+	// captureTime ends a capture that was forgotten: kubectl exec that is cut off
 	// does not end what it has started, and containerd goes on holding its pipe.
 	captureTime = time.Hour
-	// captureStall is for how long nobody may read what is written.
+	// captureStall is for how long the output may go unread.
 	captureStall = 30 * time.Second
 	// captureLook is how often the pod and the reader are looked at.
 	captureLook = time.Second
@@ -42,7 +42,7 @@ const (
 	captureLast = 2 * time.Second
 )
 
-// capturing is what a capture was called with, and what has come of it.
+// capturing is a capture's options and its result.
 type capturing struct {
 	file     string
 	count    int
@@ -104,11 +104,11 @@ func (c *capturing) run(ctx context.Context, pod *podClient, out toolIO) error {
 	return nil
 }
 
-// summary is what has come of it, in one line.
+// summary is the result, in one line.
 func (c *capturing) summary() string {
 	text := fmt.Sprintf("%d packets captured, %d dropped by the kernel", c.packets.Load(), c.dropped.Load())
 	if n := c.partial.Load(); n > 0 {
-		text += fmt.Sprintf("; %d have passed before their checksum was filled in, which is no fault", n)
+		text += fmt.Sprintf("; %d have passed before their checksum was filled in, which is normal", n)
 	}
 	return text
 }
@@ -124,7 +124,7 @@ func (c *capturing) countDrops() (had, dropped uint64, err error) {
 // checkOutput keeps packets off a terminal.
 func (c *capturing) checkOutput(stdout io.Writer) error {
 	if c.file == "-" && statussocket.IsTerminal(stdout) {
-		return errors.New("standard output is a terminal, and packets are no text: write -w FILE, or lead it into a file or a program (kubectl exec without -t)")
+		return errors.New("standard output is a terminal, and packets are not text: write -w FILE, or lead it into a file or a program (kubectl exec without -t)")
 	}
 	return nil
 }
@@ -159,8 +159,8 @@ func isUnread(w io.Writer) (is bool) {
 
 var errUnread = errors.New("nobody reads what is written any more")
 
-// follow writes packets until the context ends, which is no error, or the pod does,
-// or there are enough. why says what else than the caller has ended it.
+// follow writes packets until the context ends, which is not an error, or the pod does,
+// or there are enough. why says what has ended it, if not the caller.
 func (c *capturing) follow(ctx context.Context, w io.Writer) (why string, err error) {
 	ended := make(chan error, 1)
 	go func() { ended <- c.write(w) }()

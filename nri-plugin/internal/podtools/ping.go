@@ -28,10 +28,10 @@ with the first answer; with these and -until-direct=false any answer is enough f
   -timeout DURATION      how long to wait for each answer (5s)
   -tsmp                  through WireGuard, to the peer's tailscaled
   -icmp                  through WireGuard, to the peer's kernel
-  -size BYTES            of a ping that is neither
+  -size BYTES            of a ping without -tsmp and -icmp
 `
 
-// pinging is what a ping was called with.
+// pinging has the options of a ping.
 type pinging struct {
 	count       int
 	untilDirect bool
@@ -51,7 +51,7 @@ func pingFlags(fs *flag.FlagSet) func(context.Context, *podClient, toolIO) error
 	return p.run
 }
 
-// kind is what is sent.
+// kind returns the type of ping to send.
 func (p *pinging) kind() tailcfg.PingType {
 	switch {
 	case p.tsmp:
@@ -66,9 +66,9 @@ func (p *pinging) kind() tailcfg.PingType {
 func (p *pinging) check() error {
 	switch {
 	case p.tsmp && p.icmp:
-		return errors.New("-tsmp and -icmp are two kinds of ping: ask for one")
+		return errors.New("-tsmp and -icmp exclude each other: choose one")
 	case p.size != 0 && p.kind() != tailcfg.PingDisco:
-		return errors.New("-size is of a ping without -tsmp and -icmp")
+		return errors.New("-size cannot be used with -tsmp or -icmp")
 	case p.size < 0, p.count < 0, p.timeout <= 0:
 		return errors.New("-size and -c are 0 or more, and -timeout more than 0s")
 	}

@@ -22,7 +22,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// The commands that look into one pod's node run beside the process that serves it,
+// The commands that look into one pod's node run next to the process that serves it,
 // as root of the same container, and ask it on the status socket. They read, and
 // change nothing.
 
@@ -42,7 +42,7 @@ type podTool struct {
 	args  int // how many there are after the pod
 }
 
-// toolIO is what a command has for its output.
+// toolIO has a command's arguments, output and environment.
 type toolIO struct {
 	args   []string // after the pod
 	stdout io.Writer
@@ -50,7 +50,7 @@ type toolIO struct {
 	getenv func(string) string
 }
 
-// all are all of them, by name.
+// all are the commands, by name.
 func all() map[string]podTool {
 	return map[string]podTool{
 		cmdPing:      {usagePing, pingFlags, 1},
@@ -67,8 +67,8 @@ func Is(name string) bool {
 	return ok
 }
 
-// noAnswer is the error of a command that could ask, and was not answered, or not as
-// was wanted: it ends with 1.
+// noAnswer is the error of a command that could ask, and got no answer or a negative
+// one: it ends with 1.
 type noAnswer struct{ error }
 
 func (e noAnswer) Unwrap() error { return e.error }
@@ -85,7 +85,7 @@ func Run(ctx context.Context, name string, rest []string, getenv func(string) st
 		_, err := fmt.Fprint(stdout, tool.usage)
 		return err
 	case err != nil:
-		return statussocket.CannotAsk{Err: fmt.Errorf("%w (%s -help shows what there is)", err, name)}
+		return statussocket.CannotAsk{Err: fmt.Errorf("%w (see %s -help)", err, name)}
 	case len(args) != 1+tool.args:
 		first, _, _ := strings.Cut(tool.usage, "\n")
 		return statussocket.CannotAsk{Err: fmt.Errorf("%s takes %d arguments and got %d: %s", name, 1+tool.args, len(args), first)}
@@ -111,7 +111,7 @@ func Run(ctx context.Context, name string, rest []string, getenv func(string) st
 }
 
 const (
-	// toolTime is the end of a command that was forgotten. One whose kubectl exec is
+	// toolTime ends a command that was forgotten. One whose kubectl exec is
 	// cut off goes on, and its output is a pipe that is held and not read.
 	toolTime = time.Hour
 	// toolLast is for how long the last of the output may take to be written.
@@ -146,7 +146,7 @@ func parseMixed(fs *flag.FlagSet, rest []string) (args []string, err error) {
 		if fs.NArg() == 0 {
 			return args, nil
 		}
-		// What follows "--" is no flag.
+		// What follows "--" is not a flag.
 		if at := len(rest) - fs.NArg(); at > 0 && rest[at-1] == "--" {
 			return append(args, fs.Args()...), nil
 		}
@@ -171,7 +171,7 @@ func newPodClient(socket, pod string) (*podClient, error) {
 		namespace, name = "default", pod
 	}
 	if !isPodName(namespace) || !isPodName(name) {
-		return nil, fmt.Errorf("%.300q is no name of a pod: write NAMESPACE/POD, or POD for one of the namespace default", pod)
+		return nil, fmt.Errorf("%.300q is not the name of a pod: write NAMESPACE/POD, or POD for one of the namespace default", pod)
 	}
 	c := &podClient{socket: socket, path: strings.TrimPrefix(engine.PodAPIPrefix, "/") + namespace + "/" + name, name: namespace + "/" + name}
 	c.OmitAuth = true
@@ -214,17 +214,17 @@ func (t podTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.URL.Path = t.prefix + r.URL.Path
 	res, err := next.RoundTrip(r)
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() && r.Context().Err() == nil {
-		err = fmt.Errorf("the node does not answer, as one that hangs: %w", err)
+		err = fmt.Errorf("the node does not answer, it may hang: %w", err)
 	}
 	return res, err
 }
 
-// view asks what is known of the pod.
+// view asks for the engine's view of the pod.
 func (c *podClient) view(ctx context.Context) (v engine.PodView, err error) {
 	return v, c.get(ctx, "", &v)
 }
 
-// running is view for who needs the node to be up.
+// running is view with an error if the node is not up.
 func (c *podClient) running(ctx context.Context) (engine.PodView, error) {
 	v, err := c.view(ctx)
 	if err == nil && v.State != engine.Running {
@@ -240,7 +240,7 @@ func (c *podClient) get(ctx context.Context, below string, into any) error {
 	case err != nil:
 		return err
 	case code == http.StatusNotFound && !strings.HasPrefix(string(body), "no pod "):
-		return errors.New("the process that serves is of a version that has no such commands: use the image's own")
+		return errors.New("the serving process has another version, without this command: use its image's own")
 	case code != http.StatusOK:
 		return errors.New(strings.TrimPrefix(strings.TrimSpace(string(body)), "tailscale-nri: "))
 	}
@@ -250,7 +250,7 @@ func (c *podClient) get(ctx context.Context, below string, into any) error {
 	return nil
 }
 
-// printJSON writes a value for machines.
+// printJSON writes a value as JSON.
 func printJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
@@ -269,7 +269,7 @@ func formatFlag(fs *flag.FlagSet) (asJSON func() (bool, error)) {
 	}
 }
 
-// NewFlagSet makes one that leaves all printing to us.
+// NewFlagSet returns a flag set that prints nothing itself.
 func NewFlagSet() *flag.FlagSet {
 	fs := flag.NewFlagSet("tailscale-nri", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)

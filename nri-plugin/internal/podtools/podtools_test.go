@@ -56,13 +56,13 @@ func TestPodTools(t *testing.T) {
 		{"ping a 192.0.2.1 -c 1", 1, `^$`, `no matching peer`},
 		{"ping a nobody", 2, `^$`, `sees no peer "nobody" among its 1`},
 		{"ping a", 2, `^$`, `ping takes 2 arguments and got 1: tailscale-nri ping`},
-		{"ping -tsmp -icmp a b", 2, `^$`, `ask for one`},
+		{"ping -tsmp -icmp a b", 2, `^$`, `choose one`},
 		{"ping -bogus a b", 2, `^$`, `-bogus .*ping -help`},
 		{"ping default/web k8s-default-b", 2, `^$`, `no pod default/web on this host has a tailnet node: there are default/a, default/b`},
-		{"ping ../a b", 2, `^$`, `"../a" is no name of a pod`},
+		{"ping ../a b", 2, `^$`, `"../a" is not the name of a pod`},
 		{"whois a " + addr, 0, `(?s)^Machine:\n  Name:\s+k8s-default-b\.lab\.ts\.net\n  ID:\s+` + nodeB.NodeID + `\n.*Tags:\s+tag:k8s-pod\n`, `^$`},
 		{"whois a " + addr + ":443 -proto tcp", 0, `Name:\s+k8s-default-b`, `^$`},
-		{"whois a 192.0.2.1", 1, `^$`, `192.0.2.1 is no address of a peer of default/a`},
+		{"whois a 192.0.2.1", 1, `^$`, `192.0.2.1 is not the address of a peer of default/a`},
 		{"whois a x", 2, `^$`, `invalid 'addr'`},
 		{"whois -o yaml a " + addr, 2, `^$`, `-o yaml`},
 		{"netcheck a", 0, `(?s)Report of this host, now:\n.*\* UDP: true\n\t\* IPv4: yes, 172\.30\.71\.1:\d+\n.*Nearest DERP: .*\n.*- lab: .*Report of the node of default/a, by UDP port \d+ of this host, .* ago:\n\t\* Home DERP: lab\n.*UDP: true`, `^$`},
@@ -230,7 +230,7 @@ func TestPodClientPatience(t *testing.T) {
 	}
 	c := &podClient{}
 	c.OmitAuth, c.Transport = true, podTransport{"/v1/pods/default/a", hangs(patience), hangs(0)}
-	if _, err := c.Status(t.Context()); !plugintest.ErrContains(err, "the node does not answer, as one that hangs") {
+	if _, err := c.Status(t.Context()); !plugintest.ErrContains(err, "the node does not answer, it may hang") {
 		t.Errorf("status: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*patience)

@@ -56,12 +56,12 @@ func onMachine(t *testing.T) bool {
 		started <- err
 	}()
 	if err := <-started; err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-		t.Errorf("on a machine of its own: %v\n%s", err, out)
+		t.Errorf("on a host of its own: %v\n%s", err, out)
 	}
 	return false
 }
 
-// rig is a machine with an engine, the status socket of its process, and pods.
+// rig is a host with an engine, the status socket of its process, and pods.
 type rig struct {
 	t       *testing.T
 	control *control.Server
@@ -77,7 +77,7 @@ type rigPod struct {
 	spec engine.Pod
 }
 
-// rigAddr is the machine's address.
+// rigAddr is the host's address.
 var rigAddr = netip.MustParseAddr("172.30.71.1")
 
 // newRig makes one in this process's netns, which must be a test's own.
@@ -94,14 +94,14 @@ func newRig(t *testing.T) *rig {
 	r.control, err = control.Start(control.Config{Addr: rigAddr, OAuthClientSecret: plugintest.Secret})
 	plugintest.Must(t, err)
 	t.Cleanup(r.control.Close)
-	door, err := tailnet.NewOAuth(tailnet.OAuthConfig{
+	api, err := tailnet.NewOAuth(tailnet.OAuthConfig{
 		ClientID: "lab-client", ClientSecret: plugintest.Secret, BaseURL: r.control.APIURL(), ControlURL: r.control.ControlURL(),
 	})
 	plugintest.Must(t, err)
 	cfg := config.Config{StateDir: filepath.Join(r.dir, "state"), OAuthSecret: plugintest.Secret}
 	config.UseProxy(cfg.Proxy) // before the engine, as serve has it: a command is another process elsewhere
 	r.engine, err = engine.New(engine.Config{
-		StateDir: cfg.StateDir, Tailnet: door, SweepAfter: -1, Logger: slog.New(slog.DiscardHandler), Redact: logging.RedactText(cfg),
+		StateDir: cfg.StateDir, Tailnet: api, SweepAfter: -1, Logger: slog.New(slog.DiscardHandler), Redact: logging.RedactText(cfg),
 	})
 	plugintest.Must(t, err)
 	h := &statussocket.Health{}

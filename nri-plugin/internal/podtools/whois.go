@@ -19,7 +19,7 @@ import (
 )
 
 const usageWhois = `tailscale-nri whois [flags] [NAMESPACE/]POD IP[:PORT]
-Show which device and user the pod's node takes an address for. Ends with 1 for nobody's.
+Show which device and user the pod's node takes an address for. Ends with 1 if for none.
   -json, -o json         as JSON, in the form of tailscale whois -json
   -proto tcp|udp         of the port (both)
 `
@@ -40,7 +40,7 @@ func whoisFlags(fs *flag.FlagSet) func(context.Context, *podClient, toolIO) erro
 		who, err := c.WhoIsProto(ctx, *proto, out.args[0])
 		switch {
 		case errors.Is(err, local.ErrPeerNotFound):
-			return noAnswer{fmt.Errorf("%s is no address of a peer of %s", out.args[0], c.name)}
+			return noAnswer{fmt.Errorf("%s is not the address of a peer of %s", out.args[0], c.name)}
 		case err != nil:
 			return fmt.Errorf("asking who %s is: %w", out.args[0], err)
 		case forMachines:

@@ -34,14 +34,14 @@ var Needed = []Capability{
 
 var capEff = regexp.MustCompile(`(?m)^CapEff:\s*([0-9a-f]+)$`)
 
-// Error is one that no configuration mends: the process keeps the
+// Error cannot be fixed by configuration: the process keeps the
 // capabilities that it was started with.
 type Error struct{ Err error }
 
 // Error implements error.
 func (e Error) Error() string { return e.Err.Error() }
 
-// Unwrap is the reason.
+// Unwrap returns the reason.
 func (e Error) Unwrap() error { return e.Err }
 
 // Check reports which capabilities this process lacks. Its error is a

@@ -68,7 +68,7 @@ func All() []Setting {
 		{NoProxy, "", "hosts, domains and networks that are reached without a proxy"},
 		{ClusterName, "k8s", "first part of a pod's default hostname"},
 		{Tags, "tag:k8s-pod", "a pod's default tags, comma separated; none with " + AuthKey},
-		{SweepAfter, "168h", "how old a dead machine's devices get; 0 keeps all"},
+		{SweepAfter, "168h", "how old a dead host's devices get; 0 keeps all"},
 		{LocalDelivery, "true", "packets between pods of one host need no WireGuard; true or false"},
 		{ClusterRanges, "", "the cluster's CIDRs, comma separated: they stay on eth0"},
 		{RuntimeHandlers, "runc,crun,youki,nvidia,nvidia-cdi,nvidia-legacy,nvidia-experimental", "known runtime handlers"},
@@ -104,8 +104,8 @@ func Print(w io.Writer) {
 }
 
 // IsEnvOnly reports whether the environment alone sets a variable. These are the
-// paths that the process shares with what is not told of a change: the mounts of
-// its pod, and the probes, which would end a process that they do not find.
+// paths that must not change while the process runs: the mounts of its pod, and the
+// probes, which would end a process that they do not find.
 func IsEnvOnly(key string) bool {
 	return slices.Contains([]string{ConfigDir, StateDir, StatusSocket, NRISocket, PodUID, NodeName}, key)
 }

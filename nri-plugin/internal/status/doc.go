@@ -2,8 +2,8 @@
 
 // Package status is what tailscale-nri says of a host's pods: the versioned answer
 // of GET /v1/status on the status socket, and its printing as a table, JSON or YAML.
-// Whoever asks several hosts prints their reports together.
+// Reports of several hosts can be printed together.
 //
-// It asks nobody: it knows neither the socket nor the engine, and so builds on
+// It makes no request: it knows neither the socket nor the engine, and so builds on
 // systems that have no netlink.
 package status

@@ -28,14 +28,15 @@ const (
 	YAML  = "yaml"
 )
 
-// Formats are all of them.
+// Formats are the formats of Options.
 var Formats = []string{Table, Wide, JSON, YAML}
 
 // Options are how to print.
 type Options struct {
 	Format string    // one of Formats, "" is Table
 	Now    time.Time // ages are counted to it; zero is the present
-	// Hosts prints even one report as several are, with its host: for who asks a cluster.
+	// Hosts prints even one report with its host, as several are: for commands that ask a
+	// cluster.
 	Hosts bool
 }
 
@@ -86,7 +87,7 @@ func printValue(w io.Writer, reports []Report, o Options) error {
 // column is one of a table's.
 type column struct {
 	head  string
-	wide  bool // only where much is asked for
+	wide  bool // only in the wide format
 	value func(n *Node, o Options) string
 }
 
@@ -207,8 +208,8 @@ func writeRest(w io.Writer, reports []Report, several bool) {
 // cell is a value that is never empty and never breaks the table.
 func cell(s string) string { return cmp.Or(Clean(s), "-") }
 
-// Clean has no characters that do not print, be they a peer's or an API's: they could move
-// the terminal's cursor.
+// Clean replaces characters that do not print, which may come from a peer or an API: they
+// could move the terminal's cursor.
 func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
@@ -233,8 +234,8 @@ func escape(text []byte) []byte {
 	return out
 }
 
-// nameInTailnet is the one that the node was given, and the one that it asked for
-// if that is another.
+// nameInTailnet is the name that the node was given, and the requested one if that
+// differs.
 func nameInTailnet(n *Node) string {
 	given, _, _ := strings.Cut(n.DNSName, ".")
 	switch {

@@ -17,7 +17,7 @@ import (
 // removed, or means something else, makes another version.
 const APIVersion = "tailscale-nri/v1"
 
-// Report is what a process says of its host.
+// Report is the status that a process gives of its host.
 type Report struct {
 	APIVersion string `json:"apiVersion"`
 	Host       string `json:"host,omitempty"` // the Kubernetes node
@@ -32,8 +32,7 @@ type Report struct {
 	// that cannot be used while an earlier one serves.
 	Warnings []string `json:"warnings,omitempty"`
 	Nodes    []Node   `json:"nodes"` // by namespace and pod
-	// Error is why the host could not be asked, of one that was to be; nothing but
-	// APIVersion and Host is known of it then.
+	// Error is why a host could not be asked; then only APIVersion and Host are set.
 	Error string `json:"error,omitempty"`
 }
 
@@ -49,7 +48,7 @@ const (
 	Running = "Running" // peers reach it
 	Stopped = "Stopped" // its sandbox has ended; the identity is kept for the next
 	Leaving = "Leaving" // the pod is gone, its device is being deleted
-	// NoNode is a pod's that asks for a node and has none: Reason says why, and
+	// NoNode means that the pod asks for a node and has none: Reason says why, and
 	// whether the pod runs all the same.
 	NoNode = "NoNode"
 )
@@ -108,7 +107,7 @@ type Node struct {
 	SessionPeers []Peer `json:"sessionPeers,omitempty"` // those peers, by the most recent packet
 }
 
-// Peer is one with which a node has a WireGuard session.
+// Peer is a peer with which a node has a WireGuard session.
 type Peer struct {
 	Name      string     `json:"name"`
 	Address   netip.Addr `json:"address,omitzero"`
@@ -122,8 +121,8 @@ type Peer struct {
 	BytesOut      uint64    `json:"bytesOut"`
 }
 
-// Decode reads a Report. Its error is for somebody who asked: it says which of
-// the two is of another version.
+// Decode reads a Report. Its error is for the user of the command: it says which of
+// the two versions is the other.
 func Decode(data []byte) (Report, error) {
 	var r Report
 	var head struct{ APIVersion string } // first: fields of another version may be of other types
@@ -162,7 +161,7 @@ func Select(reports []Report, pods []string) (selected []Report, missing []strin
 	return selected, missing
 }
 
-// Changed reports whether there is something else to see, ages and counters apart.
+// Changed reports whether the report differs in more than ages and counters.
 func Changed(was, is []Report) bool {
 	return !reflect.DeepEqual(withoutCounters(was), withoutCounters(is))
 }
@@ -195,16 +194,16 @@ func PodName(arg string) (string, error) {
 
 func (n *Node) name() string { return n.Namespace + "/" + n.Pod }
 
-// What the command ends with.
+// The exit codes of the command.
 const (
 	ExitOK       = 0 // the hosts are ready, and all pods Running, or ended
 	ExitTrouble  = 1 // something is not
-	ExitNotAsked = 2 // somebody could not be asked, or the command line is bad
+	ExitNotAsked = 2 // a host could not be asked, or the command line is bad
 )
 
 // ExitCode returns what a command that has these reports ends with. Nodes whose
 // sandbox has ended are as they should be, but for a device that cannot be deleted:
-// else every deletion of a pod would be trouble for as long as it takes. Pods that were
+// otherwise every deletion of a pod would be an error for as long as it takes. Pods that were
 // asked for by name, NAMESPACE/POD each, have to be Running.
 func ExitCode(reports []Report, named ...string) int {
 	code, running := ExitOK, map[string]bool{}

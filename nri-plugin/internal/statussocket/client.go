@@ -28,15 +28,15 @@ const (
 // patience is how long a process may take to say its status.
 const patience = 10 * time.Second
 
-// AskReport asks the process on socket for its report. Its error is for somebody who
-// is to be told what to do.
+// AskReport asks the process on socket for its report. Its error tells the user
+// what to do.
 func AskReport(ctx context.Context, socket string) (status.Report, error) {
 	code, body, err := Fetch(ctx, socket, askStatus)
 	switch {
 	case err != nil:
 		return status.Report{}, err
 	case code == http.StatusNotFound:
-		return status.Report{}, fmt.Errorf("the process on %s is of an earlier version than this command (%s), and has no /%s: "+
+		return status.Report{}, fmt.Errorf("the process on %s is older than this command (%s), and has no /%s: "+
 			"use the command of its own version, in its pod, or ask again once it has been replaced", socket, buildinfo.Version(), askStatus)
 	case code != http.StatusOK:
 		return status.Report{}, fmt.Errorf("asking for /%s on %s: it answered %d: %s", askStatus, socket, code, body)
@@ -44,7 +44,7 @@ func AskReport(ctx context.Context, socket string) (status.Report, error) {
 	return status.Decode(body)
 }
 
-// Fetch is ask for somebody who is to be told what to do about an error.
+// Fetch is Ask with errors that tell the user what to do.
 func Fetch(ctx context.Context, socket, what string) (code int, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -88,13 +88,13 @@ type CannotAsk struct{ Err error }
 // Error implements error.
 func (e CannotAsk) Error() string { return e.Err.Error() }
 
-// Unwrap is the reason.
+// Unwrap returns the reason.
 func (e CannotAsk) Unwrap() error { return e.Err }
 
-// AskRuntime is what to ask for the runtime.
+// AskRuntime is the request for the runtime.
 const AskRuntime = "runtime"
 
-// RuntimeInfo is what is known of the runtime that the plugin is registered with.
+// RuntimeInfo describes the runtime that the plugin is registered with.
 type RuntimeInfo struct {
 	Name                string        `json:"name"`
 	Version             string        `json:"version"`
@@ -103,7 +103,7 @@ type RuntimeInfo struct {
 	RequestTimeout      time.Duration `json:"requestTimeout"`
 }
 
-// NobodyListens reports whether err means that no runtime offers NRI.
+// NobodyListens reports whether err means that no process listens on a unix socket.
 func NobodyListens(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }

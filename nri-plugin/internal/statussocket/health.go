@@ -13,7 +13,7 @@ import (
 	"tailscale-nri/nri-plugin/internal/status"
 )
 
-// Phase is what the process has come to.
+// Phase is how far the process has come.
 type Phase int
 
 const (
@@ -21,7 +21,7 @@ const (
 	Misconfigured       // it cannot serve with what it was given, and waits
 	standingBy          // another process serves
 	connecting          // the runtime is asked to register the plugin
-	unregistered        // it could not be, or is no more
+	unregistered        // it is not registered, or not any more
 	registered          // and it has caught up with the runtime's pods
 )
 
@@ -36,13 +36,13 @@ type Health struct {
 	// session counts connections and their ends. News of a connection that is not
 	// the present one is not heard.
 	session int
-	// remark is what else is to be known. It makes nothing unready: a
+	// remark is shown next to ready. It makes nothing unready: a
 	// configuration that cannot be used while an earlier one serves would
-	// otherwise take every node of the cluster down at once.
+	// otherwise take every host of the cluster down at once.
 	remark  string
 	runtime RuntimeInfo          // of the last registration
 	without func() []status.Node // pods that should have a node and have none, nil until there is a plugin
-	lacks   func() string        // what it would fail for if it had to serve, "" if nothing; of one that stands by
+	lacks   func() string        // why a standby process could not take over, "" if it could
 	pods    podStatus            // nil until there is an engine
 	// What the engine is asked at present, nil if it has answered.
 	asked   *inquiry[engine.NodeStatus]
@@ -51,17 +51,17 @@ type Health struct {
 	PodAPI podServer
 }
 
-// podStatus is what an engine says of its nodes.
+// podStatus has the methods of the engine for the status of its nodes.
 type podStatus interface {
 	Status() []engine.NodeStatus
 	Details() []engine.Detail // which takes longer
 }
 
-// ReadyText is what a process says that has nothing else to say.
+// ReadyText is the answer of a process that is ready, without a remark.
 const ReadyText = "ready"
 
-// Ready reports whether the process does its work, and in one line why not, or
-// what is to be known all the same.
+// Ready reports whether the process does its work, and in one line why not, or the
+// remark.
 func (h *Health) Ready() (ok bool, text string) {
 	ok, text, remark := h.readiness()
 	if remark != "" {
@@ -82,7 +82,7 @@ func (h *Health) readiness() (ok bool, text, remark string) {
 	case connecting:
 		text = "not ready: waiting for the container runtime to register this plugin"
 	case standingBy:
-		ok, text = true, "standing by: another process serves this node's pods"
+		ok, text = true, "standing by: another process serves this host's pods"
 		if why := h.lacks(); why != "" {
 			ok, text = false, "not ready to take over: "+why
 		}
@@ -92,7 +92,7 @@ func (h *Health) readiness() (ok bool, text, remark string) {
 	return ok, text, h.remark
 }
 
-// role is one of package status's.
+// role returns one of package status's roles.
 func (h *Health) role() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -105,7 +105,7 @@ func (h *Health) role() string {
 	return ""
 }
 
-// Measures are what is counted of the process's state. Its configuration is valid
+// Measures returns the process's state for the metrics. Its configuration is valid
 // unless it waits for another, or has refused a changed one.
 func (h *Health) Measures() (isRegistered, standsBy, configured bool) {
 	h.mu.Lock()
@@ -116,8 +116,8 @@ func (h *Health) Measures() (isRegistered, standsBy, configured bool) {
 // livePatience is far above what the engine needs to say how its nodes are.
 const livePatience = 3 * time.Second
 
-// live reports whether the engine answers. It is no concern of the engine's
-// whether a runtime or a tailnet does.
+// live reports whether the engine answers. Whether a runtime or a tailnet does is not
+// part of that.
 func (h *Health) live(ctx context.Context) error {
 	answered, cancel := context.WithTimeout(ctx, livePatience)
 	defer cancel()
@@ -170,19 +170,19 @@ func (q *inquiry[T]) wait(ctx context.Context) ([]T, error) {
 	}
 }
 
-// nodes is what the engine says of its nodes, none while there is no engine.
+// nodes returns the engine's status of its nodes, none while there is no engine.
 func (h *Health) nodes(ctx context.Context) ([]engine.NodeStatus, error) {
 	return askEngine(h, &h.asked, podStatus.Status).wait(ctx)
 }
 
-// allDetails is all that the engine knows of its nodes.
+// allDetails returns the engine's details of all nodes.
 func (h *Health) allDetails(ctx context.Context) ([]engine.Detail, error) {
 	return askEngine(h, &h.details, podStatus.Details).wait(ctx)
 }
 
 // StandBy notes that another process serves. A roll ends that one as soon as this
-// one is ready, on one machine after the other and whatever comes of it, so one
-// that lacks what it takes to serve must not be.
+// one is ready, on one host after the other without looking further, so a process
+// that lacks what it needs to serve must not be ready.
 func (h *Health) StandBy(lacks func() string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -196,7 +196,7 @@ func (h *Health) Serves(pods podStatus) {
 	h.phase, h.pods = connecting, pods
 }
 
-// Warns notes who knows of pods that should have a node and have none.
+// Warns sets what lists the pods that should have a node and have none.
 func (h *Health) Warns(without func() []status.Node) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -214,7 +214,7 @@ func (h *Health) WithoutNode() []status.Node {
 	return without()
 }
 
-// Become notes what the process has come to, and why in one line.
+// Become notes the phase of the process, and why in one line.
 func (h *Health) Become(p Phase, why string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -256,7 +256,7 @@ func (h *Health) Disconnected(why string, closed bool) {
 	h.phase, h.why = unregistered, why
 }
 
-// Note notes what else is to be known, "" for nothing.
+// Note sets the remark, "" for none.
 func (h *Health) Note(remark string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -16,7 +16,7 @@ type podServer struct{ handler atomic.Pointer[http.Handler] }
 // Serves notes that there is an engine.
 func (s *podServer) Serves(api http.Handler) { s.handler.Store(&api) }
 
-// register has the mux answer about pods. ready says why there is nobody to ask.
+// register has the mux answer about pods. ready says why there is no engine to ask.
 func (s *podServer) register(mux *http.ServeMux, ready func() (bool, string)) {
 	mux.HandleFunc(engine.PodAPIPrefix, func(w http.ResponseWriter, r *http.Request) {
 		if h := s.handler.Load(); h != nil {

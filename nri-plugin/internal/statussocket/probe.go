@@ -19,7 +19,7 @@ func answerProbe(w http.ResponseWriter, ok bool, text string) {
 	fmt.Fprint(w, text)
 }
 
-// Probe asks the process on this node whether it is ready, or live, and prints
+// Probe asks the process on this host whether it is ready, or live, and prints
 // its answer. One that is not is an error with that answer.
 func Probe(ctx context.Context, socket, what string, w io.Writer) error {
 	code, body, err := Fetch(ctx, socket, what)

@@ -21,7 +21,7 @@ import (
 // below patience.
 const detailsPatience = 3 * time.Second
 
-// report is what the process says of its host, until ctx ends.
+// report makes the Report of this host; ctx bounds the wait for the engine.
 func (s *Server) report(ctx context.Context) status.Report {
 	r := status.Report{APIVersion: status.APIVersion, Host: s.Host, Version: buildinfo.Version(), Nodes: []status.Node{}}
 	ready, text, remark := s.Health.readiness()
@@ -70,7 +70,7 @@ func (s *Server) addNodes(ctx context.Context, r *status.Report) {
 	}
 }
 
-// nodeOf is what the engine knows of a node.
+// nodeOf makes a status.Node of the engine's details.
 func nodeOf(d *engine.Detail) status.Node {
 	n := status.Node{
 		Namespace: d.Namespace, Pod: d.Pod, UID: d.UID, SandboxID: d.SandboxID,

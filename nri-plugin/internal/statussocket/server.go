@@ -40,7 +40,7 @@ type Server struct {
 }
 
 // Listen opens the status socket, for root alone. A socket that an
-// earlier process left behind is replaced; one that somebody answers on means
+// earlier process left behind is replaced; one on which a process answers means
 // that a second process would serve the same pods, so that is an error.
 func Listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -60,7 +60,7 @@ func Listen(ctx context.Context, path string) (net.Listener, error) {
 	return ln, nil
 }
 
-// removeDeadSocket removes a socket that nobody answers on, and nothing else.
+// removeDeadSocket removes a socket on which no process answers, and nothing else.
 //
 // A process that was killed takes connections until the kernel has come to
 // that socket, but answers none: it is waited for.
@@ -72,7 +72,7 @@ func removeDeadSocket(ctx context.Context, path string) error {
 	case err != nil:
 		return fmt.Errorf("looking at the status socket: %w", err)
 	case fi.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("%s is %q: that is no socket but something else: give it a path of its own", settings.StatusSocket, path)
+		return fmt.Errorf("%s is %q: that exists and is not a socket: choose another path", settings.StatusSocket, path)
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -126,7 +126,7 @@ func (s *Server) register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /"+askOldStatus, func(w http.ResponseWriter, r *http.Request) {
 		nodes, err := s.Health.nodes(r.Context())
 		if err != nil {
-			return // nobody waits any more
+			return // the request has ended
 		}
 		answerJSON(w, append([]engine.NodeStatus{}, nodes...)) // "[]" and not "null"
 	})
@@ -137,7 +137,7 @@ func (s *Server) register(mux *http.ServeMux) {
 
 func answerJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	// An error here is the reader's who went away.
+	// An error here means that the reader is gone.
 	_ = json.NewEncoder(w).Encode(v)
 }
 

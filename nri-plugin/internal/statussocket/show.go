@@ -23,7 +23,7 @@ import (
 // ready. What was printed says it all.
 var ErrNotRunning = errors.New("not all pods are Running")
 
-// View is what to show of a status.
+// View says what to show of a status.
 type View struct {
 	Format string   // one of status.Formats, "" is the table
 	Pods   []string // NAMESPACE/POD; none is all
@@ -113,7 +113,7 @@ func (s *statusWatch) show(last, now []status.Report) error {
 
 func isForMachines(format string) bool { return format == status.JSON || format == status.YAML }
 
-// IsTerminal reports whether what is written to w is shown to somebody.
+// IsTerminal reports whether what is written to w goes to a terminal.
 func IsTerminal(w io.Writer) (is bool) {
 	f, ok := w.(*os.File)
 	if !ok {

@@ -54,7 +54,7 @@ func TestStatusWatch(t *testing.T) {
 	change(func() { r.Nodes[0].State = status.Running })
 	out.Wait(t, "Running", 1)
 	change(func() { r.Ready = false })
-	out.Wait(t, "earlier version", 1)
+	out.Wait(t, "older than this command", 1)
 	change(func() { r.Ready = true })
 	change(func() {})
 	stop()

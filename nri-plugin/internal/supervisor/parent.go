@@ -17,25 +17,25 @@ const (
 	storeInFD  = 4
 	storeOutFD = 5
 
-	MarkServes  = 's' // it has come to serve, or to wait for what it lacks
+	MarkServes  = 's' // it serves, or waits for what it lacks
 	MarkExit    = 'e' // it ends on purpose, whatever its exit code is
 	MarkRestart = 'a' // it ends in order to be started again
 )
 
-// Parent is the supervisor of this process. The zero value is none.
+// Parent is the supervisor of this process. The zero value means that there is none.
 type Parent struct {
 	Supervises bool
 	Restarts   int // how often it has started this program again
 }
 
-// FindParent reads what the supervisor says in the environment.
+// FindParent reads what the supervisor has set in the environment.
 func FindParent(getenv func(string) string) Parent {
 	restarts, err := strconv.Atoi(getenv(restartsVar))
 	return Parent{Supervises: err == nil, Restarts: restarts}
 }
 
-// Adopt keeps what is inherited from being passed on.
-func (p Parent) Adopt() {
+// CloseOnExec keeps the inherited descriptors from this process's own children.
+func (p Parent) CloseOnExec() {
 	if p.Supervises {
 		syscall.CloseOnExec(marksFD)
 		syscall.CloseOnExec(storeInFD)
@@ -43,7 +43,7 @@ func (p Parent) Adopt() {
 	}
 }
 
-// FDStore is the supervisor's, or one that ends with this process.
+// FDStore returns the supervisor's store, or a new one that ends with this process.
 func (p Parent) FDStore() (FDStore, error) {
 	if p.Supervises {
 		return FDStore{in: storeInFD, out: storeOutFD}, nil
@@ -51,8 +51,8 @@ func (p Parent) FDStore() (FDStore, error) {
 	return newFDStore()
 }
 
-// Mark tells the supervisor. One that has ended ends this process as well, so
-// there is no error to speak of.
+// Mark tells the supervisor. Its end ends this process as well, so an error does not
+// matter.
 func (p Parent) Mark(m byte) {
 	if p.Supervises {
 		_, _ = syscall.Write(marksFD, []byte{m})

@@ -16,8 +16,8 @@ import (
 
 // FDStore is a pair of connected sockets that the supervisor opens and each
 // child inherits, both ends. What a child sends into one end lies there, the
-// descriptors with it, until it is received from the other; nobody else has to
-// do a thing for it to outlive the child.
+// descriptors with it, until it is received from the other: it outlives the child
+// without anything else.
 type FDStore struct {
 	in, out int // descriptors
 }
@@ -60,7 +60,7 @@ func (s FDStore) get() (name string, fd int, ok bool) {
 }
 
 // SocketStore keeps the links' sockets in the supervisor's descriptor store. What cannot
-// be kept is opened anew by the next process.
+// be kept is opened again by the next process.
 type SocketStore struct {
 	mu    sync.Mutex
 	place FDStore
@@ -73,7 +73,7 @@ var _ engine.SocketStore = (*SocketStore)(nil)
 // OpenSockets finds what is in the store. All of it stays there.
 func OpenSockets(s FDStore) *SocketStore {
 	st := &SocketStore{place: s, found: map[string]int{}}
-	// Turned over as drop does it, with a message of our own for the end. Where
+	// The store is turned over as in drop, with a message of its own for the end. If
 	// there is no room for that one, there is none for any.
 	end := fmt.Sprintf("end of round %d", time.Now().UnixNano())
 	room := unix.Sendmsg(s.in, []byte(end), nil, nil, 0) == nil

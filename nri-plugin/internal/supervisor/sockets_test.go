@@ -109,7 +109,7 @@ func TestKeepReplaces(t *testing.T) {
 	}
 }
 
-// TestForeignMessages in the store are no sockets.
+// TestForeignMessages: messages of others in the store are not taken for sockets.
 func TestForeignMessages(t *testing.T) {
 	place := testFDStore(t)
 	for _, text := range []string{"x", string(make([]byte, 1000))} {

@@ -19,22 +19,23 @@ import (
 )
 
 const (
-	// longLife is how long a child lives whose end is an accident and no habit.
+	// longLife is how long a child must live for its end to count as an accident: the
+	// pauses then start from none again.
 	longLife = 10 * time.Second
 	// Bounds of the pause between children that do not live long. The first of
 	// them is followed at once.
 	minPause, maxPause = 100 * time.Millisecond, 5 * time.Second
 	// MaxUnserved is how many children in a row may end before they serve. No
-	// pod is worse off without the next one, and whoever started this process
-	// is to see that it fails.
+	// pod is worse off without the next one, and what started this process has to
+	// see that it fails.
 	MaxUnserved = 5
 )
 
 // supervisor starts this program again as its child, which does all the work,
-// and again whenever it ends other than on purpose. All pods of a machine live
-// in that one process: a panic on behalf of one, or a control plane that says
-// "exit" (tailscale.com, controlclient, Debug.Exit), ends them all, and whoever
-// started this process may take his time before he starts it again.
+// and again whenever it ends other than on purpose. All pods of a host depend
+// on that one process: a panic on behalf of one, or a control plane that says
+// "exit" (tailscale.com, controlclient, Debug.Exit), ends them all, and what
+// started this process may wait long before it starts it again.
 //
 // It also holds the descriptor store, in which a child leaves its links' sockets for the
 // next one, and does nothing else. All of it is one goroutine, so that no signal goes to
@@ -50,9 +51,9 @@ type supervisor struct {
 	unserved int // children in a row that did not come to serve
 }
 
-// Run returns the exit code that is left to say, or the error for which
-// no child could be started time and again.
-// newLog makes a logger as the configuration has it at the time.
+// Run returns the last child's exit code, or the error for which no child could be
+// started time and again. newLog makes a logger as the configuration has it at the
+// time.
 func Run(newLog func() *slog.Logger) (code int, err error) {
 	// The kernel kills the child at the end of the thread that started it.
 	runtime.LockOSThread()
@@ -66,12 +67,12 @@ func Run(newLog func() *slog.Logger) (code int, err error) {
 	for restarts := 0; ; restarts++ {
 		c, err := s.start(restarts)
 		if err != nil {
-			// A machine that has just run out of memory may still lack it.
+			// A host that has just run out of memory may still lack it.
 			pause, again := s.next(ending{})
 			if !again {
 				return 1, err
 			}
-			s.log.Error("trying again", "err", err, "pause", pause)
+			s.log.Error("the serving process cannot be started, trying again", "err", err, "pause", pause)
 			if s.sleep(pause); s.ended {
 				return 0, nil
 			}
@@ -82,7 +83,7 @@ func Run(newLog func() *slog.Logger) (code int, err error) {
 			debug.FreeOSMemory() // what the packages' initialisation leaves
 		}
 		end := s.await(c)
-		if end.meant || s.ended {
+		if end.intended || s.ended {
 			return exitCode(end.status), nil
 		}
 		if end.again {
@@ -92,7 +93,7 @@ func Run(newLog func() *slog.Logger) (code int, err error) {
 		}
 		pause, again := s.next(end)
 		if !again {
-			s.log.Error("the serving process does not come to serve, giving up",
+			s.log.Error("the serving process keeps ending before it serves, giving up",
 				"ended", describe(end.status), "times", s.unserved)
 			return exitCode(end.status), nil
 		}
@@ -106,11 +107,11 @@ func Run(newLog func() *slog.Logger) (code int, err error) {
 
 // ending is how a child ended.
 type ending struct {
-	status syscall.WaitStatus
-	lived  time.Duration
-	served bool // it came as far as to serve
-	meant  bool // it ended on purpose
-	again  bool // it ended in order to be started again
+	status   syscall.WaitStatus
+	lived    time.Duration
+	served   bool // it has served
+	intended bool // it ended on purpose
+	again    bool // it ended in order to be started again
 }
 
 // next returns how long to wait before the next child, and whether there is to
@@ -183,7 +184,7 @@ func reap(pid int) (status syscall.WaitStatus, ok bool) {
 	}
 }
 
-// child is one that runs.
+// child is a running child process.
 type child struct {
 	pid   int
 	marks int // descriptor that its marks are read from
@@ -212,19 +213,19 @@ func (s *supervisor) start(restarts int) (child, error) {
 	return c, nil
 }
 
-// ending reads what a child that has ended said of itself.
+// ending reads the marks of a child that has ended.
 func (c child) ending(status syscall.WaitStatus) ending {
 	defer unix.Close(c.marks)
 	var marks [8]byte
-	// All that it wrote is here, since it is gone; nothing at all is no error.
+	// All that it wrote is here, since it has ended; nothing at all is not an error.
 	n, _ := unix.Read(c.marks, marks[:])
 	said := marks[:max(n, 0)]
 	return ending{
-		status: status,
-		lived:  time.Since(c.since),
-		served: slices.Contains(said, MarkServes),
-		meant:  slices.Contains(said, MarkExit),
-		again:  slices.Contains(said, MarkRestart),
+		status:   status,
+		lived:    time.Since(c.since),
+		served:   slices.Contains(said, MarkServes),
+		intended: slices.Contains(said, MarkExit),
+		again:    slices.Contains(said, MarkRestart),
 	}
 }
 

@@ -192,7 +192,7 @@ func (s *stage) awaitDevices(nodes ...tailnetNode) {
 	for _, n := range nodes {
 		want = append(want, n.NodeID)
 	}
-	// The kubelet removes a sandbox up to a minute after the pod's end, and one that went without a word has one more.
+	// The kubelet removes a sandbox up to a minute after the pod's end; one that went without an event has one more.
 	s.within(2*patience, func() error {
 		devices, err := s.plane.Devices(s.ctx)
 		if err != nil {

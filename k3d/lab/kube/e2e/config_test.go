@@ -47,7 +47,7 @@ func (s *stage) unknownKey(still func()) {
 	s.kubectl("delete", "pod", "-n", namespace, agent, "--wait")
 	agent = s.newAgent()
 	s.unready(agent, `unknown key "CLUSTER_NAM"`)
-	s.logs(agent, "unknown key", "did you mean CLUSTER_NAME", "waiting until it is mended")
+	s.logs(agent, "unknown key", "did you mean CLUSTER_NAME", "waiting until it is fixed")
 	s.setKey("CLUSTER_NAM", nil)
 	s.agentReady(agent)
 	s.awaitRunning("a")

@@ -108,7 +108,7 @@ func (s *stage) passedOn(other tailnetNode) {
 	addr := other.IP4().String()
 	s.t.Log("\n" + s.shows("ping a -tsmp "+addr, 0, "pong from lab2-default-b ("+addr+")"))
 	s.shows("whois default/a "+addr, 0, "Name: lab2-default-b.")
-	s.shows("whois b 100.100.1.1", 1, "100.100.1.1 is no address of a peer")
+	s.shows("whois b 100.100.1.1", 1, "100.100.1.1 is not the address of a peer")
 	s.shows("ping a", 2, "ping takes 2 arguments")
 
 	captured := make(chan []byte, 1)

@@ -17,11 +17,11 @@ import (
 	"tailscale-nri/k3d/lab/scene"
 )
 
-// TestSecondGate: containers of pods that have started without the plugin are created when the pod has its link, and
+// TestMissedPods: containers of pods that have started without the plugin are created when the pod has its link, and
 // not before: the error says what keeps it from that.
-func TestSecondGate(t *testing.T) {
+func TestMissedPods(t *testing.T) {
 	t.Parallel()
-	s := open(t, "gate")
+	s := open(t, "missed")
 	const state = "/var/lib/tailscale-nri"
 	node := func(name string, args ...string) {
 		t.Helper()
