@@ -53,7 +53,7 @@
 //	Engine.Attach     engine.go     finds the pod's node, or makes a new one
 //	node.attach       node.go       record, link, then a goroutine for run
 //	node.run          node.go       the one loop that tries again; setPending says why
-//	node.serve        tags.go       serveOnce, and once more without requested tags if they are refused
+//	node.serve        serve.go      serveOnce, and once more without requested tags if they are refused
 //	node.serveOnce    serve.go      which keys, which auth key
 //	node.openSession  backend.go    the link's Device, and a backend on it: podEnd, openBackend
 //	session.run       session.go    starts the backend, and closes it at the end

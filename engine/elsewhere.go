@@ -168,7 +168,7 @@ func (n *node) whereabouts(ctx context.Context, r record) error {
 }
 
 // errNobodySees says that, with a static key, it cannot be known.
-var errNobodySees = errors.New("a static auth key cannot ask whether the device is connected, and no node here sees it")
+var errNobodySees = errors.New("whether another host uses this device is not known: a static auth key cannot ask the API, and no node of this host has it as a peer")
 
 // sighting is one look at a device.
 type sighting struct {

@@ -245,7 +245,7 @@ func TestCopiedStateWithStaticKey(t *testing.T) {
 			original := w.join("a", untagged)
 			m := w.clone(key)
 			m.tell(m.boot)
-			want := "a static auth key cannot ask"
+			want := "a static auth key cannot ask the API"
 			if sees {
 				want = "looks like a copy of another host's state"
 				p := nstest.NewPod(t)

@@ -170,7 +170,7 @@ func TestWorkloadWaits(t *testing.T) {
 		t.Fatalf("the first is %s: %s", s.State, s.Reason)
 	}
 	h.store.away.Store(true)
-	h.second.reasonSays(second.UID, "loading the workload's identity", errStoreAway.Error())
+	h.second.reasonSays(second.UID, "reading the stored identity of the workload", errStoreAway.Error())
 	h.store.away.Store(false)
 	h.end(first)
 	sameDevice(t, before, h.second.await(second.UID, Running))

@@ -123,7 +123,7 @@ func listenLocalAPI(dir string) (*net.UnixListener, error) {
 	ln.SetUnlinkOnClose(false)
 	if err := os.Chmod(path, 0o666); err != nil {
 		ln.Close()
-		return nil, fmt.Errorf("opening the pod's LocalAPI socket to its containers: %w", err)
+		return nil, fmt.Errorf("making the pod's LocalAPI socket writable for its containers: %w", err)
 	}
 	return ln, nil
 }

@@ -18,6 +18,17 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
+// serve serves the node. Where the login server refuses requested tags, it tries
+// once more without: the auth key may have them.
+func (n *node) serve(ctx context.Context) error {
+	err := n.serveOnce(ctx)
+	if errors.Is(err, tailnet.ErrTagsRefused) && n.serving.dropTags() {
+		n.log().Debug("logging in without requested tags", "reason", err)
+		err = n.serveOnce(ctx)
+	}
+	return err
+}
+
 // serveOnce brings the node up and keeps it up until ctx is done, which is not
 // an error, or something is wrong. The link stays in either case.
 func (n *node) serveOnce(ctx context.Context) error {

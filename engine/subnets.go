@@ -38,7 +38,7 @@ func (e *Engine) cluster() []netip.Prefix {
 	const most = 100 // this host may have thousands
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
-		e.log.Warn("listing this host's addresses: packets for them go to a pod's exit node", "err", err)
+		e.log.Warn("this host's addresses cannot be listed: pods with an exit node send packets for this host to it", "err", err)
 	}
 	for _, a := range addrs[:min(len(addrs), most)] {
 		p, err := netip.ParsePrefix(a.String())

@@ -56,7 +56,7 @@ func (e *Engine) isWorkloads(ctx context.Context, profile string, d tailnet.Devi
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("loading the workload's identity: %w", err)
+		return false, fmt.Errorf("reading the stored identity of the workload: %w", err)
 	}
 	keys, err := podstate.ParseKeys(id.State)
 	return d.ID == string(id.NodeID) || err == nil && !keys.Machine.IsZero() && keys.Machine == d.MachineKey, nil

@@ -3,27 +3,12 @@
 package engine
 
 import (
-	"context"
-	"errors"
 	"slices"
 
 	"tailscale.com/types/netmap"
 	"tailscale.com/types/views"
 	"tailscale.com/wgengine/router"
-
-	"tailscale-nri/engine/tailnet"
 )
-
-// serve serves the node. Where the login server refuses requested tags, it tries
-// once more without: the auth key may have them.
-func (n *node) serve(ctx context.Context) error {
-	err := n.serveOnce(ctx)
-	if errors.Is(err, tailnet.ErrTagsRefused) && n.serving.dropTags() {
-		n.log().Debug("logging in without requested tags", "reason", err)
-		err = n.serveOnce(ctx)
-	}
-	return err
-}
 
 // requestedTags are those that the node asks the login server for by itself.
 // A node that is in already is not re-tagged by asking for fewer: tags change at a

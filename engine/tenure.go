@@ -83,7 +83,7 @@ func (n *node) takeIdentity(ctx context.Context) error {
 			id, err = Identity{}, nil
 		}
 		if err != nil {
-			return fmt.Errorf("loading the workload's identity: %w", err)
+			return fmt.Errorf("reading the stored identity of the workload: %w", err)
 		}
 		if whom, until := n.mustWait(id); whom != "" {
 			n.setState(Pending, whom+until)
@@ -192,7 +192,7 @@ func (n *node) renewOnce(ctx context.Context) error {
 		switch {
 		case errors.Is(err, ErrNoIdentity): // deleted by hand, and in use: made anew
 		case err != nil:
-			return fmt.Errorf("loading the workload's identity: %w", err)
+			return fmt.Errorf("reading the stored identity of the workload: %w", err)
 		case !n.holds(id, r):
 			return &takenError{id.Holder}
 		}
@@ -226,7 +226,7 @@ func (n *node) identity(r record) (Identity, error) {
 		_, err = podstate.ParseKeys(state)
 	}
 	if err != nil {
-		return Identity{}, fmt.Errorf("reading the workload's keys: %w", err)
+		return Identity{}, fmt.Errorf("reading the node's keys, to store them for its workload: %w", err)
 	}
 	return Identity{Generation: r.Generation, LastUsed: time.Now(), NodeID: r.NodeID, Registered: !r.Rekeyed, State: bytes.TrimSpace(state)}, nil
 }

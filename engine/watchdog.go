@@ -48,7 +48,7 @@ func (n *node) closeBackend(b *backend) {
 		return nil
 	})
 	if err != nil {
-		n.log().Error("the backend did not close in time, and is abandoned", "err", err)
+		n.log().Error("the backend did not close in time: its sockets and memory stay until the agent starts again", "err", err)
 	}
 }
 

@@ -28,7 +28,7 @@ type kubectl struct {
 func findKubectl(getenv func(string) string, o options) (kubectl, error) {
 	program, err := exec.LookPath(cmp.Or(getenv(envKubectl), "kubectl"))
 	if err != nil {
-		return kubectl{}, fmt.Errorf("finding kubectl: %w (%s names another)", err, envKubectl)
+		return kubectl{}, fmt.Errorf("finding kubectl: %w: put it on the PATH, or set %s to its path", err, envKubectl)
 	}
 	return kubectl{program: program, flags: o.kubectl}, nil
 }

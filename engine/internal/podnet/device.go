@@ -134,7 +134,7 @@ func openPacketSocket(ifindex int) (fd int, err error) {
 		{"PACKET_QDISC_BYPASS", unix.PACKET_QDISC_BYPASS}, // see isolateHostEnd
 	} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, o.opt, 1); err != nil {
-			return -1, fmt.Errorf("setting %s: %w", o.name, err)
+			return -1, fmt.Errorf("setting the socket option %s: %w", o.name, err)
 		}
 	}
 	setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)

@@ -226,7 +226,7 @@ func (c *capturing) write(w io.Writer) error {
 			return errors.Join(err, c.end(p, buf))
 		}
 		if err := p.packet(f); err != nil {
-			return fmt.Errorf("writing: %w", err)
+			return fmt.Errorf("writing the captured packets: %w", err)
 		}
 		n++
 		c.packets.Add(1)
@@ -246,7 +246,7 @@ func (c *capturing) next(buf *bufio.Writer) (engine.Frame, error) {
 	f, err := c.tap.Read(false)
 	if errors.Is(err, engine.ErrNoFrame) {
 		if err := buf.Flush(); err != nil {
-			return f, fmt.Errorf("writing: %w", err)
+			return f, fmt.Errorf("writing the captured packets: %w", err)
 		}
 		if f, err = c.tap.Read(true); errors.Is(err, os.ErrDeadlineExceeded) {
 			// What has come since the first look, and before the end.
@@ -265,7 +265,7 @@ func (c *capturing) end(p *pcapng, buf *bufio.Writer) error {
 		return err
 	}
 	if err := errors.Join(p.counts(time.Now(), had, dropped), buf.Flush()); err != nil {
-		return fmt.Errorf("writing: %w", err)
+		return fmt.Errorf("writing the captured packets: %w", err)
 	}
 	return nil
 }
