@@ -32,7 +32,7 @@
 //	backend   tailscale.com's LocalBackend of one node
 //	session   the time of one backend, from start to close
 //	neighbour a node of this engine, as others of it see it: packets to it may skip WireGuard
-//	gate      holds back what a pod sends for a moment, so that of two nodes of this engine one greets the other
+//	gate      holds back what a pod sends for a moment, so that of two nodes of this engine one begins the handshake
 //	step      a change that outlives this process: the fault table kills it before and after each
 //	claim     the lock on the state directory
 //
@@ -42,7 +42,7 @@
 //	tailnet    the API of a tailnet: keys, devices
 //	podstate   what is on disk, and the lock on it
 //	podnet     the kernel side of one pod: link, packets, routes, rules
-//	hostnet    the host's interfaces
+//	hostnet    the host's network: one watch of it for all nodes
 //	measure    the figures of the nodes, as values
 //	exporter   these figures for Prometheus
 //
