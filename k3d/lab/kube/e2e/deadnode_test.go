@@ -110,7 +110,7 @@ func (s *stage) coverOnly(node string) {
 // rolledPast waits as make deploy does, and returns what that says.
 func (s *stage) rolledPast() string {
 	s.t.Helper()
-	script, err := filepath.Abs("../../../rollout.sh")
+	script, err := filepath.Abs("../../../../deploy/rollout.sh")
 	s.must(err)
 	cmd := s.Lab.NetCommand(s.ctx, script, "kubectl")
 	cmd.Env = append(append(cmd.Env, s.ClientEnv()...), "WAIT=120", "NAMESPACE="+s.siteOf("n2").Namespace)

@@ -14,6 +14,7 @@ func (s *stage) moveOrdinal(agents string) {
 	db := podSpec{name: "moves", node: "n1", annotations: enabled("tailscale.com/identity", "workload"), container: probed()}
 	s.apply(db.workload("StatefulSet", 1, object{"serviceName": "moves"}))
 	before := s.awaitServedBy(agents, "n1", "moves-0")
+	s.awaitReady("moves-0") // its node may be up before its server listens
 	s.reachedFromPeer(before.IP4())
 	secrets := func() string {
 		return s.kubectl("get", "secrets", "-n", agents, "-l", "app.kubernetes.io/managed-by=tailscale-nri",
@@ -28,6 +29,7 @@ func (s *stage) moveOrdinal(agents string) {
 	if after.UID == before.UID || after.NodeID != before.NodeID || after.IP4() != before.IP4() || after.name() != before.name() {
 		s.t.Errorf("on n1 it was %+v, on n2 it is %+v", before, after)
 	}
+	s.awaitReady("moves-0")
 	s.reachedFromPeer(after.IP4())
 
 	// A pod that is none of a StatefulSet's is told so.
