@@ -180,6 +180,7 @@ var neverReasons = map[string]string{
 	"# Kept by tailscale-nri.":                           "the first line of a resolv.conf",
 	"engine.Config.Tailnet is not set":                   "a fault of a caller",
 	"this version of tailscale-nri makes no resolv.conf": "of an engine without DNS, which tests alone have",
+	"no identity is stored":                              "each caller makes one then",
 	"not all pods are Running":                           "never printed: the status says it",
 	"printing the status: …":                             "a fault of the program",
 	"name taken":                                         "what kind of news it is, within the program",

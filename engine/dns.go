@@ -252,7 +252,7 @@ func (d *nodeDNS) amend(s *NodeStatus) {
 // setDials has all queries of the backend's resolver go out within the pod: nothing
 // that a pod asks for leaves this process's own netns.
 func (d *nodeDNS) setDials(dialer *tsdial.Dialer) {
-	errNotServed := errors.New("this pod's names are not resolved by its node")
+	errNotServed := errors.New("the pod's node does not serve DNS at the moment")
 	dialer.UseNetstackForIP = func(netip.Addr) bool { return true }
 	dialer.NetstackDialUDP = func(_ context.Context, to netip.AddrPort) (net.Conn, error) {
 		if s := d.sockets.Load(); s != nil {

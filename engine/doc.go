@@ -14,10 +14,10 @@
 // filters agree, go from link to link without WireGuard: see local.go.
 //
 // A node is named by its pod's UID: it keeps its key, its addresses and its
-// UDP port when the sandbox is created again, and when this process restarts. The
-// verbs come in pairs: [Engine.Attach] and [Engine.Detach] for the link and
-// the running backend, [Engine.Forget] for the identity. [Engine.Sync] is
-// Attach and Forget in a loop; there is no other recovery.
+// UDP port when the sandbox is created again, and when this process restarts.
+// [Engine.Attach] and [Engine.Detach] make and remove the link and the running
+// backend, [Engine.Forget] ends the identity. [Engine.Sync] is Attach and Forget in a
+// loop; there is no other recovery.
 //
 // # Words
 //
@@ -86,7 +86,7 @@
 //	Running  Pending  setCondition  it is served, but cut off, locked out or refused
 //	any      Pending  setPending    a session has ended with an error, or did not begin: run tries again
 //	Pending  Pending  takeIdentity  another host has its workload's identity
-//	any      Stopped  detachLocked  the runtime stopped the sandbox, or removed one whose pod had another or may get one
+//	any      Stopped  detachLocked  the runtime stopped the sandbox, or removed it while its pod has another or may get one
 //	any      Stopped  run           the netns is gone, and the runtime has not said why: awaitEnd finds out
 //	Stopped  Stopped  lookAgain     the runtime lists the sandbox as ended: it is kept for a while
 //	Stopped  Running  lookAgain     the netns is there after all: run serves it again
@@ -151,9 +151,8 @@
 // its own struct; what node.op guards says so at the field. Nobody holds
 // locks of two nodes at once.
 //
-// Apart from these, neighbours.mu and wgEngine.selfMu, which is taken
-// first, guard who is known by which key, and are held across nothing else. Any
-// other mutex guards the fields of its own struct, but for podstate.Store.mu, held across the
+// Apart from these, wgEngine.selfMu and then neighbours.mu, in this order, guard which
+// node has which key. Nothing else is done under them. Any other mutex guards the fields of its own struct, but for podstate.Store.mu, held across the
 // write of the file, and wgEngine.resetting, held while a peer is reset.
 //
 // # What is measured

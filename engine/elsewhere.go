@@ -97,7 +97,7 @@ func (n *node) checkIdentity(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case seen == presenceUnknown:
-		n.log().Debug("whether the node runs on another host is not known", "err", err)
+		n.log().Debug("cannot tell whether another host runs this node: its keys are used", "err", err)
 	case seen == connected && !n.e.cameBack():
 		return n.startAfresh(devices)
 	case seen == connected:

@@ -182,7 +182,7 @@ func newEngine(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, log: cfg.Logger, claim: cfg.Claim, queue: newQueue(), tally: newTally(), changes: newNewsQueue(cfg.OnChange), nodes: map[string]*node{}, elsewhere: map[string]bool{}}
 	var err error
 	if e.machine, err = podnet.Machine(); err != nil {
-		return nil, fmt.Errorf("finding out which host this is: %w", err)
+		return nil, fmt.Errorf("identifying this boot of the host: %w", err)
 	}
 	e.machine = cmp.Or(cfg.machine, e.machine)
 	e.served = podstate.LoadServed(cfg.StateDir, e.machine)

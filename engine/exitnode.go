@@ -47,7 +47,7 @@ func (s *session) followExit() {
 		s.routing.using = using
 		if peer.Valid() {
 			s.n.log().Info("using an exit node", "exitNode", strings.TrimSuffix(peer.Name(), "."), "exitNodeID", id,
-				"kept", slices.Concat(s.n.e.cluster(), privateRanges()))
+				"notThroughIt", slices.Concat(s.n.e.cluster(), privateRanges()))
 		}
 	}
 }

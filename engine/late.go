@@ -61,7 +61,7 @@ func (e *Engine) attachLate(pod Pod, round int) bool {
 		return true
 	}
 	if e.noteRefusal(pod, round, err.Error()) {
-		log.Error("attaching late, trying again", "err", err)
+		log.Error("a running pod cannot get its node yet, trying again", "err", err)
 	}
 	return false
 }

@@ -56,7 +56,7 @@ func (n *node) keepName(ctx context.Context, assigned, requested string) {
 			return
 		}
 		last = err
-		log.Debug("waiting for the name", "reason", err)
+		log.Debug("could not get the requested name, trying again", "err", err)
 		if !tstime.Sleep(ctx, pause/2+rand.N(pause)) {
 			return
 		}

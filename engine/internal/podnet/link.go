@@ -89,13 +89,13 @@ func Ensure(ns Namespace, host string) (*Link, error) {
 // setUp gives an existing pair its settings, the drop filters first.
 func (l *Link) setUp() error {
 	if err := l.ensureHostEnd(); err != nil {
-		return fmt.Errorf("setting up %s: %w", l.Host, err)
+		return fmt.Errorf("setting up the host's end %s: %w", l.Host, err)
 	}
 	if err := l.NS.do(setOffloads); err != nil {
 		return fmt.Errorf("setting offloads of %s: %w", PodLink, err)
 	}
 	if err := l.NS.withHandle(l.raisePodEnd); err != nil {
-		return fmt.Errorf("setting up %s: %w", PodLink, err)
+		return fmt.Errorf("setting up the pod's end %s: %w", PodLink, err)
 	}
 	return nil
 }

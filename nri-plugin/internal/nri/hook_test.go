@@ -97,7 +97,7 @@ func TestHookResolvConf(t *testing.T) {
 	has("kept\n")
 
 	write(original, strings.Repeat("#", ocihook.MaxResolvConf+1))
-	if err := call(hook); !plugintest.ErrContains(err, "is larger than") {
+	if err := call(hook); !plugintest.ErrContains(err, "shorten the pod's dnsConfig") {
 		t.Errorf("a large file: %v", err)
 	}
 }

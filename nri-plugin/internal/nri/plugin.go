@@ -137,7 +137,7 @@ func (c connection) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox
 		return c.Pods.Sync(ctx, live, ended)
 	})
 	if err != nil {
-		c.Log.Warn("catching up with the runtime's pods failed", "err", err)
+		c.Log.Warn("could not take over the runtime's list of pods", "err", err)
 	}
 	if ctx.Err() == nil {
 		c.synchronized(err)

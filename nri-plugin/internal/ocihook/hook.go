@@ -207,7 +207,7 @@ func readAtMost(path string, most int64) ([]byte, error) {
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err == nil && int64(len(data)) > most {
-		err = fmt.Errorf("%s is larger than %d bytes", path, most)
+		err = fmt.Errorf("%s has more than %d bytes: shorten the pod's dnsConfig", path, most)
 	}
 	return data, err
 }

@@ -228,7 +228,7 @@ func (c *podClient) view(ctx context.Context) (v engine.PodView, err error) {
 func (c *podClient) running(ctx context.Context) (engine.PodView, error) {
 	v, err := c.view(ctx)
 	if err == nil && v.State != engine.Running {
-		err = fmt.Errorf("the node of %s is %s: %s", c.name, v.State, cmp.Or(v.Reason, "its pod has ended"))
+		err = fmt.Errorf("the node of %s is %s: %s", c.name, v.State, cmp.Or(v.Reason, "its sandbox has ended"))
 	}
 	return v, err
 }

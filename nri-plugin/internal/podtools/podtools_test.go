@@ -87,7 +87,7 @@ func TestPodTools(t *testing.T) {
 	if code != 1 || stdout != "ping \""+addr+"\" timed out\n" || stderr != "no reply\n" {
 		t.Errorf("ping of a peer that has ended: %d\n%s%s", code, stdout, stderr)
 	}
-	if code, _, stderr := r.call("ping", "b", "a"); code != 2 || !strings.Contains(stderr, "the node of default/b is Stopped: its pod has ended") {
+	if code, _, stderr := r.call("ping", "b", "a"); code != 2 || !strings.Contains(stderr, "the node of default/b is Stopped: its sandbox has ended") {
 		t.Errorf("ping from a pod that has ended: %d %s", code, stderr)
 	}
 }

@@ -236,7 +236,7 @@ func (h *Health) Connect() (synchronized func(error)) {
 		switch {
 		case session != h.session:
 		case err != nil:
-			h.phase, h.why = unregistered, "catching up with the runtime's pods failed: "+errtext.OneLine(err)
+			h.phase, h.why = unregistered, "could not take over the runtime's list of pods: "+errtext.OneLine(err)
 		default:
 			h.phase, h.why = registered, ""
 		}

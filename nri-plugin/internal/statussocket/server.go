@@ -70,7 +70,7 @@ func removeDeadSocket(ctx context.Context, path string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("looking at the status socket: %w", err)
+		return fmt.Errorf("checking for an earlier status socket: %w", err)
 	case fi.Mode().Type() != fs.ModeSocket:
 		return fmt.Errorf("%s is %q: that exists and is not a socket: choose another path", settings.StatusSocket, path)
 	}
