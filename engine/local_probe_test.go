@@ -46,10 +46,22 @@ func ask(from *nstest.Pod, to netip.Addr, p probe) (outcome string) {
 	return outcome
 }
 
+// A UDP probe has a port that none had before it, below those that the kernel gives
+// out: a filter lets through what comes back to a flow that it has let out, also after
+// its policy has changed, and a kernel that gives an earlier port again makes the probe
+// part of that flow.
+const firstProbePort, probePorts = 10_000, 20_000
+
+var lastProbe atomic.Uint32
+
 // exchangeOnce says a word and expects it back.
 func exchangeOnce(network string, to netip.AddrPort) error {
 	deadline := time.Now().Add(silence)
-	c, err := (&net.Dialer{Deadline: deadline}).Dial(network, to.String())
+	dialer := net.Dialer{Deadline: deadline}
+	if network == "udp" {
+		dialer.LocalAddr = &net.UDPAddr{Port: firstProbePort + int(lastProbe.Add(1))%probePorts}
+	}
+	c, err := dialer.Dial(network, to.String())
 	if err != nil {
 		return err
 	}

@@ -102,8 +102,10 @@ func options(b []byte) map[uint16][]byte {
 	return all
 }
 
-// payload has the bytes that TCP segments of one direction to or from port 7 carry.
+// payload has the bytes that TCP segments of one direction to or from port 7 carry, each
+// once: a kernel that waits long for an answer sends the last ones again.
 func (c captured) payload(outgoing bool) (all []byte) {
+	next := map[string]uint32{} // sequence number, by addresses and ports
 	for _, p := range c.packets {
 		ip := p.Data[14:]
 		if p.Outgoing != outgoing || ip[0]>>4 != 4 || ip[9] != unix.IPPROTO_TCP {
@@ -111,7 +113,18 @@ func (c captured) payload(outgoing bool) (all []byte) {
 		}
 		total := int(binary.BigEndian.Uint16(ip[2:]))
 		tcp := ip[int(ip[0]&15)*4 : total]
-		all = append(all, tcp[int(tcp[12]>>4)*4:]...)
+		data, seq := tcp[int(tcp[12]>>4)*4:], binary.BigEndian.Uint32(tcp[4:])
+		if len(data) == 0 {
+			continue
+		}
+		flow := string(ip[12:20]) + string(tcp[:4])
+		if was, known := next[flow]; known {
+			again := min(len(data), max(0, int(int32(was-seq))))
+			data, seq = data[again:], seq+uint32(again)
+		}
+		if len(data) > 0 {
+			all, next[flow] = append(all, data...), seq+uint32(len(data))
+		}
 	}
 	return all
 }
