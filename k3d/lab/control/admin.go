@@ -143,18 +143,27 @@ func (s *Server) change(id, what string, f func(*node)) error {
 	return nil
 }
 
-// withDevice hands f, under the lock, the device with an ID: its stable one, or
-// the numeric one that the API calls legacy. It reports whether there is one.
+// withDevice hands f, under the lock, the device with an ID. It reports whether there is
+// one.
 func (t *table) withDevice(id string, f func(*node)) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	n := t.deviceLocked(id)
+	if n != nil {
+		f(n)
+	}
+	return n != nil
+}
+
+// deviceLocked returns the device with an ID, its stable one or the numeric one that the
+// API calls legacy, and nil if there is none. t.mu is held.
+func (t *table) deviceLocked(id string) *node {
 	for _, n := range t.byID {
 		if string(n.StableID) == id || n.legacyID() == id {
-			f(n)
-			return true
+			return n
 		}
 	}
-	return false
+	return nil
 }
 
 func (n *node) legacyID() string { return fmt.Sprint(int64(n.ID)) }

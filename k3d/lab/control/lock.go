@@ -23,7 +23,7 @@ type lock struct {
 }
 
 // Lock enables tailnet lock, and signs the node keys of the devices with these
-// IDs. The other nodes of a locked tailnet drop a device whose node key is not
+// IDs, all at once: none of them is locked out in between. The other nodes of a locked tailnet drop a device whose node key is not
 // signed; a login with a new node key needs a new signature. There is no
 // unlocking, and no device may sign.
 func (s *Server) Lock(ids ...string) error {
@@ -33,20 +33,23 @@ func (s *Server) Lock(ids ...string) error {
 	}
 	t := s.nodes
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.lock != nil {
-		t.mu.Unlock()
 		return fmt.Errorf("tailnet lock is enabled already")
+	}
+	for _, id := range ids {
+		n := t.deviceLocked(id)
+		if n == nil {
+			return fmt.Errorf("no device %q to sign", id)
+		}
+		if n.KeySignature, err = l.sign(n.Key); err != nil {
+			return fmt.Errorf("signing device %q: %w", id, err)
+		}
 	}
 	t.lock = l
 	for _, n := range t.byID {
 		n.allowLock()
 		t.changedLocked(n)
-	}
-	t.mu.Unlock()
-	for _, id := range ids {
-		if err := s.Sign(id); err != nil {
-			return err
-		}
 	}
 	return nil
 }
