@@ -100,6 +100,7 @@ var viewRows = []struct {
 	}, none, none},
 	{"b starts again in a new backend", func(l *lane) {
 		l.must(l.Detach(context.Background(), l.b.spec.SandboxID))
+		l.find(l.b.spec.SandboxID).task.await(context.Background()) // until then it counts as attached
 		l.await(l.b.spec.UID, Stopped)
 		l.mustAttach(l.b.spec)
 		l.await(l.b.spec.UID, Running)
