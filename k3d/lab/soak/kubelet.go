@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -88,10 +89,16 @@ func (k *kubelet) ask(ctx context.Context, call func(context.Context) error) err
 		if hangs {
 			err = errors.Join(err, k.dump())
 		}
-		if err == nil || k.ended() == times || ctx.Err() != nil {
+		if err == nil || k.ended() == times && !cutShort(err) || ctx.Err() != nil {
 			return err
 		}
 	}
+}
+
+// cutShort reports whether the plugin ended on purpose in the middle of its hook: it refuses the pod then, and a kubelet
+// tries again.
+func cutShort(err error) bool {
+	return strings.Contains(err.Error(), "tailscale-nri: ") && strings.HasSuffix(err.Error(), context.Canceled.Error())
 }
 
 // dump has a containerd that hangs list its goroutines in its log, once.
