@@ -15,8 +15,8 @@ import (
 	"tailscale-nri/k3d/lab"
 )
 
-// kubelet asks containerd for pods. What fails since containerd was away is asked again, as the real one does; any other
-// failure is one.
+// kubelet asks containerd for pods. What fails since containerd was away, or since the plugin ended in the middle of its
+// hook, is asked again, as the real one does; any other failure is one.
 type kubelet struct {
 	cri        *lab.CRI
 	containerd *lab.Containerd
