@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
 	"tailscale.com/net/tsaddr"
 	"tailscale.com/tailcfg"
 
@@ -183,7 +182,7 @@ func TestDNSFileWrittenLater(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := lease(t, path)
+	f := nstest.Lease(t, path)
 	w.control.SetDNS(dnsConfig(func(d *tailcfg.DNSConfig) { d.Domains = append(d.Domains, "corp.example") }))
 	n := w.nodeOfUID(a.pod.UID)
 	w.until("the search domain is heard of", func() bool { return slices.Contains(n.record().TailnetSearch, "corp.example") }, func() string { return "" })
@@ -200,18 +199,4 @@ func TestDNSFileWrittenLater(t *testing.T) {
 	}
 	w.boot()
 	w.until("resolv.conf has the domain again", hasDomain, func() string { data, _ := os.ReadFile(path); return string(data) })
-}
-
-// lease takes a lease on the file, until it is closed.
-func lease(t *testing.T, path string) *os.File {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
-		t.Fatalf("taking a lease: %v", err)
-	}
-	return f
 }

@@ -8,37 +8,10 @@ import (
 	"strings"
 	"testing"
 
+	"tailscale-nri/engine/internal/nstest"
+
 	"github.com/vishvananda/netlink"
 )
-
-// hostLink makes a link of the host, which is up and has the address.
-func hostLink(t *testing.T, name, cidr string) *netlink.Veth {
-	t.Helper()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
-	link := &netlink.Veth{LinkAttrs: attrs, PeerName: name + "p"}
-	addr, err := netlink.ParseAddr(cidr)
-	if err == nil {
-		err = netlink.LinkAdd(link)
-	}
-	if err == nil {
-		t.Cleanup(func() { _ = netlink.LinkDel(link) })
-		err = netlink.AddrAdd(link, addr)
-	}
-	if err == nil {
-		err = netlink.LinkSetUp(link)
-	}
-	if err == nil {
-		var peer netlink.Link
-		if peer, err = netlink.LinkByName(name + "p"); err == nil {
-			err = netlink.LinkSetUp(peer)
-		}
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return link
-}
 
 // routeBy has the host's default route lead over the link.
 func routeBy(t *testing.T, link *netlink.Veth) {
@@ -52,7 +25,7 @@ func routeBy(t *testing.T, link *netlink.Veth) {
 // A host's new address, and another default route, have each node open its sockets
 // again, also one that was starting meanwhile, and their pods talk on.
 func TestHostChangeReachesNodes(t *testing.T) {
-	first := hostLink(t, "hostch0", "198.51.100.1/24")
+	first := nstest.HostLink(t, "hostch0", "198.51.100.1/24")
 	routeBy(t, first)
 	w := newWorld(t)
 	var log logBuffer
@@ -70,7 +43,7 @@ func TestHostChangeReachesNodes(t *testing.T) {
 
 	_, podC := w.pod("c")
 	w.mustAttach(podC)
-	second := hostLink(t, "hostch1", "203.0.113.1/24")
+	second := nstest.HostLink(t, "hostch1", "203.0.113.1/24")
 	hears := func(of string, pods ...Pod) {
 		for _, pod := range pods {
 			w.until(pod.Name+" hears of "+of, func() bool { return log.rebinds(pod, of) > 0 }, func() string { return "nothing" })

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"testing"
 	"time"
+
+	"tailscale-nri/engine/internal/nstest"
 )
 
 // What the watch of the host's network writes of each route of the host is detail, as
@@ -17,7 +19,7 @@ func TestHostWatchLogsDetail(t *testing.T) {
 		c.Logger = slog.New(slog.NewMultiHandler(slog.NewTextHandler(&info, nil),
 			slog.NewTextHandler(&debug, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	})
-	hostLink(t, "loghost0", "192.0.2.81/32")
+	nstest.HostLink(t, "loghost0", "192.0.2.81/32")
 	for late := time.Now().Add(20 * time.Second); debug.count("192.0.2.81") == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(late) {
 			t.Fatal("the log has nothing of the host's new address, at any level")

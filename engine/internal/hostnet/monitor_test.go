@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"tailscale-nri/engine/internal/nstest"
+
 	"github.com/vishvananda/netlink"
 	"tailscale.com/net/netmon"
 	"tailscale.com/util/eventbus"
@@ -28,28 +30,6 @@ func (f *Follower) last() *netmon.State {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.seen
-}
-
-// addLink makes a link with the address.
-func addLink(t *testing.T, name, cidr string) {
-	t.Helper()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
-	link := &netlink.Veth{LinkAttrs: attrs, PeerName: name + "p"}
-	addr, err := netlink.ParseAddr(cidr)
-	if err == nil {
-		err = netlink.LinkAdd(link)
-	}
-	if err == nil {
-		err = netlink.AddrAdd(link, addr)
-	}
-	if err == nil {
-		err = netlink.LinkSetUp(link)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = netlink.LinkDel(link) })
 }
 
 // awaitAddress waits for a change after which the host has the address.
@@ -81,7 +61,7 @@ func TestMonitor(t *testing.T) {
 	one.Ready()
 	ended.Ready()
 	ended.Stop()
-	addLink(t, "hostnet0", "192.0.2.78/32")
+	nstest.HostLink(t, "hostnet0", "192.0.2.78/32")
 	awaitAddress(t, atOne, "hostnet0")
 	if len(atTwo) > 0 {
 		t.Error("a backend that was not there yet was told")
@@ -111,7 +91,7 @@ func TestFollowerGoesByTheState(t *testing.T) {
 	defer m.Close()
 	f, heard := follow(t, m)
 	f.Ready()
-	addLink(t, "hostnet1", "192.0.2.79/32")
+	nstest.HostLink(t, "hostnet1", "192.0.2.79/32")
 	awaitAddress(t, heard, "hostnet1")
 	for len(heard) > 0 {
 		<-heard
@@ -154,7 +134,7 @@ func staleMonitor(t *testing.T, name, cidr string) *Monitor {
 	if _, err := in.get(); err != nil {
 		t.Fatal(err)
 	}
-	addLink(t, name, cidr)
+	nstest.HostLink(t, name, cidr)
 	for quiet := false; !quiet; { // the kernel has events of a new link for two seconds
 		select {
 		case <-looked:

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"tailscale-nri/engine/internal/nstest"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -92,7 +94,7 @@ func TestRewriteFileLeased(t *testing.T) {
 	if err := RewriteFile(path, []byte("before\n")); err != nil {
 		t.Fatal(err)
 	}
-	f := lease(t, path)
+	f := nstest.Lease(t, path)
 	if err := RewriteFile(path, []byte("after\n")); !errors.Is(err, unix.EWOULDBLOCK) {
 		t.Errorf("with a lease: %v", err)
 	}
@@ -100,20 +102,6 @@ func TestRewriteFileLeased(t *testing.T) {
 	if err := RewriteFile(path, []byte("after\n")); err != nil {
 		t.Error(err)
 	}
-}
-
-// lease takes a lease on the file, until it is closed.
-func lease(t *testing.T, path string) *os.File {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
-		t.Fatalf("taking a lease: %v", err)
-	}
-	return f
 }
 
 // With a full disk the file stays as it was.

@@ -59,23 +59,7 @@ func TestConfigDirRefuses(t *testing.T) {
 			dir := t.TempDir()
 			plugintest.MountConfig(t, dir, tt.files...)
 			_, err := Read(plugintest.WithDir(dir))
-			if err == nil {
-				t.Fatal("no error")
-			}
-			lines := strings.Split(err.Error(), "\n")
-			if len(lines) != len(tt.want) {
-				t.Fatalf("%d lines, want %d: %v", len(lines), len(tt.want), err)
-			}
-			for i, want := range tt.want {
-				for w := range strings.SplitSeq(want, "|") {
-					if !strings.Contains(lines[i], w) {
-						t.Errorf("%q does not say %q", lines[i], w)
-					}
-				}
-			}
-			if strings.Contains(err.Error(), plugintest.Secret) {
-				t.Error("the error shows the secret")
-			}
+			expectLines(t, err, tt.want)
 		})
 	}
 }
@@ -144,5 +128,28 @@ func TestTornReading(t *testing.T) {
 		if err != nil || "tag:"+v[settings.ClusterName] != v[settings.Tags] {
 			t.Fatalf("%q, %v", v, err)
 		}
+	}
+}
+
+// expectLines expects an error of as many lines as want has, and in each what want has
+// between the bars, and no secret.
+func expectLines(t *testing.T, err error, want []string) {
+	t.Helper()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) != len(want) {
+		t.Fatalf("%d lines, want %d: %v", len(lines), len(want), err)
+	}
+	for i, parts := range want {
+		for part := range strings.SplitSeq(parts, "|") {
+			if !strings.Contains(lines[i], part) {
+				t.Errorf("%q does not say %q", lines[i], part)
+			}
+		}
+	}
+	if strings.Contains(err.Error(), plugintest.Secret) {
+		t.Error("the error shows the secret")
 	}
 }

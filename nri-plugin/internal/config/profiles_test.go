@@ -3,7 +3,6 @@
 package config
 
 import (
-	"strings"
 	"testing"
 
 	"tailscale-nri/nri-plugin/internal/plugintest"
@@ -33,23 +32,7 @@ func TestProfilesRefuse(t *testing.T) {
 			dir := t.TempDir()
 			plugintest.MountConfig(t, dir, append(tt.files, settings.AuthKey, plugintest.Secret)...)
 			_, err := Read(plugintest.WithDir(dir))
-			if err == nil {
-				t.Fatal("no error")
-			}
-			lines := strings.Split(err.Error(), "\n")
-			if len(lines) != len(tt.want) {
-				t.Fatalf("%d lines, want %d: %v", len(lines), len(tt.want), err)
-			}
-			for i, want := range tt.want {
-				for part := range strings.SplitSeq(want, "|") {
-					if !strings.Contains(lines[i], part) {
-						t.Errorf("%q does not say %q", lines[i], part)
-					}
-				}
-			}
-			if strings.Contains(err.Error(), plugintest.Secret) {
-				t.Error("the error shows the secret")
-			}
+			expectLines(t, err, tt.want)
 		})
 	}
 }
