@@ -17,14 +17,14 @@ look() {
 		'jsonpath={.metadata.generation} {.status.observedGeneration} {.status.desiredNumberScheduled}') || return 1
 	revision=$("$@" -n "$namespace" get controllerrevisions -l $label --sort-by=.revision -o \
 		'jsonpath={.items[-1:].metadata.labels.controller-revision-hash}') || return 1
-	machines=$("$@" get nodes -o \
+	hosts=$("$@" get nodes -o \
 		'jsonpath={range .items[*]}node {.metadata.name} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}') || return 1
 	# The controller writes a pod's node into its affinity: one that waits for the scheduler has it too.
 	term='.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]'
 	pod='pod {.metadata.name} {.metadata.labels.controller-revision-hash}'
 	pods=$("$@" -n "$namespace" get pods -l $label -o "jsonpath={range .items[*]}$pod {$term.matchFields[0].values[0]} \
 ready={.status.conditions[?(@.type==\"Ready\")].status} {.metadata.deletionTimestamp}{\"\\n\"}{end}") || return 1
-	nodes=$(printf '%s\n%s\n' "$machines" "$pods" | awk -v revision="$revision" '
+	nodes=$(printf '%s\n%s\n' "$hosts" "$pods" | awk -v revision="$revision" '
 		$1 == "node" { state[$2] = $3 == "True" ? "up" : "down" }
 		$1 == "pod" && !($4 in pod) { pod[$4] = $2 }
 		$1 == "pod" && $3 == revision && $6 == "" { pod[$4] = $5 == "ready=True" ? "served" : $2 }

@@ -14,16 +14,16 @@ import (
 // it at a time: two would each undo what the other does.
 type Claim = podstate.Claim
 
-// ClaimState makes the directory, 0700, and claims it. If another process has
-// it, standBy is called, once, unless it is nil, and ClaimState returns the
-// moment that process lets go of it, or with an error at the end of ctx.
+// ClaimState makes the directory, 0700, and claims it. If another process has it, standBy
+// is called once, unless it is nil. ClaimState returns as soon as that process releases
+// it, or with an error when ctx ends.
 func ClaimState(ctx context.Context, dir string, standBy func()) (*Claim, error) {
 	return podstate.ClaimState(ctx, dir, standBy)
 }
 
-// claimPatience is how long a process may take to die that was killed: the
-// kernel closes a packet socket of each pod, at about 14 ms each (Linux 6.18,
-// packet_release, synchronize_net), and may come to the lock last.
+// claimPatience is how long a process that was killed may take to end. The kernel closes
+// a packet socket of each pod, at about 14 ms each (Linux 6.18, packet_release,
+// synchronize_net), and may release the lock last.
 const claimPatience = 10 * time.Second
 
 // errStopped is what a call gets that comes too late: the next process may have

@@ -91,8 +91,8 @@ func TestServes(t *testing.T) {
 	}
 	attach := func(when string, want bool) {
 		t.Helper()
-		if anew, err := w.Attach(ctx, pod); anew != want || err != nil {
-			t.Errorf("%s: attached anew %v, want %v (%v)", when, anew, want, err)
+		if created, err := w.Attach(ctx, pod); created != want || err != nil {
+			t.Errorf("%s: created %v, want %v (%v)", when, created, want, err)
 		}
 	}
 	expect("unknown", false)
@@ -115,7 +115,7 @@ func TestServes(t *testing.T) {
 	}
 	pod = again
 	attach("the pod's next sandbox", true)
-	expect("attached anew", true)
+	expect("attached again", true)
 	w.Detach(ctx, pod.SandboxID)
 	expect("just detached", true)
 	w.await(pod.UID, Stopped)

@@ -24,7 +24,7 @@ const (
 	conditionEvery = 15 * time.Second
 	// degradedAfter is how long the control plane or DERP must have been away for the
 	// status to say so. cutOffAfter is how long DERP must have been away, with no peer
-	// connected, for the node not to be Running.
+	// connected, until the node is no longer Running.
 	degradedAfter = time.Minute
 	cutOffAfter   = 2 * time.Minute
 )
@@ -124,10 +124,10 @@ func (s *session) condition(now time.Time) condition {
 }
 
 // These are the warnings of tailscale.com's health about DERP, or the control plane,
-// being away. They come late: without a poll of the control plane it takes back, at
-// each look, that a DERP connection is missing (health/health.go,
-// updateBuiltinWarnablesLocked), and a missing poll shows after 8 minutes. So
-// connections and polls count as well.
+// being away. They come late. Without a poll of the control plane, the tracker clears the
+// warning of a missing DERP connection at each look (health/health.go,
+// updateBuiltinWarnablesLocked), and a missing poll shows after 8 minutes. So connections
+// and polls count as well.
 var (
 	derpWarnings    = []health.WarnableCode{tsconst.HealthWarnableDERPTimedOut, tsconst.HealthWarnableNetworkStatus}
 	controlWarnings = []health.WarnableCode{tsconst.HealthWarnableNotInMapPoll, tsconst.HealthWarnableMapResponseTimeout}
@@ -189,8 +189,8 @@ func (p *published) setCondition(c condition) {
 }
 
 // isConditionNewsLocked reports whether the log is to say that a condition of that kind
-// has begun. The end of all of them ("") is logged if the beginning of one was, so that
-// the last line is not about a condition that is over. p.mu is held.
+// has begun. If a condition was logged, the end of all of them ("") is logged too, so
+// that the last line is not about a condition that is over. p.mu is held.
 func (p *published) isConditionNewsLocked(kind string) bool {
 	switch {
 	case kind == "":

@@ -24,7 +24,7 @@ var (
 		`^(podnet|hostnet)\.[A-Z]|\.Router\.Set$|^(link|router)\.Restore$|^fence\.Fence$|` +
 		`^atomicfile\.|^store\.|\.WriteState$|\.FileStore\.Remove$|` +
 		`\.inner\.|^(\w+|s\.b)\.(Start|StartLoginInteractive|EditPrefs|Logout)$`)
-	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists|NeverForwarded|Inspect|Machine|OursByName)$|` +
+	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists|NeverForwarded|Inspect|HostBoot|OursByName)$|` +
 		`^hostnet\.(NewMonitor|ShareInterfaces)$|` +
 		`\.inner\.(ControlURL|Devices|Device|KeyRenewal|LockKey|Ours|Refusal|RequestsTags|WrongTags)$`)
 )
@@ -47,7 +47,7 @@ var outsideSteps = map[string]string{
 	"Engine.watchLinks":  "it listens",
 	"node.lendNetmap":    "created at each start",
 	"node.reclaimNetmap": "what lendNetmap has made",
-	"backend.start":      "the tailnet admits the node when it likes; its key is on disk, and the record says that it knocks",
+	"backend.start":      "the tailnet admits the node when it likes; its key is on disk, and the record says that it tries to log in",
 	"makeSocketDir":      "created at each start, removed with the node's state",
 	"listenLocalAPI":     "created at each start, removed with the node's state",
 	"node.logOut":        "a backend that does not want to run tells nobody anything until it is logged out, which is a step",

@@ -111,7 +111,7 @@ var scenarios = []scenario{
 		play:   removed,
 	},
 	{
-		name:  "forget after registering anew",
+		name:  "forget after registering again",
 		setup: func(m *rig) { running(m); thrownOutOnce(m); m.expect(m.live("a")); m.settle() },
 		play:  removed,
 		keys:  2,
@@ -247,7 +247,7 @@ var scenarios = []scenario{
 		live: []string{"a"}, keys: 2,
 	},
 	{
-		name: "device of a pod whose machine has died, and a new pod of its name",
+		name: "device of a pod whose host has died, and a new pod of its name",
 		setup: func(m *rig) {
 			abandoned(m, 10*time.Minute)
 			m.newSandbox("b", "b", "a")
@@ -257,7 +257,7 @@ var scenarios = []scenario{
 		live: []string{"b"}, keys: 2,
 	},
 	{
-		name:  "device of a pod whose machine has died",
+		name:  "device of a pod whose host has died",
 		setup: func(m *rig) { abandoned(m, 2*victimSweepAfter) },
 		cold:  true,
 		play:  func(*rig) {},

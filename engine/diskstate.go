@@ -3,7 +3,7 @@
 package engine
 
 // diskState is what this process knows of a node's record on disk, beyond what is in it:
-// whether it is there, up to date, and this machine's. node.op guards it.
+// whether it is there, up to date, and this host's. node.op guards it.
 type diskState struct {
 	fresh   bool   // nothing is on disk yet
 	retired bool   // the directory is gone, and so is the node
@@ -14,9 +14,9 @@ type diskState struct {
 	admitted bool // the control plane has let the node in since this process began
 }
 
-// firstLook reports, once, whether it is to be found out that the record's device is not
-// another machine's: it may be, it may be in the tailnet, and its pod is here, of which
-// netns says nil.
+// firstLook reports whether the tailnet is to be asked if the record's device is another
+// host's: the record may be a copy, the device may be in the tailnet, and netns returns nil,
+// so the pod is here. It reports true once.
 func (d *diskState) firstLook(r *record, netns func() error) bool {
 	neverIn := r.NodeID == "" && !r.Registering
 	if neverIn || !d.foreign || d.asked || netns() != nil {

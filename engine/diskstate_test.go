@@ -8,8 +8,8 @@ import (
 	"tailscale-nri/engine/internal/podnet"
 )
 
-// A record's device is looked at before it is served if it may be another machine's,
-// and once: afterwards it is connected because of us.
+// A record's device is looked at before it is served if it may be another host's. It is
+// looked at once, since it is connected afterwards: this host serves it.
 func TestDiskStateFirstLook(t *testing.T) {
 	here := func() error { return nil }
 	gone := func() error { return podnet.ErrGone }
@@ -23,7 +23,7 @@ func TestDiskStateFirstLook(t *testing.T) {
 	}{
 		{"this host's", diskState{}, in, here, false},
 		{"may be a copy", diskState{foreign: true}, in, here, true},
-		{"may be in the tailnet unheard", diskState{foreign: true}, registering, here, true},
+		{"may be in the tailnet without an ID", diskState{foreign: true}, registering, here, true},
 		{"never in the tailnet", diskState{foreign: true}, record{}, here, false},
 		{"its pod is not here", diskState{foreign: true}, in, gone, false},
 	} {

@@ -32,9 +32,12 @@
 //	backend   tailscale.com's LocalBackend of one node
 //	session   the time of one backend, from start to close
 //	neighbour a node of this engine, as others of it see it: packets to it may skip WireGuard
-//	gate      holds back what a pod sends for a moment, so that of two nodes of this engine one begins the handshake
+//	hold      delays what a pod sends for a moment, so that of two nodes of this engine one begins the handshake
 //	step      a change that outlives this process: the fault table kills it before and after each
 //	claim     the lock on the state directory
+//	identity  the device of a workload's pod, which all hosts of a cluster can find in a store
+//	holder    the pod, and its host, that has an identity
+//	lease     how long a holder keeps its identity without renewing it
 //
 // # Packages
 //
@@ -145,15 +148,16 @@
 //	nodeDNS.mu         held across the write of resolv.conf and its preparation in the pod
 //	Engine.mu          the map of nodes, and those that are attached late
 //	published.mu
-//	task.mu, guarded.mu, serving.mu, tenure.mu, way.mu, newsQueue.mu
+//	task.mu, guarded.mu, serving.mu, identityLease.mu, way.mu, newsQueue.mu
 //
 // Where nothing else is said they are held across no I/O. A mutex guards the fields of
 // its own struct; what node.op guards says so at the field. Nobody holds
 // locks of two nodes at once.
 //
 // Apart from these, wgEngine.selfMu and then neighbours.mu, in this order, guard which
-// node has which key. Nothing else is done under them. Any other mutex guards the fields of its own struct, but for podstate.Store.mu, held across the
-// write of the file, and wgEngine.resetting, held while a peer is reset.
+// node has which key. Nothing else is done under them. Any other mutex guards the fields
+// of its own struct, but for podstate.Store.mu, held across the write of the file, and
+// wgEngine.resetting, held while a peer is reset.
 //
 // # What is measured
 //
@@ -174,9 +178,9 @@
 // The keys of a workload's node are on the disk of the host that holds its identity,
 // and on no other: see [Identity].
 //
-// What this package does not do: it knows no container runtime and no
-// Kubernetes API, it runs neither Serve nor Tailscale SSH nor a PeerAPI server
-// for a pod (all three would act in this process's namespaces; what a pod forwards as
-// a subnet router or exit node its own kernel does), and it changes
-// nothing outside the pod's netns and its own end of the link.
+// What this package does not do: it knows no container runtime and no Kubernetes API. It
+// runs neither Serve nor Tailscale SSH nor a PeerAPI server for a pod, since all three
+// would act in this process's namespaces. What a pod forwards as a subnet router or exit
+// node, its own kernel forwards. It changes nothing outside the pod's netns and its own
+// end of the link.
 package engine

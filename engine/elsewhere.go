@@ -72,7 +72,7 @@ func (n *node) cameBack() bool {
 // servedHere notes that this host serves the node. n.op is held.
 func (n *node) servedHere() {
 	n.disk.foreign = false
-	n.rec.Machine = n.e.machine
+	n.rec.HostBoot = n.e.hostBoot
 }
 
 // checkIdentity makes sure that this host may use the node's keys. If another host

@@ -25,19 +25,19 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-// machine is a second machine: a process in a network namespace of its own, with
+// secondHost is a process in a network namespace of its own, as on another host, with
 // a copy of the first one's state.
-type machine struct {
+type secondHost struct {
 	*process
 	t    *testing.T
 	dir  string
 	boot order
 }
 
-// clone makes a second machine of what the world has on its disk, and boots it.
-func (w *world) clone(authKey string) *machine {
+// clone makes a second host of what the world has on its disk, and boots it.
+func (w *world) clone(authKey string) *secondHost {
 	w.t.Helper()
-	m := &machine{t: w.t, dir: filepath.Join(w.t.TempDir(), "copy"), process: startProcess(w.t, true)}
+	m := &secondHost{t: w.t, dir: filepath.Join(w.t.TempDir(), "copy"), process: startProcess(w.t, true)}
 	w.t.Cleanup(func() {
 		m.kill()
 		if w.t.Failed() {
@@ -57,7 +57,7 @@ func (w *world) clone(authKey string) *machine {
 // unused has nobody have used the state directory for that long.
 func unused(t *testing.T, dir string, d time.Duration) {
 	t.Helper()
-	data, err := json.Marshal(podstate.Served{Machine: "the original", At: time.Now().Add(-d)})
+	data, err := json.Marshal(podstate.Served{HostBoot: "the original", At: time.Now().Add(-d)})
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, podstate.ServedFile), data, 0o600)
 	}
@@ -118,7 +118,7 @@ func connect(t *testing.T, pid int) {
 }
 
 // tell gives an order, which must be obeyed.
-func (m *machine) tell(o order) report {
+func (m *secondHost) tell(o order) report {
 	m.t.Helper()
 	r, ok := m.ask(o)
 	if !ok || r.Err != "" {
@@ -127,8 +127,8 @@ func (m *machine) tell(o order) report {
 	return r
 }
 
-// until waits for a condition on the machine's nodes.
-func (m *machine) until(what string, ok func([]NodeStatus) bool) {
+// until waits for a condition on the host's nodes.
+func (m *secondHost) until(what string, ok func([]NodeStatus) bool) {
 	m.t.Helper()
 	var last []NodeStatus
 	for deadline := time.Now().Add(40 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -157,9 +157,9 @@ func (w *world) expectUntouched(before NodeStatus) {
 	}
 }
 
-// A second machine starts on a copy of this one's state: it deletes nothing and
+// A second host starts on a copy of this one's state: it deletes nothing and
 // says what it found, pods with other UIDs and with the same get devices of their
-// own, and both machines go on.
+// own, and both hosts go on.
 func TestCopiedState(t *testing.T) {
 	w := newWorld(t)
 	w.enter("k8s")
@@ -178,7 +178,7 @@ func TestCopiedState(t *testing.T) {
 	})
 	here := m.tell(order{Do: "status"}).Status[0]
 	if here.NodeID == nodes[2].NodeID || slices.Contains(here.Addresses, nodes[2].Addresses[0]) {
-		t.Errorf("the pod is the same device on both machines: %+v", here)
+		t.Errorf("the pod is the same device on both hosts: %+v", here)
 	}
 	for _, n := range nodes {
 		w.expectUntouched(n)
@@ -206,7 +206,7 @@ func TestCopiedState(t *testing.T) {
 	}
 }
 
-// What another machine runs keeps its device and its name however long it is
+// What another host runs keeps its device and its name however long it is
 // offline, also for the next process.
 func TestCopiedStateIsRemembered(t *testing.T) {
 	w := newWorld(t)
@@ -250,10 +250,10 @@ func TestCopiedStateWithStaticKey(t *testing.T) {
 				want = "looks like a copy of another host's state"
 				p := nstest.NewPod(t)
 				m.tell(order{Do: "attach", Pod: Pod{
-					SandboxID: "sbwitness", UID: "uid-witness", Namespace: "default", Name: "witness", Hostname: "witness",
+					SandboxID: "sbobserver", UID: "uid-observer", Namespace: "default", Name: "observer", Hostname: "observer",
 					NetNS: strings.Replace(p.Path(), "/self/", fmt.Sprintf("/%d/", os.Getpid()), 1),
 				}})
-				m.until("the witness runs", func(nodes []NodeStatus) bool {
+				m.until("the observer runs", func(nodes []NodeStatus) bool {
 					return slices.ContainsFunc(nodes, func(n NodeStatus) bool { return n.State == Running })
 				})
 			}
@@ -274,25 +274,25 @@ func untagged(p *Pod) { p.Tags = nil }
 // static has the world use one auth key.
 func (w *world) static(key string) {
 	w.t.Helper()
-	door, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: key, ControlURL: w.control.ControlURL()})
+	access, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: key, ControlURL: w.control.ControlURL()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.tailnet = door
+	w.tailnet = access
 }
 
-// rebooted has the next engine take the machine for one that was booted again.
+// rebooted has the next engine take the host for one that was booted again.
 func rebooted(cfg *Config) {
-	cfg.machine, cfg.copyPause, cfg.copyPatience = "another boot", 10*time.Millisecond, 20*time.Second
+	cfg.hostBoot, cfg.copyPause, cfg.copyPatience = "another boot", 10*time.Millisecond, 20*time.Second
 }
 
 // After a reboot, a pod that comes back is the device it was at once, though that
 // still looks connected. The devices of pods that are gone are deleted as soon as
-// the tailnet has noticed that the machine was away.
+// the tailnet has noticed that the host was away.
 func TestRebootLooksConnected(t *testing.T) {
 	w := newWorld(t)
 	w.enter("k8s")
-	m := &machine{t: t, dir: w.dir, process: startProcess(t, true)}
+	m := &secondHost{t: t, dir: w.dir, process: startProcess(t, true)}
 	t.Cleanup(m.kill)
 	connect(t, m.cmd.Process.Pid)
 	m.tell(order{Do: "boot", Dir: m.dir, APIURL: w.control.APIURL(), ControlURL: w.control.ControlURL()})
@@ -324,7 +324,7 @@ func TestRebootLooksConnected(t *testing.T) {
 	}
 	log := &logged{t: t}
 	w.boot(log.log, rebooted, graceOf(time.Second))
-	// The old sandboxes' namespaces are not this machine's to find.
+	// The old sandboxes' namespaces are not this host's to find.
 	for _, n := range w.snapshot() {
 		n.update(func(r *record) { r.NetNS.Cookie++ })
 		n.op.Lock()

@@ -89,7 +89,7 @@ func TestEndListed(t *testing.T) {
 	}
 }
 
-// A kubelet that makes a sandbox anew removes the old one's init containers just
+// A kubelet that creates a sandbox again removes the old one's init containers just
 // before: that is no end.
 func TestContainerOfTheSandboxBefore(t *testing.T) {
 	for name, listed := range map[string]bool{"listed as ended": true, "after a restart of the runtime": false} {

@@ -61,9 +61,9 @@ type Config struct {
 	// ClusterRanges does not name them. No subnet of the tailnet takes them away.
 	Services netip.Prefix
 
-	// SweepAfter is how long a device that this cluster has made must not have
-	// been seen for it to be deleted, if no pod of this host has it: its own
-	// host has died. 0 means seven days, a negative one that none is.
+	// SweepAfter is how long a device of this cluster must not have been seen for it to
+	// be deleted. Such a device is of a host that has died; devices of this host's pods
+	// are not swept. 0 means seven days, a negative value that no device is deleted.
 	SweepAfter time.Duration
 
 	// Identities keep the devices of pods with [Features.Workload]; nil has none
@@ -94,7 +94,7 @@ type Config struct {
 	cutOffAfter, recheckEvery         time.Duration
 	rebootTakes                       time.Duration
 	leaseTime, renewEvery, waitEvery  time.Duration
-	machine                           string // as podnet.Machine says
+	hostBoot                          string // as podnet.HostBoot says
 
 	// onStep is told of every step before and after it is taken: see step.
 	onStep func(s step, taken bool)
@@ -113,12 +113,12 @@ type Engine struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup // all goroutines of nodes
 
-	host    *hostnet.Monitor
-	claim   *Claim          // of the state directory
-	watch   *podnet.Watch   // of all links
-	queue   queue           // of the nodes that start
-	machine string          // see podnet.Machine
-	served  podstate.Served // of the goroutine that runs keepServed
+	host     *hostnet.Monitor
+	claim    *Claim          // of the state directory
+	watch    *podnet.Watch   // of all links
+	queue    queue           // of the nodes that start
+	hostBoot string          // see podnet.HostBoot
+	served   podstate.Served // of the goroutine that runs keepServed
 
 	tailnets map[string]tailnetAccess // by profile, "" is Config.Tailnet's
 	prepare  []func(context.Context)  // what they do ahead
@@ -181,11 +181,11 @@ func newEngine(cfg Config) (*Engine, error) {
 
 	e := &Engine{cfg: cfg, log: cfg.Logger, claim: cfg.Claim, queue: newQueue(), tally: newTally(), changes: newNewsQueue(cfg.OnChange), nodes: map[string]*node{}, elsewhere: map[string]bool{}}
 	var err error
-	if e.machine, err = podnet.Machine(); err != nil {
+	if e.hostBoot, err = podnet.HostBoot(); err != nil {
 		return nil, fmt.Errorf("identifying this boot of the host: %w", err)
 	}
-	e.machine = cmp.Or(cfg.machine, e.machine)
-	e.served = podstate.LoadServed(cfg.StateDir, e.machine)
+	e.hostBoot = cmp.Or(cfg.hostBoot, e.hostBoot)
+	e.served = podstate.LoadServed(cfg.StateDir, e.hostBoot)
 	e.late.refused = map[string]NodeStatus{}
 	e.openTailnets()
 	e.useIdentities()

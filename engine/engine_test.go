@@ -24,7 +24,7 @@ import (
 	"tailscale-nri/k3d/lab/control"
 )
 
-// Two pods of one machine talk over the tailnet at the same time, each under
+// Two pods of one host talk over the tailnet at the same time, each under
 // its own address.
 func TestTwoPods(t *testing.T) {
 	w := newWorld(t)
@@ -78,7 +78,7 @@ func assertPrivate(t *testing.T, dir string) {
 	}
 }
 
-// Whoever attaches twice gets one node; a peer's first packet after Running is
+// Attaching twice makes one node. A peer's first packet after Running is
 // answered at once.
 func TestAttachIsIdempotent(t *testing.T) {
 	w := newWorld(t)
@@ -438,11 +438,11 @@ func TestSync(t *testing.T) {
 func TestStaticKey(t *testing.T) {
 	w := newWorld(t)
 	key := w.control.NewReusableKey("tag:k8s-pod")
-	door, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: key, ControlURL: w.control.ControlURL()})
+	access, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: key, ControlURL: w.control.ControlURL()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.tailnet = door
+	w.tailnet = access
 	w.boot()
 	_, pod := w.pod("a")
 	pod.Tags = nil

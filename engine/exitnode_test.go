@@ -26,7 +26,7 @@ func TestChooseExit(t *testing.T) {
 		peer(1, "gate.lab.ts.net.", "100.64.0.1", "0.0.0.0/0", "::/0"),
 		peer(2, "gate.other.ts.net.", "100.64.0.2", "0.0.0.0/0"),
 		peer(3, "gate2.lab.ts.net.", "100.64.0.3", "::/0"),
-		peer(4, "door.lab.ts.net.", "100.64.0.4", "10.0.0.0/8"),
+		peer(4, "plain.lab.ts.net.", "100.64.0.4", "10.0.0.0/8"),
 		peer(5, "hall.lab.ts.net.", "100.64.0.5", "0.0.0.0/0"),
 		peer(6, "hall.lab.ts.net.", "100.64.0.6"),
 		peer(7, "twin.lab.ts.net.", "100.64.0.7", "0.0.0.0/0"),
@@ -35,7 +35,7 @@ func TestChooseExit(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"twin": "the name of 2 peers", "gate": "1", "yard": "not known", "yard.other.ts.net": "9", "GATE.lab.ts.net": "1", "gate.other.ts.net.": "2", "gate2": "3", "100.64.0.1": "1", "100.64.0.99": "not known",
-		"door": "offers none", "100.64.0.4": "offers none", "hall": "5", "gat": "not known", "lab.ts.net": "not known",
+		"plain": "offers none", "100.64.0.4": "offers none", "hall": "5", "gat": "not known", "lab.ts.net": "not known",
 	} {
 		var named []tailcfg.NodeView
 		for _, p := range peers {

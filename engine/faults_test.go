@@ -58,7 +58,7 @@ func TestUnreachableNetNS(t *testing.T) {
 	}
 }
 
-// Whoever takes the link away has it made again.
+// A link that is taken away is made again.
 func TestLinkTakenAway(t *testing.T) {
 	for name, take := range map[string]func(host netlink.Link) error{
 		"deleted": netlink.LinkDel,

@@ -56,7 +56,7 @@ func (n *node) noteReached(r record) {
 	if n.rec.Link == r.Link {
 		n.setLinked()
 	}
-	if !n.disk.foreign && n.rec.Machine != n.e.machine {
+	if !n.disk.foreign && n.rec.HostBoot != n.e.hostBoot {
 		n.servedHere()
 		n.keep()
 	}
@@ -93,9 +93,9 @@ func (n *node) endWait(sandboxID string) {
 	n.end.endWait(sandboxID)
 }
 
-// suspect forgets the sandbox, of which a container was removed, if it has ended
-// unannounced and gets no successor soon: a kubelet that makes another sandbox
-// removes the init containers of the old one just before.
+// suspect is called when a container of the sandbox was removed. It forgets the sandbox
+// if that has ended unannounced and no other follows soon: a kubelet that makes another
+// sandbox removes the init containers of the old one just before.
 func (n *node) suspect(sandboxID string) {
 	if !n.endedUnannounced(sandboxID) || !tstime.Sleep(n.e.ctx, n.e.cfg.Grace/4) || !n.endedUnannounced(sandboxID) {
 		return
@@ -152,9 +152,9 @@ func (n *node) forgetGone() {
 	n.forgetLocked()
 }
 
-// evictNamesakes has earlier pods of this pod's name leave, and waits a little
-// for their devices to be gone: a node that registers meanwhile would get the
-// name with a number at its end.
+// evictNamesakes has earlier pods of this pod's name leave, and waits a little until
+// their devices are deleted. A node that registers before that would get the name with a
+// number at its end.
 func (e *Engine) evictNamesakes(ctx context.Context, pod Pod) {
 	ctx, cancel := context.WithTimeout(ctx, successionPatience)
 	defer cancel()

@@ -47,7 +47,7 @@ func TestHeadscaleKeepsStrangers(t *testing.T) {
 	w.enter("k8s")
 	w.boot()
 	earlier := w.join("web")
-	w.enter("k8s") // the first machine has died
+	w.enter("k8s") // the first host has died
 	w.age(earlier.NodeID, 30*24*time.Hour)
 	log := &logged{t: t}
 	w.boot(soon, log.log, func(c *Config) {
@@ -115,11 +115,11 @@ func TestTagsNoLongerRequested(t *testing.T) {
 // has them, or the pod waits without an address.
 func TestTagsOfAStaticKey(t *testing.T) {
 	w := newWorld(t, inHeadscalesManner)
-	door, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: w.control.NewReusableKey("tag:k8s-pod"), ControlURL: w.control.ControlURL()})
+	access, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: w.control.NewReusableKey("tag:k8s-pod"), ControlURL: w.control.ControlURL()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.tailnet = door
+	w.tailnet = access
 	w.boot()
 	w.join("has")
 	p, lacks := w.pod("lacks")

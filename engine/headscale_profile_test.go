@@ -18,8 +18,8 @@ import (
 func TestHeadscaleBesideProfile(t *testing.T) {
 	w := newHeadscaleWorld(t)
 	w.key(headscale.KeyConfig{Tags: []string{"tag:k8s-pod"}, Ephemeral: true})
-	srv, door := w.secondTailnet()
-	w.boot(withProfile("prod", door))
+	srv, access := w.secondTailnet()
+	w.boot(withProfile("prod", access))
 	_, podA := w.world.pod("a")
 	podA.Tags = nil
 	_, podB := w.world.pod("b")
@@ -34,7 +34,7 @@ func TestHeadscaleBesideProfile(t *testing.T) {
 	w.reasonSays(asks.UID, "a static auth key makes all nodes ephemeral, or none", "Node.Ephemeral")
 
 	w.halt()
-	w.boot(withProfile("prod", door))
+	w.boot(withProfile("prod", access))
 	if is := w.await(podA.UID, Running); is.NodeID != a.NodeID || !slices.Equal(is.Addresses, a.Addresses) {
 		t.Errorf("on Headscale the node is %s at %v, was %s at %v", is.NodeID, is.Addresses, a.NodeID, a.Addresses)
 	}
@@ -62,7 +62,7 @@ func TestHeadscaleBesideProfile(t *testing.T) {
 
 // What is wrong with a tailnet says whose it is, and stays what it is.
 func TestProfileErrors(t *testing.T) {
-	door, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: "k"})
+	access, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: "k"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,9 +73,9 @@ func TestProfileErrors(t *testing.T) {
 	e := &Engine{}
 	ended, end := context.WithCancel(t.Context())
 	end()
-	for profile, prefix := range map[string]string{"": "", "prod": "profile prod: "} {
+	for profile, prefix := range map[string]string{"": "", "prod": "in the tailnet of profile prod: "} {
 		of := profiled{e, profile}
-		_, err := steppedTailnet{door, of}.NewAuthKey(t.Context(), tailnet.Node{Hostname: "web", Ephemeral: true})
+		_, err := steppedTailnet{access, of}.NewAuthKey(t.Context(), tailnet.Node{Hostname: "web", Ephemeral: true})
 		var known *tailnet.Error
 		if !errors.As(err, &known) || err.Error() != prefix+known.Error() {
 			t.Errorf("%q: %v, want %q before %v", profile, err, prefix, known)

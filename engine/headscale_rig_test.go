@@ -67,11 +67,11 @@ func (w *headscaleWorld) key(cfg headscale.KeyConfig) uint64 {
 // static is the way in with a pre-auth key.
 func (w *headscaleWorld) static(secret string) tailnet.Tailnet {
 	w.t.Helper()
-	door, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: secret, ControlURL: w.hs.URL()})
+	access, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: secret, ControlURL: w.hs.URL()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return door
+	return access
 }
 
 // reasonSays waits until a node's reason has all the words.

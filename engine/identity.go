@@ -11,10 +11,10 @@ import (
 	"tailscale.com/tailcfg"
 )
 
-// A pod with [Features.Workload] has its device under its namespace and name, not under
-// its UID. The pod that Kubernetes creates again under the same name, on any host, goes
-// on with it. A host needs an [Identity] for that, which is kept where every host of
-// the cluster finds it.
+// The device of a pod with [Features.Workload] belongs to the pod's namespace and name, not
+// to its UID. A pod that Kubernetes creates again under the same name, on any host, gets
+// the same device. For that its [Identity] is kept in a store that all hosts of the
+// cluster share.
 //
 // # Who holds an identity
 //
@@ -22,14 +22,14 @@ import (
 // Both change only by compare-and-swap, so that only one of several hosts that want an
 // identity gets it. A holder renews it every renewEvery. Another host takes it only
 // when it was given back or has not changed for leaseTime. The waiting host measures
-// that with its own monotonic clock from its first look: no two clocks are ever
-// compared.
+// that with its own monotonic clock, from when it first saw that version. No clock is
+// compared with another host's.
 //
 // # What keeps two holders apart
 //
-// A lease does not: a process that was stopped for an hour sends its next packet before
-// it looks at any clock, and a host that is cut off from the store does not hear that
-// it has lost. The node's key does. The host that takes an identity makes a node key
+// A lease cannot keep them apart: a process that was stopped for an hour sends its next
+// packet before it looks at any clock, and a host that is cut off from the store does not
+// learn that its identity was taken. The node key keeps them apart. The host that takes an identity makes a node key
 // for it in the same write, and registers that key, under the machine key that stays.
 // The control plane keeps the device and its addresses (it knows a device by the
 // machine key) and replaces its node key. From their next netmap on, peers accept no
@@ -37,33 +37,36 @@ import (
 // two holders.
 //
 //	the earlier holder …              what ends it
-//	ended as its pod did              it gave the identity back: the next takes it at once
-//	lost power, was killed            nothing is left; the next waits for leaseTime
-//	is stopped, or its VM is          the node key: peers drop what it still sends when it
-//	                                  goes on; its next renewal has it stop, or the
-//	                                  control plane, which refuses the key or tells it of
-//	                                  another (isRekeyed)
-//	is cut off from the store         the same; while nobody can take the identity, as
-//	                                  when the store is away for all, it goes on
-//	is cut off from all               it reaches no control plane; peers drop its key
+//	ended because its pod ended       it gave the identity back: the next holder takes it
+//	                                  at once
+//	lost power, was killed            nothing is left of it; the next holder waits for
+//	                                  leaseTime
+//	is stopped, or its VM is          the node key: when it continues, peers drop what it
+//	                                  sends. It stops at its next renewal, or when the
+//	                                  control plane refuses its key or tells it that the
+//	                                  device has another (isRekeyed)
+//	is cut off from the store         the same. If no host reaches the store, no host can
+//	                                  take the identity, and it goes on
+//	is cut off from everything        it reaches no control plane; peers drop its key
 //	has a wrong clock                 no clock is compared
-//	is stopped as it registers,       it goes on registering, with an auth key that may
-//	after the store's last word       still be good, and replaces the next one's key: that
-//	                                  one makes another, since it holds the identity, and
-//	                                  this one stops at that, or at its next renewal
-//	is a copy of a machine, or a      the copy's record is of another boot: it takes the
-//	machine that was rebooted         identity again, with another node key, and for a pod
-//	                                  whose network namespace is gone not at all
+//	is stopped while it registers,    when it continues, its auth key may still be good. It
+//	after its last question to        registers then, and replaces the next holder's key.
+//	the store                         The next holder registers with another key, since it
+//	                                  holds the identity. The earlier one stops at that, or
+//	                                  at its next renewal
+//	is a copy of a host, or a         its record is of another boot, so it takes the
+//	host that was rebooted            identity again, with another node key. For a pod whose
+//	                                  network namespace is gone it takes none
 //
 // So a holder registers only when the store has just confirmed that it is the holder. A
-// holder that the control plane has thrown out asks the store first. A holder that the
-// control plane lets in does not need the store: a restart of this process, or the
-// store's absence, costs it nothing.
+// holder whose key the control plane refuses asks the store first. A holder whose key the
+// control plane accepts does not need the store: neither a restart of this process nor an
+// outage of the store interrupts it.
 //
 // # Its end
 //
-// The end of a pod gives an identity back and deletes nothing: the engine does not know
-// whether a StatefulSet is scaled down for good. An administrator can delete it from
+// When a pod ends, its identity is given back and nothing is deleted: the engine does not
+// know whether a StatefulSet is scaled down for good. An administrator can delete it from
 // the store. An identity that has not been used for [Config.SweepAfter] is deleted with
 // its device by the sweep of any host. Until then no sweep touches its device.
 
@@ -75,14 +78,14 @@ const (
 	renewEvery = 17 * time.Second
 	// waitEvery is how often a host looks at an identity that it waits for.
 	waitEvery = 5 * time.Second
-	// storeTime bounds one request.
+	// storeTime bounds one request to the store.
 	storeTime = 10 * time.Second
 )
 
 // WorkloadKey names a workload's pod within its cluster.
 type WorkloadKey struct{ Namespace, Pod string }
 
-// Identity is a device that goes with a workload's pod from host to host.
+// Identity is a device that stays with a workload's pod, whichever host that runs on.
 type Identity struct {
 	// Version changes with each Save, in any way the store likes; "" means that the
 	// identity is not in the store.
@@ -125,7 +128,7 @@ type IdentityStore interface {
 var (
 	// ErrNoIdentity is returned by Load if nothing is stored under the key.
 	ErrNoIdentity = errors.New("no identity is stored")
-	// ErrIdentityChanged says that another host was faster.
+	// ErrIdentityChanged is returned by Save and Delete if another host was faster.
 	ErrIdentityChanged = errors.New("the stored identity has another version")
 )
 

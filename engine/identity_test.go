@@ -18,7 +18,7 @@ import (
 	"tailscale-nri/engine/internal/podstate"
 )
 
-// hosts are two machines of a cluster: one control plane, one store.
+// hosts are two hosts of a cluster: one control plane, one store.
 type hosts struct {
 	*world        // the first
 	second *world // the other, which shares its control plane
@@ -36,7 +36,8 @@ func newHosts(t *testing.T) *hosts {
 	return h
 }
 
-// ordinal returns the incarnation of the pod db-0 that has the name.
+// ordinal returns a pod db-0. incarnation tells it from earlier and later pods of that
+// name.
 func (w *world) ordinal(incarnation string) (*nstest.Pod, Pod) {
 	p, pod := w.pod(incarnation)
 	pod.Name, pod.Hostname = "db-0", "k8s-default-db-0"
@@ -208,8 +209,8 @@ func TestWorkloadLeaseRunsOut(t *testing.T) {
 	h.second.await(second.UID, Running)
 }
 
-// State of a pod from before a reboot, or in a copy of the state directory, takes
-// nothing: the pod is gone.
+// A record from before a reboot, or in a copy of the state directory, does not take the
+// identity: its pod is gone.
 func TestWorkloadOfAnEarlierBoot(t *testing.T) {
 	h := newHosts(t)
 	p, pod := h.ordinal("db")
@@ -374,7 +375,8 @@ func TestWorkloadRecordOfAnotherVersion(t *testing.T) {
 	}
 }
 
-// Of two pods of one host, the one that has the identity keeps it over a restart.
+// Of two pods of one host, the one that holds the identity keeps it when the process
+// restarts.
 func TestWorkloadSameHost(t *testing.T) {
 	h := newHosts(t)
 	_, first := h.ordinal("first")
@@ -396,7 +398,7 @@ func TestWorkloadSameHost(t *testing.T) {
 	sameDevice(t, before, h.await(second.UID, Running))
 }
 
-// lossyStore stores, and loses every third answer.
+// lossyStore loses every third answer of Save.
 type lossyStore struct {
 	IdentityStore
 	saves atomic.Int64
@@ -410,7 +412,8 @@ func (s *lossyStore) Save(ctx context.Context, key WorkloadKey, id Identity) (st
 	return version, err
 }
 
-// The host that has stored, without an answer, has the identity, and no other host has.
+// If the answer to a Save is lost, the host that stored the identity is its holder, and
+// no other host is.
 func TestWorkloadAnswersLost(t *testing.T) {
 	h := newHosts(t)
 	h.halt()
@@ -506,9 +509,9 @@ func TestWorkloadOutlives(t *testing.T) {
 	h.second.mustAttach(own)
 	h.second.await(own.UID, Running)
 	h.store.noList.Store(true) // one identity is asked for, not all
-	err := h.second.find(own.SandboxID).claimName(t.Context(), h.devices(), own.Hostname)
+	err := h.second.find(own.SandboxID).takeName(t.Context(), h.devices(), own.Hostname)
 	if err == nil || !strings.Contains(err.Error(), "of the workload default/db-0") {
-		t.Errorf("claiming the workload's name: %v", err)
+		t.Errorf("taking the workload's name: %v", err)
 	}
 	h.second.end(own)
 	h.second.awaitForgotten(own.UID)
@@ -517,8 +520,8 @@ func TestWorkloadOutlives(t *testing.T) {
 	sameDevice(t, before, h.second.await(next.UID, Running))
 }
 
-// Of many hosts that want an identity at once, one runs at a time. When it ends, the
-// next has the same device at once.
+// Of many hosts that want an identity at the same time, one serves it at a time. When its
+// pod ends, the next host has the same device at once.
 func TestWorkloadContenders(t *testing.T) {
 	h := newHosts(t)
 	all := []*world{h.world, h.second}

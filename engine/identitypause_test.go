@@ -22,11 +22,11 @@ import (
 	"tailscale-nri/engine/internal/nstest"
 )
 
-// otherHost is a machine n1 with a process and a network of its own, next to the
+// otherHost is a host n1 with a process and a network of its own, next to the
 // world's n2, whose store it shares.
-func (w *world) otherHost(store IdentityStore, wayIn order) *machine {
+func (w *world) otherHost(store IdentityStore, wayIn order) *secondHost {
 	w.t.Helper()
-	m := &machine{t: w.t, dir: filepath.Join(w.t.TempDir(), "n1")}
+	m := &secondHost{t: w.t, dir: filepath.Join(w.t.TempDir(), "n1")}
 	m.boot = wayIn
 	m.boot.Do, m.boot.Dir, m.boot.Identities, m.boot.Host = "boot", m.dir, serveIdentities(w.t, store), "n1"
 	m.start()
@@ -40,8 +40,8 @@ func (w *world) otherHost(store IdentityStore, wayIn order) *machine {
 	return m
 }
 
-// start starts a process of the machine.
-func (m *machine) start() {
+// start starts a process of the host.
+func (m *secondHost) start() {
 	m.t.Helper()
 	if l, err := netlink.LinkByName("copy0"); err == nil { // of a process that was killed
 		netlink.LinkDel(l)
@@ -51,14 +51,14 @@ func (m *machine) start() {
 	m.tell(m.boot)
 }
 
-// attach attaches a pod of this process's.
-func (m *machine) attach(pod Pod) {
+// attach attaches a pod of the test's process.
+func (m *secondHost) attach(pod Pod) {
 	m.t.Helper()
 	pod.NetNS = strings.Replace(pod.NetNS, "self", fmt.Sprint(os.Getpid()), 1)
 	m.tell(order{Do: "attach", Pod: pod})
 }
 
-func (m *machine) awaitState(uid string, what string, ok func(NodeStatus) bool) (found NodeStatus) {
+func (m *secondHost) awaitState(uid string, what string, ok func(NodeStatus) bool) (found NodeStatus) {
 	m.t.Helper()
 	m.until(what, func(all []NodeStatus) bool {
 		for _, s := range all {
@@ -216,8 +216,8 @@ func testPausedHolder(t *testing.T, w *world, wayIn order, cutOff bool) {
 	}
 }
 
-// stop stops all threads of the machine's process, and returns when they are.
-func stop(t *testing.T, m *machine) {
+// stop stops all threads of the host's process, and returns when they are.
+func stop(t *testing.T, m *secondHost) {
 	t.Helper()
 	if err := m.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)

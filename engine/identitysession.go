@@ -9,25 +9,26 @@ import (
 	"tailscale.com/types/netmap"
 )
 
-// ownKeys makes sure that the node may use the keys on disk, if it has any.
-func (n *node) ownKeys(ctx context.Context) error {
+// ensureOwnKeys makes sure that the node may use the keys on disk, if it has any.
+func (n *node) ensureOwnKeys(ctx context.Context) error {
 	if err := n.holdIdentity(ctx); err != nil {
 		return err
 	}
 	return n.checkIdentity(ctx)
 }
 
-// stillHolds asks the store once more right before a workload's node registers: getting
-// the auth key may have taken long.
-func (n *node) stillHolds(ctx context.Context, r record) error {
+// confirmHolder asks the store once more right before a workload's node registers: getting
+// the auth key may have taken long. It returns a *takenError if the node does not hold its
+// identity any more.
+func (n *node) confirmHolder(ctx context.Context, r record) error {
 	if !r.Rekeyed {
 		return nil
 	}
 	return n.renewIdentity(ctx)
 }
 
-// errRekeyed is the error of a node whose device was given another node key by another
-// host. Headscale goes on telling such a node of its peers (0.29).
+// errRekeyed is the error of a node whose device got another node key from another host.
+// Headscale 0.29 still sends such a node its peers.
 var errRekeyed = errors.New("another host registered the workload's device")
 
 // isRekeyed reports whether the netmap belongs to a device that was given another key.

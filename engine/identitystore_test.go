@@ -114,7 +114,7 @@ func (s *memoryIdentities) change(key WorkloadKey, f func(*Identity)) {
 	s.stored[key] = id
 }
 
-// remoteIdentities is a store that a test's parent process has.
+// remoteIdentities is a store in a test's parent process.
 type remoteIdentities struct{ url string }
 
 // remoteCall is a request to it, and its answer.
@@ -203,7 +203,7 @@ func (s remoteIdentities) List(context.Context) (map[WorkloadKey]Identity, error
 	return nil, errors.New("not served")
 }
 
-// Of many that want an identity at the same version, one gets it.
+// Of many hosts that save an identity with the same version, one succeeds.
 func TestIdentityRace(t *testing.T) {
 	s := newIdentities()
 	key := WorkloadKey{"default", "db-0"}
@@ -231,7 +231,7 @@ func TestIdentityRace(t *testing.T) {
 	}
 }
 
-// quickLease has leases of a test's length.
+// quickLease configures leases that are short enough for a test.
 func quickLease(s IdentityStore, host string) func(*Config) {
 	return func(cfg *Config) {
 		cfg.Identities, cfg.Host = s, host

@@ -16,14 +16,14 @@ import (
 	"tailscale.com/types/logger"
 )
 
-// After a restart two kinds of work take turns, since there are fewer processors
-// than nodes: the start of the nodes that an earlier process served, which forward
-// again as soon as they have started from their last netmaps; and what they then
-// say to their control plane, which is most of the work and changes nothing for
-// their pods.
+// After a restart two kinds of work take turns, since there are fewer processors than
+// nodes. The first is the start of the nodes that an earlier process served: they forward
+// again as soon as they have started from their last netmaps. The second is what they
+// then exchange with their control plane, which is most of the work and changes nothing
+// for their pods.
 //
-// returnPatience bounds how long the second waits for the first: a node that hangs
-// must not hold up the others.
+// returnPatience bounds how long the second waits for the first: a node that hangs must
+// not hold up the others.
 const returnPatience = 2 * time.Second
 
 // inFlight counts what is under way, so that others can wait until nothing is.

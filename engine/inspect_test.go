@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// TestInspectState: what a served pod leaves on disk is read beside the engine that
+// TestInspectState: what a served pod leaves on disk is read next to the engine that
 // serves it, and what is left when its sandbox has gone.
 func TestInspectState(t *testing.T) {
 	w := newWorld(t)

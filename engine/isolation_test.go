@@ -185,15 +185,15 @@ func expectTalk(t *testing.T, a, b *nstest.Pod, addr netip.Addr) {
 	}
 }
 
-// hangingDoor mints no first key.
-type hangingDoor struct {
+// hangingTailnet mints no first key.
+type hangingTailnet struct {
 	tailnet.Tailnet
 	tailnet.DeviceAPI
 	taken atomic.Bool
 	hangs chan struct{}
 }
 
-func (d *hangingDoor) NewAuthKey(ctx context.Context, n tailnet.Node) (string, error) {
+func (d *hangingTailnet) NewAuthKey(ctx context.Context, n tailnet.Node) (string, error) {
 	if d.taken.CompareAndSwap(false, true) {
 		close(d.hangs)
 		<-ctx.Done()
@@ -206,12 +206,12 @@ func (d *hangingDoor) NewAuthKey(ctx context.Context, n tailnet.Node) (string, e
 // come up.
 func TestHangingAttach(t *testing.T) {
 	w := newWorld(t)
-	door := &hangingDoor{Tailnet: w.tailnet, DeviceAPI: w.devices(), hangs: make(chan struct{})}
-	w.tailnet = door
+	access := &hangingTailnet{Tailnet: w.tailnet, DeviceAPI: w.devices(), hangs: make(chan struct{})}
+	w.tailnet = access
 	w.boot(func(c *Config) { c.AttachTimeout = 5 * time.Second })
 	_, hangs := w.pod("hangs")
 	w.mustAttach(hangs)
-	<-door.hangs
+	<-access.hangs
 	_, other := w.pod("other")
 	w.mustAttach(other)
 	w.await(other.UID, Running)
@@ -245,7 +245,7 @@ func TestRecordOfAnotherBoot(t *testing.T) {
 	if addrs, err := addresses(p); err == nil {
 		t.Errorf("ts0 is there, with %v", addrs)
 	}
-	w.until("it is attached anew", func() bool { // once what it did has ended
+	w.until("it is attached again", func() bool { // once what it did has ended
 		w.mustAttach(pod)
 		return w.statusOf(pod.UID).State == Running
 	}, func() string { return w.statusOf(pod.UID).Reason })

@@ -107,10 +107,11 @@ func (n *node) recordedDevices(r record) (ids []tailcfg.StableNodeID, stored pod
 			return ids, podstate.Keys{}, nil
 		}
 	}
-	// One that it has become without hearing of it is known by its keys, and so is
-	// any where the configuration leads to another control server by now: that one
-	// may have given the same ID to somebody else's device. The node key is not on disk
-	// yet if it was to register again, the machine key is the same in all of them.
+	// If the answer to a registration was lost, the node's device is known by its keys
+	// alone. Keys are also compared if the configuration names another control server by
+	// now: that one may have given the same ID to somebody else's device. The node key is
+	// not on disk yet if the node was to register again; the machine key is the same in
+	// all of them.
 	stored, err = podstate.StoredKeys(n.statePath())
 	return ids, stored, err
 }
@@ -182,9 +183,9 @@ func (n *node) retireAfter(ctx context.Context) {
 	}
 }
 
-// setDeviceID records which device the node is, and which it was before: a
-// node that had to register again leaves its old device behind. tagged says
-// whether it has the tags that its pod asks for.
+// setDeviceID records which device the node is. It also records which device it was
+// before, since a node that had to register again leaves its old device behind. tagged
+// says whether it has the tags that its pod asks for.
 func (n *node) setDeviceID(id tailcfg.StableNodeID, tagged bool) {
 	server := n.tailnet().ControlURL()
 	if again := n.setLoggedIn(string(id)); again {

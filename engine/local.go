@@ -27,9 +27,9 @@ import (
 // It delivers only what WireGuard and both packet filters would have let through. Each
 // check asks the code that would decide on the way through WireGuard:
 //
-//   - the sender's backend says which peer has the destination, and that must be
-//     the receiving node under the key that it has now, and one that the sender's
-//     WireGuard has a configuration of;
+//   - the sender's backend says which peer has the destination. That must be the
+//     receiving node, with the key that it has now, and the sender's WireGuard must be
+//     configured for it;
 //   - the receiver's backend says what that peer, the sending node under its own
 //     key, may send from, and the source must be one of these addresses;
 //   - the sender's filter decides on the way out, the receiver's on the way in.

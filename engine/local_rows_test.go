@@ -119,7 +119,7 @@ func strayRows(e ends) (rows []packetRow) {
 	}
 	to4("nobody", e.strange[0].String())
 	to4("a itself", e.a[0].String())
-	to4("the machine", "172.30.70.1")
+	to4("the host", "172.30.70.1")
 	to4("loopback", "127.0.0.1")
 	to4("MagicDNS", "100.100.100.100")
 	to4("multicast", "224.0.0.1")

@@ -26,7 +26,7 @@ import (
 // delivery. The tests below do everything on two lanes, one for each way, and want the
 // same of both.
 
-// lane is a tailnet with two pods of one machine.
+// lane is a tailnet with two pods of one host.
 type lane struct {
 	*world
 	t     *testing.T

@@ -17,9 +17,9 @@ import (
 // LevelTrace is the level of tailscale.com's verbose lines ("[v1]", "[v2]").
 const LevelTrace = slog.LevelDebug - 4
 
-// What a node may have in the log of tailscale.com's lines: a start is about 200
-// lines at trace level, and one that reaches neither control plane nor DERP writes
-// 130 a minute, for as long as that lasts.
+// These bound how many of tailscale.com's lines a node writes to the log. A start is
+// about 200 lines at trace level, and a node that reaches neither control plane nor DERP
+// writes 130 a minute.
 const (
 	chatterBurst     = 600
 	chatterPerSecond = 1
@@ -36,10 +36,10 @@ func newChatter() *chatter {
 	return &chatter{limit: rate.NewLimiter(chatterPerSecond, chatterBurst)}
 }
 
-// bridge returns a logf for tailscale.com that writes to l: all of it is
-// detail, so it comes at debug level and below, as far as c has room for it; how
-// many lines were dropped is said before the next that is written. observe sees
-// every line, as format and arguments. What is not written is not formatted.
+// bridge returns a logf for tailscale.com that writes to l, at debug level and below, as
+// many lines as c allows. If lines were dropped, a line before the next one says how
+// many. observe sees every line, as format and arguments. What is not written is not
+// formatted.
 func bridge(l *slog.Logger, c *chatter, observe func(format string, args []any)) logger.Logf {
 	return func(format string, args ...any) {
 		if observe != nil {

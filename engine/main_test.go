@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	os.Exit(nstest.Main(m))
 }
 
-// world is a tailnet and a machine with an engine.
+// world is a tailnet and a host with an engine.
 type world struct {
 	t       *testing.T
 	control *control.Server
@@ -53,14 +53,14 @@ func newWorld(t *testing.T, change ...func(*control.Config)) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(srv.Close)
-	door, err := tailnet.NewOAuth(tailnet.OAuthConfig{
+	access, err := tailnet.NewOAuth(tailnet.OAuthConfig{
 		ClientID: "lab-client", ClientSecret: "lab-secret",
 		BaseURL: srv.APIURL(), ControlURL: srv.ControlURL(), Logger: testLogger(t, "tailnet"),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, control: srv, tailnet: door, dir: t.TempDir()}
+	w := &world{t: t, control: srv, tailnet: access, dir: t.TempDir()}
 	t.Cleanup(func() { w.halt() })
 	return w
 }

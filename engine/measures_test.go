@@ -105,7 +105,7 @@ func TestMeasures(t *testing.T) {
 			nodeA, nodeB := w.await(podA.UID, Running), w.await(podB.UID, Running)
 			// Either may have joined before the other, and hear of it with a later netmap.
 			w.untilCalled(b, nodeA.Addresses[0].String(), nodeB.Addresses[0].String())
-			knock(t, a, nodeB.Addresses[0])
+			expectNoCall(t, a, nodeB.Addresses[0])
 
 			p := w.untilMeasured("a", "connected, one peer", func(p *measure.Pod) bool {
 				return p.Up && p.Served && p.Control && p.Peers == 1 && p.HomeDERP != ""
@@ -154,8 +154,8 @@ func TestMeasures(t *testing.T) {
 	}
 }
 
-// knock tries for a moment to call an address that takes no calls.
-func knock(t *testing.T, from *nstest.Pod, to netip.Addr) {
+// expectNoCall tries for a moment to call an address that takes no calls.
+func expectNoCall(t *testing.T, from *nstest.Pod, to netip.Addr) {
 	t.Helper()
 	from.Do(func() error {
 		c, err := net.DialTimeout("tcp", netip.AddrPortFrom(to, 7).String(), time.Second)

@@ -27,10 +27,10 @@ const (
 	nameUnseen = 2 * time.Minute
 )
 
-// keepName gets the node the name it asked for, where the tailnet gave it
-// another, until ctx is done or further tries are pointless. The holder is mostly the device
-// of the same pod's earlier incarnation: the kubelet removes a sandbox up to a
-// minute late, and the sandboxes of a host that has died are never removed.
+// keepName gets the node the name it asked for, where the tailnet gave it another, until
+// ctx is done or further tries are pointless. The holder is mostly the device of an
+// earlier pod of the same name: the kubelet removes a sandbox up to a minute late, and
+// the sandboxes of a host that has died are never removed.
 //
 // A name other than the requested one with a number was given by an administrator, and
 // stays. A static auth key cannot rename; the difference has been logged.
@@ -47,7 +47,7 @@ func (n *node) keepName(ctx context.Context, assigned, requested string) {
 	pause := cmp.Or(n.e.cfg.namePause, nameShort)
 	var last error
 	for range nameTries {
-		err := n.claimName(ctx, api, requested)
+		err := n.takeName(ctx, api, requested)
 		switch {
 		case err == nil:
 			log.Debug("the node has the name that it asked for") // "running" has the new one
@@ -65,9 +65,9 @@ func (n *node) keepName(ctx context.Context, assigned, requested string) {
 	log.Warn("the name that the node asked for is not available: delete or rename the other device, then create the pod again", "reason", last)
 }
 
-// claimName renames the node's device, and deletes the name's holder before if
+// takeName renames the node's device, and deletes the name's holder before if
 // that is the device of a pod that is gone.
-func (n *node) claimName(ctx context.Context, api tailnet.DeviceAPI, requested string) error {
+func (n *node) takeName(ctx context.Context, api tailnet.DeviceAPI, requested string) error {
 	self := n.snapshot().NodeID
 	devices, err := api.Devices(ctx)
 	if err != nil {

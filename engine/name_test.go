@@ -32,8 +32,7 @@ func (w *world) awaitName(uid, want string) NodeStatus {
 	return last
 }
 
-// asked waits until the API was asked some more, as a node does that wants its
-// name.
+// asked waits until the API was asked a few more times, as by a node that wants its name.
 func (w *world) asked() {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -43,8 +42,8 @@ func (w *world) asked() {
 	}
 }
 
-// A pod that was on a machine that died comes up on another. Its earlier device
-// keeps the name for as long as it may only be restarting.
+// A pod of a host that died comes up on another host. The earlier device keeps the name
+// for as long as its host may only be restarting.
 func TestNameOfADeadPod(t *testing.T) {
 	w := newWorld(t)
 	w.enter("k8s")
@@ -71,8 +70,8 @@ func TestNameOfADeadPod(t *testing.T) {
 	}
 }
 
-// A name is not taken from anybody else, however long unseen; once it is free,
-// it is had.
+// A name is not taken from a device that is not the pod's earlier one, however long that
+// has not been seen. Once the name is free, the node gets it.
 func TestNameOfAnother(t *testing.T) {
 	chosen := func(p *Pod) { p.Hostname, p.ChosenName = "db", true }
 	for _, test := range []struct {
@@ -82,7 +81,7 @@ func TestNameOfAnother(t *testing.T) {
 	}{
 		{"another cluster's", "other", again, again},
 		{"a chosen one", "k8s", chosen, chosen},
-		{"ours, chosen by nobody, wished for by choice", "k8s", func(*Pod) {}, func(p *Pod) { p.ChosenName = true }},
+		{"ours, chosen by nobody, requested by choice", "k8s", func(*Pod) {}, func(p *Pod) { p.ChosenName = true }},
 		{"a chosen one that looks like a default one", "k8s", func(p *Pod) { p.ChosenName = true }, func(*Pod) {}},
 		{"another pod's, given by an admin", "k8s", func(p *Pod) { p.Hostname = "k8s-default-other" }, func(*Pod) {}},
 	} {
@@ -115,7 +114,7 @@ func TestNameOfAnother(t *testing.T) {
 	}
 }
 
-// Where no device is to be swept, a pod takes none from its predecessor either.
+// If sweeping is off, a pod does not delete the earlier device of its name either.
 func TestNameWithoutSweep(t *testing.T) {
 	w := newWorld(t)
 	w.enter("k8s")
@@ -131,7 +130,7 @@ func TestNameWithoutSweep(t *testing.T) {
 	}
 }
 
-// A name that cannot be had is asked for so many times, and one line says so.
+// A node asks nameTries times for a name that is not available, and then logs one line.
 func TestNameIsGivenUp(t *testing.T) {
 	w := newWorld(t)
 	w.enter("other")
@@ -150,7 +149,7 @@ func TestNameIsGivenUp(t *testing.T) {
 	}
 }
 
-// The name that an admin gives a pod's device is left to it.
+// A name that an admin gives to a pod's device stays.
 func TestNameOfAnAdmin(t *testing.T) {
 	w := newWorld(t)
 	w.enter("k8s")
@@ -167,14 +166,14 @@ func TestNameOfAnAdmin(t *testing.T) {
 	}
 }
 
-// With a static key there is nothing to be done but to say so.
+// With a static key the name cannot be changed, and the log says so.
 func TestNameWithStaticKey(t *testing.T) {
 	w := newWorld(t)
-	door, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: w.control.NewReusableKey("tag:k8s-pod"), ControlURL: w.control.ControlURL()})
+	access, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: w.control.NewReusableKey("tag:k8s-pod"), ControlURL: w.control.ControlURL()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.tailnet = door
+	w.tailnet = access
 	log := &logged{t: t}
 	w.boot(log.log)
 	w.join("web")
@@ -183,7 +182,7 @@ func TestNameWithStaticKey(t *testing.T) {
 	defer cancel()
 	w.find(n.SandboxID).keepName(ctx, "k8s-default-web-1", "k8s-default-web")
 	if ctx.Err() != nil {
-		t.Error("a node asks for its name where nobody can be asked")
+		t.Error("a node asks for its name though a static key has no API")
 	}
 	if warnings := log.count("level=WARN"); warnings != 1 || log.count("another name") != 1 {
 		t.Errorf("%d warnings, want the one on the name", warnings)

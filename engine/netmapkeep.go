@@ -33,11 +33,11 @@ const (
 	netmapAgain = 10 * time.Second
 )
 
-// A netmap is written for a restart, and no more often than that needs: disks of
-// flash wear out. What decides who can be reached, and by whom, is written at once.
-// That a peer is online, and when it was last seen, is not written at all. A peer's
-// endpoints can be old, as long as it has one of them still: it is found through
-// DERP, and finds us, since our own port and keys do not change.
+// A netmap is written for a restart, and no more often than that needs: disks of flash
+// wear out. What decides who can be reached, and by whom, is written at once. That a peer
+// is online, and when it was last seen, is not written at all. A peer's endpoints can be
+// old, as long as it has one of them still: it is found through DERP, and finds this
+// node, whose port and keys do not change.
 const (
 	netmapMoved = time.Minute      // between writes because a peer has no endpoint that is on disk
 	netmapSlow  = 10 * time.Minute // between writes because of anything else

@@ -41,7 +41,7 @@ type node struct {
 	published         // to others: status, log, news
 	serving   serving // link, device, session
 	dns       nodeDNS
-	tenure    tenure // of a workload's identity
+	lease     identityLease // of a workload's identity
 }
 
 // newNode returns the node of a record, which is new if the record names no
@@ -50,7 +50,7 @@ func newNode(e *Engine, dir string, r record) *node {
 	fresh := r.Link == ""
 	n := &node{e: e, uid: r.Pod.UID, dir: dir, rec: r, serving: newServing(fresh)}
 	n.disk.fresh = fresh
-	n.disk.foreign = !fresh && r.Machine != e.machine && r.NetNS.Check() != nil
+	n.disk.foreign = !fresh && r.HostBoot != e.hostBoot && r.NetNS.Check() != nil
 	n.published.begin(e, &r)
 	if r.ResolvConf != nil {
 		n.dns.search = r.TailnetSearch
@@ -79,9 +79,9 @@ func (n *node) snapshot() NodeStatus {
 	return s
 }
 
-// attach records the pod, makes its link and starts the node, unless ctx is done
-// before its turn has come: the caller has given the attempt up, and the sandbox
-// may be another by now.
+// attach records the pod, makes its link and starts the node. It does nothing if ctx is
+// done before its turn has come: the caller has given up, and the pod may have another
+// sandbox by now.
 func (n *node) attach(ctx context.Context, pod Pod) (created bool, err error) {
 	n.op.Lock()
 	defer n.op.Unlock()

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// queue lets as many nodes start at a time as there are processors. Fifty that
-// start side by side are all up at the end of the time that it takes together;
-// one after the other, half of them are up at half of it.
+// queue lets as many nodes start at a time as there are processors. If fifty nodes start
+// at the same time, all of them are up at the end. If they start one after the other,
+// half of them are up after half of that time.
 //
 // A place is a courtesy, not a lock: a node that hangs must not keep others from
 // starting, so that none waits for long.

@@ -59,11 +59,11 @@ func (n *node) tailnet() tailnetAccess {
 }
 
 // asBegun returns the pod as it was when the sandbox was first attached, except for the
-// way to its netns: what it may have and gets by default may have changed since. n.op
-// is held.
+// path of its netns. The policy and the defaults may have changed since then. n.op is
+// held.
 //
-// A pod that is in one tailnet does not move to another with its next sandbox: the
-// first one's API knows its device, and no other may be asked to delete it.
+// A pod that is in one tailnet does not move to another with its next sandbox: its device
+// is known to the API of the first tailnet, and no other API may be asked to delete it.
 func (n *node) asBegun(pod Pod) (Pod, error) {
 	was := n.rec.Pod
 	switch {

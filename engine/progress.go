@@ -22,7 +22,7 @@ type progress struct {
 	given     views.Slice[netip.Prefix] // its addresses in the netmap
 	tags      views.Slice[string]       // as the tailnet has them
 	reported  string                    // what ready last told the world
-	claims    bool                      // keepName has been started
+	keepsName bool                      // keepName has been started
 }
 
 // identity is what a pod is known by in the tailnet.

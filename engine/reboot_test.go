@@ -17,7 +17,7 @@ import (
 )
 
 // A pod that came back after a reboot, and was let in by the control plane, is
-// this machine's: with a static key it is logged out when it goes, though nobody
+// this host's: with a static key it is logged out when it goes, though nobody
 // can say where its device is connected.
 func TestRebootWithStaticKey(t *testing.T) {
 	w := newWorld(t)
@@ -71,15 +71,15 @@ func TestOtherTagsAfterRestart(t *testing.T) {
 	}
 }
 
-// The file says when the last process ended, and a machine that was off for so long
+// The file says when the last process ended, and a host that was off for so long
 // that its device has been noticed to be gone is none that came back.
 func TestServedUntilTheEnd(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
 	w.join("a")
-	end, machine := time.Now(), w.machine
+	end, hostBoot := time.Now(), w.hostBoot
 	w.halt()
-	if s := podstate.LoadServed(w.dir, machine); s.At.Before(end) {
+	if s := podstate.LoadServed(w.dir, hostBoot); s.At.Before(end) {
 		t.Errorf("last used at %v, want %v or later", s.At, end)
 	}
 	for away, want := range map[time.Duration]bool{20 * time.Minute: true, time.Hour: false} {
@@ -100,10 +100,10 @@ func TestServed(t *testing.T) {
 	}{
 		{"no file", nil, 0},
 		{"no JSON", "}", 0},
-		{"another boot, an hour ago", podstate.Served{Machine: "another", At: hour(1)}, time.Hour},
-		{"another boot, in the future", podstate.Served{Machine: "another", At: hour(-1)}, 0},
-		{"this boot, which began after two hours", podstate.Served{Machine: "this", At: hour(1), Away: 2 * time.Hour}, 2 * time.Hour},
-		{"another boot, which itself was away", podstate.Served{Machine: "another", At: hour(0), Away: 2 * time.Hour}, 0},
+		{"another boot, an hour ago", podstate.Served{HostBoot: "another", At: hour(1)}, time.Hour},
+		{"another boot, in the future", podstate.Served{HostBoot: "another", At: hour(-1)}, 0},
+		{"this boot, which began after two hours", podstate.Served{HostBoot: "this", At: hour(1), Away: 2 * time.Hour}, 2 * time.Hour},
+		{"another boot, which itself was away", podstate.Served{HostBoot: "another", At: hour(0), Away: 2 * time.Hour}, 0},
 	} {
 		dir := t.TempDir()
 		if tt.file != nil {
@@ -116,7 +116,7 @@ func TestServed(t *testing.T) {
 			}
 		}
 		s := podstate.LoadServed(dir, "this")
-		if s.Machine != "this" || s.Away.Round(time.Minute) != tt.want {
+		if s.HostBoot != "this" || s.Away.Round(time.Minute) != tt.want {
 			t.Errorf("%s: away for %v, want %v", tt.name, s.Away, tt.want)
 		}
 	}

@@ -17,12 +17,11 @@ import (
 	"tailscale-nri/engine/tailnet"
 )
 
-// Tailscale's control plane ends the poll of a device that is deleted, and answers
-// the next one with an error. Headscale (0.29.0) lets the poll go on forever, with
-// its keep-alives, and says so only when it is asked again. So a control
-// server that is not Tailscale's is asked now and then: the API, once for all nodes,
-// where there is one, otherwise by each node's control connection, which is opened
-// again.
+// Tailscale's control plane ends the poll of a device that is deleted, and answers the
+// next one with an error. Headscale (0.29.0) lets the poll go on forever, with its
+// keep-alives, and says so only when it is asked again. So a control server that is not
+// Tailscale's is asked now and then. If it has an API, that is asked once for all nodes.
+// Otherwise each node opens its control connection again.
 const recheckEvery = 5 * time.Minute // half of it to one and a half times it
 
 // recheck looks, until ctx is done, whether the devices of the profile's nodes that

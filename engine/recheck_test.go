@@ -12,11 +12,11 @@ import (
 // Tailscale's own login server, named or not, is not asked again and again.
 func TestTailscaleIsNotRechecked(t *testing.T) {
 	for _, url := range []string{"", "https://controlplane.tailscale.com", "https://login.tailscale.com/"} {
-		door, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: "key", ControlURL: url})
+		access, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: "key", ControlURL: url})
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := &Engine{cfg: Config{recheckEvery: time.Hour}, tailnets: map[string]tailnetAccess{"": {Tailnet: door}}}
+		e := &Engine{cfg: Config{recheckEvery: time.Hour}, tailnets: map[string]tailnetAccess{"": {Tailnet: access}}}
 		done := make(chan struct{})
 		go func() {
 			e.recheck(t.Context(), "")

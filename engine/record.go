@@ -71,10 +71,10 @@ func (n *node) checkRoom() error {
 	return fmt.Errorf("%s belongs to this pod and could not be used when this process started, see its log: repair it or move it away, and restart tailscale-nri", n.dir)
 }
 
-// repairState sets the node's state aside if no backend could use it, and notes
-// in the record that the node is to register again if its key is lost: its device
-// is then one of its former devices, which are deleted in time. It reports
-// whether the node has a key.
+// repairState sets the node's state aside if no backend could use it. If the node's key
+// is lost, it notes in the record that the node is to register again: its device is then
+// one of its former devices, which are deleted later. It reports whether the node has a
+// key.
 func (n *node) repairState() (keyed bool, err error) {
 	r := n.record()
 	k, err := podstate.StoredKeys(n.statePath())

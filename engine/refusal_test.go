@@ -15,11 +15,11 @@ import (
 // A static key that is spent says so, with the variable that it is in.
 func TestSpentStaticKey(t *testing.T) {
 	w := newWorld(t)
-	door, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: w.control.NewKey("tag:k8s-pod"), ControlURL: w.control.ControlURL()})
+	access, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: w.control.NewKey("tag:k8s-pod"), ControlURL: w.control.ControlURL()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.tailnet = door
+	w.tailnet = access
 	w.boot()
 	w.join("a")
 	_, b := w.pod("b")

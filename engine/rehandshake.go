@@ -36,7 +36,7 @@ func (s *session) rehandshake(ctx context.Context, peers []tailcfg.StableNodeID)
 // at once.
 //
 // Of two nodes of this engine one opens the session; the other only finds the path for
-// its answers: see packetGate.
+// its answers: see heldDevice.
 func (s *session) rehandshakePeer(ctx context.Context, peer tailcfg.NodeView, opens bool) {
 	const tries, longest = 20, 2 * time.Second
 	addr, patience := peer.Addresses().At(0).Addr(), 100*time.Millisecond
@@ -70,13 +70,13 @@ func (s *session) opens(peer tailcfg.StableNodeID) bool {
 	return !slices.Contains(s.local, peer) || s.n.snapshot().NodeID < string(peer)
 }
 
-// openGate opens the gate once all the nodes that it waits for have a session.
-func (s *session) openGate(states map[tailcfg.StableNodeID]ipn.PeerState) {
+// releaseHeld releases the device once all the nodes that it waits for have a session.
+func (s *session) releaseHeld(states map[tailcfg.StableNodeID]ipn.PeerState) {
 	s.local = slices.DeleteFunc(s.local, func(id tailcfg.StableNodeID) bool {
 		return states[id].PeerWireGuardState == ipn.PeerWireGuardStateEstablished
 	})
 	if len(s.local) == 0 {
-		s.gate.Open()
+		s.held.Release()
 	}
 }
 

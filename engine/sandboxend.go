@@ -26,9 +26,9 @@ const (
 // lists as ended.
 const listedGraces = 10
 
-// sandboxEnd is what is known of the end of a node's sandbox. The runtime does not
-// always announce one, and a pod may get another sandbox after it: the identity, which
-// cannot be had back, is given up only once it is certain that none follows.
+// sandboxEnd is what is known of the end of a node's sandbox. The runtime does not always
+// announce one, and a pod may get another sandbox after it: the node's identity, which
+// cannot be restored, is given up only once it is certain that no other sandbox follows.
 //
 // node.op guards it, but for stopped.
 type sandboxEnd struct {

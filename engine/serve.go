@@ -62,11 +62,11 @@ func (n *node) serveOnce(ctx context.Context) error {
 	return s.run(ctx, r, login{authKey, relogin}, leave)
 }
 
-// readyKeys makes sure that the keys on disk are the node's to use, or that new ones can
-// be kept, and returns the record as it is then. relogin says that the node is to log in
+// readyKeys makes sure that the node may use the keys on disk, or that new ones can be
+// stored, and returns the record as it is then. relogin says that the node is to log in
 // again, with a new key.
 func (n *node) readyKeys(ctx context.Context) (r record, relogin bool, err error) {
-	if err := n.ownKeys(ctx); err != nil {
+	if err := n.ensureOwnKeys(ctx); err != nil {
 		return r, false, err
 	}
 	keyed, err := n.repairState()
@@ -114,7 +114,7 @@ func (n *node) authKey(ctx context.Context, r record, relogin bool) (string, err
 	if err != nil {
 		return "", fmt.Errorf("getting an auth key: %w", err)
 	}
-	return key, n.stillHolds(ctx, r)
+	return key, n.confirmHolder(ctx, r)
 }
 
 // loop reacts to what the backend reports until ctx is done, the link is gone
@@ -132,7 +132,7 @@ func (s *session) loop(ctx context.Context, recent []tailcfg.StableNodeID) error
 		if s.p.up() && !s.rehandshaken {
 			s.rehandshaken = true
 			time.AfterFunc(reachPatience, s.setReachable) // as far as anyone can tell
-			time.AfterFunc(gatePatience, s.gate.Open)
+			time.AfterFunc(holdPatience, s.held.Release)
 			s.rehandshake(ctx, recent)
 		}
 		s.publish(ctx)
@@ -211,7 +211,7 @@ func (s *session) hear(note *ipn.Notify) error {
 	s.watch.hear(note)
 	if len(note.PeerState) > 0 {
 		s.remember(note.PeerState)
-		s.openGate(note.PeerState)
+		s.releaseHeld(note.PeerState)
 	}
 	return nil
 }
@@ -258,8 +258,8 @@ func (s *session) ready(ctx context.Context) {
 	s.p.reported = what
 	s.n.setRunning(&s.p)
 	given, _, _ := strings.Cut(s.p.dnsName, ".")
-	if requested := s.n.snapshot().Hostname; given != requested && !s.p.claims {
-		s.p.claims = true
+	if requested := s.n.snapshot().Hostname; given != requested && !s.p.keepsName {
+		s.p.keepsName = true
 		s.n.e.spawn(func() { s.n.keepName(ctx, given, requested) })
 	}
 }

@@ -12,12 +12,12 @@ import (
 	"tailscale-nri/engine/internal/podstate"
 )
 
-// A host that was rebooted and a copy of one look the same: a state directory
-// that another boot has used, and devices that may look connected for a while. What
-// differs is for how long nobody has used that directory: a reboot takes minutes. It
-// is longer than a device can look connected: where a host lost power, Linux ends
-// a connection with data under way after up to 16 minutes (tcp_retries2), which
-// Headscale does not notice before, and the file is up to servedEvery old.
+// A host that was rebooted and a copy of one look the same: a state directory that
+// another boot has used, and devices that may look connected for a while. What differs is
+// for how long nobody has used that directory: a reboot takes minutes. The limit is
+// longer than a device can look connected. If a host lost power, Headscale notices only
+// when the kernel of its own host ends the connection, which takes up to 16 minutes with
+// data under way (tcp_retries2), and the file is up to servedEvery old.
 const (
 	servedEvery = 5 * time.Minute
 	rebootTakes = 30 * time.Minute

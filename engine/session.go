@@ -18,7 +18,7 @@ type session struct {
 	n      *node
 	b      *backend
 	device *podnet.Device
-	gate   *packetGate
+	held   *heldDevice
 	local  []tailcfg.StableNodeID // that the pod's packets are held back for
 
 	features    Features
@@ -59,7 +59,7 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 		watch:     newWatch(&n.e.cfg),
 		device:    device,
 		local:     local,
-		gate:      newPacketGate(device, len(local) > 0 && n.e.cfg.NoLocalDelivery),
+		held:      newHeldDevice(device, len(local) > 0 && n.e.cfg.NoLocalDelivery),
 		addrs:     make(chan []netip.Addr, 1),
 		notify:    make(chan *ipn.Notify, 64),
 		reachable: make(chan struct{}, 1),
@@ -108,7 +108,7 @@ func (s *session) podEnd(link *podnet.Link) podEnd {
 	guarded := &s.n.serving.guarded
 	r := s.n.newRouter(link, &s.features, guarded.currentFence(), s.noteAddresses)
 	guarded.setRouter(r)
-	p := podEnd{device: s.gate, router: taggedRouter{guardedRouter{r, s.n}, s}}
+	p := podEnd{device: s.held, router: taggedRouter{guardedRouter{r, s.n}, s}}
 	if e := s.n.e; !e.cfg.NoLocalDelivery {
 		p.join = func(engine *wgEngine) func() { return e.neighbours.join(engine, s.device) }
 	}

@@ -124,12 +124,12 @@ type profiled struct {
 	profile string
 }
 
-// of adds the profile to an error, if the profile has a name.
+// of says in an error which tailnet it is about, if that is not the default one.
 func (p profiled) of(err error) error {
 	if err == nil || p.profile == "" {
 		return err
 	}
-	return fmt.Errorf("profile %s: %w", p.profile, err)
+	return fmt.Errorf("in the tailnet of profile %s: %w", p.profile, err)
 }
 
 func (t steppedTailnet) NewAuthKey(ctx context.Context, n tailnet.Node) (key string, err error) {

@@ -16,8 +16,7 @@ import (
 )
 
 // privateRanges stay on a pod's other interfaces if it uses an exit node, and an exit
-// node does not forward to them: the cluster's ranges are among them where they were
-// not named.
+// node does not forward to them. They cover the cluster's ranges if those were not named.
 func privateRanges() (ranges []netip.Prefix) {
 	for _, p := range []string{
 		"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32", // and multicast

@@ -4,11 +4,11 @@ package engine
 
 import "context"
 
-// Sync attaches the live pods that are not attached, and forgets those that
-// are not live and do not come back within the grace period. ended are
-// sandboxes that the runtime still lists though they have ended: their pods may
-// be about to get new ones, after a reboot for instance, so they have ten times
-// as long. Sync returns at once and works afterwards.
+// Sync attaches the live pods that are not attached, and forgets those that are not live
+// and do not come back within the grace period. ended are sandboxes that the runtime
+// still lists though they have ended. Their pods may be about to get new ones, for
+// instance after a reboot, so their grace period is ten times as long. Sync returns at
+// once and works afterwards.
 func (e *Engine) Sync(ctx context.Context, live []Pod, ended []string) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -33,9 +33,9 @@ type Engine struct {
 
 // Keys of an Engine's maps.
 var (
-	// Stages are the parts of a node's way up, in the order in which a new node
-	// takes them: the pod has its link; the control plane has let the node in; ts0
-	// has its addresses; peers can reach it.
+	// Stages are the steps of a node's start, in the order in which a new node reaches
+	// them: the pod has its link; the control plane has let the node in; ts0 has its
+	// addresses; peers can reach it.
 	Stages        = []string{Attached, Registered, Addressed, Reachable}
 	Registrations = []string{First, Again}
 	Deletions     = []string{PodEnded, Swept, NameTaken}

@@ -223,10 +223,10 @@ func (a *ahead) revokeOld(ctx context.Context) {
 	wg.Wait()
 }
 
-// Prepare does, until ctx is done, what can be done before a node needs a key: it
-// keeps the API's access token fresh, and keys minted ahead of the kinds
-// that nodes have had (OAuthConfig.KeysAhead). Then it revokes the keys that are
-// left, which takes a second at most, and returns.
+// Prepare does, until ctx is done, what can be done before a node needs a key. It renews
+// the API's access token, and mints keys ahead, of the kinds that nodes have had
+// (OAuthConfig.KeysAhead). Then it revokes the keys that are left, which takes a second
+// at most, and returns.
 func (o *OAuth) Prepare(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { o.bearer.keepFresh(ctx) })

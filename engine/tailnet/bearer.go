@@ -15,11 +15,11 @@ import (
 
 // bearer is an http.RoundTripper that adds an access token.
 //
-// oauth2.Transport would do, but for one thing: it fetches a token under a
-// context of its own and a mutex, so one fetch that hangs holds every caller,
-// whatever their contexts say. tailscale.IdentityFederation is built on it, and
-// exchanges tokens in the same way, past the limits of calls; so for workload
-// identity too only its endpoint's form is taken over.
+// oauth2.Transport cannot be used: it fetches a token under a context of its own and a
+// mutex, so one fetch that hangs holds every caller, whatever their contexts say.
+// tailscale.IdentityFederation is built on it and exchanges tokens in the same way, past
+// the limits of calls. So for workload identity, too, only the form of its request is
+// taken over.
 type bearer struct {
 	calls  *calls
 	log    *slog.Logger

@@ -40,33 +40,33 @@ const (
 // HMAC-SHA256, under the OAuth client's secret, of the cluster's name, the kind
 // of the hostname and the machine key.
 //
-// A device's machine key is proven in each of its connections to the control
-// plane, so a device with the mark has a machine key that a process with the
-// secret has marked: a device cannot get it by accident, by choosing names or
-// tags, or by copying another device's public keys. A device is no longer known
-// to be the cluster's once the client's secret or the cluster's name changes.
+// A device proves its machine key in each of its connections to the control plane. So a
+// process with the secret has marked the machine key of every device with the mark. A
+// device cannot get the mark by accident, by choosing names or tags, or by copying
+// another device's public keys. A device is no longer known to be the cluster's once the
+// client's secret or the cluster's name changes.
 //
 // A federated identity has no secret. Instead the key is derived from the client's ID,
 // which all hosts know, and which is not a secret. The mark still cannot arise by
 // accident or by copying, but an attacker who learns the client's ID and the cluster's
 // name can mark a device of their own. The only effect is that the plugin treats that
-// device as the cluster's: it deletes it when it has not been seen for as long as a
-// sweep asks for, or when it is offline and has the name of a pod. The attacker cannot
-// mark anyone else's device, since the mark is made from the machine key that the
-// device proves. A cluster that goes over from a client's secret to a federated
-// identity, or from one client to another, no longer knows its earlier devices: they
-// are not swept, nor deleted for their successors' names, and have to be deleted by
-// hand if they stay.
+// device as the cluster's: it deletes the device when a sweep finds that it has not been
+// seen for long enough, or when it is offline and has the name of a pod. The attacker
+// cannot mark anyone else's device, since the mark is made from the machine key that the
+// device proves. A cluster that changes from a client's secret to a federated identity,
+// or from one client to another, no longer knows its earlier devices. They are not swept,
+// and not deleted when a later device wants their name: those that stay have to be
+// deleted by hand.
 //
 // What that costs: anyone who has the secret and knows a node's public machine key, as
-// all its peers do, can make the node's lock key. Without tailnet lock the key is of
-// no use. With it, the key is trusted for what an admin has it trusted for. Added as a
-// signing key, it can sign any node: do not add it. Named as the rotation key when the
-// node is signed, as "tailscale lock status" proposes (tailscale lock sign nodekey:…
-// tlpub:…), it can pass that signature on to another node key: the secret, which
-// without the mark can make an auth key but no signature, would then get a node into a
-// locked tailnet. With a federated identity that is open to every peer who knows the
-// client's ID. Where that matters, sign the node key alone.
+// all its peers do, can make the node's lock key. Without tailnet lock the key is of no
+// use. With it, the key is trusted for what an admin has it trusted for. Added as a
+// signing key, it can sign any node: do not add it. An admin may name it as the rotation
+// key when signing the node, as "tailscale lock status" proposes (tailscale lock sign
+// nodekey:… tlpub:…). It can then pass that signature on to another node key, so that the
+// secret gets a node into a locked tailnet. Without the mark the secret can make an auth
+// key but no signature. With a federated identity that is open to every peer who knows
+// the client's ID. Where that matters, sign the node key alone.
 func (o *OAuth) LockKey(machine key.MachinePublic, chosenName bool) (key.NLPrivate, bool) {
 	if o.mark.cluster == "" || machine.IsZero() {
 		return key.NLPrivate{}, false

@@ -67,9 +67,10 @@ func (c OAuthConfig) String() string {
 		c.ClientID, c.IDTokenFile, c.BaseURL, c.ControlURL, c.Tailnet, c.Cluster, c.Tags, c.AuthKeyTTL)
 }
 
-// OAuth lets nodes in with keys that Tailscale's API mints for an OAuth client or
-// a federated identity: single-use, preauthorized, tagged, and ephemeral only where the node is to be: one
-// that is cut off for a while is deleted, and comes back as another device.
+// OAuth lets nodes in with keys that Tailscale's API mints for an OAuth client or a
+// federated identity: single-use, preauthorized and tagged. A key is ephemeral only if
+// the node is to be: an ephemeral node that is cut off for a while is deleted, and comes
+// back as another device.
 //
 // The client needs the scopes auth_keys and devices:core, and to be allowed each
 // tag.

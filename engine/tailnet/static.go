@@ -27,10 +27,10 @@ func (c StaticConfig) String() string {
 //     works once and for minutes. It has to be reusable, or the second node is
 //     refused; and it expires (on Tailscale after 90 days at most), from when on
 //     no new node comes up.
-//   - Tags are those of the key. A pod that asks for another one is refused at
-//     login ("requested tags … are invalid or not permitted"), or, where the
-//     server refuses every request as Headscale does, comes in with the key's
-//     tags, which the engine then compares with the ones asked for.
+//   - Tags are those of the key. A pod that asks for another one is refused at login
+//     ("requested tags … are invalid or not permitted"). Headscale refuses every
+//     request for tags, so there the pod is let in with the key's tags, which the
+//     engine then compares with the requested ones.
 //   - No device can be deleted: there is no DeviceAPI. A node that ends is logged
 //     out: on Headscale and Tailscale an ephemeral node vanishes by that, any other
 //     stays in the list, expired, until it is deleted by hand. A node that ends while

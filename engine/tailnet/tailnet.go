@@ -15,16 +15,17 @@
 // *Error where there is more to say than that the context ended: why, what to
 // do about it, and whether waiting helps.
 //
-// A device that came in over OAuth can be told from all others, for good: its
-// tailnet lock key is made from its machine key and the OAuth client's secret
-// or, where there is none, its ID (OAuth.LockKey), and Tailscale's API shows both keys' public halves.
+// A device that was let in with an OAuth client can always be told from all others. Its
+// tailnet lock key is made from its machine key and the client's secret or, if there is
+// none, the client's ID (OAuth.LockKey). Tailscale's API shows the public halves of both
+// keys.
 //
 // Errors call settings what the program's users call them: see Names.
 //
-// The package starts no goroutine but in OAuth.Prepare, which joins its own, and
-// writes no auth key to disk: each is returned and forgotten. It does not log a node in
-// (the engine's control client does), does not know which device is which pod's, and
-// does not retry beyond its bounds: the caller keeps the intent and comes back.
+// The package starts no goroutine but in OAuth.Prepare, which joins its own, and writes
+// no auth key to disk: each is returned and forgotten. It does not log a node in (the
+// engine's control client does), does not know which device is which pod's, and does not
+// retry beyond its bounds: the caller tries again later.
 package tailnet
 
 import (
@@ -82,10 +83,10 @@ type DeviceAPI interface {
 	// another device has it, ErrNoDevice that this one is gone.
 	Rename(ctx context.Context, nodeID, name string) error
 
-	// LockKey returns the tailnet lock key that a node with this machine key
-	// is to have, so that its device is known to be the cluster's; ok is false where
-	// devices are not marked, and the node then makes a key of its own.
-	// chosenName says whether a user chose the node's hostname.
+	// LockKey returns the tailnet lock key that a node with this machine key is to have,
+	// so that its device is known to be the cluster's. If devices are not marked, ok is
+	// false, and the node makes a key of its own. chosenName says whether a user chose
+	// the node's hostname.
 	LockKey(machine key.MachinePublic, chosenName bool) (lock key.NLPrivate, ok bool)
 
 	// Ours reports whether a device is of a node that got its lock key from

@@ -15,10 +15,10 @@ import (
 // leave no key behind.
 const keyGrace = 2 * time.Second
 
-// TryKey has the API mint a key for a node with these tags, none for the defaults,
-// and deletes it unused, also where ctx is canceled meanwhile: for that it goes on for
-// 2 seconds. Errors are *Error, or wrap ctx's. One that is of the deletion leaves a key
-// that expires by itself.
+// TryKey has the API mint a key for a node with these tags, or with the defaults if there
+// are none, and deletes the key unused. If ctx is canceled meanwhile, the deletion still
+// has 2 seconds. Errors are *Error, or wrap ctx's. One that is of the deletion leaves a
+// key that expires by itself.
 func (o *OAuth) TryKey(ctx context.Context, tags []string) error {
 	if len(tags) == 0 {
 		tags = o.tags

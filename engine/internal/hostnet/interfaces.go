@@ -14,11 +14,11 @@ import (
 	"tailscale.com/net/netmon"
 )
 
-// interfaces is the list of the host's network interfaces, one for all
-// backends. Each of them asks for it at its start, with every change of a link
-// and whenever it looks for its endpoints, and would ask the kernel for the
-// addresses of each link apart: with fifty pods that was a quarter of the time
-// that a restart takes, most of it on the host ends of their own links.
+// interfaces is the list of the host's network interfaces, one for all backends. Each
+// backend asks for it at its start, with every change of a link and whenever it looks for
+// its endpoints. By itself it would ask the kernel for the addresses of each link
+// separately. With fifty pods that was a quarter of the time that a restart takes, most
+// of it for the host ends of the pods' own links.
 type interfaces struct {
 	ask    func() ([]netmon.Interface, error) // the kernel
 	failed chan struct{}                      // capacity 1: it could not be asked
@@ -165,11 +165,10 @@ func (in *interfaces) get() ([]netmon.Interface, error) {
 	return slices.Clone(in.list), nil
 }
 
-// listInterfaces asks the kernel twice, however many links there are, and
-// leaves out those over which no path can go. It copies what it returns: what
-// [net.Interfaces] and netlink hand out are slices of the kernel's whole answer,
-// which each backend would hold as long as one address of it, 300 KB for 200
-// pods.
+// listInterfaces asks the kernel twice, however many links there are, and leaves out
+// those over which no path can go. It copies what it returns. [net.Interfaces] and
+// netlink return slices of the kernel's whole answer, 300 KB for 200 pods, and each
+// backend would keep all of that for as long as it keeps one address.
 func listInterfaces() ([]netmon.Interface, error) {
 	links, err := net.Interfaces()
 	if err != nil {

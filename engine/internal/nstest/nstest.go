@@ -4,8 +4,8 @@
 //
 // [Main] runs a package's tests in a child process whose netns, the "host" of
 // the tests, is new and empty, and ends with it. It needs root, or user
-// namespaces that ordinary users may make. [NewPod] makes a pod's netns beside
-// it. Nothing appears in the machine's own netns, and nothing is left behind,
+// namespaces that ordinary users may make. [NewPod] makes a pod's netns next
+// to it. Nothing appears in the machine's own netns, and nothing is left behind,
 // however the tests end.
 //
 // What this package does not do: it makes no mounts and no named netns, and

@@ -74,9 +74,9 @@ func (c *cutting) taken() {
 }
 
 // OnCutRefused has Write call told when the kernel refuses a frame that it was to cut
-// into segments. pause is the time after which the next one is tried: until then the
-// pod gets single packets, which is slower. It is not called again for refusals that
-// follow before a frame was taken. Call OnCutRefused before the first Write.
+// into segments. pause is the time until the next such frame is tried. Meanwhile the pod
+// gets single packets, which is slower. It is not called again for refusals that follow
+// before a frame was taken. Call OnCutRefused before the first Write.
 func (d *Device) OnCutRefused(told func(pause time.Duration)) { d.out.cut.told = told }
 
 // CutRefusals returns how many frames the kernel has refused to cut into segments.

@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Divert has Read ask fn for every frame's IP packet, which may be longer than
-// the MTU and lack its checksum, whether it goes to another pod of this host
-// directly. fn returns that pod's device, or nil; it must not keep the packet.
-// Divert is to be called before the first Read.
+// Divert has Read ask fn, with the IP packet of every frame, whether the frame goes
+// directly to another pod of this host. The packet may be longer than the MTU and lack
+// its checksum. fn returns that pod's device, or nil; it must not keep the packet. Divert
+// is to be called before the first Read.
 func (d *Device) Divert(fn func(packet []byte) *Device) { d.divert = fn }
 
 // goesDirectly takes the frame along if it goes to another pod of this host.

@@ -10,15 +10,15 @@
 //	                           │        │
 //	                           │     packet socket (Device, a tun.Device)
 //
-// [Ensure] makes the link, or adopts the one that an earlier process left.
-// [Link.Open] gives its host end as a [Device] that a WireGuard engine reads
-// and writes, in super-packets of up to 64 KB; [Device.Divert] hands those for
-// another pod of the host to that pod's Device. [Link.Router] programs addresses and
-// routes on ts0, and rules that lead to them. [Remove] takes the link away.
-// [Watch] hears of changes that others make to either, for Restore to undo them.
-// [Router.Fence] closes a pod that is to reach everything by an exit node, until it
-// can, and [Router.Forward] makes a pod a router for its peers, in its own netns.
-// [EnsureDNS] and [OpenDNS] have the pod's DNS answered by this process while it lives.
+// [Ensure] makes the link, or adopts the one that an earlier process left. [Link.Open]
+// returns its host end as a [Device] that a WireGuard engine reads and writes, in
+// super-packets of up to 64 KB. [Device.Divert] hands those for another pod of the host
+// to that pod's Device. [Link.Router] programs addresses and routes on ts0, and rules
+// that lead to them. [Remove] takes the link away. [Watch] hears of changes that others
+// make to either, for Restore to undo them. [Router.Fence] closes a pod that is to reach
+// everything by an exit node, until it can, and [Router.Forward] makes a pod a router for
+// its peers, in its own netns. [EnsureDNS] and [OpenDNS] have the pod's DNS answered by
+// this process while it lives.
 //
 // The link outlives the process: a new process opens a new packet socket on
 // it, and ts0 keeps its addresses, its routes and the pod's connections.

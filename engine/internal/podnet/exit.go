@@ -55,9 +55,9 @@ func (r *Router) UseExit(x Exit) {
 // each undo the other's filter.
 func (r *Router) UseExitOf(other *Router) { r.exit, r.kept = other.exit, other.kept }
 
-// countedRoutes returns those of the pod's own routes that count. With an exit node two kinds
-// do not, since they would open the pod: wide routes, which are default routes in
-// disguise as 0.0.0.0/1 and 128.0.0.0/1 are, and prefixes that a neighbour's router
+// countedRoutes returns those of the pod's own routes that count. With an exit node two
+// kinds do not, since they would open the pod: wide routes such as 0.0.0.0/1 and
+// 128.0.0.0/1, which together are a default route, and prefixes that a neighbour's router
 // advertisement puts on the pod's link.
 func (r *Router) countedRoutes(h *netlink.Handle, there podRoutes) ([]netip.Prefix, error) {
 	if r.exit == nil {
@@ -89,8 +89,8 @@ func (r *Router) countedRoutes(h *netlink.Handle, there podRoutes) ([]netip.Pref
 const mostPassed = 250
 
 // filter has the pod drop packets of connections that it begins, if they would leave by
-// another interface than ts0 to a destination that does not stay there. missing reports
-// whether the filter was missing.
+// another interface than ts0, unless their destination is one that stays on those
+// interfaces. missing reports whether the filter was missing.
 func (x *exit) filter(ns Namespace, kept, foreign []netip.Prefix) (missing bool, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -183,10 +183,10 @@ func (f *family) layOutClosed(routes map[routeKey]netip.Addr) {
 // closedRules is what the guard reports as missing.
 const closedRules = "rules or routes that refuse traffic past the exit node"
 
-// Fence puts the rules, routes and the filter into the pod that refuse everything that
-// is to go by an exit node, unless they are there: before ts0 has an address, and after
-// they were taken away. It returns what was missing, and changes nothing else. Without
-// [Router.UseExit] it does nothing.
+// Fence puts into the pod the rules, routes and the filter that refuse everything that is
+// to go by an exit node, unless they are there. It is called before ts0 has an address,
+// and when they were removed. It returns what was missing, and changes nothing else.
+// Without [Router.UseExit] it does nothing.
 func (r *Router) Fence() (missing []string, err error) {
 	if r.exit == nil {
 		return nil, nil

@@ -30,8 +30,8 @@ type forward struct {
 }
 
 // Forward has the pod forward what f says, from the first Set with addresses on, and
-// nothing else: neither from the pod's other interfaces into the tailnet, except
-// answers, nor to an address that routers do not pass on.
+// nothing else. The pod forwards nothing but answers from its other interfaces into the
+// tailnet, and nothing to an address that routers do not pass on.
 //
 // It needs nftables with NAT in the kernel. Where that is missing, or a family cannot
 // be forwarded, the rest is set up, and [Router.Trouble] says so.
@@ -40,7 +40,7 @@ func (r *Router) Forward(f Forward) {
 }
 
 // neverForwarded returns destinations that no pod forwards to, with any configuration:
-// the tailnet's own addresses, and those that mean another machine on each: loopback,
+// the tailnet's own addresses, and those that mean another host on each: loopback,
 // link-local, with a cloud's metadata, and multicast.
 func neverForwarded() []netip.Prefix {
 	return append(tailscaleRanges(),

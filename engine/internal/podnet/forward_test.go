@@ -171,7 +171,7 @@ func checksummed(src, dst netip.Addr, segment []byte) []byte {
 }
 
 // An exit node forwards to the internet, and not to the cluster, nor to what is
-// every machine's own.
+// every host's own.
 func TestForwardEverything(t *testing.T) {
 	c := newForwarder(t, "tsforwardall", Forward{
 		Everything: true, To: prefixes("10.96.0.10/32"),

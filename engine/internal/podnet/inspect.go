@@ -68,7 +68,7 @@ func Inspect() (HostView, error) {
 	defer h.Close()
 	v, err := inspect(h)
 	if err != nil {
-		return v, fmt.Errorf("looking at this machine: %w", err)
+		return v, fmt.Errorf("looking at this host: %w", err)
 	}
 	return v, nil
 }

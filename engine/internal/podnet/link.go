@@ -148,9 +148,9 @@ func (l *Link) createPair(pod *netlink.Handle) error {
 	attrs.MTU = MTU
 	// A burst bigger than the engine's batch could not be split in one go.
 	attrs.GSOMaxSegs = batchSize
-	// A veth uses one queue in either direction. By default the kernel makes one for
-	// each processor and, while it holds the lock of all interfaces, waits for an RCU
-	// grace period at each end to take the others back (veth_init_queues).
+	// A veth uses one queue in either direction. By default the kernel makes one for each
+	// processor. Then it takes the others back, and waits for an RCU grace period at each
+	// end while it holds the lock of all interfaces (veth_init_queues).
 	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
 	err = pod.LinkAdd(&netlink.Veth{
 		LinkAttrs:     attrs,
@@ -211,7 +211,7 @@ func (l *Link) raisePodEnd(pod *netlink.Handle) error {
 	}
 	// NOARP: no neighbour table and no duplicate address detection. Frames carry ts0's
 	// own address as their destination, which the host's stack takes for another
-	// machine's.
+	// host's.
 	if err := pod.LinkSetARPOff(ts0); err != nil {
 		return fmt.Errorf("switching ARP off: %w", err)
 	}

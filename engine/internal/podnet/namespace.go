@@ -176,10 +176,10 @@ func socketCookie(fd int) (uint64, error) {
 	return cookie, nil
 }
 
-// Machine names this machine, in one of its boots. It uses the boot's ID and, from
-// Linux 5.14 on, the cookie of this process's netns: machines in containers share a
+// HostBoot names this host, in one of its boots. It uses the boot's ID and, from
+// Linux 5.14 on, the cookie of this process's netns: hosts that are containers share a
 // kernel, but not the cookie.
-func Machine() (string, error) {
+func HostBoot() (string, error) {
 	boot, err := bootID()
 	if err != nil {
 		return "", err

@@ -30,9 +30,10 @@ var crossingSegmentation = map[string]bool{
 // crosses reports whether frames that make use of the feature can cross the
 // packet socket.
 //
-// Off are: every other segmentation (tunnels, whose header would name the inner
-// packet's type for the outer packet; ECN, whose CWR flag belongs on the first segment
-// only; SCTP), lists of packets, and checksums that are not the Internet checksum.
+// These are off: lists of packets, checksums that are not the Internet checksum, and
+// every other segmentation. That is of tunnels, whose header would name the inner
+// packet's type for the outer packet; with ECN, whose CWR flag belongs on the first
+// segment only; and of SCTP.
 func crosses(feature string) bool {
 	switch {
 	case feature == "tx-udp-segmentation":

@@ -66,8 +66,8 @@ func (b *readBatch) frame() []byte {
 // Once the link is gone, Read waits for Close; [Device.Gone] tells. If a device fails,
 // its engine closes itself from within, and its LocalBackend is not told. If the device
 // failed before the first netmap, the backend then panics at the second (tailscale.com
-// v1.104.5, wgengine/magicsock, updateRelayServersSet: the closed socket has taken in
-// that it has a node, and not which).
+// v1.104.5, wgengine/magicsock, updateRelayServersSet: the closed socket has noted that
+// there is a node, and not which one).
 //
 // Any other error is about one frame, which the kernel could not describe and has
 // dropped. A pod with CAP_NET_ADMIN can switch the offloads on again that setOffloads

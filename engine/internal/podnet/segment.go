@@ -35,9 +35,9 @@ type segment struct {
 
 func (s *segment) headers() int { return int(s.transport) + int(s.hdrLen) }
 
-// parse reads the packet and reports whether it could be part of a coalesced
-// frame: a whole TCP or UDP packet with payload, no IP options, and nothing in
-// its TCP flags but ACK and PSH.
+// parse reads the packet and reports whether it could be part of a coalesced frame: a
+// whole TCP or UDP packet with payload, without IP options, and with no TCP flags but ACK
+// and PSH.
 func (s *segment) parse(p []byte) bool {
 	if len(p) < 20 || !s.parseIP(p) {
 		return false

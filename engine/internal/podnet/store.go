@@ -5,10 +5,9 @@ package podnet
 import "golang.org/x/sys/unix"
 
 // SocketStore keeps links' packet sockets open while this process is away, as systemd's
-// file descriptor store does. What a pod sends meanwhile waits in them. Also, a process
-// ends faster with it: the kernel waits for a grace period of RCU for each packet
-// socket that it closes (packet_release, synchronize_net), 14 ms as measured, one after
-// the other.
+// file descriptor store does. What a pod sends meanwhile waits in them. A process also
+// ends faster with it: for each packet socket that it closes, the kernel waits for an RCU
+// grace period (packet_release, synchronize_net), 14 ms as measured, one after the other.
 //
 // A store that keeps nothing is a store too. Its methods do not fail: a socket that is
 // not kept is opened again.

@@ -25,9 +25,9 @@ const (
 // goes by the setting of the interface that a packet comes in by (net/ipv4/route.c,
 // ip_route_input_slow), and the pod's net.ipv4.ip_forward stays unchanged.
 //
-// A strict reverse path filter lets packets from ts0 pass: it looks up the way back of
-// a packet that came by eth0 (net/ipv4/fib_frontend.c, __fib_validate_source), which a
-// rule of ours leads to the peer.
+// A strict reverse path filter lets packets from ts0 pass: it looks up the way back of a
+// packet that came by eth0 (net/ipv4/fib_frontend.c, __fib_validate_source), which a rule
+// of ours leads to the peer.
 func forward4() error {
 	links, err := netlink.LinkList()
 	if err != nil {

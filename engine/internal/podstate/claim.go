@@ -18,9 +18,9 @@ type Claim struct {
 	lock *os.File // on the directory; it ends with the descriptor, or the process
 }
 
-// ClaimState makes the directory, 0700, and claims it. If another process has
-// it, standBy is called, once, unless it is nil, and ClaimState returns the
-// moment that process lets go of it, or with an error at the end of ctx.
+// ClaimState makes the directory, 0700, and claims it. If another process has it, standBy
+// is called once, unless it is nil. ClaimState returns as soon as that process releases
+// it, or with an error when ctx ends.
 func ClaimState(ctx context.Context, dir string, standBy func()) (*Claim, error) {
 	for {
 		c, err := openClaim(dir)

@@ -91,12 +91,12 @@ func ReplaceFile(path string, data []byte) error {
 	return err
 }
 
-// RewriteFile gives a file that is there its content in place, and makes one that is
-// not: a bind mount keeps the file that it was made of, whatever its name leads to
-// later. A reader sees the earlier content or the new one, with empty lines at its
-// end perhaps. What the pod has written there, of any size, is not read into memory.
-// A lease that a program of the pod has on it is not waited for, as the kernel would do for
-// 45 seconds (fcntl(2), F_SETLEASE).
+// RewriteFile writes a file in place, and creates it if it does not exist. A new file
+// under the same name would not do: a bind mount keeps the file that it was made of. A
+// reader sees the earlier content or the new one, with empty lines at its end perhaps.
+// What the pod has written there, of any size, is not read into memory. A lease that a
+// program of the pod has on it is not waited for, as the kernel would do for 45 seconds
+// (fcntl(2), F_SETLEASE).
 func RewriteFile(path string, data []byte) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
 	if errors.Is(err, unix.EWOULDBLOCK) {

@@ -17,12 +17,11 @@ import (
 
 // EnsureNodeKey gives a fresh state its node key.
 //
-// Left to itself a backend makes a new key for each attempt to log in, and
-// stores it when one has succeeded. If the answer to an attempt is lost, or
-// this process is killed meanwhile, that leaves a device in the tailnet whose
-// name is not known, and a single-use auth key that is spent. With a
-// key on disk beforehand, all attempts are of one and the same device, which
-// can be found by its key.
+// Left to itself a backend makes a new key for each attempt to log in, and stores it when
+// one has succeeded. If the answer to an attempt is lost, or this process is killed
+// meanwhile, a device whose name is not known stays in the tailnet, and a single-use auth
+// key is used up. With a key on disk beforehand, all attempts are of one and the same
+// device, which can be found by its key.
 //
 // The state gets what a backend would have stored after a first login
 // (ipn/ipnlocal/profiles.go): one profile, which is the current one, and its

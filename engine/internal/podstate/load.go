@@ -80,10 +80,10 @@ const UnknownSandbox = "unknown"
 // rescue saves what can be saved of a pod whose record cannot be used, for the
 // reason given, and returns an error that says what became of it.
 //
-// If the node's key is whole, the record alone is set aside. The new one
-// knows only that there may be a device with this key: when the
-// pod is attached, it is that device again; when it is gone, the device is
-// found by the key. Otherwise all is set aside.
+// If the node's key is whole, the record alone is set aside. The new record says only
+// that there may be a device with this key. When the pod is attached, it is that device
+// again. When the pod is gone, the device is found by the key. Otherwise all is set
+// aside.
 func rescue(dir string, cause error) (r Record, ok bool, err error) {
 	k, err := StoredKeys(filepath.Join(dir, StateFile))
 	if err != nil || k.Node.IsZero() || errors.Is(cause, errOtherPod) {

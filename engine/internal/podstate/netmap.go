@@ -18,12 +18,12 @@ import (
 	"tailscale.com/types/key"
 )
 
-// The last netmap of each node is kept on disk, so that a new process starts
-// from it rather than from the control plane's answer, and starts at all while
-// there is none. tailscale.com has a cache for this and reads it at each start,
-// but it writes it only for tailnets whose policy says so, and empties it
-// otherwise (ipn/ipnlocal/local.go, setNetMapLocked). So there is a
-// cache of the same form next to it, which is lent to the backend.
+// The last netmap of each node is kept on disk. A new process starts from it, without
+// waiting for the control plane's answer, and also while the control plane is away.
+// tailscale.com has a cache for this and reads it at each start. But it writes the cache
+// only for tailnets whose policy says so, and empties it otherwise
+// (ipn/ipnlocal/local.go, setNetMapLocked). So there is a cache of the same form next to
+// it, which is lent to the backend.
 
 // NetmapDir is the name of the directory in the pod's.
 const NetmapDir = "netmap"

@@ -63,9 +63,9 @@ type Record struct {
 	// say to another one is not known. It is "" for Tailscale's, and in a record of an
 	// earlier version.
 	LoginServer string `json:"loginServer,omitempty"`
-	// Machine is the host, in one of its boots, that last served the node: see
-	// podnet.Machine.
-	Machine string `json:"machine,omitempty"`
+	// HostBoot is the host, in one of its boots, that last served the node: see
+	// podnet.HostBoot.
+	HostBoot string `json:"machine,omitempty"`
 	// Generation is the workload's identity that the keys on disk are of, 0 if they
 	// are the pod's own. Where it is not 0, NodeID is that identity's device.
 	Generation uint64 `json:"generation,omitempty"`

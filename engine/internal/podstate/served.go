@@ -15,8 +15,8 @@ const ServedFile = "served.json"
 // Served is the file that says when the state directory was last used. A copy of
 // the directory has it, too.
 type Served struct {
-	Machine string    `json:"machine"` // the host, in one of its boots: see podnet.Machine
-	At      time.Time `json:"at"`      // when the host last wrote it
+	HostBoot string    `json:"machine"` // the host, in one of its boots: see podnet.HostBoot
+	At       time.Time `json:"at"`      // when the host last wrote it
 	// Away is for how long the directory had not been used when that boot began; 0
 	// if that is not known.
 	Away time.Duration `json:"away"`
@@ -24,18 +24,18 @@ type Served struct {
 
 // LoadServed reads the file. One that cannot be read, or says what cannot be, is
 // treated as that of a host that was never away.
-func LoadServed(stateDir, machine string) Served {
+func LoadServed(stateDir, hostBoot string) Served {
 	var s Served
 	data, err := os.ReadFile(filepath.Join(stateDir, ServedFile))
 	if err != nil || json.Unmarshal(data, &s) != nil {
 		s = Served{}
 	}
-	if s.Machine != machine {
+	if s.HostBoot != hostBoot {
 		away := time.Since(s.At)
 		if s.At.IsZero() || away < 0 {
 			away = 0
 		}
-		s = Served{Machine: machine, Away: away}
+		s = Served{HostBoot: hostBoot, Away: away}
 	}
 	return s
 }

@@ -25,7 +25,7 @@ const (
 	otherName    = "the tailnet gave the node another name than it asked for: a device with that name exists"
 	notYet       = "not in the tailnet yet, trying again"
 	notAnyMore   = "not running any more, trying again"
-	unsaid       = "the pod's network namespace is gone and the runtime sent no event: removing the node"
+	unannounced  = "the pod's network namespace is gone and the runtime sent no event: removing the node"
 	stopped      = "stopped"
 	leaving      = "leaving the tailnet"
 	deleted      = "device deleted"
@@ -151,7 +151,7 @@ func (r *logRun) play() {
 	r.must(r.AwaitLogTimes(r.ctx, 2, "registered with the container runtime"))
 	r.process = append(r.process, unregistered, "registered with the container runtime")
 	r.must(r.RemovePod(r.ctx, web))
-	r.expect(all[:1], unsaid, leaving, deleted, deleted, removed)
+	r.expect(all[:1], unannounced, leaving, deleted, deleted, removed)
 	for _, pod := range all {
 		r.eventually(func() error { return r.logHas(pod, removed, 1) })
 	}
@@ -222,7 +222,7 @@ func (r *logRun) assertLives(lines []logLine) {
 		if l.pod == "" || l.isDetail() {
 			continue
 		}
-		if said := got[l.pod]; l.msg == unsaid && len(said) > 0 && said[len(said)-1] == stopped {
+		if said := got[l.pod]; l.msg == unannounced && len(said) > 0 && said[len(said)-1] == stopped {
 			got[l.pod] = said[:len(said)-1] // the node may see the end before the engine is told, or not
 		}
 		got[l.pod] = append(got[l.pod], l.msg)

@@ -22,7 +22,7 @@ import (
 const (
 	// patience bounds a step; it is not an expectation. A kubelet backs off up to a minute before it tries again.
 	patience = 3 * time.Minute
-	// askPatience is how long labtool waits for its first answer. Two nodes that greet each other in the same instant
+	// askPatience is how long labtool waits for its first answer. Two nodes that begin a handshake in the same instant
 	// wait 5 s for their second handshake (WireGuard).
 	askPatience = "20s"
 	namespace   = "tailscale-nri"

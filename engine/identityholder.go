@@ -21,7 +21,7 @@ import (
 	"tailscale-nri/engine/internal/podstate"
 )
 
-// takenError says that a node no longer holds its identity.
+// takenError is the error of a node that no longer holds its identity.
 type takenError struct{ by Holder }
 
 func (e *takenError) Error() string {
@@ -31,15 +31,16 @@ func (e *takenError) Error() string {
 	return fmt.Sprintf("its identity was taken by pod %s on host %s, since this host had not renewed it in time", e.by.PodUID, e.by.Host)
 }
 
-// holdIdentity has a workload's node hold its identity, and waits for it if another
-// has it. The keys on disk are its own afterwards. For any other node it does nothing.
+// holdIdentity makes a workload's node the holder of its identity. It waits while another
+// holder has it. Afterwards the keys on disk are the node's own. If the pod no longer asks
+// for its workload's identity, it gives that back. For any other node it does nothing.
 func (n *node) holdIdentity(ctx context.Context) error {
 	r := n.record()
 	if !r.Pod.Features.Workload {
 		if r.Generation == 0 && r.NodeID != "" || !n.hasWorkloads(r) {
 			return nil
 		}
-		return n.releaseIdentity(ctx) // the annotation has gone with the last sandbox: the pod gets a device of its own
+		return n.releaseIdentity(ctx) // the pod's annotation was removed: it gets a device of its own
 	}
 	if n.e.cfg.Identities == nil {
 		return errors.New("the pod's device goes with its workload, and identities are not kept: set " + n.e.cfg.Names.Identities)
@@ -52,7 +53,7 @@ func (n *node) holdIdentity(ctx context.Context) error {
 		return n.takeIdentity(ctx)
 	}
 	if !r.Rekeyed {
-		return nil // the control plane says whether it is still this one's
+		return nil // whether it is still this node's, the control plane says
 	}
 	err = n.renewIdentity(ctx)
 	if isTaken(err) {
@@ -66,17 +67,17 @@ func isTaken(err error) bool {
 	return errors.As(err, &taken)
 }
 
-// holder is this pod on this host.
+// holder returns this pod on this host.
 func (n *node) holder() Holder { return Holder{n.e.cfg.Host, n.uid} }
 
-// takeIdentity makes the node the holder, as soon as nobody else is.
+// takeIdentity makes the node the holder as soon as there is no other.
 func (n *node) takeIdentity(ctx context.Context) error {
 	key := keyOf(n.record().Pod)
-	n.serving.hasReturned() // nobody is to wait for what the store, or another host, takes long for
+	n.serving.hasReturned() // the store or another holder may take long, and nobody waits for that
 	n.e.returning.wait(ctx, returnPatience)
 	for {
 		if err := n.record().NetNS.Check(); errors.Is(err, podnet.ErrGone) {
-			return err // what a reboot has left of a pod, or a copy has, takes nothing from anybody
+			return err // the pod is gone: its record is from before a reboot, or in a copy of the state directory
 		}
 		id, err := n.e.cfg.Identities.Load(ctx, key)
 		if errors.Is(err, ErrNoIdentity) {
@@ -94,7 +95,7 @@ func (n *node) takeIdentity(ctx context.Context) error {
 			}
 			continue
 		}
-		id, err = n.claimIdentity(ctx, key, id)
+		id, err = n.storeHolder(ctx, key, id)
 		switch {
 		case errors.Is(err, ErrIdentityChanged):
 			if !tstime.Sleep(ctx, rand.N(n.e.cfg.waitEvery)/10) {
@@ -108,21 +109,21 @@ func (n *node) takeIdentity(ctx context.Context) error {
 	}
 }
 
-// mustWait returns whom an identity is to be waited for, "" if nobody holds it, and
-// until when, which changes with each renewal.
+// mustWait returns which holder has to be waited for, "" if there is none, and until when.
+// The second changes with each renewal. Both are parts of a reason.
 func (n *node) mustWait(id Identity) (whom, until string) {
 	switch id.Holder {
 	case Holder{}, n.holder():
 		return "", ""
 	}
 	if id.Holder.Host == n.e.cfg.Host {
-		// Of this host's pods, this process knows which are served.
+		// Which of this host's pods are served, this process knows.
 		if other := n.e.nodeOfUID(id.Holder.PodUID); other != nil && other.runningSession() != nil {
 			return "waits for pod " + id.Holder.PodUID + " of this host, which has this identity", " until it ends"
 		}
 		return "", ""
 	}
-	ends := n.tenure.noteOther(id.Version, time.Now()).Add(n.e.cfg.leaseTime)
+	ends := n.lease.noteOther(id.Version, time.Now()).Add(n.e.cfg.leaseTime)
 	if time.Until(ends) <= 0 {
 		return "", ""
 	}
@@ -130,11 +131,11 @@ func (n *node) mustWait(id Identity) (whom, until string) {
 		fmt.Sprintf(" until %s, or for longer if it renews it", ends.Format(time.TimeOnly))
 }
 
-// claimIdentity stores this pod as the holder, with a node key that is new.
-func (n *node) claimIdentity(ctx context.Context, key WorkloadKey, id Identity) (Identity, error) {
+// storeHolder stores this pod as the holder, with a new node key.
+func (n *node) storeHolder(ctx context.Context, key WorkloadKey, id Identity) (Identity, error) {
 	state, err := podstate.Rekey(id.State, id.Registered, n.lockKey)
 	if errors.Is(err, podstate.ErrDamaged) {
-		n.log().Error("the identity's keys are lost, the workload gets another device; delete the former by hand", "err", err, "nodeID", id.NodeID)
+		n.log().Error("the identity's keys are damaged: the workload gets a new device, delete the old one by hand", "err", err, "nodeID", id.NodeID)
 		id.NodeID = ""
 		state, err = podstate.Rekey(nil, false, n.lockKey)
 	}
@@ -150,9 +151,9 @@ func (n *node) claimIdentity(ctx context.Context, key WorkloadKey, id Identity) 
 	return id, err
 }
 
-// installKeys puts the keys of an identity that was just taken where the backend
-// finds them: the keys first, so that no record names a generation whose keys are
-// not there.
+// installKeys writes the keys of an identity that was just taken to where the backend
+// finds them, and then the record. In this order no record names a generation whose keys
+// are not on disk.
 func (n *node) installKeys(id Identity) error {
 	if err := os.MkdirAll(n.dir, 0o700); err != nil {
 		return podstate.Remedy(err)
@@ -162,35 +163,35 @@ func (n *node) installKeys(id Identity) error {
 	}
 	n.update(func(r *record) {
 		if r.Generation == 0 && r.NodeID != "" && r.NodeID != id.NodeID && !slices.Contains(r.Former, r.NodeID) {
-			r.Former = append(r.Former, r.NodeID) // the pod's own, before it asked for the workload's
+			r.Former = append(r.Former, r.NodeID) // the device that the pod had before it asked for its workload's
 		}
 		r.Generation, r.Rekeyed, r.NodeID = id.Generation, true, id.NodeID
 		n.servedHere()
 	})
-	n.tenure.begin(id.Version)
+	n.lease.begin(id.Version)
 	n.setLoggedIn(string(id.NodeID))
 	return nil
 }
 
-// renewIdentity tells the store that the node has its identity still, and what has
-// become of it. A *takenError says that it has not.
+// renewIdentity stores that the node still holds its identity, and the latest keys and
+// device ID. It returns a *takenError if the node does not hold it any more.
 func (n *node) renewIdentity(ctx context.Context) error {
 	err := n.renewOnce(ctx)
 	if errors.Is(err, ErrIdentityChanged) {
-		err = n.renewOnce(ctx) // by us, in a request whose answer was lost, or by another: that is looked up now
+		err = n.renewOnce(ctx) // by this node, in a request whose answer was lost, or by another host: renewOnce looks now
 	}
-	n.tenure.noteRenewal(err)
+	n.lease.noteRenewal(err)
 	return err
 }
 
 func (n *node) renewOnce(ctx context.Context) error {
 	r := n.record()
 	key := keyOf(r.Pod)
-	version := n.tenure.storedVersion()
+	version := n.lease.storedVersion()
 	if version == "" {
 		id, err := n.e.cfg.Identities.Load(ctx, key)
 		switch {
-		case errors.Is(err, ErrNoIdentity): // deleted by hand, and in use: made anew
+		case errors.Is(err, ErrNoIdentity): // deleted by hand while in use: stored again
 		case err != nil:
 			return fmt.Errorf("reading the stored identity of the workload: %w", err)
 		case !n.holds(id, r):
@@ -207,19 +208,19 @@ func (n *node) renewOnce(ctx context.Context) error {
 	if err != nil {
 		version = "" // it may have been stored
 	}
-	n.tenure.setVersion(version)
+	n.lease.setVersion(version)
 	if err != nil {
 		return fmt.Errorf("renewing the workload's identity: %w", err)
 	}
 	return nil
 }
 
-// holds reports whether a stored identity is the node's.
+// holds reports whether the node is the holder of a stored identity.
 func (n *node) holds(id Identity, r record) bool {
 	return id.Holder == n.holder() && id.Generation == r.Generation
 }
 
-// identity is what there is to store of the node, but for its holder.
+// identity returns what is to be stored of the node, without a holder.
 func (n *node) identity(r record) (Identity, error) {
 	state, err := os.ReadFile(n.statePath())
 	if err == nil {
@@ -232,8 +233,8 @@ func (n *node) identity(r record) (Identity, error) {
 }
 
 // keepIdentity renews the identity until ctx is done, and at once when due says that
-// the device or its keys have changed. It ends with an error to taken if another has
-// the identity.
+// the device or its keys have changed. If another host has taken the identity, it sends
+// the error to taken and ends.
 func (n *node) keepIdentity(ctx context.Context, due <-chan struct{}, taken chan<- error) {
 	for {
 		pause := n.e.cfg.renewEvery
@@ -254,22 +255,22 @@ func (n *node) keepIdentity(ctx context.Context, due <-chan struct{}, taken chan
 	}
 }
 
-// identityTrouble is why the identity could not be renewed, "" if it was.
+// identityTrouble returns why the identity could not be renewed, "" if it was renewed.
 func (n *node) identityTrouble() string {
-	if why := n.tenure.whyNotRenewed(); why != "" {
+	if why := n.lease.whyNotRenewed(); why != "" {
 		return "another host may take this workload's device: " + why
 	}
 	return ""
 }
 
-// dropIdentity has the record say that the keys on disk are not to be used any more.
+// dropIdentity notes in the record that the keys on disk must not be used any more.
 func (n *node) dropIdentity() {
 	n.update(func(r *record) { r.Generation, r.Rekeyed, r.Registering, r.NodeID = 0, false, false, "" })
-	n.tenure.begin("")
+	n.lease.begin("")
 }
 
-// hasWorkloads reports whether the keys on disk are a workload's. They say so
-// themselves where the record does not: it was lost, or another version wrote it.
+// hasWorkloads reports whether the keys on disk are a workload's. If the record does not
+// say so, because it was lost or another version wrote it, the keys are marked themselves.
 func (n *node) hasWorkloads(r record) bool {
 	if r.Generation != 0 {
 		return true
@@ -278,17 +279,17 @@ func (n *node) hasWorkloads(r record) bool {
 	return err == nil && k.Workload
 }
 
-// releaseIdentity lets the next host have the identity at once, and removes the keys
-// from this one. The node must not be served. It does nothing if the node does not
-// hold it, and returns an error if that is not known.
+// releaseIdentity gives the identity back, so that the next host can take it at once, and
+// removes the keys from this host. The node must not be served. It does nothing if the
+// node does not hold the identity, and returns an error if that is not known.
 func (n *node) releaseIdentity(ctx context.Context) error {
 	r := n.record()
 	if !n.hasWorkloads(r) {
 		return nil
 	}
 	key := keyOf(r.Pod)
-	// What another boot of this machine held, or the machine that this is a copy of,
-	// is left to its lease.
+	// An identity that was held before this host's last boot, or by the host of which this
+	// one is a copy, is not given back: its lease runs out.
 	for r.Generation != 0 && !n.isForeign() && n.e.cfg.Identities != nil {
 		id, err := n.e.cfg.Identities.Load(ctx, key)
 		if errors.Is(err, ErrNoIdentity) || err == nil && !n.holds(id, r) {
@@ -322,8 +323,8 @@ func (n *node) releaseIdentity(ctx context.Context) error {
 	})
 }
 
-// releaseLater gives the identity of a pod whose sandbox has ended back, for as long
-// as nobody would take it otherwise.
+// releaseLater gives back the identity of a pod whose sandbox has ended. It tries for as
+// long as the lease lasts: after that another host can take the identity anyway.
 func (n *node) releaseLater(ctx context.Context) {
 	if n.record().Generation == 0 {
 		return
@@ -342,8 +343,8 @@ func (n *node) releaseLater(ctx context.Context) {
 	}
 }
 
-// leaveIdentity ends a pod whose device is its workload's: the device stays. What
-// the pod was before it had that one does not.
+// leaveIdentity is the end of a pod whose device is its workload's. That device stays;
+// the devices that the pod had before are deleted.
 func (n *node) leaveIdentity(ctx context.Context, r record) error {
 	if err := n.releaseIdentity(ctx); err != nil {
 		return err
