@@ -4,10 +4,10 @@
 // runs once per host, hears of pod sandboxes from the container runtime
 // over NRI, and hands those that opted in to the engine.
 //
-// This package has the command line, and wires the parts of a process that serves to
-// each other: the engine, the hooks (internal/nri), the configuration (internal/config)
-// and its changes, the status (internal/statussocket) and the metrics. Each part is a
-// package of its own below internal.
+// This package has the command line, and connects the parts of a process that serves: the
+// engine, the hooks (internal/nri), the configuration (internal/config) and its changes,
+// the status (internal/statussocket) and the metrics. Each part is a package of its own
+// below internal.
 //
 // It does not touch a pod's network or a tailnet, which is the engine's (its doctor
 // looks at both, and changes neither). All it knows of a pod comes from the runtime: it
@@ -105,9 +105,9 @@ func misused(args []string, err error) error {
 	return err
 }
 
-// run is the whole program. It returns nil when ctx ends, and errRestart when it is
-// to be started again: the pods keep their links, and no node logs out, so that
-// the next process goes on where this one stopped.
+// run is the whole program. It returns nil when ctx ends, and errRestart when it is to be
+// started again. The pods keep their links and no node logs out, so that the next process
+// continues where this one stopped.
 func run(ctx context.Context, getenv func(string) string, args []string, stdout, stderr io.Writer) error {
 	cmd, err := parseArgs(args, getenv, stdout)
 	switch {
@@ -125,7 +125,7 @@ func run(ctx context.Context, getenv func(string) string, args []string, stdout,
 	case cmdStatus, cmdReady, cmdLive:
 		return askServing(ctx, cmd, stdout)
 	case cmdDoctor:
-		return doctor.Run(ctx, doctor.NewMachine(cmd.getenv, cmd.limit), cmd.json, stdout)
+		return doctor.Run(ctx, doctor.NewHost(cmd.getenv, cmd.limit), cmd.json, stdout)
 	}
 	return serve(ctx, cmd.getenv, supervisor.FindParent(getenv), stderr)
 }

@@ -24,18 +24,18 @@ import (
 // before it returns.
 func TestDoctorInterrupted(t *testing.T) {
 	s := plugintest.StartControl(t)
-	m := withPlane(t, s)
+	h := withPlane(t, s)
 	ctx, interrupt := context.WithCancel(t.Context())
-	rec := &recorder{RoundTripper: m.transport}
+	rec := &recorder{RoundTripper: h.transport}
 	rec.answer = func(req *http.Request) []byte {
 		if req.Method == http.MethodPost && req.URL.Path == keysPath {
 			interrupt()
 		}
 		return nil
 	}
-	m.transport = rec
+	h.transport = rec
 	var out strings.Builder
-	if err := Run(ctx, m, true, &out); err == nil || out.Len() > 0 {
+	if err := Run(ctx, h, true, &out); err == nil || out.Len() > 0 {
 		t.Errorf("interrupted, it ends with %v and %q", err, &out)
 	}
 	if made, deleted := rec.count("POST "+keysPath, " 200"), rec.count("DELETE "+keysPath+"/", " 200"); made != 1 || deleted != 1 {
@@ -44,9 +44,9 @@ func TestDoctorInterrupted(t *testing.T) {
 }
 
 // withProfile gives a host another tailnet, called other.
-func withProfile(t *testing.T, m *Machine, s *control.Server, vars ...string) {
+func withProfile(t *testing.T, h *Host, s *control.Server, vars ...string) {
 	t.Helper()
-	m.cfg.Profiles = map[string]config.Config{"other": withPlane(t, s, vars...).cfg}
+	h.cfg.Profiles = map[string]config.Config{"other": withPlane(t, s, vars...).cfg}
 }
 
 // TestDoctorOfProfiles: each tailnet's credentials are tried, for the tags of its own
@@ -58,34 +58,34 @@ func TestDoctorOfProfiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(other.Close)
-	m := withPlane(t, s)
-	withProfile(t, m, other, settings.Tags+"=tag:other")
-	writeRecord(t, m.cfg.StateDir, "uid-other", "vetht0123456789", `"tags": ["tag:other"], "features": {"profile": "other"}`)
-	got := look(t, m, checkMinting)
+	h := withPlane(t, s)
+	withProfile(t, h, other, settings.Tags+"=tag:other")
+	writeRecord(t, h.cfg.StateDir, "uid-other", "vetht0123456789", `"tags": ["tag:other"], "features": {"profile": "other"}`)
+	got := look(t, h, checkMinting)
 	expect(t, got, ResultOK, "a key for tag:k8s-pod was minted", "")
-	expect(t, got, ResultOK, "profile other: a key for tag:other was minted", "")
+	expect(t, got, ResultOK, "in the tailnet of profile other: a key for tag:other was minted", "")
 	if len(got) != 2 {
 		t.Errorf("got %+v", got)
 	}
-	expect(t, look(t, m, checkControl), ResultOK, "profile other: "+other.ControlURL()+" answers", "")
-	expect(t, look(t, m, checkDevices), ResultOK, "profile other: 0 devices of this cluster", "")
+	expect(t, look(t, h, checkControl), ResultOK, "in the tailnet of profile other: "+other.ControlURL()+" answers", "")
+	expect(t, look(t, h, checkDevices), ResultOK, "in the tailnet of profile other: 0 devices of this cluster", "")
 
-	withProfile(t, m, other) // with the tags of the default
-	expect(t, look(t, m, checkMinting), ResultFail, "profile other: ", RemedyCredentials)
-	withProfile(t, m, other, settings.LoginServer+"=http://127.0.0.1:1", settings.Tags+"=tag:other")
-	expect(t, look(t, m, checkControl), ResultFail, "profile other: http://127.0.0.1:1 cannot be reached", RemedyUnreachable)
-	expect(t, look(t, m, checkClock), ResultUnknown, "http://127.0.0.1:1 has not told the time", "")
+	withProfile(t, h, other) // with the tags of the default
+	expect(t, look(t, h, checkMinting), ResultFail, "in the tailnet of profile other: ", remedyCredentials)
+	withProfile(t, h, other, settings.LoginServer+"=http://127.0.0.1:1", settings.Tags+"=tag:other")
+	expect(t, look(t, h, checkControl), ResultFail, "in the tailnet of profile other: http://127.0.0.1:1 cannot be reached", RemedyUnreachable)
+	expect(t, look(t, h, checkClock), ResultUnknown, "http://127.0.0.1:1 has not told the time", "")
 }
 
 // TestGoodAuthKey: a node that runs, and whose own key will end, says nothing about
 // the auth key, nor does one of another tailnet.
 func TestGoodAuthKey(t *testing.T) {
-	m := testMachine(t)
-	m.cfg.StatusSocket = statustest.Start(t, []engine.NodeStatus{
+	h := testHost(t)
+	h.cfg.StatusSocket = statustest.Start(t, []engine.NodeStatus{
 		{Namespace: "default", Pod: "soon", State: engine.Running, Reason: "its key expires at …: the node then logs in again with the auth key in TS_AUTHKEY"},
 		{Namespace: "default", Pod: "other", State: engine.Pending, Reason: "the control plane refused the auth key in TS_AUTHKEY", Features: engine.Features{Profile: "other"}},
 	})
-	expect(t, look(t, m, checkMinting), ResultOK, "1 pods here came in", "")
+	expect(t, look(t, h, checkMinting), ResultOK, "1 pods here came in", "")
 }
 
 // TestNoEcho: what a server answers besides its reason is not shown. It may be what it
@@ -97,19 +97,19 @@ func TestNoEcho(t *testing.T) {
 		w.Write([]byte(password))
 	}))
 	t.Cleanup(echo.Close)
-	m := withPlane(t, plugintest.StartControl(t), settings.APIURL+"="+echo.URL)
-	expect(t, look(t, m, checkMinting), ResultFail, "does not work (HTTP 503)", RemedyUnreachable)
+	h := withPlane(t, plugintest.StartControl(t), settings.APIURL+"="+echo.URL)
+	expect(t, look(t, h, checkMinting), ResultFail, "does not work (HTTP 503)", RemedyUnreachable)
 }
 
 // TestPodThatStarts: a pod that has only just come is not a finding.
 func TestPodThatStarts(t *testing.T) {
-	m := testMachine(t)
-	m.cfg.StatusSocket = statustest.Start(t, []engine.NodeStatus{
+	h := testHost(t)
+	h.cfg.StatusSocket = statustest.Start(t, []engine.NodeStatus{
 		{Namespace: "default", Pod: "new", State: engine.Pending, Reason: "starting", Since: time.Now()},
 		{Namespace: "default", Pod: "late", State: engine.Pending, Reason: "starting", Since: time.Now().Add(-time.Minute)},
 	})
-	got := look(t, m, checkPlugin)
-	expect(t, got, ResultWarn, "default/late is Pending: starting", RemedyPods)
+	got := look(t, h, checkPlugin)
+	expect(t, got, ResultWarn, "default/late is Pending: starting", remedyPods)
 	if slices.ContainsFunc(got, func(f Finding) bool { return strings.Contains(f.Seen, "default/new") }) {
 		t.Errorf("got %+v", got)
 	}
@@ -118,13 +118,13 @@ func TestPodThatStarts(t *testing.T) {
 // TestLinksOfOthers: LXC's links are called veth and six letters or digits, and none of
 // them is ours.
 func TestLinksOfOthers(t *testing.T) {
-	m := testMachine(t)
+	h := testHost(t)
 	plugintest.InNetns(t, func() {
 		for _, name := range []string{"vethtAb3xZ", "vethtabc12", "vethtabcdefghij"} {
 			plugintest.AddLink(t, name, 1500, "10.0.0.1/24")
 		}
-		expect(t, look(t, m, checkLeftovers), ResultOK, "0 links", "")
-		expect(t, look(t, m, checkManagers), ResultUnknown, "no link of a pod yet", "")
+		expect(t, look(t, h, checkLeftovers), ResultOK, "0 links", "")
+		expect(t, look(t, h, checkManagers), ResultUnknown, "no link of a pod yet", "")
 	})
 }
 
@@ -132,7 +132,7 @@ func TestLinksOfOthers(t *testing.T) {
 func TestWithoutSTUN(t *testing.T) {
 	dm := plugintest.StartControl(t).DERPMap()
 	dm.Regions[900].Nodes[0].STUNPort = -1
-	got := look(t, derpMachine(t, dm), checkPaths)
+	got := look(t, derpHost(t, dm), checkPaths)
 	expect(t, of(got, aboutDERP), ResultOK, "connected to lab in", "")
 	expect(t, of(got, aboutUDP), ResultUnknown, "no DERP server has STUN", "")
 }

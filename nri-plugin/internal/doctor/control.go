@@ -26,14 +26,14 @@ import (
 )
 
 // checkControl asks each control server for its key, as each node does first.
-func checkControl(ctx context.Context, m *Machine) []Finding {
-	return m.eachWay(m.controlServers(), func(w way) []Finding { return []Finding{m.askControl(ctx, w.controlURL())} })
+func checkControl(ctx context.Context, h *Host) []Finding {
+	return h.eachWay(h.controlServers(), func(w way) []Finding { return []Finding{h.askControl(ctx, w.controlURL())} })
 }
 
 // askControl asks the control server at a URL.
-func (m *Machine) askControl(ctx context.Context, server string) Finding {
+func (h *Host) askControl(ctx context.Context, server string) Finding {
 	at := fmt.Sprintf("%s/key?v=%d", server, tailcfg.CurrentCapabilityVersion)
-	res, err := m.get(ctx, at)
+	res, err := h.get(ctx, at)
 	if err != nil {
 		return judgeUnreachable(server, err)
 	}
@@ -41,13 +41,13 @@ func (m *Machine) askControl(ctx context.Context, server string) Finding {
 	var keys tailcfg.OverTLSPublicKeyResponse
 	err = json.NewDecoder(http.MaxBytesReader(nil, res.Body, 1<<16)).Decode(&keys)
 	if res.StatusCode != http.StatusOK || err != nil || keys.PublicKey.IsZero() {
-		return fail(fmt.Sprintf("%s answers HTTP %d, and no control server's key", server, res.StatusCode), RemedyNotControl)
+		return fail(fmt.Sprintf("%s answers HTTP %d, and no control server's key", server, res.StatusCode), remedyNotControl)
 	}
 	// Where there is no https to go over to, the client does not give up by itself.
-	ctx, cancel := context.WithTimeout(ctx, m.patience/2)
+	ctx, cancel := context.WithTimeout(ctx, h.patience/2)
 	defer cancel()
 	if err := upgrade(ctx, server, keys.PublicKey); err != nil {
-		return fail(server+" answers, and does not take the upgrade to its own protocol: "+err.Error(), RemedyUpgrade)
+		return fail(server+" answers, and does not take the upgrade to its own protocol: "+err.Error(), remedyUpgrade)
 	}
 	return fine(server + " answers, and takes the upgrade to its own protocol")
 }
@@ -85,9 +85,9 @@ func judgeUnreachable(server string, err error) Finding {
 	seen := server + " cannot be reached: " + err.Error()
 	switch {
 	case isOfClock(err):
-		return fail(seen, RemedyClock)
+		return fail(seen, remedyClock)
 	case strings.Contains(err.Error(), http.StatusText(http.StatusProxyAuthRequired)):
-		return fail(seen, RemedyProxy)
+		return fail(seen, remedyProxy)
 	}
 	return fail(seen, RemedyUnreachable)
 }
@@ -107,29 +107,29 @@ const (
 )
 
 // checkClock compares with the Date headers of the control servers and the APIs.
-func checkClock(ctx context.Context, m *Machine) []Finding {
+func checkClock(ctx context.Context, h *Host) []Finding {
 	var servers []way
 	add := func(url string) {
 		if url != "" && !slices.ContainsFunc(servers, func(w way) bool { return w.cfg.LoginServer == url }) {
 			servers = append(servers, way{cfg: config.Config{LoginServer: url}})
 		}
 	}
-	for _, w := range m.ways() {
+	for _, w := range h.ways() {
 		add(w.controlURL())
 		if w.cfg.AuthKey == "" {
 			add(w.cfg.APIURL)
 		}
 	}
-	return m.eachWay(servers, func(w way) []Finding { return []Finding{m.compareClock(ctx, w.controlURL())} })
+	return h.eachWay(servers, func(w way) []Finding { return []Finding{h.compareClock(ctx, w.controlURL())} })
 }
 
-func (m *Machine) compareClock(ctx context.Context, server string) Finding {
+func (h *Host) compareClock(ctx context.Context, server string) Finding {
 	began := time.Now()
-	res, err := m.get(ctx, server+"/")
+	res, err := h.get(ctx, server+"/")
 	if err != nil {
 		seen := server + " has not told the time: " + err.Error()
 		if isOfClock(err) {
-			return fail(seen, RemedyClock)
+			return fail(seen, remedyClock)
 		}
 		return unknown(seen)
 	}
@@ -145,9 +145,9 @@ func (m *Machine) compareClock(ctx context.Context, server string) Finding {
 	}
 	switch {
 	case off.Abs() >= clockFails:
-		return fail(seen, RemedyClock)
+		return fail(seen, remedyClock)
 	case off.Abs() >= clockWarns:
-		return warn(seen, RemedyClock)
+		return warn(seen, remedyClock)
 	case off.Abs() < 2*time.Second: // the header counts seconds, and has travelled
 		seen = "as that of " + server
 	}
@@ -155,21 +155,21 @@ func (m *Machine) compareClock(ctx context.Context, server string) Finding {
 }
 
 // checkProxy connects to the proxies that are set.
-func checkProxy(ctx context.Context, m *Machine) []Finding {
-	hosts := config.ProxyHosts(m.cfg.Proxy)
+func checkProxy(ctx context.Context, h *Host) []Finding {
+	hosts := config.ProxyHosts(h.cfg.Proxy)
 	if hosts == "" {
 		return []Finding{fine("none is set")}
 	}
 	var findings []Finding
 	for host := range strings.SplitSeq(hosts, ",") {
 		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", withPort(host, m.cfg.Proxy.HTTPSProxy))
+		conn, err := d.DialContext(ctx, "tcp", withPort(host, h.cfg.Proxy.HTTPSProxy))
 		if err != nil {
-			findings = append(findings, fail("the proxy "+host+" cannot be reached: "+err.Error(), RemedyProxy))
+			findings = append(findings, fail("the proxy "+host+" cannot be reached: "+err.Error(), remedyProxy))
 			continue
 		}
 		conn.Close()
-		findings = append(findings, fine("the proxy "+host+" takes connections; NO_PROXY is "+fmt.Sprintf("%q", m.cfg.Proxy.NoProxy)))
+		findings = append(findings, fine("the proxy "+host+" takes connections; NO_PROXY is "+fmt.Sprintf("%q", h.cfg.Proxy.NoProxy)))
 	}
 	return findings
 }

@@ -48,7 +48,7 @@ func fail(seen, remedy string) Finding {
 // least, and changes nothing.
 type check struct {
 	name string
-	run  func(ctx context.Context, m *Machine) []Finding
+	run  func(ctx context.Context, h *Host) []Finding
 }
 
 // checks are all checks, in the order of the table.
@@ -91,8 +91,8 @@ var ErrFindings = errors.New("something fails")
 
 // Run runs all checks and prints what they have seen. Its error is ErrFindings
 // or a statussocket.CannotAsk.
-func Run(ctx context.Context, m *Machine, asJSON bool, w io.Writer) error {
-	findings := examine(ctx, m, checks())
+func Run(ctx context.Context, h *Host, asJSON bool, w io.Writer) error {
+	findings := examine(ctx, h, checks())
 	if err := ctx.Err(); err != nil {
 		return statussocket.CannotAsk{Err: err}
 	}
@@ -117,28 +117,28 @@ func Run(ctx context.Context, m *Machine, asJSON bool, w io.Writer) error {
 // undo: a key to be deleted (tailnet.TryKey).
 const endGrace = 3 * time.Second
 
-// examine runs the checks side by side, each for m.patience at most, and returns
+// examine runs the checks side by side, each for h.patience at most, and returns
 // their findings in their order. One that does not end by then is abandoned.
 // Where ctx ends there are none, and those that undo something have done it.
-func examine(ctx context.Context, m *Machine, list []check) (findings []Finding) {
+func examine(ctx context.Context, h *Host, list []check) (findings []Finding) {
 	each := make([]chan []Finding, len(list))
 	for i, c := range list {
 		each[i] = make(chan []Finding, 1)
 		go func() {
-			ctx, cancel := context.WithTimeout(ctx, m.patience)
+			ctx, cancel := context.WithTimeout(ctx, h.patience)
 			defer cancel()
-			each[i] <- c.run(ctx, m)
+			each[i] <- c.run(ctx, h)
 		}()
 	}
 	// Those that heed the end of their context have a moment to say so.
-	over := time.After(m.patience + m.patience/8)
+	over := time.After(h.patience + h.patience/8)
 	for i, c := range list {
 		var of []Finding
 		select {
 		case of = <-each[i]:
 		case <-over:
 			over = closedTime()
-			of = endedBy(each[i], m.patience)
+			of = endedBy(each[i], h.patience)
 		case <-ctx.Done():
 			awaitEnd(each[i:])
 			return nil

@@ -21,21 +21,21 @@ import (
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// testMachine is this one, with a configuration of its own, a root without files, and
+// testHost is this one, with a configuration of its own, a root without files, and
 // no plugin.
-func testMachine(t *testing.T, vars ...string) *Machine {
+func testHost(t *testing.T, vars ...string) *Host {
 	t.Helper()
 	dir := t.TempDir()
-	m := NewMachine(plugintest.Environment(assigned(append([]string{
+	h := NewHost(plugintest.Environment(assigned(append([]string{
 		settings.StateDir + "=" + filepath.Join(dir, "state"), settings.StatusSocket + "=" + filepath.Join(dir, "status.sock"),
 		settings.NRISocket + "=" + filepath.Join(dir, "nri.sock"), settings.AuthKey + "=tskey-auth-" + plugintest.Secret,
 	}, vars...))), 0)
-	if m.cfgErr != nil {
-		t.Fatal(m.cfgErr)
+	if h.cfgErr != nil {
+		t.Fatal(h.cfgErr)
 	}
 	t.Cleanup(func() { config.UseProxy(httpproxy.Config{}) }) // which is the process's
-	m.root, m.patience, m.secondLook = t.TempDir(), plugintest.Patience, 0
-	return m
+	h.root, h.patience, h.secondLook = t.TempDir(), plugintest.Patience, 0
+	return h
 }
 
 // assigned are "KEY=VALUE"s, of which the last of a key counts.
@@ -49,9 +49,9 @@ func assigned(list []string) map[string]string {
 }
 
 // put writes a file below the host's root.
-func (m *Machine) put(t *testing.T, path, text string) {
+func (h *Host) put(t *testing.T, path, text string) {
 	t.Helper()
-	file := m.path(path)
+	file := h.path(path)
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -77,34 +77,34 @@ func expect(t *testing.T, findings []Finding, result, seen, remedy string) {
 }
 
 // look runs one check.
-func look(t *testing.T, m *Machine, c func(context.Context, *Machine) []Finding) []Finding {
+func look(t *testing.T, h *Host, c func(context.Context, *Host) []Finding) []Finding {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), plugintest.Patience)
 	defer cancel()
-	return c(ctx, m)
+	return c(ctx, h)
 }
 
 // TestExamine: the order is the list's whatever the checks take, and one that hangs
 // holds up nobody.
 func TestExamine(t *testing.T) {
-	m := &Machine{patience: 50 * time.Millisecond}
+	h := &Host{patience: 50 * time.Millisecond}
 	release := make(chan struct{})
 	defer close(release)
 	first := make(chan struct{})
-	got := examine(t.Context(), m, []check{
-		{"hangs", func(context.Context, *Machine) []Finding { <-release; return nil }},
-		{"late", func(ctx context.Context, _ *Machine) []Finding {
+	got := examine(t.Context(), h, []check{
+		{"hangs", func(context.Context, *Host) []Finding { <-release; return nil }},
+		{"late", func(ctx context.Context, _ *Host) []Finding {
 			<-first
 			<-ctx.Done()
-			return []Finding{fail("too late", RemedyDERP)}
+			return []Finding{fail("too late", remedyDERP)}
 		}},
-		{"early", func(context.Context, *Machine) []Finding {
+		{"early", func(context.Context, *Host) []Finding {
 			close(first)
 			return []Finding{fine("two\n lines"), {Check: "other", Result: ResultWarn}}
 		}},
 	})
 	want := []Finding{
-		{"hangs", ResultUnknown, "no answer within 50ms", ""}, {"late", ResultFail, "too late", RemedyDERP},
+		{"hangs", ResultUnknown, "no answer within 50ms", ""}, {"late", ResultFail, "too late", remedyDERP},
 		{"early", ResultOK, "two lines", ""}, {"other", ResultWarn, "", ""},
 	}
 	if !slices.Equal(got, want) {
@@ -120,7 +120,7 @@ func of(findings []Finding, name string) []Finding {
 // TestDoctorThatCannotLook ends with 2.
 func TestDoctorThatCannotLook(t *testing.T) {
 	var broken brokenWriter
-	if err := Run(t.Context(), testMachine(t, settings.LoginServer+"=http://127.0.0.1:1"), false, broken); err == nil || !errors.As(err, new(statussocket.CannotAsk)) {
+	if err := Run(t.Context(), testHost(t, settings.LoginServer+"=http://127.0.0.1:1"), false, broken); err == nil || !errors.As(err, new(statussocket.CannotAsk)) {
 		t.Errorf("a table that nobody reads: %v", err)
 	}
 }
@@ -139,7 +139,7 @@ func TestPrintFindings(t *testing.T) {
 }
 
 // withPlane is a host that comes in over OAuth.
-func withPlane(t *testing.T, s *control.Server, more ...string) *Machine {
+func withPlane(t *testing.T, s *control.Server, more ...string) *Host {
 	t.Helper()
-	return testMachine(t, append(append(plugintest.PlaneVars(s), settings.AuthKey+"="), more...)...)
+	return testHost(t, append(append(plugintest.PlaneVars(s), settings.AuthKey+"="), more...)...)
 }

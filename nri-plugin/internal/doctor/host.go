@@ -3,270 +3,166 @@
 package doctor
 
 import (
-	"cmp"
 	"context"
-	"fmt"
-	"net/netip"
+	"maps"
+	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
-	"tailscale.com/net/tsaddr"
+	"tailscale.com/ipn"
+	"tailscale.com/net/netns"
 
 	"tailscale-nri/engine"
+	"tailscale-nri/engine/tailnet"
 	"tailscale-nri/nri-plugin/internal/config"
+	"tailscale-nri/nri-plugin/internal/status"
+	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// What a WireGuard packet with a full packet of ts0 in it takes, bytes: 1280, 32 of
-// WireGuard, 8 of UDP, and the outer IP header.
-const (
-	underlayMTU4 = 1280 + 32 + 8 + 20
-	underlayMTU6 = 1280 + 32 + 8 + 40
-)
+// examination bounds the time of a check. All run at the same time.
+const examination = 16 * time.Second
 
-// tailscaledTable and its rules are those of a tailscaled on the host
-// (tailscale.com/wgengine/router/osrouter, router_linux.go).
-const (
-	tailscaledTable                         = 52
-	tailscaledFirstRule, tailscaledLastRule = 5210, 5299
-)
+// Host is the host as the doctor looks at it.
+type Host struct {
+	getenv   func(string) string
+	cfg      config.Config // as far as it can be used
+	cfgErr   error
+	root     string // of the file system that /proc and /run are read from
+	patience time.Duration
+	limit    int // of devices; 0 is none
 
-// lookAtHost reads the host's links, routes and rules for the checks of this file.
-func (m *Machine) lookAtHost() (engine.HostView, *Finding) {
-	v, err := m.inspect()
-	if err != nil {
-		f := unknown(err.Error())
-		return v, &f
-	}
-	return v, nil
+	release    func() string // of the kernel
+	inspect    func() (engine.HostView, error)
+	tryKernel  func() []engine.Trial
+	transport  http.RoundTripper // to the API and the control plane
+	derpMapAt  string            // where Tailscale's own DERP map is
+	secondLook time.Duration     // what is found once may be about to go
 }
 
-// checkMTU looks at the interface of each default route.
-func checkMTU(_ context.Context, m *Machine) []Finding {
-	v, bad := m.lookAtHost()
-	if bad != nil {
-		return []Finding{*bad}
+// NewHost returns the host that this process runs on. deviceLimit is how many devices the
+// cluster may have, 0 for any number.
+func NewHost(getenv func(string) string, deviceLimit int) *Host {
+	cfg, err := config.Read(getenv)
+	config.UseProxy(cfg.Proxy)
+	netns.SetEnabled(false) // as the engine has it: no mark on sockets that leads them past the host's routes
+	return &Host{
+		getenv: getenv, cfg: cfg, cfgErr: err, root: "/", patience: examination, limit: deviceLimit,
+		release: KernelRelease, inspect: engine.InspectHost, tryKernel: engine.TryKernel,
+		transport: config.APITransport(cfg.Proxy), derpMapAt: ipn.DefaultControlURL + "/derpmap/default",
+		secondLook: 2 * time.Second,
 	}
-	var findings []Finding
-	for _, family := range []struct {
-		name string
-		v6   bool
-		need int
-	}{{"IPv4", false, underlayMTU4}, {"IPv6", true, underlayMTU6}} {
-		link, ok := uplink(v, family.v6)
-		if !ok {
-			continue
-		}
-		seen := fmt.Sprintf("%s leaves by %s, MTU %d; a full packet of ts0 takes %d", family.name, link.Name, link.MTU, family.need)
-		if link.MTU < family.need {
-			findings = append(findings, warn(seen, RemedyMTU))
-		} else {
-			findings = append(findings, fine(seen))
-		}
+}
+
+// KernelRelease returns the kernel's release, "" if it cannot be read.
+func KernelRelease() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return ""
 	}
-	if len(findings) == 0 {
-		return []Finding{unknown("the host has no default route")}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// read returns the text of a file below root.
+func (h *Host) read(elems ...string) (string, error) {
+	data, err := os.ReadFile(h.path(elems...))
+	return strings.TrimSpace(string(data)), err
+}
+
+func (h *Host) path(elems ...string) string {
+	return filepath.Join(append([]string{h.root}, elems...)...)
+}
+
+// way is a way into a tailnet.
+type way struct {
+	profile string // "" is the default
+	cfg     config.Config
+}
+
+// ways are all ways into a tailnet, the default first.
+func (h *Host) ways() []way {
+	all := []way{{"", h.cfg}}
+	for _, name := range slices.Sorted(maps.Keys(h.cfg.Profiles)) {
+		all = append(all, way{name, h.cfg.Profiles[name]})
+	}
+	return all
+}
+
+// eachWay looks at each way into a tailnet, side by side. What it finds of a profile
+// says so.
+func (h *Host) eachWay(ways []way, look func(way) []Finding) (findings []Finding) {
+	each := make([][]Finding, len(ways))
+	var wg sync.WaitGroup
+	for i, w := range ways {
+		wg.Go(func() { each[i] = look(w) })
+	}
+	wg.Wait()
+	for i, w := range ways {
+		for _, f := range each[i] {
+			if w.profile != "" {
+				f.Seen = "in the tailnet of profile " + w.profile + ": " + f.Seen
+			}
+			findings = append(findings, f)
+		}
 	}
 	return findings
 }
 
-// uplink returns the interface of the default route that is used.
-func uplink(v engine.HostView, v6 bool) (engine.HostLink, bool) {
-	var best *engine.HostRoute
-	for i := range v.Routes {
-		r := &v.Routes[i]
-		if r.Table == unix.RT_TABLE_MAIN && r.Dst.Bits() == 0 && r.Dst.Addr().Is6() == v6 && r.Link != "" && (best == nil || r.Metric < best.Metric) {
-			best = r
+// controlServers are the ways of which each has another control server.
+func (h *Host) controlServers() (ways []way) {
+	for _, w := range h.ways() {
+		if !slices.ContainsFunc(ways, func(o way) bool { return o.controlURL() == w.controlURL() }) {
+			ways = append(ways, w)
 		}
 	}
-	if best == nil {
-		return engine.HostLink{}, false
-	}
-	i := slices.IndexFunc(v.Links, func(l engine.HostLink) bool { return l.Name == best.Link })
-	if i < 0 {
-		return engine.HostLink{}, false
-	}
-	return v.Links[i], true
+	return ways
 }
 
-// isTailscaled reports whether a link is that of a tailscaled on the host.
-func isTailscaled(l engine.HostLink) bool {
-	return strings.HasPrefix(l.Name, "tailscale") && l.Type == "tuntap"
-}
-
-// checkRanges looks for addresses of Tailscale's that the host or the cluster has.
-// Routes lead to the pods' addresses, so that these are among them.
-func checkRanges(_ context.Context, m *Machine) []Finding {
-	v, bad := m.lookAtHost()
-	if bad != nil {
-		return []Finding{*bad}
+// oauth returns the OAuth client of a way into a tailnet, nil if there is none. What it
+// mints is short-lived, and it does not try for long.
+func (h *Host) oauth(c config.Config) *tailnet.OAuth {
+	if h.cfgErr != nil || c.AuthKey != "" {
+		return nil
 	}
-	if p, ok := wholeRange(m.cfg.Ranges); ok {
-		return []Finding{warn(fmt.Sprintf("TS_CLUSTER_RANGES has %v, which is all of one of Tailscale's ranges", p), RemedyRangesWhole)}
-	}
-	seen := overlaps(v, m.cfg.Ranges, m.getenv(config.EnvServiceHost))
-	if len(seen) == 0 {
-		text := "the host has no address or route in 100.64.0.0/10 or fd7a:115c:a1e0::/48 that is not in TS_CLUSTER_RANGES"
-		if m.getenv(config.EnvServiceHost) == "" {
-			text += "; addresses of Services are not seen without " + config.EnvServiceHost
-		}
-		return []Finding{fine(text)}
-	}
-	const shown = 5
-	text := strings.Join(seen[:min(len(seen), shown)], ", ")
-	if len(seen) > shown {
-		text += fmt.Sprintf(" and %d more", len(seen)-shown)
-	}
-	return []Finding{warn(text, RemedyRanges)}
-}
-
-// wholeRange is a prefix that leaves nothing of one of Tailscale's ranges.
-func wholeRange(named []netip.Prefix) (p netip.Prefix, ok bool) {
-	for _, p := range named {
-		for _, whole := range []netip.Prefix{tsaddr.CGNATRange(), tsaddr.TailscaleULARange()} {
-			if p.Bits() <= whole.Bits() && p.Contains(whole.Addr()) {
-				return p, true
-			}
-		}
-	}
-	return p, false
-}
-
-// overlaps are addresses and routes of the host, and the address of the Kubernetes
-// API, that are Tailscale's and not in a range that is named.
-func overlaps(v engine.HostView, named []netip.Prefix, serviceHost string) (seen []string) {
-	note := func(p netip.Prefix, what string) {
-		if !ofTailscale(p) || slices.ContainsFunc(named, func(r netip.Prefix) bool { return r.Bits() <= p.Bits() && r.Contains(p.Addr()) }) {
-			return
-		}
-		if text := fmt.Sprintf("%v (%s)", p, what); !slices.Contains(seen, text) {
-			seen = append(seen, text)
-		}
-	}
-	tailscaled := map[string]bool{}
-	for _, l := range v.Links {
-		if tailscaled[l.Name] = isTailscaled(l); tailscaled[l.Name] {
-			continue
-		}
-		for _, p := range l.Addrs {
-			note(p, "address on "+l.Name)
-		}
-	}
-	for _, r := range v.Routes {
-		ofAddress := func(l engine.HostLink) bool {
-			return l.Name == r.Link && slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Masked() == r.Dst })
-		}
-		if r.Table != tailscaledTable && !tailscaled[r.Link] && !slices.ContainsFunc(v.Links, ofAddress) {
-			note(r.Dst, "route by "+cmp.Or(r.Link, "no interface"))
-		}
-	}
-	if host, err := netip.ParseAddr(serviceHost); err == nil {
-		note(netip.PrefixFrom(host, host.BitLen()), config.EnvServiceHost)
-	}
-	return seen
-}
-
-// ofTailscale reports whether a prefix is in one of Tailscale's ranges, or wider and
-// still not a default route.
-func ofTailscale(p netip.Prefix) bool {
-	return p.Bits() > 1 && (p.Overlaps(tsaddr.CGNATRange()) || p.Overlaps(tsaddr.TailscaleULARange()))
-}
-
-// checkTailscaled looks for a tailscaled on the host whose routes are in the way of
-// the plugin's own traffic.
-func checkTailscaled(_ context.Context, m *Machine) []Finding {
-	v, bad := m.lookAtHost()
-	if bad != nil {
-		return []Finding{*bad}
-	}
-	i := slices.IndexFunc(v.Links, isTailscaled)
-	rules := slices.ContainsFunc(v.Rules, func(r engine.HostRule) bool {
-		return r.Table == tailscaledTable && r.Priority >= tailscaledFirstRule && r.Priority <= tailscaledLastRule
+	o, err := tailnet.NewOAuth(tailnet.OAuthConfig{
+		ClientID: c.OAuthID, ClientSecret: c.OAuthSecret, IDTokenFile: c.IDTokenFile, BaseURL: c.APIURL, ControlURL: c.LoginServer,
+		Cluster: c.Cluster, Tags: c.Tags, AuthKeyTTL: min(c.AuthKeyTTL, time.Minute), Transport: h.transport, Names: config.TailnetNames,
+		Calls: tailnet.CallLimits{Attempts: 2, CallTimeout: h.patience / 2},
 	})
-	if i < 0 {
-		return []Finding{fine("none has an interface here")}
+	if err != nil {
+		return nil // config.Read has checked all of it
 	}
-	name := v.Links[i].Name
-	if !rules {
-		return []Finding{fine("also runs, on " + name + ", without rules of its own")}
-	}
-	var accepted []string
-	for _, r := range v.Routes {
-		switch {
-		case r.Table != tailscaledTable || r.Link != name:
-		case r.Dst.Bits() <= 1:
-			return []Finding{warn(name+" takes all of the host's traffic (an exit node is set), and with it what the plugin sends to peers, DERP and the API", RemedyExitNode)}
-		case !ofTailscale(r.Dst):
-			accepted = append(accepted, r.Dst.String())
-		}
-	}
-	if len(accepted) > 0 {
-		return []Finding{warn(fmt.Sprintf("%s has accepted %d routes (%s): what the plugin sends to peers in these subnets goes through it",
-			name, len(accepted), strings.Join(accepted[:min(len(accepted), 3)], ", ")), RemedyAccepted)}
-	}
-	return []Finding{fine("also runs, on " + name + ", with neither an exit node nor accepted routes")}
+	return o
 }
 
-// checkManagers looks whether a network manager has taken a pod's link: by an
-// address that the plugin does not give, which is seen from anywhere, and by what managers say
-// of themselves below /run.
-func checkManagers(_ context.Context, m *Machine) []Finding {
-	v, bad := m.lookAtHost()
-	if bad != nil {
-		return []Finding{*bad}
+// controlURL is the login server's, without a trailing slash.
+func (w way) controlURL() string {
+	if w.cfg.LoginServer != "" {
+		return w.cfg.LoginServer
 	}
-	links := slices.DeleteFunc(v.Links, func(l engine.HostLink) bool { return !engine.IsOurLink(l.Name) })
-	visible := m.visibleRun()
-	for _, l := range links {
-		if len(l.Addrs) > 0 {
-			return []Finding{warn(fmt.Sprintf("%s has the address %v, which the plugin does not give", l.Name, l.Addrs[0]), RemedyManager)}
-		}
-		for _, run := range visible {
-			if by := managerOf(m, run, l.Index); by != "" {
-				return []Finding{warn(l.Name+" is managed by "+by, RemedyManager)}
-			}
-		}
-	}
-	switch {
-	case len(links) == 0:
-		return []Finding{unknown("there is no link of a pod yet")}
-	case len(visible) == 0:
-		return []Finding{unknown(fmt.Sprintf("none of %d links has an address from outside; what systemd-networkd and NetworkManager say is not visible from here", len(links)))}
-	}
-	return []Finding{fine(fmt.Sprintf("%d links, none managed", len(links)))}
+	return ipn.DefaultControlURL
 }
 
-// visibleRun are the directories in which the host's /run is seen: this one's own, or
-// that of the first process, which in the host's PID namespace is the host's.
-func (m *Machine) visibleRun() (dirs []string) {
-	for _, dir := range []string{"run", "proc/1/root/run"} {
-		for _, of := range []string{"systemd/netif", "NetworkManager"} {
-			if _, err := os.Stat(m.path(dir, of)); err == nil && !slices.Contains(dirs, dir) {
-				dirs = append(dirs, dir)
-			}
-		}
-	}
-	return dirs
+// nodes returns the nodes that the running plugin serves, and the pods that should have one;
+// ok is false if none answers.
+func (h *Host) nodes(ctx context.Context) (nodes []status.Node, ok bool) {
+	r, err := statussocket.AskReport(ctx, h.cfg.StatusSocket)
+	return r.Nodes, err == nil
 }
 
-// managerOf names the manager of a link. Neither program documents these files:
-// networkd's are those that sd-network reads, NetworkManager's its own for a restart.
-// A link that networkd has not configured yet is "pending" there, and may be so for good.
-func managerOf(m *Machine, run string, index int) string {
-	text, err := m.read(run, "systemd/netif/links", strconv.Itoa(index))
-	if err == nil {
-		for line := range strings.Lines(text) {
-			state, ok := strings.CutPrefix(strings.TrimSpace(line), "ADMIN_STATE=")
-			if ok && slices.Contains([]string{"configuring", "configured", "failed"}, state) {
-				return "systemd-networkd (" + state + ")"
-			}
-		}
+// get makes one request, which is not followed elsewhere.
+func (h *Host) get(ctx context.Context, url string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
 	}
-	text, err = m.read(run, "NetworkManager/devices", strconv.Itoa(index))
-	if err == nil && slices.Contains(strings.Fields(text), "managed=true") {
-		return "NetworkManager"
+	client := &http.Client{
+		Transport:     h.transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return ""
+	return client.Do(req)
 }

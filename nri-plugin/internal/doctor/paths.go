@@ -36,8 +36,8 @@ const homeCandidates = 3
 
 // checkPaths measures the DERP regions as a node does (tailscale.com/net/netcheck),
 // and then connects to the nearest: STUN says nothing about TCP.
-func checkPaths(ctx context.Context, m *Machine) []Finding {
-	dm, from := m.derpMap(ctx)
+func checkPaths(ctx context.Context, h *Host) []Finding {
+	dm, from := h.derpMap(ctx)
 	if dm == nil {
 		return []Finding{{Check: aboutDERP, Result: ResultUnknown, Seen: from}, {Check: aboutUDP, Result: ResultUnknown, Seen: "not tried without a DERP server to ask"}}
 	}
@@ -50,10 +50,10 @@ func checkPaths(ctx context.Context, m *Machine) []Finding {
 	case !hasSTUN(dm):
 		udp = unknown("no DERP server has STUN")
 	case err != nil:
-		udp = warn("no measurement: "+err.Error(), RemedyUDP)
+		udp = warn("no measurement: "+err.Error(), remedyUDP)
 	}
 	udp.Check = aboutUDP
-	derp := m.judgeDERP(ctx, mon, dm, report, from)
+	derp := h.judgeDERP(ctx, mon, dm, report, from)
 	derp.Check = aboutDERP
 	return []Finding{derp, udp}
 }
@@ -83,7 +83,7 @@ func MeasurePath(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap) 
 
 func judgeUDP(r *netcheck.Report) Finding {
 	if !r.UDP {
-		return warn("no STUN server has answered", RemedyUDP)
+		return warn("no STUN server has answered", remedyUDP)
 	}
 	var seen []string
 	for _, family := range []struct {
@@ -104,7 +104,7 @@ func judgeUDP(r *netcheck.Report) Finding {
 
 // judgeDERP connects to the nearest regions, by the report, or to the first if it
 // knows none.
-func (m *Machine) judgeDERP(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap, r *netcheck.Report, from string) Finding {
+func (h *Host) judgeDERP(ctx context.Context, mon *netmon.Monitor, dm *tailcfg.DERPMap, r *netcheck.Report, from string) Finding {
 	ids := slices.SortedFunc(maps.Keys(dm.Regions), func(a, b tailcfg.DERPRegionID) int {
 		return cmp.Or(cmp.Compare(LatencyOf(r, a), LatencyOf(r, b)), cmp.Compare(a, b))
 	})
@@ -113,7 +113,7 @@ func (m *Machine) judgeDERP(ctx context.Context, mon *netmon.Monitor, dm *tailcf
 	})
 	ids = ids[:min(len(ids), homeCandidates)]
 	results, reached := make([]string, len(ids)), make([]bool, len(ids))
-	ctx, cancel := context.WithTimeout(ctx, m.patience/3)
+	ctx, cancel := context.WithTimeout(ctx, h.patience/3)
 	defer cancel()
 	var wg sync.WaitGroup
 	for i, id := range ids {
@@ -132,9 +132,9 @@ func (m *Machine) judgeDERP(ctx context.Context, mon *netmon.Monitor, dm *tailcf
 	seen := fmt.Sprintf("connected to %s; %d regions, %s", strings.Join(results, ", "), len(dm.Regions), from)
 	switch {
 	case len(ids) == 0 || !slices.Contains(reached, true):
-		return fail(seen, RemedyDERP)
+		return fail(seen, remedyDERP)
 	case slices.Contains(reached, false):
-		return warn(seen, RemedyDERP)
+		return warn(seen, remedyDERP)
 	}
 	return fine(seen)
 }
@@ -162,14 +162,14 @@ func dialDERP(ctx context.Context, mon *netmon.Monitor, region *tailcfg.DERPRegi
 
 // derpMap is the one that a node here was last told, or the one that Tailscale publishes.
 // Where it is nil, from says why.
-func (m *Machine) derpMap(ctx context.Context) (dm *tailcfg.DERPMap, from string) {
-	if dm := engine.StoredDERPMap(ctx, m.cfg.StateDir); dm != nil {
+func (h *Host) derpMap(ctx context.Context) (dm *tailcfg.DERPMap, from string) {
+	if dm := engine.StoredDERPMap(ctx, h.cfg.StateDir); dm != nil {
 		return dm, "as a pod here was told"
 	}
-	if !tailnet.IsTailscales(m.cfg.LoginServer) {
+	if !tailnet.IsTailscales(h.cfg.LoginServer) {
 		return nil, "the control server tells only its nodes which DERP servers there are: not known before the first pod"
 	}
-	res, err := m.get(ctx, m.derpMapAt)
+	res, err := h.get(ctx, h.derpMapAt)
 	if err != nil {
 		return nil, "Tailscale's list of DERP servers cannot be fetched: " + err.Error()
 	}

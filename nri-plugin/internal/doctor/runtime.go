@@ -22,42 +22,42 @@ import (
 )
 
 // checkConfiguration says whether the process could be started like this.
-func checkConfiguration(_ context.Context, m *Machine) []Finding {
-	if m.cfgErr != nil {
-		return []Finding{fail(errtext.OneLine(m.cfgErr), RemedyConfiguration)}
+func checkConfiguration(_ context.Context, h *Host) []Finding {
+	if h.cfgErr != nil {
+		return []Finding{fail(errtext.OneLine(h.cfgErr), RemedyConfiguration)}
 	}
 	by := "an OAuth client"
 	switch {
-	case m.cfg.AuthKey != "":
+	case h.cfg.AuthKey != "":
 		by = "an auth key"
-	case m.cfg.IDTokenFile != "":
+	case h.cfg.IDTokenFile != "":
 		by = "a federated identity"
 	}
-	return []Finding{fine(fmt.Sprintf("cluster %s, %s, control server %s", m.cfg.Cluster, by, m.ways()[0].controlURL()))}
+	return []Finding{fine(fmt.Sprintf("cluster %s, %s, control server %s", h.cfg.Cluster, by, h.ways()[0].controlURL()))}
 }
 
 // checkPlugin asks the process that serves this host.
-func checkPlugin(ctx context.Context, m *Machine) []Finding {
-	code, text, err := statussocket.Ask(ctx, m.cfg.StatusSocket, statussocket.AskReady)
+func checkPlugin(ctx context.Context, h *Host) []Finding {
+	code, text, err := statussocket.Ask(ctx, h.cfg.StatusSocket, statussocket.AskReady)
 	said := string(text)
 	switch {
 	case statussocket.NobodyListens(err):
-		return []Finding{fail("no process answers on "+m.cfg.StatusSocket, RemedyNoPlugin)}
+		return []Finding{fail("no process answers on "+h.cfg.StatusSocket, remedyNoPlugin)}
 	case err != nil:
-		return []Finding{fail("asking on "+m.cfg.StatusSocket+": "+err.Error(), RemedyNoPlugin)}
+		return []Finding{fail("asking on "+h.cfg.StatusSocket+": "+err.Error(), remedyNoPlugin)}
 	case code != http.StatusOK:
-		return []Finding{fail(said, RemedyNotReady)}
+		return []Finding{fail(said, remedyNotReady)}
 	case strings.HasPrefix(said, "standing by"):
-		return []Finding{warn(said, RemedyTwoPlugins)}
+		return []Finding{warn(said, remedyTwoPlugins)}
 	case said != statussocket.ReadyText:
-		return []Finding{warn(said, RemedyNotReady)}
+		return []Finding{warn(said, remedyNotReady)}
 	}
-	return append([]Finding{fine(said)}, m.pods(ctx)...)
+	return append([]Finding{fine(said)}, h.pods(ctx)...)
 }
 
 // pods says how many pods have their node, and why others have not.
-func (m *Machine) pods(ctx context.Context) []Finding {
-	nodes, ok := m.nodes(ctx)
+func (h *Host) pods(ctx context.Context) []Finding {
+	nodes, ok := h.nodes(ctx)
 	if !ok {
 		return []Finding{unknown("it does not say which pods it serves")}
 	}
@@ -67,9 +67,9 @@ func (m *Machine) pods(ctx context.Context) []Finding {
 		count[n.State]++
 		switch {
 		case n.State == status.NoNode:
-			findings = append(findings, warn(fmt.Sprintf("%s/%s %s", n.Namespace, n.Pod, n.Reason), RemedyPods))
+			findings = append(findings, warn(fmt.Sprintf("%s/%s %s", n.Namespace, n.Pod, n.Reason), remedyPods))
 		case n.Reason != "" && n.State != status.Stopped && (n.State == status.Running || time.Since(n.Since) >= startPatience):
-			findings = append(findings, warn(fmt.Sprintf("%s/%s is %s: %s", n.Namespace, n.Pod, n.State, n.Reason), RemedyPods))
+			findings = append(findings, warn(fmt.Sprintf("%s/%s is %s: %s", n.Namespace, n.Pod, n.State, n.Reason), remedyPods))
 		}
 	}
 	seen := fmt.Sprintf("%d pods, %d of them Running", len(nodes), count[status.Running])
@@ -86,13 +86,13 @@ const mostReasons = 10
 // Otherwise it connects and hangs up, and does not register: a registration holds up
 // all pods of the host. A runtime takes plugins one at a time and logs one that hangs
 // up as an error (NRI 0.12, pkg/adaptation, acceptPluginConnections).
-func checkNRI(ctx context.Context, m *Machine) []Finding {
+func checkNRI(ctx context.Context, h *Host) []Finding {
 	var info statussocket.RuntimeInfo
-	code, body, err := statussocket.Ask(ctx, m.cfg.StatusSocket, statussocket.AskRuntime)
+	code, body, err := statussocket.Ask(ctx, h.cfg.StatusSocket, statussocket.AskRuntime)
 	if err == nil && code == http.StatusOK && json.Unmarshal(body, &info) == nil && info.Name != "" {
 		return []Finding{judgeRuntime(info)}
 	}
-	return []Finding{knock(ctx, m)}
+	return []Finding{dialNRI(ctx, h)}
 }
 
 func judgeRuntime(info statussocket.RuntimeInfo) Finding {
@@ -104,7 +104,7 @@ func judgeRuntime(info statussocket.RuntimeInfo) Finding {
 		seen += "; POD_UID is not set, so nobody has looked whether it is the kubelet's"
 	}
 	if info.RequestTimeout != 0 && info.RequestTimeout < nri.HookBudget+100*time.Millisecond {
-		return warn(seen, RemedyTimeouts)
+		return warn(seen, remedyTimeouts)
 	}
 	if !info.RunsThisPod {
 		return unknown(seen)
@@ -112,23 +112,23 @@ func judgeRuntime(info statussocket.RuntimeInfo) Finding {
 	return fine(seen)
 }
 
-func knock(ctx context.Context, m *Machine) Finding {
+func dialNRI(ctx context.Context, h *Host) Finding {
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", m.cfg.NRISocket)
+	conn, err := d.DialContext(ctx, "unix", h.cfg.NRISocket)
 	if err != nil {
-		return fail("nothing listens on the NRI socket "+m.cfg.NRISocket+" ("+err.Error()+")", RemedyNoNRI)
+		return fail("nothing listens on the NRI socket "+h.cfg.NRISocket+" ("+err.Error()+")", remedyNoNRI)
 	}
 	defer conn.Close()
 	name := "a process that cannot be seen from here"
 	if pid, ok := listener(conn); ok {
-		comm, err := m.read("proc", strconv.Itoa(pid), "comm")
+		comm, err := h.read("proc", strconv.Itoa(pid), "comm")
 		if err == nil {
 			name = comm
 		}
 	}
-	seen := cmp.Or(name, "a process") + " listens on the NRI socket " + m.cfg.NRISocket + "; whether it runs pods, and answers plugins, is known once the plugin is registered"
+	seen := cmp.Or(name, "a process") + " listens on the NRI socket " + h.cfg.NRISocket + "; whether it runs pods, and answers plugins, is known once the plugin is registered"
 	if strings.Contains(name, "docker") {
-		return fail(seen, RemedyOtherRuntime)
+		return fail(seen, remedyOtherRuntime)
 	}
 	return unknown(seen)
 }

@@ -25,21 +25,21 @@ import (
 )
 
 func TestCheckConfiguration(t *testing.T) {
-	expect(t, look(t, testMachine(t), checkConfiguration), ResultOK, "an auth key", "")
-	m := NewMachine(plugintest.Environment(map[string]string{settings.ClusterName: "-", settings.AuthKey: plugintest.Secret}), 0)
-	expect(t, look(t, m, checkConfiguration), ResultFail, `CLUSTER_NAME is "-"`, RemedyConfiguration)
+	expect(t, look(t, testHost(t), checkConfiguration), ResultOK, "an auth key", "")
+	h := NewHost(plugintest.Environment(map[string]string{settings.ClusterName: "-", settings.AuthKey: plugintest.Secret}), 0)
+	expect(t, look(t, h, checkConfiguration), ResultFail, `CLUSTER_NAME is "-"`, RemedyConfiguration)
 }
 
 // serveHealth answers for a plugin of that health on the host's status socket.
-func serveHealth(t *testing.T, m *Machine, h *statussocket.Health) {
+func serveHealth(t *testing.T, h *Host, health *statussocket.Health) {
 	t.Helper()
-	ln, err := statussocket.Listen(t.Context(), m.cfg.StatusSocket)
+	ln, err := statussocket.Listen(t.Context(), h.cfg.StatusSocket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- (&statussocket.Server{Health: h, Listener: ln}).Run(ctx) }()
+	go func() { done <- (&statussocket.Server{Health: health, Listener: ln}).Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		plugintest.Receive(t, done, "the end of Run")
@@ -47,11 +47,11 @@ func serveHealth(t *testing.T, m *Machine, h *statussocket.Health) {
 }
 
 // register keeps a plugin without pods registered until the test ends.
-func register(t *testing.T, socket string, h *statussocket.Health, ownUID string) {
+func register(t *testing.T, socket string, health *statussocket.Health, ownUID string) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	r := &nri.Registration{
-		Socket: socket, Health: h, Log: log,
+		Socket: socket, Health: health, Log: log,
 		Plugin: &nri.Plugin{Pods: plugintest.NewFakePods(), OwnUID: ownUID, Log: log},
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -66,41 +66,41 @@ func register(t *testing.T, socket string, h *statussocket.Health, ownUID string
 }
 
 func TestCheckPlugin(t *testing.T) {
-	m := testMachine(t)
-	expect(t, look(t, m, checkPlugin), ResultFail, "no process answers", RemedyNoPlugin)
-	h := &statussocket.Health{}
-	serveHealth(t, m, h)
-	expect(t, look(t, m, checkPlugin), ResultFail, "not ready: starting", RemedyNotReady)
-	h.Connect()(nil)
-	expect(t, look(t, m, checkPlugin), ResultOK, statussocket.ReadyText, "")
-	h.Note("a remark")
-	expect(t, look(t, m, checkPlugin), ResultWarn, "a remark", RemedyNotReady)
-	h.Disconnected("another runtime has taken the kubelet's socket", true)
-	expect(t, look(t, m, checkPlugin), ResultFail, "another runtime has taken the kubelet's socket", RemedyNotReady)
-	h.StandBy(func() string { return "" })
-	expect(t, look(t, m, checkPlugin), ResultWarn, "standing by", RemedyTwoPlugins)
+	h := testHost(t)
+	expect(t, look(t, h, checkPlugin), ResultFail, "no process answers", remedyNoPlugin)
+	health := &statussocket.Health{}
+	serveHealth(t, h, health)
+	expect(t, look(t, h, checkPlugin), ResultFail, "not ready: starting", remedyNotReady)
+	health.Connect()(nil)
+	expect(t, look(t, h, checkPlugin), ResultOK, statussocket.ReadyText, "")
+	health.Note("a remark")
+	expect(t, look(t, h, checkPlugin), ResultWarn, "a remark", remedyNotReady)
+	health.Disconnected("another runtime has taken the kubelet's socket", true)
+	expect(t, look(t, h, checkPlugin), ResultFail, "another runtime has taken the kubelet's socket", remedyNotReady)
+	health.StandBy(func() string { return "" })
+	expect(t, look(t, h, checkPlugin), ResultWarn, "standing by", remedyTwoPlugins)
 }
 
 // TestCheckPods: how the plugin's pods are is among what is said of it.
 func TestCheckPods(t *testing.T) {
-	m := testMachine(t)
+	h := testHost(t)
 	nodes := append(plugintest.TwoNodes(), engine.NodeStatus{Namespace: "default", Pod: "ended", State: engine.Stopped, Reason: "its sandbox has ended"})
-	m.cfg.StatusSocket = statustest.Start(t, nodes)
-	got := look(t, m, checkPlugin)
+	h.cfg.StatusSocket = statustest.Start(t, nodes)
+	got := look(t, h, checkPlugin)
 	expect(t, got, ResultOK, "3 pods, 1 of them Running", "")
-	expect(t, got, ResultWarn, "default/api is Pending: the OAuth secret was refused", RemedyPods)
+	expect(t, got, ResultWarn, "default/api is Pending: the OAuth secret was refused", remedyPods)
 	if len(got) != 3 {
 		t.Errorf("got %+v", got)
 	}
 
-	m = testMachine(t)
-	h := &statussocket.Health{}
-	h.Connect()(nil)
-	h.Warns(func() []status.Node {
+	h = testHost(t)
+	health := &statussocket.Health{}
+	health.Connect()(nil)
+	health.Warns(func() []status.Node {
 		return []status.Node{{Namespace: "default", Pod: "old", State: status.NoNode, Reason: "gets no tailnet node"}}
 	})
-	serveHealth(t, m, h)
-	expect(t, look(t, m, checkPlugin), ResultWarn, "default/old gets no tailnet node", RemedyPods)
+	serveHealth(t, h, health)
+	expect(t, look(t, h, checkPlugin), ResultWarn, "default/old gets no tailnet node", remedyPods)
 }
 
 // TestCheckNRI: what a registered plugin knows of the runtime, and what is left where
@@ -114,25 +114,25 @@ func TestCheckNRI(t *testing.T) {
 	}{
 		{"as containerd has it", adaptation.DefaultPluginRequestTimeout, "uid-own", ResultOK, "containerd v2.4.2, timeouts 5s for the registration and 2s for a request; it runs the plugin's pod", ""},
 		{"nobody has looked", adaptation.DefaultPluginRequestTimeout, "", ResultUnknown, "POD_UID is not set", ""},
-		{"too short", time.Second, "", ResultWarn, "1s for a request", RemedyTimeouts},
+		{"too short", time.Second, "", ResultWarn, "1s for a request", remedyTimeouts},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			adaptation.SetPluginRequestTimeout(tt.timeout)
 			t.Cleanup(func() { adaptation.SetPluginRequestTimeout(adaptation.DefaultPluginRequestTimeout) })
-			m := testMachine(t)
+			h := testHost(t)
 			own := plugintest.Sandbox("own")
 			own.Uid = "uid-own"
-			r := plugintest.StartRuntime(t, filepath.Dir(m.cfg.NRISocket), own)
-			h := &statussocket.Health{}
-			serveHealth(t, m, h)
-			register(t, m.cfg.NRISocket, h, tt.uid)
+			r := plugintest.StartRuntime(t, filepath.Dir(h.cfg.NRISocket), own)
+			health := &statussocket.Health{}
+			serveHealth(t, h, health)
+			register(t, h.cfg.NRISocket, health, tt.uid)
 			r.WaitSynced(t)
-			for deadline := time.Now().Add(plugintest.Patience); h.RegisteredWith().Name == ""; time.Sleep(time.Millisecond) {
+			for deadline := time.Now().Add(plugintest.Patience); health.RegisteredWith().Name == ""; time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatal("the plugin does not know its runtime")
 				}
 			}
-			expect(t, look(t, m, checkNRI), tt.result, tt.seen, tt.remedy)
+			expect(t, look(t, h, checkNRI), tt.result, tt.seen, tt.remedy)
 		})
 	}
 }
@@ -140,12 +140,12 @@ func TestCheckNRI(t *testing.T) {
 // TestKnock: without a plugin the doctor does not register. It hangs up, and a plugin
 // can register afterwards.
 func TestKnock(t *testing.T) {
-	m := testMachine(t)
-	m.root = "/"
-	expect(t, look(t, m, checkNRI), ResultFail, "nothing listens", RemedyNoNRI)
-	r := plugintest.StartRuntime(t, filepath.Dir(m.cfg.NRISocket))
-	expect(t, look(t, m, checkNRI), ResultUnknown, filepath.Base(os.Args[0])[:5], "")
-	register(t, m.cfg.NRISocket, &statussocket.Health{}, "")
+	h := testHost(t)
+	h.root = "/"
+	expect(t, look(t, h, checkNRI), ResultFail, "nothing listens", remedyNoNRI)
+	r := plugintest.StartRuntime(t, filepath.Dir(h.cfg.NRISocket))
+	expect(t, look(t, h, checkNRI), ResultUnknown, filepath.Base(os.Args[0])[:5], "")
+	register(t, h.cfg.NRISocket, &statussocket.Health{}, "")
 	r.WaitSynced(t)
 	if err := r.RunPod(plugintest.Sandbox("plain")); err != nil {
 		t.Error(err)
@@ -154,8 +154,8 @@ func TestKnock(t *testing.T) {
 
 // TestKnockAtDocker: a process of that name has the socket.
 func TestKnockAtDocker(t *testing.T) {
-	m := testMachine(t)
-	m.root = "/"
+	h := testHost(t)
+	h.root = "/"
 	docker := filepath.Join(t.TempDir(), "dockerd")
 	self, err := os.Executable()
 	if err == nil {
@@ -164,7 +164,7 @@ func TestKnockAtDocker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(docker, m.cfg.NRISocket)
+	cmd := exec.Command(docker, h.cfg.NRISocket)
 	cmd.Env = append(os.Environ(), plugintest.RoleVar+"=runtime")
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -186,7 +186,7 @@ func TestKnockAtDocker(t *testing.T) {
 	if _, err := fmt.Fscan(out, &said); err != nil || said != "<nil>" {
 		t.Fatalf("it says %q, %v", said, err)
 	}
-	expect(t, look(t, m, checkNRI), ResultFail, "dockerd listens on the NRI socket", RemedyOtherRuntime)
+	expect(t, look(t, h, checkNRI), ResultFail, "dockerd listens on the NRI socket", remedyOtherRuntime)
 }
 
 // TestListenerOfNoSocket: a file that is not a unix socket has no process.

@@ -28,25 +28,25 @@ const (
 )
 
 // checkState looks at the state directory, and writes nothing to it.
-func checkState(_ context.Context, m *Machine) []Finding {
-	dir := m.cfg.StateDir
+func checkState(_ context.Context, h *Host) []Finding {
+	dir := h.cfg.StateDir
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return []Finding{warn(dir+" is not there", RemedyStateMissing)}
+		return []Finding{warn(dir+" is not there", remedyStateMissing)}
 	case err != nil:
-		return []Finding{fail(err.Error(), RemedyStateRead)}
+		return []Finding{fail(err.Error(), remedyStateRead)}
 	case !info.IsDir():
-		return []Finding{fail(dir+" is not a directory", RemedyStateRead)}
+		return []Finding{fail(dir+" is not a directory", remedyStateRead)}
 	}
 	var findings []Finding
 	if err := unix.Access(dir, unix.W_OK); err != nil {
-		findings = append(findings, fail(fmt.Sprintf("writing to %s: %v", dir, err), RemedyStateWrite))
+		findings = append(findings, fail(fmt.Sprintf("writing to %s: %v", dir, err), remedyStateWrite))
 	}
 	// The kubelet makes a hostPath 0755: others then see which pods there are, and
 	// none of their keys, which are in directories of their own.
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
-		findings = append(findings, warn(fmt.Sprintf("others may write to %s, mode %#o", dir, mode), RemedyStateMode))
+		findings = append(findings, warn(fmt.Sprintf("others may write to %s, mode %#o", dir, mode), remedyStateMode))
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err == nil {
@@ -55,19 +55,19 @@ func checkState(_ context.Context, m *Machine) []Finding {
 	}
 	state, err := engine.InspectState(dir)
 	if err != nil {
-		return append(findings, fail(err.Error(), RemedyStateRead))
+		return append(findings, fail(err.Error(), remedyStateRead))
 	}
 	for _, pod := range state.Pods {
 		own := filepath.Join(dir, pod.UID)
 		if info, err := os.Stat(own); err == nil && info.Mode().Perm()&0o077 != 0 {
-			findings = append(findings, warn(fmt.Sprintf("others may look into %s, mode %#o", own, info.Mode().Perm()), RemedyStateMode))
+			findings = append(findings, warn(fmt.Sprintf("others may look into %s, mode %#o", own, info.Mode().Perm()), remedyStateMode))
 		}
 	}
 	for _, bad := range state.Bad {
-		findings = append(findings, fail(bad, RemedyBadRecord))
+		findings = append(findings, fail(bad, remedyBadRecord))
 	}
 	if len(state.SetAside) > 0 {
-		findings = append(findings, warn("set aside: "+strings.Join(state.SetAside, ", "), RemedySetAside))
+		findings = append(findings, warn("set aside: "+strings.Join(state.SetAside, ", "), remedySetAside))
 	}
 	return findings
 }
@@ -82,25 +82,25 @@ func judgeSpace(dir string, bytes, inodes, allInodes uint64) Finding {
 	}
 	switch {
 	case bytes < leastBytes || counts && inodes < leastInodes:
-		return fail(seen, RemedySpace)
+		return fail(seen, remedySpace)
 	case bytes < fewBytes || counts && inodes < fewInodes:
-		return warn(seen, RemedySpace)
+		return warn(seen, remedySpace)
 	}
 	return fine(seen)
 }
 
 // checkLeftovers looks for links and records that belong to nothing. Pods come and go
 // meanwhile, so what counts is what is still there at a second look.
-func checkLeftovers(ctx context.Context, m *Machine) []Finding {
-	first := m.leftovers(ctx)
+func checkLeftovers(ctx context.Context, h *Host) []Finding {
+	first := h.leftovers(ctx)
 	if first.err != nil {
 		return []Finding{unknown(first.err.Error())}
 	}
 	if first.none() {
 		return []Finding{fine(first.seen)}
 	}
-	tstime.Sleep(ctx, m.secondLook)
-	second := m.leftovers(ctx)
+	tstime.Sleep(ctx, h.secondLook)
+	second := h.leftovers(ctx)
 	if second.err != nil {
 		return []Finding{unknown(second.err.Error())}
 	}
@@ -111,10 +111,10 @@ func checkLeftovers(ctx context.Context, m *Machine) []Finding {
 	second.records = slices.DeleteFunc(second.records, stays(first.records))
 	var findings []Finding
 	if len(second.links) > 0 {
-		findings = append(findings, warn("links without a record: "+strings.Join(second.links, ", "), RemedyLeftLink))
+		findings = append(findings, warn("links without a record: "+strings.Join(second.links, ", "), remedyLeftLink))
 	}
 	if len(second.records) > 0 {
-		findings = append(findings, warn("records without a sandbox: "+strings.Join(second.records, ", "), RemedyLeftRecord))
+		findings = append(findings, warn("records without a sandbox: "+strings.Join(second.records, ", "), remedyLeftRecord))
 	}
 	if len(findings) == 0 {
 		return []Finding{fine(second.seen)}
@@ -131,16 +131,16 @@ type leftovers struct {
 
 func (l leftovers) none() bool { return len(l.links)+len(l.records) == 0 }
 
-func (m *Machine) leftovers(ctx context.Context) (l leftovers) {
-	v, err := m.inspect()
+func (h *Host) leftovers(ctx context.Context) (l leftovers) {
+	v, err := h.inspect()
 	if err != nil {
 		return leftovers{err: err}
 	}
-	state, err := engine.InspectState(m.cfg.StateDir)
+	state, err := engine.InspectState(h.cfg.StateDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return leftovers{err: err}
 	}
-	nodes, running := m.nodes(ctx)
+	nodes, running := h.nodes(ctx)
 	count := 0
 	for _, link := range v.Links {
 		if !engine.IsOurLink(link.Name) {
@@ -173,16 +173,16 @@ const (
 
 // checkFiles looks at the running plugin's limit of open files, or at this process's
 // own, which in the plugin's pod is the same.
-func checkFiles(ctx context.Context, m *Machine) []Finding {
+func checkFiles(ctx context.Context, h *Host) []Finding {
 	pid, whose := "self", "a process like this one"
 	var d net.Dialer
-	if conn, err := d.DialContext(ctx, "unix", m.cfg.StatusSocket); err == nil {
+	if conn, err := d.DialContext(ctx, "unix", h.cfg.StatusSocket); err == nil {
 		if p, ok := listener(conn); ok {
 			pid, whose = strconv.Itoa(p), "the plugin"
 		}
 		conn.Close()
 	}
-	limits, err := m.read("proc", pid, "limits")
+	limits, err := h.read("proc", pid, "limits")
 	if err != nil {
 		return []Finding{unknown(err.Error())}
 	}
@@ -190,7 +190,7 @@ func checkFiles(ctx context.Context, m *Machine) []Finding {
 	if !ok {
 		return []Finding{fine(whose + " has no limit of open files")}
 	}
-	entries, err := os.ReadDir(m.path("proc", pid, "fd"))
+	entries, err := os.ReadDir(h.path("proc", pid, "fd"))
 	seen := fmt.Sprintf("%s has %d of %d open files", whose, len(entries), most)
 	if err != nil || pid == "self" {
 		entries, seen = nil, fmt.Sprintf("%s may have %d open files", whose, most)
@@ -199,9 +199,9 @@ func checkFiles(ctx context.Context, m *Machine) []Finding {
 	seen += fmt.Sprintf(": room for %d more pods", room)
 	switch {
 	case room == 0:
-		return []Finding{fail(seen, RemedyFiles)}
+		return []Finding{fail(seen, remedyFiles)}
 	case room < usualPods:
-		return []Finding{warn(seen, RemedyFiles)}
+		return []Finding{warn(seen, remedyFiles)}
 	}
 	return []Finding{fine(seen)}
 }
@@ -228,15 +228,15 @@ const (
 )
 
 // checkMemory looks at the host's pressure, and at what is left.
-func checkMemory(_ context.Context, m *Machine) []Finding {
-	info, err := m.read("proc/meminfo")
+func checkMemory(_ context.Context, h *Host) []Finding {
+	info, err := h.read("proc/meminfo")
 	if err != nil {
 		return []Finding{unknown(err.Error())}
 	}
 	total, left := memInfo(info, "MemTotal:"), memInfo(info, "MemAvailable:")
 	seen := fmt.Sprintf("%d of %d MiB available", left>>10, total>>10)
 	short := left*100 < total*memoryLeft
-	if text, err := m.read("proc/pressure/memory"); err == nil {
+	if text, err := h.read("proc/pressure/memory"); err == nil {
 		var avg10, avg60 float64
 		if n, _ := fmt.Sscanf(text, "some avg10=%f avg60=%f", &avg10, &avg60); n == 2 {
 			seen += fmt.Sprintf(", waited for in %.1f %% of the last minute", avg60)
@@ -244,7 +244,7 @@ func checkMemory(_ context.Context, m *Machine) []Finding {
 		}
 	}
 	if short {
-		return []Finding{warn(seen, RemedyMemory)}
+		return []Finding{warn(seen, remedyMemory)}
 	}
 	return []Finding{fine(seen)}
 }

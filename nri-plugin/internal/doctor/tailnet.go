@@ -23,18 +23,18 @@ const mostTagSets = 5
 
 // checkMinting has a key minted for each set of tags that is known of each tailnet, and
 // deleted. It ends before its time does, so that a key can be deleted even then.
-func checkMinting(ctx context.Context, m *Machine) []Finding {
-	if m.cfgErr != nil {
+func checkMinting(ctx context.Context, h *Host) []Finding {
+	if h.cfgErr != nil {
 		return []Finding{unknown("not tried: the configuration cannot be used")}
 	}
-	ctx, cancel := context.WithTimeout(ctx, m.patience*7/8)
+	ctx, cancel := context.WithTimeout(ctx, h.patience*7/8)
 	defer cancel()
-	return m.eachWay(m.ways(), func(w way) []Finding {
-		o := m.oauth(w.cfg)
+	return h.eachWay(h.ways(), func(w way) []Finding {
+		o := h.oauth(w.cfg)
 		if o == nil {
-			return []Finding{judgeAuthKey(ctx, m, w)}
+			return []Finding{judgeAuthKey(ctx, h, w)}
 		}
-		return mintForEach(ctx, o, cmp.Or(w.cfg.APIURL, "https://api.tailscale.com"), m.tagSets(w))
+		return mintForEach(ctx, o, cmp.Or(w.cfg.APIURL, "https://api.tailscale.com"), h.tagSets(w))
 	})
 }
 
@@ -48,9 +48,9 @@ func mintForEach(ctx context.Context, o *tailnet.OAuth, at string, sets [][]stri
 		case err == nil:
 			findings = append(findings, fine("a key for "+list+" was minted, and deleted unused"))
 		case errors.As(err, &known) && strings.HasPrefix(known.Op, "deleting"):
-			findings = append(findings, warn("a key for "+list+" was minted: "+err.Error(), RemedyKeyLeft))
+			findings = append(findings, warn("a key for "+list+" was minted: "+err.Error(), remedyKeyLeft))
 		case errors.As(err, &known) && !known.Temporary:
-			findings = append(findings, fail(err.Error(), RemedyCredentials))
+			findings = append(findings, fail(err.Error(), remedyCredentials))
 		case known == nil:
 			findings = append(findings, fail(err.Error()+": no answer from "+at, RemedyUnreachable))
 		default:
@@ -72,9 +72,9 @@ func cause(err error) string {
 }
 
 // tagSets are the tags of a tailnet's pods, by the configuration and by the records.
-func (m *Machine) tagSets(w way) [][]string {
+func (h *Host) tagSets(w way) [][]string {
 	sets := [][]string{w.cfg.Tags}
-	state, _ := engine.InspectState(m.cfg.StateDir) // checkState says what is wrong with it
+	state, _ := engine.InspectState(h.cfg.StateDir) // checkState says what is wrong with it
 	for _, pod := range state.Pods {
 		tags := slices.Sorted(slices.Values(pod.Tags))
 		known := func(s []string) bool { return slices.Equal(slices.Sorted(slices.Values(s)), tags) }
@@ -86,8 +86,8 @@ func (m *Machine) tagSets(w way) [][]string {
 }
 
 // judgeAuthKey goes by the state of the pods: a trial would make a device.
-func judgeAuthKey(ctx context.Context, m *Machine, w way) Finding {
-	nodes, _ := m.nodes(ctx)
+func judgeAuthKey(ctx context.Context, h *Host, w way) Finding {
+	nodes, _ := h.nodes(ctx)
 	running := 0
 	for _, n := range nodes {
 		switch {
@@ -95,11 +95,11 @@ func judgeAuthKey(ctx context.Context, m *Machine, w way) Finding {
 		case n.State == status.Running:
 			running++ // what else it says is of its own key
 		case strings.Contains(n.Reason, settings.AuthKey):
-			return fail(n.Namespace+"/"+n.Pod+": "+n.Reason, RemedyAuthKey)
+			return fail(n.Namespace+"/"+n.Pod+": "+n.Reason, remedyAuthKey)
 		}
 	}
 	if tailnet.IsTailscales(w.cfg.LoginServer) && !strings.HasPrefix(w.cfg.AuthKey, "tskey-auth-") {
-		return fail("TS_AUTHKEY does not begin with tskey-auth-, as Tailscale's auth keys do", RemedyAuthKey)
+		return fail("TS_AUTHKEY does not begin with tskey-auth-, as Tailscale's auth keys do", remedyAuthKey)
 	}
 	if running > 0 {
 		return fine(fmt.Sprintf("%d pods here came in with the auth key, or did so once; it is not tried", running))
@@ -108,11 +108,11 @@ func judgeAuthKey(ctx context.Context, m *Machine, w way) Finding {
 }
 
 // checkDevices counts this cluster's devices in each tailnet.
-func checkDevices(ctx context.Context, m *Machine) []Finding {
-	if m.cfgErr != nil {
+func checkDevices(ctx context.Context, h *Host) []Finding {
+	if h.cfgErr != nil {
 		return []Finding{unknown("not counted: the configuration cannot be used")}
 	}
-	return m.eachWay(m.ways(), func(w way) []Finding { return countDevices(ctx, m.oauth(w.cfg), m.limit) })
+	return h.eachWay(h.ways(), func(w way) []Finding { return countDevices(ctx, h.oauth(w.cfg), h.limit) })
 }
 
 // countDevices counts those of one tailnet. A limit of 0 is none.
@@ -124,7 +124,7 @@ func countDevices(ctx context.Context, o *tailnet.OAuth, limit int) []Finding {
 	var known *tailnet.Error
 	switch {
 	case errors.As(err, &known) && !known.Temporary:
-		return []Finding{fail(err.Error(), RemedyCredentials)}
+		return []Finding{fail(err.Error(), remedyCredentials)}
 	case err != nil:
 		return []Finding{unknown("not counted: " + err.Error())}
 	}
@@ -141,9 +141,9 @@ func countDevices(ctx context.Context, o *tailnet.OAuth, limit int) []Finding {
 	seen += fmt.Sprintf(", %d allowed", limit)
 	switch {
 	case ours >= limit:
-		return []Finding{fail(seen, RemedyDevices)}
+		return []Finding{fail(seen, remedyDevices)}
 	case ours*10 >= limit*9:
-		return []Finding{warn(seen, RemedyDevices)}
+		return []Finding{warn(seen, remedyDevices)}
 	}
 	return []Finding{fine(seen)}
 }

@@ -73,11 +73,11 @@ const keysPath = "/api/v2/tailnet/-/keys"
 // deleted.
 func TestCheckMinting(t *testing.T) {
 	s := plugintest.StartControl(t)
-	m := withPlane(t, s)
-	rec := &recorder{RoundTripper: m.transport}
-	m.transport = rec
-	writeRecord(t, m.cfg.StateDir, "uid-web", "vetht0123456789", `"tags": ["tag:web"]`)
-	got := look(t, m, checkMinting)
+	h := withPlane(t, s)
+	rec := &recorder{RoundTripper: h.transport}
+	h.transport = rec
+	writeRecord(t, h.cfg.StateDir, "uid-web", "vetht0123456789", `"tags": ["tag:web"]`)
+	got := look(t, h, checkMinting)
 	for _, tags := range []string{"tag:k8s-pod", "tag:web"} {
 		expect(t, got, ResultOK, "a key for "+tags+" was minted, and deleted unused", "")
 	}
@@ -85,15 +85,15 @@ func TestCheckMinting(t *testing.T) {
 		t.Errorf("%d keys were made and %d deleted: %q", made, deleted, rec.calls)
 	}
 
-	expect(t, look(t, withPlane(t, s, settings.Tags+"=tag:other"), checkMinting), ResultFail, "tag:other", RemedyCredentials)
-	expect(t, look(t, withPlane(t, s, settings.OAuthSecret+"=wrong"), checkMinting), ResultFail, "refuses the OAuth client", RemedyCredentials)
+	expect(t, look(t, withPlane(t, s, settings.Tags+"=tag:other"), checkMinting), ResultFail, "tag:other", remedyCredentials)
+	expect(t, look(t, withPlane(t, s, settings.OAuthSecret+"=wrong"), checkMinting), ResultFail, "refuses the OAuth client", remedyCredentials)
 	expect(t, look(t, withPlane(t, s, settings.APIURL+"=http://127.0.0.1:1"), checkMinting), ResultFail, "connection refused", RemedyUnreachable)
 
 	s.AddFault(control.Fault{Path: keysPath, Status: http.StatusForbidden, Message: "not allowed"})
-	expect(t, look(t, withPlane(t, s), checkMinting), ResultFail, "may not do this (not allowed)", RemedyCredentials)
+	expect(t, look(t, withPlane(t, s), checkMinting), ResultFail, "may not do this (not allowed)", remedyCredentials)
 	s.ClearFaults()
 	s.AddFault(control.Fault{Path: keysPath + "/", Status: http.StatusForbidden, Message: "not allowed"})
-	expect(t, look(t, withPlane(t, s), checkMinting), ResultWarn, "deleting the trial key", RemedyKeyLeft)
+	expect(t, look(t, withPlane(t, s), checkMinting), ResultWarn, "deleting the trial key", remedyKeyLeft)
 	s.ClearFaults()
 	s.AddFault(control.Fault{Path: "/api/v2/", Hang: true})
 	slow := withPlane(t, s)
@@ -103,28 +103,28 @@ func TestCheckMinting(t *testing.T) {
 
 // TestCheckAuthKey: it is not used. What is known is what became of the pods.
 func TestCheckAuthKey(t *testing.T) {
-	m := testMachine(t)
-	expect(t, look(t, m, checkMinting), ResultUnknown, "would make a device", "")
-	expect(t, look(t, testMachine(t, settings.AuthKey+"=hskey-auth-"+plugintest.Secret), checkMinting), ResultFail, "does not begin with tskey-auth-", RemedyAuthKey)
-	own := testMachine(t, settings.AuthKey+"=hskey-auth-"+plugintest.Secret, settings.LoginServer+"=http://headscale.example.com")
+	h := testHost(t)
+	expect(t, look(t, h, checkMinting), ResultUnknown, "would make a device", "")
+	expect(t, look(t, testHost(t, settings.AuthKey+"=hskey-auth-"+plugintest.Secret), checkMinting), ResultFail, "does not begin with tskey-auth-", remedyAuthKey)
+	own := testHost(t, settings.AuthKey+"=hskey-auth-"+plugintest.Secret, settings.LoginServer+"=http://headscale.example.com")
 	expect(t, look(t, own, checkMinting), ResultUnknown, "would make a device", "")
 	expect(t, look(t, own, checkDevices), ResultUnknown, "nobody can list devices", "")
 
-	m.cfg.StatusSocket = statustest.Start(t, plugintest.TwoNodes())
-	expect(t, look(t, m, checkMinting), ResultOK, "1 pods here came in", "")
+	h.cfg.StatusSocket = statustest.Start(t, plugintest.TwoNodes())
+	expect(t, look(t, h, checkMinting), ResultOK, "1 pods here came in", "")
 	static, err := tailnet.NewStatic(tailnet.StaticConfig{AuthKey: "k", Names: config.TailnetNames})
 	if err != nil {
 		t.Fatal(err)
 	}
 	refusal := static.Refusal("authkey expired").Error()
-	m.cfg.StatusSocket = statustest.Start(t, append(plugintest.TwoNodes(), engine.NodeStatus{Namespace: "default", Pod: "late", State: engine.Pending, Reason: refusal}))
-	expect(t, look(t, m, checkMinting), ResultFail, "default/late", RemedyAuthKey)
+	h.cfg.StatusSocket = statustest.Start(t, append(plugintest.TwoNodes(), engine.NodeStatus{Namespace: "default", Pod: "late", State: engine.Pending, Reason: refusal}))
+	expect(t, look(t, h, checkMinting), ResultFail, "default/late", remedyAuthKey)
 }
 
 func TestCheckControl(t *testing.T) {
 	s := plugintest.StartControl(t)
 	expect(t, look(t, withPlane(t, s), checkControl), ResultOK, s.ControlURL()+" answers, and takes the upgrade", "")
-	expect(t, look(t, withPlane(t, s, settings.LoginServer+"="+s.APIURL()), checkControl), ResultFail, "no control server's key", RemedyNotControl)
+	expect(t, look(t, withPlane(t, s, settings.LoginServer+"="+s.APIURL()), checkControl), ResultFail, "no control server's key", remedyNotControl)
 	expect(t, look(t, withPlane(t, s, settings.LoginServer+"=http://127.0.0.1:1"), checkControl), ResultFail, "connection refused", RemedyUnreachable)
 
 	// Behind a reverse proxy that passes on what it knows: no header Upgrade.
@@ -141,11 +141,11 @@ func TestCheckControl(t *testing.T) {
 	t.Cleanup(front.Close)
 	half := withPlane(t, s, settings.LoginServer+"="+front.URL)
 	half.patience = time.Second
-	expect(t, look(t, half, checkControl), ResultFail, "does not take the upgrade", RemedyUpgrade)
+	expect(t, look(t, half, checkControl), ResultFail, "does not take the upgrade", remedyUpgrade)
 
 	at, _ := plugintest.ConnectProxy(t, "user", "password", "127.0.0.1:1")
 	behind := withPlane(t, s, settings.LoginServer+"=https://control.example.com", settings.HTTPSProxy+"=http://user:"+plugintest.Secret+"@"+at)
-	expect(t, look(t, behind, checkControl), ResultFail, "Proxy Authentication Required", RemedyProxy)
+	expect(t, look(t, behind, checkControl), ResultFail, "Proxy Authentication Required", remedyProxy)
 	expect(t, look(t, behind, checkProxy), ResultOK, "takes connections", "")
 
 	// A certificate that is not valid yet, by the clock of this host.
@@ -155,8 +155,8 @@ func TestCheckControl(t *testing.T) {
 	tr := tls.Client().Transport.(*http.Transport).Clone()
 	tr.TLSClientConfig.Time = func() time.Time { return time.Unix(-1e9, 0) }
 	past.transport = tr
-	expect(t, look(t, past, checkControl), ResultFail, "not yet valid", RemedyClock)
-	expect(t, look(t, past, checkClock), ResultFail, "has not told the time", RemedyClock)
+	expect(t, look(t, past, checkControl), ResultFail, "not yet valid", remedyClock)
+	expect(t, look(t, past, checkClock), ResultFail, "has not told the time", remedyClock)
 }
 
 // TestCheckHeadscale: a real one answers as Tailscale's control server does.
@@ -173,14 +173,14 @@ func TestCheckHeadscale(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { hs.Close() })
-	m := testMachine(t, settings.LoginServer+"="+hs.URL())
-	expect(t, look(t, m, checkControl), ResultOK, "takes the upgrade", "")
-	for _, f := range look(t, m, checkClock) {
+	h := testHost(t, settings.LoginServer+"="+hs.URL())
+	expect(t, look(t, h, checkControl), ResultOK, "takes the upgrade", "")
+	for _, f := range look(t, h, checkClock) {
 		if f.Result != ResultOK && !strings.Contains(f.Seen, "without a Date") {
 			t.Errorf("the clock: %+v", f)
 		}
 	}
-	expect(t, of(look(t, m, checkPaths), aboutDERP), ResultUnknown, "not known before the first pod", "")
+	expect(t, of(look(t, h, checkPaths), aboutDERP), ResultUnknown, "not known before the first pod", "")
 	nodes, err := hs.Nodes(t.Context())
 	if err != nil || len(nodes) != 0 {
 		t.Errorf("it has the nodes %+v, %v", nodes, err)
@@ -194,9 +194,9 @@ func TestCheckInHeadscalesManner(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	m := withPlane(t, s)
-	expect(t, look(t, m, checkMinting), ResultOK, "deleted unused", "")
-	expect(t, look(t, m, checkDevices), ResultOK, "0 devices of this cluster", "")
+	h := withPlane(t, s)
+	expect(t, look(t, h, checkMinting), ResultOK, "deleted unused", "")
+	expect(t, look(t, h, checkDevices), ResultOK, "0 devices of this cluster", "")
 }
 
 func TestCheckClock(t *testing.T) {
@@ -205,27 +205,27 @@ func TestCheckClock(t *testing.T) {
 		w.Header()["Date"] = []string{date}
 	}))
 	t.Cleanup(server.Close)
-	m := testMachine(t, settings.LoginServer+"="+server.URL)
+	h := testHost(t, settings.LoginServer+"="+server.URL)
 	for off, want := range map[time.Duration]Finding{
 		0:                 fine("as that of " + server.URL),
 		10 * time.Second:  fine("behind that of"),
 		-20 * time.Second: fine("ahead of that of"),
-		-time.Minute:      warn("ahead of that of", RemedyClock),
-		time.Minute:       warn("behind that of", RemedyClock),
-		24 * time.Hour:    fail("behind that of", RemedyClock),
-		-24 * time.Hour:   fail("ahead of that of", RemedyClock),
+		-time.Minute:      warn("ahead of that of", remedyClock),
+		time.Minute:       warn("behind that of", remedyClock),
+		24 * time.Hour:    fail("behind that of", remedyClock),
+		-24 * time.Hour:   fail("ahead of that of", remedyClock),
 	} {
 		date = time.Now().Add(off + 500*time.Millisecond).UTC().Format(http.TimeFormat)
-		expect(t, look(t, m, checkClock), want.Result, want.Seen, want.Remedy)
+		expect(t, look(t, h, checkClock), want.Result, want.Seen, want.Remedy)
 	}
 	date = "yesterday"
-	expect(t, look(t, m, checkClock), ResultUnknown, "without a Date", "")
+	expect(t, look(t, h, checkClock), ResultUnknown, "without a Date", "")
 }
 
 func TestCheckProxy(t *testing.T) {
-	expect(t, look(t, testMachine(t), checkProxy), ResultOK, "none is set", "")
-	closed := testMachine(t, settings.HTTPSProxy+"=http://user:"+plugintest.Secret+"@127.0.0.1:1", settings.NoProxy+"=10.0.0.0/8")
-	expect(t, look(t, closed, checkProxy), ResultFail, "127.0.0.1:1 cannot be reached", RemedyProxy)
+	expect(t, look(t, testHost(t), checkProxy), ResultOK, "none is set", "")
+	closed := testHost(t, settings.HTTPSProxy+"=http://user:"+plugintest.Secret+"@127.0.0.1:1", settings.NoProxy+"=10.0.0.0/8")
+	expect(t, look(t, closed, checkProxy), ResultFail, "127.0.0.1:1 cannot be reached", remedyProxy)
 	for host, want := range map[string]string{"proxy:3128": "proxy:3128", "proxy": "proxy:80", "[fd00::1]": "[fd00::1]:80", "secure": "secure:443"} {
 		if got := withPort(host, "https://secure"); got != want {
 			t.Errorf("%s is dialled as %s, want %s", host, got, want)
@@ -233,21 +233,21 @@ func TestCheckProxy(t *testing.T) {
 	}
 }
 
-// derpMachine is one for which the DERP map is Tailscale's, which is dm.
-func derpMachine(t *testing.T, dm *tailcfg.DERPMap) *Machine {
+// derpHost is one for which the DERP map is Tailscale's, which is dm.
+func derpHost(t *testing.T, dm *tailcfg.DERPMap) *Host {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { json.NewEncoder(w).Encode(dm) }))
 	t.Cleanup(server.Close)
-	m := testMachine(t)
-	m.derpMapAt = server.URL
-	return m
+	h := testHost(t)
+	h.derpMapAt = server.URL
+	return h
 }
 
 // TestCheckPaths has DERP and STUN answer, and then each of them not.
 func TestCheckPaths(t *testing.T) {
 	s := plugintest.StartControl(t)
 	dm := s.DERPMap()
-	got := look(t, derpMachine(t, dm), checkPaths)
+	got := look(t, derpHost(t, dm), checkPaths)
 	expect(t, of(got, aboutDERP), ResultOK, "connected to lab in", "")
 	expect(t, of(got, aboutUDP), ResultOK, "STUN answers: IPv4 as 127.0.0.1:", "")
 
@@ -258,24 +258,24 @@ func TestCheckPaths(t *testing.T) {
 	t.Cleanup(func() { silent.Close() })
 	blocked := dm.Clone()
 	blocked.Regions[900].Nodes[0].STUNPort = silent.LocalAddr().(*net.UDPAddr).Port
-	got = look(t, derpMachine(t, blocked), checkPaths)
+	got = look(t, derpHost(t, blocked), checkPaths)
 	expect(t, of(got, aboutDERP), ResultOK, "connected to lab in", "")
-	expect(t, of(got, aboutUDP), ResultWarn, "no STUN server has answered", RemedyUDP)
+	expect(t, of(got, aboutUDP), ResultWarn, "no STUN server has answered", remedyUDP)
 
 	down := dm.Clone()
 	down.Regions[900].Nodes[0].DERPPort = 1
-	got = look(t, derpMachine(t, down), checkPaths)
-	expect(t, of(got, aboutDERP), ResultFail, "lab not:", RemedyDERP)
+	got = look(t, derpHost(t, down), checkPaths)
+	expect(t, of(got, aboutDERP), ResultFail, "lab not:", remedyDERP)
 
 	half := dm.Clone()
 	second := down.Regions[900].Clone()
 	second.RegionID, second.RegionCode, second.Nodes[0].RegionID, second.Nodes[0].Name = 901, "far", 901, "901a"
 	half.Regions[901] = second
-	got = look(t, derpMachine(t, half), checkPaths)
-	expect(t, of(got, aboutDERP), ResultWarn, "far not:", RemedyDERP)
+	got = look(t, derpHost(t, half), checkPaths)
+	expect(t, of(got, aboutDERP), ResultWarn, "far not:", remedyDERP)
 
 	expect(t, of(look(t, withPlane(t, s), checkPaths), aboutDERP), ResultUnknown, "not known before the first pod", "")
-	nothing := testMachine(t)
+	nothing := testHost(t)
 	nothing.derpMapAt = "http://127.0.0.1:1"
 	expect(t, of(look(t, nothing, checkPaths), aboutUDP), ResultUnknown, "not tried", "")
 	nothing.derpMapAt = s.APIURL()
@@ -285,18 +285,18 @@ func TestCheckPaths(t *testing.T) {
 // TestCheckDevices counts those that are marked as this cluster's.
 func TestCheckDevices(t *testing.T) {
 	s := plugintest.StartControl(t)
-	m := withPlane(t, s)
+	h := withPlane(t, s)
 	var devices []map[string]any
 	for range 9 {
 		machine := key.NewMachine().Public()
-		lock, ok := m.oauth(m.cfg).LockKey(machine, false)
+		lock, ok := h.oauth(h.cfg).LockKey(machine, false)
 		if !ok {
 			t.Fatal("devices are not marked")
 		}
 		devices = append(devices, map[string]any{"nodeId": "n", "machineKey": machine.String(), "tailnetLockKey": lock.Public()})
 	}
 	devices = append(devices, map[string]any{"nodeId": "stranger"})
-	m.transport = &recorder{RoundTripper: m.transport, answer: func(req *http.Request) []byte {
+	h.transport = &recorder{RoundTripper: h.transport, answer: func(req *http.Request) []byte {
 		if !strings.HasSuffix(req.URL.Path, "/devices") {
 			return nil
 		}
@@ -306,14 +306,14 @@ func TestCheckDevices(t *testing.T) {
 	for limit, want := range map[int]Finding{
 		0:  fine("9 devices of this cluster, 10 in the tailnet"),
 		11: fine("11 allowed"),
-		10: warn("10 allowed", RemedyDevices),
-		9:  fail("9 allowed", RemedyDevices),
+		10: warn("10 allowed", remedyDevices),
+		9:  fail("9 allowed", remedyDevices),
 	} {
-		m.limit = limit
-		expect(t, look(t, m, checkDevices), want.Result, want.Seen, want.Remedy)
+		h.limit = limit
+		expect(t, look(t, h, checkDevices), want.Result, want.Seen, want.Remedy)
 	}
 	s.AddFault(control.Fault{Path: "/api/v2/tailnet/-/devices", Status: http.StatusForbidden, Message: "no"})
-	expect(t, look(t, withPlane(t, s), checkDevices), ResultFail, "may not do this", RemedyCredentials)
+	expect(t, look(t, withPlane(t, s), checkDevices), ResultFail, "may not do this", remedyCredentials)
 	s.ClearFaults()
 	expect(t, look(t, withPlane(t, s, settings.APIURL+"=http://127.0.0.1:1"), checkDevices), ResultUnknown, "not counted", "")
 }
