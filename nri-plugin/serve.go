@@ -26,11 +26,10 @@ import (
 	"tailscale-nri/nri-plugin/internal/supervisor"
 )
 
-// gcPercent is what GOGC is set to, unless the environment sets it. A node holds
-// about 1.2 MB of heap, and at 100 percent its process as much again. At 25
-// percent the process is 30 percent smaller, for a tenth more of the CPU time that
-// a change of the host's interfaces takes; at 10 percent it is no smaller, and
-// takes another eighth.
+// gcPercent is what GOGC is set to, unless the environment sets it. A node holds about
+// 1.2 MB of heap, and at 100 percent its process as much again. At 25 percent the process
+// is 30 percent smaller, and a change of the host's interfaces takes a tenth more CPU
+// time. At 10 percent it is no smaller, and takes another eighth more.
 const gcPercent = 25
 
 // startTime is how long Go's own pace is kept: while all nodes start at once,
@@ -39,13 +38,13 @@ const startTime = 10 * time.Second
 
 // serve builds the parts and runs them until ctx ends or one of them fails.
 //
-// A bad configuration is an error, except where it comes from a directory, or the
-// policy alone is bad: that is fixed in place, so the process stays, answers probes
-// and commands with what is wrong, and goes on by itself. Only the configuration is
-// waited for in this way: a status socket that cannot be opened, or a state directory
-// that cannot be created, claimed or read, ends the process in either case. In a
-// DaemonSet that is CrashLoopBackOff, with the reason in the log and, as deploy has
-// it, in the termination message.
+// A bad configuration is an error, unless it comes from a directory or only the policy is
+// bad. Those can be fixed while the process runs: it stays, answers probes and commands
+// with what is wrong, and continues by itself. Only the configuration is waited for in
+// this way: a status socket that cannot be opened, or a state directory that cannot be
+// created, claimed or read, ends the process in either case. In a DaemonSet that is
+// CrashLoopBackOff, with the reason in the log and, as deploy has it, in the termination
+// message.
 func serve(ctx context.Context, getenv func(string) string, up supervisor.Parent, stderr io.Writer) error {
 	began, cfg, bad := config.Load(getenv)
 	if bad == nil {
@@ -100,9 +99,9 @@ type daemon struct {
 	ownPace  bool // of Go's collector
 }
 
-// Run serves until ctx ends. While another process does, it stands by: all that
-// can be done in advance is done by then, and nothing else, so that the pods are
-// without a process for as short a time as possible.
+// Run serves until ctx ends. While another process serves, it stands by: it does in
+// advance what can be done in advance, and nothing else, so that the pods are without a
+// process for as short a time as possible.
 func (d *daemon) Run(ctx context.Context) error {
 	place, err := d.up.FDStore()
 	if err != nil {

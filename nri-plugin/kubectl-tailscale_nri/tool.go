@@ -95,9 +95,9 @@ func (k kubectl) pass(ctx context.Context, args []string, s streams) (int, error
 	return 0, err
 }
 
-// captureFile has a capture that is to be written to a file written to its standard
-// output, and creates the file here: the agent's container has none that a user
-// could read. It is nil where the capture goes to standard output.
+// captureFile creates the file of a capture on the user's computer, and has the agent
+// write the capture to its standard output: a file in the agent's container could not be
+// read by the user. It is nil where the capture goes to standard output.
 func captureFile(args []string) (io.WriteCloser, error) {
 	for i, arg := range args {
 		name, value, joined := strings.Cut(arg, "=")

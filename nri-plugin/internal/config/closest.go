@@ -9,9 +9,9 @@ import (
 	"tailscale-nri/nri-plugin/internal/settings"
 )
 
-// closestSetting returns the variable of the directory that key was probably
-// meant to be: the one that takes the fewest slips, if they are few for its length
-// or key is a part of its name, as in Secrets that were made for another program.
+// closestSetting returns the variable of the directory that key was probably meant to be:
+// the one with the fewest differing letters. There must be few of them for its length, or
+// key must be a part of its name, as in Secrets that were made for another program.
 func closestSetting(key string) (like string, ok bool) {
 	const shortest = 4 // letters that mean something
 	key = strings.NewReplacer("-", "_", ".", "_").Replace(strings.ToUpper(key))

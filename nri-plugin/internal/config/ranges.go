@@ -36,9 +36,9 @@ func (r *reader) ranges(key string) []netip.Prefix {
 	return ranges
 }
 
-// ServicesNear returns addresses that are of the cluster's Services for certain, or
-// nearly so, if the ranges do not name them: those near the API server's, which is the
-// first of all, 65,536 at most. The zero Prefix is none, as where peers may have them.
+// ServicesNear returns addresses that are almost certainly of the cluster's Services, if
+// the ranges do not name them: at most 65,536 near the API server's address, which is the
+// first of them. The zero Prefix is none, as where peers may have them.
 func ServicesNear(ranges []netip.Prefix, serviceHost string) netip.Prefix {
 	host, err := netip.ParseAddr(serviceHost)
 	named := func(p netip.Prefix) bool { return p.Contains(host) }

@@ -3,10 +3,10 @@
 // Package kubestate keeps the identities of workloads in Secrets of the plugin's own
 // namespace: who may read the Secrets of a pod's namespace must not have its keys.
 //
-// A Secret's resourceVersion is the identity's version. The API server takes a PUT or
-// a DELETE that names another one for a conflict, and a POST of a name that exists,
-// which is the compare-and-swap that engine.IdentityStore asks for; etcd has one
-// order of all of them.
+// A Secret's resourceVersion is the identity's version. The API server answers with a
+// conflict to a PUT or a DELETE that names another version, and to a POST of a name that
+// exists. That is the compare-and-swap that engine.IdentityStore asks for; etcd puts all
+// of them in one order.
 //
 // It does not decide which pod has an identity, nor when one is given up: the engine
 // does.

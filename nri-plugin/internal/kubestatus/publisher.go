@@ -5,17 +5,17 @@
 //
 //	engine ── Change ──▶ Tell ──▶ what is due of each pod ──▶ Run ── PATCH, POST ──▶ API
 //
-// What is due is kept of each pod, and not in a queue: the last condition, and one Event
-// of each reason, so that news which later news makes old is never sent. Requests go out
-// one after the other: conditions first, then Events, then what is only to be looked at.
+// What is to be sent is kept for each pod, not in a queue: the last condition, and one
+// Event of each reason. So what is out of date by now is never sent. Requests go out one
+// after the other: conditions first, then Events, then what is only to be looked at.
 // Rates bound each pod and the host.
 //
 // Only Run waits for the API's answer. If the API is away, or the ServiceAccount lacks
 // rights, the log has one line and Run tries again later, with what is due then.
 //
-// It may create and patch Events, and patch the status of pods, and needs no right to read:
-// a patch that changes nothing is answered with the pod, is not stored, and no watch
-// reports it (see look).
+// It may create and patch Events, and patch the status of pods. It needs no right to
+// read: a patch that changes nothing is answered with the pod, is not stored, and no
+// watch reports it (see look).
 //
 // What it does not do: it watches nothing, and so neither repairs a condition that
 // another program changes nor hears of pods except from the engine.

@@ -86,10 +86,9 @@ func (e otherRuntime) Error() string {
 }
 
 // checkRuntime returns an error unless the runtime's sandboxes include the pod that this
-// process is in. It is there whenever the runtime is the right one: a sandbox is in
-// the list before its first container is created, and after a restart containerd
-// has read all of them before it opens the socket (2.4.2, internal/cri/server,
-// Run).
+// process is in. The right runtime always lists it. A sandbox is in the list before its
+// first container is created, and after a restart containerd has read all of them before
+// it opens the socket (2.4.2, internal/cri/server, Run).
 func (c connection) checkRuntime(sandboxes []*api.PodSandbox) error {
 	if c.OwnUID == "" || slices.ContainsFunc(sandboxes, func(sb *api.PodSandbox) bool { return sb.GetUid() == c.OwnUID }) {
 		return nil

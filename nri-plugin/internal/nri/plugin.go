@@ -47,9 +47,9 @@ type podSet interface {
 }
 
 const (
-	// HookBudget is below the 2 s after which the runtime lets a pod go on as if
-	// the hook had succeeded: an error in time is worth more than the missing
-	// half second.
+	// HookBudget is less than the 2 s after which the runtime treats a hook as if it had
+	// succeeded: an error that is returned in time is worth more than another half
+	// second.
 	HookBudget = 1500 * time.Millisecond
 	// slowHook is far above what local work takes; the runtime holds every other
 	// pod of the host back for as long.
@@ -78,31 +78,28 @@ type Plugin struct {
 // lock, so a slow hook delays every pod that starts or stops. Therefore each
 // hook does local work only, and none waits for a network.
 //
-// RunPodSandbox comes after the CNI plugins and before any container. Its
-// error fails the pod, kubectl describe shows the text, and Stop and Remove
-// follow at once. StopPodSandbox comes while the netns still exists;
-// RemovePodSandbox up to a minute later. Late and missing calls are normal: a
-// pod that started while the plugin was away never gets RunPodSandbox, and after a
-// restart of containerd neither Stop nor Remove comes for the pods before it,
-// though RemoveContainer does. Synchronize, on each connection, is what evens
-// that out.
+// RunPodSandbox comes after the CNI plugins and before any container. Its error fails the
+// pod, kubectl describe shows the text, and Stop and Remove follow at once.
+// StopPodSandbox comes while the netns still exists; RemovePodSandbox up to a minute
+// later. Late and missing calls are normal: a pod that started while the plugin was away
+// never gets RunPodSandbox, and after a restart of containerd neither Stop nor Remove
+// comes for the pods before it, though RemoveContainer does. Synchronize, which comes on
+// each connection, makes up for them.
 //
-// CreateContainer is the second chance: it comes for each container, init
-// containers too, and its error keeps that container from being created, until
-// the kubelet tries again. A pod that has started without the plugin gets its node
-// there at the latest, before its containers run, whether or not the attach
-// that Synchronize began has come to it: the engine lets the two take turns, and
-// the second finds nothing to do. What is attached already costs a look-up, and
-// what is about to end is not attached again.
+// CreateContainer is the second chance: it comes for each container, init containers too,
+// and its error keeps that container from being created, until the kubelet tries again. A
+// pod that has started without the plugin gets its node there at the latest, before its
+// containers run. Synchronize may be attaching it at the same time: the engine lets the
+// two take turns, and the second finds nothing to do. What is attached already costs a
+// look-up, and what is about to end is not attached again.
 //
 // Calls may also come twice. The hooks of a closed connection may overlap those
 // of the next.
 //
-// A connection must not be created again for the list alone: a registration waits
-// for all hooks under way and holds up the next, and containerd 2.4.2 hangs
-// for good if one comes while it removes a sandbox that still has containers
-// (internal/cri/server, sandbox_remove.go and container_remove.go each take
-// the lock).
+// A connection must not be created again only to get the list. A registration waits for
+// all hooks under way and delays the next, and containerd 2.4.2 hangs forever if one
+// comes while it removes a sandbox that still has containers (internal/cri/server,
+// sandbox_remove.go and container_remove.go each take the lock).
 
 // Configure subscribes to all hooks here. The runtime's own configuration of
 // plugins (/etc/nri/conf.d) goes only to those that it starts itself, as of NRI

@@ -100,9 +100,9 @@ func Run(args []string, stdin io.Reader) error {
 	return call.run(ctx)
 }
 
-// endWithContainer calls end when the container's first process is gone: nobody
-// waits for it any more, and where the pod's containers share their processes
-// containerd 2.4.2 does not end the pod before the hook.
+// endWithContainer calls end when the container's first process is gone: nobody waits for
+// the hook any more. If the pod's containers share a PID namespace, containerd 2.4.2 does
+// not end the pod before the hook has ended.
 func endWithContainer(stdin io.Reader, end func()) {
 	var state struct {
 		PID int `json:"pid"`

@@ -247,8 +247,8 @@ func installHook(dir string) (string, error) {
 	return path, nil
 }
 
-// checkExec reports an error if the runtime could not run what is in dir, as far as can
-// be seen from here: runc 1.2 and later makes this container's mount of dir without the
+// checkExec reports an error if the runtime could not run what is in dir. It cannot see
+// every such case: runc 1.2 and later makes this container's mount of dir without the
 // noexec of the host's (libcontainer/rootfs_linux.go, case "bind").
 func checkExec(dir string) error {
 	var fs unix.Statfs_t

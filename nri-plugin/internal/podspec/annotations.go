@@ -33,12 +33,12 @@ func Keys() []string {
 	return keys
 }
 
-// optedIn reports whether a pod with these annotations is to have a tailnet node:
-// it asks for one, or a rule of the policy is for it and it does not stay out.
+// optedIn reports whether a pod with these annotations is to have a tailnet node: it asks
+// for one, or a rule of the policy gives it one and it does not opt out.
 //
-// A pod that is not to have one is left alone, whatever else it carries, with one
-// exception: where the key that opts in is misspelt, the pod would run without
-// a node without any message, so that is an error.
+// A pod that is not to have one is left alone, whatever its other annotations are. The
+// one exception is a misspelt key of the annotation that opts in: the pod would run
+// without a node and without any message, so that is an error.
 func optedIn(annotations map[string]string, byRule bool) (bool, error) {
 	switch v := annotations[AnnotationEnabled]; {
 	case v == "true", v == "" && byRule:

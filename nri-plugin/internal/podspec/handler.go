@@ -16,11 +16,11 @@ import (
 // anyHandler in the list of runtime handlers stands for all of them.
 const anyHandler = "*"
 
-// CheckHandler reports an error for a sandbox whose runtime handler is not known
-// to run pods in the host's kernel. gVisor and Kata read the interfaces of the
-// pod's network namespace when the sandbox is created, before any NRI event
-// (gvisor#2280, kata-containers#12962): ts0 would be there, and nothing of it
-// would reach the pod.
+// CheckHandler reports an error for a sandbox whose runtime handler is not known to run
+// pods in the host's kernel. gVisor and Kata read the interfaces of the pod's network
+// namespace when the sandbox is created, before any NRI event (gvisor#2280,
+// kata-containers#12962). ts0 would exist in that namespace, and the pod would not see
+// it.
 //
 // The name says it all: NRI tells neither the handler's type nor its binary. The
 // default handler has no name.

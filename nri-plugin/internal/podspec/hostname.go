@@ -33,12 +33,11 @@ const standardName = "{cluster}-{namespace}-{pod}"
 
 // name names a pod in the tailnet.
 //
-// The result is a DNS label, and two pods of one cluster never share it as long as
-// the template is the same. Where the plain text would not do, a hash of the
-// whole follows it: because it had to be changed or cut, because a dash in the
-// namespace makes it ambiguous (pod b-c in a, pod c in a-b), because the template
-// does not tell two pods apart, or because it could be taken for a text with a
-// hash. Names of different clusters differ as far as the clusters' names do.
+// The result is a DNS label, and two pods of one cluster never share it as long as the
+// template is the same. A hash of the whole is appended in four cases: the text had to be
+// changed or cut; a dash in the namespace makes it ambiguous (pod b-c in a, pod c in
+// a-b); the template does not tell two pods apart; or the text could be taken for one
+// with a hash. Names of different clusters differ as far as the clusters' names do.
 func (t nameTemplate) name(cluster, namespace, pod string) string {
 	if t.text == "" {
 		t = nameTemplate{standardName, true}

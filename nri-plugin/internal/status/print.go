@@ -219,9 +219,10 @@ func Clean(s string) string {
 	}, s)
 }
 
-// escape writes such characters as JSON's escapes, where encoding/json does not: from
-// U+007F on, of which some terminals take U+009B for the begin of a command, and YAML
-// does not take all. Those beyond U+FFFF, of which YAML has other escapes, do no harm.
+// escape writes as JSON's escapes the characters that do not print and that encoding/json
+// leaves as they are, from U+007F on. Some terminals take U+009B for the beginning of a
+// command, and YAML does not allow all of them. Those beyond U+FFFF, of which YAML has
+// other escapes, do no harm.
 func escape(text []byte) []byte {
 	var out []byte
 	for _, r := range string(text) {

@@ -201,10 +201,10 @@ const (
 	ExitNotAsked = 2 // a host could not be asked, or the command line is bad
 )
 
-// ExitCode returns what a command that has these reports ends with. Nodes whose
-// sandbox has ended are as they should be, but for a device that cannot be deleted:
-// otherwise every deletion of a pod would be an error for as long as it takes. Pods that were
-// asked for by name, NAMESPACE/POD each, have to be Running.
+// ExitCode returns what a command that has these reports ends with. A node whose sandbox
+// has ended is no error, unless its device cannot be deleted: otherwise every deletion of
+// a pod would be an error for as long as it takes. Pods that were asked for by name,
+// NAMESPACE/POD each, have to be Running.
 func ExitCode(reports []Report, named ...string) int {
 	code, running := ExitOK, map[string]bool{}
 	for _, r := range reports {

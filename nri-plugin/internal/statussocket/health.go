@@ -180,9 +180,9 @@ func (h *Health) allDetails(ctx context.Context) ([]engine.Detail, error) {
 	return askEngine(h, &h.details, podStatus.Details).wait(ctx)
 }
 
-// StandBy notes that another process serves. A roll ends that one as soon as this
-// one is ready, on one host after the other without looking further, so a process
-// that lacks what it needs to serve must not be ready.
+// StandBy notes that another process serves. A roll ends that one as soon as this one is
+// ready, on one host after the other, and checks nothing else. So a process that lacks
+// what it needs to serve must not be ready.
 func (h *Health) StandBy(lacks func() string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -31,11 +31,11 @@ const (
 	MaxUnserved = 5
 )
 
-// supervisor starts this program again as its child, which does all the work,
-// and again whenever it ends other than on purpose. All pods of a host depend
-// on that one process: a panic on behalf of one, or a control plane that says
-// "exit" (tailscale.com, controlclient, Debug.Exit), ends them all, and what
-// started this process may wait long before it starts it again.
+// supervisor starts this program again as its child, which does all the work, and again
+// whenever it ends other than on purpose. All pods of a host depend on that one process.
+// A panic in the node of one pod, or a control plane that says "exit" (tailscale.com,
+// controlclient, Debug.Exit), ends all nodes, and the kubelet may wait long before it
+// starts this process again.
 //
 // It also holds the descriptor store, in which a child leaves its links' sockets for the
 // next one, and does nothing else. All of it is one goroutine, so that no signal goes to
@@ -51,9 +51,8 @@ type supervisor struct {
 	unserved int // children in a row that did not come to serve
 }
 
-// Run returns the last child's exit code, or the error for which no child could be
-// started time and again. newLog makes a logger as the configuration has it at the
-// time.
+// Run returns the last child's exit code, or an error if no child could be started in
+// several attempts. newLog makes a logger as the configuration has it at the time.
 func Run(newLog func() *slog.Logger) (code int, err error) {
 	// The kernel kills the child at the end of the thread that started it.
 	runtime.LockOSThread()
