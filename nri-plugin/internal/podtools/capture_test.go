@@ -144,7 +144,7 @@ func listening(t *testing.T, cmd *exec.Cmd) (ended chan error, book *plugintest.
 // TestCapture: a capture has what passes ts0 in both directions, in a file that is
 // whole however it ends, but for one that nobody reads.
 func TestCapture(t *testing.T) {
-	if !onMachine(t) {
+	if !onOwnHost(t) {
 		return
 	}
 	r := newRig(t)

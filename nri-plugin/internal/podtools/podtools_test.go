@@ -33,7 +33,7 @@ import (
 
 // TestPodTools: what is known from tailscale works for a pod's node.
 func TestPodTools(t *testing.T) {
-	if !onMachine(t) {
+	if !onOwnHost(t) {
 		return
 	}
 	r := newRig(t)
@@ -119,7 +119,7 @@ func (r *rig) checkReport(id string) {
 
 // TestNoSecretInAnswers: what the API quotes is in no answer of the process's.
 func TestNoSecretInAnswers(t *testing.T) {
-	if !onMachine(t) {
+	if !onOwnHost(t) {
 		return
 	}
 	r := newRig(t)

@@ -34,18 +34,18 @@ import (
 	"tailscale-nri/nri-plugin/internal/statussocket"
 )
 
-// machineVar marks a process whose netns is a test's own.
-const machineVar = "TAILSCALE_NRI_TEST_MACHINE"
+// ownHostVar marks a process whose netns is a test's own.
+const ownHostVar = "TAILSCALE_NRI_TEST_HOST"
 
-// onMachine runs the test of that name once more, in a process with a network
+// onOwnHost runs the test of that name once more, in a process with a network
 // namespace of its own, and reports whether this is that process.
-func onMachine(t *testing.T) bool {
+func onOwnHost(t *testing.T) bool {
 	t.Helper()
-	if os.Getenv(machineVar) == t.Name() {
+	if os.Getenv(ownHostVar) == t.Name() {
 		return true
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=3m")
-	cmd.Env = append(os.Environ(), machineVar+"="+t.Name())
+	cmd.Env = append(os.Environ(), ownHostVar+"="+t.Name())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	var out []byte
