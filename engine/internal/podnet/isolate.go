@@ -40,7 +40,7 @@ func isolateHostEnd(s rtnl, ifindex int) (built bool, err error) {
 	}
 	built = answers[0].qdiscKind() != blackhole
 	if err := answers[1].err; err != nil {
-		return built, isolationError("adding the blackhole qdisc", "none, but CONFIG_NET_SCHED", err)
+		return built, fmt.Errorf("adding the blackhole qdisc: %w", err)
 	}
 	for i, what := range []struct{ doing, module string }{
 		{"adding the clsact qdisc", "sch_ingress"}, {"adding the drop filter", "cls_bpf"},

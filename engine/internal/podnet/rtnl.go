@@ -25,6 +25,8 @@ func openRtnl(ns netns.NsHandle) (rtnl, error) {
 	return rtnl{s}, err
 }
 
+var errAnswer = errors.New("rtnetlink has answered with something else")
+
 // answer is the kernel's answer to one request.
 type answer struct {
 	msg []byte // of a request that asks for something: what follows the header
@@ -65,7 +67,7 @@ func (s rtnl) do(requests ...*nl.NetlinkRequest) (answers []answer, err error) {
 			size := int(binary.NativeEndian.Uint32(raw))
 			kind, seq := binary.NativeEndian.Uint16(raw[4:]), binary.NativeEndian.Uint32(raw[8:])
 			if size < unix.SizeofNlMsghdr || size > len(raw) || seq == 0 || seq > last {
-				return nil, fmt.Errorf("reading what rtnetlink answers: a message of %d bytes, number %d of %d", size, seq, last)
+				return nil, errAnswer
 			}
 			a, body := &answers[seq-1], raw[unix.SizeofNlMsghdr:size]
 			raw = raw[min((size+3)&^3, len(raw)):]
@@ -74,7 +76,7 @@ func (s rtnl) do(requests ...*nl.NetlinkRequest) (answers []answer, err error) {
 				continue
 			}
 			if len(body) < 4 {
-				return nil, errors.New("reading what rtnetlink answers: an error without a number")
+				return nil, errAnswer
 			}
 			if errno := -int32(binary.NativeEndian.Uint32(body)); errno != 0 {
 				a.err = unix.Errno(errno)
@@ -101,7 +103,7 @@ func (a answer) link() (netlink.Link, error) {
 	case a.err != nil:
 		return nil, a.err
 	case len(a.msg) < unix.SizeofIfInfomsg:
-		return nil, errors.New("rtnetlink describes no link")
+		return nil, errAnswer
 	}
 	return netlink.LinkDeserialize(nil, a.msg)
 }
