@@ -24,7 +24,7 @@ var (
 		`^(podnet|hostnet)\.[A-Z]|\.Router\.Set$|^(link|router)\.Restore$|^fence\.Fence$|` +
 		`^atomicfile\.|^store\.|\.WriteState$|\.FileStore\.Remove$|` +
 		`\.inner\.|^(\w+|s\.b)\.(Start|StartLoginInteractive|EditPrefs|Logout)$`)
-	reads = regexp.MustCompile(`^podnet\.(FindNamespace|FindHostLink|HostLink|IsHostLink|Exists|NeverForwarded|Inspect|HostBoot|OursByName)$|` +
+	reads = regexp.MustCompile(`^podnet\.(FindNamespace|HostLink|IsHostLink|Exists|NeverForwarded|Inspect|HostBoot|OursByName)$|` +
 		`^hostnet\.(NewMonitor|ShareInterfaces)$|` +
 		`\.inner\.(ControlURL|Devices|Device|KeyRenewal|LockKey|Ours|Refusal|RequestsTags|WrongTags)$`)
 )

@@ -26,7 +26,8 @@
 //	device    a node as Tailscale's API and admin console have it
 //	sandbox   what the runtime makes for a pod; a pod may have several, one after the other
 //	link      the veth pair: ts0 in the pod, and its host end, vetht…
-//	filters   tc filters on the host end, which drop all that the host's stack would get or send
+//	filters   the tc filter and the qdisc on the host end, which drop all that the host's
+//	          stack would get or send
 //	fence     rules and routes in a pod with an exit node, past which nothing leaves
 //	guard     restores a link that is changed from outside
 //	backend   tailscale.com's LocalBackend of one node

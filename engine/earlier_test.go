@@ -16,8 +16,9 @@ import (
 )
 
 // A link that an earlier version has made keeps its name, its addresses and its
-// pod's connections for as long as the sandbox lives, also where the record of
-// it is lost. The next sandbox of the pod has the name of today.
+// pod's connections for as long as the sandbox lives. Where the record of it is lost, it
+// gets the name of today and keeps the rest. The next sandbox of the pod has the name
+// of today.
 func TestLinkOfEarlierVersion(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
@@ -34,11 +35,16 @@ func TestLinkOfEarlierVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	earlier := "ts" + podA.SandboxID
-	for name, spoil := range map[string]func() error{
-		"its record": func() error { return nil },
-		"no record":  func() error { return os.Remove(path) },
+	for _, tt := range []struct {
+		name    string
+		spoil   func() error
+		earlier bool // the name that the link has
+	}{
+		{"its record", func() error { return nil }, true},
+		{"no record", func() error { return os.Remove(path) }, false},
 	} {
-		if err := spoil(); err != nil {
+		name := tt.name
+		if err := tt.spoil(); err != nil {
 			t.Fatal(err)
 		}
 		w.boot()
@@ -51,7 +57,7 @@ func TestLinkOfEarlierVersion(t *testing.T) {
 		if err := exchange(conn, "after"); err != nil {
 			t.Errorf("with %s the connection did not survive: %v", name, err)
 		}
-		expectLinks(t, name, map[string]bool{earlier: true, podnet.HostLink(podA.SandboxID): false})
+		expectLinks(t, name, map[string]bool{earlier: tt.earlier, podnet.HostLink(podA.SandboxID): !tt.earlier})
 		w.halt()
 	}
 

@@ -150,7 +150,10 @@ func (n *node) prepare(pod Pod) error {
 	earlier := n.rec.Pod.SandboxID
 	n.adopt(pod)
 	n.rec.Retried = !n.disk.fresh && !n.rec.Forgotten && earlier != pod.SandboxID
-	n.rec.NetNS, n.rec.Link, n.rec.Forgotten = ns, podnet.FindHostLink(pod.SandboxID), false
+	if !podnet.IsHostLink(n.rec.Link, pod.SandboxID) {
+		n.rec.Link = podnet.HostLink(pod.SandboxID)
+	}
+	n.rec.NetNS, n.rec.Forgotten = ns, false
 	if !n.disk.foreign {
 		n.servedHere()
 	}

@@ -12,38 +12,66 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isolateHostEnd separates the host's IP stack and the pod at the host end: tc filters
-// drop every frame in both directions.
+// isolateHostEnd separates the host's IP stack and the pod at the host end. A tc filter
+// drops every frame from the pod, and a qdisc every frame to it.
 //
 // Our packet socket is not affected. Inbound, packet sockets get a frame before tc does
-// (net/core/dev.c, __netif_receive_skb_core). Outbound, ours bypasses tc
+// (net/core/dev.c, __netif_receive_skb_core). Outbound, ours bypasses the qdisc
 // (PACKET_QDISC_BYPASS). A pod that forges the frame's destination reaches nothing on
 // the host. A host daemon that sends on any new link (DHCP, LLDP, mDNS) does not reach
 // the pod.
 //
-// The filters are part of the link and go with it. They are not firewall rules:
-// flushing a ruleset does not remove them.
+// Both are part of the link and go with it. They are not firewall rules: flushing a
+// ruleset does not remove them.
+//
+// A second filter would do as well as the qdisc. But the first filter of a direction
+// waits for a grace period of RCU, and all other interfaces wait with it
+// (net/sched/sch_generic.c, mini_qdisc_pair_swap).
 //
 // built reports whether anything was missing.
-func isolateHostEnd(ifindex int) (built bool, err error) {
-	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: ifindex,
-		Handle:    netlink.MakeHandle(0xffff, 0),
-		Parent:    netlink.HANDLE_CLSACT,
-	}}
-	err = netlink.QdiscAdd(qdisc)
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return false, isolationError("adding the clsact qdisc", "sch_ingress", err)
+func isolateHostEnd(s rtnl, ifindex int) (built bool, err error) {
+	root := qdisc(unix.RTM_GETQDISC, 0, ifindex, 0, netlink.HANDLE_ROOT)
+	answers, err := s.do(root,
+		qdisc(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, ifindex, 0, netlink.HANDLE_ROOT, blackhole),
+		qdisc(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifindex, netlink.MakeHandle(0xffff, 0), netlink.HANDLE_CLSACT, "clsact"),
+		dropFilter(ifindex, netlink.HANDLE_MIN_INGRESS))
+	if err != nil {
+		return false, err
 	}
-	built = err == nil
-	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		err := addDropFilter(ifindex, parent)
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			return built, isolationError("adding the drop filter", "cls_bpf", err)
+	built = answers[0].qdiscKind() != blackhole
+	if err := answers[1].err; err != nil {
+		return built, fmt.Errorf("adding the blackhole qdisc: %w", err)
+	}
+	for i, what := range []struct{ doing, module string }{
+		{"adding the clsact qdisc", "sch_ingress"}, {"adding the drop filter", "cls_bpf"},
+	} {
+		switch err := answers[2+i].err; {
+		case err == nil:
+			built = true
+		case !errors.Is(err, unix.EEXIST):
+			return built, isolationError(what.doing, what.module, err)
 		}
-		built = built || err == nil
 	}
 	return built, nil
+}
+
+const blackhole = "blackhole"
+
+func qdisc(message, flags, ifindex int, handle, parent uint32, kind ...string) *nl.NetlinkRequest {
+	req := nl.NewNetlinkRequest(message, flags)
+	req.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(ifindex), Handle: handle, Parent: parent})
+	for _, k := range kind {
+		req.AddData(nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated(k)))
+	}
+	return req
+}
+
+// qdiscKind returns the kind of the qdisc that an answer describes, "" if there is none.
+func (a answer) qdiscKind() string {
+	if a.err != nil || len(a.msg) < nl.SizeofTcMsg {
+		return ""
+	}
+	return unix.ByteSliceToString(attr(a.msg[nl.SizeofTcMsg:], nl.TCA_KIND))
 }
 
 func isolationError(doing, module string, err error) error {
@@ -53,16 +81,16 @@ func isolationError(doing, module string, err error) error {
 	return fmt.Errorf("%s (kernel module %s): %w", doing, module, err)
 }
 
-// addDropFilter adds a filter of one classic BPF instruction, "return
-// TC_ACT_SHOT", in direct-action mode. Classic, because it needs neither the
-// bpf system call nor its capability.
-func addDropFilter(ifindex int, parent uint32) error {
+// dropFilter adds a filter of one classic BPF instruction, "return TC_ACT_SHOT", in
+// direct-action mode. Classic, because it needs neither the bpf system call nor its
+// capability.
+func dropFilter(ifindex int, parent uint32) *nl.NetlinkRequest {
 	const (
 		handle   = 1
 		priority = 1
 		shot     = 2 // TC_ACT_SHOT, linux/pkt_cls.h
 	)
-	req := nl.NewNetlinkRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	req := nl.NewNetlinkRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	req.AddData(&nl.TcMsg{
 		Family:  nl.FAMILY_ALL,
 		Ifindex: int32(ifindex),
@@ -76,8 +104,7 @@ func addDropFilter(ifindex int, parent uint32) error {
 	options.AddRtAttr(nl.TCA_BPF_OPS, sockFilter(unix.BPF_RET|unix.BPF_K, shot))
 	options.AddRtAttr(nl.TCA_BPF_FLAGS, nl.Uint32Attr(nl.TCA_BPF_FLAG_ACT_DIRECT))
 	req.AddData(options)
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
+	return req
 }
 
 // sockFilter encodes one struct sock_filter (linux/filter.h).

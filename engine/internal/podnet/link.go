@@ -8,6 +8,7 @@ import (
 	"net"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -44,17 +45,6 @@ func IsHostLink(name, sandboxID string) bool {
 	return name == HostLink(sandboxID) || name == hostLink(earlierPrefix, sandboxID)
 }
 
-// FindHostLink returns the name of the host end of a sandbox's link. That is the name
-// that an earlier version gave it, if such a link exists, since a pod keeps its link
-// for as long as it lives; otherwise it is [HostLink].
-func FindHostLink(sandboxID string) string {
-	earlier := hostLink(earlierPrefix, sandboxID)
-	if found, err := Exists(earlier); err == nil && found {
-		return earlier
-	}
-	return HostLink(sandboxID)
-}
-
 // Link is the veth pair between a pod and this process.
 type Link struct {
 	NS   Namespace
@@ -70,153 +60,199 @@ type Link struct {
 
 // Ensure returns the link between the pod's netns and the host end named host, with ts0
 // up and without addresses. It creates what is missing and takes over what is there, so
-// it can be repeated at any time. It makes a handful of netlink calls and does not
+// it can be repeated at any time. It sends the kernel a handful of messages and does not
 // wait.
 //
 // It returns an error that wraps [ErrGone] if the netns is gone, and one that
 // names the remedy if the pod has a ts0 that is not ours.
 func Ensure(ns Namespace, host string) (*Link, error) {
 	l := &Link{NS: ns, Host: host}
-	if err := ns.withHandle(l.ensurePair); err != nil {
-		return nil, err
-	}
-	if err := l.setUp(); err != nil {
+	err := l.withSockets(func(s sockets) error {
+		// Most pods are new. Where a name is taken the kernel changes nothing.
+		p, err := l.createPair(s)
+		if errors.Is(err, unix.EEXIST) {
+			p, err = l.takeOver(s)
+		}
+		if err != nil {
+			return err
+		}
+		return l.setUp(s, p)
+	})
+	if err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
-// setUp gives an existing pair its settings, the drop filters first.
-func (l *Link) setUp() error {
-	if err := l.ensureHostEnd(); err != nil {
-		return fmt.Errorf("setting up the host's end %s: %w", l.Host, err)
-	}
-	if err := l.NS.do(setOffloads); err != nil {
-		return fmt.Errorf("setting offloads of %s: %w", PodLink, err)
-	}
-	if err := l.NS.withHandle(l.raisePodEnd); err != nil {
-		return fmt.Errorf("setting up the pod's end %s: %w", PodLink, err)
-	}
-	return nil
+// sockets are the sockets that make a link.
+type sockets struct {
+	pod, host rtnl
 }
 
-// ensurePair creates the pair, unless both ends are there and belong together.
-func (l *Link) ensurePair(pod *netlink.Handle) error {
-	ts0, err := linkByName(pod.LinkByName, PodLink)
+// withSockets calls fn with sockets in the pod's netns and in this process's.
+func (l *Link) withSockets(fn func(sockets) error) error {
+	pod, err := l.NS.dial()
 	if err != nil {
 		return err
 	}
-	host, err := linkByName(netlink.LinkByName, l.Host)
+	defer pod.Close()
+	host, err := openRtnl(netns.None())
 	if err != nil {
-		return err
+		return fmt.Errorf("opening netlink: %w", err)
 	}
-	if host != nil && host.Type() != "veth" {
-		return fmt.Errorf("interface %s is a %s, not a veth of ours: rename it", l.Host, host.Type())
-	}
-	switch {
-	case ts0 != nil && host != nil && arePair(ts0, host):
-		return nil
-	case ts0 != nil:
-		if host == nil {
-			host = l.renamed(ts0)
-			if host != nil {
-				return l.nameHostEnd(host)
-			}
-		}
-		return fmt.Errorf("the pod has an interface %s that is not ours (%s, index %d): remove or rename it",
-			PodLink, ts0.Type(), ts0.Attrs().Index)
-	case host != nil:
-		// The name is ours and its pod end is not here: the link belongs to a sandbox
-		// whose netns is about to go.
-		if err := netlink.LinkDel(host); err != nil && !isNotFound(err) {
-			return fmt.Errorf("deleting the stale %s: %w", l.Host, err)
-		}
-	}
-	return l.createPair(pod)
+	defer host.Close()
+	return fn(sockets{pod, host})
+}
+
+// pair are the two ends of a link.
+type pair struct {
+	ts0, host netlink.Link
 }
 
 // createPair creates both ends from within the pod: ts0 never appears in the
 // host's netns, where daemons that watch links would see it.
-func (l *Link) createPair(pod *netlink.Handle) error {
+func (l *Link) createPair(s sockets) (p pair, err error) {
 	here, err := netns.Get()
 	if err != nil {
-		return fmt.Errorf("opening our own netns: %w", err)
+		return pair{}, fmt.Errorf("opening our own netns: %w", err)
 	}
 	defer here.Close()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = PodLink
-	attrs.MTU = MTU
-	// A burst bigger than the engine's batch could not be split in one go.
-	attrs.GSOMaxSegs = batchSize
-	// A veth uses one queue in either direction. By default the kernel makes one for each
-	// processor. Then it takes the others back, and waits for an RCU grace period at each
-	// end while it holds the lock of all interfaces (veth_init_queues).
-	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
-	err = pod.LinkAdd(&netlink.Veth{
-		LinkAttrs:     attrs,
-		PeerName:      l.Host,
-		PeerNamespace: netlink.NsFd(int(here)),
-	})
+	answers, err := s.pod.do(newPair(l.Host, here), getLink(PodLink))
 	if err != nil {
-		return fmt.Errorf("creating %s and %s: %w", PodLink, l.Host, err)
+		return pair{}, err
+	}
+	if err := answers[0].err; err != nil {
+		return pair{}, fmt.Errorf("creating %s and %s: %w", PodLink, l.Host, err)
+	}
+	if p.ts0, err = answers[1].link(); err != nil {
+		return pair{}, fmt.Errorf("looking up %s: %w", PodLink, goneIfNotFound(err))
+	}
+	if p.host, err = linkByName(s.host.byName, l.Host); err != nil {
+		return pair{}, err
+	}
+	// A pod that may change its netns could have put another interface in ts0's place.
+	if p.host == nil || !arePair(p.ts0, p.host) {
+		return pair{}, fmt.Errorf("%w: %s was removed or replaced as soon as it was there", ErrGone, PodLink)
+	}
+	return p, nil
+}
+
+// newPair asks for a veth pair of ts0, in the netns of the socket, and the host end, in
+// the netns here.
+func newPair(host string, here netns.NsHandle) *nl.NetlinkRequest {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
+	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
+	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC)
+	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(here)))
+	for name, add := range map[string]func(kind int, value []byte){
+		host:    func(kind int, value []byte) { peer.AddRtAttr(kind, value) },
+		PodLink: func(kind int, value []byte) { req.AddData(nl.NewRtAttr(kind, value)) },
+	} {
+		add(unix.IFLA_IFNAME, nl.ZeroTerminated(name))
+		add(unix.IFLA_MTU, nl.Uint32Attr(MTU))
+		// A veth uses one queue in either direction. By default the kernel makes one for
+		// each processor. Then it takes the others back, and waits for an RCU grace period
+		// at each end while it holds the lock of all interfaces (veth_init_queues).
+		add(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(1))
+		add(unix.IFLA_NUM_RX_QUEUES, nl.Uint32Attr(1))
+	}
+	// A burst bigger than the engine's batch could not be split in one go.
+	req.AddData(nl.NewRtAttr(unix.IFLA_GSO_MAX_SEGS, nl.Uint32Attr(batchSize)))
+	req.AddData(info)
+	return req
+}
+
+// takeOver returns a pair that is there, and creates the pair where only one of its
+// names was taken.
+func (l *Link) takeOver(s sockets) (p pair, err error) {
+	if p.ts0, err = linkByName(s.pod.byName, PodLink); err != nil {
+		return pair{}, err
+	}
+	if p.host, err = linkByName(s.host.byName, l.Host); err != nil {
+		return pair{}, err
+	}
+	if p.host != nil && p.host.Type() != "veth" {
+		return pair{}, fmt.Errorf("interface %s is a %s, not a veth of ours: rename it", l.Host, p.host.Type())
+	}
+	switch {
+	case p.ts0 != nil && p.host != nil && arePair(p.ts0, p.host):
+		return p, nil
+	case p.ts0 != nil:
+		if p.host == nil {
+			p.host = l.renamed(p.ts0)
+			if p.host != nil {
+				return p, l.nameHostEnd(p.host)
+			}
+		}
+		return pair{}, fmt.Errorf("the pod has an interface %s that is not ours (%s, index %d): remove or rename it",
+			PodLink, p.ts0.Type(), p.ts0.Attrs().Index)
+	case p.host != nil:
+		// The name is ours and its pod end is not here: the link belongs to a sandbox
+		// whose netns is about to go.
+		if err := netlink.LinkDel(p.host); err != nil && !isNotFound(err) {
+			return pair{}, fmt.Errorf("deleting the stale %s: %w", l.Host, err)
+		}
+	}
+	return l.createPair(s)
+}
+
+// setUp gives an existing pair its settings, the drop filters first.
+func (l *Link) setUp(s sockets, p pair) error {
+	if err := l.setUpHostEnd(s.host, p.host); err != nil {
+		return fmt.Errorf("setting up the host's end %s: %w", l.Host, goneIfNotFound(err))
+	}
+	if err := setOffloads(s.pod.GetFd()); err != nil {
+		return fmt.Errorf("setting offloads of %s: %w", PodLink, err)
+	}
+	if err := l.setUpPodEnd(s.pod, p.ts0); err != nil {
+		return fmt.Errorf("setting up the pod's end %s: %w", PodLink, goneIfNotFound(err))
 	}
 	return nil
 }
 
-// ensureHostEnd isolates the host end from everything except our packet socket: no ARP,
+// setUpHostEnd isolates the host end from everything except our packet socket: no ARP,
 // no IPv6 address of its own, and the drop filters.
-func (l *Link) ensureHostEnd() error {
-	host, err := netlink.LinkByName(l.Host)
-	if err != nil {
-		return goneIfNotFound(err)
-	}
+func (l *Link) setUpHostEnd(s rtnl, host netlink.Link) error {
 	a := host.Attrs()
 	l.hostIndex, l.podIndex, l.nsid, l.hostMAC = a.Index, a.ParentIndex, a.NetNsID, a.HardwareAddr
-	built, err := isolateHostEnd(l.hostIndex)
+	built, err := isolateHostEnd(s, l.hostIndex)
 	if err != nil {
-		return goneIfNotFound(err)
+		return err
 	}
 	if built {
 		l.missing = append(l.missing, "tc drop filters of "+l.Host)
 	}
 	l.note(a, l.Host)
-	if isRaised(host) {
-		return nil
-	}
-	if err := setAddrGenModeNone(netlink.LinkSetIP6AddrGenMode, host); err != nil {
-		return goneIfNotFound(err)
-	}
-	if err := netlink.LinkSetARPOff(host); err != nil {
-		return fmt.Errorf("switching ARP off: %w", goneIfNotFound(err))
-	}
-	if err := netlink.LinkSetUp(host); err != nil {
-		return fmt.Errorf("bringing it up: %w", goneIfNotFound(err))
-	}
-	return nil
+	return raise(s, host)
 }
 
-func (l *Link) raisePodEnd(pod *netlink.Handle) error {
-	ts0, err := pod.LinkByName(PodLink)
-	if err != nil {
-		return goneIfNotFound(err)
-	}
-	if err := l.resetPodEnd(pod, ts0); err != nil {
-		return err
-	}
-	if isRaised(ts0) {
-		return nil
-	}
-	if err := setAddrGenModeNone(pod.LinkSetIP6AddrGenMode, ts0); err != nil {
+func (l *Link) setUpPodEnd(s rtnl, ts0 netlink.Link) error {
+	if err := l.resetPodEnd(s, ts0); err != nil {
 		return err
 	}
 	// NOARP: no neighbour table and no duplicate address detection. Frames carry ts0's
 	// own address as their destination, which the host's stack takes for another
-	// host's.
-	if err := pod.LinkSetARPOff(ts0); err != nil {
-		return fmt.Errorf("switching ARP off: %w", err)
+	// machine's.
+	return raise(s, ts0)
+}
+
+// raise sets a link up, without ARP and without an IPv6 address that the kernel makes.
+func raise(s rtnl, link netlink.Link) error {
+	if isRaised(link) {
+		return nil
 	}
-	if err := pod.LinkSetUp(ts0); err != nil {
-		return fmt.Errorf("bringing it up: %w", err)
+	index := link.Attrs().Index
+	answers, err := s.do(setAddrGenModeNone(index), setFlags(index, fineFlags))
+	switch {
+	case err != nil:
+		return err
+	case answers[0].err != nil && !isIPv6Off(answers[0].err):
+		return fmt.Errorf("setting the IPv6 address generation mode: %w", answers[0].err)
+	case answers[1].err != nil:
+		return fmt.Errorf("bringing it up without ARP: %w", answers[1].err)
 	}
 	return nil
 }
@@ -227,15 +263,13 @@ func (l *Link) raisePodEnd(pod *netlink.Handle) error {
 // for each link of all the others. The mode is set before the link is raised.
 func isRaised(link netlink.Link) bool { return link.Attrs().RawFlags&fineFlags == fineFlags }
 
-// setAddrGenModeNone keeps the kernel from giving the link a link-local
-// address. A netns or a kernel without IPv6 does not need it and refuses it.
-func setAddrGenModeNone(set func(netlink.Link, int) error, link netlink.Link) error {
+// setAddrGenModeNone keeps the kernel from giving the link a link-local address. A netns
+// or a kernel without IPv6 does not need it and refuses it.
+func setAddrGenModeNone(index int) *nl.NetlinkRequest {
 	const in6AddrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
-	err := set(link, in6AddrGenModeNone)
-	if err != nil && !isIPv6Off(err) {
-		return fmt.Errorf("setting the IPv6 address generation mode: %w", err)
-	}
-	return nil
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(in6AddrGenModeNone))
+	return setLink(index, spec)
 }
 
 // Exists reports whether the link's host end is there, and with it, since a

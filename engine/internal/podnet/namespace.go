@@ -11,7 +11,6 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -43,11 +42,12 @@ type Namespace struct {
 // to one. It returns an error that wraps [ErrGone] if none does.
 func FindNamespace(paths ...string) (Namespace, error) {
 	n := Namespace{Paths: paths}
-	h, err := n.open()
+	h, s, err := n.enter()
 	if err != nil {
 		return Namespace{}, err
 	}
 	defer h.Close()
+	defer s.Close()
 	st, err := statNS(h)
 	if err != nil {
 		return Namespace{}, err
@@ -56,7 +56,7 @@ func FindNamespace(paths ...string) (Namespace, error) {
 	if n.Boot, err = bootID(); err != nil {
 		return Namespace{}, err
 	}
-	if n.Cookie, err = cookieOf(h); err != nil {
+	if n.Cookie, err = socketCookie(s.GetFd()); err != nil {
 		return Namespace{}, err
 	}
 	return n, nil
@@ -65,30 +65,61 @@ func FindNamespace(paths ...string) (Namespace, error) {
 // Check returns nil if the namespace can be reached, an error that wraps [ErrGone] if
 // it does not exist any more, and another error if that is not known.
 func (n Namespace) Check() error {
-	h, err := n.open()
+	s, err := n.dial()
 	if err != nil {
 		return err
 	}
-	return h.Close()
+	s.Close()
+	return nil
 }
 
 // open returns a descriptor of the namespace. The caller closes it as soon as
 // its one operation is done.
 func (n Namespace) open() (netns.NsHandle, error) {
+	h, s, err := n.enter()
+	if err != nil {
+		return netns.None(), err
+	}
+	s.Close()
+	return h, nil
+}
+
+// dial returns a rtnetlink socket in the namespace. The caller closes it as soon as its
+// one operation is done.
+func (n Namespace) dial() (rtnl, error) {
+	h, s, err := n.enter()
+	if err != nil {
+		return rtnl{}, err
+	}
+	h.Close()
+	return s, nil
+}
+
+// enter does what open and dial do.
+func (n Namespace) enter() (netns.NsHandle, rtnl, error) {
 	var tried []string
 	missing := true
 	for _, path := range n.Paths {
 		h, err := n.openPath(path)
 		if err == nil {
-			return h, nil
+			var s rtnl
+			if s, err = openRtnl(h); err != nil {
+				h.Close()
+				return netns.None(), rtnl{}, fmt.Errorf("opening netlink in the pod's netns: %w", err)
+			}
+			if err = n.isBehind(s); err == nil {
+				return h, s, nil
+			}
+			s.Close()
+			h.Close()
 		}
 		tried = append(tried, fmt.Sprintf("%s: %v", path, err))
 		missing = missing && isMissing(err)
 	}
 	if !missing {
-		return netns.None(), fmt.Errorf("cannot reach the pod's network namespace (%s)", strings.Join(tried, "; "))
+		return netns.None(), rtnl{}, fmt.Errorf("cannot reach the pod's network namespace (%s)", strings.Join(tried, "; "))
 	}
-	return netns.None(), fmt.Errorf("%w (%s)", ErrGone, strings.Join(tried, "; "))
+	return netns.None(), rtnl{}, fmt.Errorf("%w (%s)", ErrGone, strings.Join(tried, "; "))
 }
 
 var (
@@ -113,39 +144,42 @@ func (n Namespace) openPath(path string) (netns.NsHandle, error) {
 	if err != nil {
 		return h, err
 	}
-	if err := n.is(h); err != nil {
+	if err := n.isAt(h); err != nil {
 		h.Close()
 		return netns.None(), err
 	}
 	return h, nil
 }
 
-// is returns nil if h is the namespace, or if n does not say which one it is.
-func (n Namespace) is(h netns.NsHandle) error {
+// isAt returns nil if h may be the namespace, or if n does not say which one it is.
+func (n Namespace) isAt(h netns.NsHandle) error {
 	st, err := statNS(h)
 	switch {
 	case err != nil:
 		return err
 	case n.Ino != 0 && (st.Ino != n.Ino || uint64(st.Dev) != n.Dev):
 		return fmt.Errorf("%w: inode %d, want %d", errAnother, st.Ino, n.Ino)
+	case n.Boot == "":
+		return nil
 	}
-	if n.Boot != "" {
-		switch boot, err := bootID(); {
-		case err != nil:
-			return err
-		case boot != n.Boot:
-			return fmt.Errorf("%w: boot %s, want %s", errAnother, boot, n.Boot)
-		}
+	boot, err := bootID()
+	if err == nil && boot != n.Boot {
+		err = fmt.Errorf("%w: boot %s, want %s", errAnother, boot, n.Boot)
 	}
-	if n.Cookie != 0 {
-		switch cookie, err := cookieOf(h); {
-		case err != nil:
-			return err
-		case cookie != n.Cookie:
-			return fmt.Errorf("%w: cookie %d, want %d", errAnother, cookie, n.Cookie)
-		}
+	return err
+}
+
+// isBehind returns nil if s is a socket of the namespace, or if n does not say which
+// one it is.
+func (n Namespace) isBehind(s rtnl) error {
+	if n.Cookie == 0 {
+		return nil
 	}
-	return nil
+	cookie, err := socketCookie(s.GetFd())
+	if err == nil && cookie != n.Cookie {
+		err = fmt.Errorf("%w: cookie %d, want %d", errAnother, cookie, n.Cookie)
+	}
+	return err
 }
 
 // bootID returns the ID that the kernel gave itself at its start (random(4)).
@@ -157,17 +191,8 @@ var bootID = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(id)), nil
 })
 
-// cookieOf returns the cookie of the namespace behind h, 0 if the kernel has none.
-func cookieOf(h netns.NsHandle) (uint64, error) {
-	s, err := nl.GetNetlinkSocketAt(h, netns.None(), unix.NETLINK_ROUTE)
-	if err != nil {
-		return 0, fmt.Errorf("opening netlink in the pod's netns: %w", err)
-	}
-	defer s.Close()
-	return socketCookie(s.GetFd())
-}
-
-// socketCookie returns the cookie of the namespace that a socket is of.
+// socketCookie returns the cookie of the namespace that a socket is of, 0 if the kernel
+// has none.
 func socketCookie(fd int) (uint64, error) {
 	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {

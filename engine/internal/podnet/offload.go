@@ -47,14 +47,9 @@ func crosses(feature string) bool {
 	return true
 }
 
-// setOffloads switches off features of ts0 that cannot cross. It runs inside the pod's
-// netns.
-func setOffloads() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("opening a socket: %w", err)
-	}
-	defer unix.Close(fd)
+// setOffloads switches off features of ts0 that cannot cross. fd is any socket in the
+// pod's netns.
+func setOffloads(fd int) error {
 	names, err := kernelFeatures(fd)
 	if err != nil {
 		return err

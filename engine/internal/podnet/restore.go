@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,35 +17,42 @@ import (
 // gone, and deletes the other: it makes no new link.
 func (l *Link) Restore() (missing []string, err error) {
 	l.missing = nil
-	if err := l.NS.withHandle(l.findPair); err != nil {
+	var found pair
+	err = l.NS.withHandle(func(pod *netlink.Handle) (err error) {
+		found, err = l.findPair(pod)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
-	err = l.setUp()
+	err = l.withSockets(func(s sockets) error { return l.setUp(s, found) })
+	if err == nil {
+		err = l.nameHostEnd(found.host)
+	}
 	return l.missing, err
 }
 
-// findPair looks for the pair, and gives its ends their names back. It goes by the host
+// findPair looks for the pair, and gives ts0 its name back. It goes by the host
 // end's number. The pod controls what its own end says of its peer, and could name any
 // interface of the host.
-func (l *Link) findPair(pod *netlink.Handle) error {
-	host, err := netlink.LinkByIndex(l.hostIndex)
-	if err != nil {
-		return goneIfNotFound(err)
+func (l *Link) findPair(pod *netlink.Handle) (p pair, err error) {
+	if p.host, err = netlink.LinkByIndex(l.hostIndex); err != nil {
+		return pair{}, goneIfNotFound(err)
 	}
-	ts0, err := pod.LinkByIndex(l.podIndex)
+	p.ts0, err = pod.LinkByIndex(l.podIndex)
 	switch {
 	case err != nil && !isNotFound(err):
-		return err
-	case err != nil, !arePair(ts0, host), host.Attrs().NetNsID != l.nsid:
-		return l.cutOff(host)
+		return pair{}, err
+	case err != nil, !arePair(p.ts0, p.host), p.host.Attrs().NetNsID != l.nsid:
+		return pair{}, l.cutOff(p.host)
 	}
-	if name := ts0.Attrs().Name; name != PodLink {
-		if err := rename(pod, ts0, PodLink); err != nil {
-			return err
+	if name := p.ts0.Attrs().Name; name != PodLink {
+		if err := rename(pod, p.ts0, PodLink); err != nil {
+			return pair{}, err
 		}
 		l.missing = append(l.missing, PodLink+" was named "+name)
 	}
-	return l.nameHostEnd(host)
+	return p, nil
 }
 
 // cutOff deletes the host end of a link whose other end is not in the pod any more,
@@ -109,7 +117,7 @@ func (l *Link) renamed(ts0 netlink.Link) (host netlink.Link) {
 }
 
 // resetPodEnd gives ts0 the MAC address and the MTU that it had.
-func (l *Link) resetPodEnd(pod *netlink.Handle, ts0 netlink.Link) error {
+func (l *Link) resetPodEnd(s rtnl, ts0 netlink.Link) error {
 	a := ts0.Attrs()
 	l.note(a, PodLink)
 	if l.podMAC == nil {
@@ -117,13 +125,13 @@ func (l *Link) resetPodEnd(pod *netlink.Handle, ts0 netlink.Link) error {
 	}
 	if !bytes.Equal(l.podMAC, a.HardwareAddr) {
 		// Our frames carry the address that it had.
-		if err := pod.LinkSetHardwareAddr(ts0, l.podMAC); err != nil {
+		if err := s.all(setLink(a.Index, nl.NewRtAttr(unix.IFLA_ADDRESS, l.podMAC))); err != nil {
 			return fmt.Errorf("setting its MAC address: %w", err)
 		}
 		l.missing = append(l.missing, PodLink+" had another MAC address")
 	}
 	if a.MTU != MTU {
-		if err := pod.LinkSetMTU(ts0, MTU); err != nil {
+		if err := s.all(setLink(a.Index, nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(MTU)))); err != nil {
 			return fmt.Errorf("setting its MTU: %w", err)
 		}
 		l.missing = append(l.missing, PodLink+" had another MTU")

@@ -20,7 +20,7 @@ type Trial struct {
 // The names of [TryKernel]'s trials.
 const (
 	TrialNamespace = "network namespaces"
-	TrialLink      = "veth with its tc filters"
+	TrialLink      = "veth with its tc filter and qdisc"
 	TrialSocket    = "packet socket with offloads"
 	TrialRules     = "policy routing for IPv4"
 	TrialRules6    = "policy routing for IPv6"

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -97,10 +98,13 @@ func (c *guardedCluster) intact(t *testing.T) error {
 	if err != nil {
 		return err
 	}
-	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		if filters, err := netlink.FilterList(host, parent); err != nil || len(filters) == 0 {
-			return fmt.Errorf("no filter at %x (%w)", parent, err)
-		}
+	if filters, err := netlink.FilterList(host, netlink.HANDLE_MIN_INGRESS); err != nil || len(filters) == 0 {
+		return fmt.Errorf("no filter (%w)", err)
+	}
+	qdiscs, err := netlink.QdiscList(host)
+	isRoot := func(q netlink.Qdisc) bool { return q.Attrs().Parent == netlink.HANDLE_ROOT && q.Type() == blackhole }
+	if err != nil || !slices.ContainsFunc(qdiscs, isRoot) {
+		return fmt.Errorf("the root qdisc is not %s: %v (%w)", blackhole, qdiscs, err)
 	}
 	ts0, err := c.pod.LinkByName(PodLink)
 	if err != nil {
@@ -201,7 +205,9 @@ func TestChangesAreRestored(t *testing.T) {
 				LinkIndex: host.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
 			}})
 		}},
-		{"one filter deleted", func() error {
+		{"qdisc deleted", func() error { return netlink.QdiscDel(rootQdisc(host, blackhole)) }},
+		{"another qdisc", func() error { return netlink.QdiscReplace(rootQdisc(host, "pfifo")) }},
+		{"filter deleted", func() error {
 			filters, err := netlink.FilterList(host, netlink.HANDLE_MIN_INGRESS)
 			for _, f := range filters {
 				err = errors.Join(err, netlink.FilterDel(f))
@@ -283,6 +289,13 @@ func TestOwnChangesAreNone(t *testing.T) {
 	c.awaitQuiet(t)
 	if n := c.minded.Load(); n > 10 {
 		t.Errorf("%d of our own changes counted as another's, with new addresses once", n)
+	}
+}
+
+func rootQdisc(link netlink.Link, kind string) netlink.Qdisc {
+	return &netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Parent: netlink.HANDLE_ROOT},
+		QdiscType:  kind,
 	}
 }
 

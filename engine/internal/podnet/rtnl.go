@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package podnet
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// rtnl is a rtnetlink socket in one network namespace. It sends several requests in one
+// message. A system call that waits for the kernel's lock of all interfaces costs the
+// goroutine its place on a processor, and to get one back it waits behind the work of
+// all nodes, so that the number of calls makes the time that a pod's start is held up.
+type rtnl struct{ *nl.NetlinkSocket }
+
+// openRtnl opens a socket in ns; [netns.None] is the netns of this process.
+func openRtnl(ns netns.NsHandle) (rtnl, error) {
+	s, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_ROUTE)
+	return rtnl{s}, err
+}
+
+var errAnswer = errors.New("rtnetlink has answered with something else")
+
+// answer is the kernel's answer to one request.
+type answer struct {
+	msg []byte // of a request that asks for something: what follows the header
+	err error
+}
+
+// do sends the requests in one message, and returns the answer to each. The kernel
+// takes them in their order, and goes on after one that it has refused. err means that
+// it is not known what became of them.
+//
+// By the time that the kernel has taken the message, it has answered all of it
+// (net/netlink/af_netlink.c, netlink_rcv_skb).
+func (s rtnl) do(requests ...*nl.NetlinkRequest) (answers []answer, err error) {
+	var buf []byte
+	last := uint32(len(requests))
+	for i, r := range requests {
+		r.Seq = uint32(i) + 1
+		// Each answer is a system call: only what was refused is answered, what was
+		// asked for, and the last.
+		if r.Seq == last {
+			r.Flags |= unix.NLM_F_ACK
+		}
+		buf = append(buf, r.Serialize()...)
+	}
+	if err := unix.Sendto(s.GetFd(), buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, fmt.Errorf("asking the kernel by rtnetlink: %w", err)
+	}
+	answers = make([]answer, last)
+	for buf := make([]byte, 16<<10); ; {
+		n, _, err := unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("reading what rtnetlink answers: %w", err)
+		}
+		for raw := buf[:n]; len(raw) >= unix.SizeofNlMsghdr; {
+			size := int(binary.NativeEndian.Uint32(raw))
+			kind, seq := binary.NativeEndian.Uint16(raw[4:]), binary.NativeEndian.Uint32(raw[8:])
+			if size < unix.SizeofNlMsghdr || size > len(raw) || seq == 0 || seq > last {
+				return nil, errAnswer
+			}
+			a, body := &answers[seq-1], raw[unix.SizeofNlMsghdr:size]
+			raw = raw[min((size+3)&^3, len(raw)):]
+			if kind != unix.NLMSG_ERROR {
+				a.msg = append([]byte(nil), body...)
+				continue
+			}
+			if len(body) < 4 {
+				return nil, errAnswer
+			}
+			if errno := -int32(binary.NativeEndian.Uint32(body)); errno != 0 {
+				a.err = unix.Errno(errno)
+			}
+			if seq == last {
+				return answers, nil
+			}
+		}
+	}
+}
+
+// all is do for requests that change something, each of which is to succeed.
+func (s rtnl) all(requests ...*nl.NetlinkRequest) error {
+	answers, err := s.do(requests...)
+	for _, a := range answers {
+		err = errors.Join(err, a.err)
+	}
+	return err
+}
+
+// link returns the link that an answer describes.
+func (a answer) link() (netlink.Link, error) {
+	switch {
+	case a.err != nil:
+		return nil, a.err
+	case len(a.msg) < unix.SizeofIfInfomsg:
+		return nil, errAnswer
+	}
+	return netlink.LinkDeserialize(nil, a.msg)
+}
+
+// byName returns a link, without its statistics.
+func (s rtnl) byName(name string) (netlink.Link, error) {
+	answers, err := s.do(getLink(name))
+	if err != nil {
+		return nil, err
+	}
+	return answers[0].link()
+}
+
+func getLink(name string) *nl.NetlinkRequest {
+	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS, linux/rtnetlink.h
+	req := linkRequest(unix.RTM_GETLINK, 0, 0)
+	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	return req
+}
+
+// setLink sets attributes of a link.
+func setLink(index int, attrs ...*nl.RtAttr) *nl.NetlinkRequest {
+	req := linkRequest(unix.RTM_SETLINK, index, 0)
+	for _, a := range attrs {
+		req.AddData(a)
+	}
+	return req
+}
+
+// setFlags sets flags of a link.
+func setFlags(index int, flags uint32) *nl.NetlinkRequest {
+	return linkRequest(unix.RTM_SETLINK, index, flags)
+}
+
+func linkRequest(kind, index int, flags uint32) *nl.NetlinkRequest {
+	req := nl.NewNetlinkRequest(kind, 0)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index, msg.Flags, msg.Change = int32(index), flags, flags
+	req.AddData(msg)
+	return req
+}
