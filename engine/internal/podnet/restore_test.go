@@ -114,7 +114,6 @@ func TestFiltersComeFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	index := uint32(host.Attrs().Index)
 	wall := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: host.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
 	}}
@@ -129,33 +128,41 @@ func TestFiltersComeFirst(t *testing.T) {
 	if _, err := pod.link.Restore(); err != nil {
 		t.Fatal(err)
 	}
-	filters, raised := 0, false
-	hear := func(raw []byte) {
-		messages, err := syscall.ParseNetlinkMessage(raw)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range messages {
-			switch {
-			case binary.NativeEndian.Uint32(m.Data[4:]) != index:
-			case m.Header.Type == unix.RTM_NEWTFILTER:
-				filters++
-			case m.Header.Type == unix.RTM_NEWLINK && binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_UP != 0 && !raised:
-				raised = true
-				if filters != 2 {
-					t.Errorf("the host end is raised with %d of 2 filters", filters)
-				}
-			}
-		}
-	}
 	// What the kernel has done has been announced by now.
-	for buf, oob := make([]byte, 64<<10), make([]byte, 64); !raised; {
+	w := wallWatch{index: uint32(host.Attrs().Index)}
+	for buf, oob := make([]byte, 64<<10), make([]byte, 64); !w.raised; {
 		var n, oobn int
 		if cerr := heard.conn.Control(func(fd uintptr) { n, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, 0) }); cerr != nil || err != nil {
 			t.Fatalf("nothing was heard of the host end being raised: %v, %v", cerr, err)
 		}
 		if nsidOf(oob[:oobn]) == thisNetns {
-			hear(buf[:n])
+			w.hear(t, buf[:n])
+		}
+	}
+	if w.filters != 2 {
+		t.Errorf("the host end is raised with %d of 2 filters", w.filters)
+	}
+}
+
+// wallWatch counts the filters of a host end until that is raised.
+type wallWatch struct {
+	index   uint32
+	filters int
+	raised  bool
+}
+
+func (w *wallWatch) hear(t *testing.T, raw []byte) {
+	messages, err := syscall.ParseNetlinkMessage(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range messages {
+		switch {
+		case w.raised, binary.NativeEndian.Uint32(m.Data[4:]) != w.index:
+		case m.Header.Type == unix.RTM_NEWTFILTER:
+			w.filters++
+		case m.Header.Type == unix.RTM_NEWLINK:
+			w.raised = binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_UP != 0
 		}
 	}
 }
