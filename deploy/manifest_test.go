@@ -70,6 +70,24 @@ func TestPrivileges(t *testing.T) {
 	}
 }
 
+// TestVirtualNodes: nodes that run no containers of their own get no agent, which would stay Pending there.
+func TestVirtualNodes(t *testing.T) {
+	for name, all := range renderings(t) {
+		terms := at(t, all.podSpec(t), "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms").([]any)
+		for label, value := range map[string]string{
+			"type": "virtual-kubelet", "eks.amazonaws.com/compute-type": "fargate", "liqo.io/type": "virtual-node",
+		} {
+			for _, term := range terms { // of which one is enough
+				if !slices.ContainsFunc(at(t, term, "matchExpressions").([]any), func(e any) bool {
+					return at(t, e, "key") == label && at(t, e, "operator") == "NotIn" && slices.Contains(at(t, e, "values").([]any), any(value))
+				}) {
+					t.Errorf("%s: a node with %s=%s gets an agent", name, label, value)
+				}
+			}
+		}
+	}
+}
+
 // TestStatePath: the runtime, on the host, runs hooks and mounts sockets by the path
 // that the agent has given it.
 func TestStatePath(t *testing.T) {

@@ -3,6 +3,7 @@
 package engine
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -134,6 +135,32 @@ func TestControlPlaneAwayIsSaid(t *testing.T) {
 		if a, b := log.count("running, but impaired"), log.count("no longer impaired"); a != 1 || b != 1 {
 			t.Errorf("%d and %d lines for an outage that comes and goes, want one each", a, b)
 		}
+	}
+}
+
+// A node that the control plane refuses is not Running, and its reason is the control
+// plane's own. An answer that asks for patience is an outage.
+func TestControlPlaneRefuses(t *testing.T) {
+	w := newWorld(t)
+	w.boot(hurried)
+	n := w.join("a")
+	for _, test := range []struct {
+		status int
+		want   State
+		says   string
+	}{
+		{http.StatusForbidden, Pending, "the control plane refuses the node: HTTP 403: this tailnet is closed"},
+		{http.StatusTooManyRequests, Running, "the control plane has not been reached since"},
+		{http.StatusServiceUnavailable, Running, "the control plane has not been reached since"},
+	} {
+		w.control.RefuseNodes(test.status, "this tailnet is closed")
+		w.find(n.SandboxID).runningSession().b.control.cut()
+		w.awaitReason(n.UID, test.want, test.says)
+		w.control.RefuseNodes(0, "")
+		w.awaitReason(n.UID, Running, "")
+	}
+	if after := w.statusOf(n.UID); after.NodeID != n.NodeID {
+		t.Errorf("the node is %s, was %s", after.NodeID, n.NodeID)
 	}
 }
 

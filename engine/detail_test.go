@@ -223,7 +223,7 @@ func TestDetailsWhileOneHangs(t *testing.T) {
 	for range 2 {
 		start := time.Now()
 		all := w.Details()
-		if took := time.Since(start); took < viewPatience || took > viewPatience+time.Second {
+		if took := time.Since(start); took < viewPatience || took > viewPatience+10*time.Second {
 			t.Errorf("it took %v", took)
 		}
 		if len(all) != 2 || !all[0].Unanswered || all[0].State != Running || !all[0].Measured.Control || all[1].Unanswered || all[1].Measured.Peers != 1 {

@@ -161,7 +161,16 @@ func (w *world) expectUntouched(before NodeStatus) {
 // says what it found, pods with other UIDs and with the same get devices of their
 // own, and both hosts go on.
 func TestCopiedState(t *testing.T) {
-	w := newWorld(t)
+	for name, manner := range manners {
+		t.Run(name, func(t *testing.T) { copyState(t, newWorld(t, manner)) })
+	}
+}
+
+// manners are those of control planes: what they tell of a device differs, and what a
+// log-out does.
+var manners = map[string]func(*control.Config){"Tailscale": func(*control.Config) {}, "Headscale": inHeadscalesManner}
+
+func copyState(t *testing.T, w *world) {
 	w.enter("k8s")
 	w.boot()
 	nodes := []NodeStatus{w.join("a"), w.join("b"), w.join("same")}
@@ -236,10 +245,14 @@ func TestCopiedStateIsRemembered(t *testing.T) {
 // plane tells the copy's own nodes decides; where it tells nothing, nothing is
 // done.
 func TestCopiedStateWithStaticKey(t *testing.T) {
-	for _, sees := range []bool{false, true} {
-		t.Run(fmt.Sprint("with a node that sees it: ", sees), func(t *testing.T) {
-			w := newWorld(t)
-			key := w.control.NewReusableKey()
+	for _, test := range []struct {
+		manner string
+		sees   bool
+	}{{"Tailscale", false}, {"Tailscale", true}, {"Headscale", false}, {"Headscale", true}} {
+		sees := test.sees
+		t.Run(fmt.Sprintf("%s, with a node that sees it: %v", test.manner, sees), func(t *testing.T) {
+			w := newWorld(t, manners[test.manner])
+			key := w.control.NewReusableKey("tag:k8s-pod")
 			w.static(key)
 			w.boot()
 			original := w.join("a", untagged)

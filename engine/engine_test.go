@@ -228,7 +228,8 @@ func TestControlPlaneAway(t *testing.T) {
 			w.mustAttach(during)
 			w.Detach(context.Background(), before.SandboxID)
 			w.Forget(context.Background(), before.SandboxID)
-			if took := time.Since(start); took > time.Second {
+			// One that waits does so until the outage is over.
+			if took := time.Since(start); took > 10*time.Second {
 				t.Errorf("attach, detach and forget took %v", took)
 			}
 			if s := w.statusOf(during.UID); s.State != Pending {

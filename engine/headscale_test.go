@@ -136,6 +136,26 @@ func TestHeadscaleDeletedWhileAway(t *testing.T) {
 	}
 }
 
+// A node that Headscale deletes while it runs is not told, and registers again all the
+// same.
+func TestHeadscaleDeletedWhileRunning(t *testing.T) {
+	w := newHeadscaleWorld(t)
+	w.key(headscale.KeyConfig{Tags: []string{"tag:k8s-pod"}})
+	w.boot(func(cfg *Config) { cfg.recheckEvery = 4 * time.Second })
+	pod := w.start("web")
+	before := w.await(pod.UID, Running)
+	if err := w.hs.Delete(t.Context(), w.nodes()[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the node is another device", func() bool {
+		s := w.statusOf(pod.UID)
+		return s.State == Running && s.NodeID != before.NodeID
+	}, func() string { return w.statusOf(pod.UID).Reason })
+	if got := describeNodes(w.nodes()); got != "k8s-default-web" {
+		t.Errorf("nodes: %s", got)
+	}
+}
+
 // A tagged node that Headscale has expired is not renewed by any key: the reason
 // names what is to be done, and that helps. So does its deletion.
 func TestHeadscaleExpired(t *testing.T) {

@@ -281,13 +281,12 @@ func TestMeasuresWhileOneHangs(t *testing.T) {
 	}
 	locked := &w.nodeOfUID(held.UID).runningSession().b.engine.sessions.mu
 	locked.Lock()
+	quickest := time.Hour
 	peers := func(name string, want int) {
 		t.Helper()
 		start := time.Now()
 		p := w.measured(name)
-		if took := time.Since(start); took > time.Second {
-			t.Errorf("it took %v", took)
-		}
+		quickest = min(quickest, time.Since(start))
 		if p == nil || !p.Up || !p.Served || !p.Control || !p.Answered || p.Peers != want {
 			t.Errorf("%+v, want %d peers", p, want)
 		}
@@ -301,6 +300,10 @@ func TestMeasuresWhileOneHangs(t *testing.T) {
 	w.join("c")
 	w.untilMeasured("b", "two peers", func(p *measure.Pod) bool { return p.Peers == 2 })
 	peers("a", 1)
+	// Of all, since any one may meet a machine that is busy; a delayed one waits each time.
+	if quickest > time.Second {
+		t.Errorf("the quickest took %v", quickest)
+	}
 	locked.Unlock()
 	w.untilMeasured("a", "two peers", func(p *measure.Pod) bool { return p.Peers == 2 })
 	if m := w.Measures(); m.Unanswered != 0 {

@@ -117,7 +117,7 @@ func TestTryKeyEnds(t *testing.T) {
 		if err := o.TryKey(ctx, nil); err == nil {
 			t.Errorf("%s hangs, and there is no error", path)
 		}
-		if took := time.Since(began); took > keyGrace+time.Second {
+		if took := time.Since(began); took > keyGrace+10*time.Second {
 			t.Errorf("%s hangs, and so did TryKey, for %v", path, took)
 		}
 		cancel()

@@ -3,9 +3,11 @@
 package podnet
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -102,6 +104,66 @@ func TestNoLeakWhileDown(t *testing.T) {
 	routes, err = h.RouteGetWithOptions(net.ParseIP(peerAddr), &netlink.RouteGetOptions{SrcAddr: net.ParseIP(ownAddr)})
 	if err != nil || routes[0].LinkIndex != ts0.Attrs().Index {
 		t.Errorf("afterwards there is %v (%v)", routes, err)
+	}
+}
+
+// The wall is there again before the host end is up.
+func TestFiltersComeFirst(t *testing.T) {
+	pod := newTestPod(t, 1)
+	host, err := netlink.LinkByName(pod.link.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wall := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: host.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}
+	if err := errors.Join(netlink.LinkSetDown(host), netlink.QdiscDel(wall)); err != nil {
+		t.Fatal(err)
+	}
+	heard, err := openEventSocket(unix.NETLINK_ROUTE, []int{unix.RTNLGRP_LINK, unix.RTNLGRP_TC})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer heard.file.Close()
+	if _, err := pod.link.Restore(); err != nil {
+		t.Fatal(err)
+	}
+	// What the kernel has done has been announced by now.
+	w := wallWatch{index: uint32(host.Attrs().Index)}
+	for buf, oob := make([]byte, 64<<10), make([]byte, 64); !w.raised; {
+		var n, oobn int
+		if cerr := heard.conn.Control(func(fd uintptr) { n, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, 0) }); cerr != nil || err != nil {
+			t.Fatalf("nothing was heard of the host end being raised: %v, %v", cerr, err)
+		}
+		if nsidOf(oob[:oobn]) == thisNetns {
+			w.hear(t, buf[:n])
+		}
+	}
+	if w.filters != 2 {
+		t.Errorf("the host end is raised with %d of 2 filters", w.filters)
+	}
+}
+
+// wallWatch counts the filters of a host end until that is raised.
+type wallWatch struct {
+	index   uint32
+	filters int
+	raised  bool
+}
+
+func (w *wallWatch) hear(t *testing.T, raw []byte) {
+	messages, err := syscall.ParseNetlinkMessage(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range messages {
+		switch {
+		case w.raised, binary.NativeEndian.Uint32(m.Data[4:]) != w.index:
+		case m.Header.Type == unix.RTM_NEWTFILTER:
+			w.filters++
+		case m.Header.Type == unix.RTM_NEWLINK:
+			w.raised = binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_UP != 0
+		}
 	}
 }
 

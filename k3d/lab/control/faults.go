@@ -84,6 +84,22 @@ func (o *outage) guard(next http.Handler) http.Handler {
 	})
 }
 
+// denial is the control plane's answer to all map requests.
+type denial struct {
+	status int
+	text   string
+}
+
+// RefuseNodes has the control plane answer all map requests with an HTTP status and a
+// text, until it is called with 0. Polls that are open go on.
+func (s *Server) RefuseNodes(status int, text string) {
+	if status == 0 {
+		s.denial.Store(nil)
+		return
+	}
+	s.denial.Store(&denial{status, text})
+}
+
 // Fault is an answer that the API gives instead of the right one.
 type Fault struct {
 	// Path is the beginning of the paths it hits, as "/api/v2/oauth/"; "" hits

@@ -129,6 +129,10 @@ func (s *Server) serveMap(w http.ResponseWriter, r *http.Request, machine key.Ma
 		http.Error(w, "bad map request: "+err.Error(), http.StatusBadRequest)
 		return
 	}
+	if no := s.denial.Load(); no != nil {
+		http.Error(w, no.text, no.status)
+		return
+	}
 	n := s.nodes.lookup(req.NodeKey, machine)
 	if n == nil {
 		// Word for word what production says, request ID and all.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tailscale.com/tailcfg"
@@ -72,6 +73,7 @@ type Server struct {
 	nodes   *table
 	tokens  tokens
 	issuers issuers
+	denial  atomic.Pointer[denial] // of map requests; nil for none
 
 	mu    sync.Mutex
 	front *http.Server           // nil while connections are refused

@@ -50,11 +50,11 @@ func TestControlPlaneHangs(t *testing.T) {
 
 var hookTook = regexp.MustCompile(`event=(\w+) took=(\S+)`)
 
-// assertHooks holds each hook so far against a bound that is generous for a loaded machine, and far below what anything
-// that waits for a network would take.
+// assertHooks holds each hook so far against a bound below the time after which the plugin gives one up, as one that
+// waits for a network would be. Machines with other work take a tenth of it and more.
 func assertHooks(s *stage, atLeast int) {
 	s.t.Helper()
-	const bound = 500 * time.Millisecond
+	const bound = 1400 * time.Millisecond
 	lines, err := s.LogLines("hook done")
 	s.must(err)
 	var longest time.Duration

@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -37,6 +38,7 @@ func deadNode(s *stage) {
 	}
 	flows, _ := s.flows("b")
 	s.neverUp("n3")
+	s.neverUp("virtual", "type", "virtual-kubelet") // which is not even waited for, since it has no pod
 	s.rollPast("n3", "n1", "n2")
 
 	crashed = true
@@ -47,12 +49,14 @@ func deadNode(s *stage) {
 	s.undisturbed(flows)
 }
 
-// neverUp makes a node that has no kubelet, for as long as the test runs.
-func (s *stage) neverUp(name string) {
+// neverUp makes a node that has no kubelet, for as long as the test runs, with further labels and their values.
+func (s *stage) neverUp(name string, labels ...string) {
 	s.t.Helper()
-	s.apply(object{"apiVersion": "v1", "kind": "Node", "metadata": object{
-		"name": name, "labels": object{"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"},
-	}})
+	all := object{"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}
+	for pair := range slices.Chunk(labels, 2) {
+		all[pair[0]] = pair[1]
+	}
+	s.apply(object{"apiVersion": "v1", "kind": "Node", "metadata": object{"name": name, "labels": all}})
 	s.awaitUnknown(name)
 }
 
