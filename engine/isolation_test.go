@@ -150,7 +150,11 @@ func blast(t *testing.T, to netip.AddrPort) {
 	done := make(chan int)
 	t.Cleanup(func() {
 		stop()
-		t.Logf("%d datagrams were sent to %v", <-done, to)
+		sent := <-done
+		t.Logf("%d datagrams were sent to %v", sent, to)
+		if sent < 1000 {
+			t.Errorf("%d datagrams to %v are no flood", sent, to)
+		}
 		c.Close()
 	})
 	go func() {
