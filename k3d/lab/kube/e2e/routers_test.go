@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -61,6 +63,83 @@ func routers(s *stage) {
 
 	s.must(s.plane.SetRoutes(s.ctx, router.NodeID))
 	asked(s.podIP("client"), fromClient)
+}
+
+// exitNode has a pod of n2 use the peer, which is on a third host, as its exit node. The world is reached by the peer or
+// not at all; the kubelet's probes, the cluster's names and its pods are by eth0, whether the peer is there or not.
+func exitNode(s *stage) {
+	world := netip.MustParseAddr("198.51.100.1")
+	s.worldBehindPeer(world)
+	s.apply(podSpec{name: "inside", node: "n1"}.object(),
+		podSpec{name: "leaves", node: "n2", annotations: enabled("tailscale.com/exit-node", "peer"), container: probed()}.object())
+	s.awaitReady("inside", "leaves") // by probes, though the exit node is not there yet
+	leaves, eth0, inside := s.awaitRunning("leaves")[0], s.podIP("leaves"), s.podIP("inside")
+	inCluster := func() {
+		s.t.Helper()
+		if out, err := s.tool("leaves", "lookup", "kubernetes.default"); err != nil || strings.TrimSpace(out) != "10.96.0.1" {
+			s.t.Errorf("kubernetes.default is %q, %v", out, err)
+		}
+		s.reaches("leaves", eth0, inside)
+	}
+	inCluster()
+	s.eventually(func() error {
+		n, err := s.tailnetNodeOf("leaves")
+		if err == nil && !strings.HasPrefix(n.Reason, "exit node peer offers none") {
+			err = fmt.Errorf("%w: the reason is %q", errNotYet, n.Reason)
+		}
+		return err
+	})
+	if out, err := s.tool("leaves", "get", "-timeout", "2s", urlOf(world)); err == nil {
+		s.t.Errorf("without its exit node the pod got %s", out)
+	}
+
+	s.approveForPeer(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0"))
+	s.eventually(func() error {
+		page, err := s.fetch("leaves", world)
+		if err == nil && page.Remote.Addr() != leaves.IP4() {
+			s.t.Errorf("the world was asked by %v, want %v", page.Remote.Addr(), leaves.IP4())
+		}
+		return err
+	})
+	inCluster()
+	s.awaitReady("leaves")
+}
+
+// worldBehindPeer has the peer serve at an address of its own, and offer to be an exit node, until the end of the test.
+func (s *stage) worldBehindPeer(world netip.Addr) {
+	s.t.Helper()
+	address := world.String() + "/32"
+	_, err := s.peer.Exec(s.ctx, "ip", "address", "add", address, "dev", "lo")
+	s.must(err)
+	_, err = s.peer.Tailscale(s.ctx, "set", "--advertise-exit-node")
+	s.must(err)
+	serving := s.peer.Command(s.ctx, s.Lab.ToolPath(), "serve")
+	s.must(serving.Start())
+	s.t.Cleanup(func() {
+		_ = serving.Process.Kill()
+		_ = serving.Wait()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		_, unset := s.peer.Tailscale(ctx, "set", "--advertise-exit-node=false")
+		_, removed := s.peer.Exec(ctx, "ip", "address", "delete", address, "dev", "lo")
+		if err := errors.Join(unset, removed); err != nil {
+			s.t.Error(err)
+		}
+	})
+}
+
+// approveForPeer approves routes of the peer, and no others.
+func (s *stage) approveForPeer(routes ...netip.Prefix) {
+	s.t.Helper()
+	devices, err := s.plane.Devices(s.ctx)
+	s.must(err)
+	for _, d := range devices {
+		if d.Hostname == "peer" {
+			s.must(s.plane.SetRoutes(s.ctx, d.ID, routes...))
+			return
+		}
+	}
+	s.t.Fatal("the tailnet has no device of the peer")
 }
 
 // podIP is a pod's address in the cluster.
