@@ -10,30 +10,32 @@ import (
 	"strings"
 )
 
-// routers has a pod of n1 forward to a pod there that has no node of its own. A pod of n2 and a stock peer, on a third
-// host, reach that one through it once the route is approved, and the pod of n2 by eth0 again once it no longer is.
+// routers has a pod of n1 forward to a pod there that has no node of its own, and to a Service. A pod of n2 and a stock
+// peer, on a third host, reach that pod through it once the route is approved, the peer the Service too, and the pod of n2
+// by eth0 again once the route no longer is approved.
 func routers(s *stage) {
 	s.setKeys(object{
 		"policy.yaml":    "rules:\n- name: routers\n  namespaces: [default]\n  allow: {features: [advertise-routes]}\n",
 		"TS_POLICY_FILE": "/etc/tailscale-nri/policy.yaml",
 	})
 	defer s.setKeys(object{"policy.yaml": nil, "TS_POLICY_FILE": ""})
-	s.apply(podSpec{name: "inside", node: "n1"}.object())
+	s.apply(podSpec{name: "inside", node: "n1", labels: map[string]string{"app": "inside"}}.object(), service("inside", "inside"))
 	s.awaitReady("inside")
 	inside := s.podIP("inside")
-	route := netip.PrefixFrom(inside, inside.BitLen())
+	clusterIP := netip.MustParseAddr(s.kubectl("get", "service", "inside", "-o", "jsonpath={.spec.clusterIP}"))
+	route, ofService := netip.PrefixFrom(inside, inside.BitLen()), netip.PrefixFrom(clusterIP, clusterIP.BitLen())
 	agent, err := s.agent("n1")
 	s.must(err)
 	s.logs(agent, "msg=starting ", "rules=1")
 	s.agentReady(agent)
 
-	s.apply(podSpec{name: "router", node: "n1", annotations: enabled("tailscale.com/advertise-routes", route.String())}.object(),
+	s.apply(podSpec{name: "router", node: "n1", annotations: enabled("tailscale.com/advertise-routes", route.String()+","+ofService.String())}.object(),
 		podSpec{name: "client", node: "n2", annotations: enabled("tailscale.com/accept-routes", "true")}.object())
 	s.awaitReady("router", "client")
 	router := s.awaitRunning("router", "client")[0]
 	s.eventually(func() error {
 		n, err := s.tailnetNodeOf("router")
-		if err == nil && !strings.Contains(n.Reason, "waits for approval: "+route.String()) {
+		if err == nil && !strings.Contains(n.Reason, "waits for approval: "+route.String()+", "+ofService.String()) {
 			err = fmt.Errorf("%w: the reason is %q", errNotYet, n.Reason)
 		}
 		return err
@@ -51,7 +53,7 @@ func routers(s *stage) {
 	fromClient := func() (page, error) { return s.fetch("client", inside) }
 	asked(s.podIP("client"), fromClient)
 
-	s.must(s.plane.SetRoutes(s.ctx, router.NodeID, route))
+	s.must(s.plane.SetRoutes(s.ctx, router.NodeID, route, ofService))
 	asked(s.podIP("router"), fromClient)
 	_, err = s.peer.Tailscale(s.ctx, "set", "--accept-routes")
 	s.must(err)
@@ -60,6 +62,9 @@ func routers(s *stage) {
 		s.must(err)
 	}()
 	asked(s.podIP("router"), func() (page, error) { return s.fetchFromPeer(inside) })
+	asked(s.podIP("router"), func() (page, error) {
+		return readPage(s.peer.Exec(s.ctx, s.Lab.ToolPath(), "get", "-timeout", askPatience, "http://"+clusterIP.String()+"/"))
+	})
 
 	s.must(s.plane.SetRoutes(s.ctx, router.NodeID))
 	asked(s.podIP("client"), fromClient)
