@@ -119,8 +119,8 @@ func TestSocket(t *testing.T) {
 	hostile := s.runContainer(web, s.cliContainer("hostile"))
 	for _, args := range [][]string{
 		{"set", "--shields-up"}, {"up"}, {"down"}, {"logout"}, {"login"}, {"switch", "--list"}, {"bugreport"}, {"wait"},
-		{"ping", "-c", "1", "--peerapi", plain.IP4().String()}, {"serve", "--bg", "8080"}, {"funnel", "--bg", "8080"},
-		{"file", "get", "/tmp"}, {"cert", web.Node().DNSName}, {"debug", "prefs"}, {"dns", "status"}, {"nc", plain.IP4().String(), "22"},
+		{"ping", "-c", "1", "--peerapi", plain.IP4().String()}, {"serve", "--bg", "8080"}, {"funnel", "status"},
+		{"file", "get", "/etc"}, {"cert", web.Node().DNSName}, {"debug", "prefs"}, {"dns", "status"}, {"nc", plain.IP4().String(), "22"},
 	} {
 		out := s.exec(hostile, append([]string{cli}, args...)...)
 		t.Logf("%q says %q", args, out)
@@ -333,11 +333,8 @@ func TestWaitNoExecOnHost(t *testing.T) {
 	}
 }
 
-// waitCost is far above what a wait for a node that is up adds to the start of a container at the median (WHY.md), also on
-// a machine with other work, and far below what a user would notice.
-const waitCost = 100 * time.Millisecond
-
-// TestWaitCost logs what a wait for a node that is up adds to the start of a container, which is little.
+// TestWaitCost: a wait for a node that is up adds 20 ms at most to the start of a container at the median. On a machine so
+// busy that a start takes long without a wait, it may be half of that: to the start belongs that of one more program.
 func TestWaitCost(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "waitcost")
@@ -359,8 +356,9 @@ func TestWaitCost(t *testing.T) {
 	for name, all := range took {
 		t.Logf("%s: p50 %v, p90 %v", name, quantile.Of(all, 0.5).Round(time.Millisecond), quantile.Of(all, 0.9).Round(time.Millisecond))
 	}
-	if added := quantile.Of(took["waits"], 0.5) - quantile.Of(took["plain"], 0.5); added > waitCost {
-		t.Errorf("a wait for a node that is up adds %v to the start of a container", added)
+	plain := quantile.Of(took["plain"], 0.5)
+	if added, most := quantile.Of(took["waits"], 0.5)-plain, max(20*time.Millisecond, plain/2); added > most {
+		t.Errorf("a wait for a node that is up adds %v to the start of a container, want %v at most", added, most)
 	}
 }
 
