@@ -73,16 +73,18 @@ func testHostilePod(t *testing.T, local bool) {
 			w.until(try.name, func() bool { return len(taps[try.arrives].find(mark(i))) > 0 }, func() string { return "it has not arrived" })
 		}
 		defer func() {
+			seen := map[string]int{"the host's stack": len(host.find(mark(i)))}
 			for where, tap := range taps {
-				if n := len(tap.find(mark(i))); n > 0 && where != try.arrives {
+				seen[where] = len(tap.find(mark(i)))
+				if n := seen[where]; n > 0 && where != try.arrives {
 					t.Errorf("%s: seen %d times on %s", try.name, n, where)
 				}
 			}
 			// What arrives crosses the receiver's own link, on the host.
-			if n := len(host.find(mark(i))); n > 0 && try.arrives == "" {
+			if n := seen["the host's stack"]; n > 0 && try.arrives == "" {
 				t.Errorf("%s: the host's stack has seen it %d times", try.name, n)
 			}
-			t.Logf("%s: arrived at %q", try.name, try.arrives)
+			t.Logf("%s: sent from %v to %v, seen %v", try.name, try.src, try.dst, seen)
 		}()
 	}
 	// Another pod's UDP port on the host, from the hostile pod's own link.

@@ -5,6 +5,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -113,10 +114,20 @@ func TestFlood(t *testing.T) {
 	w.await(podAway.UID, Stopped)
 	away.End()
 
-	loud.Do(func() error { blast(t, netip.AddrPortFrom(addr, 9)); return nil })
+	var floods []*atomic.Int64
+	loud.Do(func() error { floods = append(floods, blast(t, netip.AddrPortFrom(addr, 9))); return nil })
 	port := w.find(podLoud.SandboxID).record().Port
-	blast(t, netip.AddrPortFrom(nstest.HostAddr, port))
-	expectTalk(t, a, b, nodeB.Addresses[0])
+	floods = append(floods, blast(t, netip.AddrPortFrom(nstest.HostAddr, port)))
+	conn := dialEcho(t, a, b, nodeB.Addresses[0])
+	for _, most := range []int64{5000, 10_000} { // before and while the others talk
+		w.until(fmt.Sprintf("each flood has %d datagrams", most), func() bool {
+			if err := exchange(conn, "word"); err != nil {
+				t.Fatal(err)
+			}
+			return floods[0].Load() >= most && floods[1].Load() >= most
+		}, func() string { return fmt.Sprint(floods[0].Load(), floods[1].Load()) })
+		expectTalk(t, a, b, nodeB.Addresses[0])
+	}
 }
 
 // flood has a pod send to the whole tailnet, though its node has given it no
@@ -139,31 +150,36 @@ func flood(t *testing.T, p *nstest.Pod) {
 }
 
 // blast sends datagrams to the address until the test ends, from a socket of
-// the thread's netns: 20 at a time, a thousand times a second at most.
-func blast(t *testing.T, to netip.AddrPort) {
+// the thread's netns: 20 at a time, a thousand times a second at most. It counts them.
+func blast(t *testing.T, to netip.AddrPort) *atomic.Int64 {
+	sent := &atomic.Int64{}
 	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 	if err != nil {
 		t.Error(err)
-		return
+		return sent
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan int)
+	done := make(chan struct{})
 	t.Cleanup(func() {
 		stop()
-		t.Logf("%d datagrams were sent to %v", <-done, to)
+		<-done
+		t.Logf("%d datagrams were sent to %v", sent.Load(), to)
+		if sent.Load() < 1000 {
+			t.Errorf("%d datagrams to %v are no flood", sent.Load(), to)
+		}
 		c.Close()
 	})
 	go func() {
-		sent := 0
+		defer close(done)
 		for buf := make([]byte, 1000); tstime.Sleep(ctx, time.Millisecond); {
 			for range 20 {
 				if _, err := c.Write(buf); err == nil {
-					sent++
+					sent.Add(1)
 				}
 			}
 		}
-		done <- sent
 	}()
+	return sent
 }
 
 // expectTalk holds a conversation of a hundred questions and answers.

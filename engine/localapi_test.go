@@ -155,7 +155,9 @@ func TestLocalAPIReadsOnly(t *testing.T) {
 		"goroutines":   func() error { _, err := c.Goroutines(ctx); return err },
 		"ping of HTTP": func() error { _, err := c.Ping(ctx, node.Addresses[0], tailcfg.PingPeerAPI); return err },
 	} {
-		if err := try(); err == nil || !strings.Contains(err.Error(), "tailscale-nri: a pod can read") {
+		err := try()
+		t.Logf("%s: %v", what, err)
+		if err == nil || !strings.Contains(err.Error(), "tailscale-nri: a pod can read") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -177,7 +179,9 @@ func TestLocalAPIReadsOnly(t *testing.T) {
 		"GET /localapi/v0/status" + host + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 	} {
-		if code, body, err := c.send(text); err != nil || code != http.StatusForbidden && code != http.StatusBadRequest && code != http.StatusHTTPVersionNotSupported {
+		code, body, err := c.send(text)
+		t.Logf("%.100q: %d %.200q, %v", text, code, body, err)
+		if err != nil || code != http.StatusForbidden && code != http.StatusBadRequest && code != http.StatusHTTPVersionNotSupported {
 			t.Errorf("%.100q: %d %q, %v", text, code, body, err)
 		}
 	}

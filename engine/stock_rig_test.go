@@ -4,6 +4,7 @@ package engine
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,6 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -269,4 +272,37 @@ func flushNftables(p *nstest.Pod) error {
 	}
 	conn.FlushRuleset()
 	return conn.Flush()
+}
+
+// hostNet is what a router would change of the host's netns: tables of nftables, rules,
+// routes of ours, and whether the host forwards.
+func hostNet(t *testing.T) string {
+	t.Helper()
+	var out []string
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := conn.ListTables()
+	for _, table := range tables {
+		out = append(out, "table "+table.Name)
+	}
+	rules, errRules := netlink.RuleList(netlink.FAMILY_ALL)
+	for _, r := range rules {
+		out = append(out, r.String())
+	}
+	routes, errRoutes := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: 116}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	for _, r := range routes {
+		out = append(out, r.String())
+	}
+	for _, key := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/all/accept_ra"} {
+		value, errKey := os.ReadFile("/proc/sys/net/" + key)
+		err = errors.Join(err, errKey)
+		out = append(out, key+" "+strings.TrimSpace(string(value)))
+	}
+	if err := errors.Join(err, errRules, errRoutes); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
 }

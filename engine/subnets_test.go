@@ -191,6 +191,7 @@ func TestSubnetRouter(t *testing.T) {
 		t.Run(way, func(t *testing.T) {
 			w := newWorld(t)
 			w.boot(func(c *Config) { c.NoLocalDelivery = way == "WireGuard" })
+			host := hostNet(t)
 			gateway, client, pod := w.newGateway(func(f *Features) {
 				f.AdvertiseRoutes = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("198.51.100.1/32"), netip.MustParsePrefix("2001:db8:9::/64")}
 			})
@@ -203,6 +204,9 @@ func TestSubnetRouter(t *testing.T) {
 				t.Logf("approved: %v", w.untilCalled(from, serviceAddr, ethAddr))
 				w.untilCalled(from, worldAddr, ethAddr)
 				w.untilCalled(from, worldAddr6, ethAddr6)
+			}
+			if now := hostNet(t); now != host {
+				t.Errorf("the host had\n%s\nand has, with a router on it,\n%s", host, now)
 			}
 			w.until("nothing is wrong", func() bool { return w.statusOf(pod.UID).Reason == "" }, func() string { return w.statusOf(pod.UID).Reason })
 
@@ -233,6 +237,7 @@ func TestSubnetRouter(t *testing.T) {
 func TestPodAsExitNode(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
+	host := hostNet(t)
 	_, client, pod := w.newGateway(func(f *Features) {
 		f.AdvertiseExitNode = true
 		f.AdvertiseRoutes = []netip.Prefix{netip.MustParsePrefix("10.44.0.0/16")}
@@ -254,6 +259,9 @@ func TestPodAsExitNode(t *testing.T) {
 	}
 	assertCalled(t, "as an exit node", far.Pod, map[string]string{serviceAddr: "", "169.254.169.254": ""})
 	assertCalled(t, "as an exit node", client, map[string]string{serviceAddr: ""})
+	if now := hostNet(t); now != host {
+		t.Errorf("the host had\n%s\nand has, with an exit node on it,\n%s", host, now)
+	}
 }
 
 // With its shields up neither a stock machine nor a pod of its host can call a pod, and

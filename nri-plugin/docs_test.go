@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"tailscale-nri/nri-plugin/internal/podspec"
 	"tailscale-nri/nri-plugin/internal/settings"
@@ -16,6 +17,7 @@ import (
 const (
 	readmePage   = "../README.md"
 	settingsPage = "../deploy/SETTINGS.md"
+	featuresPage = "../deploy/FEATURES.md"
 )
 
 func page(t *testing.T, path string) string {
@@ -64,6 +66,50 @@ func TestDocumentedDefaults(t *testing.T) {
 			t.Errorf("%s: the row of %s does not give its default `%s`", settingsPage, s.Key, s.Default)
 		}
 	}
+}
+
+// TestDocumentedFeatures: each annotation that asks for something beyond an address has a
+// row in the table of the features' page, and the section that the row leads to says how
+// to write it.
+func TestDocumentedFeatures(t *testing.T) {
+	text := page(t, featuresPage)
+	table := section(text, "Features")
+	sections := map[string]string{} // by anchor
+	for line := range strings.Lines(text) {
+		if heading, ok := strings.CutPrefix(line, "## "); ok {
+			heading = strings.TrimSpace(heading)
+			sections[anchorOf(heading)] = section(text, heading)
+		}
+	}
+	link := regexp.MustCompile(`\(#([^)]+)\)`)
+	for _, key := range podspec.Keys() {
+		if key == podspec.AnnotationEnabled || key == podspec.AnnotationTags { // of the README and the policy
+			continue
+		}
+		row := rowOf(table, strings.TrimPrefix(key, podspec.AnnotationPrefix))
+		to := link.FindStringSubmatch(row)
+		if to == nil {
+			t.Errorf("%s: no row for %s with a link to its section", featuresPage, key)
+			continue
+		}
+		if written := regexp.MustCompile(regexp.QuoteMeta(key) + `\b[^-]`); !written.MatchString(sections[to[1]]) {
+			t.Errorf("%s: the section %q, to which the row of %s leads, does not have it", featuresPage, to[1], key)
+		}
+	}
+}
+
+// anchorOf is the fragment of a heading's address.
+func anchorOf(heading string) string {
+	var b strings.Builder
+	for _, r := range strings.ToLower(heading) {
+		switch {
+		case unicode.IsLetter(r), unicode.IsDigit(r), r == '-':
+			b.WriteRune(r)
+		case r == ' ':
+			b.WriteByte('-')
+		}
+	}
+	return b.String()
 }
 
 func TestFirstColumn(t *testing.T) {

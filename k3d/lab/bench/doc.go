@@ -5,8 +5,8 @@
 //	attach    hook time; from the sandbox to the first answered ping, one by one and in a burst
 //	traffic   throughput, CPU time, small packets and latency of pods and of stock tailscaleds, in turns
 //	recovery  memory before, and for two minutes after, a minute of iperf3
-//	memory    resident memory by number of pods, where all see each other and where none does; CPU time when idle;
-//	          how long the status takes, without and with a session of each pod's
+//	memory    resident memory by number of pods, where all see each other and where none does, there with names and the
+//	          socket too; CPU time when idle; how long the status takes, without and with a session of each pod's
 //	scrape    CPU time when metrics are served to nobody; time, size, allocations and CPU time of a scrape
 //
 // # What is compared with what

@@ -58,6 +58,7 @@ func onTailnet(ctx context.Context, cfg lab.Config, fn func(*tailnet) error) (er
 type host struct {
 	*lab.Node
 	plugin *lab.Process
+	asks   []string // annotations that its pods have, "true" each
 	client http.Client
 	nodes  wait.Latest[map[string]node] // by sandbox
 }
@@ -170,10 +171,12 @@ type pod struct {
 
 // join runs a pod and waits for its node, which takes a watch.
 func (h *host) join(ctx context.Context, name string) (*pod, error) {
+	annotations := map[string]string{"tailscale.com/enabled": "true"}
+	for _, key := range h.asks {
+		annotations[key] = "true"
+	}
 	begin := time.Now()
-	id, err := h.CRI().RunPod(ctx, lab.PodSpec{
-		Name: name, UID: h.Name + "-" + name, Annotations: map[string]string{"tailscale.com/enabled": "true"},
-	})
+	id, err := h.CRI().RunPod(ctx, lab.PodSpec{Name: name, UID: h.Name + "-" + name, Annotations: annotations})
 	if err != nil {
 		return nil, err
 	}
@@ -186,6 +189,11 @@ func (h *host) join(ctx context.Context, name string) (*pod, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	if len(h.asks) > 0 { // a pod's names are resolved from its first container on
+		if _, err := h.CRI().RunContainer(ctx, id, lab.ContainerSpec{Name: "main", Args: []string{"sleep"}}); err != nil {
+			return nil, err
+		}
 	}
 	status, err := h.CRI().PodStatus(ctx, id)
 	if err != nil {

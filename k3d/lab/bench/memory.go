@@ -11,9 +11,10 @@ import (
 	"tailscale-nri/k3d/lab/internal/wait"
 )
 
-// The builds of the plugin that the memory part compares.
+// The builds of the plugin that the memory part compares. ofAsks is the new one, with pods that ask for what costs memory.
 const (
 	ofNew    = "new"
+	ofAsks   = "dns-socket"
 	ofBefore = "before"
 	ofServed = "served" // the new one with metrics, in the scrape part
 )
@@ -24,11 +25,12 @@ const (
 	shapeApart = "apart"
 )
 
-// memoryOver reads the plugin's memory by number of pods, in two shapes of tailnet.
+// memoryOver reads the plugin's memory by number of pods, in two shapes of tailnet; in one of them also with pods that
+// ask for names and for the socket.
 func memoryOver(ctx context.Context, cfg Config, r *report) error {
 	for _, shape := range cfg.Shapes {
-		for _, build := range []struct{ of, path string }{{ofNew, cfg.Lab.Plugin}, {ofBefore, cfg.Before}} {
-			if build.of == ofBefore && build.path == "" {
+		for _, build := range []struct{ of, path string }{{ofNew, cfg.Lab.Plugin}, {ofAsks, cfg.Lab.Plugin}, {ofBefore, cfg.Before}} {
+			if build.of == ofBefore && build.path == "" || build.of == ofAsks && shape != shapeApart {
 				continue
 			}
 			at := cfg.Lab
@@ -53,6 +55,9 @@ func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r 
 	h, err := t.addHost(ctx, 0)
 	if err != nil {
 		return err
+	}
+	if of == ofAsks {
+		h.asks = []string{"tailscale.com/dns", "tailscale.com/socket"}
 	}
 	var stock []int
 	var caller *place // that sees the pods
@@ -95,6 +100,9 @@ func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r 
 		}
 		r.figure("memory_"+of+"/"+name, name, of, unitRSS, 0.5)
 		r.ratio("memory_ratio/"+name, ofNew, ofBefore, unitRSS, name)
+		if of == ofAsks {
+			r.more("memory_dns_socket_each/"+name, ofAsks, ofNew, name, want)
+		}
 		if err := cfg.heapProfile(ctx, h, name+"/"+of); err != nil {
 			return err
 		}

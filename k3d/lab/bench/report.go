@@ -29,6 +29,7 @@ const (
 	unitMachine   = "machine-cpu-s/GB"
 	unitRSS       = "RSS-MiB"
 	unitPSS       = "PSS-MiB"
+	unitEach      = "KiB/pod"
 	unitIdle      = "millicores"
 	unitBytes     = "answer-B"
 	unitBody      = "KiB"
@@ -130,6 +131,16 @@ func (r *report) ratio(figure, of, over, unit string, names ...string) {
 		all.Figure, all.Value = figure, quantile.Of(ratios, 0.5)
 		r.figures = append(r.figures, all)
 	}
+}
+
+// more is by how much the resident memory of one exceeds that of another, for each of the pods.
+func (r *report) more(figure, of, over, name string, pods int) {
+	a, b := r.get(name, of, unitRSS), r.get(name, over, unitRSS)
+	if len(a) == 0 || len(b) == 0 {
+		return
+	}
+	each := (quantile.Of(a, 0.5) - quantile.Of(b, 0.5)) * 1024 / float64(pods)
+	r.figures = append(r.figures, Figure{figure, each, unitEach, each, each, len(a)})
 }
 
 // write prints the figures as JSON, one in a line, and as a table.

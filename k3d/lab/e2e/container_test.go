@@ -119,17 +119,27 @@ func TestSocket(t *testing.T) {
 	hostile := s.runContainer(web, s.cliContainer("hostile"))
 	for _, args := range [][]string{
 		{"set", "--shields-up"}, {"up"}, {"down"}, {"logout"}, {"login"}, {"switch", "--list"}, {"bugreport"}, {"wait"},
-		{"ping", "-c", "1", "--peerapi", plain.IP4().String()},
+		{"ping", "-c", "1", "--peerapi", plain.IP4().String()}, {"serve", "--bg", "8080"}, {"funnel", "status"},
+		{"file", "get", "/etc"}, {"cert", web.Node().DNSName}, {"debug", "prefs"}, {"dns", "status"}, {"nc", plain.IP4().String(), "22"},
 	} {
-		if out := s.exec(hostile, append([]string{cli}, args...)...); !strings.Contains(out, "tailscale-nri: a pod can read") {
+		out := s.exec(hostile, append([]string{cli}, args...)...)
+		t.Logf("%q says %q", args, out)
+		if !strings.Contains(out, "tailscale-nri: a pod can read") {
 			t.Errorf("%q says %q", args, out)
 		}
 	}
-	for _, cmd := range [][]string{{"/labtool", "cat", "/var/run/tailscale/../../../etc/shadow"}, {"/labtool", "cat", "/var/run/tailscale/pod.json"}} {
-		if out := s.exec(hostile, cmd...); !strings.Contains(out, "no such file") {
-			t.Errorf("%q says %q", cmd, out)
+	// In its mount is the socket of its own pod alone, and nothing of the state next to it, where its keys are.
+	for file, want := range map[string]string{
+		"tailscaled.sock": "no such device or address", "../pod.json": "no such file", "pod.json": "no such file", "tailscaled.state": "no such file",
+		"../" + userNS.Spec.UID + "/socket/tailscaled.sock": "no such file",
+	} {
+		out := s.exec(hostile, "/labtool", "cat", "/var/run/tailscale/"+file)
+		t.Logf("%s: %q", file, out)
+		if !strings.Contains(out, want) {
+			t.Errorf("%s: %q, want %q", file, out, want)
 		}
 	}
+	see() // all is as it was
 	if out := s.exec(s.runContainer(plain, s.cliContainer("main")), cli, "status"); !strings.Contains(out, "failed to connect") {
 		t.Errorf("a pod that did not ask has %q", out)
 	}
@@ -323,7 +333,8 @@ func TestWaitNoExecOnHost(t *testing.T) {
 	}
 }
 
-// TestWaitCost logs what a wait for a node that is up adds to the start of a container.
+// TestWaitCost: a wait for a node that is up adds 20 ms at most to the start of a container at the median. On a machine so
+// busy that a start takes long without a wait, it may be half of that: to the start belongs that of one more program.
 func TestWaitCost(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "waitcost")
@@ -344,6 +355,10 @@ func TestWaitCost(t *testing.T) {
 	}
 	for name, all := range took {
 		t.Logf("%s: p50 %v, p90 %v", name, quantile.Of(all, 0.5).Round(time.Millisecond), quantile.Of(all, 0.9).Round(time.Millisecond))
+	}
+	plain := quantile.Of(took["plain"], 0.5)
+	if added, most := quantile.Of(took["waits"], 0.5)-plain, max(20*time.Millisecond, plain/2); added > most {
+		t.Errorf("a wait for a node that is up adds %v to the start of a container, want %v at most", added, most)
 	}
 }
 

@@ -21,6 +21,13 @@ func TestNames(t *testing.T) {
 	db := s.run("db")
 	s.must(s.AwaitRunning(s.ctx, db))
 	notes := scene.OptIn("tailscale.com/dns", "true", waitKey, "30s")
+	containers := map[string]*scene.Pod{} // by ID
+	find := func(id string) {
+		t.Helper()
+		if out := s.exec(id, "/labtool", "lookup", db.Node().DNSName); !strings.Contains(out, db.IP4().String()) {
+			t.Errorf("%s resolves %s to %q, want %v", containers[id].FullName(), db.Node().DNSName, out, db.IP4())
+		}
+	}
 	for _, spec := range []lab.PodSpec{{Name: "web", Annotations: notes}, {Name: "userns", UserNS: true, Annotations: notes}} {
 		pod, err := s.RunSandbox(s.ctx, spec)
 		s.must(err)
@@ -32,11 +39,8 @@ func TestNames(t *testing.T) {
 			if !strings.Contains(conf, "nameserver 100.100.100.100\n") || !strings.Contains(conf, "search svc.cluster.local") {
 				t.Errorf("%s has the resolv.conf %q", pod.FullName(), conf)
 			}
-			s.must(s.AwaitRunning(s.ctx, db))
-			name := db.Node().DNSName
-			if out := s.exec(id, "/labtool", "lookup", name); !strings.Contains(out, db.IP4().String()) {
-				t.Errorf("%s resolves %s to %q", pod.FullName(), name, out)
-			}
+			containers[id] = pod
+			find(id)
 		}
 	}
 	// Between the creation of a container and its start the plugin goes away.
@@ -54,6 +58,16 @@ func TestNames(t *testing.T) {
 	if got := s.exec(id, "/labtool", "cat", "/etc/resolv.conf"); got != want {
 		t.Errorf("without the plugin resolv.conf is %q, want %q", got, want)
 	}
+	for id, pod := range containers {
+		if out := s.exec(id, "/labtool", "lookup", db.Node().DNSName); strings.Contains(out, db.IP4().String()) {
+			t.Errorf("%s resolves names of the tailnet without the plugin: %q", pod.FullName(), out)
+		}
+	}
 	s.start()
 	s.must(s.AwaitRunning(s.ctx, late))
+	s.must(s.AwaitRunning(s.ctx, db))
+	for id, pod := range containers {
+		s.must(s.AwaitRunning(s.ctx, pod))
+		find(id)
+	}
 }

@@ -21,6 +21,7 @@ func TestBadInput(t *testing.T) {
 	t.Parallel()
 	s := openServed(t, "input")
 	const enabled, hostname, tags = "tailscale.com/enabled", "tailscale.com/hostname", "tailscale.com/tags"
+	const prefix, ephemeral, exitNode = "tailscale.com/", "tailscale.com/ephemeral", "tailscale.com/exit-node"
 	for _, c := range []struct {
 		name string
 		spec lab.PodSpec
@@ -33,6 +34,18 @@ func TestBadInput(t *testing.T) {
 		{"hostname-long", lab.PodSpec{Annotations: scene.OptIn(hostname, strings.Repeat("a", 64))}, []string{hostname, "aaaa", "at most 63"}},
 		{"typo", lab.PodSpec{Annotations: map[string]string{"tailscale.com/enable": "true"}}, []string{"tailscale.com/enable", "true", "write " + enabled}},
 		{"typo-next-to", lab.PodSpec{Annotations: scene.OptIn("tailscale.com/hostnme", "db")}, []string{"tailscale.com/hostnme", "db", "write " + hostname}},
+		{"dns", lab.PodSpec{Annotations: scene.OptIn(prefix+"dns", "1")}, []string{prefix + "dns", `"1"`, `say "true"`}},
+		{"accept-routes", lab.PodSpec{Annotations: scene.OptIn(prefix+"accept-routes", "10.0.0.0/8")}, []string{prefix + "accept-routes", "10.0.0.0/8", `say "true"`}},
+		{"exit-node", lab.PodSpec{Annotations: scene.OptIn(exitNode, "auto:any")}, []string{exitNode, "auto:any", "write the name of a device"}},
+		{"advertise-routes", lab.PodSpec{Annotations: scene.OptIn(prefix+"advertise-routes", "10.43.0.1")}, []string{prefix + "advertise-routes", "10.43.0.1", "write such as 10.43.0.0/16"}},
+		{"advertise-exit-node", lab.PodSpec{Annotations: scene.OptIn(prefix+"advertise-exit-node", "true")}, []string{prefix + "advertise-exit-node", `"true"`, "the default policy", "allow.features"}},
+		{"shields-up", lab.PodSpec{Annotations: scene.OptIn(prefix+"shields-up", "on")}, []string{prefix + "shields-up", `"on"`, `say "true"`}},
+		{"socket", lab.PodSpec{Annotations: scene.OptIn(socketKey, "yes")}, []string{socketKey, `"yes"`, `say "true"`}},
+		{"wait", lab.PodSpec{Annotations: scene.OptIn(waitKey, "30")}, []string{waitKey, `"30"`, "write a duration such as 30s"}},
+		{"wait-policy", lab.PodSpec{Annotations: scene.OptIn(policyKey, "start")}, []string{policyKey, `"start"`, "add " + waitKey}},
+		{"ephemeral", lab.PodSpec{Annotations: scene.OptIn(ephemeral, "yes")}, []string{ephemeral, `"yes"`, `say "true"`}},
+		{"identity", lab.PodSpec{Annotations: scene.OptIn(prefix+"identity", "statefulset")}, []string{prefix + "identity", `"statefulset"`, `say "workload"`}},
+		{"profile", lab.PodSpec{Annotations: scene.OptIn(prefix+"profile", "prod")}, []string{prefix + "profile", `"prod"`, "the default policy", "allow.profiles"}},
 		{"host-network", lab.PodSpec{HostNetwork: true, Annotations: scene.OptIn()}, []string{enabled, "hostNetwork: true", "remove the annotation"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -56,6 +57,49 @@ func TestFeaturesFor(t *testing.T) {
 		}
 		if !reflect.DeepEqual(got, want) || len(values) != 0 {
 			t.Errorf("got %+v and %v, want %+v", got, values, want)
+		}
+	}
+}
+
+// TestBadValues: each annotation that is read refuses a bad value, and the error has the
+// key, the value, and what to write instead.
+func TestBadValues(t *testing.T) {
+	bad := map[string]struct{ value, remedy string }{
+		AnnotationEnabled:           {"yes", `say "true"`},
+		AnnotationHostname:          {"my_host", "use small letters, digits and dashes"},
+		AnnotationTags:              {"web", "write tags as tag:name"},
+		AnnotationProfile:           {"prod", "write one of those, or make it by the files prod."},
+		AnnotationDNS:               {"1", `say "true"`},
+		annotationIdentity:          {"statefulset", `say "workload"`},
+		annotationShieldsUp:         {"on", `say "true"`},
+		AnnotationSocket:            {"/var/run/tailscale", `say "true"`},
+		AnnotationWait:              {"30", "write a duration such as 30s"},
+		AnnotationWaitPolicy:        {"never", `write "fail"`},
+		AnnotationEphemeral:         {"TRUE", `say "true"`},
+		annotationAcceptRoutes:      {"10.0.0.0/8", `say "true"`},
+		annotationExitNode:          {"auto:any", "write the name of a device"},
+		annotationAdvertiseRoutes:   {"10.43.0.1", "write such as 10.43.0.0/16"},
+		annotationAdvertiseExitNode: {"gate", `say "true"`},
+	}
+	for _, key := range Keys() {
+		b, ok := bad[key]
+		if !ok {
+			t.Errorf("no bad value of %s is tried", key)
+			continue
+		}
+		notes := []string{AnnotationEnabled, "true"}
+		if key == AnnotationWaitPolicy { // which says nothing without a wait
+			notes = append(notes, AnnotationWait, "30s")
+		}
+		_, in, err := From(plugintest.Sandbox("web", append(notes, key, b.value)...), testDefaults)
+		if in || err == nil {
+			t.Errorf("%s: %q is taken", key, b.value)
+			continue
+		}
+		for _, text := range []string{"annotation " + key + " is " + strconv.Quote(b.value) + ": ", b.remedy} {
+			if !strings.Contains(err.Error(), text) {
+				t.Errorf("%q does not say %q", err, text)
+			}
 		}
 	}
 }

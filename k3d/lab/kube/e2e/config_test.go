@@ -98,16 +98,7 @@ func (s *stage) badRoll(patch, why string, still func()) {
 // absent is the plugin, for a while: a pod that comes fails closed, by the policy's annotation, and starts by itself when
 // the plugin is back.
 func absent(s *stage) {
-	const path = "/spec/template/spec/nodeSelector/kubernetes.io~1hostname"
-	move := func(to string) {
-		s.t.Helper()
-		s.kubectl("patch", "daemonset", "-n", namespace, "tailscale-nri", "--type=json", "-p",
-			fmt.Sprintf(`[{"op":"replace","path":%q,"value":%q}]`, path, to))
-	}
-	agent, err := s.agent("n1")
-	s.must(err)
-	move("nowhere")
-	s.kubectl("wait", "--for=delete", "-n", namespace, "pod/"+agent, "--timeout="+patience.String())
+	back := s.takePluginAway()
 	s.apply(podSpec{name: "closed", node: "n1", annotations: enabled()}.object(), podSpec{name: "open", node: "n1"}.object())
 	s.awaitReady("open")
 	s.eventually(func() error {
@@ -117,7 +108,7 @@ func absent(s *stage) {
 		}
 		return says(out, "CreateContainerError", `required plugin "tailscale" not present`)
 	})
-	move("n1")
+	back()
 	s.awaitReady("closed")
 	s.reachedFromPeer(s.awaitRunning("closed")[0].IP4())
 }
