@@ -30,7 +30,8 @@ import (
 //
 // built reports whether anything was missing.
 func isolateHostEnd(s rtnl, ifindex int) (built bool, err error) {
-	root := qdisc(unix.RTM_GETQDISC, 0, ifindex, 0, netlink.HANDLE_ROOT)
+	// Without the flag the kernel answers to the group of listeners alone.
+	root := qdisc(unix.RTM_GETQDISC, unix.NLM_F_ECHO, ifindex, 0, netlink.HANDLE_ROOT)
 	answers, err := s.do(root,
 		qdisc(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, ifindex, 0, netlink.HANDLE_ROOT, blackhole),
 		qdisc(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifindex, netlink.MakeHandle(0xffff, 0), netlink.HANDLE_CLSACT, "clsact"),

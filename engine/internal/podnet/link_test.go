@@ -70,6 +70,9 @@ func TestEnsure(t *testing.T) {
 		t.Errorf("the host has routes over the link: %v (%v)", routes, err)
 	}
 
+	if missing, err := l.Restore(); err != nil || len(missing) != 0 {
+		t.Errorf("of a link that nobody has changed, Restore says that %q were missing (%v)", missing, err)
+	}
 	again := mustEnsure(t, pod, "tsensure")
 	if again.hostIndex != l.hostIndex || again.podMAC.String() != l.podMAC.String() {
 		t.Errorf("the second Ensure made a new link: index %d, then %d", l.hostIndex, again.hostIndex)

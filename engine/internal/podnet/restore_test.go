@@ -107,17 +107,17 @@ func TestNoLeakWhileDown(t *testing.T) {
 	}
 }
 
-// The wall is there again before the host end is up.
+// The filters are there again before the host end is up.
 func TestFiltersComeFirst(t *testing.T) {
 	pod := newTestPod(t, 1)
 	host, err := netlink.LinkByName(pod.link.Host)
 	if err != nil {
 		t.Fatal(err)
 	}
-	wall := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+	clsact := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: host.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
 	}}
-	if err := errors.Join(netlink.LinkSetDown(host), netlink.QdiscDel(wall)); err != nil {
+	if err := errors.Join(netlink.LinkSetDown(host), netlink.QdiscDel(clsact), netlink.QdiscDel(rootQdisc(host, blackhole))); err != nil {
 		t.Fatal(err)
 	}
 	heard, err := openEventSocket(unix.NETLINK_ROUTE, []int{unix.RTNLGRP_LINK, unix.RTNLGRP_TC})
@@ -129,7 +129,7 @@ func TestFiltersComeFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What the kernel has done has been announced by now.
-	w := wallWatch{index: uint32(host.Attrs().Index)}
+	w := filterWatch{index: uint32(host.Attrs().Index)}
 	for buf, oob := make([]byte, 64<<10), make([]byte, 64); !w.raised; {
 		var n, oobn int
 		if cerr := heard.conn.Control(func(fd uintptr) { n, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, 0) }); cerr != nil || err != nil {
@@ -139,19 +139,19 @@ func TestFiltersComeFirst(t *testing.T) {
 			w.hear(t, buf[:n])
 		}
 	}
-	if w.filters != 2 {
-		t.Errorf("the host end is raised with %d of 2 filters", w.filters)
+	if w.filters != 1 || w.qdiscs != 1 {
+		t.Errorf("the host end is raised with %d filters and %d qdiscs, want 1 and 1", w.filters, w.qdiscs)
 	}
 }
 
-// wallWatch counts the filters of a host end until that is raised.
-type wallWatch struct {
-	index   uint32
-	filters int
-	raised  bool
+// filterWatch counts what isolates a host end until that is raised.
+type filterWatch struct {
+	index           uint32
+	filters, qdiscs int
+	raised          bool
 }
 
-func (w *wallWatch) hear(t *testing.T, raw []byte) {
+func (w *filterWatch) hear(t *testing.T, raw []byte) {
 	messages, err := syscall.ParseNetlinkMessage(raw)
 	if err != nil {
 		t.Fatal(err)
@@ -161,6 +161,10 @@ func (w *wallWatch) hear(t *testing.T, raw []byte) {
 		case w.raised, binary.NativeEndian.Uint32(m.Data[4:]) != w.index:
 		case m.Header.Type == unix.RTM_NEWTFILTER:
 			w.filters++
+		case m.Header.Type == unix.RTM_NEWQDISC:
+			if (answer{msg: m.Data}).qdiscKind() == blackhole {
+				w.qdiscs++
+			}
 		case m.Header.Type == unix.RTM_NEWLINK:
 			w.raised = binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_UP != 0
 		}
