@@ -3,6 +3,7 @@
 package podnet
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -217,7 +218,7 @@ func (l *Link) setUp(s sockets, p pair) error {
 // no IPv6 address of its own, and the drop filters.
 func (l *Link) setUpHostEnd(s rtnl, host netlink.Link) error {
 	a := host.Attrs()
-	l.hostIndex, l.podIndex, l.nsid, l.hostMAC = a.Index, a.ParentIndex, a.NetNsID, a.HardwareAddr
+	l.hostIndex, l.podIndex, l.nsid, l.hostMAC = a.Index, a.ParentIndex, a.NetNsID, bytes.Clone(a.HardwareAddr)
 	built, err := isolateHostEnd(s, l.hostIndex)
 	if err != nil {
 		return err

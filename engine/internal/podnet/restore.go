@@ -121,7 +121,7 @@ func (l *Link) resetPodEnd(s rtnl, ts0 netlink.Link) error {
 	a := ts0.Attrs()
 	l.note(a, PodLink)
 	if l.podMAC == nil {
-		l.podMAC = a.HardwareAddr
+		l.podMAC = bytes.Clone(a.HardwareAddr)
 	}
 	if !bytes.Equal(l.podMAC, a.HardwareAddr) {
 		// Our frames carry the address that it had.
