@@ -49,12 +49,6 @@ func (e *Engine) watchLinks() (err error) {
 	return nil
 }
 
-// setLink has the guard watch the link, and the pod's fence if it has one.
-func (n *node) setLink(l *podnet.Link, fence *podnet.Router) {
-	n.serving.guarded.setLink(l, fence)
-	n.e.watch.Add(l, n.serving.guarded.note)
-}
-
 func (n *node) wakeGuard() { n.serving.guarded.wake() }
 
 // startGuard guards the node's link until the function that it returns is called. That

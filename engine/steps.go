@@ -69,7 +69,7 @@ func (n *node) ensureLink(r record) (link *podnet.Link, err error) {
 	defer n.serving.guarded.linking.Unlock()
 	var fence *podnet.Router // see podnet.Router.Fence
 	err = n.e.take(stepLink, func() error {
-		link, err = podnet.Ensure(r.NetNS, r.Link)
+		link, err = podnet.Ensure(r.NetNS, r.Link, func(l *podnet.Link) { n.e.watch.Add(l, n.serving.guarded.note) })
 		if err == nil && r.Pod.Features.ExitNode != "" {
 			fence = n.newRouter(link, &r.Pod.Features, nil, nil)
 			_, err = fence.Fence()
@@ -77,7 +77,7 @@ func (n *node) ensureLink(r record) (link *podnet.Link, err error) {
 		return err
 	})
 	if err == nil {
-		n.setLink(link, fence)
+		n.serving.guarded.setLink(link, fence)
 	}
 	return link, err
 }

@@ -43,7 +43,7 @@ func serve(path string) error {
 	if err != nil {
 		return fmt.Errorf("find: %w", err)
 	}
-	link, err := Ensure(ns, "tscaps")
+	link, err := Ensure(ns, "tscaps", nil)
 	if err != nil {
 		return fmt.Errorf("ensure: %w", err)
 	}

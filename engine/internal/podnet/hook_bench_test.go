@@ -39,7 +39,7 @@ func BenchmarkEnsure(b *testing.B) {
 					b.Fatal(err)
 				}
 				host := HostLink(fmt.Sprint("bench", i))
-				if _, err := Ensure(ns, host); err != nil {
+				if _, err := Ensure(ns, host, nil); err != nil {
 					b.Fatal(err)
 				}
 				took = append(took, time.Since(begin))

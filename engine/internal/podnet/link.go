@@ -66,7 +66,10 @@ type Link struct {
 //
 // It returns an error that wraps [ErrGone] if the netns is gone, and one that
 // names the remedy if the pod has a ts0 that is not ours.
-func Ensure(ns Namespace, host string) (*Link, error) {
+//
+// found is called with the link before it is isolated, so that no change of what
+// isolates it is missed; nil is not.
+func Ensure(ns Namespace, host string, found func(*Link)) (*Link, error) {
 	l := &Link{NS: ns, Host: host}
 	err := l.withSockets(func(s sockets) error {
 		// Most pods are new. Where a name is taken the kernel changes nothing.
@@ -77,7 +80,14 @@ func Ensure(ns Namespace, host string) (*Link, error) {
 		if err != nil {
 			return err
 		}
-		return l.setUp(s, p)
+		l.take(p.host)
+		if found != nil {
+			found(l)
+		}
+		if err := l.setUp(s, p); err != nil {
+			return err
+		}
+		return l.nameHostEnd(p.host)
 	})
 	if err != nil {
 		return nil, err
@@ -133,7 +143,7 @@ func (l *Link) createPair(s sockets) (p pair, err error) {
 	}
 	// A pod that may change its netns could have put another interface in ts0's place.
 	if p.host == nil || !arePair(p.ts0, p.host) {
-		return pair{}, fmt.Errorf("%w: %s was removed or replaced as soon as it was there", ErrGone, PodLink)
+		return pair{}, fmt.Errorf("%s or %s was removed or replaced as soon as it was there", PodLink, l.Host)
 	}
 	return p, nil
 }
@@ -148,11 +158,15 @@ func newPair(host string, here netns.NsHandle) *nl.NetlinkRequest {
 	peer := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
 	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC)
 	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(here)))
-	for name, add := range map[string]func(kind int, value []byte){
-		host:    func(kind int, value []byte) { peer.AddRtAttr(kind, value) },
-		PodLink: func(kind int, value []byte) { req.AddData(nl.NewRtAttr(kind, value)) },
+	for _, end := range []struct {
+		name string
+		add  func(kind int, value []byte)
+	}{
+		{host, func(kind int, value []byte) { peer.AddRtAttr(kind, value) }},
+		{PodLink, func(kind int, value []byte) { req.AddData(nl.NewRtAttr(kind, value)) }},
 	} {
-		add(unix.IFLA_IFNAME, nl.ZeroTerminated(name))
+		add := end.add
+		add(unix.IFLA_IFNAME, nl.ZeroTerminated(end.name))
 		add(unix.IFLA_MTU, nl.Uint32Attr(MTU))
 		// A veth uses one queue in either direction. By default the kernel makes one for
 		// each processor. Then it takes the others back, and waits for an RCU grace period
@@ -185,7 +199,7 @@ func (l *Link) takeOver(s sockets) (p pair, err error) {
 		if p.host == nil {
 			p.host = l.renamed(p.ts0)
 			if p.host != nil {
-				return p, l.nameHostEnd(p.host)
+				return p, nil
 			}
 		}
 		return pair{}, fmt.Errorf("the pod has an interface %s that is not ours (%s, index %d): remove or rename it",
@@ -214,11 +228,15 @@ func (l *Link) setUp(s sockets, p pair) error {
 	return nil
 }
 
+// take notes what the kernel calls both ends, as the host end says.
+func (l *Link) take(host netlink.Link) {
+	a := host.Attrs()
+	l.hostIndex, l.podIndex, l.nsid, l.hostMAC = a.Index, a.ParentIndex, a.NetNsID, bytes.Clone(a.HardwareAddr)
+}
+
 // setUpHostEnd isolates the host end from everything except our packet socket: no ARP,
 // no IPv6 address of its own, and the drop filters.
 func (l *Link) setUpHostEnd(s rtnl, host netlink.Link) error {
-	a := host.Attrs()
-	l.hostIndex, l.podIndex, l.nsid, l.hostMAC = a.Index, a.ParentIndex, a.NetNsID, bytes.Clone(a.HardwareAddr)
 	built, err := isolateHostEnd(s, l.hostIndex)
 	if err != nil {
 		return err
@@ -226,7 +244,7 @@ func (l *Link) setUpHostEnd(s rtnl, host netlink.Link) error {
 	if built {
 		l.missing = append(l.missing, "tc drop filters of "+l.Host)
 	}
-	l.note(a, l.Host)
+	l.note(host.Attrs(), l.Host)
 	return raise(s, host)
 }
 
@@ -246,12 +264,13 @@ func raise(s rtnl, link netlink.Link) error {
 		return nil
 	}
 	index := link.Attrs().Index
-	answers, err := s.do(setAddrGenModeNone(index), setFlags(index, fineFlags))
+	answers, err := s.do(setAddrGenModeNone(index), setFlags(index, fineFlags, fineFlags))
 	switch {
 	case err != nil:
 		return err
 	case answers[0].err != nil && !isIPv6Off(answers[0].err):
-		return fmt.Errorf("setting the IPv6 address generation mode: %w", answers[0].err)
+		err := fmt.Errorf("setting the IPv6 address generation mode: %w", answers[0].err)
+		return errors.Join(err, s.all(setFlags(index, 0, unix.IFF_UP)))
 	case answers[1].err != nil:
 		return fmt.Errorf("bringing it up without ARP: %w", answers[1].err)
 	}

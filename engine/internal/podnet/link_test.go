@@ -107,7 +107,7 @@ func TestEnsureRefusesForeignTS0(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = Ensure(ns, "tsforeign")
+	_, err = Ensure(ns, "tsforeign", nil)
 	if err == nil || !strings.Contains(err.Error(), "remove or rename it") {
 		t.Errorf("Ensure = %v, want an error with the remedy", err)
 	}
@@ -133,7 +133,7 @@ func TestNamespaceGone(t *testing.T) {
 	}
 	// The path leads to another netns now, as a reused pid or descriptor does.
 	ns.Paths = []string{other.Path()}
-	if _, err := Ensure(ns, "tsgone"); !errors.Is(err, ErrGone) {
+	if _, err := Ensure(ns, "tsgone", nil); !errors.Is(err, ErrGone) {
 		t.Errorf("Ensure in a reused netns = %v, want ErrGone", err)
 	}
 	if h := other.Netlink(); h != nil {

@@ -98,7 +98,7 @@ func mustEnsure(t testing.TB, pod *nstest.Pod, host string) *Link {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := Ensure(ns, host)
+	l, err := Ensure(ns, host, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func TestReusedNumbers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	link, err := Ensure(ns, "tsreused")
+	link, err := Ensure(ns, "tsreused", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func TestReusedNumbers(t *testing.T) {
 	if err := link.NS.Check(); !errors.Is(err, ErrGone) {
 		t.Errorf("Check = %v, want ErrGone", err)
 	}
-	if _, err := Ensure(link.NS, "tsreused"); !errors.Is(err, ErrGone) {
+	if _, err := Ensure(link.NS, "tsreused", nil); !errors.Is(err, ErrGone) {
 		t.Errorf("Ensure = %v, want ErrGone", err)
 	}
 	r := link.Router(slog.New(slog.DiscardHandler), nil, nil)

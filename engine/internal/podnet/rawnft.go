@@ -199,7 +199,7 @@ func (b *rawBatch) fillTable(t *rawTable) {
 type rawSocket struct{ *nl.NetlinkSocket }
 
 func openNft(ns netns.NsHandle) (rawSocket, error) {
-	s, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_NETFILTER)
+	s, err := openNetlink(ns, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return rawSocket{}, fmt.Errorf("opening nftables in the pod's netns: %w", err)
 	}
@@ -218,9 +218,9 @@ func (s rawSocket) run(fill func(*rawBatch)) error {
 	}
 	buf := make([]byte, 16<<10)
 	for answers := 0; ; {
-		n, _, err := unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
+		n, from, err := unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
 		switch {
-		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EINTR), err == nil && !fromKernel(from):
 			continue
 		case errors.Is(err, unix.EAGAIN) && answers > 0:
 			return nil
@@ -248,7 +248,10 @@ func (s rawSocket) has(t *rawTable) (bool, error) {
 		return false, err
 	}
 	buf := make([]byte, 1<<10)
-	n, _, err := unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
+	n, from, err := unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
+	for err == nil && !fromKernel(from) {
+		n, from, err = unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
+	}
 	defer s.drain(buf)
 	if err != nil || n < unix.SizeofNlMsghdr+4 {
 		return false, fmt.Errorf("asking for an nftables table: %w", err)

@@ -25,6 +25,7 @@ func (l *Link) Restore() (missing []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	l.take(found.host)
 	err = l.withSockets(func(s sockets) error { return l.setUp(s, found) })
 	if err == nil {
 		err = l.nameHostEnd(found.host)
@@ -98,10 +99,10 @@ func rename(h *netlink.Handle, link netlink.Link, name string) error {
 
 // renamed returns ts0's peer if that is in this netns, under another name, and nil
 // otherwise. An equal number of an interface does not prove that, since every netns has
-// its own numbers.
+// its own numbers. Nor does the peer alone: a pod may rename its CNI's interface to ts0.
 func (l *Link) renamed(ts0 netlink.Link) (host netlink.Link) {
 	host, err := netlink.LinkByIndex(ts0.Attrs().ParentIndex)
-	if err != nil || !arePair(ts0, host) {
+	if err != nil || !arePair(ts0, host) || !isOurs(host) {
 		return nil
 	}
 	ns, err := l.NS.open()
@@ -114,6 +115,12 @@ func (l *Link) renamed(ts0 netlink.Link) (host netlink.Link) {
 		return nil
 	}
 	return host
+}
+
+// isOurs reports whether a host end looks as this program makes them. A pod cannot
+// change what it goes by, and no CNI's host end is without ARP and of Tailscale's MTU.
+func isOurs(host netlink.Link) bool {
+	return host.Attrs().RawFlags&unix.IFF_NOARP != 0 && host.Attrs().MTU == MTU
 }
 
 // resetPodEnd gives ts0 the MAC address and the MTU that it had.

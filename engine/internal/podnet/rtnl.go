@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -21,9 +22,34 @@ type rtnl struct{ *nl.NetlinkSocket }
 
 // openRtnl opens a socket in ns; [netns.None] is the netns of this process.
 func openRtnl(ns netns.NsHandle) (rtnl, error) {
-	s, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_ROUTE)
+	s, err := openNetlink(ns, unix.NETLINK_ROUTE)
 	return rtnl{s}, err
 }
+
+// openNetlink opens a socket to which the kernel alone can send. A pod with
+// CAP_NET_ADMIN could otherwise send to it what looks like the kernel's answers. What it
+// sends before the socket is connected, [fromKernel] tells.
+func openNetlink(ns netns.NsHandle, protocol int) (*nl.NetlinkSocket, error) {
+	s, err := nl.GetNetlinkSocketAt(ns, netns.None(), protocol)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Connect(s.GetFd(), &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("connecting it to the kernel: %w", err)
+	}
+	return s, nil
+}
+
+// fromKernel reports whether the kernel has sent a netlink message, whose sender from is.
+func fromKernel(from unix.Sockaddr) bool {
+	a, ok := from.(*unix.SockaddrNetlink)
+	return ok && a.Pid == nl.PidKernel
+}
+
+// answerBuffers are of the size that no message of rtnetlink exceeds: its attributes
+// have 16 bits for their size.
+var answerBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 var errAnswer = errors.New("rtnetlink has answered with something else")
 
@@ -55,13 +81,17 @@ func (s rtnl) do(requests ...*nl.NetlinkRequest) (answers []answer, err error) {
 		return nil, fmt.Errorf("asking the kernel by rtnetlink: %w", err)
 	}
 	answers = make([]answer, last)
-	for buf := make([]byte, 16<<10); ; {
-		n, _, err := unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
+	pooled := answerBuffers.Get().(*[64 << 10]byte)
+	defer answerBuffers.Put(pooled)
+	for buf := pooled[:]; ; {
+		n, from, err := unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
 			return nil, fmt.Errorf("reading what rtnetlink answers: %w", err)
+		case !fromKernel(from):
+			continue
 		}
 		for raw := buf[:n]; len(raw) >= unix.SizeofNlMsghdr; {
 			size := int(binary.NativeEndian.Uint32(raw))
@@ -119,7 +149,7 @@ func (s rtnl) byName(name string) (netlink.Link, error) {
 
 func getLink(name string) *nl.NetlinkRequest {
 	const skipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS, linux/rtnetlink.h
-	req := linkRequest(unix.RTM_GETLINK, 0, 0)
+	req := linkRequest(unix.RTM_GETLINK, 0, 0, 0)
 	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	return req
@@ -127,22 +157,22 @@ func getLink(name string) *nl.NetlinkRequest {
 
 // setLink sets attributes of a link.
 func setLink(index int, attrs ...*nl.RtAttr) *nl.NetlinkRequest {
-	req := linkRequest(unix.RTM_SETLINK, index, 0)
+	req := linkRequest(unix.RTM_SETLINK, index, 0, 0)
 	for _, a := range attrs {
 		req.AddData(a)
 	}
 	return req
 }
 
-// setFlags sets flags of a link.
-func setFlags(index int, flags uint32) *nl.NetlinkRequest {
-	return linkRequest(unix.RTM_SETLINK, index, flags)
+// setFlags sets those flags of a link that are in mask.
+func setFlags(index int, flags, mask uint32) *nl.NetlinkRequest {
+	return linkRequest(unix.RTM_SETLINK, index, flags, mask)
 }
 
-func linkRequest(kind, index int, flags uint32) *nl.NetlinkRequest {
+func linkRequest(kind, index int, flags, mask uint32) *nl.NetlinkRequest {
 	req := nl.NewNetlinkRequest(kind, 0)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index, msg.Flags, msg.Change = int32(index), flags, flags
+	msg.Index, msg.Flags, msg.Change = int32(index), flags, mask
 	req.AddData(msg)
 	return req
 }

@@ -71,7 +71,7 @@ func tryLink() (trials []Trial) {
 	if err != nil {
 		return trials
 	}
-	link, err := Ensure(ns, HostLink("trial"))
+	link, err := Ensure(ns, HostLink("trial"), nil)
 	trials = append(trials, Trial{TrialLink, err})
 	if err == nil {
 		device, err := link.Open(NoStore{})
