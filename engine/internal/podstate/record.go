@@ -71,8 +71,9 @@ type Record struct {
 	Generation uint64 `json:"generation,omitempty"`
 	// Rekeyed says that the control plane has not let in the node key on disk yet.
 	Rekeyed bool `json:"rekeyed,omitempty"`
-	// Recent are the peers with a WireGuard session: the handshake with
-	// them is repeated first after a restart.
+	// Recent are the peers with a WireGuard session, and some whose session has
+	// ended since the last write: the handshake with them is repeated first after a
+	// restart.
 	Recent []tailcfg.StableNodeID `json:"recent,omitempty"`
 	// ResolvConf is the pod's original resolv.conf, nil until it is known or if the pod
 	// did not ask for DNS; TailnetSearch are the tailnet's search domains.
