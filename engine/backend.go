@@ -26,6 +26,7 @@ import (
 	"tailscale-nri/engine/internal/hostnet"
 	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/internal/podstate"
+	"tailscale-nri/engine/measure"
 )
 
 // backend is a LocalBackend with everything below it. It uses this process's own
@@ -197,7 +198,8 @@ func (n *node) prefs(pod Pod) *ipn.Prefs {
 // openState opens the node's keys and preferences, and makes them for a new
 // node.
 func (n *node) openState() (ipn.StateStore, error) {
-	state, err := podstate.OpenStore(n.statePath(), func(write func() error) error { return n.e.take(stepState, write) })
+	state, err := podstate.OpenStore(n.statePath(), func(write func() error) error { return n.e.take(stepState, write) },
+		n.written.to(measure.StateFile))
 	if err != nil {
 		return nil, fmt.Errorf("opening the node's state %s: %w", n.statePath(), err)
 	}

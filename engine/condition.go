@@ -120,7 +120,7 @@ func (s *session) condition(now time.Time) condition {
 	if ends := s.expiry.notice(); ends != "" {
 		return condition{keyEnds, ends, false}
 	}
-	return condition{}
+	return condition{text: s.n.e.cfg.Remark} // no kind: it is no fault of this node's, and is logged once for all
 }
 
 // These are the warnings of tailscale.com's health about DERP, or the control plane,

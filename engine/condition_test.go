@@ -206,3 +206,25 @@ func TestConditionLinesEnd(t *testing.T) {
 		t.Errorf("%d lines on what is wrong, %d on its end, want 3 each", begun, over)
 	}
 }
+
+// What is to be known of all nodes is said of one that runs, is not logged for each, and
+// comes back after a fault.
+func TestRemark(t *testing.T) {
+	const remark = "name their range in TS_CLUSTER_RANGES"
+	w := newWorld(t)
+	log := &logged{t: t}
+	w.boot(hurried, log.log, func(cfg *Config) { cfg.Remark = remark })
+	n := w.join("a")
+	w.awaitReason(n.UID, Running, remark)
+	if err := w.control.SetOutage(control.Refusing); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitReason(n.UID, Running, "the control plane has not been reached")
+	if err := w.control.SetOutage(control.Up); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitReason(n.UID, Running, remark)
+	if c := log.count(remark); c != 0 {
+		t.Errorf("%d lines of the log have it, want none", c)
+	}
+}

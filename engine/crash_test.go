@@ -127,7 +127,7 @@ var scenarios = []scenario{
 				m.t.Fatal(err)
 			}
 			r.NodeID, r.Registering = "", true
-			if err := podstate.Save(dir, &r); err != nil {
+			if _, err := podstate.Save(dir, &r); err != nil {
 				m.t.Fatal(err)
 			}
 			goes(m)

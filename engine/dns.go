@@ -176,8 +176,7 @@ func (n *node) writeResolvConf() error {
 			n.log().Warn("no room for these search domains of the tailnet in the pod's resolv.conf: write their names in full", "domains", text)
 		}
 	}
-	err := n.e.take(stepRecord, func() error { return podstate.RewriteFile(n.resolvConfPath(), data) })
-	if err != nil {
+	if err := n.rewriteResolvConf(data); err != nil {
 		return fmt.Errorf("writing the pod's resolv.conf: %w", podstate.Remedy(err))
 	}
 	return nil
@@ -188,7 +187,7 @@ func (n *node) makeResolvConf() error {
 	if _, err := os.Lstat(n.resolvConfPath()); err == nil {
 		return nil
 	}
-	if err := n.e.take(stepRecord, func() error { return podstate.RewriteFile(n.resolvConfPath(), nil) }); err != nil {
+	if err := n.rewriteResolvConf(nil); err != nil {
 		return fmt.Errorf("making the pod's resolv.conf: %w", podstate.Remedy(err))
 	}
 	return nil

@@ -60,6 +60,9 @@ type Config struct {
 	// Services are those addresses of the cluster's Services that are known where
 	// ClusterRanges does not name them. No subnet of the tailnet takes them away.
 	Services netip.Prefix
+	// Remark is the reason of nodes that run and have no other, such as that
+	// ClusterRanges leaves something out. "" is none.
+	Remark string
 
 	// SweepAfter is how long a device of this cluster must not have been seen for it to
 	// be deleted. Such a device is of a host that has died; devices of this host's pods

@@ -31,7 +31,7 @@ func TestUnreachableNetNS(t *testing.T) {
 	}
 	for dir, r := range records {
 		r.NetNS.Paths = []string{filepath.Join(t.TempDir(), "not-mounted")}
-		if err := podstate.Save(dir, &r); err != nil {
+		if _, err := podstate.Save(dir, &r); err != nil {
 			t.Fatal(err)
 		}
 	}

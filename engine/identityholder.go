@@ -19,6 +19,7 @@ import (
 
 	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/internal/podstate"
+	"tailscale-nri/engine/measure"
 )
 
 // takenError is the error of a node that no longer holds its identity.
@@ -161,6 +162,7 @@ func (n *node) installKeys(id Identity) error {
 	if err := n.e.take(stepState, func() error { return podstate.ReplaceFile(n.statePath(), id.State) }); err != nil {
 		return fmt.Errorf("writing the workload's keys: %w", podstate.Remedy(err))
 	}
+	n.written.add(measure.StateFile, len(id.State))
 	n.update(func(r *record) {
 		if r.Generation == 0 && r.NodeID != "" && r.NodeID != id.NodeID && !slices.Contains(r.Former, r.NodeID) {
 			r.Former = append(r.Former, r.NodeID) // the device that the pod had before it asked for its workload's

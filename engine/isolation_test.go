@@ -253,7 +253,7 @@ func TestRecordOfAnotherBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.NetNS.Boot = "5f3c0a5e-0000-4000-8000-000000000000"
-	if err := podstate.Save(dir, &r); err != nil {
+	if _, err := podstate.Save(dir, &r); err != nil {
 		t.Fatal(err)
 	}
 	w.boot()

@@ -85,6 +85,7 @@ func (m *measuring) measure(pods []podAt) {
 		if p.node == nil {
 			continue
 		}
+		a.pod.HasNode, a.pod.Written = true, p.node.written.all()
 		if a.b, a.region = p.node.measure(a.pod, &m.read); a.b != nil {
 			a.by = a.b.ask()
 			all = append(all, a)

@@ -219,6 +219,11 @@ func TestMeasuresOfALife(t *testing.T) {
 	}
 	expect("attached", "registrations_total", 1, `kind="first"`)
 	expect("attached", "nodes", 1, `state="Running"`)
+	for _, file := range []measure.File{measure.RecordFile, measure.StateFile} {
+		if total(lines, "pod_disk_written_bytes_total", `file="`+file.String()+`"`) == 0 {
+			t.Errorf("no byte of the %s was counted", file)
+		}
+	}
 	if total(lines, "api_requests_total", `operation="mint_key"`, `result="ok"`) < 1 || total(lines, "auth_keys_minted_total") < 1 {
 		t.Errorf("no key was minted: %q", lines[exporter.Prefix+"api_requests_total"])
 	}
@@ -263,7 +268,7 @@ func TestMeasuresAreOfOnePod(t *testing.T) {
 	if m.Nodes[string(Running)] != 2 || m.Nodes[string(Pending)] != 1 || len(m.Pods) != 2 {
 		t.Errorf("%d pods, nodes %v", len(m.Pods), m.Nodes)
 	}
-	if p := w.measured("r"); p == nil || p.Up || p.Served {
+	if p := w.measured("r"); p == nil || p.Up || p.HasNode || p.Served {
 		t.Errorf("the refused pod: %+v", p)
 	}
 	w.scrape()

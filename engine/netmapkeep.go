@@ -20,6 +20,7 @@ import (
 	"tailscale.com/types/netmap"
 
 	"tailscale-nri/engine/internal/podstate"
+	"tailscale-nri/engine/measure"
 )
 
 // netmapPause is the least time between two looks at a netmap that has changed. In
@@ -60,7 +61,7 @@ type netmapKeeper struct {
 
 func newNetmapKeeper(n *node) *netmapKeeper {
 	take := func(write func() error) error { return n.e.take(stepNetmap, write) }
-	store := podstate.NewNetmapStore(n.dir, take, func(bytes int) { n.serving.netmapBytes.Add(int64(bytes)) })
+	store := podstate.NewNetmapStore(n.dir, take, n.written.to(measure.NetmapFile))
 	k := &netmapKeeper{n: n, cache: netmapcache.NewCache(store)}
 	pause := netmapPause
 	if r := n.record(); r.IsKnown() { // it starts from one, perhaps with many others

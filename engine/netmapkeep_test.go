@@ -4,6 +4,7 @@ package engine
 
 import (
 	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,11 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"tailscale.com/ipn/ipnlocal/netmapcache"
 	"tailscale.com/tailcfg"
 	"tailscale.com/tstime"
 	"tailscale.com/types/netmap"
 
 	"tailscale-nri/engine/internal/podstate"
+	"tailscale-nri/engine/measure"
 )
 
 // What is written at once, what later and what not at all.
@@ -69,12 +72,10 @@ func TestNetmapOfAFlappingPeer(t *testing.T) {
 	w := newWorld(t)
 	w.boot()
 	a, b := w.join("a"), w.join("b")
-	w.awaitKept(Pod{UID: a.UID}, 1)
 	n := w.find(a.SandboxID)
+	w.untilNetmapSettled(n)
+	before := n.written.all()
 	first := w.devicesEndpoints(b.NodeID)
-	// What has been settled first is written by now: two looks later at the latest.
-	tstime.Sleep(t.Context(), 3*netmapPause)
-	written := n.serving.netmapBytes.Load()
 	more := append(first[:len(first):len(first)], netip.MustParseAddrPort("192.0.2.7:7"))
 	for range 5 {
 		w.find(b.SandboxID).runningSession().b.control.cut() // offline, online
@@ -83,10 +84,12 @@ func TestNetmapOfAFlappingPeer(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		tstime.Sleep(t.Context(), netmapPause/2)
+		tstime.Sleep(t.Context(), netmapPause/2) // some changes are looked at meanwhile
 	}
-	if now := n.serving.netmapBytes.Load(); now != written {
-		t.Errorf("%d bytes were written for a peer that flaps", now-written)
+	for file, bytes := range n.written.all() {
+		if bytes != before[file] {
+			t.Errorf("%s: %d bytes were written for a peer that flaps", measure.File(file), bytes-before[file])
+		}
 	}
 	if err := w.control.SetEndpoints(b.NodeID, more...); err != nil {
 		t.Fatal(err)
@@ -100,6 +103,43 @@ func TestNetmapOfAFlappingPeer(t *testing.T) {
 	if data, err := os.ReadFile(file); err != nil || !strings.Contains(string(data), "192.0.2.7:7") {
 		t.Errorf("after an end in order the disk holds %s (%v)", data, err)
 	}
+	// What was left for later is written at most this often while the process runs.
+	const each = uint64(time.Hour / netmapSlow)
+	var hourly uint64
+	for file, bytes := range n.written.all() {
+		t.Logf("%s: at most %d bytes per pod and hour", measure.File(file), each*(bytes-before[file]))
+		hourly += each * (bytes - before[file])
+	}
+	if hourly == 0 || hourly > 64<<10 {
+		t.Errorf("%d bytes per pod and hour", hourly)
+	}
+}
+
+// untilNetmapSettled waits until the disk has all of the node's netmap that is written at
+// once, and until that is complete: the last thing that a peer learns of itself is its home
+// DERP region.
+func (w *world) untilNetmapSettled(n *node) {
+	w.t.Helper()
+	dir := netmapcache.FileStore(filepath.Join(n.dir, podstate.NetmapDir))
+	var why string
+	w.until("the netmap is settled and on disk", func() bool {
+		_, now := digestNetmap(n.runningSession().b.NetMapWithPeers())
+		stored, err := netmapcache.NewCache(dir).Load(w.t.Context())
+		if err != nil {
+			why = err.Error()
+			return false
+		}
+		for _, p := range stored.Peers {
+			if p.HomeDERP() == 0 || p.Endpoints().Len() == 0 {
+				why = "not complete: " + p.Name()
+				return false
+			}
+		}
+		_, kept := digestNetmap(stored)
+		pause, differs := now.pauseAfter(kept)
+		why = fmt.Sprintf("differs: %v, to be written after %v", differs, pause)
+		return !differs || pause > netmapPause
+	}, func() string { return why })
 }
 
 // devicesEndpoints are those that the device has published.

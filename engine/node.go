@@ -42,6 +42,7 @@ type node struct {
 	serving   serving // link, device, session
 	dns       nodeDNS
 	lease     identityLease // of a workload's identity
+	written   written
 }
 
 // newNode returns the node of a record, which is new if the record names no

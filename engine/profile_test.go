@@ -322,7 +322,7 @@ func profileLeadsElsewhere(t *testing.T, former bool) {
 		if former {
 			r.Former, r.NodeID = []tailcfg.StableNodeID{r.NodeID}, ""
 		}
-		err = podstate.Save(filepath.Dir(path), &r)
+		_, err = podstate.Save(filepath.Dir(path), &r)
 	}
 	if err != nil {
 		t.Fatal(err)

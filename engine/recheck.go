@@ -8,7 +8,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -22,7 +21,18 @@ import (
 // keep-alives, and says so only when it is asked again. So a control server that is not
 // Tailscale's is asked now and then. If it has an API, that is asked once for all nodes.
 // Otherwise each node opens its control connection again.
-const recheckEvery = 5 * time.Minute // half of it to one and a half times it
+//
+// Each time is half of what is said here to one and a half times that. In a large
+// tailnet, or with a slow server, a list takes long: the pause is listShare times as long
+// as that, up to recheckEvery, which is also what follows a refusal.
+const (
+	recheckEvery     = 5 * time.Minute
+	recheckListEvery = time.Minute
+	listShare        = 50
+	// recheckGets is how many devices that the list does not have are asked for one by
+	// one each time: all hosts share the API's limit.
+	recheckGets = 20
+)
 
 // recheck looks, until ctx is done, whether the devices of the profile's nodes that
 // run are still there.
@@ -32,16 +42,34 @@ func (e *Engine) recheck(ctx context.Context, profile string) {
 	}
 	pause := cmp.Or(e.cfg.recheckEvery, recheckEvery)
 	api := e.tailnets[profile].api
+	if api != nil {
+		pause = cmp.Or(e.cfg.recheckEvery, recheckListEvery)
+	}
 	for tstime.Sleep(ctx, pause/2+rand.N(pause)) {
 		if api == nil {
 			e.recheckPolls(ctx, profile, pause/2)
-		} else if err := e.recheckDevices(ctx, api, profile); err != nil && ctx.Err() == nil {
+			continue
+		}
+		start := time.Now()
+		err := e.recheckDevices(ctx, api, profile)
+		if err != nil && ctx.Err() == nil {
 			e.log.Debug("looking whether the devices are still there, again later", "err", err)
+		}
+		if e.cfg.recheckEvery == 0 {
+			pause = pauseAfterList(time.Since(start), err)
 		}
 	}
 }
 
-// recheckDevices asks the API once for all, and for each that is missing once
+// pauseAfterList returns when the API is asked again.
+func pauseAfterList(took time.Duration, err error) time.Duration {
+	if err != nil {
+		return recheckEvery
+	}
+	return min(max(recheckListEvery, listShare*took), recheckEvery)
+}
+
+// recheckDevices asks the API once for all, and for some of those that are missing once
 // more.
 func (e *Engine) recheckDevices(ctx context.Context, api tailnet.DeviceAPI, profile string) error {
 	sessions := e.runningSessions(profile)
@@ -52,18 +80,29 @@ func (e *Engine) recheckDevices(ctx context.Context, api tailnet.DeviceAPI, prof
 	if err != nil {
 		return err
 	}
-	for _, s := range sessions {
-		id := s.n.snapshot().NodeID
-		if id == "" || slices.ContainsFunc(devices, func(d tailnet.Device) bool { return d.ID == id }) {
-			continue
-		}
-		if _, err := api.Device(ctx, id); errors.Is(err, tailnet.ErrNoDevice) {
+	for _, s := range missing(sessions, devices) {
+		if _, err := api.Device(ctx, s.n.snapshot().NodeID); errors.Is(err, tailnet.ErrNoDevice) {
 			s.throwOut()
 		} else if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// missing returns at most recheckGets of the sessions whose device the list does not have.
+func missing(sessions []*session, devices []tailnet.Device) (out []*session) {
+	listed := make(map[string]bool, len(devices))
+	for _, d := range devices {
+		listed[d.ID] = true
+	}
+	for _, s := range sessions {
+		if id := s.n.snapshot().NodeID; id != "" && !listed[id] {
+			out = append(out, s)
+		}
+	}
+	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	return out[:min(len(out), recheckGets)]
 }
 
 // recheckPolls has the nodes ask the control plane again, over some time.

@@ -80,40 +80,75 @@ func (s *session) releaseHeld(states map[tailcfg.StableNodeID]ipn.PeerState) {
 	}
 }
 
-// remember records the peers that have a session, for rehandshake after a restart.
+// recentPrune is the least time between two writes of the record for no other reason
+// than that sessions have ended: with a peer that comes and goes each end would be one.
+// After the process was killed, peers whose sessions ended since then are pinged as well,
+// which costs a few packets.
+const recentPrune = 10 * time.Minute
+
+// recentPeers are the peers in the record whose sessions have ended.
+type recentPeers struct {
+	ended map[tailcfg.StableNodeID]bool
+	due   <-chan time.Time // when they are to be removed, nil while there are none
+	next  time.Time        // the earliest time of it
+}
+
+func newRecentPeers() recentPeers {
+	return recentPeers{ended: map[tailcfg.StableNodeID]bool{}, next: time.Now().Add(recentPrune)}
+}
+
+func (r *recentPeers) end(peer tailcfg.StableNodeID) {
+	r.ended[peer] = true
+	if r.due == nil {
+		r.due = time.After(time.Until(r.next))
+	}
+}
+
+// remember records the peers that have a session, for rehandshake after a restart: a new
+// one at once. One whose session has ended is removed later.
 func (s *session) remember(states map[tailcfg.StableNodeID]ipn.PeerState) {
 	was := s.n.record().Recent
 	recent := slices.Clone(was)
 	for id, state := range states {
-		i := slices.Index(recent, id)
+		known := slices.Contains(recent, id)
 		switch state.PeerWireGuardState {
 		case ipn.PeerWireGuardStateEstablished:
-			if i < 0 {
+			delete(s.recent.ended, id)
+			if !known {
 				recent = append(recent, id)
 			}
 		case ipn.PeerWireGuardStateNone:
-			if i >= 0 {
-				recent = slices.Delete(recent, i, i+1)
+			if known {
+				s.recent.end(id)
 			}
 		}
 	}
-	if !slices.Equal(was, recent) {
+	if len(recent) > len(was) {
 		s.n.update(func(r *record) { r.Recent = recent })
 	}
 }
 
-// forgetPeers drops the recorded peers that are no longer in the tailnet: some may have
-// left while no process could see it.
+// pruneRecent removes the peers from the record whose sessions have ended.
+func (s *session) pruneRecent() {
+	ended := s.recent.ended
+	s.recent = newRecentPeers()
+	gone := func(id tailcfg.StableNodeID) bool { return ended[id] }
+	if was := s.n.record().Recent; slices.ContainsFunc(was, gone) {
+		recent := slices.DeleteFunc(slices.Clone(was), gone)
+		s.n.update(func(r *record) { r.Recent = recent })
+	}
+}
+
+// forgetPeers has the recorded peers removed that are no longer in the tailnet: some may
+// have left while no process could see it.
 func (s *session) forgetPeers() {
 	nm := s.b.NetMapWithPeers()
 	if nm == nil || nm.Cached {
 		return
 	}
-	gone := func(id tailcfg.StableNodeID) bool {
-		return !slices.ContainsFunc(nm.Peers, func(p tailcfg.NodeView) bool { return p.StableID() == id })
-	}
-	if was := s.n.record().Recent; slices.ContainsFunc(was, gone) {
-		recent := slices.DeleteFunc(slices.Clone(was), gone)
-		s.n.update(func(r *record) { r.Recent = recent })
+	for _, id := range s.n.record().Recent {
+		if !slices.ContainsFunc(nm.Peers, func(p tailcfg.NodeView) bool { return p.StableID() == id }) {
+			s.recent.end(id)
+		}
 	}
 }

@@ -163,6 +163,8 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 		s.watch.look = true
 	case <-s.netmap.due:
 		s.netmap.keep(s.b.LocalBackend, false)
+	case <-s.recent.due:
+		s.pruneRecent()
 	case err := <-s.taken:
 		return true, err
 	case <-s.thrown:

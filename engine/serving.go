@@ -17,8 +17,7 @@ type serving struct {
 	looks   chan struct{} // apiTurns.large of root's looks into the node
 
 	// returned is called once this process serves the node again, nil for a new one.
-	returned    atomic.Pointer[func()]
-	netmapBytes atomic.Int64 // written by this process
+	returned atomic.Pointer[func()]
 
 	mu      sync.Mutex     // guards what follows; held across nothing
 	session *session       // nil if none serves the node

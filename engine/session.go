@@ -45,6 +45,7 @@ type session struct {
 	// What loop knows.
 	p            progress
 	netmap       *netmapKeeper
+	recent       recentPeers
 	ending       end
 	watchdog     <-chan time.Time
 	rehandshaken bool // with its peers, once the node was up
@@ -56,6 +57,7 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 	return &session{
 		n:         n,
 		netmap:    newNetmapKeeper(n),
+		recent:    newRecentPeers(),
 		watch:     newWatch(&n.e.cfg),
 		device:    device,
 		local:     local,
@@ -99,7 +101,10 @@ func (s *session) run(ctx context.Context, r record, l login, started func()) er
 	n.reclaimNetmap()
 	started()
 	n.serving.hasReturned()
-	defer func() { s.netmap.flush(s.b.LocalBackend) }()
+	defer func() {
+		s.netmap.flush(s.b.LocalBackend)
+		s.pruneRecent()
+	}()
 	return s.loop(ctx, r.Recent)
 }
 

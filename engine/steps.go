@@ -12,6 +12,7 @@ import (
 
 	"tailscale-nri/engine/internal/podnet"
 	"tailscale-nri/engine/internal/podstate"
+	"tailscale-nri/engine/measure"
 	"tailscale-nri/engine/tailnet"
 )
 
@@ -50,7 +51,20 @@ func (e *Engine) take(s step, f func() error) error {
 
 // save writes the node's record. n.op is held.
 func (n *node) save() error {
-	return n.e.take(stepRecord, func() error { return podstate.Save(n.dir, &n.rec) })
+	return n.e.take(stepRecord, func() error {
+		bytes, err := podstate.Save(n.dir, &n.rec)
+		n.written.add(measure.RecordFile, bytes)
+		return err
+	})
+}
+
+// rewriteResolvConf writes the file that the pod's containers have.
+func (n *node) rewriteResolvConf(data []byte) error {
+	return n.e.take(stepRecord, func() error {
+		bytes, err := podstate.RewriteFile(n.resolvConfPath(), data)
+		n.written.add(measure.ResolvConfFile, bytes)
+		return err
+	})
 }
 
 // removeState removes all that is on disk of the node, the record last: keys

@@ -40,6 +40,22 @@ func (t *tally) countRegistration(again bool) {
 	}
 }
 
+// written counts the bytes that this process has written to a node's files.
+type written [measure.Files]atomic.Uint64
+
+func (w *written) add(to measure.File, bytes int) { w[to].Add(uint64(bytes)) }
+
+// to returns what counts bytes of the file.
+func (w *written) to(f measure.File) func(bytes int) { return func(bytes int) { w.add(f, bytes) } }
+
+// all returns the bytes by file.
+func (w *written) all() (by [measure.Files]uint64) {
+	for f := range by {
+		by[f] = w[f].Load()
+	}
+	return by
+}
+
 // countDelete counts the deletion of a device, if it succeeded.
 func countDelete(err error, counter *atomic.Uint64) error {
 	if err == nil {

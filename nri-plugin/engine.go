@@ -25,7 +25,7 @@ func newEngine(cfg config.Config, tn tailnets, claim *engine.Claim, sockets engi
 		ClusterRanges: config.ClusterRanges(cfg.Ranges, os.Getenv(config.EnvServiceHost), log),
 		Services:      config.ServicesNear(cfg.Ranges, os.Getenv(config.EnvServiceHost)),
 		Sockets:       sockets, Logger: log, Identities: identityStore(cfg, log), Host: cfg.NodeName, OnChange: tell, Redact: logging.RedactText(cfg),
-		Names: config.EngineNames,
+		Names: config.EngineNames, Remark: config.UnnamedServices(cfg.Ranges, os.Getenv(config.EnvServiceHost)),
 	})
 }
 

@@ -44,7 +44,8 @@ func full(pods int) Process {
 	}
 	for i := range pods {
 		e.Pods = append(e.Pods, measure.Pod{
-			Namespace: "default", Name: fmt.Sprintf("web-%d", i), Up: true, Served: true,
+			Namespace: "default", Name: fmt.Sprintf("web-%d", i), Up: true, HasNode: true, Served: true,
+			Written: [measure.Files]uint64{measure.RecordFile: 9},
 			Traffic: [measure.Paths][measure.Directions]measure.Traffic{
 				measure.Direct: {{Packets: 1, Bytes: 2}, {Packets: 3, Bytes: 4}},
 				measure.DERP:   {{Packets: 5, Bytes: 6}, {Packets: 7, Bytes: 8}},
@@ -115,7 +116,7 @@ func TestFamilies(t *testing.T) {
 	}
 }
 
-// A pod without a backend has only the series that it is not up. Without an engine
+// A pod without a node has only the series that it is not up. Without an engine
 // nodes have no series. Names that are not UTF-8 do not end the scrape.
 func TestLessIsKnown(t *testing.T) {
 	p := full(0)
@@ -147,6 +148,8 @@ func TestValues(t *testing.T) {
 		`tailscale_nri_pod_handshake_timestamp_seconds{namespace="default",of="oldest",pod="web-0"} 1`,
 		`tailscale_nri_pod_key_expiry_timestamp_seconds{namespace="default",pod="web-0"} 3`,
 		`tailscale_nri_pod_dropped_packets_total{direction="in",namespace="default",pod="web-0",reason="acl"} 1`,
+		`tailscale_nri_pod_disk_written_bytes_total{file="record",namespace="default",pod="web-0"} 9`,
+		`tailscale_nri_pod_disk_written_bytes_total{file="netmap",namespace="default",pod="web-0"} 0`,
 		`tailscale_nri_nodes{state="Leaving"} 0`,
 		`tailscale_nri_auth_keys_minted_total 3`,
 		`tailscale_nri_hook_duration_seconds_bucket{event="RunPodSandbox",result="ok",le="0.025"} 1`,

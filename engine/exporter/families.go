@@ -29,7 +29,7 @@ var Families = []Family{
 	buildInfo, restarts, registered, standingBy, configured, withoutNode, hooks,
 	engineAnswers, unanswered, nodes, stages, ready, late, sessionRestarts, registrations,
 	deleted, sweeps, sweepDue, apiCalls, keysMinted,
-	podUp, podBytes, podPackets, podDrops, podCutRefusals,
+	podUp, podWritten, podBytes, podPackets, podDrops, podCutRefusals,
 	podControl, podKeyExpiry, podHome, podPeers, podSessions, podHandshake,
 }
 
@@ -78,6 +78,8 @@ var (
 
 	podUp = Family{Prefix + "pod_up", Gauge, perPod(),
 		"Whether the pod's node is Running."}
+	podWritten = Family{Prefix + "pod_disk_written_bytes_total", Counter, perPod("file"),
+		"Bytes that this process has written to the host's disk for the pod's node, by file: record, state (keys and preferences), netmap, resolv_conf."}
 	podBytes = Family{Prefix + "pod_bytes_total", Counter, perPod("direction", "path"),
 		"Bytes between the pod and its peers since its backend was opened, by path: direct, derp, peer_relay (WireGuard's packets with their headers), local (the pod's own, to another pod of the host)."}
 	podPackets = Family{Prefix + "pod_packets_total", Counter, perPod("direction", "path"),

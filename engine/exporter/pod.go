@@ -19,6 +19,10 @@ var (
 		pair("path", measure.Direct.String()), pair("path", measure.DERP.String()),
 		pair("path", measure.PeerRelay.String()), pair("path", measure.Local.String()),
 	}
+	filePairs = [measure.Files]*dto.LabelPair{
+		pair("file", measure.RecordFile.String()), pair("file", measure.StateFile.String()),
+		pair("file", measure.NetmapFile.String()), pair("file", measure.ResolvConfFile.String()),
+	}
 	oldest, newest = pair("of", "oldest"), pair("of", "newest")
 )
 
@@ -33,6 +37,12 @@ func (s scrape) pod(p *measure.Pod) {
 	ps := podScrape{scrape: s, namespace: pair("namespace", p.Namespace), pod: pair("pod", p.Name)}
 	ps.plain = []*dto.LabelPair{ps.namespace, ps.pod}
 	ps.write(podUp, is(p.Up))
+	if !p.HasNode {
+		return
+	}
+	for f, bytes := range p.Written {
+		ps.write(podWritten, float64(bytes), filePairs[f])
+	}
 	if !p.Served {
 		return
 	}

@@ -24,6 +24,7 @@ var values = map[string][]string{
 	sweeps.Name + "/result":        measure.Results,
 	apiCalls.Name + "/operation":   tailnet.Operations,
 	apiCalls.Name + "/result":      tailnet.Results,
+	podWritten.Name + "/file":      files,
 	podBytes.Name + "/direction":   directions,
 	podBytes.Name + "/path":        paths,
 	podPackets.Name + "/direction": directions,
@@ -43,5 +44,6 @@ var (
 	hookResults = []string{OK, Failed, Timeout}
 
 	directions = []string{measure.In.String(), measure.Out.String()}
+	files      = []string{measure.RecordFile.String(), measure.StateFile.String(), measure.NetmapFile.String(), measure.ResolvConfFile.String()}
 	paths      = []string{measure.Direct.String(), measure.DERP.String(), measure.PeerRelay.String(), measure.Local.String()}
 )

@@ -64,6 +64,10 @@ type Pod struct {
 	Namespace, Name string
 	Up              bool // Running
 
+	// HasNode is whether the pod has a node. If not, the fields below are zero.
+	HasNode bool
+	Written [Files]uint64 // bytes to disk
+
 	// Served is whether the node has a backend now. If not, the fields below are zero.
 	Served  bool
 	Traffic [Paths][Directions]Traffic
@@ -112,6 +116,22 @@ func (p Path) String() string { return [Paths]string{"direct", "derp", "peer_rel
 
 // String returns the direction's label.
 func (d Direction) String() string { return [Directions]string{"in", "out"}[d] }
+
+// File is one of those that are kept on disk for a node.
+type File int
+
+const (
+	RecordFile     File = iota // the pod, its link, its device
+	StateFile                  // keys and preferences
+	NetmapFile                 // all files of the netmap
+	ResolvConfFile             // of a pod that asked for DNS
+	Files
+)
+
+// String returns the file's label.
+func (f File) String() string {
+	return [Files]string{"record", "state", "netmap", "resolv_conf"}[f]
+}
 
 // Drop counts packets that were dropped for a reason.
 type Drop struct {

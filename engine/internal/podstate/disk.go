@@ -96,20 +96,20 @@ func ReplaceFile(path string, data []byte) error {
 // reader sees the earlier content or the new one, with empty lines at its end perhaps.
 // What the pod has written there, of any size, is not read into memory. A lease that a
 // program of the pod has on it is not waited for, as the kernel would do for 45 seconds
-// (fcntl(2), F_SETLEASE).
-func RewriteFile(path string, data []byte) (err error) {
+// (fcntl(2), F_SETLEASE). written is 0 where the file had the content already.
+func RewriteFile(path string, data []byte) (written int, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("a program of the pod holds a lease on /etc/resolv.conf, have it release that: %w", err)
+		return 0, fmt.Errorf("a program of the pod holds a lease on /etc/resolv.conf, have it release that: %w", err)
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	was, err := io.ReadAll(io.LimitReader(f, maxResolvConf+1))
 	switch {
 	case err != nil:
-		return err
+		return 0, err
 	case bytes.Equal(was, data):
 	case len(was) > maxResolvConf:
 		err = f.Truncate(0)
@@ -118,13 +118,13 @@ func RewriteFile(path string, data []byte) (err error) {
 	default:
 		padded := append(slices.Clone(data), bytes.Repeat([]byte("\n"), max(0, len(was)-len(data)))...)
 		if err == nil {
-			_, err = f.WriteAt(padded, 0)
+			written, err = f.WriteAt(padded, 0)
 		}
 		if err == nil { // otherwise it would have zeros where nothing could be written
 			err = f.Truncate(int64(len(data)))
 		}
 	}
-	return errors.Join(err, f.Chmod(0o644)) // the pod's user may be anyone, and the umask anything
+	return written, errors.Join(err, f.Chmod(0o644)) // the pod's user may be anyone, and the umask anything
 }
 
 // RemoveAllButRecord removes all that is in a pod's directory but its record: keys

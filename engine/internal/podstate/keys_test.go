@@ -112,7 +112,7 @@ func FuzzState(f *testing.F) {
 		if _, err := store.NewFileStore(logger.Discard, path); err != nil {
 			t.Fatalf("tailscale.com's file store does not read it: %v", err)
 		}
-		state, err := OpenStore(path, untaken)
+		state, err := OpenStore(path, untaken, uncounted)
 		if err != nil {
 			t.Fatalf("our store does not read it: %v", err)
 		}

@@ -113,7 +113,7 @@ func rescue(dir string, cause error) (r Record, ok bool, err error) {
 	}
 	// If it cannot be written, keys without a record are what the next process
 	// finds, and it does the same.
-	if err := Save(dir, &r); err != nil {
+	if _, err := Save(dir, &r); err != nil {
 		cause = fmt.Errorf("%w; %w", cause, err)
 	}
 	return r, true, fmt.Errorf("%w; the node's key is whole: the pod gets its device back when it is attached", cause)

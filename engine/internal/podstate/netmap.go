@@ -53,14 +53,17 @@ func (s NetmapStore) Store(_ context.Context, key string, value []byte) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, value) {
 		return nil
 	}
-	s.written(len(value))
-	return s.take(func() error {
+	err := s.take(func() error {
 		next := string(s.FileStore) + ".new" // not a name that the cache would list
 		if err := os.WriteFile(next, value, 0o600); err != nil {
 			return err
 		}
 		return os.Rename(next, path)
 	})
+	if err == nil {
+		s.written(len(value))
+	}
+	return err
 }
 
 // Remove implements netmapcache.Store.

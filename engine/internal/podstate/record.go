@@ -71,8 +71,9 @@ type Record struct {
 	Generation uint64 `json:"generation,omitempty"`
 	// Rekeyed says that the control plane has not let in the node key on disk yet.
 	Rekeyed bool `json:"rekeyed,omitempty"`
-	// Recent are the peers with a WireGuard session: the handshake with
-	// them is repeated first after a restart.
+	// Recent are the peers with a WireGuard session, and some whose session has
+	// ended since the last write: the handshake with them is repeated first after a
+	// restart.
 	Recent []tailcfg.StableNodeID `json:"recent,omitempty"`
 	// ResolvConf is the pod's original resolv.conf, nil until it is known or if the pod
 	// did not ask for DNS; TailnetSearch are the tailnet's search domains.
@@ -123,21 +124,21 @@ var validUID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 func ValidUID(uid string) bool { return validUID.MatchString(uid) }
 
 // Save writes the record to a pod's directory, which it creates if need be, whole or not at
-// all. It does not wait for the disk: it is called in hooks, and a slow disk
-// would hold up every pod of the host.
-func Save(dir string, r *Record) error {
+// all, and returns its size in bytes. It does not wait for the disk: it is called in
+// hooks, and a slow disk would hold up every pod of the host.
+func Save(dir string, r *Record) (written int, err error) {
 	r.Version = recordVersion
 	data, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
-		return fmt.Errorf("encoding %s: %w", RecordFile, err)
+		return 0, fmt.Errorf("encoding %s: %w", RecordFile, err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("creating the pod's state directory: %w", Remedy(err))
+		return 0, fmt.Errorf("creating the pod's state directory: %w", Remedy(err))
 	}
 	if err := ReplaceFile(filepath.Join(dir, RecordFile), data); err != nil {
-		return fmt.Errorf("writing the pod's record: %w", Remedy(err))
+		return 0, fmt.Errorf("writing the pod's record: %w", Remedy(err))
 	}
-	return nil
+	return len(data), nil
 }
 
 // errOtherPod is the error of a directory that was copied or renamed: its key is

@@ -42,7 +42,7 @@ func newRecord(t testing.TB, uid string) (Record, []byte) {
 func newState(t testing.TB) ([]byte, Keys) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), StateFile)
-	state, err := OpenStore(path, untaken)
+	state, err := OpenStore(path, untaken, uncounted)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func TestRecordWithMore(t *testing.T) {
 	if got := records[a]; got.NodeID != r.NodeID || reports != nil {
 		t.Errorf("%+v, %q", records, reports)
 	}
-	if err := Save(a, &r); err != nil {
+	if _, err := Save(a, &r); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(a, RecordFile+".new")); !errors.Is(err, os.ErrNotExist) {
@@ -231,7 +231,7 @@ func FuzzRecord(f *testing.F) {
 		r.DiscoPrivate()
 		r.LogID.Public()
 		dir := filepath.Join(t.TempDir(), "uid-a")
-		if err := Save(dir, &r); err != nil {
+		if _, err := Save(dir, &r); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := Load(dir); err != nil {

@@ -21,7 +21,9 @@ const workloadMark = "_tailscale-nri-workload"
 func Rekey(state []byte, registered bool, lockKey func(key.MachinePublic) key.NLPrivate) ([]byte, error) {
 	s := &Store{
 		values: map[ipn.StateKey][]byte{},
-		take:   func(func() error) error { return nil }, // it stays in memory
+		// It stays in memory.
+		take:    func(func() error) error { return nil },
+		written: func(int) {},
 	}
 	defer s.stopSync()
 	if len(state) == 0 {

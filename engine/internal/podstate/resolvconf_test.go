@@ -73,8 +73,9 @@ func TestRewriteFile(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := RewriteFile(path, []byte(content)); err != nil {
-			t.Fatal(err)
+		written, err := RewriteFile(path, []byte(content))
+		if same := i == 4; err != nil || same != (written == 0) && content != "" {
+			t.Errorf("%q: %d bytes were written, %v", content, written, err)
 		}
 		got, err := os.ReadFile(path)
 		if err != nil || string(got) != content {
@@ -91,15 +92,15 @@ func TestRewriteFile(t *testing.T) {
 // A lease of a program of the pod on the file holds up nothing.
 func TestRewriteFileLeased(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "resolv.conf")
-	if err := RewriteFile(path, []byte("before\n")); err != nil {
+	if _, err := RewriteFile(path, []byte("before\n")); err != nil {
 		t.Fatal(err)
 	}
 	f := nstest.Lease(t, path)
-	if err := RewriteFile(path, []byte("after\n")); !errors.Is(err, unix.EWOULDBLOCK) {
+	if _, err := RewriteFile(path, []byte("after\n")); !errors.Is(err, unix.EWOULDBLOCK) {
 		t.Errorf("with a lease: %v", err)
 	}
 	f.Close()
-	if err := RewriteFile(path, []byte("after\n")); err != nil {
+	if _, err := RewriteFile(path, []byte("after\n")); err != nil {
 		t.Error(err)
 	}
 }
@@ -112,13 +113,13 @@ func TestRewriteFileDiskFull(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	path := filepath.Join(dir, "resolv.conf")
-	if err := RewriteFile(path, nil); err != nil {
+	if _, err := RewriteFile(path, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "rest"), make([]byte, 64<<10), 0o600); !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("filling the disk: %v", err)
 	}
-	err := RewriteFile(path, []byte("nameserver 100.100.100.100\n"))
+	_, err := RewriteFile(path, []byte("nameserver 100.100.100.100\n"))
 	got, readErr := os.ReadFile(path)
 	if !errors.Is(err, unix.ENOSPC) || readErr != nil || len(got) > 0 {
 		t.Errorf("%v; the file has %q, %v", err, got, readErr)

@@ -38,8 +38,9 @@ const syncPause = time.Second
 // it once, a second later. A power failure in between may cost the change, as
 // it may cost the record's.
 type Store struct {
-	path string
-	take Take
+	path    string
+	take    Take
+	written func(bytes int)
 
 	mu     sync.Mutex
 	values map[ipn.StateKey][]byte
@@ -47,9 +48,10 @@ type Store struct {
 }
 
 // OpenStore reads the state in a file. One that does not exist, or is
-// empty, is a state without values. Every change goes through take.
-func OpenStore(path string, take Take) (*Store, error) {
-	s := &Store{path: path, take: take, values: map[ipn.StateKey][]byte{}}
+// empty, is a state without values. Every change goes through take, and written is
+// called with the size of each version of the file.
+func OpenStore(path string, take Take, written func(bytes int)) (*Store, error) {
+	s := &Store{path: path, take: take, written: written, values: map[ipn.StateKey][]byte{}}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) == 0 {
 		return s, nil
@@ -110,6 +112,7 @@ func (s *Store) writeStates(changes map[ipn.StateKey][]byte) error {
 	if err := s.take(func() error { return ReplaceFile(s.path, text) }); err != nil {
 		return err
 	}
+	s.written(len(text))
 	s.values = next
 	if s.sync == nil {
 		s.sync = time.AfterFunc(syncPause, s.syncFile)

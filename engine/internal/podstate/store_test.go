@@ -16,11 +16,14 @@ import (
 // untaken takes no step.
 func untaken(write func() error) error { return write() }
 
+// uncounted counts no bytes.
+func uncounted(int) {}
+
 // What the store has written is what tailscale.com's own store reads, at once.
 func TestStateStore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), StateFile)
-	writes := 0
-	s, err := OpenStore(path, func(write func() error) error { writes++; return write() })
+	writes, counted, size := 0, 0, 0
+	s, err := OpenStore(path, func(write func() error) error { writes++; return write() }, func(n int) { counted += n })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,11 +39,15 @@ func TestStateStore(t *testing.T) {
 		{map[ipn.StateKey][]byte{"a": []byte("3")}, 2},
 		{map[ipn.StateKey][]byte{"b": nil, "c": nil}, 3},
 	} {
+		before := writes
 		if err := s.writeStates(change.values); err != nil {
 			t.Fatal(err)
 		}
-		if writes != change.writes {
-			t.Errorf("%v: %d writes so far, want %d", change.values, writes, change.writes)
+		if file, err := os.Stat(path); err == nil && writes > before {
+			size += int(file.Size())
+		}
+		if writes != change.writes || counted != size {
+			t.Errorf("%v: %d writes of %d bytes so far, want %d of %d", change.values, writes, counted, change.writes, size)
 		}
 		theirs, err := store.NewFileStore(logger.Discard, path)
 		if err != nil {
@@ -55,7 +62,7 @@ func TestStateStore(t *testing.T) {
 		}
 	}
 	s.syncFile()
-	again, err := OpenStore(path, untaken)
+	again, err := OpenStore(path, untaken, uncounted)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +75,7 @@ func TestStateStore(t *testing.T) {
 func TestStateStoreCannotWrite(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "pod")
 	path := filepath.Join(dir, StateFile)
-	s, err := OpenStore(path, untaken)
+	s, err := OpenStore(path, untaken, uncounted)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,6 @@ import (
 	"tailscale.com/net/tsaddr"
 
 	"tailscale-nri/nri-plugin/internal/podspec"
-	"tailscale-nri/nri-plugin/internal/settings"
 )
 
 // EnvServiceHost is set by the kubelet in every container: the address of the
@@ -48,6 +47,21 @@ func ServicesNear(ranges []netip.Prefix, serviceHost string) netip.Prefix {
 	return netip.PrefixFrom(host, host.BitLen()-16).Masked()
 }
 
+// unnamedServices is logged at start, and is the reason of each node that runs.
+const unnamedServices = "the cluster's Services have addresses of Tailscale's range, and a peer may have the same: name their range in TS_CLUSTER_RANGES"
+
+// UnnamedServices returns what a user should know if the cluster's Services, its DNS
+// among them, have addresses that peers may have, and the ranges do not name them; "" if
+// that is not so.
+func UnnamedServices(ranges []netip.Prefix, serviceHost string) string {
+	host, err := netip.ParseAddr(serviceHost)
+	if err != nil || slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(host) }) ||
+		!tsaddr.CGNATRange().Contains(host) && !tsaddr.TailscaleULARange().Contains(host) {
+		return ""
+	}
+	return unnamedServices
+}
+
 // ClusterRanges returns what stays on the pods' eth0: the ranges, and the API
 // server's address, which every pod is told. If that is in a range of
 // Tailscale's, the other Services are as well, and how many is not known.
@@ -56,9 +70,8 @@ func ClusterRanges(ranges []netip.Prefix, serviceHost string, log *slog.Logger) 
 	if err != nil || slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(host) }) {
 		return ranges
 	}
-	if tsaddr.CGNATRange().Contains(host) || tsaddr.TailscaleULARange().Contains(host) {
-		log.Warn("the cluster's Services have addresses of Tailscale's range, and a peer may have the same: name their range in "+settings.ClusterRanges,
-			EnvServiceHost, serviceHost)
+	if UnnamedServices(ranges, serviceHost) != "" {
+		log.Warn(unnamedServices, EnvServiceHost, serviceHost)
 	}
 	return append(slices.Clone(ranges), netip.PrefixFrom(host, host.BitLen()))
 }

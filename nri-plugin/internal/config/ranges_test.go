@@ -33,6 +33,9 @@ func TestClusterRanges(t *testing.T) {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
 		got := ClusterRanges(c.Ranges, tt.host, slog.New(slog.NewTextHandler(&log, nil)))
+		if said := strings.Contains(UnnamedServices(c.Ranges, tt.host), "TS_CLUSTER_RANGES"); said != tt.warns {
+			t.Errorf("%s: said is %v, want %v", tt.name, said, tt.warns)
+		}
 		var text []string
 		for _, p := range got {
 			text = append(text, p.String())

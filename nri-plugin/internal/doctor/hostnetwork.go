@@ -106,10 +106,11 @@ func checkRanges(_ context.Context, h *Host) []Finding {
 	if p, ok := wholeRange(h.cfg.Ranges); ok {
 		return []Finding{warn(fmt.Sprintf("TS_CLUSTER_RANGES has %v, which is all of one of Tailscale's ranges", p), remedyRangesWhole)}
 	}
-	seen := overlaps(v, h.cfg.Ranges, h.getenv(config.EnvServiceHost))
+	serviceHost := h.getenv(config.EnvServiceHost)
+	seen := overlaps(v, h.cfg.Ranges, serviceHost)
 	if len(seen) == 0 {
 		text := "the host has no address or route in 100.64.0.0/10 or fd7a:115c:a1e0::/48 that is not in TS_CLUSTER_RANGES"
-		if h.getenv(config.EnvServiceHost) == "" {
+		if serviceHost == "" {
 			text += "; addresses of Services are not seen without " + config.EnvServiceHost
 		}
 		return []Finding{fine(text)}
@@ -118,6 +119,9 @@ func checkRanges(_ context.Context, h *Host) []Finding {
 	text := strings.Join(seen[:min(len(seen), shown)], ", ")
 	if len(seen) > shown {
 		text += fmt.Sprintf(" and %d more", len(seen)-shown)
+	}
+	if config.UnnamedServices(h.cfg.Ranges, serviceHost) != "" {
+		return []Finding{warn(text, remedyServices)}
 	}
 	return []Finding{warn(text, remedyRanges)}
 }

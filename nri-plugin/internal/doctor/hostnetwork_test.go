@@ -58,7 +58,8 @@ func TestCheckRanges(t *testing.T) {
 		if strings.Contains(inPod[0].Seen, "Services") {
 			t.Errorf("got %+v", inPod)
 		}
-		expect(t, look(t, testHost(t, config.EnvServiceHost+"=100.70.0.1"), checkRanges), ResultWarn, "100.70.0.1/32 (KUBERNETES_SERVICE_HOST)", remedyRanges)
+		expect(t, look(t, testHost(t, config.EnvServiceHost+"=100.70.0.1"), checkRanges), ResultWarn, "100.70.0.1/32 (KUBERNETES_SERVICE_HOST)", remedyServices)
+		expect(t, look(t, testHost(t, config.EnvServiceHost+"=100.70.0.1", settings.ClusterRanges+"=100.70.0.0/16"), checkRanges), ResultOK, "no address or route", "")
 
 		plugintest.AddLink(t, "join0", 1500, "100.64.0.2/16", "fd7a:115c:a1e0::2/64")
 		addRoute(t, index, unix.RT_TABLE_MAIN, "100.80.0.7/32") // a pod's

@@ -37,6 +37,7 @@ const (
 	remedyMTU         = "raise the MTU of that interface to 1340 for IPv4 and 1360 for IPv6, or expect packets in fragments"
 
 	remedyRanges       = "name these ranges in TS_CLUSTER_RANGES: they then stay on eth0"
+	remedyServices     = "name the range of all Services in TS_CLUSTER_RANGES, with kOps 100.64.0.0/13: otherwise a peer may have the address of the cluster's DNS"
 	remedyRangesWhole  = "name the cluster's own ranges in TS_CLUSTER_RANGES, not all of Tailscale's: no pod can begin to talk to a peer"
 	remedyExitNode     = "use no exit node on the cluster's hosts: tailscale set --exit-node="
 	remedyAccepted     = "accept routes only where the host needs them: tailscale set --accept-routes=false"
