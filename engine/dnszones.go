@@ -5,9 +5,11 @@ package engine
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"tailscale.com/net/dns"
 	"tailscale.com/types/dnstype"
@@ -157,4 +159,22 @@ func tailnetResolvers(cfg *dns.Config) *dns.Config {
 		c.Routes = map[dnsname.FQDN][]*dnstype.Resolver{"invalid.": nil}
 	}
 	return c
+}
+
+// lastRoutes are those of the last configuration that a pod was given.
+var lastRoutes atomic.Pointer[map[dnsname.FQDN][]*dnstype.Resolver]
+
+// shareRoutes returns the configuration, with the routes of the last one if they are
+// equal, as those of all pods of a tailnet are. Some 65 reverse zones are among them, 13
+// KB a pod. Nobody changes a configuration once it has been passed on.
+func shareRoutes(cfg *dns.Config) *dns.Config {
+	equal := func(a, b []*dnstype.Resolver) bool { return slices.EqualFunc(a, b, (*dnstype.Resolver).Equal) }
+	if last := lastRoutes.Load(); last != nil && maps.EqualFunc(*last, cfg.Routes, equal) {
+		c := *cfg
+		c.Routes = *last
+		return &c
+	}
+	routes := cfg.Routes
+	lastRoutes.Store(&routes)
+	return cfg
 }
