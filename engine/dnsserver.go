@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -74,9 +75,8 @@ func (s *dnsServer) close() {
 }
 
 func (s *dnsServer) serveUDP(c *net.UDPConn) {
-	buf := make([]byte, longestQuery)
 	for {
-		n, from, err := c.ReadFromUDPAddrPort(buf)
+		q, from, err := readQuery(c)
 		if err != nil {
 			if s.ctx.Err() != nil {
 				return
@@ -88,17 +88,44 @@ func (s *dnsServer) serveUDP(c *net.UDPConn) {
 			if a := s.answer(q, "udp", from); a != nil {
 				_, _ = c.WriteToUDPAddrPort(a, from)
 			}
-		}, buf[:n])
+		}, q)
 	}
 }
 
-// spawn has a query answered, unless too many are.
+// readQuery waits for a datagram. Like readAnswer it has a buffer only when there is one:
+// most pods ask seldom, and each has two sockets.
+func readQuery(c *net.UDPConn) (q []byte, from netip.AddrPort, err error) {
+	err = readReady(c, func(fd int, buf []byte) (done bool, err error) {
+		n, sa, err := unix.Recvfrom(fd, buf[:longestQuery], 0)
+		if err != nil {
+			return false, err
+		}
+		q, from = bytes.Clone(buf[:n]), senderOf(sa)
+		return true, nil
+	})
+	return q, from, err
+}
+
+func senderOf(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		addr := netip.AddrFrom16(sa.Addr)
+		if sa.ZoneId != 0 { // of the pod: its interface's name is not known here
+			addr = addr.WithZone(strconv.FormatUint(uint64(sa.ZoneId), 10))
+		}
+		return netip.AddrPortFrom(addr, uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// spawn has a query answered, unless too many are. The query is the answer's.
 func (s *dnsServer) spawn(answer func([]byte), q []byte) {
 	if s.queries.Add(1) > mostQueries {
 		s.queries.Add(-1)
 		return
 	}
-	q = bytes.Clone(q)
 	s.wg.Go(func() {
 		defer s.queries.Add(-1)
 		answer(q)
@@ -254,20 +281,36 @@ func (s *dnsServer) exchange(q []byte, network string, to netip.AddrPort, patien
 // readAnswer waits for the answer to a query. It allocates a buffer only when data is
 // there: a pod may have any number of queries wait for answers that never come.
 func readAnswer(c net.Conn, q []byte) (answer []byte, err error) {
+	err = readReady(c, func(fd int, buf []byte) (done bool, err error) {
+		n, err := unix.Read(fd, buf)
+		if err != nil {
+			return false, err
+		}
+		if a := buf[:n]; n >= 12 && a[0] == q[0] && a[1] == q[1] && a[2]&0x80 != 0 {
+			answer = bytes.Clone(a)
+		}
+		return answer != nil, nil
+	})
+	return answer, err
+}
+
+// readReady has read read datagrams from a socket, each as soon as there is one, until it
+// is done or fails. The buffer is read's during the call only.
+func readReady(c net.Conn, read func(fd int, buf []byte) (done bool, err error)) error {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
-		return nil, errors.ErrUnsupported
+		return errors.ErrUnsupported
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var failed error
 	err = raw.Read(func(fd uintptr) bool {
 		buf := datagrams.Get().(*[]byte)
 		defer datagrams.Put(buf)
 		for {
-			n, err := unix.Read(int(fd), *buf)
+			done, err := read(int(fd), *buf)
 			switch {
 			case errors.Is(err, unix.EINTR):
 			case errors.Is(err, unix.EAGAIN):
@@ -275,15 +318,12 @@ func readAnswer(c net.Conn, q []byte) (answer []byte, err error) {
 			case err != nil:
 				failed = err
 				return true
-			default:
-				if a := (*buf)[:n]; n >= 12 && a[0] == q[0] && a[1] == q[1] && a[2]&0x80 != 0 {
-					answer = bytes.Clone(a)
-					return true
-				}
+			case done:
+				return true
 			}
 		}
 	})
-	return answer, errors.Join(err, failed)
+	return errors.Join(err, failed)
 }
 
 // isRefusal reports whether a resolver would ask its next nameserver after this

@@ -104,3 +104,34 @@ func TestDNSWaitingQueries(t *testing.T) {
 	s.cancel()
 	s.wg.Wait()
 }
+
+// TestDNSReadQuery: a query and whoever sent it, in both families; one that is too long is cut off, as any datagram is.
+func TestDNSReadQuery(t *testing.T) {
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(host)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		client, err := net.DialUDP("udp", nil, server.LocalAddr().(*net.UDPAddr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		for _, size := range []int{0, 17, longestQuery, longestQuery + 1} {
+			sent := bytes.Repeat([]byte{7}, size)
+			time.AfterFunc(time.Millisecond, func() { _, _ = client.Write(sent) }) // while it is waited for
+			q, from, err := readQuery(server)
+			if err != nil || !bytes.Equal(q, sent[:min(size, longestQuery)]) || from.Port() != client.LocalAddr().(*net.UDPAddr).AddrPort().Port() || from.Addr().Unmap() != netip.MustParseAddr(host) {
+				t.Errorf("%s: %d bytes of %d from %v: %v", host, len(q), size, from, err)
+			}
+		}
+		server.Close()
+		if _, _, err := readQuery(server); err == nil {
+			t.Errorf("%s: a query from a closed socket", host)
+		}
+	}
+	if got, want := senderOf(&unix.SockaddrInet6{Port: 53, ZoneId: 7, Addr: [16]byte{0xfe, 0x80, 15: 1}}), netip.MustParseAddrPort("[fe80::1%7]:53"); got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

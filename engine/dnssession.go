@@ -83,7 +83,7 @@ func (d *sessionDNS) configure(cfg *dns.Config) *dns.Config {
 	if cfg == nil {
 		return nil
 	}
-	cfg = tailnetResolvers(cfg)
+	cfg = shareRoutes(tailnetResolvers(cfg))
 	select {
 	case <-d.configs:
 	default:

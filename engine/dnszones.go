@@ -5,9 +5,11 @@ package engine
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"tailscale.com/net/dns"
 	"tailscale.com/types/dnstype"
@@ -28,14 +30,14 @@ import (
 type dnsZones struct {
 	cluster []string // zones of rule 1
 	search  []string // zones of rule 3
-	tailnet map[string]bool
-	all     bool // the tailnet has resolvers for all names
+	tailnet []string // zones of rule 2, sorted: a map takes three times the memory, of each pod
+	all     bool     // the tailnet has resolvers for all names
 }
 
 // newDNSZones returns the zones for a pod with this resolv.conf, which may be nil,
 // and the tailnet's configuration, which may be nil too.
 func newDNSZones(c *podstate.ResolvConf, ranges []netip.Prefix, cfg *dns.Config) *dnsZones {
-	z := &dnsZones{cluster: c.ClusterZones(), tailnet: map[string]bool{}}
+	z := &dnsZones{cluster: c.ClusterZones()}
 	for _, p := range ranges {
 		z.cluster = append(z.cluster, reverseZones(p)...)
 	}
@@ -47,12 +49,14 @@ func newDNSZones(c *podstate.ResolvConf, ranges []netip.Prefix, cfg *dns.Config)
 	if cfg == nil {
 		return z
 	}
-	z.all = len(cfg.DefaultResolvers) > 0
+	z.all, z.tailnet = len(cfg.DefaultResolvers) > 0, make([]string, 0, len(cfg.Routes))
 	for suffix := range cfg.Routes {
 		if name := podstate.PlainName(string(suffix)); name != "" {
-			z.tailnet[name] = true
+			z.tailnet = append(z.tailnet, name)
 		}
 	}
+	slices.Sort(z.tailnet)
+	z.tailnet = slices.Compact(z.tailnet)
 	return z
 }
 
@@ -62,7 +66,7 @@ func (z *dnsZones) ofTailnet(name string) bool {
 		return false
 	}
 	for rest := name; rest != ""; {
-		if z.tailnet[rest] {
+		if _, ok := slices.BinarySearch(z.tailnet, rest); ok {
 			return true
 		}
 		_, rest, _ = strings.Cut(rest, ".")
@@ -155,4 +159,22 @@ func tailnetResolvers(cfg *dns.Config) *dns.Config {
 		c.Routes = map[dnsname.FQDN][]*dnstype.Resolver{"invalid.": nil}
 	}
 	return c
+}
+
+// lastRoutes are those of the last configuration that a pod was given.
+var lastRoutes atomic.Pointer[map[dnsname.FQDN][]*dnstype.Resolver]
+
+// shareRoutes returns the configuration, with the routes of the last one if they are
+// equal, as those of all pods of a tailnet are. Some 65 reverse zones are among them, 13
+// KB a pod. Nobody changes a configuration once it has been passed on.
+func shareRoutes(cfg *dns.Config) *dns.Config {
+	equal := func(a, b []*dnstype.Resolver) bool { return slices.EqualFunc(a, b, (*dnstype.Resolver).Equal) }
+	if last := lastRoutes.Load(); last != nil && maps.EqualFunc(*last, cfg.Routes, equal) {
+		c := *cfg
+		c.Routes = *last
+		return &c
+	}
+	routes := cfg.Routes
+	lastRoutes.Store(&routes)
+	return cfg
 }

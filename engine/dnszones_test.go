@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -153,4 +154,26 @@ func TestDNSProcessKilled(t *testing.T) {
 	a.expect(t, name, self)
 	w.Forget(context.Background(), a.pod.SandboxID)
 	w.awaitForgotten(a.pod.UID)
+}
+
+// TestShareRoutes: pods of one tailnet hold one map of its zones, pods of another have their own.
+func TestShareRoutes(t *testing.T) {
+	tailnet := func(server string) *dns.Config {
+		return &dns.Config{AcceptDNS: true, Routes: map[dnsname.FQDN][]*dnstype.Resolver{
+			"64.100.in-addr.arpa.": nil, "corp.example.": {{Addr: server}},
+		}}
+	}
+	same := func(a, b *dns.Config) bool {
+		return reflect.ValueOf(a.Routes).Pointer() == reflect.ValueOf(b.Routes).Pointer()
+	}
+	first, second, other, fewer := tailnet("192.0.2.1"), tailnet("192.0.2.1"), tailnet("192.0.2.2"), &dns.Config{}
+	a, b := shareRoutes(first), shareRoutes(second)
+	if !same(a, b) || !reflect.DeepEqual(b, second) || same(first, second) {
+		t.Errorf("%v and %v share nothing", a, b)
+	}
+	for _, cfg := range []*dns.Config{other, fewer, tailnet("192.0.2.1")} {
+		if got := shareRoutes(cfg); got != cfg || same(got, a) {
+			t.Errorf("got %v for %v", got, cfg)
+		}
+	}
 }

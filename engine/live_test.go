@@ -60,6 +60,7 @@ func TestLiveChanges(t *testing.T) {
 	w.mustAttach(podLeaving)
 	nodes := map[*nstest.Pod]NodeStatus{routed: w.await(podRouted.UID, Running), leaving: w.await(podLeaving.UID, Running)}
 	w.await(named.pod.UID, Running)
+	asked := map[string]string{podRouted.UID: prefsOf(w, podRouted.UID), podLeaving.UID: prefsOf(w, podLeaving.UID), named.pod.UID: prefsOf(w, named.pod.UID)}
 
 	// reaches reports whether an address is reached, or no route leads there.
 	reaches := func(p *nstest.Pod, to string, on bool) bool {
@@ -113,4 +114,22 @@ func TestLiveChanges(t *testing.T) {
 	if now := w.statusOf(self.UID); now.NodeID != self.NodeID || !now.Since.Equal(self.Since) {
 		t.Errorf("the node is %s since %v, was %s since %v", now.NodeID, now.Since, self.NodeID, self.Since)
 	}
+	for uid, was := range asked {
+		if now := prefsOf(w, uid); now != was {
+			t.Errorf("%s: the tailnet has changed the node's preferences, which are the pod's:\n%s\nwas\n%s", uid, now, was)
+		}
+	}
+}
+
+// prefsOf are the preferences of a node that runs, without the exit node's ID: the engine sets that to the peer that the
+// pod has named, while it offers itself.
+func prefsOf(w *world, uid string) string {
+	w.t.Helper()
+	s := w.nodeOfUID(uid).runningSession()
+	if s == nil {
+		w.t.Fatalf("the node of %s does not run", uid)
+	}
+	p := s.b.Prefs().AsStruct()
+	p.Persist, p.ExitNodeID = nil, ""
+	return fmt.Sprintf("%+v", *p)
 }

@@ -5,6 +5,7 @@ package engine
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -167,6 +168,7 @@ func (a *localAPI) serve(ctx context.Context, ln net.Listener) error {
 		// that (net/http, connReader.backgroundRead).
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: apiWrite,
 		WriteTimeout: apiWrite, IdleTimeout: apiIdle, MaxHeaderBytes: apiHeaders,
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, // no HTTP/2, whose settings take 1 KB
 	}
 	var conns sync.WaitGroup
 	srv.ConnState = func(_ net.Conn, state http.ConnState) {

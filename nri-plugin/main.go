@@ -59,6 +59,7 @@ func main() {
 		os.Exit(code)
 	}
 	up.CloseOnExec()
+	trustOwnRoots()
 	report := func(err error) { fmt.Fprintln(os.Stderr, "tailscale-nri:", err) }
 	if serves(os.Args[1:]) {
 		log := mainLogger()

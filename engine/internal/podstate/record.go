@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 
 	"go4.org/mem"
 	"tailscale.com/tailcfg"
@@ -116,12 +115,20 @@ func (r *Record) DiscoPrivate() key.DiscoPrivate {
 	return key.DiscoPrivateFromRaw32(mem.B(r.DiscoKey))
 }
 
-// validUID matches what may name a directory. Kubernetes' UIDs are UUIDs; those of
-// static pods are hashes.
-var validUID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
-
-// ValidUID reports whether a pod's UID can name its directory.
-func ValidUID(uid string) bool { return validUID.MatchString(uid) }
+// ValidUID reports whether a pod's UID can name its directory. Kubernetes' UIDs are
+// UUIDs; those of static pods are hashes. A regular expression that counts to 128 would
+// take 2 ms of each start of the program.
+func ValidUID(uid string) bool {
+	for i := range len(uid) {
+		switch c := uid[i]; {
+		case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		case i > 0 && (c == '.' || c == '_' || c == '-'):
+		default:
+			return false
+		}
+	}
+	return 0 < len(uid) && len(uid) <= 128
+}
 
 // Save writes the record to a pod's directory, which it creates if need be, whole or not at
 // all, and returns its size in bytes. It does not wait for the disk: it is called in

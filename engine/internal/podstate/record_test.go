@@ -270,3 +270,16 @@ func TestHalfWritten(t *testing.T) {
 		t.Errorf("left: %q, want %q", got, want)
 	}
 }
+
+// What may name a directory below the state directory, and nothing that leads out of it.
+func TestValidUID(t *testing.T) {
+	for uid, want := range map[string]bool{
+		"8d2f1c1e-0e4b-4a55-9d1c-0c8a3d5e7f10": true, "0123456789abcdef0123456789abcdef": true, "a": true, "Z9._-": true,
+		strings.Repeat("a", 128): true, strings.Repeat("a", 129): false,
+		"": false, ".": false, "..": false, ".hook": false, "-a": false, "_a": false, "a/b": false, "a\x00": false, "a\n": false, "ä": false, "a b": false,
+	} {
+		if got := ValidUID(uid); got != want {
+			t.Errorf("%q: %v, want %v", uid, got, want)
+		}
+	}
+}

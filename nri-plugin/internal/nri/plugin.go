@@ -175,11 +175,9 @@ func (p *Plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error
 // RunPodSandbox would have refused is refused here, unless it has run already. A
 // container of a pod that has its node then gets what the pod asks for: see adjust.
 func (p *Plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
-	if start := time.Now(); p.Pods.Serves(sb.GetUid(), sb.GetId()) {
-		if f, ok := p.Pods.FeaturesOf(sb.GetUid(), sb.GetId()); ok && !asksForContainers(f) {
-			p.Meters.Hook("CreateContainer", metrics.HookResult(nil), time.Since(start))
-			return nil, nil, nil
-		}
+	if start := time.Now(); p.leavesAlone(sb) {
+		p.Meters.Hook("CreateContainer", metrics.HookResult(nil), time.Since(start))
+		return nil, nil, nil
 	}
 	var out atomic.Pointer[api.ContainerAdjustment] // the hook may go on after its time
 	err := p.hook(ctx, "CreateContainer", sb, func(ctx context.Context) error {
@@ -195,6 +193,18 @@ func (p *Plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api
 		return nil, nil, err
 	}
 	return out.Load(), nil, nil
+}
+
+// leavesAlone reports whether the pod's containers are none of our business: it has not
+// opted in, or it has its node and asks for nothing else. That is only looked up, so it
+// needs no goroutine that may hang.
+func (p *Plugin) leavesAlone(sb *api.PodSandbox) bool {
+	if p.Pods.Serves(sb.GetUid(), sb.GetId()) {
+		f, ok := p.Pods.FeaturesOf(sb.GetUid(), sb.GetId())
+		return ok && !asksForContainers(f)
+	}
+	_, in, err := p.podOf(sb)
+	return err == nil && !in
 }
 
 // attachMissed attaches a pod that was missed. It reports whether the container's pod has a node.

@@ -23,6 +23,8 @@ import (
 const usage = `labtool COMMAND [FLAGS] [ARGUMENT]
   all                      serve and echo on their ports, until a signal comes
   serve [ADDR]             HTTP on ADDR (:8080): who asks whom, and the interfaces' addresses, as JSON
+  whois [ADDR]             HTTP on ADDR (:8082): which tailnet node asks, as the pod's own node tells it through the socket
+                           in /var/run/tailscale, as JSON
   echo [ADDR]              TCP and UDP echo on ADDR (:7)
   get [-timeout D] [-retry D] URL
                            HTTP GET; prints the body. With -retry, again that often until one is answered
@@ -60,6 +62,7 @@ const servePort, echoPort = ":8080", ":7"
 var commands = map[string]command{
 	"all":    {all, " "},
 	"serve":  {serve, servePort},
+	"whois":  {whois, ":8082"},
 	"echo":   {echo, echoPort},
 	"get":    {get, ""},
 	"stream": {stream, ""},
