@@ -151,9 +151,8 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 	case <-s.n.e.ctx.Done():
 		return true, s.n.e.ctx.Err()
 	case <-s.watchdog:
-		if s.p.addrs == nil {
-			return true, s.late()
-		}
+		err := s.late()
+		return err != nil, err
 	case s.p.addrs = <-s.addrs:
 	case <-s.dns.served():
 		s.p.dnsDue = false

@@ -52,8 +52,11 @@ func (n *node) closeBackend(b *backend) {
 	}
 }
 
-// late returns the watchdog's error, with what is known of the cause.
+// late returns the watchdog's error if the node has no address, with what is known of the cause.
 func (s *session) late() error {
+	if s.p.addrs != nil {
+		return nil
+	}
 	what := "state " + s.b.State().String()
 	if h := s.b.StatusWithoutPeers().Health; len(h) > 0 {
 		what += ": " + strings.Join(h, "; ")

@@ -3,6 +3,7 @@
 package podnet
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -83,8 +84,8 @@ func (s rtnl) do(requests ...*nl.NetlinkRequest) (answers []answer, err error) {
 	answers = make([]answer, last)
 	pooled := answerBuffers.Get().(*[64 << 10]byte)
 	defer answerBuffers.Put(pooled)
-	for buf := pooled[:]; ; {
-		n, from, err := unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
+	for done := false; !done; {
+		n, from, err := unix.Recvfrom(s.GetFd(), pooled[:], unix.MSG_DONTWAIT)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -93,29 +94,36 @@ func (s rtnl) do(requests ...*nl.NetlinkRequest) (answers []answer, err error) {
 		case !fromKernel(from):
 			continue
 		}
-		for raw := buf[:n]; len(raw) >= unix.SizeofNlMsghdr; {
-			size := int(binary.NativeEndian.Uint32(raw))
-			kind, seq := binary.NativeEndian.Uint16(raw[4:]), binary.NativeEndian.Uint32(raw[8:])
-			if size < unix.SizeofNlMsghdr || size > len(raw) || seq == 0 || seq > last {
-				return nil, errAnswer
-			}
-			a, body := &answers[seq-1], raw[unix.SizeofNlMsghdr:size]
-			raw = raw[min((size+3)&^3, len(raw)):]
-			if kind != unix.NLMSG_ERROR {
-				a.msg = append([]byte(nil), body...)
-				continue
-			}
-			if len(body) < 4 {
-				return nil, errAnswer
-			}
-			if errno := -int32(binary.NativeEndian.Uint32(body)); errno != 0 {
-				a.err = unix.Errno(errno)
-			}
-			if seq == last {
-				return answers, nil
-			}
+		if done, err = readAnswers(answers, pooled[:n]); err != nil {
+			return nil, err
 		}
 	}
+	return answers, nil
+}
+
+// readAnswers reads a datagram of answers. It reports whether the last one is among them.
+func readAnswers(answers []answer, raw []byte) (done bool, err error) {
+	for last := uint32(len(answers)); len(raw) >= unix.SizeofNlMsghdr; {
+		size := int(binary.NativeEndian.Uint32(raw))
+		kind, seq := binary.NativeEndian.Uint16(raw[4:]), binary.NativeEndian.Uint32(raw[8:])
+		if size < unix.SizeofNlMsghdr || size > len(raw) || seq == 0 || seq > last {
+			return false, errAnswer
+		}
+		a, body := &answers[seq-1], raw[unix.SizeofNlMsghdr:size]
+		raw = raw[min((size+3)&^3, len(raw)):]
+		if kind != unix.NLMSG_ERROR {
+			a.msg = bytes.Clone(body)
+			continue
+		}
+		if len(body) < 4 {
+			return false, errAnswer
+		}
+		if errno := -int32(binary.NativeEndian.Uint32(body)); errno != 0 {
+			a.err = unix.Errno(errno)
+		}
+		done = done || seq == last
+	}
+	return done, nil
 }
 
 // all is do for requests that change something, each of which is to succeed.

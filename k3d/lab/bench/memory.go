@@ -61,15 +61,11 @@ func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r 
 	}
 	var stock []int
 	var caller *place // that sees the pods
-	for range 2 {
-		if of != ofNew {
-			break
-		}
-		peer, at, err := t.addPeer(ctx)
-		if err != nil {
+	if of == ofNew {
+		at := place{}
+		if stock, at, err = t.addPeers(ctx); err != nil {
 			return err
 		}
-		stock = append(stock, peer.Process().PID())
 		if shape == shapeMesh {
 			caller = &at
 		}
@@ -90,13 +86,8 @@ func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r 
 			return err
 		}
 		r.add(name, of, measured{unitRSS: held.RSS, unitPSS: both.PSS})
-		if len(stock) > 0 {
-			each, err := proc.ReadMemory(stock...)
-			if err != nil {
-				return err
-			}
-			r.add(name, ofStock, measured{unitRSS: each.RSS / float64(len(stock)), unitPSS: each.PSS / float64(len(stock))})
-			r.figure("memory_stock_each/"+name, name, ofStock, unitPSS, 0.5)
+		if err := r.stockMemory(name, stock); err != nil {
+			return err
 		}
 		r.figure("memory_"+of+"/"+name, name, of, unitRSS, 0.5)
 		r.ratio("memory_ratio/"+name, ofNew, ofBefore, unitRSS, name)
@@ -112,6 +103,33 @@ func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r 
 		return err
 	}
 	return t.statusTimes(ctx, h, caller, at, of, r)
+}
+
+// addPeers adds two stock tailscaleds, and returns their PIDs and the place of one of them.
+func (t *tailnet) addPeers(ctx context.Context) (pids []int, at place, err error) {
+	for range 2 {
+		peer, where, err := t.addPeer(ctx)
+		if err != nil {
+			return nil, place{}, err
+		}
+		pids, at = append(pids, peer.Process().PID()), where
+	}
+	return pids, at, nil
+}
+
+// stockMemory reports what one of the stock tailscaleds holds, if there are any.
+func (r *report) stockMemory(name string, pids []int) error {
+	if len(pids) == 0 {
+		return nil
+	}
+	each, err := proc.ReadMemory(pids...)
+	if err != nil {
+		return err
+	}
+	n := float64(len(pids))
+	r.add(name, ofStock, measured{unitRSS: each.RSS / n, unitPSS: each.PSS / n})
+	r.figure("memory_stock_each/"+name, name, ofStock, unitPSS, 0.5)
+	return nil
 }
 
 // idle reads what a process uses that is asked for nothing.
