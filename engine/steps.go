@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"tailscale.com/types/key"
 	"tailscale.com/wgengine/router"
@@ -83,7 +84,15 @@ func (n *node) ensureLink(r record) (link *podnet.Link, err error) {
 	defer n.serving.guarded.linking.Unlock()
 	var fence *podnet.Router // see podnet.Router.Fence
 	err = n.e.take(stepLink, func() error {
-		link, err = podnet.Ensure(r.NetNS, r.Link, func(l *podnet.Link) { n.e.watch.Add(l, n.serving.guarded.note) })
+		var made atomic.Bool
+		link, err = podnet.Ensure(r.NetNS, r.Link, func(l *podnet.Link) {
+			n.e.watch.Add(l, func(c podnet.Change) {
+				if made.Load() || c.OfIsolation() { // most others are Ensure's own
+					n.serving.guarded.note(c)
+				}
+			})
+		})
+		made.Store(true)
 		if err == nil && r.Pod.Features.ExitNode != "" {
 			fence = n.newRouter(link, &r.Pod.Features, nil, nil)
 			_, err = fence.Fence()

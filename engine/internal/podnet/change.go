@@ -34,6 +34,10 @@ const (
 	changedFilters // nftables, or forwarding
 )
 
+// OfIsolation reports whether the change may have opened a way between the pod and the
+// host's stack.
+func (c Change) OfIsolation() bool { return c.kind == changedUnseen || c.kind == changedDropFilters }
+
 // MayAffect reports whether the change may have removed something that the router has put
 // into the pod. A nil router has put nothing there.
 func (r *Router) MayAffect(c Change) bool {

@@ -80,7 +80,7 @@ func Ensure(ns Namespace, host string, found func(*Link)) (*Link, error) {
 		if err != nil {
 			return err
 		}
-		l.take(p.host)
+		l.take(p)
 		if found != nil {
 			found(l)
 		}
@@ -228,10 +228,12 @@ func (l *Link) setUp(s sockets, p pair) error {
 	return nil
 }
 
-// take notes what the kernel calls both ends, as the host end says.
-func (l *Link) take(host netlink.Link) {
-	a := host.Attrs()
+// take notes what the kernel calls both ends, as the host end says. From then on others
+// read it.
+func (l *Link) take(p pair) {
+	a := p.host.Attrs()
 	l.hostIndex, l.podIndex, l.nsid, l.hostMAC = a.Index, a.ParentIndex, a.NetNsID, bytes.Clone(a.HardwareAddr)
+	l.podMAC = bytes.Clone(p.ts0.Attrs().HardwareAddr)
 }
 
 // setUpHostEnd isolates the host end from everything except our packet socket: no ARP,

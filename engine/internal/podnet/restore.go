@@ -25,7 +25,6 @@ func (l *Link) Restore() (missing []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	l.take(found.host)
 	err = l.withSockets(func(s sockets) error { return l.setUp(s, found) })
 	if err == nil {
 		err = l.nameHostEnd(found.host)
@@ -127,9 +126,6 @@ func isOurs(host netlink.Link) bool {
 func (l *Link) resetPodEnd(s rtnl, ts0 netlink.Link) error {
 	a := ts0.Attrs()
 	l.note(a, PodLink)
-	if l.podMAC == nil {
-		l.podMAC = bytes.Clone(a.HardwareAddr)
-	}
 	if !bytes.Equal(l.podMAC, a.HardwareAddr) {
 		// Our frames carry the address that it had.
 		if err := s.all(setLink(a.Index, nl.NewRtAttr(unix.IFLA_ADDRESS, l.podMAC))); err != nil {

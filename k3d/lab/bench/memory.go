@@ -62,10 +62,11 @@ func (t *tailnet) memoryOf(ctx context.Context, cfg Config, shape, of string, r 
 	var stock []int
 	var caller *place // that sees the pods
 	if of == ofNew {
-		at := place{}
-		if stock, at, err = t.addPeers(ctx); err != nil {
+		pids, at, err := t.addPeers(ctx)
+		if err != nil {
 			return err
 		}
+		stock = pids
 		if shape == shapeMesh {
 			caller = &at
 		}
