@@ -182,24 +182,35 @@ func TestDetailsOfMany(t *testing.T) {
 	s := w.startStock("laptop")
 	serveEcho(t, s.Pod)
 	laptop := s.up().Addresses[0]
+	var callers []*nstest.Pod
 	for i := range pods {
 		p, pod := w.pod(fmt.Sprintf("pod%02d", i))
 		w.mustAttach(pod)
 		w.await(pod.UID, Running)
-		if i%silent == 0 {
-			continue
-		}
-		if _, err := callerSeen(p, laptop); err != nil {
-			t.Fatal(err)
-		}
+		callers = append(callers, p)
 	}
+	// A netmap that comes late may make a peer anew, which then counts as one to which
+	// nothing was sent: such a pod calls again.
+	w.until("those that call are active, and only those", func() bool {
+		all := w.Details()
+		right := len(all) == pods
+		for i, d := range all {
+			if calls := i%silent != 0; d.Active != calls {
+				right = false
+				if calls {
+					_, _ = callerSeen(callers[i], laptop)
+				}
+			}
+		}
+		return right
+	}, func() string { return fmt.Sprintf("%+v", w.Details()) })
 	var took []time.Duration
 	for range 50 {
 		start := time.Now()
 		all := w.Details()
 		took = append(took, time.Since(start))
 		for i, d := range all {
-			if len(all) != pods || d.Pod != fmt.Sprintf("pod%02d", i) || d.Active != (i%silent != 0) || len(d.Sessions) != d.Measured.Sessions {
+			if len(all) != pods || d.Pod != fmt.Sprintf("pod%02d", i) || len(d.Sessions) != d.Measured.Sessions {
 				t.Fatalf("%d nodes; number %d is %+v", len(all), i, d)
 			}
 		}

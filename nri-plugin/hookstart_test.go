@@ -6,25 +6,48 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 
 	"tailscale-nri/nri-plugin/internal/ocihook"
-	"tailscale-nri/nri-plugin/internal/plugintest"
 )
 
 // A container waits for the hook's start, and the hook is this program: what its packages set up before main is paid
 // there. These bound it in bytes, which are the same on each machine; 100 KB take about half a millisecond.
 const (
-	mostInit    = 1 << 20   // of all packages, those of this test among them
+	mostInit    = 1 << 20   // of all packages
 	mostOwnInit = 64 << 10  // of one of ours
 	mostOneInit = 256 << 10 // of any
 )
 
+// buildProgram builds the program with the tags of this test, and without the race detector, which sets up more.
+func buildProgram(t *testing.T) string {
+	t.Helper()
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		t.Fatal("this test does not know its build tags")
+	}
+	path := filepath.Join(t.TempDir(), "tailscale-nri")
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", path}
+	for _, s := range info.Settings {
+		if s.Key == "-tags" {
+			args = append(args, "-tags="+s.Value)
+		}
+	}
+	cmd := exec.Command("go", append(args, ".")...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	}
+	return path
+}
+
 // TestHookStart: no package sets up as the program starts what only a process that serves needs.
 func TestHookStart(t *testing.T) {
-	cmd := exec.Command(os.Args[0], ocihook.Command, "no call")
-	cmd.Env = append(os.Environ(), plugintest.RoleVar+"=main", "GODEBUG=inittrace=1")
+	cmd := exec.Command(buildProgram(t), ocihook.Command, "no call")
+	cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
 	var text strings.Builder
 	cmd.Stderr = &text
 	if err := cmd.Run(); err == nil || !strings.Contains(text.String(), "reading the hook's argument") {
