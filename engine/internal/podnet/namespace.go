@@ -95,7 +95,9 @@ func (n Namespace) dial() (rtnl, error) {
 	return s, nil
 }
 
-// enter does what open and dial do.
+// enter returns a descriptor of the pod's netns and a socket in it, once the host end's
+// link has told that it is the pod's. The caller closes both. [ErrGone] is in the error's
+// chain where no path leads to a netns any more.
 func (n Namespace) enter() (netns.NsHandle, rtnl, error) {
 	var tried []string
 	missing := true

@@ -218,10 +218,8 @@ func (s rawSocket) run(fill func(*rawBatch)) error {
 	}
 	buf := make([]byte, 16<<10)
 	for answers := 0; ; {
-		n, from, err := unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
+		n, err := receive(s.NetlinkSocket, buf)
 		switch {
-		case errors.Is(err, unix.EINTR), err == nil && !fromKernel(from):
-			continue
 		case errors.Is(err, unix.EAGAIN) && answers > 0:
 			return nil
 		case err != nil:
@@ -248,10 +246,7 @@ func (s rawSocket) has(t *rawTable) (bool, error) {
 		return false, err
 	}
 	buf := make([]byte, 1<<10)
-	n, from, err := unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
-	for err == nil && !fromKernel(from) {
-		n, from, err = unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
-	}
+	n, err := receive(s.NetlinkSocket, buf)
 	defer s.drain(buf)
 	if err != nil || n < unix.SizeofNlMsghdr+4 {
 		return false, fmt.Errorf("asking for an nftables table: %w", err)
@@ -268,7 +263,7 @@ func (s rawSocket) has(t *rawTable) (bool, error) {
 
 func (s rawSocket) drain(buf []byte) {
 	for {
-		if _, _, err := unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT); err != nil && !errors.Is(err, unix.EINTR) {
+		if _, err := receive(s.NetlinkSocket, buf); err != nil {
 			return
 		}
 	}

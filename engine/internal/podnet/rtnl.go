@@ -29,7 +29,7 @@ func openRtnl(ns netns.NsHandle) (rtnl, error) {
 
 // openNetlink opens a socket to which the kernel alone can send. A pod with
 // CAP_NET_ADMIN could otherwise send to it what looks like the kernel's answers. What it
-// sends before the socket is connected, [fromKernel] tells.
+// sends before the socket is connected, [receive] leaves out.
 func openNetlink(ns netns.NsHandle, protocol int) (*nl.NetlinkSocket, error) {
 	s, err := nl.GetNetlinkSocketAt(ns, netns.None(), protocol)
 	if err != nil {
@@ -42,10 +42,19 @@ func openNetlink(ns netns.NsHandle, protocol int) (*nl.NetlinkSocket, error) {
 	return s, nil
 }
 
-// fromKernel reports whether the kernel has sent a netlink message, whose sender from is.
-func fromKernel(from unix.Sockaddr) bool {
-	a, ok := from.(*unix.SockaddrNetlink)
-	return ok && a.Pid == nl.PidKernel
+// receive reads the next message of the kernel into buf, without waiting for one, and
+// returns its size in bytes. The error is of recvfrom(2), EAGAIN where there is none.
+func receive(s *nl.NetlinkSocket, buf []byte) (int, error) {
+	for {
+		n, from, err := unix.Recvfrom(s.GetFd(), buf, unix.MSG_DONTWAIT)
+		switch a, _ := from.(*unix.SockaddrNetlink); {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 0, err
+		case a != nil && a.Pid == nl.PidKernel:
+			return n, nil
+		}
+	}
 }
 
 // answerBuffers are of the size that no message of rtnetlink exceeds: its attributes
@@ -85,14 +94,9 @@ func (s rtnl) do(requests ...*nl.NetlinkRequest) (answers []answer, err error) {
 	pooled := answerBuffers.Get().(*[64 << 10]byte)
 	defer answerBuffers.Put(pooled)
 	for done := false; !done; {
-		n, from, err := unix.Recvfrom(s.GetFd(), pooled[:], unix.MSG_DONTWAIT)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
+		n, err := receive(s.NetlinkSocket, pooled[:])
+		if err != nil {
 			return nil, fmt.Errorf("reading what rtnetlink answers: %w", err)
-		case !fromKernel(from):
-			continue
 		}
 		if done, err = readAnswers(answers, pooled[:n]); err != nil {
 			return nil, err
