@@ -218,6 +218,9 @@ func (n *Node) startPlugin(log string, env []string, args ...string) (*Process, 
 		return nil, err
 	}
 	cmd := n.Command(context.Background(), binary, args...)
+	// The image has no other program. Where there is a loginctl, tailscale.com runs it for each backend that is started
+	// within a process's first minute, and the start waits for it (v1.104.5, hostinfo/hostinfo_linux.go).
+	cmd.Env = append(cmd.Env, "PATH=")
 	cmd.Env = append(cmd.Env, env...)
 	return n.cfg.start(log, cmd)
 }
