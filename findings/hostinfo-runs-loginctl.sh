@@ -5,9 +5,9 @@
 # Guess: what describes the host is read from files, once in a process. LocalBackend.Start, which asks for it with its
 #   lock held, waits for no other program.
 # Seen:  on Linux each hostinfo.New runs "loginctl list-sessions --json=short" where PATH has one, and one more for each
-#   session that it lists, to see whether the host has a desktop. It waits for each, 100 ms in all. What it has found is
-#   kept only once the process is a minute old: all backends that a process starts as it begins pay for it again. A
-#   process without a PATH asks /proc/net/unix alone. A real loginctl takes 7 ms where no logind runs.
+#   session that it lists until one has a desktop. It waits for them, for at most some 100 ms in all. What it has found is
+#   kept only once the process is a minute old: all backends that a process starts as it begins pay for it again. Without
+#   a PATH, it looks for a desktop in /proc/net/unix alone.
 # Exits 1 if that has changed. Needs Go 1.21 or later and the module proxy.
 set -euo pipefail
 dir=$(mktemp -d)
@@ -34,11 +34,12 @@ import (
 )
 
 func main() {
+	hostinfo.New() // the first one also looks at the cloud, and keeps what it finds
 	begin := time.Now()
 	for range 3 {
 		hostinfo.New()
 	}
-	fmt.Println("waited:", time.Since(begin) > 60*time.Millisecond)
+	fmt.Println("waited:", time.Since(begin) >= 60*time.Millisecond)
 }
 END
 
@@ -46,9 +47,8 @@ mkdir bin
 cat >bin/loginctl <<END
 #!/bin/sh
 echo "\$*" >>"$dir/calls"
-sleep 0.03
 case \$1 in
-list-sessions) echo '[{"session":"5"}]' ;;
+list-sessions) sleep 0.02; echo '[{"session":"5"}]' ;;
 *) echo Type=tty ;;
 esac
 END
@@ -62,15 +62,15 @@ go build -o asks . 2>build.log || { cat build.log; exit 1; }
 	sort calls | uniq -c | sed 's/^ *//'
 	: >calls
 	echo "without a PATH"
-	PATH= ./asks
+	PATH='' ./asks
 	cat calls
 } >seen
 cat seen
 diff - seen <<'END'
 with a loginctl
 waited: true
-3 list-sessions --json=short
-3 show-session 5 --property=Type --value
+4 list-sessions --json=short
+4 show-session 5 --property=Type --value
 without a PATH
 waited: false
 END

@@ -95,9 +95,10 @@ func (n Namespace) dial() (rtnl, error) {
 	return s, nil
 }
 
-// enter returns a descriptor of the pod's netns and a socket in it, once the host end's
-// link has told that it is the pod's. The caller closes both. [ErrGone] is in the error's
-// chain where no path leads to a netns any more.
+// enter returns a descriptor of the namespace and a socket in it, both of which the caller
+// closes. It takes the first path whose netns has the inode, the boot and the cookie that n
+// names; one that n does not name may be any. The error wraps [ErrGone] if no path leads
+// there.
 func (n Namespace) enter() (netns.NsHandle, rtnl, error) {
 	var tried []string
 	missing := true

@@ -248,7 +248,10 @@ func (s rawSocket) has(t *rawTable) (bool, error) {
 	buf := make([]byte, 1<<10)
 	n, err := receive(s.NetlinkSocket, buf)
 	defer s.drain(buf)
-	if err != nil || n < unix.SizeofNlMsghdr+4 {
+	if err == nil && n < unix.SizeofNlMsghdr+4 {
+		err = unix.EBADMSG
+	}
+	if err != nil {
 		return false, fmt.Errorf("asking for an nftables table: %w", err)
 	}
 	if binary.NativeEndian.Uint16(buf[4:]) != unix.NLMSG_ERROR {
