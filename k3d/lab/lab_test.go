@@ -3,7 +3,6 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -15,8 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
+	"tailscale-nri/k3d/lab/internal/proc"
 	"tailscale-nri/k3d/lab/internal/wait"
 )
 
@@ -122,25 +123,27 @@ func namespaceLinks(task string) (links []string) {
 	return links
 }
 
-// sinceBoot is the time in hundredths of a second since the machine's start, in which startOf counts too.
-func sinceBoot(t *testing.T) int {
+// sinceBoot is the time since the machine's start.
+func sinceBoot(t *testing.T) time.Duration {
 	t.Helper()
-	text, err := os.ReadFile("/proc/uptime")
-	if err != nil {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
 		t.Fatal(err)
 	}
-	seconds, _, _ := strings.Cut(string(text), " ")
-	return atoi(strings.Replace(seconds, ".", "", 1))
+	return time.Duration(now.Nano())
 }
 
-// startOf is when a process was started (proc_pid_stat(5), field 22); 0 for one that is gone.
-func startOf(pid int) int {
-	stat, _ := os.ReadFile(filepath.Join("/proc", itoa(pid), "stat"))
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // the name before may have spaces
-	if len(fields) < 20 {
+// startOf is when a process was started, by sinceBoot; 0 for one that is gone.
+func startOf(pid int) time.Duration {
+	p, err := procfs.NewProc(pid)
+	if err != nil {
 		return 0
 	}
-	return atoi(fields[19])
+	stat, err := p.Stat()
+	if err != nil {
+		return 0
+	}
+	return time.Duration(stat.Starttime) * proc.Tick
 }
 
 // runTool runs a pod with one container of labtool.
