@@ -119,7 +119,10 @@ func (v *victim) obey(o order) error {
 		return nil
 	case "status":
 		return nil
-	case "attach":
+	case "attach": // the sandbox, and its first container
+		if err := v.AttachEmpty(ctx, o.Pod); err != nil {
+			return err
+		}
 		_, err := v.Attach(ctx, o.Pod)
 		return err
 	case "detach":

@@ -24,7 +24,7 @@ var (
 		`^(podnet|hostnet)\.[A-Z]|\.Router\.Set$|^(link|router)\.Restore$|^fence\.Fence$|` +
 		`^atomicfile\.|^store\.|\.WriteState$|\.FileStore\.Remove$|` +
 		`\.inner\.|^(\w+|s\.b)\.(Start|StartLoginInteractive|EditPrefs|Logout)$`)
-	reads = regexp.MustCompile(`^podnet\.(FindNamespace|HostLink|IsHostLink|Exists|NeverForwarded|Inspect|HostBoot|OursByName)$|` +
+	reads = regexp.MustCompile(`^podnet\.(AwaitGracePeriod|FindNamespace|HostLink|IsHostLink|Exists|NeverForwarded|Inspect|HostBoot|OursByName)$|` +
 		`^hostnet\.(NewMonitor|ShareInterfaces)$|` +
 		`\.inner\.(ControlURL|Devices|Device|KeyRenewal|LockKey|Ours|Refusal|RequestsTags|WrongTags)$`)
 )
@@ -44,6 +44,7 @@ var outsideSteps = map[string]string{
 	"node.restore":       "what a step has made, and what the next process's first steps would restore",
 	"session.followExit": "a preference: writing the state is a step, and the next session looks again",
 	"guardedRouter.Set":  "steppedRouter takes the step",
+	"wholeRouter.Set":    "steppedRouter takes the step",
 	"Engine.watchLinks":  "it listens",
 	"node.lendNetmap":    "created at each start",
 	"node.reclaimNetmap": "what lendNetmap has made",

@@ -26,6 +26,7 @@
 //	device    a node as Tailscale's API and admin console have it
 //	sandbox   what the runtime makes for a pod; a pod may have several, one after the other
 //	link      the veth pair: ts0 in the pod, and its host end, vetht…
+//	begun     a link whose host end is down and lacks the tc filter; whole, if it lacks nothing
 //	filters   the tc filter and the qdisc on the host end, which drop all that the host's
 //	          stack would get or send
 //	fence     rules and routes in a pod with an exit node, past which nothing leaves
@@ -54,9 +55,10 @@
 //
 // Who calls whom, and in which file:
 //
-//	Engine.Attach     engine.go     finds the pod's node, or makes a new one
+//	Engine.Attach     engine.go     finds the pod's node, or makes a new one; AttachEmpty only begins its link
 //	node.attach       node.go       record, link, then a goroutine for run
 //	node.run          node.go       the one loop that tries again; setPending says why
+//	node.complete     begunlink.go  has a begun link be whole, beside what follows
 //	node.serve        serve.go      serveOnce, and once more without requested tags if they are refused
 //	node.serveOnce    serve.go      which keys, which auth key
 //	node.openSession  backend.go    the link's Device, and a backend on it: podEnd, openBackend

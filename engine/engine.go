@@ -265,13 +265,24 @@ func (e *Engine) spawn(f func()) bool {
 	return true
 }
 
-// Attach gives the pod its link and starts its node. It does local work only,
-// a few milliseconds of it; the node comes up by itself, as soon as the
-// tailnet lets it. Attaching a sandbox again changes nothing; created reports
-// whether it was not attached, and is now.
+// Attach gives the pod its link and starts its node. It does local work only, some 10 ms
+// of it; the node comes up by itself, as soon as the tailnet lets it. Attaching a sandbox
+// again changes nothing; created reports whether it was not attached, and is now.
 //
 // After an error nothing is left of the attempt, in the kernel or on disk.
 func (e *Engine) Attach(ctx context.Context, pod Pod) (created bool, err error) {
+	return e.attach(ctx, pod, false)
+}
+
+// AttachEmpty is [Engine.Attach] for a sandbox that has no container yet. It takes a
+// millisecond or two: the node, once started, completes the link. Before the first
+// container starts, call Attach, which does that unless it is done.
+func (e *Engine) AttachEmpty(ctx context.Context, pod Pod) error {
+	_, err := e.attach(ctx, pod, true)
+	return err
+}
+
+func (e *Engine) attach(ctx context.Context, pod Pod, empty bool) (created bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
@@ -281,7 +292,7 @@ func (e *Engine) Attach(ctx context.Context, pod Pod) (created bool, err error) 
 	err = e.act(func() error {
 		for {
 			var err error
-			created, err = e.nodeOf(pod).attach(ctx, pod)
+			created, err = e.nodeOf(pod).attach(ctx, pod, empty)
 			if err == nil {
 				e.clearLate(pod.UID)
 			}
@@ -293,7 +304,7 @@ func (e *Engine) Attach(ctx context.Context, pod Pod) (created bool, err error) 
 	return created, err
 }
 
-// Serves reports whether the sandbox has its node and its link, or had them until
+// Serves reports whether the sandbox has its node and its whole link, or had them until
 // it was detached: there is nothing to attach. It looks at nothing but memory, and
 // waits for nothing.
 func (e *Engine) Serves(podUID, sandboxID string) bool {

@@ -52,12 +52,13 @@ func (e *Engine) watchLinks() (err error) {
 func (n *node) wakeGuard() { n.serving.guarded.wake() }
 
 // startGuard guards the node's link until the function that it returns is called. That
-// function waits until the guard has ended.
-func (n *node) startGuard(ctx context.Context) (stop func()) {
+// function waits until the guard has ended. A link that was only begun is completed first.
+func (n *node) startGuard(ctx context.Context, begun *begunLink) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		n.complete(ctx, begun)
 		n.guard(ctx)
 	}()
 	return func() { cancel(); <-done }

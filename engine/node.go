@@ -80,10 +80,10 @@ func (n *node) snapshot() NodeStatus {
 	return s
 }
 
-// attach records the pod, makes its link and starts the node. It does nothing if ctx is
-// done before its turn has come: the caller has given up, and the pod may have another
-// sandbox by now.
-func (n *node) attach(ctx context.Context, pod Pod) (created bool, err error) {
+// attach records the pod, makes its link and starts the node. The link of an empty pod is
+// only begun. It does nothing if ctx is done before its turn has come: the caller has
+// given up, and the pod may have another sandbox by now.
+func (n *node) attach(ctx context.Context, pod Pod, empty bool) (created bool, err error) {
 	n.op.Lock()
 	defer n.op.Unlock()
 	if n.disk.retired {
@@ -107,7 +107,8 @@ func (n *node) attach(ctx context.Context, pod Pod) (created bool, err error) {
 	}
 	start := time.Now()
 	before := n.rec
-	if err := n.prepare(pod); err != nil {
+	begun, err := n.prepare(pod, empty)
+	if err != nil {
 		n.undo(before)
 		return false, err
 	}
@@ -118,15 +119,17 @@ func (n *node) attach(ctx context.Context, pod Pod) (created bool, err error) {
 	}
 	n.setAttachTime(start)
 	n.way.begin(start)
-	n.setLinked()
 	n.setState(Pending, reasonStarting)
 	n.logAttached(n.rec.Link, time.Since(start))
-	n.switchTo(n.run)
+	if begun == nil {
+		n.setLinked()
+	}
+	n.switchTo(func(ctx context.Context) { n.runOn(ctx, begun) })
 	return true, nil
 }
 
-// catchUp makes the link of a node that was resumed and has not made it yet. n.op
-// is held.
+// catchUp makes the link of a node that was resumed and has not made it yet, and
+// completes one that was only begun. n.op is held.
 func (n *node) catchUp() error {
 	if n.end.stopped.Load() || n.linkedSandbox() == n.rec.Pod.SandboxID {
 		return nil
@@ -138,15 +141,15 @@ func (n *node) catchUp() error {
 	return err
 }
 
-// prepare writes the record, then makes the link.
-func (n *node) prepare(pod Pod) error {
+// prepare writes the record, then makes the link, or begins that of an empty pod.
+func (n *node) prepare(pod Pod, empty bool) (*begunLink, error) {
 	paths := []string{pod.NetNS}
 	if pod.PID != 0 {
 		paths = append(paths, fmt.Sprintf("/proc/%d/ns/net", pod.PID))
 	}
 	ns, err := podnet.FindNamespace(paths...)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	earlier := n.rec.Pod.SandboxID
 	n.adopt(pod)
@@ -159,10 +162,13 @@ func (n *node) prepare(pod Pod) error {
 		n.servedHere()
 	}
 	if err := errors.Join(n.rec.NewSecrets(), n.save()); err != nil {
-		return err
+		return nil, err
+	}
+	if empty {
+		return n.beginLink(n.rec)
 	}
 	_, err = n.ensureLink(n.rec)
-	return err
+	return nil, err
 }
 
 // undo takes a failed attach back. A link that was there before stays.
@@ -232,14 +238,18 @@ func (n *node) detachLocked() {
 // switchTo ends what the node does and starts act, once that has ended. n.op is held.
 func (n *node) switchTo(act func(context.Context)) { n.task.switchTo(n.e.ctx, n.e.spawn, act) }
 
-// run keeps the node up until ctx is done or the pod has ended. It is the one
-// place of retry: all below is straight-line and returns errors.
-func (n *node) run(ctx context.Context) {
-	defer n.startGuard(ctx)()
+// run is runOn for a node whose link is whole, or has not been looked at yet.
+func (n *node) run(ctx context.Context) { n.runOn(ctx, nil) }
+
+// runOn keeps the node up until ctx is done or the pod has ended. It is the one
+// place of retry: all below is straight-line and returns errors. A link that was only
+// begun is completed meanwhile.
+func (n *node) runOn(ctx context.Context, begun *begunLink) {
+	defer n.startGuard(ctx, begun)()
 	defer n.startLocalAPI(ctx)()
 	for pause := newBackoff(); ; {
 		start := time.Now()
-		err := n.serve(ctx)
+		err := n.serve(ctx, begun)
 		switch {
 		case ctx.Err() != nil, n.e.ctx.Err() != nil: // the engine's context ends before those derived from it
 			return

@@ -20,18 +20,18 @@ import (
 
 // serve serves the node. Where the login server refuses requested tags, it tries
 // once more without: the auth key may have them.
-func (n *node) serve(ctx context.Context) error {
-	err := n.serveOnce(ctx)
+func (n *node) serve(ctx context.Context, begun *begunLink) error {
+	err := n.serveOnce(ctx, begun)
 	if errors.Is(err, tailnet.ErrTagsRefused) && n.serving.dropTags() {
 		n.log().Debug("logging in without requested tags", "reason", err)
-		err = n.serveOnce(ctx)
+		err = n.serveOnce(ctx, begun)
 	}
 	return err
 }
 
 // serveOnce brings the node up and keeps it up until ctx is done, which is not
 // an error, or something is wrong. The link stays in either case.
-func (n *node) serveOnce(ctx context.Context) error {
+func (n *node) serveOnce(ctx context.Context, begun *begunLink) error {
 	defer n.serving.hasReturned()
 	r, relogin, err := n.readyKeys(ctx)
 	if err != nil {
@@ -43,11 +43,10 @@ func (n *node) serveOnce(ctx context.Context) error {
 	if known {
 		leave = n.e.enter(ctx)
 	}
-	link, err := n.ensureLink(r)
+	link, unfinished, err := n.linkToServe(r, begun)
 	if err != nil {
 		return err
 	}
-	n.noteReached(r)
 	authKey, err := n.authKey(ctx, r, relogin)
 	if err != nil {
 		return err
@@ -59,6 +58,7 @@ func (n *node) serveOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.unfinished = unfinished
 	return s.run(ctx, r, login{authKey, relogin}, leave)
 }
 
@@ -165,6 +165,8 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 	case <-s.recent.due:
 		s.pruneRecent()
 	case err := <-s.taken:
+		return true, err
+	case err := <-s.incomplete:
 		return true, err
 	case <-s.thrown:
 		s.n.setLoginNeeded()

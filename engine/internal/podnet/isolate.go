@@ -25,17 +25,29 @@ import (
 // ruleset does not remove them.
 //
 // A second filter would do as well as the qdisc. But the first filter of a direction
-// waits for a grace period of RCU, and all other interfaces wait with it
-// (net/sched/sch_generic.c, mini_qdisc_pair_swap).
+// waits for a grace period of RCU, unless one has passed since its qdisc was added, and all
+// other interfaces wait with it (net/sched/sch_generic.c, mini_qdisc_pair_swap).
 //
 // built reports whether anything was missing.
 func isolateHostEnd(s rtnl, ifindex int) (built bool, err error) {
+	return addIsolation(s, ifindex, dropFilter(ifindex, netlink.HANDLE_MIN_INGRESS))
+}
+
+// beginIsolation is isolateHostEnd without the filter.
+func beginIsolation(s rtnl, ifindex int) error {
+	_, err := addIsolation(s, ifindex)
+	return err
+}
+
+// addIsolation adds the qdiscs of a host end, and then the filter, if it is given.
+func addIsolation(s rtnl, ifindex int, filter ...*nl.NetlinkRequest) (built bool, err error) {
 	// Without the flag the kernel answers to the group of listeners alone.
 	root := qdisc(unix.RTM_GETQDISC, unix.NLM_F_ECHO, ifindex, 0, netlink.HANDLE_ROOT)
-	answers, err := s.do(root,
+	answers, err := s.do(append([]*nl.NetlinkRequest{
+		root,
 		qdisc(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, ifindex, 0, netlink.HANDLE_ROOT, blackhole),
 		qdisc(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifindex, netlink.MakeHandle(0xffff, 0), netlink.HANDLE_CLSACT, "clsact"),
-		dropFilter(ifindex, netlink.HANDLE_MIN_INGRESS))
+	}, filter...)...)
 	if err != nil {
 		return false, err
 	}
@@ -43,17 +55,25 @@ func isolateHostEnd(s rtnl, ifindex int) (built bool, err error) {
 	if err := answers[1].err; err != nil {
 		return built, fmt.Errorf("adding the blackhole qdisc: %w", err)
 	}
-	for i, what := range []struct{ doing, module string }{
-		{"adding the clsact qdisc", "sch_ingress"}, {"adding the drop filter", "cls_bpf"},
-	} {
-		switch err := answers[2+i].err; {
-		case err == nil:
+	steps := []struct{ doing, module string }{{"adding the clsact qdisc", "sch_ingress"}, {"adding the drop filter", "cls_bpf"}}
+	for i, a := range answers[2:] {
+		switch {
+		case a.err == nil:
 			built = true
-		case !errors.Is(err, unix.EEXIST):
-			return built, isolationError(what.doing, what.module, err)
+		case !errors.Is(a.err, unix.EEXIST):
+			return built, isolationError(steps[i].doing, steps[i].module, a.err)
 		}
 	}
 	return built, nil
+}
+
+// AwaitGracePeriod waits for a grace period of RCU, some 10 ms, and holds nobody up with
+// that. [Ensure] after it has no need to wait for one. Where the kernel refuses it
+// (membarrier(2): built without, or with processors that have no timer tick) it returns at
+// once.
+func AwaitGracePeriod() {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL, linux/membarrier.h
+	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0)
 }
 
 const blackhole = "blackhole"

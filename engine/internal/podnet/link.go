@@ -70,12 +70,25 @@ type Link struct {
 // found is called with the link before it is isolated, so that no change of what
 // isolates it is missed; nil is not.
 func Ensure(ns Namespace, host string, found func(*Link)) (*Link, error) {
+	return ensure(ns, host, found, false)
+}
+
+// Begin is Ensure for a pod that has no program yet. It leaves to Ensure what has all
+// interfaces wait for a grace period of RCU, see [AwaitGracePeriod]. Ensure is to come
+// before the first program of the pod. Until then the host end is down, and nothing of
+// the host passes it.
+func Begin(ns Namespace, host string, found func(*Link)) (*Link, error) {
+	return ensure(ns, host, found, true)
+}
+
+func ensure(ns Namespace, host string, found func(*Link), begin bool) (*Link, error) {
 	l := &Link{NS: ns, Host: host}
 	err := l.withSockets(func(s sockets) error {
 		// Most pods are new. Where a name is taken the kernel changes nothing.
 		p, err := l.createPair(s)
 		if errors.Is(err, unix.EEXIST) {
 			p, err = l.takeOver(s)
+			begin = false
 		}
 		if err != nil {
 			return err
@@ -83,6 +96,9 @@ func Ensure(ns Namespace, host string, found func(*Link)) (*Link, error) {
 		l.take(p)
 		if found != nil {
 			found(l)
+		}
+		if begin {
+			return l.beginPair(s, p)
 		}
 		if err := l.setUp(s, p); err != nil {
 			return err
@@ -216,7 +232,18 @@ func (l *Link) takeOver(s sockets) (p pair, err error) {
 
 // setUp gives an existing pair its settings, the drop filters first.
 func (l *Link) setUp(s sockets, p pair) error {
-	if err := l.setUpHostEnd(s.host, p.host); err != nil {
+	return l.setUpEnds(s, p, l.setUpHostEnd)
+}
+
+// beginPair gives a new pair those settings that the kernel need not wait for.
+func (l *Link) beginPair(s sockets, p pair) error {
+	return l.setUpEnds(s, p, func(s rtnl, host netlink.Link) error {
+		return beginIsolation(s, l.hostIndex)
+	})
+}
+
+func (l *Link) setUpEnds(s sockets, p pair, setUpHostEnd func(rtnl, netlink.Link) error) error {
+	if err := setUpHostEnd(s.host, p.host); err != nil {
 		return fmt.Errorf("setting up the host's end %s: %w", l.Host, goneIfNotFound(err))
 	}
 	if err := setOffloads(s.pod.GetFd()); err != nil {

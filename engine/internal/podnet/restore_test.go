@@ -5,8 +5,10 @@ package podnet
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -186,4 +188,70 @@ func addForgedPair(index, peerIndex int) error {
 	req.AddData(info)
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err
+}
+
+// A begun link lets nothing of the host pass, and nothing at all while its host end is
+// down. Ensure completes it, also if somebody else has raised that.
+func TestBegin(t *testing.T) {
+	for _, raised := range []bool{false, true} {
+		pod := nstest.NewPod(t)
+		ns, err := FindNamespace(pod.Path())
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := HostLink(fmt.Sprint("begin", raised))
+		t.Cleanup(func() { _ = Remove(name) })
+		begun, err := Begin(ns, name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		host, err := netlink.LinkByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if host.Attrs().RawFlags&unix.IFF_UP != 0 {
+			t.Error("the host end is up")
+		}
+		expectQdiscs(t, host)
+		if raised {
+			if err := netlink.LinkSetUp(host); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if filters, err := netlink.FilterList(host, netlink.HANDLE_MIN_INGRESS); err != nil || len(filters) != 0 {
+			t.Errorf("%d filters are there before Ensure (%v), which then has nothing to prove", len(filters), err)
+		}
+		whole := mustEnsure(t, pod, name)
+		if whole.hostIndex != begun.hostIndex {
+			t.Errorf("Ensure made another link: index %d, then %d", begun.hostIndex, whole.hostIndex)
+		}
+		if filters, err := netlink.FilterList(host, netlink.HANDLE_MIN_INGRESS); err != nil || len(filters) != 1 {
+			t.Errorf("%d filters after Ensure (%v), want 1", len(filters), err)
+		}
+		expectQdiscs(t, host)
+		if missing, err := whole.Restore(); err != nil || len(missing) != 0 {
+			t.Errorf("Restore says that %q were missing (%v)", missing, err)
+		}
+		if again, err := Begin(ns, name, nil); err != nil || again.hostIndex != whole.hostIndex {
+			t.Errorf("Begin of a whole link = %+v, %v", again, err)
+		}
+	}
+}
+
+// expectQdiscs checks that a host end has both its qdiscs.
+func expectQdiscs(t *testing.T, host netlink.Link) {
+	t.Helper()
+	list, err := netlink.QdiscList(host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds []string
+	for _, q := range list {
+		kinds = append(kinds, q.Type())
+	}
+	for _, want := range []string{blackhole, "clsact"} {
+		if !slices.Contains(kinds, want) {
+			t.Errorf("the host end has the qdiscs %q, and not %s", kinds, want)
+		}
+	}
 }

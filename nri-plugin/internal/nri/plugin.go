@@ -35,6 +35,7 @@ var (
 // podSet has the methods of the engine that the plugin needs.
 type podSet interface {
 	Attach(ctx context.Context, pod engine.Pod) (created bool, err error)
+	AttachEmpty(ctx context.Context, pod engine.Pod) error
 	Detach(ctx context.Context, sandboxID string) error
 	Forget(ctx context.Context, sandboxID string) error
 	Serves(podUID, sandboxID string) bool
@@ -149,8 +150,7 @@ func (p *Plugin) RunPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
 		if err != nil || !in {
 			return err
 		}
-		_, err = p.Pods.Attach(ctx, pod)
-		return err
+		return p.Pods.AttachEmpty(ctx, pod)
 	})
 }
 

@@ -80,6 +80,12 @@ func (f *FakePods) Attach(ctx context.Context, pod engine.Pod) (created bool, er
 	return !had, nil
 }
 
+// AttachEmpty is Attach.
+func (f *FakePods) AttachEmpty(ctx context.Context, pod engine.Pod) error {
+	_, err := f.Attach(ctx, pod)
+	return err
+}
+
 // Serves reports whether the pod was attached.
 func (f *FakePods) Serves(podUID, sandboxID string) bool {
 	_, ok := f.Serving.Load(podUID + " " + sandboxID)

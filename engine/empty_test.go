@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+package engine
+
+import (
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"tailscale-nri/engine/internal/podnet"
+)
+
+// stallCompletion boots a world in which the second making of a link, which completes
+// it, has begun when the channel is closed, and waits for release.
+func stallCompletion(t *testing.T, w *world) (begun <-chan struct{}, release func()) {
+	var links atomic.Int64
+	starts, released := make(chan struct{}), make(chan struct{})
+	release = sync.OnceFunc(func() { close(released) })
+	t.Cleanup(release) // before the world halts
+	w.boot(func(c *Config) {
+		c.onStep = func(s step, taken bool) {
+			if s == stepLink && !taken && links.Add(1) == 2 {
+				close(starts)
+				<-released
+			}
+		}
+	})
+	return starts, release
+}
+
+// The link of an empty sandbox lets nothing pass until its node has completed it, and no
+// container is created before that: its Attach waits.
+func TestAttachEmpty(t *testing.T) {
+	w := newWorld(t)
+	begun, release := stallCompletion(t, w)
+	_, pod := w.pod("a")
+	if err := w.AttachEmpty(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	expectHostEnd(t, pod, false)
+	if w.Serves(pod.UID, pod.SandboxID) {
+		t.Error("it is said to have its whole link")
+	}
+	attached := make(chan error, 1)
+	go func() {
+		_, err := w.Attach(t.Context(), pod)
+		attached <- err
+	}()
+	select {
+	case err := <-attached:
+		t.Errorf("a container may be created before the link is whole (%v)", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	release()
+	if err := <-attached; err != nil {
+		t.Fatal(err)
+	}
+	expectHostEnd(t, pod, true)
+	if !w.Serves(pod.UID, pod.SandboxID) {
+		t.Error("its link is whole, and it is said to have none")
+	}
+	w.await(pod.UID, Running)
+}
+
+// expectHostEnd checks whether a pod's host end is up, with its drop filter.
+func expectHostEnd(t *testing.T, pod Pod, whole bool) {
+	t.Helper()
+	host, err := netlink.LinkByName(podnet.HostLink(pod.SandboxID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	filters, err := netlink.FilterList(host, netlink.HANDLE_MIN_INGRESS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := host.Attrs().Flags&net.FlagUp != 0
+	if up != whole || (len(filters) == 1) != whole {
+		t.Errorf("the host end is up: %v, with %d filters; want it whole: %v", up, len(filters), whole)
+	}
+}
+
+// A link that cannot be completed keeps the pod's containers from being created, and the
+// error says why.
+func TestAttachEmptyFails(t *testing.T) {
+	w := newWorld(t)
+	begun, release := stallCompletion(t, w)
+	p, pod := w.pod("a")
+	if err := w.AttachEmpty(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	// Somebody puts another interface in ts0's place.
+	h := p.Netlink()
+	if err := podnet.Remove(podnet.HostLink(pod.SandboxID)); err != nil {
+		t.Fatal(err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = podnet.PodLink
+	if err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "other"}); err != nil {
+		t.Fatal(err)
+	}
+	release()
+	if _, err := w.Attach(t.Context(), pod); err == nil {
+		t.Fatal("a container may be created beside an interface that is not ours")
+	} else if !strings.Contains(err.Error(), "the pod has an interface ts0 that is not ours") {
+		t.Errorf("the error is %v", err)
+	}
+	ts0, err := h.LinkByName(podnet.PodLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.LinkDel(ts0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Attach(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	expectHostEnd(t, pod, true)
+	w.await(pod.UID, Running)
+}
