@@ -55,15 +55,16 @@ type podEnd struct {
 	dns func(*dns.Config) *dns.Config
 }
 
-// openSession opens the link's device, and a backend on it that is not started.
-func (n *node) openSession(r record, link *podnet.Link, registering bool) (*session, error) {
+// openSession opens the link's device, and a backend on it that is not started. begun is
+// the link, if that is still being completed.
+func (n *node) openSession(r record, link *podnet.Link, begun *begunLink, registering bool) (*session, error) {
 	device, err := n.openDevice(link)
 	if err != nil {
 		return nil, err
 	}
 	s := newSession(n, device, n.localPeers(r.Recent))
 	s.askForDNS(r.Pod.Features.DNS)
-	s.registering = registering
+	s.begun, s.registering = begun, registering
 	s.tagsDue, s.features = n.tagsDue(), r.Pod.Features
 	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
 		return n.openBackend(r, s.podEnd(link), bridge(n.log(), n.chatter, s.observe))

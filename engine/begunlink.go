@@ -13,12 +13,12 @@ import (
 // begunLink is the link of a pod that was empty when it was attached, as
 // [podnet.Begin] has made it. Its node starts on it while the guard completes it.
 type begunLink struct {
-	link *podnet.Link
-	done chan struct{} // closed when err is set
-	err  error         // why the link is not whole
+	*podnet.Link
+	sandboxID string
+	done      chan struct{} // closed once the guard has tried to complete it
 }
 
-// isDone reports whether completing it has ended. One that was never begun is done.
+// isDone reports whether the guard has tried. A link that was never begun is done.
 func (b *begunLink) isDone() bool {
 	if b == nil {
 		return true
@@ -31,39 +31,44 @@ func (b *begunLink) isDone() bool {
 	}
 }
 
-// await waits until the link is whole, or returns why it is not.
-func (b *begunLink) await() error {
-	if b == nil {
-		return nil
-	}
-	<-b.done
-	return b.err
-}
-
-// complete completes the link. Nobody waits for it but the node's first address, and the
-// pod's first container: its Attach completes the link itself, unless that is done.
+// complete completes the link. The pod's first container does not wait for that: its
+// Attach completes the link itself, unless that is done.
 func (n *node) complete(ctx context.Context, begun *begunLink) {
 	if begun.isDone() {
 		return
 	}
 	defer close(begun.done)
 	podnet.AwaitGracePeriod()
-	if begun.err = ctx.Err(); begun.err != nil {
+	if ctx.Err() != nil {
 		return
 	}
-	r := n.record()
-	if _, begun.err = n.ensureLink(r); begun.err == nil {
-		n.noteReached(r)
+	if err := n.haveWhole(begun.sandboxID); err != nil {
+		n.cannotRestore(&pace{}, err)
+		n.wakeGuard()
 	}
 }
 
-// linkToServe returns the record's link, which it makes if it is not there. One that is
-// still being completed it returns as it is, and as unfinished.
-func (n *node) linkToServe(r record, begun *begunLink) (link *podnet.Link, unfinished *begunLink, err error) {
-	if !begun.isDone() {
-		return begun.link, begun, nil
+// haveWhole completes the link of the sandbox, unless it is whole or the pod has another
+// sandbox.
+func (n *node) haveWhole(sandboxID string) error {
+	r := n.record()
+	if r.Pod.SandboxID != sandboxID || n.linkedSandbox() == sandboxID {
+		return nil
 	}
-	link, err = n.ensureLink(r)
+	_, err := n.completeLink(r)
+	if err == nil {
+		n.noteReached(r)
+	}
+	return err
+}
+
+// linkToServe returns the link, made if it is missing. A link that is still being
+// completed is returned as it is, with its begunLink.
+func (n *node) linkToServe(r record, begun *begunLink) (*podnet.Link, *begunLink, error) {
+	if !begun.isDone() {
+		return begun.Link, begun, nil
+	}
+	link, err := n.ensureLink(r)
 	if err == nil {
 		n.noteReached(r)
 	}
@@ -76,15 +81,20 @@ type wholeRouter struct {
 	s *session
 }
 
+// Set implements [router.Router]. It is called with locks of the backend held, and takes
+// node.op.
 func (r wholeRouter) Set(cfg *router.Config) error {
-	if cfg != nil && len(cfg.LocalAddrs) > 0 {
-		if err := r.s.unfinished.await(); err != nil {
-			select {
-			case r.s.incomplete <- err:
-			default:
-			}
-			return err
+	begun := r.s.begun
+	if begun == nil || cfg == nil || len(cfg.LocalAddrs) == 0 {
+		return r.Router.Set(cfg)
+	}
+	<-begun.done
+	if err := r.s.n.haveWhole(begun.sandboxID); err != nil {
+		select {
+		case r.s.notWhole <- err:
+		default:
 		}
+		return err
 	}
 	return r.Router.Set(cfg)
 }

@@ -62,7 +62,7 @@ type order struct {
 	Die   *point
 	Stop  bool // it is stopped there, and may go on
 
-	Pod     Pod      // of "attach"
+	Pod     Pod      // of "begin" and "attach"
 	Sandbox string   // of "detach" and "forget"
 	Live    []Pod    // of "sync"
 	Ended   []string // of "sync"
@@ -119,7 +119,9 @@ func (v *victim) obey(o order) error {
 		return nil
 	case "status":
 		return nil
-	case "attach": // the sandbox, and its first container
+	case "begin":
+		return v.AttachEmpty(ctx, o.Pod)
+	case "attach": // and its first container
 		if err := v.AttachEmpty(ctx, o.Pod); err != nil {
 			return err
 		}

@@ -309,6 +309,14 @@ func (m *rig) watch(die *point) {
 
 // The runtime's calls.
 
+// begin is RunPodSandbox.
+func (m *rig) begin(s *sandbox) string {
+	m.t.Helper()
+	s.listed = true
+	return m.tell(order{Do: "begin", Pod: s.Pod})
+}
+
+// attach is RunPodSandbox, and then CreateContainer.
 func (m *rig) attach(s *sandbox) string {
 	m.t.Helper()
 	s.listed = true

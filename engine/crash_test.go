@@ -41,7 +41,7 @@ var scenarios = []scenario{
 	{
 		name:  "attach",
 		setup: prepared,
-		play:  func(m *rig) { m.attach(m.get("a")) },
+		play:  func(m *rig) { m.begin(m.get("a")) },
 		live:  []string{"a"}, keys: 1,
 	},
 	{

@@ -2,7 +2,7 @@
 
 // Package engine runs one Tailscale node per pod.
 //
-//	Attach ──▶ record on disk ──▶ link (ts0 up, no address) ──▶ return
+//	Attach ──▶ record on disk ──▶ link (no address; AttachEmpty: begun) ──▶ return
 //	                                        │
 //	              ┌──────────── node.run ◀──┘   serve; back off; repeat
 //	              │
@@ -15,7 +15,7 @@
 //
 // A node is named by its pod's UID: it keeps its key, its addresses and its
 // UDP port when the sandbox is created again, and when this process restarts.
-// [Engine.Attach] and [Engine.Detach] make and remove the link and the running
+// [Engine.Attach], or AttachEmpty, and [Engine.Detach] make and remove the link and the running
 // backend, [Engine.Forget] ends the identity. [Engine.Sync] is Attach and Forget in a
 // loop; there is no other recovery.
 //
@@ -26,7 +26,8 @@
 //	device    a node as Tailscale's API and admin console have it
 //	sandbox   what the runtime makes for a pod; a pod may have several, one after the other
 //	link      the veth pair: ts0 in the pod, and its host end, vetht…
-//	begun     a link whose host end is down and lacks the tc filter; whole, if it lacks nothing
+//	begun     is a link whose host end is down and lacks the tc filter, and whole one that lacks nothing
+//	empty     is a sandbox that has no container yet
 //	filters   the tc filter and the qdisc on the host end, which drop all that the host's
 //	          stack would get or send
 //	fence     rules and routes in a pod with an exit node, past which nothing leaves
@@ -58,7 +59,7 @@
 //	Engine.Attach     engine.go     finds the pod's node, or makes a new one; AttachEmpty only begins its link
 //	node.attach       node.go       record, link, then a goroutine for run
 //	node.run          node.go       the one loop that tries again; setPending says why
-//	node.complete     begunlink.go  has a begun link be whole, beside what follows
+//	node.complete     begunlink.go  completes a begun link, while what follows goes on
 //	node.serve        serve.go      serveOnce, and once more without requested tags if they are refused
 //	node.serveOnce    serve.go      which keys, which auth key
 //	node.openSession  backend.go    the link's Device, and a backend on it: podEnd, openBackend
@@ -131,7 +132,7 @@
 //     was given back;
 //   - one that hears of changes of the host's interfaces, for all backends (package hostnet);
 //   - one that hears of changes of the pods' links, for all nodes, and one per node
-//     that is up which restores them, started and joined by run;
+//     that is up which completes its link and restores it, started and joined by run;
 //   - one that hears of changes of the pods' nftables, once a pod has some of the engine's;
 //   - one that waits for the state directory while another process has it;
 //   - one that calls [Config.OnChange], if it is set;
@@ -147,7 +148,7 @@
 //
 //	node.op            attach, detach and forget of one pod, and its record, take turns:
 //	                   held across local work, never across the network
-//	guarded.linking    held while the link is made or restored
+//	guarded.linking    held while the link is made, completed or restored
 //	nodeDNS.mu         held across the write of resolv.conf and its preparation in the pod
 //	Engine.mu          the map of nodes, and those that are attached late
 //	published.mu

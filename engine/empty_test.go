@@ -3,6 +3,8 @@
 package engine
 
 import (
+	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -17,19 +19,19 @@ import (
 
 // stallCompletion boots a world in which the second making of a link, which completes
 // it, has begun when the channel is closed, and waits for release.
-func stallCompletion(t *testing.T, w *world) (begun <-chan struct{}, release func()) {
+func stallCompletion(t *testing.T, w *world, change ...func(*Config)) (begun <-chan struct{}, release func()) {
 	var links atomic.Int64
 	starts, released := make(chan struct{}), make(chan struct{})
 	release = sync.OnceFunc(func() { close(released) })
 	t.Cleanup(release) // before the world halts
-	w.boot(func(c *Config) {
+	w.boot(append(change, func(c *Config) {
 		c.onStep = func(s step, taken bool) {
 			if s == stepLink && !taken && links.Add(1) == 2 {
 				close(starts)
 				<-released
 			}
 		}
-	})
+	})...)
 	return starts, release
 }
 
@@ -38,12 +40,17 @@ func stallCompletion(t *testing.T, w *world) (begun <-chan struct{}, release fun
 func TestAttachEmpty(t *testing.T) {
 	w := newWorld(t)
 	begun, release := stallCompletion(t, w)
-	_, pod := w.pod("a")
+	p, pod := w.pod("a")
 	if err := w.AttachEmpty(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
 	<-begun
 	expectHostEnd(t, pod, false)
+	w.until("its node is in the tailnet", func() bool { return w.statusOf(pod.UID).NodeID != "" }, func() string { return w.statusOf(pod.UID).Reason })
+	time.Sleep(100 * time.Millisecond)
+	if addrs, err := addresses(p); err != nil || len(addrs) != 0 {
+		t.Errorf("ts0 has the addresses %v (%v) before the link is whole", addrs, err)
+	}
 	if w.Serves(pod.UID, pod.SandboxID) {
 		t.Error("it is said to have its whole link")
 	}
@@ -123,4 +130,44 @@ func TestAttachEmptyFails(t *testing.T) {
 	}
 	expectHostEnd(t, pod, true)
 	w.await(pod.UID, Running)
+}
+
+// What keeps a pod's traffic from leaving past its exit node is the same before and after
+// its link is completed, and its session goes on with that.
+func TestAttachEmptyWithExitNode(t *testing.T) {
+	w := newWorld(t)
+	var log logBuffer
+	begun, release := stallCompletion(t, w, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	_, pod := w.pod("a")
+	pod.Features.ExitNode = "gate"
+	if err := w.AttachEmpty(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	w.until("its session is open", func() bool { return w.nodeOfUID(pod.UID).runningSession() != nil }, func() string { return "it is not" })
+	release()
+	w.until("ts0 has addresses", func() bool { return len(w.statusOf(pod.UID).Addresses) > 0 }, func() string { return fmt.Sprintf("%+v", w.statusOf(pod.UID)) })
+	time.Sleep(10 * settleChanges)
+	if n := log.count("changed from outside"); n != 0 {
+		t.Errorf("%d lines say that something was changed from outside", n)
+	}
+}
+
+// A pod that ends while its link is completed leaves no link.
+func TestEmptyPodEnds(t *testing.T) {
+	w := newWorld(t)
+	begun, release := stallCompletion(t, w)
+	_, pod := w.pod("a")
+	if err := w.AttachEmpty(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	if err := w.Detach(t.Context(), pod.SandboxID); err != nil {
+		t.Fatal(err)
+	}
+	release()
+	w.await(pod.UID, Stopped)
+	if found, err := podnet.Exists(podnet.HostLink(pod.SandboxID)); found || err != nil {
+		t.Errorf("the link is there (%v)", err)
+	}
 }

@@ -26,7 +26,7 @@ func TestCloseBeforeTheNodesHear(t *testing.T) {
 	n := w.Engine.nodes[pod.UID]
 	n.op.Lock()
 	n.setState(Pending, "")
-	n.switchTo(func(ctx context.Context) { n.run(context.WithoutCancel(ctx)) })
+	n.switchTo(func(ctx context.Context) { n.runAgain(context.WithoutCancel(ctx)) })
 	n.op.Unlock()
 	w.await(pod.UID, Running)
 	w.halt()

@@ -265,18 +265,20 @@ func (e *Engine) spawn(f func()) bool {
 	return true
 }
 
-// Attach gives the pod its link and starts its node. It does local work only, some 10 ms
-// of it; the node comes up by itself, as soon as the tailnet lets it. Attaching a sandbox
-// again changes nothing; created reports whether it was not attached, and is now.
+// Attach gives the pod its link and starts its node. It does local work only, a few
+// milliseconds of it; the node comes up by itself, as soon as the tailnet lets it.
+// Attaching a sandbox again changes nothing; created reports whether it was not attached,
+// and is now.
 //
-// After an error nothing is left of the attempt, in the kernel or on disk.
+// After an error nothing is left of what this call has begun, in the kernel or on disk.
+// What AttachEmpty has made stays.
 func (e *Engine) Attach(ctx context.Context, pod Pod) (created bool, err error) {
 	return e.attach(ctx, pod, false)
 }
 
-// AttachEmpty is [Engine.Attach] for a sandbox that has no container yet. It takes a
-// millisecond or two: the node, once started, completes the link. Before the first
-// container starts, call Attach, which does that unless it is done.
+// AttachEmpty is [Engine.Attach] for a sandbox that has no container yet. It leaves to the
+// node what other pods would wait for: see [podnet.Begin]. Before the first container
+// starts, call Attach, which does that unless it is done.
 func (e *Engine) AttachEmpty(ctx context.Context, pod Pod) error {
 	_, err := e.attach(ctx, pod, true)
 	return err

@@ -136,7 +136,7 @@ func (n *node) lookAgain(sandboxID string) bool {
 	look := sight{time.Now(), n.rec.NetNS.Check(), n.rec.Retried, n.task.active()}
 	switch n.end.decide(look, grace) {
 	case serveAgain:
-		n.switchTo(n.run)
+		n.switchTo(n.runAgain)
 		return true
 	case giveUp:
 		n.forgetGone()

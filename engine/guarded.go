@@ -11,7 +11,7 @@ import (
 // guarded holds the parts of a node's pod that are restored when somebody else changes
 // them: its link, its fence, and what its router has put into the pod.
 type guarded struct {
-	// linking is held while the link is made or restored.
+	// linking is held while the link is made, completed or restored.
 	linking sync.Mutex
 
 	mu     sync.Mutex
@@ -41,6 +41,16 @@ func (g *guarded) setRouter(r *podnet.Router) {
 func (g *guarded) currentFence() *podnet.Router {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.fence
+}
+
+// fenceOf is the fence of a link, nil if that has none yet.
+func (g *guarded) fenceOf(l *podnet.Link) *podnet.Router {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.link == nil || !g.link.Is(l) {
+		return nil
+	}
 	return g.fence
 }
 

@@ -123,8 +123,10 @@ func (n *node) attach(ctx context.Context, pod Pod, empty bool) (created bool, e
 	n.logAttached(n.rec.Link, time.Since(start))
 	if begun == nil {
 		n.setLinked()
+	} else {
+		n.clearLinked()
 	}
-	n.switchTo(func(ctx context.Context) { n.runOn(ctx, begun) })
+	n.switchTo(func(ctx context.Context) { n.run(ctx, begun) })
 	return true, nil
 }
 
@@ -134,7 +136,7 @@ func (n *node) catchUp() error {
 	if n.end.stopped.Load() || n.linkedSandbox() == n.rec.Pod.SandboxID {
 		return nil
 	}
-	_, err := n.ensureLink(n.rec)
+	_, err := n.completeLink(n.rec)
 	if err == nil {
 		n.setLinked()
 	}
@@ -209,7 +211,7 @@ func (n *node) resume() {
 		n.setState(Pending, reasonStartingAgain)
 		returned := n.e.returning.begin()
 		n.serving.returned.Store(&returned)
-		n.switchTo(n.run)
+		n.switchTo(n.runAgain)
 	}
 }
 
@@ -238,13 +240,13 @@ func (n *node) detachLocked() {
 // switchTo ends what the node does and starts act, once that has ended. n.op is held.
 func (n *node) switchTo(act func(context.Context)) { n.task.switchTo(n.e.ctx, n.e.spawn, act) }
 
-// run is runOn for a node whose link is whole, or has not been looked at yet.
-func (n *node) run(ctx context.Context) { n.runOn(ctx, nil) }
+// runAgain is run for a node that was attached before.
+func (n *node) runAgain(ctx context.Context) { n.run(ctx, nil) }
 
-// runOn keeps the node up until ctx is done or the pod has ended. It is the one
-// place of retry: all below is straight-line and returns errors. A link that was only
-// begun is completed meanwhile.
-func (n *node) runOn(ctx context.Context, begun *begunLink) {
+// run keeps the node up until ctx is done or the pod has ended. It is the one
+// place of retry: all below is straight-line and returns errors. begun is the link, if
+// that was only begun; it is completed meanwhile.
+func (n *node) run(ctx context.Context, begun *begunLink) {
 	defer n.startGuard(ctx, begun)()
 	defer n.startLocalAPI(ctx)()
 	for pause := newBackoff(); ; {

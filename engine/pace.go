@@ -22,9 +22,6 @@ const queuePatience = 3 * time.Second
 
 func newQueue() queue { return make(queue, runtime.GOMAXPROCS(0)) }
 
-// isUsed reports whether nodes are starting.
-func (q queue) isUsed() bool { return len(q) > 0 }
-
 // enter waits for a place. The function returned gives it back, at its first
 // call.
 func (e *Engine) enter(ctx context.Context) (leave func()) {

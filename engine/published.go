@@ -26,7 +26,7 @@ type published struct {
 
 	mu        sync.Mutex // guards what follows; held across nothing
 	status    NodeStatus
-	linked    string        // the sandbox that has its link
+	linked    string        // the sandbox that has its whole link
 	relogin   bool          // the tailnet has thrown the node out: log in again
 	suffering condition     // what is wrong with it while it is up
 	broken    string        // what is wrong with ts0, "" if nothing is known to be
@@ -174,14 +174,21 @@ func (p *published) setLoginNeeded() {
 	p.relogin = true
 }
 
-// setLinked notes that the sandbox has its link. n.op is held.
+// setLinked notes that the sandbox has its whole link. n.op is held.
 func (p *published) setLinked() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.linked = p.status.SandboxID
 }
 
-// linkedSandbox is the sandbox that this process has last seen the link of.
+// clearLinked notes that the sandbox has its link begun. n.op is held.
+func (p *published) clearLinked() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.linked = ""
+}
+
+// linkedSandbox is the sandbox that this process has last seen the whole link of.
 func (p *published) linkedSandbox() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -43,7 +43,7 @@ func (n *node) serveOnce(ctx context.Context, begun *begunLink) error {
 	if known {
 		leave = n.e.enter(ctx)
 	}
-	link, unfinished, err := n.linkToServe(r, begun)
+	link, begun, err := n.linkToServe(r, begun)
 	if err != nil {
 		return err
 	}
@@ -54,11 +54,10 @@ func (n *node) serveOnce(ctx context.Context, begun *begunLink) error {
 	if !known {
 		leave = n.e.enter(ctx)
 	}
-	s, err := n.openSession(r, link, authKey != "")
+	s, err := n.openSession(r, link, begun, authKey != "")
 	if err != nil {
 		return err
 	}
-	s.unfinished = unfinished
 	return s.run(ctx, r, login{authKey, relogin}, leave)
 }
 
@@ -166,8 +165,8 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 		s.pruneRecent()
 	case err := <-s.taken:
 		return true, err
-	case err := <-s.incomplete:
-		return true, err
+	case err := <-s.notWhole:
+		s.ending.begin(err)
 	case <-s.thrown:
 		s.n.setLoginNeeded()
 		return true, s.whyThrown()

@@ -20,8 +20,7 @@ type session struct {
 	device *podnet.Device
 	held   *heldDevice
 	local  []tailcfg.StableNodeID // that the pod's packets are held back for
-
-	unfinished *begunLink // is to be whole before ts0 has an address; nil if it is
+	begun  *begunLink             // is to be whole before ts0 has an address; nil if it is
 
 	features    Features
 	routing     routing
@@ -34,8 +33,7 @@ type session struct {
 	notify    chan *ipn.Notify
 	reachable chan struct{}
 	thrown    chan struct{} // out of the tailnet
-
-	incomplete chan error // why the link is not whole
+	notWhole  chan error    // why the link is not
 
 	// For a workload's identity; nil for any other node.
 	identityDue chan struct{}
@@ -70,8 +68,7 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 		notify:    make(chan *ipn.Notify, 64),
 		reachable: make(chan struct{}, 1),
 		thrown:    make(chan struct{}, 1),
-
-		incomplete: make(chan error, 1),
+		notWhole:  make(chan error, 1),
 	}
 }
 
@@ -119,7 +116,7 @@ func (s *session) podEnd(link *podnet.Link) podEnd {
 	guarded := &s.n.serving.guarded
 	r := s.n.newRouter(link, &s.features, guarded.currentFence(), s.noteAddresses)
 	guarded.setRouter(r)
-	p := podEnd{device: s.held, router: taggedRouter{wholeRouter{guardedRouter{r, s.n}, s}, s}}
+	p := podEnd{device: s.held, router: wholeRouter{taggedRouter{guardedRouter{r, s.n}, s}, s}}
 	if e := s.n.e; !e.cfg.NoLocalDelivery {
 		p.join = func(engine *wgEngine) func() { return e.neighbours.join(engine, s.device) }
 	}

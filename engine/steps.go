@@ -80,43 +80,52 @@ func (n *node) removeState() error {
 
 // ensureLink makes the record's link, unless it is there.
 func (n *node) ensureLink(r record) (*podnet.Link, error) {
-	var made atomic.Bool
-	defer made.Store(true)
-	return n.makeLink(r, podnet.Ensure, func(c podnet.Change) bool {
-		return made.Load() || c.OfIsolation() // most others are Ensure's own
-	})
+	return n.makeLink(r, podnet.Ensure, nil)
+}
+
+// completeLink is ensureLink for a link that a session may have been opened on.
+func (n *node) completeLink(r record) (*podnet.Link, error) {
+	return n.makeLink(r, podnet.Ensure, n.serving.guarded.fenceOf)
 }
 
 // beginLink makes the record's link as far as it can without having others wait.
 func (n *node) beginLink(r record) (*begunLink, error) {
-	link, err := n.makeLink(r, podnet.Begin, podnet.Change.OfIsolation)
+	link, err := n.makeLink(r, podnet.Begin, nil)
 	if err != nil {
 		return nil, err
 	}
-	return &begunLink{link: link, done: make(chan struct{})}, nil
+	return &begunLink{link, r.Pod.SandboxID, make(chan struct{})}, nil
 }
 
 // linkMaker is podnet.Ensure or podnet.Begin.
 type linkMaker func(ns podnet.Namespace, host string, found func(*podnet.Link)) (*podnet.Link, error)
 
-// makeLink makes the record's link and has it guarded, as to those changes of it that
-// count.
-func (n *node) makeLink(r record, by linkMaker, counts func(podnet.Change) bool) (link *podnet.Link, err error) {
+// makeLink makes the record's link and guards it. A link that has its fence already, as
+// fenceOf says, keeps it: a session shares what the fence has.
+func (n *node) makeLink(r record, by linkMaker, fenceOf func(*podnet.Link) *podnet.Router) (link *podnet.Link, err error) {
 	n.serving.guarded.linking.Lock()
 	defer n.serving.guarded.linking.Unlock()
 	var fence *podnet.Router // see podnet.Router.Fence
 	err = n.e.take(stepLink, func() error {
+		var made atomic.Bool
 		link, err = by(r.NetNS, r.Link, func(l *podnet.Link) {
 			n.e.watch.Add(l, func(c podnet.Change) {
-				if counts(c) {
+				if made.Load() || c.OfIsolation() { // most others are by's own
 					n.serving.guarded.note(c)
 				}
 			})
 		})
-		if err == nil && r.Pod.Features.ExitNode != "" {
-			fence = n.newRouter(link, &r.Pod.Features, nil, nil)
-			_, err = fence.Fence()
+		made.Store(true)
+		if err != nil || r.Pod.Features.ExitNode == "" {
+			return err
 		}
+		if fenceOf != nil {
+			fence = fenceOf(link)
+		}
+		if fence == nil {
+			fence = n.newRouter(link, &r.Pod.Features, nil, nil)
+		}
+		_, err = fence.Fence()
 		return err
 	})
 	if err == nil {

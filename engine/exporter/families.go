@@ -56,7 +56,7 @@ var (
 	nodes = Family{Prefix + "nodes", Gauge, []string{"state"},
 		"Nodes by state: Pending, Running, Stopped (the sandbox has ended), Leaving (the device is being deleted)."}
 	stages = Family{Prefix + "attach_stage_duration_seconds", Histogram, []string{"stage"},
-		"How long a node took, of those that this process has attached, from the stage before to: attached (the link is there), registered (the control plane let it in), addressed (ts0 has its addresses), reachable (it is Running)."}
+		"How long a node took, of those that this process has attached, from the stage before to: attached (the link is there, if not whole yet), registered (the control plane let it in), addressed (ts0 has its addresses), reachable (it is Running)."}
 	ready = Family{Prefix + "ready_duration_seconds", Histogram, nil,
 		"Time from the attach to Running, of nodes that this process has attached."}
 	late = Family{Prefix + "late_attaches_total", Counter, []string{"by"},

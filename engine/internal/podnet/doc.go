@@ -10,7 +10,8 @@
 //	                           │        │
 //	                           │     packet socket (Device, a tun.Device)
 //
-// [Ensure] makes the link, or adopts the one that an earlier process left. [Link.Open]
+// [Ensure] makes the link, or adopts the one that an earlier process left, and [Begin] makes
+// as much of a new pod's as has nobody wait. [Link.Open]
 // returns its host end as a [Device] that a WireGuard engine reads and writes, in
 // super-packets of up to 64 KB. [Device.Divert] hands those for another pod of the host
 // to that pod's Device. [Link.Router] programs addresses and routes on ts0, and rules

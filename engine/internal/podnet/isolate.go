@@ -55,22 +55,22 @@ func addIsolation(s rtnl, ifindex int, filter ...*nl.NetlinkRequest) (built bool
 	if err := answers[1].err; err != nil {
 		return built, fmt.Errorf("adding the blackhole qdisc: %w", err)
 	}
-	steps := []struct{ doing, module string }{{"adding the clsact qdisc", "sch_ingress"}, {"adding the drop filter", "cls_bpf"}}
+	added := []struct{ doing, module string }{{"adding the clsact qdisc", "sch_ingress"}, {"adding the drop filter", "cls_bpf"}}
 	for i, a := range answers[2:] {
 		switch {
 		case a.err == nil:
 			built = true
 		case !errors.Is(a.err, unix.EEXIST):
-			return built, isolationError(steps[i].doing, steps[i].module, a.err)
+			return built, isolationError(added[i].doing, added[i].module, a.err)
 		}
 	}
 	return built, nil
 }
 
 // AwaitGracePeriod waits for a grace period of RCU, some 10 ms, and holds nobody up with
-// that. [Ensure] after it has no need to wait for one. Where the kernel refuses it
-// (membarrier(2): built without, or with processors that have no timer tick) it returns at
-// once.
+// that. [Ensure] after it need not wait for one, from Linux 5.16 on; before, it does all
+// the same. It returns at once where there is one processor, and where the kernel refuses
+// it (membarrier(2): built without, or with processors that have no timer tick).
 func AwaitGracePeriod() {
 	const global = 1 // MEMBARRIER_CMD_GLOBAL, linux/membarrier.h
 	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0)

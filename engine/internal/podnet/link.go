@@ -61,8 +61,8 @@ type Link struct {
 
 // Ensure returns the link between the pod's netns and the host end named host, with ts0
 // up and without addresses. It creates what is missing and takes over what is there, so
-// it can be repeated at any time. It sends the kernel a handful of messages and does not
-// wait.
+// it can be repeated at any time. It sends the kernel a handful of messages, of which that
+// for a new filter may wait: see [AwaitGracePeriod].
 //
 // It returns an error that wraps [ErrGone] if the netns is gone, and one that
 // names the remedy if the pod has a ts0 that is not ours.
@@ -76,7 +76,7 @@ func Ensure(ns Namespace, host string, found func(*Link)) (*Link, error) {
 // Begin is Ensure for a pod that has no program yet. It leaves to Ensure what has all
 // interfaces wait for a grace period of RCU, see [AwaitGracePeriod]. Ensure is to come
 // before the first program of the pod. Until then the host end is down, and nothing of
-// the host passes it.
+// the host passes it. A link that is there already is completed, as Ensure does.
 func Begin(ns Namespace, host string, found func(*Link)) (*Link, error) {
 	return ensure(ns, host, found, true)
 }
@@ -235,10 +235,13 @@ func (l *Link) setUp(s sockets, p pair) error {
 	return l.setUpEnds(s, p, l.setUpHostEnd)
 }
 
-// beginPair gives a new pair those settings that the kernel need not wait for.
+// beginPair is setUp without the drop filter. The host end stays down.
 func (l *Link) beginPair(s sockets, p pair) error {
 	return l.setUpEnds(s, p, func(s rtnl, host netlink.Link) error {
-		return beginIsolation(s, l.hostIndex)
+		if err := beginIsolation(s, l.hostIndex); err != nil {
+			return err
+		}
+		return setSilent(s, l.hostIndex, unix.IFF_NOARP) // somebody else may raise it
 	})
 }
 
@@ -253,6 +256,11 @@ func (l *Link) setUpEnds(s sockets, p pair, setUpHostEnd func(rtnl, netlink.Link
 		return fmt.Errorf("setting up the pod's end %s: %w", PodLink, goneIfNotFound(err))
 	}
 	return nil
+}
+
+// Is reports whether both are the same pair.
+func (l *Link) Is(other *Link) bool {
+	return l.NS.Ino == other.NS.Ino && l.hostIndex == other.hostIndex && l.podIndex == other.podIndex
 }
 
 // take notes what the kernel calls both ends, as the host end says. From then on others
@@ -292,8 +300,13 @@ func raise(s rtnl, link netlink.Link) error {
 	if isRaised(link) {
 		return nil
 	}
-	index := link.Attrs().Index
-	answers, err := s.do(setAddrGenModeNone(index), setFlags(index, fineFlags, fineFlags))
+	return setSilent(s, link.Attrs().Index, fineFlags)
+}
+
+// setSilent keeps the kernel from making an IPv6 address of the link's and then sets
+// flags of it, of which one is that it has no ARP.
+func setSilent(s rtnl, index int, flags uint32) error {
+	answers, err := s.do(setAddrGenModeNone(index), setFlags(index, flags, flags))
 	switch {
 	case err != nil:
 		return err

@@ -193,13 +193,13 @@ func addForgedPair(index, peerIndex int) error {
 // A begun link lets nothing of the host pass, and nothing at all while its host end is
 // down. Ensure completes it, also if somebody else has raised that.
 func TestBegin(t *testing.T) {
-	for _, raised := range []bool{false, true} {
+	for _, done := range []string{"", "raised", "renamed"} {
 		pod := nstest.NewPod(t)
 		ns, err := FindNamespace(pod.Path())
 		if err != nil {
 			t.Fatal(err)
 		}
-		name := HostLink(fmt.Sprint("begin", raised))
+		name := HostLink("begin" + done)
 		t.Cleanup(func() { _ = Remove(name) })
 		begun, err := Begin(ns, name, nil)
 		if err != nil {
@@ -213,10 +213,14 @@ func TestBegin(t *testing.T) {
 			t.Error("the host end is up")
 		}
 		expectQdiscs(t, host)
-		if raised {
-			if err := netlink.LinkSetUp(host); err != nil {
-				t.Fatal(err)
-			}
+		switch done {
+		case "raised":
+			err = netlink.LinkSetUp(host)
+		case "renamed":
+			err = netlink.LinkSetName(host, fmt.Sprint("other", os.Getpid()))
+		}
+		if err != nil {
+			t.Fatal(err)
 		}
 		if filters, err := netlink.FilterList(host, netlink.HANDLE_MIN_INGRESS); err != nil || len(filters) != 0 {
 			t.Errorf("%d filters are there before Ensure (%v), which then has nothing to prove", len(filters), err)
@@ -229,6 +233,9 @@ func TestBegin(t *testing.T) {
 			t.Errorf("%d filters after Ensure (%v), want 1", len(filters), err)
 		}
 		expectQdiscs(t, host)
+		if addrs, err := netlink.AddrList(host, netlink.FAMILY_ALL); err != nil || len(addrs) != 0 {
+			t.Errorf("the host end has the addresses %v (%v)", addrs, err)
+		}
 		if missing, err := whole.Restore(); err != nil || len(missing) != 0 {
 			t.Errorf("Restore says that %q were missing (%v)", missing, err)
 		}

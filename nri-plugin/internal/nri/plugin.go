@@ -91,8 +91,9 @@ type Plugin struct {
 // and its error keeps that container from being created, until the kubelet tries again. A
 // pod that has started without the plugin gets its node there at the latest, before its
 // containers run. Synchronize may be attaching it at the same time: the engine lets the
-// two take turns, and the second finds nothing to do. What is attached already costs a
-// look-up, and what is about to end is not attached again.
+// two take turns, and the second finds nothing to do. RunPodSandbox only begins the link,
+// and where the node has not completed it yet, that is done here. A pod whose link is whole
+// costs a look-up, and what is about to end is not attached again.
 //
 // Calls may also come twice. The hooks of a closed connection may overlap those
 // of the next.
@@ -143,7 +144,7 @@ func (c connection) Synchronize(ctx context.Context, sandboxes []*api.PodSandbox
 	return nil, err
 }
 
-// RunPodSandbox gives an opted-in pod its node, which then comes up by itself.
+// RunPodSandbox begins an opted-in pod's link and starts its node, which comes up by itself.
 func (p *Plugin) RunPodSandbox(ctx context.Context, sb *api.PodSandbox) error {
 	return p.hook(ctx, "RunPodSandbox", sb, func(ctx context.Context) error {
 		pod, in, err := p.podOf(sb)
@@ -171,7 +172,7 @@ func (p *Plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error
 	})
 }
 
-// CreateContainer gives a pod its node that should have one and has not. What
+// CreateContainer gives a pod its node, and its whole link, that should have it and has not. What
 // RunPodSandbox would have refused is refused here, unless it has run already. A
 // container of a pod that has its node then gets what the pod asks for: see adjust.
 func (p *Plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
@@ -207,7 +208,7 @@ func (p *Plugin) leavesAlone(sb *api.PodSandbox) bool {
 	return err == nil && !in
 }
 
-// attachMissed attaches a pod that was missed. It reports whether the container's pod has a node.
+// attachMissed attaches a pod that was missed, and completes a link that was only begun. It reports whether the container's pod has a node.
 func (p *Plugin) attachMissed(ctx context.Context, sb *api.PodSandbox, c *api.Container) (in bool, err error) {
 	if p.Pods.Serves(sb.GetUid(), sb.GetId()) {
 		return true, nil

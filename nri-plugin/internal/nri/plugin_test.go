@@ -197,6 +197,39 @@ func TestMissedPod(t *testing.T) {
 	}
 }
 
+// TestUnfinishedPod: the first container of a pod whose link is not whole waits for that,
+// and is refused where it cannot be; such a pod has not started without the plugin.
+func TestUnfinishedPod(t *testing.T) {
+	dir, pods := t.TempDir(), plugintest.NewFakePods()
+	pods.Unfinished.Store(true)
+	r := plugintest.StartRuntime(t, dir)
+	book := startPlugin(t, dir, pods)
+	r.WaitSynced(t)
+	sb := plugintest.Sandbox("a", podspec.AnnotationEnabled, "true")
+	if err := r.RunPod(sb); err != nil {
+		t.Fatal(err)
+	}
+	plugintest.Receive(t, pods.Attached, "AttachEmpty")
+	failing := errors.New("adding the drop filter (kernel module cls_bpf): no such file or directory")
+	pods.Answer(func(context.Context) error { return failing })
+	if err := r.Create(sb, "main"); !plugintest.ErrContains(err, "tailscale-nri: pod default/a: "+failing.Error()) {
+		t.Errorf("the runtime got %v", err)
+	}
+	plugintest.Receive(t, pods.Attached, "Attach")
+	pods.Answer(nil)
+	for _, name := range []string{"main", "sidecar"} {
+		if err := r.Create(sb, name); err != nil {
+			t.Error(err)
+		}
+	}
+	if plugintest.Receive(t, pods.Attached, "the second Attach"); len(pods.Attached) != 0 {
+		t.Error("a whole link is completed again")
+	}
+	if n := book.Count("attached when a container was to be created"); n != 0 {
+		t.Errorf("the log says %d times that the pod was attached late", n)
+	}
+}
+
 // TestServedPodPasses, however its annotations would be read today.
 func TestServedPodPasses(t *testing.T) {
 	dir, pods := t.TempDir(), plugintest.NewFakePods()

@@ -43,6 +43,8 @@ type FakePods struct {
 	Suspected   chan string  // sandboxes
 	Serving     sync.Map     // sandboxes that are attached
 	Known       sync.Map     // as Serving, of those that have a node on disk and no link yet
+	Unfinished  atomic.Bool  // AttachEmpty leaves something for Attach to do
+	begun       sync.Map     // sandboxes for which it has
 	features    sync.Map     // of each sandbox that was attached
 	AnswerSync  func() error // answers Sync; nil is success
 	attach      atomic.Pointer[func(context.Context) error]
@@ -69,21 +71,34 @@ func NewFakePods() *FakePods {
 
 // Attach records the pod.
 func (f *FakePods) Attach(ctx context.Context, pod engine.Pod) (created bool, err error) {
+	if err := f.record(ctx, pod); err != nil {
+		return false, err
+	}
+	_, had := f.Serving.Swap(pod.UID+" "+pod.SandboxID, true)
+	_, begun := f.begun.Load(pod.SandboxID)
+	return !had && !begun, nil
+}
+
+// AttachEmpty records the pod as Attach does.
+func (f *FakePods) AttachEmpty(ctx context.Context, pod engine.Pod) error {
+	err := f.record(ctx, pod)
+	switch {
+	case err != nil:
+	case f.Unfinished.Load():
+		f.begun.Store(pod.SandboxID, true)
+	default:
+		f.Serving.Store(pod.UID+" "+pod.SandboxID, true)
+	}
+	return err
+}
+
+func (f *FakePods) record(ctx context.Context, pod engine.Pod) error {
 	f.features.Store(pod.SandboxID, pod.Features)
 	f.Attached <- pod
 	if answer := f.attach.Load(); answer != nil {
-		if err := (*answer)(ctx); err != nil {
-			return false, err
-		}
+		return (*answer)(ctx)
 	}
-	_, had := f.Serving.Swap(pod.UID+" "+pod.SandboxID, true)
-	return !had, nil
-}
-
-// AttachEmpty is Attach.
-func (f *FakePods) AttachEmpty(ctx context.Context, pod engine.Pod) error {
-	_, err := f.Attach(ctx, pod)
-	return err
+	return nil
 }
 
 // Serves reports whether the pod was attached.
