@@ -64,10 +64,10 @@ func (n *node) openSession(r record, link *podnet.Link, begun *begunLink, regist
 	}
 	s := newSession(n, device, n.localPeers(r.Recent))
 	s.askForDNS(r.Pod.Features.DNS)
-	s.begun, s.registering = begun, registering
+	s.registering = registering
 	s.tagsDue, s.features = n.tagsDue(), r.Pod.Features
 	s.b, err = within(n.e.cfg.AttachTimeout, "opening the backend", func() (*backend, error) {
-		return n.openBackend(r, s.podEnd(link), bridge(n.log(), n.chatter, s.observe))
+		return n.openBackend(r, s.podEnd(link, begun), bridge(n.log(), n.chatter, s.observe))
 	}, (*backend).close)
 	return s, err
 }

@@ -31,35 +31,25 @@ func (b *begunLink) isDone() bool {
 	}
 }
 
-// complete completes the link. The pod's first container does not wait for that: its
-// Attach completes the link itself, unless that is done.
+// complete completes the link of the node's sandbox. The pod's first container does not
+// wait for that: its Attach completes the link itself, unless that is done. What fails
+// here is for the guard to restore.
 func (n *node) complete(ctx context.Context, begun *begunLink) {
 	if begun.isDone() {
 		return
 	}
 	defer close(begun.done)
 	podnet.AwaitGracePeriod()
-	if ctx.Err() != nil {
+	r := n.record()
+	if ctx.Err() != nil || r.Pod.SandboxID != begun.sandboxID || n.linkedSandbox() == begun.sandboxID {
 		return
 	}
-	if err := n.haveWhole(begun.sandboxID); err != nil {
+	if _, err := n.completeLink(r); err != nil {
 		n.cannotRestore(&pace{}, err)
 		n.wakeGuard()
+		return
 	}
-}
-
-// haveWhole completes the link of the sandbox, unless it is whole or the pod has another
-// sandbox.
-func (n *node) haveWhole(sandboxID string) error {
-	r := n.record()
-	if r.Pod.SandboxID != sandboxID || n.linkedSandbox() == sandboxID {
-		return nil
-	}
-	_, err := n.completeLink(r)
-	if err == nil {
-		n.noteReached(r)
-	}
-	return err
+	n.noteReached(r)
 }
 
 // linkToServe returns the link, made if it is missing. A link that is still being
@@ -75,26 +65,16 @@ func (n *node) linkToServe(r record, begun *begunLink) (*podnet.Link, *begunLink
 	return link, nil, err
 }
 
-// wholeRouter gives ts0 its addresses once the link is whole.
-type wholeRouter struct {
+// patientRouter gives ts0 its addresses once the guard has tried to complete the link. If
+// it could not, the node is not up, whatever addresses it has.
+type patientRouter struct {
 	router.Router
-	s *session
+	begun *begunLink // nil if there is nothing to wait for
 }
 
-// Set implements [router.Router]. It is called with locks of the backend held, and takes
-// node.op.
-func (r wholeRouter) Set(cfg *router.Config) error {
-	begun := r.s.begun
-	if begun == nil || cfg == nil || len(cfg.LocalAddrs) == 0 {
-		return r.Router.Set(cfg)
-	}
-	<-begun.done
-	if err := r.s.n.haveWhole(begun.sandboxID); err != nil {
-		select {
-		case r.s.notWhole <- err:
-		default:
-		}
-		return err
+func (r patientRouter) Set(cfg *router.Config) error {
+	if r.begun != nil && cfg != nil && len(cfg.LocalAddrs) > 0 {
+		<-r.begun.done
 	}
 	return r.Router.Set(cfg)
 }

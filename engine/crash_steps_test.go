@@ -44,7 +44,7 @@ var outsideSteps = map[string]string{
 	"node.restore":       "what a step has made, and what the next process's first steps would restore",
 	"session.followExit": "a preference: writing the state is a step, and the next session looks again",
 	"guardedRouter.Set":  "steppedRouter takes the step",
-	"wholeRouter.Set":    "steppedRouter takes the step",
+	"patientRouter.Set":  "steppedRouter takes the step",
 	"Engine.watchLinks":  "it listens",
 	"node.lendNetmap":    "created at each start",
 	"node.reclaimNetmap": "what lendNetmap has made",

@@ -15,8 +15,8 @@
 //
 // A node is named by its pod's UID: it keeps its key, its addresses and its
 // UDP port when the sandbox is created again, and when this process restarts.
-// [Engine.Attach], or AttachEmpty, and [Engine.Detach] make and remove the link and the running
-// backend, [Engine.Forget] ends the identity. [Engine.Sync] is Attach and Forget in a
+// [Engine.Attach], or AttachEmpty, and [Engine.Detach] make and remove the link and the
+// running backend, [Engine.Forget] ends the identity. [Engine.Sync] is Attach and Forget in a
 // loop; there is no other recovery.
 //
 // # Words
@@ -26,8 +26,8 @@
 //	device    a node as Tailscale's API and admin console have it
 //	sandbox   what the runtime makes for a pod; a pod may have several, one after the other
 //	link      the veth pair: ts0 in the pod, and its host end, vetht…
-//	begun     is a link whose host end is down and lacks the tc filter, and whole one that lacks nothing
-//	empty     is a sandbox that has no container yet
+//	begun     a link whose host end is down and lacks the tc filter; whole is one that lacks nothing
+//	empty     a sandbox that has no container yet
 //	filters   the tc filter and the qdisc on the host end, which drop all that the host's
 //	          stack would get or send
 //	fence     rules and routes in a pod with an exit node, past which nothing leaves

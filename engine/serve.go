@@ -165,8 +165,6 @@ func (s *session) wait(ctx context.Context) (done bool, err error) {
 		s.pruneRecent()
 	case err := <-s.taken:
 		return true, err
-	case err := <-s.notWhole:
-		s.ending.begin(err)
 	case <-s.thrown:
 		s.n.setLoginNeeded()
 		return true, s.whyThrown()

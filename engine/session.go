@@ -20,7 +20,6 @@ type session struct {
 	device *podnet.Device
 	held   *heldDevice
 	local  []tailcfg.StableNodeID // that the pod's packets are held back for
-	begun  *begunLink             // is to be whole before ts0 has an address; nil if it is
 
 	features    Features
 	routing     routing
@@ -33,7 +32,6 @@ type session struct {
 	notify    chan *ipn.Notify
 	reachable chan struct{}
 	thrown    chan struct{} // out of the tailnet
-	notWhole  chan error    // why the link is not
 
 	// For a workload's identity; nil for any other node.
 	identityDue chan struct{}
@@ -68,7 +66,6 @@ func newSession(n *node, device *podnet.Device, local []tailcfg.StableNodeID) *s
 		notify:    make(chan *ipn.Notify, 64),
 		reachable: make(chan struct{}, 1),
 		thrown:    make(chan struct{}, 1),
-		notWhole:  make(chan error, 1),
 	}
 }
 
@@ -111,12 +108,13 @@ func (s *session) run(ctx context.Context, r record, l login, started func()) er
 	return s.loop(ctx, r.Recent)
 }
 
-// podEnd returns the backend's device and router in the pod.
-func (s *session) podEnd(link *podnet.Link) podEnd {
+// podEnd returns the backend's device and router in the pod. begun is the link, if that
+// is still being completed.
+func (s *session) podEnd(link *podnet.Link, begun *begunLink) podEnd {
 	guarded := &s.n.serving.guarded
 	r := s.n.newRouter(link, &s.features, guarded.currentFence(), s.noteAddresses)
 	guarded.setRouter(r)
-	p := podEnd{device: s.held, router: wholeRouter{taggedRouter{guardedRouter{r, s.n}, s}, s}}
+	p := podEnd{device: s.held, router: patientRouter{taggedRouter{guardedRouter{r, s.n}, s}, begun}}
 	if e := s.n.e; !e.cfg.NoLocalDelivery {
 		p.join = func(engine *wgEngine) func() { return e.neighbours.join(engine, s.device) }
 	}

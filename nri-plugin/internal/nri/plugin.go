@@ -172,8 +172,8 @@ func (p *Plugin) RemovePodSandbox(ctx context.Context, sb *api.PodSandbox) error
 	})
 }
 
-// CreateContainer gives a pod its node, and its whole link, that should have it and has not. What
-// RunPodSandbox would have refused is refused here, unless it has run already. A
+// CreateContainer gives a pod its node, and its whole link, that should have them and has
+// not. What RunPodSandbox would have refused is refused here, unless it has run already. A
 // container of a pod that has its node then gets what the pod asks for: see adjust.
 func (p *Plugin) CreateContainer(ctx context.Context, sb *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
 	if start := time.Now(); p.leavesAlone(sb) {
@@ -208,7 +208,8 @@ func (p *Plugin) leavesAlone(sb *api.PodSandbox) bool {
 	return err == nil && !in
 }
 
-// attachMissed attaches a pod that was missed, and completes a link that was only begun. It reports whether the container's pod has a node.
+// attachMissed attaches a pod that was missed, and completes a link that was only begun.
+// It reports whether the container's pod has a node.
 func (p *Plugin) attachMissed(ctx context.Context, sb *api.PodSandbox, c *api.Container) (in bool, err error) {
 	if p.Pods.Serves(sb.GetUid(), sb.GetId()) {
 		return true, nil
