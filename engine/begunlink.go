@@ -4,6 +4,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 
 	"tailscale.com/wgengine/router"
 
@@ -44,12 +45,14 @@ func (n *node) complete(ctx context.Context, begun *begunLink) {
 	if ctx.Err() != nil || r.Pod.SandboxID != begun.sandboxID || n.linkedSandbox() == begun.sandboxID {
 		return
 	}
-	if _, err := n.completeLink(r); err != nil {
+	_, err := n.completeLink(r)
+	switch {
+	case err == nil:
+		n.noteReached(r)
+	case ctx.Err() == nil && !errors.Is(err, podnet.ErrGone): // the session notices that
 		n.cannotRestore(&pace{}, err)
 		n.wakeGuard()
-		return
 	}
-	n.noteReached(r)
 }
 
 // linkToServe returns the link, made if it is missing. A link that is still being

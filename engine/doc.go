@@ -146,6 +146,8 @@
 // These are taken from the top down: who holds one takes none of a line above it, nor
 // another of the same line.
 //
+//	the backend's      those of tailscale.com: with some of them held, patientRouter.Set waits
+//	                   for the guard. Who holds one of those below calls no backend
 //	node.op            attach, detach and forget of one pod, and its record, take turns:
 //	                   held across local work, never across the network
 //	guarded.linking    held while the link is made, completed or restored

@@ -13,9 +13,13 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"tailscale-nri/engine/internal/podnet"
 )
+
+// The pods of these tests have names of their own: a link that goes with the pod of another
+// test is replaced by a whole one.
 
 // stallCompletion boots a world in which the second making of a link, which completes
 // it, has begun when the channel is closed, and waits for release.
@@ -40,7 +44,7 @@ func stallCompletion(t *testing.T, w *world, change ...func(*Config)) (begun <-c
 func TestAttachEmpty(t *testing.T) {
 	w := newWorld(t)
 	begun, release := stallCompletion(t, w)
-	p, pod := w.pod("a")
+	p, pod := w.pod("stalled")
 	if err := w.AttachEmpty(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +101,7 @@ func expectHostEnd(t *testing.T, pod Pod, whole bool) {
 func TestAttachEmptyFails(t *testing.T) {
 	w := newWorld(t)
 	begun, release := stallCompletion(t, w)
-	p, pod := w.pod("a")
+	p, pod := w.pod("foreign")
 	if err := w.AttachEmpty(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
@@ -132,13 +136,54 @@ func TestAttachEmptyFails(t *testing.T) {
 	w.await(pod.UID, Running)
 }
 
+// A link that cannot be completed keeps the node from being up and the pod's containers
+// from being created. The guard completes it as soon as that can be done.
+func TestAttachEmptyIsRestored(t *testing.T) {
+	w := newWorld(t)
+	begun, release := stallCompletion(t, w)
+	_, pod := w.pod("restored")
+	if err := w.AttachEmpty(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	host, err := netlink.LinkByName(podnet.HostLink(pod.SandboxID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := &netlink.U32{ // in the drop filter's place
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: host.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: 1, Protocol: unix.ETH_P_ALL,
+		},
+		ClassId: netlink.MakeHandle(1, 1),
+	}
+	if err := netlink.FilterAdd(other); err != nil {
+		t.Fatal(err)
+	}
+	release()
+	w.until("it is pending for that reason", func() bool {
+		s := w.statusOf(pod.UID)
+		return s.State == Pending && strings.Contains(s.Reason, "ts0 cannot be set up: ") && strings.Contains(s.Reason, "adding the drop filter")
+	}, func() string { return fmt.Sprintf("%+v", w.statusOf(pod.UID)) })
+	if _, err := w.Attach(t.Context(), pod); err == nil || !strings.Contains(err.Error(), "adding the drop filter") {
+		t.Errorf("a container may be created (%v)", err)
+	}
+	if host, err = netlink.LinkByName(host.Attrs().Name); err != nil || host.Attrs().Flags&net.FlagUp != 0 {
+		t.Errorf("the host end is up without its filter (%v)", err)
+	}
+	if err := netlink.FilterDel(other); err != nil {
+		t.Fatal(err)
+	}
+	w.await(pod.UID, Running)
+	expectHostEnd(t, pod, true)
+}
+
 // What keeps a pod's traffic from leaving past its exit node is the same before and after
 // its link is completed, and its session goes on with that.
 func TestAttachEmptyWithExitNode(t *testing.T) {
 	w := newWorld(t)
 	var log logBuffer
 	begun, release := stallCompletion(t, w, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
-	_, pod := w.pod("a")
+	_, pod := w.pod("exit")
 	pod.Features.ExitNode = "gate"
 	if err := w.AttachEmpty(t.Context(), pod); err != nil {
 		t.Fatal(err)
@@ -157,7 +202,7 @@ func TestAttachEmptyWithExitNode(t *testing.T) {
 func TestEmptyPodEnds(t *testing.T) {
 	w := newWorld(t)
 	begun, release := stallCompletion(t, w)
-	_, pod := w.pod("a")
+	_, pod := w.pod("ends")
 	if err := w.AttachEmpty(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
@@ -165,8 +210,13 @@ func TestEmptyPodEnds(t *testing.T) {
 	if err := w.Detach(t.Context(), pod.SandboxID); err != nil {
 		t.Fatal(err)
 	}
+	time.Sleep(100 * time.Millisecond)
+	if s := w.statusOf(pod.UID); s.State == Stopped {
+		t.Error("it is stopped while its link is made")
+	}
 	release()
 	w.await(pod.UID, Stopped)
+	time.Sleep(100 * time.Millisecond)
 	if found, err := podnet.Exists(podnet.HostLink(pod.SandboxID)); found || err != nil {
 		t.Errorf("the link is there (%v)", err)
 	}

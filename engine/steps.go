@@ -100,11 +100,15 @@ func (n *node) beginLink(r record) (*begunLink, error) {
 // linkMaker is podnet.Ensure or podnet.Begin.
 type linkMaker func(ns podnet.Namespace, host string, found func(*podnet.Link)) (*podnet.Link, error)
 
-// makeLink makes the record's link and guards it. A link that has its fence already, as
-// fenceOf says, keeps it: a session shares what the fence has.
+// makeLink makes the record's link and guards it, unless the pod has another sandbox by
+// now. A link that has its fence already, as fenceOf says, keeps it: a session shares what
+// the fence has.
 func (n *node) makeLink(r record, by linkMaker, fenceOf func(*podnet.Link) *podnet.Router) (link *podnet.Link, err error) {
 	n.serving.guarded.linking.Lock()
 	defer n.serving.guarded.linking.Unlock()
+	if n.sandboxID() != r.Pod.SandboxID {
+		return nil, podnet.ErrGone
+	}
 	var fence *podnet.Router // see podnet.Router.Fence
 	err = n.e.take(stepLink, func() error {
 		var made atomic.Bool
