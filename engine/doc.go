@@ -56,7 +56,7 @@
 //
 // Who calls whom, and in which file:
 //
-//	Engine.Attach     engine.go     finds the pod's node, or makes a new one; AttachEmpty only begins its link
+//	Engine.Attach     attach.go     finds the pod's node, or makes a new one; AttachEmpty only begins its link
 //	node.attach       node.go       record, link, then a goroutine for run
 //	node.run          node.go       the one loop that tries again; setPending says why
 //	node.complete     begunlink.go  completes a begun link, while what follows goes on
