@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -25,6 +26,7 @@ type finding struct {
 
 const (
 	resultOK   = "ok"
+	resultWarn = "warn"
 	resultFail = "fail"
 )
 
@@ -35,7 +37,8 @@ type examined struct {
 	Error    string    `json:"error,omitempty"` // why there are none
 }
 
-// showDoctor has the doctor examine all hosts, or one.
+// showDoctor has the doctor examine all hosts, or one. Of all, it names those without an
+// agent, as far as the user may list nodes.
 func showDoctor(ctx context.Context, k kubectl, o options, s streams) (int, error) {
 	agents, note, err := k.findAgents(ctx, o.agentNamespace, o.node)
 	switch {
@@ -47,9 +50,17 @@ func showDoctor(ctx context.Context, k kubectl, o options, s streams) (int, erro
 		return 0, errNoAgents
 	}
 	s.remark(note)
-	hosts := each(byHost(agents), func(host string, agents []pod) examined {
+	var nodes list[node]
+	if o.node == "" {
+		if err := k.get(ctx, &nodes, "nodes"); err != nil {
+			s.remark("hosts without an agent are not looked for: " + err.Error())
+		}
+	}
+	served := byHost(agents)
+	hosts := each(served, func(host string, agents []pod) examined {
 		return k.examine(ctx, host, agents, o)
 	})
+	hosts = append(hosts, withoutAgent(nodes.Items, served)...)
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -89,6 +100,22 @@ func (k kubectl) examine(ctx context.Context, host string, agents []pod, o optio
 	return e
 }
 
+// withoutAgent returns a finding on each node that should have an agent and has none. It
+// may be one whose pods need none.
+func withoutAgent(nodes []node, served map[string][]pod) (hosts []examined) {
+	for _, n := range nodes {
+		if !n.isServed() || served[n.Metadata.Name] != nil {
+			continue
+		}
+		hosts = append(hosts, examined{Host: n.Metadata.Name, Findings: []finding{{
+			Check: "agent", Result: resultWarn, Seen: joined("no agent is there", n.state()),
+			Remedy: "if pods of that host are to be on a tailnet, have the DaemonSet's nodeSelector and tolerations match it",
+		}}})
+	}
+	slices.SortFunc(hosts, func(a, b examined) int { return cmp.Compare(a.Host, b.Host) })
+	return hosts
+}
+
 // doctorCode returns the doctor's exit code for all hosts together.
 func doctorCode(hosts []examined) int {
 	code := status.ExitOK
@@ -125,7 +152,7 @@ func printFindings(w io.Writer, hosts []examined, all bool) error {
 				row("", "", "", "remedy: "+f.Remedy)
 			}
 		}
-		if !all {
+		if right > 0 {
 			row(h.Host, "-", resultOK, fmt.Sprintf("%d of %d findings; -v shows them", right, len(h.Findings)))
 		}
 	}

@@ -250,3 +250,27 @@ n2    -      unknown  agent x does not answer: away
 		t.Errorf("exit codes: %d, %d, %d", doctorCode(hosts), doctorCode(hosts[:1]), doctorCode([]examined{failing}))
 	}
 }
+
+// TestWithoutAgent: a host that should have an agent and has none is in the findings, and
+// is no fault by itself.
+func TestWithoutAgent(t *testing.T) {
+	nodes := decode[list[node]](t, `{"kind":"List","items":[
+		{"metadata":{"name":"n9"},"spec":{"taints":[{"key":"gpu","effect":"NoSchedule"}]}},
+		{"metadata":{"name":"n1"}},
+		{"metadata":{"name":"win","labels":{"kubernetes.io/os":"windows"}}},
+		{"metadata":{"name":"n5"}}]}`)
+	hosts := withoutAgent(nodes.Items, map[string][]pod{"n1": {{}}})
+	var out strings.Builder
+	if err := printFindings(&out, hosts, false); err != nil {
+		t.Fatal(err)
+	}
+	const remedy = "remedy: if pods of that host are to be on a tailnet, have the DaemonSet's nodeSelector and tolerations match it\n"
+	if want := "HOST  CHECK  RESULT  SEEN, AND REMEDY\n" +
+		"n5    agent  warn    no agent is there\n                     " + remedy +
+		"n9    agent  warn    no agent is there: taint gpu:NoSchedule\n                     " + remedy; out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", &out, want)
+	}
+	if code := doctorCode(hosts); code != status.ExitOK {
+		t.Errorf("exit code %d", code)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -53,17 +54,28 @@ func showVersions(ctx context.Context, k kubectl, o options, s streams) (int, er
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	code := status.ExitOK
-	tw := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "HOST\tAGENT\tVERSION\tIMAGE")
+	return printVersions(s.out, versions)
+}
+
+// printVersions writes a table, and below it a line for each agent without an answer. It
+// returns the exit code.
+func printVersions(w io.Writer, versions []agentVersion) (code int, err error) {
+	code = status.ExitOK
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	writeRow(tw, "HOST", "AGENT", "VERSION", "IMAGE")
+	var silent strings.Builder
 	for _, v := range versions {
-		text := v.version
+		writeRow(tw, v.agent.host(), v.agent.name(), cmp.Or(v.version, "-"), v.agent.image())
 		if v.err != nil {
-			text, code = "does not answer: "+v.err.Error(), status.ExitNotAsked
+			code = status.ExitNotAsked
+			writeRow(&silent, fmt.Sprintf("%s: agent %s does not answer: %v", v.agent.host(), v.agent.name(), v.err))
 		}
-		writeRow(tw, v.agent.host(), v.agent.name(), text, v.agent.image())
 	}
-	return code, tw.Flush()
+	if err := tw.Flush(); err != nil || silent.Len() == 0 {
+		return code, err
+	}
+	_, err = io.WriteString(w, "\n"+silent.String())
+	return code, err
 }
 
 // versionOf asks an agent, of whatever version it is.
