@@ -182,6 +182,7 @@ func (s *stage) hostWithoutAgent(other string) {
 	s.kubectl("wait", "--for=delete", "-n", namespace, "pod/"+agent, "--timeout="+patience.String())
 	s.t.Log("\n" + s.shows("status", 1, other, "n1 default/a NoNode", "its host has no agent", "n1: no agent is there"))
 	s.shows("doctor --node n1", 2, "host n1 has no agent")
+	s.shows("doctor", 0, "n1 agent warn no agent is there", "remedy: ", "n2 - ok")
 	move("n1")
 	s.eventually(func() error { _, err := s.agent("n1"); return err })
 	s.awaitRunning("a")
