@@ -15,40 +15,43 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"tailscale-nri/engine/internal/nstest"
 	"tailscale-nri/engine/internal/podnet"
 )
 
 // The pods of these tests have names of their own: a link that goes with the pod of another
 // test is replaced by a whole one.
 
-// stallCompletion boots a world in which the second making of a link, which completes
-// it, has begun when the channel is closed, and waits for release.
-func stallCompletion(t *testing.T, w *world, change ...func(*Config)) (begun <-chan struct{}, release func()) {
-	var links atomic.Int64
-	starts, released := make(chan struct{}), make(chan struct{})
+// stallCompletion attaches an empty pod in a world that it boots. It returns once the
+// completion of the pod's link has begun, which waits for release.
+func stallCompletion(t *testing.T, w *world, name string, f Features, change ...func(*Config)) (p *nstest.Pod, pod Pod, release func()) {
+	t.Helper()
+	var links atomic.Int64 // how often a link was made: the second time completes it
+	begun, released := make(chan struct{}), make(chan struct{})
 	release = sync.OnceFunc(func() { close(released) })
 	t.Cleanup(release) // before the world halts
 	w.boot(append(change, func(c *Config) {
 		c.onStep = func(s step, taken bool) {
 			if s == stepLink && !taken && links.Add(1) == 2 {
-				close(starts)
+				close(begun)
 				<-released
 			}
 		}
 	})...)
-	return starts, release
+	p, pod = w.pod(name)
+	pod.Features = f
+	if err := w.AttachEmpty(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	return p, pod, release
 }
 
 // The link of an empty sandbox lets nothing pass until its node has completed it, and no
 // container is created before that: its Attach waits.
 func TestAttachEmpty(t *testing.T) {
 	w := newWorld(t)
-	begun, release := stallCompletion(t, w)
-	p, pod := w.pod("stalled")
-	if err := w.AttachEmpty(t.Context(), pod); err != nil {
-		t.Fatal(err)
-	}
-	<-begun
+	p, pod, release := stallCompletion(t, w, "stalled", Features{})
 	expectHostEnd(t, pod, false)
 	w.until("its node is in the tailnet", func() bool { return w.statusOf(pod.UID).NodeID != "" }, func() string { return w.statusOf(pod.UID).Reason })
 	time.Sleep(100 * time.Millisecond)
@@ -100,12 +103,7 @@ func expectHostEnd(t *testing.T, pod Pod, whole bool) {
 // error says why.
 func TestAttachEmptyFails(t *testing.T) {
 	w := newWorld(t)
-	begun, release := stallCompletion(t, w)
-	p, pod := w.pod("foreign")
-	if err := w.AttachEmpty(t.Context(), pod); err != nil {
-		t.Fatal(err)
-	}
-	<-begun
+	p, pod, release := stallCompletion(t, w, "foreign", Features{})
 	// Somebody puts another interface in ts0's place.
 	h := p.Netlink()
 	if err := podnet.Remove(podnet.HostLink(pod.SandboxID)); err != nil {
@@ -140,12 +138,7 @@ func TestAttachEmptyFails(t *testing.T) {
 // from being created. The guard completes it as soon as that can be done.
 func TestAttachEmptyIsRestored(t *testing.T) {
 	w := newWorld(t)
-	begun, release := stallCompletion(t, w)
-	_, pod := w.pod("restored")
-	if err := w.AttachEmpty(t.Context(), pod); err != nil {
-		t.Fatal(err)
-	}
-	<-begun
+	_, pod, release := stallCompletion(t, w, "restored", Features{})
 	host, err := netlink.LinkByName(podnet.HostLink(pod.SandboxID))
 	if err != nil {
 		t.Fatal(err)
@@ -182,13 +175,8 @@ func TestAttachEmptyIsRestored(t *testing.T) {
 func TestAttachEmptyWithExitNode(t *testing.T) {
 	w := newWorld(t)
 	var log logBuffer
-	begun, release := stallCompletion(t, w, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
-	_, pod := w.pod("exit")
-	pod.Features.ExitNode = "gate"
-	if err := w.AttachEmpty(t.Context(), pod); err != nil {
-		t.Fatal(err)
-	}
-	<-begun
+	_, pod, release := stallCompletion(t, w, "exit", Features{ExitNode: "gate"},
+		func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 	w.until("its session is open", func() bool { return w.nodeOfUID(pod.UID).runningSession() != nil }, func() string { return "it is not" })
 	release()
 	w.until("ts0 has addresses", func() bool { return len(w.statusOf(pod.UID).Addresses) > 0 }, func() string { return fmt.Sprintf("%+v", w.statusOf(pod.UID)) })
@@ -201,12 +189,7 @@ func TestAttachEmptyWithExitNode(t *testing.T) {
 // A pod that ends while its link is completed leaves no link.
 func TestEmptyPodEnds(t *testing.T) {
 	w := newWorld(t)
-	begun, release := stallCompletion(t, w)
-	_, pod := w.pod("ends")
-	if err := w.AttachEmpty(t.Context(), pod); err != nil {
-		t.Fatal(err)
-	}
-	<-begun
+	_, pod, release := stallCompletion(t, w, "ends", Features{})
 	if err := w.Detach(t.Context(), pod.SandboxID); err != nil {
 		t.Fatal(err)
 	}

@@ -54,7 +54,7 @@ func (n *node) noteReached(r record) {
 	defer n.op.Unlock()
 	n.end.seen = true
 	if n.rec.Link == r.Link {
-		n.setLinked()
+		n.setLinked(true)
 	}
 	if !n.disk.foreign && n.rec.HostBoot != n.e.hostBoot {
 		n.servedHere()

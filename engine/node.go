@@ -121,11 +121,7 @@ func (n *node) attach(ctx context.Context, pod Pod, empty bool) (created bool, e
 	n.way.begin(start)
 	n.setState(Pending, reasonStarting)
 	n.logAttached(n.rec.Link, time.Since(start))
-	if begun == nil {
-		n.setLinked()
-	} else {
-		n.clearLinked()
-	}
+	n.setLinked(begun == nil)
 	n.switchTo(func(ctx context.Context) { n.run(ctx, begun) })
 	return true, nil
 }
@@ -138,7 +134,7 @@ func (n *node) catchUp() error {
 	}
 	_, err := n.completeLink(n.rec)
 	if err == nil {
-		n.setLinked()
+		n.setLinked(true)
 	}
 	return err
 }

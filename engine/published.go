@@ -174,18 +174,14 @@ func (p *published) setLoginNeeded() {
 	p.relogin = true
 }
 
-// setLinked notes that the sandbox has its whole link. n.op is held.
-func (p *published) setLinked() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.linked = p.status.SandboxID
-}
-
-// clearLinked notes that the sandbox has its link begun. n.op is held.
-func (p *published) clearLinked() {
+// setLinked notes that the sandbox has its link, and whether that is whole. n.op is held.
+func (p *published) setLinked(whole bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.linked = ""
+	if whole {
+		p.linked = p.status.SandboxID
+	}
 }
 
 // linkedSandbox is the sandbox that this process has last seen the whole link of.

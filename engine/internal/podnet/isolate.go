@@ -28,26 +28,19 @@ import (
 // waits for a grace period of RCU, unless one has passed since its qdisc was added, and all
 // other interfaces wait with it (net/sched/sch_generic.c, mini_qdisc_pair_swap).
 //
-// built reports whether anything was missing.
-func isolateHostEnd(s rtnl, ifindex int) (built bool, err error) {
-	return addIsolation(s, ifindex, dropFilter(ifindex, netlink.HANDLE_MIN_INGRESS))
-}
-
-// beginIsolation is isolateHostEnd without the filter.
-func beginIsolation(s rtnl, ifindex int) error {
-	_, err := addIsolation(s, ifindex)
-	return err
-}
-
-// addIsolation adds the qdiscs of a host end, and then the filter, if it is given.
-func addIsolation(s rtnl, ifindex int, filter ...*nl.NetlinkRequest) (built bool, err error) {
-	// Without the flag the kernel answers to the group of listeners alone.
-	root := qdisc(unix.RTM_GETQDISC, unix.NLM_F_ECHO, ifindex, 0, netlink.HANDLE_ROOT)
-	answers, err := s.do(append([]*nl.NetlinkRequest{
-		root,
+// filtered says that the filter is to be there as well as the qdiscs; built reports
+// whether anything was missing.
+func isolateHostEnd(s rtnl, ifindex int, filtered bool) (built bool, err error) {
+	requests := []*nl.NetlinkRequest{
+		// Without the flag the kernel answers to the group of listeners alone.
+		qdisc(unix.RTM_GETQDISC, unix.NLM_F_ECHO, ifindex, 0, netlink.HANDLE_ROOT),
 		qdisc(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, ifindex, 0, netlink.HANDLE_ROOT, blackhole),
 		qdisc(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifindex, netlink.MakeHandle(0xffff, 0), netlink.HANDLE_CLSACT, "clsact"),
-	}, filter...)...)
+	}
+	if filtered {
+		requests = append(requests, dropFilter(ifindex, netlink.HANDLE_MIN_INGRESS))
+	}
+	answers, err := s.do(requests...)
 	if err != nil {
 		return false, err
 	}

@@ -97,10 +97,11 @@ func ensure(ns Namespace, host string, found func(*Link), begin bool) (*Link, er
 		if found != nil {
 			found(l)
 		}
+		setUpHostEnd := l.setUpHostEnd
 		if begin {
-			return l.beginPair(s, p)
+			setUpHostEnd = l.beginHostEnd
 		}
-		if err := l.setUp(s, p); err != nil {
+		if err := l.setUp(s, p, setUpHostEnd); err != nil {
 			return err
 		}
 		return l.nameHostEnd(p.host)
@@ -230,22 +231,8 @@ func (l *Link) takeOver(s sockets) (p pair, err error) {
 	return l.createPair(s)
 }
 
-// setUp gives an existing pair its settings, the drop filters first.
-func (l *Link) setUp(s sockets, p pair) error {
-	return l.setUpEnds(s, p, l.setUpHostEnd)
-}
-
-// beginPair is setUp without the drop filter. The host end stays down.
-func (l *Link) beginPair(s sockets, p pair) error {
-	return l.setUpEnds(s, p, func(s rtnl, host netlink.Link) error {
-		if err := beginIsolation(s, l.hostIndex); err != nil {
-			return err
-		}
-		return setSilent(s, l.hostIndex, unix.IFF_NOARP) // somebody else may raise it
-	})
-}
-
-func (l *Link) setUpEnds(s sockets, p pair, setUpHostEnd func(rtnl, netlink.Link) error) error {
+// setUp gives an existing pair its settings, those of the host end first.
+func (l *Link) setUp(s sockets, p pair, setUpHostEnd func(rtnl, netlink.Link) error) error {
 	if err := setUpHostEnd(s.host, p.host); err != nil {
 		return fmt.Errorf("setting up the host's end %s: %w", l.Host, goneIfNotFound(err))
 	}
@@ -274,7 +261,7 @@ func (l *Link) take(p pair) {
 // setUpHostEnd isolates the host end from everything except our packet socket: no ARP,
 // no IPv6 address of its own, and the drop filters.
 func (l *Link) setUpHostEnd(s rtnl, host netlink.Link) error {
-	built, err := isolateHostEnd(s, l.hostIndex)
+	built, err := isolateHostEnd(s, l.hostIndex, true)
 	if err != nil {
 		return err
 	}
@@ -283,6 +270,14 @@ func (l *Link) setUpHostEnd(s rtnl, host netlink.Link) error {
 	}
 	l.note(host.Attrs(), l.Host)
 	return raise(s, host)
+}
+
+// beginHostEnd is setUpHostEnd without the drop filter. The host end stays down.
+func (l *Link) beginHostEnd(s rtnl, _ netlink.Link) error {
+	if _, err := isolateHostEnd(s, l.hostIndex, false); err != nil {
+		return err
+	}
+	return setSilent(s, l.hostIndex, unix.IFF_NOARP) // somebody else may raise it
 }
 
 func (l *Link) setUpPodEnd(s rtnl, ts0 netlink.Link) error {

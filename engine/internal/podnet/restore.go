@@ -25,7 +25,7 @@ func (l *Link) Restore() (missing []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = l.withSockets(func(s sockets) error { return l.setUp(s, found) })
+	err = l.withSockets(func(s sockets) error { return l.setUp(s, found, l.setUpHostEnd) })
 	if err == nil {
 		err = l.nameHostEnd(found.host)
 	}
