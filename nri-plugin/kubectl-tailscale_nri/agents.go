@@ -122,7 +122,7 @@ func merge(host string, answers []answer) (report status.Report, serving pod) {
 		switch rank := a.rank(); {
 		case a.agent.Metadata.DeletionTimestamp != "": // it has ended, or is about to
 		case rank == silent:
-			others = append(others, fmt.Sprintf("agent %s does not answer: %v", a.agent.name(), a.err))
+			others = append(others, a.agent.silence(a.err))
 		case rank == unready:
 			others = append(others, fmt.Sprintf("agent %s: %s", a.agent.name(), a.report.Message))
 		}
@@ -130,7 +130,7 @@ func merge(host string, answers []answer) (report status.Report, serving pod) {
 	switch best.rank() {
 	case silent:
 		report = silentHost(host)
-		report.Error = fmt.Sprintf("agent %s does not answer: %v", best.agent.name(), best.err)
+		report.Error = best.agent.silence(best.err)
 		report.Error = strings.Join(append([]string{report.Error}, others...), "; ")
 	case standsBy:
 		report.Error = fmt.Sprintf("agent %s says: %s; which one serves is not known", best.agent.name(), report.Message)

@@ -53,7 +53,7 @@ func showDoctor(ctx context.Context, k kubectl, o options, s streams) (int, erro
 	var nodes list[node]
 	if o.node == "" {
 		if err := k.get(ctx, &nodes, "nodes"); err != nil {
-			s.remark("hosts without an agent are not looked for: " + err.Error())
+			s.remark(notLookedFor(err))
 		}
 	}
 	served := byHost(agents)
@@ -94,7 +94,7 @@ func (k kubectl) examine(ctx context.Context, host string, agents []pod, o optio
 				why = err.Error()
 			}
 		}
-		failed = append(failed, fmt.Sprintf("agent %s does not answer: %s", agent.name(), why))
+		failed = append(failed, agent.silence(why))
 	}
 	e.Error = strings.Join(failed, "; ")
 	return e

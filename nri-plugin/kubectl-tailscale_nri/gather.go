@@ -54,7 +54,7 @@ func gather(ctx context.Context, k kubectl, o options) (*gathered, error) {
 		g.notes = append(g.notes, "pods that opted in and have no node are not looked for: "+podsErr.Error())
 	}
 	if nodesErr != nil {
-		g.notes = append(g.notes, "hosts without an agent are not looked for: "+nodesErr.Error())
+		g.notes = append(g.notes, notLookedFor(nodesErr))
 	}
 	hosts := byHost(agents)
 	if len(o.args) > 0 {
@@ -82,6 +82,11 @@ func gather(ctx context.Context, k kubectl, o options) (*gathered, error) {
 	}
 	g.narrow(o, pods)
 	return g, ctx.Err()
+}
+
+// notLookedFor is the note of a user who may not list nodes.
+func notLookedFor(err error) string {
+	return "hosts without an agent are not looked for: " + err.Error()
 }
 
 // selects reports whether certain pods were asked for.

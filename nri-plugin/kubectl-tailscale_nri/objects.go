@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -140,6 +141,11 @@ func (p *pod) notRunning() string {
 		}
 	}
 	return joined(p.Status.Phase, p.Status.Reason, p.Status.Message)
+}
+
+// silence says that the agent does not answer, and why.
+func (p *pod) silence(why any) string {
+	return fmt.Sprintf("agent %s does not answer: %v", p.name(), why)
 }
 
 // joined joins the texts that are not empty.

@@ -68,7 +68,7 @@ func printVersions(w io.Writer, versions []agentVersion) (code int, err error) {
 		writeRow(tw, v.agent.host(), v.agent.name(), cmp.Or(v.version, "-"), v.agent.image())
 		if v.err != nil {
 			code = status.ExitNotAsked
-			writeRow(&silent, fmt.Sprintf("%s: agent %s does not answer: %v", v.agent.host(), v.agent.name(), v.err))
+			writeRow(&silent, v.agent.host()+": "+v.agent.silence(v.err))
 		}
 	}
 	if err := tw.Flush(); err != nil || silent.Len() == 0 {
